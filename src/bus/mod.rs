@@ -1,0 +1,158 @@
+//! The fast, forgetful part: pub/sub between workers and edges, the cache of recent events, and small facts
+//! with a time to live (tickets, heartbeats, counters). Redis in a cluster, memory in one process.
+//!
+//! What it guarantees: what one publisher sends to one channel arrives in that order, or not at all. Everything
+//! here may be lost at any moment, and nothing that was promised may depend on it.
+
+pub mod memory;
+pub mod redis;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::{
+    error::Result,
+    model::{FeedEvent, RoomId},
+};
+
+pub type EdgeId = Uuid;
+pub type WorkerId = Uuid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// A room's events; the payload is what [`encode_events`] made.
+    Room(RoomId),
+    /// Answers for one edge.
+    Edge(EdgeId),
+    /// Notices for every edge.
+    Everyone,
+}
+
+#[derive(Debug, Clone)]
+pub enum Incoming {
+    Message { channel: Channel, payload: Bytes },
+    /// The connection was lost and is back, with every subscription made again: messages may be missing.
+    Restored,
+    /// The connection is gone; nothing comes until `Restored`.
+    Lost,
+}
+
+/// A room's new events, contiguous and ascending.
+#[derive(Debug, Clone)]
+pub struct RoomEvents {
+    pub room: RoomId,
+    pub events: Vec<FeedEvent>,
+}
+
+/// What a batch tells the edges.
+#[derive(Debug, Clone, Default)]
+pub struct Publications {
+    /// Go to the cache and to the room's channel.
+    pub rooms: Vec<RoomEvents>,
+    /// Rooms whose cached events may be behind the truth: forgotten before anything is added.
+    pub stale: Vec<RoomId>,
+    /// Go to a channel only.
+    pub notices: Vec<(Channel, Bytes)>,
+}
+
+#[async_trait]
+pub trait Subscriptions: Send + Sync {
+    /// Resolves when messages published from now on will arrive, or, while the connection is down, at once: they
+    /// are subscribed when it returns, before `Restored`. Returns whether they are subscribed now.
+    async fn subscribe(&self, channels: &[Channel]) -> Result<bool>;
+    async fn unsubscribe(&self, channels: &[Channel]) -> Result<()>;
+}
+
+#[async_trait]
+pub trait Bus: Send + Sync {
+    /// One round trip for all of it. Fails as a whole or not at all, as far as the caller can know.
+    async fn publish(&self, publications: &Publications) -> Result<()>;
+    /// A listener of its own, with a bounded queue. A listener that falls behind loses its connection (and sees
+    /// `Lost`, `Restored`) rather than memory.
+    async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)>;
+    /// The cached tail of a room's feed: contiguous, ascending, possibly empty. It can be behind the truth by what
+    /// a failed `publish` could not add.
+    async fn recent(&self, room: RoomId) -> Result<Vec<FeedEvent>>;
+
+    /// Keeps a small value for at most `ttl`.
+    async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<()>;
+    /// Takes it away: of many callers one gets it.
+    async fn take(&self, key: &str) -> Result<Option<String>>;
+    /// Counts one more within the window that the first one opened.
+    async fn hit(&self, key: &str, window: Duration) -> Result<u64>;
+
+    /// Says that a worker lives, and tells which do (itself included). Lives end `ttl` after the last beat, by the
+    /// bus's own clock.
+    async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>>;
+    /// The worker is leaving: the others see it at their next beat.
+    async fn retire(&self, worker: WorkerId) -> Result<()>;
+
+    async fn ping(&self) -> Result<()>;
+}
+
+/// Lines of `seq SP kind SP json`, one an event. JSON text holds no raw line feed, so a line is an event.
+pub fn encode_events(events: &[FeedEvent]) -> Vec<u8> {
+    let size = events.iter().map(|e| e.data.len() + 40).sum();
+    let mut out = Vec::with_capacity(size);
+    for event in events {
+        if !out.is_empty() {
+            out.push(b'\n');
+        }
+        encode_event(event, &mut out);
+    }
+    out
+}
+
+/// One line of [`encode_events`], without its line feed.
+pub fn encode_event(event: &FeedEvent, out: &mut Vec<u8>) {
+    out.extend_from_slice(event.seq.to_string().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(event.kind.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(event.data.as_bytes());
+}
+
+/// `None` where the bytes are not what [`encode_events`] makes (a newer version's, say): the reader treats the
+/// events as missed and fetches them.
+pub fn decode_events(payload: &[u8]) -> Option<Vec<FeedEvent>> {
+    let text = std::str::from_utf8(payload).ok()?;
+    text.split('\n')
+        .map(|line| {
+            let (seq, rest) = line.split_once(' ')?;
+            let (kind, data) = rest.split_once(' ')?;
+            Some(FeedEvent {
+                seq: seq.parse().ok()?,
+                kind: crate::model::EventKind::parse(kind)?,
+                data: data.to_owned(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EventKind;
+
+    #[test]
+    fn events_survive_the_way() {
+        let events: Vec<_> = (1..4)
+            .map(|seq| FeedEvent {
+                seq,
+                kind: EventKind::NewMessage,
+                data: format!("{{\"body\":\"a\\nb {seq} c\"}}"),
+            })
+            .collect();
+        let back = decode_events(&encode_events(&events)).unwrap();
+        assert_eq!(back.len(), 3);
+        for (a, b) in events.iter().zip(&back) {
+            assert_eq!((a.seq, a.kind, &a.data), (b.seq, b.kind, &b.data));
+        }
+        assert!(decode_events(b"1 somethingNew {}").is_none());
+        assert!(decode_events(b"").is_none());
+    }
+}

@@ -1,0 +1,126 @@
+//! Accounts and logins: the payloads, and what each does. Run one at a time, in the order of one user.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Outcome, Refusal};
+use crate::{
+    error::{Code, Result},
+    model::{Account, LoginId, Timestamp, UserId},
+    store::{AccountPatch, Applied, Login, NewAccount, Writes},
+};
+
+/// How long after a rotation the same old refresh token still gets the same new one: a client whose answer was
+/// lost tries again; a thief comes later.
+const ROTATION_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AccountCommand {
+    Register {
+        account: Account,
+        password_hash: String,
+    },
+    OpenLogin {
+        login: LoginId,
+        token_hash: Vec<u8>,
+        expires_at: Timestamp,
+    },
+    RotateLogin {
+        login: LoginId,
+        old_hash: Vec<u8>,
+        new_hash: Vec<u8>,
+        expires_at: Timestamp,
+    },
+    CloseLogin {
+        login: LoginId,
+    },
+    Update {
+        display_name: Option<String>,
+        email: Option<String>,
+        phone: Option<String>,
+    },
+}
+
+/// Without hashes: a command is logged when it fails.
+impl std::fmt::Debug for AccountCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AccountCommand::Register { .. } => "Register",
+            AccountCommand::OpenLogin { .. } => "OpenLogin",
+            AccountCommand::RotateLogin { .. } => "RotateLogin",
+            AccountCommand::CloseLogin { .. } => "CloseLogin",
+            AccountCommand::Update { .. } => "Update",
+        })
+    }
+}
+
+/// Applies one command. `Err` is a store that did not answer: the same command is tried again, unchanged.
+pub async fn run(
+    store: &dyn Writes,
+    actor: UserId,
+    at: Timestamp,
+    command: &AccountCommand,
+) -> Result<Outcome> {
+    let applied = match command {
+        AccountCommand::Register {
+            account,
+            password_hash,
+        } => {
+            let new = NewAccount {
+                account: account.clone(),
+                password_hash: password_hash.clone(),
+            };
+            store.register(&new).await?
+        }
+        AccountCommand::OpenLogin {
+            login,
+            token_hash,
+            expires_at,
+        } => {
+            let login = Login {
+                id: *login,
+                user: actor,
+                token_hash: token_hash.clone(),
+                expires_at: *expires_at,
+            };
+            store.open_login(&login).await?
+        }
+        AccountCommand::RotateLogin {
+            login,
+            old_hash,
+            new_hash,
+            expires_at,
+        } => {
+            store
+                .rotate_login(*login, old_hash, new_hash, *expires_at, at, ROTATION_GRACE)
+                .await?
+        }
+        AccountCommand::CloseLogin { login } => store.close_login(*login).await?,
+        AccountCommand::Update {
+            display_name,
+            email,
+            phone,
+        } => {
+            let patch = AccountPatch {
+                display_name: display_name.clone(),
+                email: email.clone(),
+                phone: phone.clone(),
+            };
+            store.update_account(actor, &patch).await?
+        }
+    };
+    Ok(match applied {
+        Applied::Done => Outcome::Done(None),
+        Applied::NameTaken => Outcome::Refused(Refusal::new(
+            Code::Conflict,
+            "this user name is taken; choose another",
+        )),
+        Applied::LoginRefused => Outcome::Refused(Refusal::new(
+            Code::Unauthorized,
+            "this refresh token is not good any more; log in again",
+        )),
+        Applied::NoSuchUser => {
+            Outcome::Refused(Refusal::new(Code::NotFound, "this account is gone"))
+        }
+    })
+}

@@ -1,0 +1,7 @@
+//! A chat backend. See ARCHITECTURE.md for the map.
+pub mod bus;
+pub mod error;
+pub mod job;
+pub mod model;
+pub mod queue;
+pub mod store;

@@ -1,0 +1,307 @@
+//! The nouns of a chat: users, rooms, members, messages, and the rights between them. No I/O.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+pub type UserId = Uuid;
+pub type RoomId = Uuid;
+pub type MessageId = Uuid;
+/// One login of one user; what a refresh token belongs to.
+pub type LoginId = Uuid;
+
+/// A number in a room's feed. The first event of a room is 1; 0 means "before everything".
+pub type Seq = i64;
+
+/// UTC with milliseconds, as RFC 3339 on the wire. To show, never to order by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    pub fn now() -> Self {
+        Timestamp(Utc::now().timestamp_millis())
+    }
+
+    pub fn from_millis(millis: i64) -> Self {
+        Timestamp(millis)
+    }
+
+    pub fn millis(self) -> i64 {
+        self.0
+    }
+
+    pub fn datetime(self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.0).unwrap_or(DateTime::UNIX_EPOCH)
+    }
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(time: DateTime<Utc>) -> Self {
+        Timestamp(time.timestamp_millis())
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.datetime().to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        DateTime::<Utc>::deserialize(deserializer).map(Timestamp::from)
+    }
+}
+
+/// An id that follows from its parts (UUIDv8, RFC 9562 section 5.8): the first 16 bytes of SHA-256 over
+/// `kind` and the length-prefixed parts. The same parts give the same id on every node, for ever.
+pub fn derived_id(kind: &str, parts: &[&[u8]]) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(kind.as_bytes());
+    for part in parts {
+        hash.update((part.len() as u32).to_be_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// `(room, sender, clientMsgId)` names one message for ever.
+pub fn message_id(room: RoomId, sender: UserId, client_msg_id: &str) -> MessageId {
+    derived_id(
+        "message",
+        &[room.as_bytes(), sender.as_bytes(), client_msg_id.as_bytes()],
+    )
+}
+
+/// The one direct room of two users, whichever of them asks first.
+pub fn direct_room_id(a: UserId, b: UserId) -> RoomId {
+    let (first, second) = if a <= b { (a, b) } else { (b, a) };
+    derived_id("direct", &[first.as_bytes(), second.as_bytes()])
+}
+
+/// A new id where nothing derives one: UUIDv7, so that indexes grow at their end.
+pub fn new_id() -> Uuid {
+    Uuid::now_v7()
+}
+
+macro_rules! text_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, poem_openapi::Enum)]
+        pub enum $name {
+            $($(#[$vmeta])* #[serde(rename = $text)] #[oai(rename = $text)] $variant),+
+        }
+
+        impl $name {
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some($name::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+text_enum! {
+    /// Who can find and enter a room.
+    RoomKind {
+        /// Anyone may find it and join.
+        Public = "public",
+        /// Members are added by its owner or an admin.
+        Private = "private",
+        /// Exactly two people; its id follows from theirs.
+        Direct = "direct",
+    }
+}
+
+text_enum! {
+    /// What a member may do. Ordered: each may do what those before it may.
+    Role {
+        /// Read and write.
+        Member = "member",
+        /// Also rename the room, add and remove members, delete anyone's message, ban and mute.
+        Admin = "admin",
+        /// Also change roles and delete the room.
+        Owner = "owner",
+    }
+}
+
+/// Someone with an account, as others see them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "PublicUser")]
+pub struct User {
+    pub id: UserId,
+    pub username: String,
+    pub display_name: String,
+}
+
+/// An account as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    #[serde(flatten)]
+    pub user: User,
+    pub email: Option<String>,
+    pub phone: Option<String>,
+    pub created_at: Timestamp,
+}
+
+/// What the edge needs to check a password. `admin` is the operator's role, not a room's.
+#[derive(Clone)]
+pub struct Credentials {
+    pub account: Account,
+    /// PHC string, argon2id.
+    pub password_hash: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    pub id: RoomId,
+    pub kind: RoomKind,
+    /// Empty for a direct room.
+    pub name: String,
+    /// The number of its newest event.
+    pub head: Seq,
+    pub created_by: UserId,
+    pub created_at: Timestamp,
+    /// A deleted room keeps its row, so that its id is never given again.
+    pub deleted: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub room: RoomId,
+    pub user: User,
+    pub role: Role,
+    pub joined_at: Timestamp,
+    /// The highest number this member has read.
+    pub read_seq: Seq,
+    /// May not write until then.
+    pub muted_until: Option<Timestamp>,
+}
+
+/// A reaction and who gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reaction {
+    pub emoji: String,
+    pub users: Vec<UserId>,
+}
+
+/// A message as everyone sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    pub id: MessageId,
+    pub room: RoomId,
+    /// Its place in the room.
+    pub seq: Seq,
+    /// The number of the last event that touched it; equals `seq` until then.
+    pub change_seq: Seq,
+    pub sender: User,
+    /// Empty once deleted.
+    pub body: String,
+    pub client_msg_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    /// Members named with `@username`.
+    pub mentions: Vec<UserId>,
+    pub reactions: Vec<Reaction>,
+    /// Whatever the client sent, as it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<RawValue>>,
+    pub created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// One entry of a room's feed, ready for the wire: every number of a room is exactly one of these.
+#[derive(Debug, Clone)]
+pub struct FeedEvent {
+    pub seq: Seq,
+    pub kind: EventKind,
+    /// The JSON of the event's `data`.
+    pub data: String,
+}
+
+text_enum! {
+    /// The durable events of a room. Each takes a number.
+    EventKind {
+        NewMessage = "newMessage",
+        MessageUpdated = "messageUpdated",
+        MessageDeleted = "messageDeleted",
+        ReactionUpdated = "reactionUpdated",
+        MemberJoined = "memberJoined",
+        MemberLeft = "memberLeft",
+        RoomUpdated = "roomUpdated",
+    }
+}
+
+impl EventKind {
+    /// Whether the event's data is a whole message.
+    pub fn carries_message(self) -> bool {
+        matches!(
+            self,
+            EventKind::NewMessage
+                | EventKind::MessageUpdated
+                | EventKind::MessageDeleted
+                | EventKind::ReactionUpdated
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_id_depends_on_every_part_and_on_where_parts_end() {
+        let (room, user) = (new_id(), new_id());
+        let id = message_id(room, user, "a");
+        assert_eq!(id, message_id(room, user, "a"));
+        assert_ne!(id, message_id(room, user, "b"));
+        assert_ne!(id, message_id(user, room, "a"));
+        assert_ne!(derived_id("k", &[b"ab", b"c"]), derived_id("k", &[b"a", b"bc"]));
+        assert_eq!(id.get_version_num(), 8);
+    }
+
+    #[test]
+    fn a_direct_room_is_the_same_from_both_sides() {
+        let (a, b) = (new_id(), new_id());
+        assert_eq!(direct_room_id(a, b), direct_room_id(b, a));
+    }
+
+    #[test]
+    fn times_always_show_milliseconds() {
+        assert_eq!(Timestamp::from_millis(0).to_string(), "1970-01-01T00:00:00.000Z");
+        let json = serde_json::to_string(&Timestamp::from_millis(1_700_000_000_120)).unwrap();
+        assert_eq!(json, "\"2023-11-14T22:13:20.120Z\"");
+        assert_eq!(
+            serde_json::from_str::<Timestamp>(&json).unwrap().millis(),
+            1_700_000_000_120
+        );
+    }
+}

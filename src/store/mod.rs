@@ -1,0 +1,213 @@
+//! The truth: accounts, rooms and their feeds. Two stores stand behind one port, PostgreSQL for a cluster and
+//! SQLite for one process, and one contract suite holds both to the same behaviour.
+//!
+//! The port is cut in two. An edge is handed [`Reads`] only, so it *cannot* write the database; [`Writes`]
+//! belongs to workers. The stores decide nothing: what a command does to a room is worked out by
+//! `job::room` between [`Writes::begin`] and [`Transaction::commit`].
+
+pub mod postgres;
+pub mod sqlite;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use async_trait::async_trait;
+
+use crate::{
+    error::Result,
+    model::{
+        Account, Credentials, EventKind, FeedEvent, LoginId, Member, Message, MessageId, Room,
+        RoomId, Seq, Timestamp, User, UserId,
+    },
+};
+
+/// Which messages of a room, by `seq`; a page always comes back in ascending order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// The newest ones.
+    Latest,
+    /// The newest ones below this number.
+    Before(Seq),
+    /// The oldest ones above this number.
+    After(Seq),
+    /// Half below this number, half from it on.
+    Around(Seq),
+}
+
+/// One login of a user, kept so that its refresh token can be rotated and revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    pub id: LoginId,
+    pub user: UserId,
+    /// SHA-256 of the refresh token that is good now.
+    pub token_hash: Vec<u8>,
+    pub expires_at: Timestamp,
+}
+
+#[async_trait]
+pub trait Reads: Send + Sync {
+    /// By user name, compared without regard to case.
+    async fn credentials(&self, username: &str) -> Result<Option<Credentials>>;
+    async fn account(&self, user: UserId) -> Result<Option<Account>>;
+    /// Those that exist, in any order.
+    async fn users(&self, ids: &[UserId]) -> Result<Vec<User>>;
+    /// The user of a login that is neither revoked nor expired.
+    async fn login(&self, login: LoginId) -> Result<Option<Login>>;
+
+    /// A room that is not deleted.
+    async fn room(&self, room: RoomId) -> Result<Option<Room>>;
+    /// The room, and what `user` is in it: one round trip, for every check of rights.
+    async fn membership(&self, room: RoomId, user: UserId) -> Result<Option<(Room, Option<Member>)>>;
+    /// Members by user id, those above `after`.
+    async fn members(&self, room: RoomId, after: Option<UserId>, limit: u32) -> Result<Vec<Member>>;
+    /// Rooms the user is in, by room id, those above `after`.
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u32,
+    ) -> Result<Vec<(Room, Member)>>;
+    /// Public rooms by room id, those above `after`.
+    async fn public_rooms(&self, after: Option<RoomId>, limit: u32) -> Result<Vec<Room>>;
+    /// The newest number of each room that exists and is not deleted; any number of rooms.
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>>;
+    /// Every event with `after < seq <= upto`, ascending, at most 1,000: the caller keeps the range within
+    /// that. An event that carries a message shows it as it is now, with `changeSeq` set to the event's number.
+    async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>>;
+    /// Messages of a room, ascending by `seq`; deleted ones are there with an empty body.
+    async fn messages(&self, room: RoomId, window: Window, limit: u32) -> Result<Vec<Message>>;
+    async fn message(&self, room: RoomId, id: MessageId) -> Result<Option<Message>>;
+    /// How many messages stand above `read_seq`, counted up to 1,000.
+    async fn unread(&self, room: RoomId, read_seq: Seq) -> Result<u32>;
+    /// `Ok` when the store answers a query.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// What a batch of room commands will need to know, gathered before anything is locked.
+#[derive(Debug, Default, Clone)]
+pub struct Scope {
+    /// Locked in id order for the whole transaction.
+    pub rooms: BTreeSet<RoomId>,
+    /// Messages that may exist: ids about to be stored, edited, deleted, replied to.
+    pub messages: HashSet<MessageId>,
+    /// Membership and ban of these.
+    pub members: HashSet<(RoomId, UserId)>,
+    /// Users who must be known by name although they are no members.
+    pub users: HashSet<UserId>,
+}
+
+/// What is true of a [`Scope`] while its rooms are locked.
+#[derive(Debug, Default, Clone)]
+pub struct Facts {
+    /// Deleted rooms are there too, with `deleted` set.
+    pub rooms: HashMap<RoomId, Room>,
+    /// With `change_seq` as stored.
+    pub messages: HashMap<MessageId, Message>,
+    pub members: HashMap<(RoomId, UserId), Member>,
+    /// Every user named in the scope, members included.
+    pub users: HashMap<UserId, User>,
+    /// Who is kept out, until when; `None` is for good.
+    pub bans: HashMap<(RoomId, UserId), Option<Timestamp>>,
+}
+
+/// An entry of the feed that is not a new message (those are rows of their own).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedEntry {
+    pub room: RoomId,
+    pub seq: Seq,
+    pub kind: EventKind,
+    /// The message it is about; its event shows that message as it is when read.
+    pub message: Option<MessageId>,
+    /// The event's JSON where it is not about a message; `None` where `message` is set.
+    pub data: Option<String>,
+    pub at: Timestamp,
+}
+
+/// What a batch does, written in one transaction.
+#[derive(Debug, Default, Clone)]
+pub struct Changes {
+    /// New rooms and rooms whose name or `deleted` changed, `head` included.
+    pub rooms: Vec<Room>,
+    /// New heads of rooms, including those in `rooms`.
+    pub heads: HashMap<RoomId, Seq>,
+    pub new_messages: Vec<Message>,
+    /// Messages whose body, reactions, times or `change_seq` changed.
+    pub updated_messages: Vec<Message>,
+    pub entries: Vec<FeedEntry>,
+    /// New or changed members (role, `read_seq`, mute).
+    pub members: Vec<Member>,
+    pub removed_members: Vec<(RoomId, UserId)>,
+    pub bans: Vec<(RoomId, UserId, Option<Timestamp>)>,
+    pub lifted_bans: Vec<(RoomId, UserId)>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+            && self.heads.is_empty()
+            && self.new_messages.is_empty()
+            && self.updated_messages.is_empty()
+            && self.entries.is_empty()
+            && self.members.is_empty()
+            && self.removed_members.is_empty()
+            && self.bans.is_empty()
+            && self.lifted_bans.is_empty()
+    }
+}
+
+/// An open transaction that holds the locks of its [`Scope`]. Dropped without `commit`, it changes nothing.
+#[async_trait]
+pub trait Transaction: Send {
+    /// Writes everything or nothing; durable when it returns `Ok`.
+    async fn commit(self: Box<Self>, changes: Changes) -> Result<()>;
+}
+
+/// A new account together with its first login.
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    pub account: Account,
+    pub password_hash: String,
+}
+
+/// What became of an account or login command. Repeating a command gives the same answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// The user name belongs to someone else.
+    NameTaken,
+    /// The login is unknown, expired, revoked, or its token was used before (which revokes it).
+    LoginRefused,
+    NoSuchUser,
+}
+
+/// A change of one's own account; `None` leaves a field, an empty string clears it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccountPatch {
+    pub display_name: Option<String>,
+    pub email: Option<String>,
+    pub phone: Option<String>,
+}
+
+/// The writing half. Room commands go through [`Writes::begin`] in batches, account commands one at a time.
+#[async_trait]
+pub trait Writes: Send + Sync {
+    /// Opens a transaction, locks the scope's rooms in id order, and reads the scope under those locks (the
+    /// reads must see what was committed while waiting for a lock).
+    async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)>;
+
+    /// The same id and name again is `Done`, not `NameTaken`.
+    async fn register(&self, new: &NewAccount) -> Result<Applied>;
+    async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
+    async fn open_login(&self, login: &Login) -> Result<Applied>;
+    /// Replaces the token `old_hash` by `new_hash`. A repeat within `grace` of the first rotation is `Done`; an
+    /// older token used again revokes the login.
+    async fn rotate_login(
+        &self,
+        login: LoginId,
+        old_hash: &[u8],
+        new_hash: &[u8],
+        expires_at: Timestamp,
+        now: Timestamp,
+        grace: std::time::Duration,
+    ) -> Result<Applied>;
+    async fn close_login(&self, login: LoginId) -> Result<Applied>;
+}
