@@ -79,7 +79,7 @@ pub struct Error {
     /// When the same request is worth another try.
     pub retry_after: Option<Duration>,
     pub fields: Vec<FieldError>,
-    source: Option<Source>,
+    pub(crate) source: Option<Source>,
 }
 
 impl Error {

@@ -3,5 +3,6 @@ pub mod bus;
 pub mod error;
 pub mod job;
 pub mod model;
+pub mod protocol;
 pub mod queue;
 pub mod store;

@@ -203,14 +203,20 @@ pub struct Member {
 }
 
 /// A reaction and who gave it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object)]
 pub struct Reaction {
     pub emoji: String,
     pub users: Vec<UserId>,
 }
 
-/// A message as everyone sees it.
+/// JSON that a client attached to its message, kept as it was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Metadata(pub Box<RawValue>);
+
+/// A message as everyone sees it.
+#[derive(Debug, Clone, Serialize, Deserialize, poem_openapi::Object)]
+#[oai(rename_all = "camelCase")]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
     pub id: MessageId,
@@ -223,18 +229,21 @@ pub struct Message {
     /// Empty once deleted.
     pub body: String,
     pub client_msg_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
     pub reply_to: Option<MessageId>,
     /// Members named with `@username`.
     pub mentions: Vec<UserId>,
     pub reactions: Vec<Reaction>,
-    /// Whatever the client sent, as it was.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub metadata: Option<Metadata>,
     pub created_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
     pub edited_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
     pub deleted_at: Option<Timestamp>,
 }
 

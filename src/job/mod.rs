@@ -49,7 +49,7 @@ pub struct Job {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Command {
-    Room(RoomId, ()),
+    Room(RoomId, room::RoomCommand),
     Account(account::AccountCommand),
 }
 

@@ -1,0 +1,283 @@
+//! Commands on their way to the queue: group commit on the wire.
+//!
+//! Each partition has one buffer and at most one batch outstanding. Whatever arrives while a confirm is pending
+//! becomes the next batch: idle, a batch of one without delay; busy, hundreds in one AMQP message. One batch at a
+//! time is also what keeps order: a batch that failed is sent again before anything behind it.
+//!
+//! Nothing here waits for room: over the limits a command is refused at once with `busy`.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    bus::EdgeId,
+    error::{Error, Result},
+    job::{self, Command, Job, Outcome, ReplyTo},
+    model::{Timestamp, UserId},
+    queue::{Publisher, State},
+    telemetry::metrics,
+};
+
+/// Called once, when the queue holds the command (`Ok`) or will not take it.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Sizes that bound the buffers.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub partitions: u16,
+    /// Commands that may wait in the queue before sends get `busy`.
+    pub max_backlog: u64,
+    /// Commands in one batch, and bytes.
+    pub batch_messages: usize,
+    pub batch_bytes: usize,
+    /// How long a caller waits for a worker's answer before it hears "accepted".
+    pub wait: Duration,
+}
+
+/// What a worker's answer came to.
+#[derive(Debug)]
+pub enum Answer {
+    /// Stored; the resource's JSON where there is one.
+    Done(Option<Box<RawValue>>),
+    /// The queue holds it; the worker takes longer than `edge.wait`.
+    Accepted,
+}
+
+/// The only way from an edge to the database: into the queue.
+pub struct Submitter {
+    edge: EdgeId,
+    limits: Limits,
+    publisher: Arc<dyn Publisher>,
+    partitions: Vec<Partition>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+    numbers: AtomicU64,
+}
+
+#[derive(Default)]
+struct Partition {
+    buffer: Mutex<Buffer>,
+    filled: Notify,
+}
+
+/// Lines as they will be published, and who waits for each.
+#[derive(Default)]
+struct Buffer {
+    batches: std::collections::VecDeque<Batch>,
+    waiting: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Batch {
+    lines: BytesMut,
+    done: Vec<Done>,
+}
+
+impl Submitter {
+    /// Starts one task for each partition; they end when `shutdown` is cancelled and their buffers are empty.
+    pub fn start(
+        edge: EdgeId,
+        limits: Limits,
+        publisher: Arc<dyn Publisher>,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let submitter = Arc::new(Submitter {
+            edge,
+            partitions: (0..limits.partitions).map(|_| Partition::default()).collect(),
+            limits,
+            publisher,
+            waiting: Mutex::default(),
+            numbers: AtomicU64::new(1),
+        });
+        for partition in 0..submitter.limits.partitions {
+            tasks.spawn(submitter.clone().run(partition, shutdown.clone()));
+        }
+        submitter
+    }
+
+    pub fn edge_id(&self) -> EdgeId {
+        self.edge
+    }
+
+    /// Hands a command over. `Err` at once where the queue takes nothing now; otherwise `done` is called with the
+    /// outcome, in the order of submission within a partition.
+    pub fn submit(&self, job: &Job, done: Done) -> Result<()> {
+        self.check_room()?;
+        let key = job.command.key(job.actor);
+        let partition = &self.partitions[usize::from(job::partition_of(key, self.limits.partitions))];
+        let mut buffer = lock(&partition.buffer);
+        // As many again as the queue may hold would be a second backlog: a few batches are enough to keep it busy.
+        if buffer.closed || buffer.waiting >= self.limits.batch_messages * 64 {
+            metrics().commands_busy.inc();
+            return Err(busy());
+        }
+        let full = buffer.batches.back().is_none_or(|batch| {
+            batch.done.len() >= self.limits.batch_messages
+                || batch.lines.len() >= self.limits.batch_bytes
+        });
+        if full {
+            buffer.batches.push_back(Batch::default());
+        }
+        buffer.waiting += 1;
+        if let Some(batch) = buffer.batches.back_mut() {
+            if !batch.lines.is_empty() {
+                batch.lines.put_u8(b'\n');
+            }
+            serde_json::to_writer((&mut batch.lines).writer(), job).map_err(Error::internal)?;
+            batch.done.push(done);
+        }
+        drop(buffer);
+        partition.filled.notify_one();
+        Ok(())
+    }
+
+    /// Resolves when the queue holds the command.
+    pub async fn accept(&self, actor: UserId, command: Command, reply: Option<ReplyTo>) -> Result<()> {
+        let (tx, rx) = oneshot::channel();
+        self.submit(
+            &Job {
+                v: job::VERSION,
+                at: Timestamp::now(),
+                actor,
+                reply,
+                command,
+            },
+            Box::new(move |result| {
+                let _ = tx.send(result);
+            }),
+        )?;
+        rx.await.unwrap_or_else(|_| Err(busy()))
+    }
+
+    /// Submits a command and waits for the worker's answer, at most `edge.wait` after it was accepted.
+    pub async fn call(&self, actor: UserId, command: Command) -> Result<Answer> {
+        let number = self.next_number();
+        let (tx, mut rx) = oneshot::channel();
+        lock(&self.waiting).insert(number, tx);
+        let _forget = Forget(self, number);
+        let reply = ReplyTo {
+            edge: self.edge,
+            number,
+            wait: true,
+        };
+        self.accept(actor, command, Some(reply)).await?;
+        match tokio::time::timeout(self.limits.wait, &mut rx).await {
+            Ok(Ok(Outcome::Done(resource))) => Ok(Answer::Done(resource)),
+            Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
+            Ok(Err(_)) | Err(_) => Ok(Answer::Accepted),
+        }
+    }
+
+    /// A number nobody else on this edge has.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A worker's answer has come.
+    pub fn answered(&self, number: u64, outcome: Outcome) {
+        if let Some(waiting) = lock(&self.waiting).remove(&number) {
+            let _ = waiting.send(outcome);
+        }
+    }
+
+    fn check_room(&self) -> Result<()> {
+        let backlog = self.publisher.backlog();
+        if self.publisher.state() == State::Up && backlog < self.limits.max_backlog {
+            return Ok(());
+        }
+        metrics().commands_busy.inc();
+        Err(busy())
+    }
+
+    async fn run(self: Arc<Self>, partition: u16, shutdown: CancellationToken) {
+        let place = &self.partitions[usize::from(partition)];
+        loop {
+            let next = {
+                let mut buffer = lock(&place.buffer);
+                let next = buffer.batches.pop_front();
+                match &next {
+                    Some(batch) => buffer.waiting -= batch.done.len(),
+                    None if shutdown.is_cancelled() => {
+                        buffer.closed = true;
+                        return;
+                    }
+                    None => {}
+                }
+                next
+            };
+            match next {
+                Some(batch) => self.publish(partition, batch).await,
+                None => {
+                    tokio::select! {
+                        () = place.filled.notified() => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn publish(&self, partition: u16, batch: Batch) {
+        let count = batch.done.len();
+        let payload: Bytes = batch.lines.freeze();
+        let started = Instant::now();
+        let result = self
+            .publisher
+            .publish(partition, payload, u32::try_from(count).unwrap_or(u32::MAX))
+            .await;
+        metrics().publish_batch_messages.observe(count as f64);
+        metrics()
+            .publish_confirm_seconds
+            .observe(started.elapsed().as_secs_f64());
+        match result {
+            Ok(()) => {
+                metrics().commands_accepted.inc_by(count as u64);
+                batch.done.into_iter().for_each(|done| done(Ok(())));
+            }
+            Err(error) => {
+                metrics().commands_busy.inc_by(count as u64);
+                tracing::warn!(partition, commands = count, error = %error.chain(), "a batch was not accepted");
+                let retry_after = error.retry_after.unwrap_or(RETRY_AFTER);
+                for done in batch.done {
+                    done(Err(Error::busy(error.message.clone(), retry_after)));
+                }
+            }
+        }
+    }
+}
+
+/// When a client that heard `busy` should come back.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+fn busy() -> Error {
+    Error::busy(
+        "the queue takes nothing more just now; send it again",
+        RETRY_AFTER,
+    )
+}
+
+/// A lock whose holder panicked guards plain data that is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A caller that went away is not waited for.
+struct Forget<'a>(&'a Submitter, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.waiting).remove(&self.1);
+    }
+}

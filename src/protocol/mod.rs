@@ -1,0 +1,473 @@
+//! What travels between clients and an edge: requests, answers, events, close codes. REST and both socket
+//! transports share these types, so that a thing has one shape wherever it is seen. No I/O, no decisions.
+
+mod openapi;
+
+use poem_openapi::Object;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Code, Error, FieldError, Result},
+    model::{
+        Member, Message, MessageId, Metadata, Role, Room, RoomId, RoomKind, Seq, Timestamp, User,
+        UserId,
+    },
+};
+
+/// The longest `clientMsgId`, in bytes.
+pub const MAX_CLIENT_MSG_ID: usize = 128;
+/// The longest `metadata`, in bytes of JSON.
+pub const MAX_METADATA: usize = 4096;
+/// The longest reaction, in bytes: enough for any emoji sequence.
+pub const MAX_EMOJI: usize = 64;
+/// The most messages or events a page holds.
+pub const MAX_PAGE: u32 = 200;
+/// The page someone gets who asks for no size.
+pub const DEFAULT_PAGE: u32 = 50;
+
+// ---- resources
+
+/// A room as its members see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "Room")]
+pub struct RoomView {
+    pub id: RoomId,
+    pub kind: RoomKind,
+    /// Empty for a direct room.
+    pub name: String,
+    /// The number of its newest event.
+    pub seq: Seq,
+    pub created_by: UserId,
+    pub created_at: Timestamp,
+}
+
+impl From<&Room> for RoomView {
+    fn from(room: &Room) -> Self {
+        RoomView {
+            id: room.id,
+            kind: room.kind,
+            name: room.name.clone(),
+            seq: room.head,
+            created_by: room.created_by,
+            created_at: room.created_at,
+        }
+    }
+}
+
+/// A member of a room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "Member")]
+pub struct MemberView {
+    pub user: User,
+    pub role: Role,
+    pub joined_at: Timestamp,
+    /// The highest number this member has read.
+    pub read_seq: Seq,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub muted_until: Option<Timestamp>,
+}
+
+impl From<&Member> for MemberView {
+    fn from(member: &Member) -> Self {
+        MemberView {
+            user: member.user.clone(),
+            role: member.role,
+            joined_at: member.joined_at,
+            read_seq: member.read_seq,
+            muted_until: member.muted_until,
+        }
+    }
+}
+
+// ---- events
+
+/// The data of `memberJoined` and `memberLeft`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberEvent {
+    pub room: RoomId,
+    pub change_seq: Seq,
+    pub user: User,
+    pub role: Role,
+    /// Only in `memberLeft`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<MemberLeftReason>,
+    /// Who did it; the user themself where they came or went on their own.
+    pub by: UserId,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MemberLeftReason {
+    Left,
+    Removed,
+    Banned,
+}
+
+/// The data of `roomUpdated`: the room as it is now, and the member whose role or mute changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoomEvent {
+    pub room: RoomId,
+    pub change_seq: Seq,
+    pub name: String,
+    pub kind: RoomKind,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<MemberView>,
+}
+
+/// The first event on a socket.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connected {
+    pub user: User,
+    /// Names this connection in logs.
+    pub session: String,
+    pub limits: ConnectedLimits,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectedLimits {
+    pub max_frame_bytes: usize,
+    pub max_body_bytes: usize,
+    pub ping_interval_ms: u64,
+}
+
+/// Events `from..=to` of a room can not be delivered; fetch what is left with
+/// `GET /v1/rooms/{room}/changes`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Gap {
+    pub room: RoomId,
+    pub from: Seq,
+    pub to: Seq,
+}
+
+/// A send that was acknowledged and then refused by a worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SendFailed {
+    pub room: RoomId,
+    pub client_msg_id: String,
+    pub code: Code,
+    pub message: String,
+}
+
+/// A member read up to `seq`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadUpdated {
+    pub room: RoomId,
+    pub user: UserId,
+    pub seq: Seq,
+}
+
+// ---- requests and their answers
+
+/// What a client asks of a session, the same on every transport.
+#[derive(Debug)]
+pub enum Request {
+    Auth(Auth),
+    JoinRoom(JoinRoom),
+    LeaveRoom(LeaveRoom),
+    SendMessage(SendMessage),
+    EditMessage(EditMessage),
+    DeleteMessage(DeleteMessage),
+    React(React),
+    MarkRead(MarkRead),
+    Disconnect,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Auth {
+    pub token: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinRoom {
+    pub room: RoomId,
+    /// The highest number the client has seen of this room; 0 asks for everything.
+    pub after_seq: Option<Seq>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct LeaveRoom {
+    pub room: RoomId,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SendMessage {
+    pub room: RoomId,
+    pub body: String,
+    pub client_msg_id: String,
+    pub reply_to: Option<MessageId>,
+    pub metadata: Option<Metadata>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct EditMessage {
+    pub room: RoomId,
+    pub id: MessageId,
+    pub body: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DeleteMessage {
+    pub room: RoomId,
+    pub id: MessageId,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct React {
+    pub room: RoomId,
+    pub id: MessageId,
+    pub emoji: String,
+    /// `false` takes the reaction back.
+    #[serde(default = "yes")]
+    pub on: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize)]
+pub struct MarkRead {
+    pub room: RoomId,
+    pub seq: Seq,
+}
+
+impl Request {
+    /// Reads an event's data. Says which field is wrong, and never what the data was.
+    pub fn parse(event: &str, data: Option<&RawValue>) -> Result<Request> {
+        let data = data.map_or("{}", RawValue::get);
+        Ok(match event {
+            "auth" => Request::Auth(fields(data)?),
+            "joinRoom" => Request::JoinRoom(fields(data)?),
+            "leaveRoom" => Request::LeaveRoom(fields(data)?),
+            "sendMessage" => Request::SendMessage(fields(data)?),
+            "editMessage" => Request::EditMessage(fields(data)?),
+            "deleteMessage" => Request::DeleteMessage(fields(data)?),
+            "react" => Request::React(fields(data)?),
+            "markRead" => Request::MarkRead(fields(data)?),
+            "disconnect" => Request::Disconnect,
+            _ => {
+                return Err(Error::new(
+                    Code::UnknownEvent,
+                    "there is no such event; the events are listed by `chat asyncapi`",
+                ));
+            }
+        })
+    }
+}
+
+fn fields<T: DeserializeOwned>(data: &str) -> Result<T> {
+    serde_json::from_str(data).map_err(|e| {
+        // "missing field `room` at line 1 column 2": the place helps nobody in a one-line frame.
+        let message = e.to_string();
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        let field = message.split('`').nth(1).filter(|_| message.starts_with("missing field"));
+        Error {
+            fields: field
+                .map(|field| FieldError {
+                    field: field.to_owned(),
+                    message: "is required".to_owned(),
+                })
+                .into_iter()
+                .collect(),
+            ..Error::new(Code::Invalid, format!("data: {message}"))
+        }
+    })
+}
+
+/// The answer to `joinRoom`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Joined {
+    pub room: RoomId,
+    /// The position reached: pass it as the next `afterSeq`. Where `hasMore` is false it is the room's newest
+    /// number, and what follows comes as events.
+    pub seq: Seq,
+    /// The room's newest number.
+    pub head: Seq,
+    pub role: Role,
+    pub unread: u32,
+    /// Messages that are new or changed since `afterSeq`, each once, as they are now; or the latest 50.
+    pub messages: Vec<Box<RawValue>>,
+    /// What else happened since `afterSeq`: members and the room itself.
+    pub events: Vec<MissedEvent>,
+    /// There is more: call `joinRoom` again with `afterSeq = seq`. Until it is false this socket gets no live
+    /// events of the room, so that order holds.
+    pub has_more: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct MissedEvent {
+    pub event: &'static str,
+    pub data: Box<RawValue>,
+}
+
+/// The answer to a send that the queue holds.
+#[derive(Debug, Clone, Serialize, Deserialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase")]
+pub struct Accepted {
+    pub id: MessageId,
+    pub client_msg_id: String,
+    /// Always `accepted`: it will be stored, whatever fails now.
+    pub status: String,
+}
+
+impl Accepted {
+    pub fn new(id: MessageId, client_msg_id: &str) -> Self {
+        Accepted {
+            id,
+            client_msg_id: client_msg_id.to_owned(),
+            status: "accepted".to_owned(),
+        }
+    }
+}
+
+/// An error as it travels in an ack.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireError {
+    pub code: Code,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+impl From<&Error> for WireError {
+    fn from(error: &Error) -> Self {
+        WireError {
+            code: error.code,
+            message: error.message.clone(),
+            retry_after_ms: error.retry_after_ms(),
+            errors: error.fields.clone(),
+        }
+    }
+}
+
+// ---- checks that every way in shares
+
+/// What a message may hold: 1 to `max` bytes, no U+0000 (PostgreSQL cannot store it).
+pub fn check_body(body: &str, max: usize) -> Result<()> {
+    check_text("body", body, 1, max)
+}
+
+pub fn check_client_msg_id(id: &str) -> Result<()> {
+    check_text("clientMsgId", id, 1, MAX_CLIENT_MSG_ID)
+}
+
+pub fn check_metadata(metadata: Option<&Metadata>) -> Result<()> {
+    match metadata {
+        Some(m) if m.0.get().len() > MAX_METADATA => Err(too_long("metadata", m.0.get().len(), MAX_METADATA)),
+        _ => Ok(()),
+    }
+}
+
+/// `min..=max` bytes of text without U+0000.
+pub fn check_text(field: &str, text: &str, min: usize, max: usize) -> Result<()> {
+    if text.len() < min {
+        return Err(Error::field(field, "must not be empty"));
+    }
+    if text.len() > max {
+        return Err(too_long(field, text.len(), max));
+    }
+    if text.contains('\0') {
+        return Err(Error::field(field, "must not contain the character U+0000"));
+    }
+    Ok(())
+}
+
+fn too_long(field: &str, len: usize, max: usize) -> Error {
+    let message = format!("is {len} bytes long; at most {max} are allowed");
+    Error {
+        code: Code::TooLarge,
+        ..Error::field(field, message)
+    }
+}
+
+/// A page's size: refused when too large, never cut.
+pub fn check_limit(limit: Option<u32>) -> Result<u32> {
+    match limit {
+        None => Ok(DEFAULT_PAGE),
+        Some(limit) if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
+        Some(limit) => Err(Error::field(
+            "limit",
+            format!("{limit} is out of range; allowed: 1 to {MAX_PAGE}"),
+        )),
+    }
+}
+
+/// Why an edge closes a socket (RFC 6455 section 7.4; 4000–4999 are for applications). 4000–4499 mean "do not
+/// reconnect until something changes", except 4008 and 4009.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// The client said goodbye.
+    Bye,
+    /// The edge goes down or restarts; the reason says when to come back.
+    Restarting,
+    Unauthorized,
+    Forbidden,
+    /// The client did not read fast enough; it may come back and resume.
+    Slow,
+    /// The client did not answer pings; it may come back.
+    Idle,
+    RateLimited,
+    /// What came is not this protocol.
+    Malformed,
+    /// A frame over the limit (RFC 6455's own code for it).
+    TooBig,
+}
+
+impl Close {
+    pub fn code(self) -> u16 {
+        match self {
+            Close::Bye => 1001,
+            Close::Restarting => 1012,
+            Close::TooBig => 1009,
+            Close::Unauthorized => 4001,
+            Close::Forbidden => 4003,
+            Close::Slow => 4008,
+            Close::Idle => 4009,
+            Close::RateLimited => 4029,
+            Close::Malformed => 4400,
+        }
+    }
+
+    pub fn reason(self) -> &'static str {
+        match self {
+            Close::Bye => "bye",
+            Close::Restarting => "restarting",
+            Close::TooBig => "frame too large",
+            Close::Unauthorized => "unauthorized",
+            Close::Forbidden => "forbidden",
+            Close::Slow => "slow reader",
+            Close::Idle => "no pong",
+            Close::RateLimited => "rate limited",
+            Close::Malformed => "malformed",
+        }
+    }
+}
+
+/// A message's JSON, once, for every place that shows it.
+pub fn message_json(message: &Message) -> Box<RawValue> {
+    raw(message)
+}
+
+/// JSON of one of our own types.
+pub fn raw(value: &impl Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("our own types have string keys only")
+}
