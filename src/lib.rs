@@ -1,8 +1,10 @@
 //! A chat backend. See ARCHITECTURE.md for the map.
 pub mod bus;
+pub mod config;
 pub mod error;
 pub mod job;
 pub mod model;
 pub mod protocol;
 pub mod queue;
 pub mod store;
+pub mod telemetry;

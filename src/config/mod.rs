@@ -1,0 +1,371 @@
+//! The settings: a struct for each section, filled from layers (built-in, file, `.env`, environment, flags)
+//! in two stages. `layers` finds each key's value and source; `read` checks it. All problems come out at once.
+//!
+//! A new key is a line in `config.toml`, a field in `sections` and a line in `Config::load`; the compiler and the
+//! unit tests miss none of the three. Nothing here opens a connection or logs, and no secret is ever shown.
+
+mod layers;
+mod problem;
+mod read;
+mod secret;
+mod sections;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use layers::DEFAULTS;
+pub use problem::{Problem, Problems, Source};
+pub use secret::{Secret, SecretUrl};
+pub use sections::{
+    Auth, Database, Edge, Limits, Log, LogFormat, Metrics, Queue, Redis, SocketIo, Start, Worker,
+};
+pub use sources::Sources;
+
+use read::{Reader, Shown};
+use secret::split_url;
+
+/// What the settings are for, which decides what must be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Edge and worker in one process: nothing must be set.
+    Standalone,
+    /// Needs `auth.secret`.
+    Edge,
+    /// Needs nothing beyond what a worker uses.
+    Worker,
+    /// Commands that look or manage: nothing must be set.
+    Tool,
+}
+
+/// All settings, checked. `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Clients' side: addresses, limits of a socket, times.
+    pub edge: Edge,
+    /// What the Engine.IO handshake tells.
+    pub socketio: SocketIo,
+    /// The way of a command from edge to worker.
+    pub queue: Queue,
+    /// PostgreSQL.
+    pub database: Database,
+    /// Redis.
+    pub redis: Redis,
+    /// Storing commands.
+    pub worker: Worker,
+    /// Starting up.
+    pub start: Start,
+    /// Accounts and tokens.
+    pub auth: Auth,
+    /// What one client may ask for.
+    pub limits: Limits,
+    /// Standard error.
+    pub log: Log,
+    /// Prometheus.
+    pub metrics: Metrics,
+    shown: Vec<Shown>,
+}
+
+/// Bytes that HMAC-SHA-256 needs as its key: no fewer than its output has (RFC 7518, section 3.2).
+const MIN_SECRET_BYTES: usize = 32;
+const SECRET_ALLOWED: &str = "at least 32 bytes, such as `openssl rand -base64 48` prints; set CHAT__AUTH__SECRET or put it in a file";
+const NAME_ALLOWED: &str = "1 to 64 of";
+/// No limit in practice; keeps sums far from overflow.
+const MANY: i64 = 1_000_000_000;
+const MIB: i64 = 1 << 20;
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(n * 60)
+}
+const fn days(n: u64) -> Duration {
+    Duration::from_secs(n * 86_400)
+}
+
+impl Config {
+    /// Reads all layers and checks every value for `role`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order in which a person would look for it: unreadable files and
+    /// unknown keys, then values, then settings that contradict each other. Holds no secret.
+    pub fn load(sources: &Sources, role: Role) -> Result<Config, Problems> {
+        let (entries, problems) = layers::merge(sources);
+        let mut r = Reader {
+            entries,
+            problems,
+            shown: Vec::new(),
+        };
+        let config = Config {
+            edge: Edge {
+                host: r.text("edge.host", "an IP address or a host name", host),
+                port: r.number("edge.port", 0..=65535, "0 picks a free port"),
+                public_url: r.text(
+                    "edge.public_url",
+                    "http(s)://host[:port][/path], or \"\"",
+                    public_url,
+                ),
+                allowed_origins: r.list(
+                    "edge.allowed_origins",
+                    "scheme://host[:port] in lower case, or *",
+                    origin,
+                ),
+                max_frame_bytes: r.number("edge.max_frame_bytes", 1024..=16 * MIB, "bytes"),
+                max_body_bytes: r.number("edge.max_body_bytes", 1..=8 * MIB, "bytes"),
+                send_queue_bytes: r.number("edge.send_queue_bytes", 1024..=1024 * MIB, "bytes"),
+                max_connections: r.number("edge.max_connections", 1..=1_000_000, ""),
+                drain: r.duration("edge.drain", ms(0)..=minutes(60)),
+                ping_interval: r.duration("edge.ping_interval", ms(10)..=minutes(60)),
+                pong_timeout: r.duration("edge.pong_timeout", ms(10)..=minutes(60)),
+                auth_timeout: r.duration("edge.auth_timeout", ms(10)..=minutes(10)),
+                wait: r.duration("edge.wait", ms(0)..=minutes(1)),
+                reconcile_interval: r.duration("edge.reconcile_interval", ms(10)..=minutes(60)),
+            },
+            socketio: SocketIo {
+                ping_interval: ms(r.number(
+                    "socketio.ping_interval_ms",
+                    10..=3_600_000,
+                    "milliseconds",
+                )),
+                ping_timeout: ms(r.number(
+                    "socketio.ping_timeout_ms",
+                    10..=3_600_000,
+                    "milliseconds",
+                )),
+                max_payload: r.number("socketio.max_payload", 1024..=16 * MIB, "bytes"),
+            },
+            queue: Queue {
+                url: r.server("queue.url", &["amqp", "amqps"], true),
+                prefix: r.text(
+                    "queue.prefix",
+                    &format!("{NAME_ALLOWED} a-z 0-9 _ . -"),
+                    |text| {
+                        if text.contains(|c: char| c.is_ascii_uppercase()) {
+                            return Err("has a capital letter".into());
+                        }
+                        name(text)
+                    },
+                ),
+                partitions: r.number("queue.partitions", 1..=256, "the same on all nodes"),
+                max_backlog: r.number("queue.max_backlog", 1..=MANY, "messages"),
+                batch_messages: r.number("queue.batch_messages", 1..=10_000, ""),
+                batch_bytes: r.number("queue.batch_bytes", 1024..=16 * MIB, "bytes"),
+                confirm_timeout: r.duration("queue.confirm_timeout", ms(100)..=minutes(10)),
+                prefetch: r.number("queue.prefetch", 1..=65535, "batches"),
+            },
+            database: Database {
+                // Without a host: a socket's directory stands in the query (?host=/run/postgresql).
+                url: r.server("database.url", &["postgres", "postgresql"], false),
+                max_connections: r.number("database.max_connections", 1..=1000, ""),
+                acquire_timeout: r.duration("database.acquire_timeout", ms(10)..=minutes(10)),
+            },
+            redis: Redis {
+                url: r.server("redis.url", &["redis", "rediss"], true),
+                recent_messages: r.number("redis.recent_messages", 1..=10_000, ""),
+                recent_ttl: r.duration("redis.recent_ttl", ms(1000)..=days(30)),
+                pool: r.number("redis.pool", 1..=1000, "connections"),
+            },
+            worker: Worker {
+                concurrency: r.number("worker.concurrency", 1..=64, ""),
+                batch_messages: r.number("worker.batch_messages", 1..=100_000, ""),
+                heartbeat: r.duration("worker.heartbeat", ms(10)..=minutes(1)),
+                heartbeat_ttl: r.duration("worker.heartbeat_ttl", ms(30)..=minutes(10)),
+                id: r.text(
+                    "worker.id",
+                    &format!("\"\", or {NAME_ALLOWED} A-Z a-z 0-9 _ . -"),
+                    |text| match text {
+                        "" => Ok(None),
+                        text => name(text).map(Some),
+                    },
+                ),
+            },
+            start: Start {
+                timeout: r.duration("start.timeout", ms(0)..=minutes(60)),
+            },
+            auth: Auth {
+                secret: r.secret("auth.secret", MIN_SECRET_BYTES, SECRET_ALLOWED),
+                access_ttl: r.duration("auth.access_ttl", ms(1000)..=days(30)),
+                refresh_ttl: r.duration("auth.refresh_ttl", ms(1000)..=days(3650)),
+                hash_concurrency: r.number("auth.hash_concurrency", 1..=64, ""),
+            },
+            limits: Limits {
+                messages_per_second: r.number("limits.messages_per_second", 1..=MANY, ""),
+                burst: r.number("limits.burst", 1..=MANY, ""),
+                logins_per_minute: r.number("limits.logins_per_minute", 1..=MANY, ""),
+                registrations_per_minute: r.number("limits.registrations_per_minute", 1..=MANY, ""),
+            },
+            log: Log {
+                filter: r.text(
+                    "log.filter",
+                    "levels as in \"info\" or \"warn,chat=debug\"",
+                    log_filter,
+                ),
+                format: r.text("log.format", "text, json", |text| match text {
+                    "text" => Ok(LogFormat::Text),
+                    "json" => Ok(LogFormat::Json),
+                    _ => Err("is no format".into()),
+                }),
+            },
+            metrics: Metrics {
+                port: r.number("metrics.port", 0..=65535, "0: only on the edge's own port"),
+            },
+            shown: Vec::new(),
+        };
+        config.check(role, &mut r);
+        if r.problems.is_empty() {
+            Ok(Config {
+                shown: r.shown,
+                ..config
+            })
+        } else {
+            Err(Problems(r.problems))
+        }
+    }
+
+    /// What no value shows on its own.
+    fn check(&self, role: Role, r: &mut Reader) {
+        if role == Role::Edge && self.auth.secret.is_empty() {
+            r.refuse(
+                "auth.secret",
+                "is empty, but every edge needs it, and all the same one",
+                SECRET_ALLOWED,
+            );
+        }
+        // Someone who lowers the frame alone means just that: a body that does not fit is refused as a frame.
+        let body_was_set = r.shown.iter().any(|shown| {
+            shown.key == "edge.max_body_bytes" && !matches!(shown.source, Source::Default)
+        });
+        if body_was_set && self.edge.max_body_bytes > self.edge.max_frame_bytes / 2 {
+            let allowed = format!(
+                "at most {} here, or a larger edge.max_frame_bytes",
+                self.edge.max_frame_bytes / 2
+            );
+            r.contradiction(
+                "edge.max_body_bytes",
+                "edge.max_frame_bytes",
+                "is more than half of",
+                &allowed,
+            );
+        }
+        if self.worker.heartbeat_ttl < self.worker.heartbeat * 3 {
+            let allowed =
+                "at least three heartbeats, or a delayed one makes partitions change hands";
+            r.contradiction(
+                "worker.heartbeat_ttl",
+                "worker.heartbeat",
+                "is less than three times",
+                allowed,
+            );
+        }
+        let serves = matches!(role, Role::Edge | Role::Standalone);
+        if serves && self.metrics.port != 0 && self.metrics.port == self.edge.port {
+            let allowed = "0, which serves /metrics on the edge's port, or another port";
+            r.contradiction("metrics.port", "edge.port", "is taken by", allowed);
+        }
+        if self.edge.allowed_origins.len() > 1
+            && self.edge.allowed_origins.iter().any(|origin| origin == "*")
+        {
+            let message = "\"*\" admits every origin, so the others beside it say nothing";
+            r.refuse(
+                "edge.allowed_origins",
+                message,
+                "either * alone or exact origins",
+            );
+        }
+    }
+
+    /// Where the value of `key` (`"edge.port"`) came from; `None` if there is no such key.
+    pub fn source(&self, key: &str) -> Option<&Source> {
+        self.shown
+            .iter()
+            .find(|shown| shown.key == key)
+            .map(|shown| &shown.source)
+    }
+
+    /// The settings in effect as TOML, each with its source as a comment. Secrets are `"***"`, passwords in URLs `***`.
+    pub fn effective(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for Shown { key, value, source } in &self.shown {
+            let (table, name) = key.split_once('.').unwrap_or(("", key));
+            if table != section {
+                let gap = if section.is_empty() { "" } else { "\n" };
+                text += &format!("{gap}[{table}]\n");
+                section = table;
+            }
+            let line = format!("{name} = {value}");
+            text += &format!("{line:<48} # {source}\n");
+        }
+        text
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let name_letters = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if text.parse::<IpAddr>().is_ok() || (!text.is_empty() && text.chars().all(name_letters)) {
+        Ok(text.to_owned())
+    } else {
+        Err("is neither an IP address nor a host name".into())
+    }
+}
+
+fn public_url(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = split_url(text)?;
+    match url.scheme {
+        "http" | "https" if url.host.is_empty() => Err("has no host".into()),
+        "http" | "https" if url.has_user || url.tail.contains(['?', '#']) => {
+            Err("has more than a path".into())
+        }
+        "http" | "https" => Ok(Some(text.trim_end_matches('/').to_owned())),
+        _ => Err("does not begin with http:// or https://".into()),
+    }
+}
+
+/// An origin as a browser sends it (RFC 6454, section 6.2): anything else would never match.
+fn origin(text: &str) -> Result<(), String> {
+    if text == "*" {
+        return Ok(());
+    }
+    let url = split_url(text)?;
+    if url.host.is_empty() {
+        Err("has no host".into())
+    } else if url.has_user || !url.tail.is_empty() {
+        Err("has more than scheme, host and port (a slash at the end counts)".into())
+    } else if text.contains('*') {
+        Err("has a *, which stands for every origin only when it is alone".into())
+    } else if text.contains(|c: char| c.is_ascii_uppercase()) {
+        Err("has a capital letter, which browsers never send".into())
+    } else if matches!(
+        (url.scheme, url.port),
+        ("http", Some(80)) | ("https", Some(443))
+    ) {
+        Err("names the default port, which browsers leave out".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    match text
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || "_.-".contains(*c)))
+    {
+        Some(c) => Err(format!("has {c:?} in it")),
+        None if text.is_empty() => Err("is empty".into()),
+        None if text.len() > 64 => Err(format!("has {} characters", text.len())),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("is no filter: {error}")),
+    }
+}

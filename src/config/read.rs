@@ -1,0 +1,329 @@
+//! Second stage: what the values mean. Each read checks one key, notes what it found for `effective()`,
+//! and on a bad value notes the problem and carries on with the default, so that all problems come out at once.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::layers::{Entry, Raw, list_in};
+use super::secret::{mask, split_url};
+use super::{Problem, Secret, SecretUrl, Source};
+
+/// A setting in effect, as it may be shown.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub key: &'static str,
+    /// A TOML value without secrets.
+    pub value: String,
+    pub source: Source,
+}
+
+pub(super) struct Reader {
+    pub entries: BTreeMap<String, Entry>,
+    pub problems: Vec<Problem>,
+    pub shown: Vec<Shown>,
+}
+
+/// A value and how it is shown, or what is wrong with it.
+type Parsed<T> = Result<(T, String), String>;
+
+impl Reader {
+    /// The one way by which values are read: `parse` may rely on nothing but the raw value.
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        parse: impl Fn(&Raw) -> Parsed<T>,
+    ) -> T {
+        let entry = self
+            .entries
+            .get(key)
+            .expect("every key read stands in config.toml: the unit tests read them all");
+        let (value, shown) = parse(&entry.raw).unwrap_or_else(|message| {
+            let source = entry.source.clone();
+            self.problems.push(Problem {
+                key: key.to_owned(),
+                source,
+                message,
+                allowed: allowed.to_owned(),
+            });
+            parse(&entry.default).expect("every default is valid: the unit tests read them all")
+        });
+        self.shown.push(Shown {
+            key,
+            value: shown,
+            source: entry.source.clone(),
+        });
+        value
+    }
+
+    /// A whole number in `range`; `note` adds to the range in a problem.
+    pub fn number<T: TryFrom<i64>>(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<i64>,
+        note: &str,
+    ) -> T {
+        let allowed = with_note(&format!("{}..={}", range.start(), range.end()), note);
+        self.read(key, &allowed, |raw| {
+            let number = match raw {
+                Raw::Integer(number) => *number,
+                Raw::Word(word) => word
+                    .trim()
+                    .parse()
+                    .map_err(|_| format!("{} is not a number", quote(raw)))?,
+                _ => return Err(format!("{} is not a number", quote(raw))),
+            };
+            match T::try_from(number) {
+                Ok(value) if range.contains(&number) => Ok((value, number.to_string())),
+                _ => Err(format!("{number} is out of range")),
+            }
+        })
+    }
+
+    /// A number and a unit, in `range`.
+    pub fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
+        let (from, to) = (show_duration(*range.start()), show_duration(*range.end()));
+        let allowed = format!("{from}..={to}, a whole number and one of ms, s, m, h, d");
+        self.read(key, &allowed, |raw| {
+            let value = match raw {
+                Raw::Text(text) | Raw::Word(text) => parse_duration(text.trim()),
+                _ => None,
+            };
+            match value {
+                Some(value) if range.contains(&value) => {
+                    Ok((value, toml_string(&show_duration(value))))
+                }
+                Some(_) => Err(format!("{} is out of range", quote(raw))),
+                None => Err(format!("{} is not a duration", quote(raw))),
+            }
+        })
+    }
+
+    /// A text that `check` accepts, or turns into something better; its error continues "… ".
+    pub fn text<T>(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> T {
+        self.read(key, allowed, |raw| {
+            let text = text_of(raw).ok_or_else(|| format!("{} is not a text", quote(raw)))?;
+            let value = check(text).map_err(|wrong| format!("{} {wrong}", quote(raw)))?;
+            Ok((value, toml_string(text)))
+        })
+    }
+
+    /// A list of texts, each of which `check` accepts. A word is split at its commas.
+    pub fn list(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Vec<String> {
+        self.read(key, allowed, |raw| {
+            let items = match raw {
+                Raw::List(items) => items.clone(),
+                Raw::Word(word) => list_in(word).unwrap_or_else(|| {
+                    let items = word
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|item| !item.is_empty());
+                    items.map(|item| Raw::Text(item.to_owned())).collect()
+                }),
+                _ => return Err(format!("{} is not a list", quote(raw))),
+            };
+            let mut list = Vec::with_capacity(items.len());
+            for item in &items {
+                let text = text_of(item)
+                    .ok_or_else(|| format!("{} in the list is not a text", quote(item)))?;
+                check(text).map_err(|wrong| format!("{} {wrong}", quote(item)))?;
+                list.push(text.to_owned());
+            }
+            let shown: Vec<String> = list.iter().map(|item| toml_string(item)).collect();
+            Ok((list, format!("[{}]", shown.join(", "))))
+        })
+    }
+
+    /// A secret, empty or of at least `min` bytes.
+    pub fn secret(&mut self, key: &'static str, min: usize, allowed: &str) -> Secret {
+        self.read(key, allowed, |raw| {
+            let text =
+                text_of(raw).ok_or("its value is not a text (not shown, since it is secret)")?;
+            match text.len() {
+                0 => Ok((Secret::new(""), toml_string(""))),
+                length if length < min => Err(format!(
+                    "has {length} bytes, which is too short to be secret"
+                )),
+                _ => Ok((Secret::new(text), toml_string("***"))),
+            }
+        })
+    }
+
+    /// The URL of a server, with one of `schemes`.
+    pub fn server(&mut self, key: &'static str, schemes: &[&str], host_needed: bool) -> SecretUrl {
+        let schemes_in_words = schemes
+            .iter()
+            .map(|scheme| format!("{scheme}://"))
+            .collect::<Vec<_>>()
+            .join(" or ");
+        let allowed = format!("{schemes_in_words}user:password@host:port/name");
+        self.read(key, &allowed, |raw| {
+            let text = text_of(raw)
+                .ok_or("its value is not a text (not shown, since it may be secret)")?
+                .trim();
+            let url = split_url(text)?;
+            if !schemes.contains(&url.scheme) {
+                return Err(format!("has a scheme that is not {schemes_in_words}"));
+            }
+            if host_needed && url.host.is_empty() {
+                return Err("has no host".into());
+            }
+            Ok((SecretUrl::new(text), toml_string(&mask(text))))
+        })
+    }
+
+    /// Reports a key that was read before, unless it has a problem already.
+    pub fn refuse(&mut self, key: &str, message: &str, allowed: &str) {
+        if self.has_problem(key) {
+            return;
+        }
+        let source = self.shown(key).source.clone();
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            source,
+            message: message.to_owned(),
+            allowed: allowed.to_owned(),
+        });
+    }
+
+    /// Reports that `key` contradicts `other`, unless one of them has a problem of its own already.
+    pub fn contradiction(&mut self, key: &str, other: &str, message: &str, allowed: &str) {
+        if self.has_problem(other) {
+            return;
+        }
+        let Shown {
+            value: other_value,
+            source: other_source,
+            ..
+        } = self.shown(other);
+        let message = format!(
+            "{} {message} {other} = {other_value} [from {other_source}]",
+            self.shown(key).value
+        );
+        self.refuse(key, &message, allowed);
+    }
+
+    fn has_problem(&self, key: &str) -> bool {
+        self.problems.iter().any(|problem| problem.key == key)
+    }
+
+    fn shown(&self, key: &str) -> &Shown {
+        self.shown
+            .iter()
+            .find(|shown| shown.key == key)
+            .expect("keys are compared after all have been read")
+    }
+}
+
+fn text_of(raw: &Raw) -> Option<&str> {
+    match raw {
+        Raw::Text(text) | Raw::Word(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn with_note(allowed: &str, note: &str) -> String {
+    if note.is_empty() {
+        allowed.to_owned()
+    } else {
+        format!("{allowed} ({note})")
+    }
+}
+
+/// A value in a message: short, on one line, and without a password that went astray.
+fn quote(raw: &Raw) -> String {
+    const MAX_CHARS: usize = 80;
+    match raw {
+        Raw::Text(text) | Raw::Word(text) => {
+            let text = mask(text);
+            let mut short: String = text.chars().take(MAX_CHARS).collect();
+            if short.len() < text.len() {
+                short.push('…');
+            }
+            format!("{short:?}")
+        }
+        Raw::Integer(number) => number.to_string(),
+        Raw::List(_) => "a list".to_owned(),
+        Raw::Other(what) => (*what).to_owned(),
+    }
+}
+
+pub(super) fn toml_string(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
+    Some(Duration::from_millis(
+        number.parse::<u64>().ok()?.checked_mul(*millis)?,
+    ))
+}
+
+/// In the largest unit that needs no fraction.
+fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let fits = UNITS
+        .iter()
+        .find(|(_, unit)| millis.is_multiple_of(u128::from(*unit)));
+    let (name, unit) = fits.expect("a millisecond divides every number of milliseconds");
+    format!("{}{name}", millis / u128::from(*unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_shown() {
+        for (text, millis, shown) in [
+            ("10s", 10_000, "10s"),
+            ("300ms", 300, "300ms"),
+            ("15m", 900_000, "15m"),
+            ("30d", 2_592_000_000, "30d"),
+            ("90 s", 90_000, "90s"),
+            ("24h", 86_400_000, "1d"),
+            ("0ms", 0, "0s"),
+        ] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(
+                (duration, show_duration(duration).as_str()),
+                (Duration::from_millis(millis), shown)
+            );
+        }
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 week",
+            "99999999999999999999s",
+            "9999999999999999d",
+        ] {
+            assert_eq!(parse_duration(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A struct for each section of `config.toml`, its values checked and ready to use.
+//! What a key means stands in `config.toml`; here stand units and limits.
+
+use std::time::Duration;
+
+use super::{Secret, SecretUrl};
+
+/// `[edge]`
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// Where to listen: an IP address (IPv6 without brackets) or a host name.
+    pub host: String,
+    /// 0 picks a free one.
+    pub port: u16,
+    /// `http(s)://host[:port][/path]` without a slash at its end; what clients use if not host and port.
+    pub public_url: Option<String>,
+    /// Exact origins in lower case, or the single entry `*`. The server's own origin is allowed besides.
+    pub allowed_origins: Vec<String>,
+    /// Bytes of one inbound frame.
+    pub max_frame_bytes: usize,
+    /// Bytes of UTF-8 of one message body; at most half of `max_frame_bytes`.
+    pub max_body_bytes: usize,
+    /// Bytes that may wait for one socket before it is closed with 4008.
+    pub send_queue_bytes: usize,
+    /// Sockets open at once.
+    pub max_connections: usize,
+    /// Over how long the goodbye is spread; may be zero.
+    pub drain: Duration,
+    /// Between two pings on an idle WebSocket.
+    pub ping_interval: Duration,
+    /// From ping to pong.
+    pub pong_timeout: Duration,
+    /// From connect to authenticated.
+    pub auth_timeout: Duration,
+    /// How long a REST write waits for its worker; may be zero.
+    pub wait: Duration,
+    /// Between two comparisons of the rooms' heads.
+    pub reconcile_interval: Duration,
+}
+
+/// `[socketio]`
+#[derive(Clone, Debug)]
+pub struct SocketIo {
+    /// `ping_interval_ms`, whole milliseconds.
+    pub ping_interval: Duration,
+    /// `ping_timeout_ms`, whole milliseconds.
+    pub ping_timeout: Duration,
+    /// Bytes of one packet.
+    pub max_payload: usize,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// `amqp://` or `amqps://`.
+    pub url: SecretUrl,
+    /// Begins every queue's, key's and channel's name; 1 to 64 of `a-z 0-9 _ . -`.
+    pub prefix: String,
+    /// 1..=256, the same on all nodes.
+    pub partitions: u16,
+    /// Messages accepted and not yet stored, beyond which sends are `busy`.
+    pub max_backlog: u64,
+    /// Commands in one batch, 1..=10000.
+    pub batch_messages: usize,
+    /// Bytes in one batch; a larger command travels alone.
+    pub batch_bytes: usize,
+    /// From publish to confirm.
+    pub confirm_timeout: Duration,
+    /// Unacknowledged batches for each partition.
+    pub prefetch: u16,
+}
+
+/// `[database]`
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// `postgres://` or `postgresql://`.
+    pub url: SecretUrl,
+    /// Connections of this process.
+    pub max_connections: u32,
+    /// Wait for a free connection.
+    pub acquire_timeout: Duration,
+}
+
+/// `[redis]`
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// `redis://` or `rediss://`.
+    pub url: SecretUrl,
+    /// Events kept for each room.
+    pub recent_messages: usize,
+    /// How long after the room's last event.
+    pub recent_ttl: Duration,
+    /// Connections of this process, besides the subscribing one.
+    pub pool: usize,
+}
+
+/// `[worker]`
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Batches stored at the same time.
+    pub concurrency: usize,
+    /// Commands in one transaction.
+    pub batch_messages: usize,
+    /// Between two signs of life.
+    pub heartbeat: Duration,
+    /// After which silence a worker counts as gone; at least three heartbeats.
+    pub heartbeat_ttl: Duration,
+    /// Name among the workers; `None`: make one up.
+    pub id: Option<String>,
+}
+
+/// `[start]`
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// How long to try to reach the servers; zero: once.
+    pub timeout: Duration,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// At least 32 bytes, or empty except for [`Role::Edge`](super::Role::Edge).
+    pub secret: Secret,
+    /// Life of an access token.
+    pub access_ttl: Duration,
+    /// Life of an unused session.
+    pub refresh_ttl: Duration,
+    /// Passwords hashed at once.
+    pub hash_concurrency: usize,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Commands a second for each user, on average.
+    pub messages_per_second: u32,
+    /// Commands at once for each user.
+    pub burst: u32,
+    /// For each pair of user name and address.
+    pub logins_per_minute: u32,
+    /// For each address.
+    pub registrations_per_minute: u32,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// What `tracing_subscriber::EnvFilter` understands.
+    pub filter: String,
+    /// For people or for collectors.
+    pub format: LogFormat,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// 0: on the edge's own port only.
+    pub port: u16,
+}

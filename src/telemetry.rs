@@ -1,0 +1,328 @@
+//! What the process tells about itself: the log on standard error, and every Prometheus metric, declared here once.
+//! Must never hold personal data: no user names, message bodies or addresses in labels.
+
+use std::io::IsTerminal;
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{Log, LogFormat};
+
+/// Sends the log to standard error, in colour only if that is a terminal and `NO_COLOR` is empty (no-color.org).
+///
+/// # Errors
+/// If a log was set up before; that one stays. Tests that start many servers ignore it.
+pub fn init(log: &Log) -> Result<(), TryInitError> {
+    // The process's start time is that of the first look at the metrics.
+    LazyLock::force(&METRICS);
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        // The settings have checked the filter; a wrong part is ignored here.
+        .with_env_filter(EnvFilter::new(&log.filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(colour);
+    match log.format {
+        LogFormat::Text => subscriber.finish().try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init(),
+    }
+}
+
+/// Every metric of the process.
+pub fn metrics() -> &'static Metrics {
+    &METRICS
+}
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// The metrics; a field's help text says what it counts.
+#[allow(
+    missing_docs,
+    reason = "the help texts in `new` say it, for operators as well"
+)]
+pub struct Metrics {
+    registry: Registry,
+
+    pub commands_accepted: IntCounter,
+    pub commands_busy: IntCounter,
+    pub publish_batch_messages: Histogram,
+    pub publish_confirm_seconds: Histogram,
+    pub queue_backlog_messages: IntGauge,
+    /// [`UP`], [`DOWN`] or [`BLOCKED`].
+    pub queue_state: IntGauge,
+
+    /// By `transport`: `ws`, `socketio`.
+    pub sockets_open: IntGaugeVec,
+    pub rooms_subscribed: IntGauge,
+    pub deliveries: IntCounter,
+    pub slow_readers_closed: IntCounter,
+    pub holes_repaired: IntCounter,
+    pub gaps: IntCounter,
+
+    pub worker_batch_messages: Histogram,
+    pub worker_batch_seconds: Histogram,
+    pub messages_stored: IntCounter,
+    pub messages_duplicate: IntCounter,
+    /// By `code`: the error codes of the protocol.
+    pub commands_refused: IntCounterVec,
+    /// By `reason`: a word from a fixed set, never an error's text.
+    pub dead_letters: IntCounterVec,
+    pub partitions_owned: IntGauge,
+
+    /// [`UP`] or [`DOWN`].
+    pub bus_state: IntGauge,
+    pub store_errors: IntCounter,
+
+    /// By `method` (only those of the API, anything else as `other`) and `status`.
+    pub http_requests: IntCounterVec,
+    pub http_request_seconds: Histogram,
+}
+
+/// State gauges: connected and working.
+pub const UP: i64 = 1;
+/// State gauges: not connected.
+pub const DOWN: i64 = 0;
+/// State gauges: connected, but the broker takes nothing (memory or disk alarm).
+pub const BLOCKED: i64 = -1;
+
+impl Metrics {
+    fn new() -> Self {
+        let m = Declare(Registry::new());
+        let start = m.float_gauge(
+            "chat_process_start_time_seconds",
+            "When the process started, in Unix time",
+        );
+        start.set(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0.0, |time| time.as_secs_f64()),
+        );
+
+        let metrics = Metrics {
+            commands_accepted: m.counter(
+                "chat_commands_accepted_total",
+                "Commands the queue holds durably",
+            ),
+            commands_busy: m.counter(
+                "chat_commands_busy_total",
+                "Commands answered `busy`, backlog full or broker blocked",
+            ),
+            publish_batch_messages: m.histogram(
+                "chat_publish_batch_messages",
+                "Commands in one published batch",
+                message_buckets(),
+            ),
+            publish_confirm_seconds: m.histogram(
+                "chat_publish_confirm_seconds",
+                "From publishing a batch to its confirm",
+                second_buckets(),
+            ),
+            queue_backlog_messages: m.gauge(
+                "chat_queue_backlog_messages",
+                "Messages accepted and not yet stored",
+            ),
+            queue_state: m.gauge(
+                "chat_queue_state",
+                "Connection to the queue: 1 up, 0 down, -1 blocked by the broker",
+            ),
+
+            sockets_open: m.gauges("chat_sockets_open", "Open sockets", &["transport"]),
+            rooms_subscribed: m.gauge(
+                "chat_rooms_subscribed",
+                "Rooms with at least one socket here",
+            ),
+            deliveries: m.counter(
+                "chat_deliveries_total",
+                "Events put into the send queue of a socket",
+            ),
+            slow_readers_closed: m
+                .counter("chat_slow_readers_closed_total", "Sockets closed with 4008"),
+            holes_repaired: m.counter(
+                "chat_holes_repaired_total",
+                "Holes in a room's events filled from cache or database",
+            ),
+            gaps: m.counter(
+                "chat_gaps_total",
+                "Holes that could not be filled: clients got `gap`",
+            ),
+
+            worker_batch_messages: m.histogram(
+                "chat_worker_batch_messages",
+                "Commands in one transaction",
+                message_buckets(),
+            ),
+            worker_batch_seconds: m.histogram(
+                "chat_worker_batch_seconds",
+                "From taking a batch to its acknowledgement",
+                second_buckets(),
+            ),
+            messages_stored: m.counter("chat_messages_stored_total", "Messages stored"),
+            messages_duplicate: m.counter(
+                "chat_messages_duplicate_total",
+                "Messages that were stored already",
+            ),
+            commands_refused: m.counters(
+                "chat_commands_refused_total",
+                "Commands a worker refused",
+                &["code"],
+            ),
+            dead_letters: m.counters(
+                "chat_dead_letters_total",
+                "Commands put into the dead-letter queue",
+                &["reason"],
+            ),
+            partitions_owned: m.gauge("chat_partitions_owned", "Partitions this worker consumes"),
+
+            bus_state: m.gauge("chat_bus_state", "Connection to the bus: 1 up, 0 down"),
+            store_errors: m.counter(
+                "chat_store_errors_total",
+                "Statements or transactions the database failed",
+            ),
+
+            http_requests: m.counters(
+                "chat_http_requests_total",
+                "HTTP requests answered",
+                &["method", "status"],
+            ),
+            http_request_seconds: m.histogram(
+                "chat_http_request_seconds",
+                "From request to response, upgrades not included",
+                second_buckets(),
+            ),
+            registry: m.0,
+        };
+        // A series that is absent until first used cannot be told from one that is broken.
+        for transport in ["ws", "socketio"] {
+            metrics.sockets_open.with_label_values(&[transport]).set(0);
+        }
+        metrics
+    }
+
+    /// All metrics in Prometheus's text format (`text/plain; version=0.0.4`).
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "the metrics could not be written");
+                String::new()
+            })
+    }
+}
+
+/// 1, 2, 4 … 16384: up to the largest batch there can be, and one beyond.
+fn message_buckets() -> Vec<f64> {
+    (0..15).map(|power| f64::from(1 << power)).collect()
+}
+
+/// 0.5 ms to 10 s.
+fn second_buckets() -> Vec<f64> {
+    vec![
+        0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+    ]
+}
+
+/// Makes metrics and registers them.
+struct Declare(Registry);
+
+impl Declare {
+    fn register<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: prometheus::Result<M>,
+    ) -> M {
+        let metric = metric
+            .expect("names, labels and buckets are constants above: the unit test makes them all");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("each name is declared once: the unit test registers them all");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        self.register(Histogram::with_opts(
+            HistogramOpts::new(name, help).buckets(buckets),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_rendered_with_prefix_and_help() {
+        let metrics = Metrics::new();
+        metrics.commands_accepted.inc_by(3);
+        metrics
+            .commands_refused
+            .with_label_values(&["forbidden"])
+            .inc();
+        metrics.dead_letters.with_label_values(&["malformed"]).inc();
+        metrics
+            .http_requests
+            .with_label_values(&["GET", "200"])
+            .inc();
+        metrics.worker_batch_messages.observe(100.0);
+        let text = metrics.render();
+        for line in [
+            "chat_commands_accepted_total 3",
+            "chat_commands_refused_total{code=\"forbidden\"} 1",
+            "chat_dead_letters_total{reason=\"malformed\"} 1",
+            "chat_http_requests_total{method=\"GET\",status=\"200\"} 1",
+            "chat_sockets_open{transport=\"ws\"} 0",
+            "chat_worker_batch_messages_bucket{le=\"128\"} 1",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+        assert!(
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .all(|line| line.starts_with("chat_")),
+            "{text}"
+        );
+        let start = text
+            .lines()
+            .find_map(|line| line.strip_prefix("chat_process_start_time_seconds "))
+            .unwrap();
+        assert!(start.parse::<f64>().unwrap() > 1.7e9, "{start}");
+    }
+
+    #[test]
+    fn a_log_is_set_up_once() {
+        let log = Log {
+            filter: "off".into(),
+            format: LogFormat::Json,
+        };
+        // Another test of this process may have been first.
+        let _ = init(&log);
+        assert!(init(&log).is_err());
+    }
+}
