@@ -1,6 +1,7 @@
 //! A chat backend. See ARCHITECTURE.md for the map.
 pub mod bus;
 pub mod config;
+pub mod edge;
 pub mod error;
 pub mod job;
 pub mod model;
@@ -8,3 +9,4 @@ pub mod protocol;
 pub mod queue;
 pub mod store;
 pub mod telemetry;
+pub mod worker;

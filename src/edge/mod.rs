@@ -3,13 +3,27 @@
 
 pub mod api;
 pub mod auth;
+pub mod hub;
+pub mod limits;
+pub mod origin;
+pub mod outbox;
+pub mod server;
+pub mod session;
+pub mod sessions;
 pub mod submit;
+pub mod ws;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, EdgeId},
+    bus::{Bus, Channel, EdgeId},
     config::Config,
+    error::Result,
+    job::Notice,
     queue::Publisher,
     store::Reads,
 };
@@ -23,4 +37,122 @@ pub struct Edge {
     pub publisher: Arc<dyn Publisher>,
     pub submit: Arc<submit::Submitter>,
     pub auth: auth::Auth,
+    pub hub: Arc<hub::Hub>,
+    pub sessions: Arc<sessions::Sessions>,
+    pub rates: limits::Rates,
+    /// The sockets' tasks: they outlive the requests that made them.
+    pub tasks: TaskTracker,
+}
+
+/// Notices from workers that may wait to be handled.
+const NOTICES: usize = 4096;
+/// How long requests that are being answered may take once everything else has ended.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// Serves clients until `shutdown`, then says goodbye: no new connections, every socket closed with 1012 spread over
+/// `edge.drain`, every pending confirm awaited.
+pub async fn run(
+    config: Arc<Config>,
+    reads: Arc<dyn Reads>,
+    bus: Arc<dyn Bus>,
+    publisher: Arc<dyn Publisher>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let id = EdgeId::new_v4();
+    let inner = CancellationToken::new();
+    let (internals, sockets, connections) =
+        (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let submit = submit::Submitter::start(
+        id,
+        submit::Limits {
+            partitions: config.queue.partitions,
+            max_backlog: config.queue.max_backlog,
+            batch_messages: config.queue.batch_messages,
+            batch_bytes: config.queue.batch_bytes,
+            wait: config.edge.wait,
+        },
+        publisher.clone(),
+        &internals,
+        inner.clone(),
+    );
+    let (notices, incoming) = mpsc::channel(NOTICES);
+    let hub = hub::Hub::start(
+        reads.clone(),
+        bus.clone(),
+        Channel::Edge(id),
+        notices,
+        config.edge.reconcile_interval,
+        internals.clone(),
+        inner.clone(),
+    )
+    .await?;
+    let sessions = Arc::new(sessions::Sessions::default());
+    internals.spawn(tell(incoming, submit.clone(), sessions.clone()));
+    let edge = Arc::new(Edge {
+        id,
+        auth: auth::Auth::new(&config),
+        rates: limits::Rates::new(config.limits.messages_per_second, config.limits.burst),
+        reads,
+        bus,
+        publisher,
+        submit,
+        hub,
+        sessions: sessions.clone(),
+        tasks: sockets.clone(),
+        config: config.clone(),
+    });
+
+    server::serve(
+        listener,
+        Arc::new(endpoint(edge)),
+        config.edge.max_connections,
+        connections.clone(),
+        shutdown,
+    )
+    .await;
+
+    tracing::info!(sockets = sessions.len(), "closing");
+    sessions.drain(config.edge.drain).await;
+    sockets.close();
+    connections.close();
+    let _ = tokio::time::timeout(LAST_REQUESTS, async {
+        sockets.wait().await;
+        connections.wait().await;
+    })
+    .await;
+    // Nothing is submitted any more: what is buffered is published and confirmed, then the tasks end.
+    inner.cancel();
+    internals.close();
+    internals.wait().await;
+    Ok(())
+}
+
+/// Everything an edge answers.
+pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
+    let sockets = edge.clone();
+    Route::new()
+        .at(
+            "/ws",
+            make(move |request| {
+                let edge = sockets.clone();
+                async move { ws::upgrade(&edge, request).await }
+            }),
+        )
+        .nest_no_strip("/", api::routes(edge))
+        .map_to_response()
+}
+
+/// Hands on what workers tell this edge.
+async fn tell(
+    mut notices: mpsc::Receiver<Notice>,
+    submit: Arc<submit::Submitter>,
+    sessions: Arc<sessions::Sessions>,
+) {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::Outcome { number, outcome } => submit.answered(number, outcome),
+            other => sessions.notice(other),
+        }
+    }
 }

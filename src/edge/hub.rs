@@ -1,0 +1,627 @@
+//! The rooms that have sockets on this edge, and what keeps each socket's view whole: it sees every event of a room
+//! once and in order, whatever the bus loses, repeats or swaps.
+//!
+//! The bus is only a hint. Each room remembers the last number it gave its sockets. A repeat is dropped, the next
+//! number is delivered, and a number further ahead shows a hole, which is fetched before anything that follows is
+//! delivered. A hole that nothing follows is found by comparing the rooms' heads with the store every
+//! `edge.reconcile_interval`, and at once when the bus comes back. The hub never decides who may be in a room.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OnceCell, RwLock, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    outbox::{Frame, Item},
+    session::Seated,
+};
+use crate::{
+    bus::{self, Bus, Channel, Incoming, Subscriptions},
+    error::Result,
+    job::Notice,
+    model::{EventKind, FeedEvent, RoomId, Seq},
+    protocol::{Gap, MemberEvent, RoomEvent, raw},
+    store::Reads,
+    telemetry::metrics,
+};
+
+/// How many events are fetched at once to fill a hole; [`Reads::events`] allows as many.
+const REPAIR_PAGE: Seq = 1000;
+/// Events kept while a hole before them is being fetched; beyond it they are fetched as well.
+const MAX_AHEAD: usize = 4096;
+/// Events kept for one socket while its `joinRoom` is being answered; beyond it the client asks again.
+const MAX_PENDING: usize = 4096;
+/// How long a hole may stay open because the store does not answer, before sockets hear `gap`.
+const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
+/// How long an event may be on its way before its absence counts as a hole.
+const SETTLE: Duration = Duration::from_millis(300);
+const SHARDS: usize = 64;
+
+pub struct Hub {
+    shards: Vec<Mutex<HashMap<RoomId, Arc<Room>>>>,
+    reads: Arc<dyn Reads>,
+    bus: Arc<dyn Bus>,
+    subscriptions: Arc<dyn Subscriptions>,
+    /// Held for reading while a room is being opened, for writing while empty rooms are given up: a subscription
+    /// never meets its own cancellation.
+    opening: RwLock<()>,
+    bus_lost: AtomicBool,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+struct Room {
+    id: RoomId,
+    /// Filled once the room is subscribed and its head is known.
+    open: OnceCell<()>,
+    state: Mutex<State>,
+}
+
+struct State {
+    room: RoomId,
+    /// The last number given to the sockets here; -1 until the room is open.
+    last: Seq,
+    /// The highest number known to exist.
+    target: Seq,
+    ahead: BTreeMap<Seq, FeedEvent>,
+    repairing: bool,
+    seats: Vec<Seat>,
+}
+
+/// A socket's place in a room.
+struct Seat {
+    who: Arc<Seated>,
+    /// `Some` while its `joinRoom` is being answered: events wait here so that the answer comes first.
+    pending: Option<Vec<(Seq, Arc<Frame>)>>,
+    /// More came than `pending` keeps.
+    overflow: bool,
+}
+
+/// A socket that has a place but is not live yet. Dropped without `finish`, the place is given up.
+pub struct Joining {
+    hub: Arc<Hub>,
+    room: Arc<Room>,
+    who: Arc<Seated>,
+    /// Everything above this number comes as events once the socket is live.
+    pub live_from: Seq,
+    done: bool,
+}
+
+impl Hub {
+    pub async fn start(
+        reads: Arc<dyn Reads>,
+        bus: Arc<dyn Bus>,
+        edge_channel: Channel,
+        notices: mpsc::Sender<Notice>,
+        reconcile_interval: Duration,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>> {
+        let (subscriptions, incoming) = bus.listen().await?;
+        subscriptions
+            .subscribe(&[edge_channel, Channel::Everyone])
+            .await?;
+        let hub = Arc::new(Hub {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            reads,
+            bus,
+            subscriptions,
+            opening: RwLock::new(()),
+            bus_lost: AtomicBool::new(false),
+            tasks: tasks.clone(),
+            shutdown,
+        });
+        tasks.spawn(hub.clone().receive(incoming, notices));
+        tasks.spawn(hub.clone().reconcile_forever(reconcile_interval));
+        Ok(hub)
+    }
+
+    /// Gives a socket a place in a room, before anything is fetched for it. The caller has checked its right.
+    pub async fn join(self: &Arc<Self>, room: RoomId, who: Arc<Seated>) -> Result<Joining> {
+        let room = self.open(room).await?;
+        let live_from = {
+            let mut state = room.lock();
+            match state.seats.iter_mut().find(|s| s.who.session == who.session) {
+                Some(seat) => {
+                    seat.pending.get_or_insert_default();
+                }
+                None => state.seats.push(Seat {
+                    who: who.clone(),
+                    pending: Some(Vec::new()),
+                    overflow: false,
+                }),
+            }
+            state.last
+        };
+        who.rooms().insert(room.id);
+        Ok(Joining {
+            hub: self.clone(),
+            room,
+            who,
+            live_from,
+            done: false,
+        })
+    }
+
+    /// Takes a socket's place away; no event of the room follows.
+    pub fn leave(&self, room: RoomId, who: &Seated) {
+        who.rooms().remove(&room);
+        if let Some(room) = self.find(room) {
+            room.lock().seats.retain(|seat| seat.who.session != who.session);
+        }
+    }
+
+    /// The events of a room between two numbers, `after` excluded, from the cache where it has all of them.
+    pub async fn fetch(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
+        if let Ok(recent) = self.bus.recent(room).await
+            && recent.first().is_some_and(|first| first.seq <= after + 1)
+            && recent.last().is_some_and(|last| last.seq >= upto)
+        {
+            return Ok(recent
+                .into_iter()
+                .filter(|event| event.seq > after && event.seq <= upto)
+                .collect());
+        }
+        self.reads.events(room, after, upto).await
+    }
+
+    async fn open(self: &Arc<Self>, id: RoomId) -> Result<Arc<Room>> {
+        let _opening = self.opening.read().await;
+        let room = lock(self.shard(id))
+            .entry(id)
+            .or_insert_with(|| {
+                metrics().rooms_subscribed.inc();
+                Arc::new(Room::new(id))
+            })
+            .clone();
+        room.open
+            .get_or_try_init(|| async {
+                self.subscriptions.subscribe(&[Channel::Room(id)]).await?;
+                // Read after the subscription holds: what is stored from here on will be announced.
+                let head = self
+                    .reads
+                    .heads(&[id])
+                    .await?
+                    .first()
+                    .map_or(0, |(_, head)| *head);
+                let mut state = room.lock();
+                state.last = head;
+                state.target = state.target.max(head);
+                Ok::<_, crate::error::Error>(())
+            })
+            .await?;
+        self.settle(&room);
+        Ok(room)
+    }
+
+    // ---- what the bus brings
+
+    async fn receive(
+        self: Arc<Self>,
+        mut incoming: mpsc::Receiver<Incoming>,
+        notices: mpsc::Sender<Notice>,
+    ) {
+        loop {
+            let next = tokio::select! {
+                next = incoming.recv() => next,
+                () = self.shutdown.cancelled() => None,
+            };
+            match next {
+                None => return,
+                Some(Incoming::Message {
+                    channel: Channel::Room(room),
+                    payload,
+                }) => {
+                    if let Some(room) = self.find(room) {
+                        self.arrived(&room, bus::decode_events(&payload).unwrap_or_default());
+                    }
+                }
+                Some(Incoming::Message { payload, .. }) => {
+                    match serde_json::from_slice(&payload) {
+                        Ok(notice) => {
+                            let _ = notices.send(notice).await;
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "a notice that this version cannot read");
+                        }
+                    }
+                }
+                Some(Incoming::Lost) => {
+                    self.bus_lost.store(true, Ordering::Relaxed);
+                    metrics().bus_state.set(crate::telemetry::DOWN);
+                }
+                Some(Incoming::Restored) => {
+                    self.bus_lost.store(false, Ordering::Relaxed);
+                    metrics().bus_state.set(crate::telemetry::UP);
+                    let hub = self.clone();
+                    self.tasks.spawn(async move { hub.reconcile().await });
+                }
+            }
+        }
+    }
+
+    /// Takes events in any order, any number of times.
+    fn arrived(self: &Arc<Self>, room: &Arc<Room>, events: Vec<FeedEvent>) {
+        let mut state = room.lock();
+        let mut ready = Vec::new();
+        for event in events {
+            state.target = state.target.max(event.seq);
+            if state.last >= 0 && event.seq == state.last + 1 {
+                state.last = event.seq;
+                ready.push(event);
+            } else if event.seq > state.last && state.ahead.len() < MAX_AHEAD {
+                state.ahead.insert(event.seq, event);
+            }
+        }
+        state.deliver(ready);
+        drop(state);
+        self.settle(room);
+    }
+
+    /// Delivers what has become contiguous, and has a hole fetched where one is left.
+    fn settle(self: &Arc<Self>, room: &Arc<Room>) {
+        let mut state = room.lock();
+        if state.last < 0 {
+            return;
+        }
+        state.advance();
+        if state.target > state.last && !state.repairing {
+            state.repairing = true;
+            let (hub, room) = (self.clone(), room.clone());
+            self.tasks.spawn(async move { hub.repair(&room).await });
+        }
+    }
+
+    /// Fetches until nothing known is missing.
+    async fn repair(self: &Arc<Self>, room: &Arc<Room>) {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let (after, upto) = {
+                let mut state = room.lock();
+                let hole_end = state
+                    .ahead
+                    .first_key_value()
+                    .map_or(state.target, |(first, _)| first - 1);
+                if state.target <= state.last || state.seats.is_empty() {
+                    // An empty room catches up by its head when someone joins.
+                    if state.seats.is_empty() {
+                        state.last = state.last.max(state.target);
+                        state.ahead.clear();
+                    }
+                    state.repairing = false;
+                    return;
+                }
+                (state.last, hole_end.min(state.last + REPAIR_PAGE))
+            };
+            let fetched = tokio::select! {
+                fetched = self.fetch(room.id, after, upto) => fetched,
+                () = self.shutdown.cancelled() => return,
+            };
+            match fetched {
+                Ok(events) => {
+                    metrics().holes_repaired.inc();
+                    room.lock().fill(after, upto, events);
+                    pause = Duration::from_millis(50);
+                }
+                Err(error) if started.elapsed() < REPAIR_DEADLINE => {
+                    tracing::debug!(room = %room.id, error = %error.chain(), "a hole waits for the store");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.shutdown.cancelled() => return,
+                    }
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                Err(error) => {
+                    tracing::warn!(room = %room.id, from = after + 1, to = upto, error = %error.chain(), "a hole could not be filled");
+                    room.lock().fill(after, upto, Vec::new());
+                }
+            }
+            room.lock().advance();
+        }
+    }
+
+    // ---- heads
+
+    async fn reconcile_forever(self: Arc<Self>, interval: Duration) {
+        loop {
+            // Without the bus this is the only way events come.
+            let pause = if self.bus_lost.load(Ordering::Relaxed) {
+                interval.min(Duration::from_millis(500))
+            } else {
+                interval
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+            self.give_up_empty_rooms().await;
+            self.reconcile().await;
+        }
+    }
+
+    /// Compares every room here with the store, and has what is missing fetched.
+    pub async fn reconcile(self: &Arc<Self>) {
+        let rooms: Vec<RoomId> = self.rooms().iter().map(|room| room.id).collect();
+        let mut behind = Vec::new();
+        for chunk in rooms.chunks(5000) {
+            match self.reads.heads(chunk).await {
+                Ok(heads) => {
+                    for (id, head) in heads {
+                        if let Some(room) = self.find(id)
+                            && room.is_behind(head)
+                        {
+                            behind.push((room, head));
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), "the rooms' heads could not be compared");
+                    return;
+                }
+            }
+        }
+        if behind.is_empty() {
+            return;
+        }
+        if !self.bus_lost.load(Ordering::Relaxed) {
+            tokio::time::sleep(SETTLE).await;
+        }
+        for (room, head) in behind {
+            if room.is_behind(head) {
+                let mut state = room.lock();
+                state.target = state.target.max(head);
+                drop(state);
+                self.settle(&room);
+            }
+        }
+    }
+
+    async fn give_up_empty_rooms(&self) {
+        if self.rooms().iter().all(|room| !room.is_empty()) {
+            return;
+        }
+        let _closing = self.opening.write().await;
+        let mut gone = Vec::new();
+        for shard in &self.shards {
+            lock(shard).retain(|id, room| {
+                // A joiner holds the room while it takes its seat.
+                let keep = !room.is_empty() || Arc::strong_count(room) > 1;
+                if !keep {
+                    gone.push(Channel::Room(*id));
+                }
+                keep
+            });
+        }
+        metrics().rooms_subscribed.sub(gone.len() as i64);
+        if let Err(error) = self.subscriptions.unsubscribe(&gone).await {
+            tracing::debug!(error = %error.chain(), "rooms could not be unsubscribed");
+        }
+    }
+
+    fn rooms(&self) -> Vec<Arc<Room>> {
+        let mut rooms = Vec::new();
+        for shard in &self.shards {
+            rooms.extend(lock(shard).values().cloned());
+        }
+        rooms
+    }
+
+    fn find(&self, room: RoomId) -> Option<Arc<Room>> {
+        lock(self.shard(room)).get(&room).cloned()
+    }
+
+    fn shard(&self, room: RoomId) -> &Mutex<HashMap<RoomId, Arc<Room>>> {
+        &self.shards[room.as_u128() as usize % SHARDS]
+    }
+}
+
+impl Joining {
+    /// Answers the `joinRoom` and goes live: first `answer`, then every event above `position` that came meanwhile,
+    /// then whatever comes. With `more`, the place is given up instead: the client asks again. Returns whether
+    /// the socket is live, which the answer must say, so `answer` is made from it.
+    pub fn finish(mut self, position: Seq, more: bool, answer: impl FnOnce(bool) -> Item) {
+        self.done = true;
+        let outbox = self.who.outbox.clone();
+        let mut state = self.room.lock();
+        let place = state
+            .seats
+            .iter()
+            .position(|seat| seat.who.session == self.who.session);
+        // Removed from the room while it joined, or out of order by too much to keep.
+        let live = match place {
+            Some(i) => !more && !state.seats[i].overflow && position >= self.live_from,
+            None => false,
+        };
+        outbox.push(answer(live));
+        if let Some(i) = place {
+            if live {
+                let pending = state.seats[i].pending.take().unwrap_or_default();
+                let frames: Vec<_> = pending
+                    .into_iter()
+                    .filter(|(seq, _)| *seq > position)
+                    .map(|(_, frame)| frame)
+                    .collect();
+                outbox.push_frames(&frames);
+            } else {
+                state.seats.swap_remove(i);
+            }
+        }
+        drop(state);
+        if !live {
+            self.who.rooms().remove(&self.room.id);
+        }
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        if !self.done {
+            self.hub.leave(self.room.id, &self.who);
+        }
+    }
+}
+
+impl Room {
+    fn new(id: RoomId) -> Self {
+        Room {
+            id,
+            open: OnceCell::new(),
+            state: Mutex::new(State {
+                room: id,
+                last: -1,
+                target: -1,
+                ahead: BTreeMap::new(),
+                repairing: false,
+                seats: Vec::new(),
+            }),
+        }
+    }
+
+    fn is_behind(&self, head: Seq) -> bool {
+        let state = self.lock();
+        state.last >= 0 && state.last < head
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().seats.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// Delivers those of the events ahead that nothing is missing before.
+    fn advance(&mut self) {
+        let mut ready = Vec::new();
+        while let Some(first) = self.ahead.first_entry() {
+            let seq = *first.key();
+            if seq > self.last + 1 {
+                break;
+            }
+            let event = first.remove();
+            if seq == self.last + 1 {
+                self.last = seq;
+                ready.push(event);
+            }
+        }
+        self.deliver(ready);
+    }
+
+    /// Contiguous events whose numbers are taken already, to every socket here.
+    fn deliver(&mut self, events: Vec<FeedEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut room_deleted = false;
+        let mut numbered = Vec::with_capacity(events.len());
+        for event in events {
+            match event.kind {
+                EventKind::MemberLeft => {
+                    if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
+                        // Those who left hear it, and nothing after it.
+                        let seq = event.seq;
+                        numbered.push((seq, Frame::feed(event)));
+                        self.give(&numbered);
+                        numbered.clear();
+                        self.unseat(|seat| seat.who.user == left.user.id);
+                        continue;
+                    }
+                }
+                EventKind::RoomUpdated => {
+                    room_deleted |= serde_json::from_str::<RoomEvent>(&event.data)
+                        .is_ok_and(|updated| updated.deleted);
+                }
+                _ => {}
+            }
+            numbered.push((event.seq, Frame::feed(event)));
+        }
+        self.give(&numbered);
+        if room_deleted {
+            self.unseat(|_| true);
+        }
+    }
+
+    fn give(&mut self, numbered: &[(Seq, Arc<Frame>)]) {
+        if numbered.is_empty() {
+            return;
+        }
+        let frames: Vec<_> = numbered.iter().map(|(_, frame)| frame.clone()).collect();
+        for seat in &mut self.seats {
+            match &mut seat.pending {
+                None => seat.who.outbox.push_frames(&frames),
+                Some(pending) if pending.len() + numbered.len() > MAX_PENDING => {
+                    seat.overflow = true;
+                    pending.clear();
+                }
+                Some(_) if seat.overflow => {}
+                Some(pending) => pending.extend_from_slice(numbered),
+            }
+        }
+        metrics()
+            .deliveries
+            .inc_by((self.seats.len() * frames.len()) as u64);
+    }
+
+    fn unseat(&mut self, gone: impl Fn(&Seat) -> bool) {
+        self.seats.retain(|seat| {
+            let gone = gone(seat);
+            if gone {
+                seat.who.rooms().remove(&self.room);
+            }
+            !gone
+        });
+    }
+
+    /// Puts what was fetched for `after < seq <= upto` in its place. A number that the store does not have (any
+    /// more) is told as a `gap`.
+    fn fill(&mut self, after: Seq, upto: Seq, events: Vec<FeedEvent>) {
+        let mut ready = Vec::new();
+        let mut expected = after + 1;
+        for event in events {
+            if event.seq > expected {
+                self.deliver(std::mem::take(&mut ready));
+                self.gap(expected, event.seq - 1);
+            }
+            expected = event.seq + 1;
+            if event.seq > self.last {
+                self.last = event.seq;
+                ready.push(event);
+            }
+        }
+        self.deliver(ready);
+        if expected <= upto {
+            self.gap(expected, upto);
+        }
+    }
+
+    fn gap(&mut self, from: Seq, to: Seq) {
+        let from = from.max(self.last + 1);
+        if from > to {
+            return;
+        }
+        metrics().gaps.inc();
+        self.last = to;
+        let gap = Gap {
+            room: self.room,
+            from,
+            to,
+        };
+        let frame = Frame::new("gap", raw(&gap).get().to_owned());
+        self.give(&[(to, frame)]);
+    }
+}
+
+/// Plain data, whole between any two statements, even if a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

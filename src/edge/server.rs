@@ -1,0 +1,105 @@
+//! Accepts connections and serves HTTP/1.1 on them, until told to stop. Everything above HTTP is poem's.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use poem::{
+    Endpoint, Request, Response,
+    http::uri::Scheme,
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A connection's share of `edge.max_connections`. A socket keeps it for as long as it lives.
+#[derive(Clone)]
+pub struct Permit(#[allow(dead_code, reason = "held, never read")] Arc<OwnedSemaphorePermit>);
+
+/// How long a client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves `endpoint` until `stop`: then accepts nothing more, lets requests finish, and returns at once. The
+/// connections' tasks are in `tasks`.
+pub async fn serve<E>(
+    listener: TcpListener,
+    endpoint: Arc<E>,
+    max_connections: usize,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let permits = Arc::new(Semaphore::new(max_connections));
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit,
+            () = stop.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                let permit = Permit(Arc::new(permit));
+                let connection = connection(stream, remote, endpoint.clone(), permit, stop.clone());
+                tasks.spawn(connection);
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: the others go on, and some will end.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection<E>(
+    stream: TcpStream,
+    remote: SocketAddr,
+    endpoint: Arc<E>,
+    permit: Permit,
+    stop: CancellationToken,
+) where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let _ = stream.set_nodelay(true);
+    let local = stream.local_addr().unwrap_or(remote);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(permit.clone());
+        let request = Request::from((
+            request,
+            LocalAddr(poem::Addr::SocketAddr(local)),
+            RemoteAddr(poem::Addr::SocketAddr(remote)),
+            Scheme::HTTP,
+        ));
+        let endpoint = endpoint.clone();
+        async move {
+            let response = endpoint.get_response(request).await;
+            Ok::<_, std::convert::Infallible>(hyper::Response::from(response))
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        // A buffer of 8 KiB serves any head we accept and keeps idle connections small.
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

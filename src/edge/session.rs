@@ -1,0 +1,467 @@
+//! One connected user: what each event does, whatever transport it came by. A transport parses frames into
+//! [`Request`]s and writes what the outbox holds; everything between is here.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Edge,
+    auth::Identity,
+    hub::Joining,
+    outbox::{Frame, Item, Outbox},
+    submit::Answer,
+};
+use crate::{
+    error::{Error, Result},
+    job::{
+        self, Command, Job, ReplyTo,
+        room::{RoomCommand, Send},
+    },
+    model::{self, FeedEvent, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
+    protocol::{
+        self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined,
+        MissedEvent, Request, SendMessage, WireError, raw,
+    },
+    store::Window,
+};
+
+/// Events one `joinRoom` answers with, at most.
+const RESUME_PAGE: Seq = 500;
+/// Sends refused in a row for their rate before the socket is closed with 4029.
+const MAX_REFUSED_SENDS: u32 = 1000;
+
+/// A request's number in the client's counting; `None` where it wants no answer.
+pub type RequestId = Option<u64>;
+
+/// What the hub knows of a session: where its events go, and which rooms it is in.
+pub struct Seated {
+    pub session: u64,
+    pub user: UserId,
+    pub outbox: Arc<Outbox>,
+    rooms: Mutex<HashSet<RoomId>>,
+}
+
+impl Seated {
+    /// The rooms it has a place in.
+    pub fn rooms(&self) -> MutexGuard<'_, HashSet<RoomId>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub struct Session {
+    edge: Arc<Edge>,
+    who: Arc<Seated>,
+    rate: Arc<super::limits::Bucket>,
+    refused_sends: u32,
+}
+
+impl Session {
+    /// Greets an authenticated user. The session ends when it is dropped.
+    pub async fn open(edge: Arc<Edge>, identity: Identity, outbox: Arc<Outbox>) -> Result<Session> {
+        let account = edge.reads.account(identity.user).await?.ok_or_else(|| {
+            Error::unauthorized("this account is gone")
+        })?;
+        let session = edge.submit.next_number();
+        let connected = Connected {
+            user: account.user,
+            session: format!("{}-{session}", edge.id.simple()),
+            limits: ConnectedLimits {
+                max_frame_bytes: edge.config.edge.max_frame_bytes,
+                max_body_bytes: edge.config.edge.max_body_bytes,
+                ping_interval_ms: edge.config.edge.ping_interval.as_millis() as u64,
+            },
+        };
+        outbox.push(Item::Event(event("connected", &connected)));
+        let who = Arc::new(Seated {
+            session,
+            user: identity.user,
+            outbox,
+            rooms: Mutex::default(),
+        });
+        edge.sessions.add(session, identity.login, who.clone());
+        Ok(Session {
+            rate: edge.rates.of(identity.user),
+            edge,
+            who,
+            refused_sends: 0,
+        })
+    }
+
+    pub fn user(&self) -> UserId {
+        self.who.user
+    }
+
+    /// Does what the client asked, and answers. Requests of one session are handled one after the other; a send is
+    /// answered later, when the queue holds it.
+    pub async fn handle(&mut self, id: RequestId, request: Request) {
+        let answer = match request {
+            Request::SendMessage(send) => match self.send(id, send).await {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Request::JoinRoom(join) => match Box::pin(self.join(id, join)).await {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            other => Box::pin(self.other(other)).await,
+        };
+        answer_to(&self.who.outbox, id, answer);
+    }
+
+    async fn other(&mut self, request: Request) -> Result<Option<Box<RawValue>>> {
+        match request {
+            Request::Auth(auth) => self.authenticate_again(&auth.token).await,
+            Request::LeaveRoom(leave) => {
+                self.edge.hub.leave(leave.room, &self.who);
+                Ok(Some(raw(&serde_json::json!({ "room": leave.room }))))
+            }
+            Request::EditMessage(edit) => {
+                protocol::check_body(&edit.body, self.edge.config.edge.max_body_bytes)?;
+                self.take_rate()?;
+                let (message, body) = (edit.id, edit.body);
+                self.call(edit.room, RoomCommand::Edit { message, body }).await
+            }
+            Request::DeleteMessage(delete) => {
+                self.take_rate()?;
+                let message = delete.id;
+                self.call(delete.room, RoomCommand::Delete { message }).await
+            }
+            Request::React(react) => {
+                protocol::check_text("emoji", &react.emoji, 1, protocol::MAX_EMOJI)?;
+                self.take_rate()?;
+                let command = RoomCommand::React {
+                    message: react.id,
+                    emoji: react.emoji,
+                    on: react.on,
+                };
+                self.call(react.room, command).await
+            }
+            Request::MarkRead(read) => {
+                self.call(read.room, RoomCommand::MarkRead { seq: read.seq }).await
+            }
+            Request::Disconnect => {
+                self.who.outbox.close(Close::Bye);
+                Ok(None)
+            }
+            Request::SendMessage(_) | Request::JoinRoom(_) => {
+                Err(Error::internal("handled before"))
+            }
+        }
+    }
+
+    /// A newer token of the same user, so that a long-lived socket can show that it still may.
+    async fn authenticate_again(&self, token: &str) -> Result<Option<Box<RawValue>>> {
+        let identity = self.edge.auth.verify(token)?;
+        if identity.user != self.who.user {
+            return Err(Error::forbidden(
+                "this socket belongs to another user; open a new one",
+            ));
+        }
+        Ok(None)
+    }
+
+    async fn call(&self, room: RoomId, command: RoomCommand) -> Result<Option<Box<RawValue>>> {
+        // Known here or not: the worker checks the right again, set-wise, under the room's lock.
+        self.check_member(room).await?;
+        match self.edge.submit.call(self.who.user, Command::Room(room, command)).await? {
+            Answer::Done(resource) => Ok(resource),
+            Answer::Accepted => Ok(Some(raw(&serde_json::json!({ "status": "accepted" })))),
+        }
+    }
+
+    // ---- sending
+
+    async fn send(&mut self, id: RequestId, send: SendMessage) -> Result<()> {
+        protocol::check_body(&send.body, self.edge.config.edge.max_body_bytes)?;
+        protocol::check_client_msg_id(&send.client_msg_id)?;
+        protocol::check_metadata(send.metadata.as_ref())?;
+        self.take_rate()?;
+        self.check_member(send.room).await?;
+
+        let user = self.who.user;
+        let message = model::message_id(send.room, user, &send.client_msg_id);
+        let accepted = Accepted::new(message, &send.client_msg_id);
+        let job = Job {
+            v: job::VERSION,
+            at: Timestamp::now(),
+            actor: user,
+            reply: Some(ReplyTo {
+                edge: self.edge.id,
+                number: self.who.session,
+                wait: false,
+            }),
+            command: Command::Room(
+                send.room,
+                RoomCommand::Send(Send {
+                    id: message,
+                    client_msg_id: send.client_msg_id,
+                    body: send.body,
+                    reply_to: send.reply_to,
+                    metadata: send.metadata,
+                }),
+            ),
+        };
+        let outbox = self.who.outbox.clone();
+        outbox.owe();
+        let submitted = self.edge.submit.submit(
+            &job,
+            Box::new(move |result| {
+                outbox.pay();
+                answer_to(&outbox, id, result.map(|()| Some(raw(&accepted))));
+            }),
+        );
+        if submitted.is_err() {
+            self.who.outbox.pay();
+        }
+        submitted
+    }
+
+    fn take_rate(&mut self) -> Result<()> {
+        match self.rate.take() {
+            Ok(()) => {
+                self.refused_sends = 0;
+                Ok(())
+            }
+            Err(error) => {
+                self.refused_sends += 1;
+                if self.refused_sends >= MAX_REFUSED_SENDS {
+                    self.who.outbox.close(Close::RateLimited);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A place in the room means membership: the hub takes it away with the membership.
+    async fn check_member(&self, room: RoomId) -> Result<()> {
+        if self.who.rooms().contains(&room) {
+            return Ok(());
+        }
+        match self.edge.reads.membership(room, self.who.user).await? {
+            Some((_, Some(_))) => Ok(()),
+            Some((Room { kind: RoomKind::Public, .. }, None)) => Err(Error::forbidden(
+                "you are not a member of this room; join it first",
+            )),
+            _ => Err(Error::not_found("room")),
+        }
+    }
+
+    // ---- joining
+
+    async fn join(&mut self, id: RequestId, join: JoinRoom) -> Result<()> {
+        if join.after_seq.is_some_and(|seq| seq < 0) {
+            return Err(Error::field("afterSeq", "must be 0 or more"));
+        }
+        let (room, member) = self.enter(join.room).await?;
+        if let Some(after) = join.after_seq
+            && after > room.head
+        {
+            let message = format!("is in the future: the room is at {}", room.head);
+            return Err(Error::field("afterSeq", message));
+        }
+        // First the place, then the past: what is stored between the two comes as events.
+        let joining = self.edge.hub.join(join.room, self.who.clone()).await?;
+        let past = match join.after_seq {
+            Some(after) => self.missed(join.room, after).await?,
+            None => self.latest(join.room, joining.live_from).await?,
+        };
+        let unread = match room.head > member.read_seq {
+            true => self.edge.reads.unread(join.room, member.read_seq).await?,
+            false => 0,
+        };
+        answer_join(joining, id, &room, member, unread, past);
+        Ok(())
+    }
+
+    /// The room and the caller's membership, which a public room grants on the way in.
+    async fn enter(&self, room: RoomId) -> Result<(Room, Member)> {
+        let user = self.who.user;
+        match self.edge.reads.membership(room, user).await? {
+            Some((room, Some(member))) => return Ok((room, member)),
+            Some((Room { kind: RoomKind::Public, .. }, None)) => {}
+            _ => return Err(Error::not_found("room")),
+        }
+        let joined = self.edge.submit.call(user, Command::Room(room, RoomCommand::Join)).await?;
+        match (joined, self.edge.reads.membership(room, user).await?) {
+            (_, Some((room, Some(member)))) => Ok((room, member)),
+            _ => Err(Error::busy(
+                "joining takes longer than usual; try again",
+                std::time::Duration::from_secs(1),
+            )),
+        }
+    }
+
+    /// What happened above `after`: as much as one answer holds.
+    async fn missed(&self, room: RoomId, after: Seq) -> Result<Past> {
+        let events = self.edge.reads.events(room, after, after + RESUME_PAGE).await?;
+        let mut past = Past {
+            position: after,
+            more: events.len() as Seq == RESUME_PAGE,
+            ..Past::default()
+        };
+        let budget = self.edge.config.edge.send_queue_bytes / 4;
+        let mut bytes = 0;
+        for event in events {
+            bytes += event.data.len();
+            if bytes > budget && past.position > after {
+                past.more = true;
+                break;
+            }
+            past.position = event.seq;
+            past.add(event)?;
+        }
+        Ok(past)
+    }
+
+    /// The newest messages up to `position`.
+    async fn latest(&self, room: RoomId, position: Seq) -> Result<Past> {
+        let messages = match self.cached_latest(room, position).await {
+            Some(messages) => messages,
+            None => self.edge.reads.messages(room, Window::Latest, DEFAULT_PAGE).await?,
+        };
+        let mut past = Past {
+            position,
+            ..Past::default()
+        };
+        let budget = self.edge.config.edge.send_queue_bytes / 4;
+        let mut bytes = 0;
+        let mut newest_first = Vec::new();
+        for message in messages.iter().rev().filter(|m| m.seq <= position) {
+            let json = protocol::message_json(message);
+            bytes += json.get().len();
+            if bytes > budget && !newest_first.is_empty() {
+                break;
+            }
+            newest_first.push(json);
+        }
+        newest_first.reverse();
+        past.messages = newest_first;
+        Ok(past)
+    }
+
+    /// From the cache, where it reaches far enough back and as far as `position`.
+    async fn cached_latest(&self, room: RoomId, position: Seq) -> Option<Vec<model::Message>> {
+        let events = self.edge.bus.recent(room).await.ok()?;
+        let (first, last) = (events.first()?.seq, events.last()?.seq);
+        if last < position {
+            return None;
+        }
+        let mut messages: Vec<model::Message> = Vec::new();
+        for event in events.iter().filter(|event| event.kind.carries_message()) {
+            let message: model::Message = serde_json::from_str(&event.data).ok()?;
+            match messages.iter_mut().find(|m| m.id == message.id) {
+                Some(known) => *known = message,
+                // A change of a message older than the cache is of no use here.
+                None if message.seq == event.seq => messages.push(message),
+                None => {}
+            }
+        }
+        let enough = DEFAULT_PAGE as usize;
+        (first == 1 || messages.len() >= enough)
+            .then(|| messages.split_off(messages.len().saturating_sub(enough)))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.edge.sessions.remove(self.who.session);
+        let rooms: Vec<RoomId> = self.who.rooms().iter().copied().collect();
+        for room in rooms {
+            self.edge.hub.leave(room, &self.who);
+        }
+    }
+}
+
+/// What a joining client has missed.
+#[derive(Default)]
+struct Past {
+    /// Everything up to here is in it.
+    position: Seq,
+    more: bool,
+    messages: Vec<Box<RawValue>>,
+    ids: HashSet<model::MessageId>,
+    events: Vec<MissedEvent>,
+}
+
+impl Past {
+    fn add(&mut self, event: FeedEvent) -> Result<()> {
+        let json = |data: String| RawValue::from_string(data).map_err(Error::internal);
+        if event.kind.carries_message() {
+            #[derive(serde::Deserialize)]
+            struct Id {
+                id: model::MessageId,
+            }
+            let id: Id = serde_json::from_str(&event.data).map_err(Error::internal)?;
+            // Every event shows its message as it is now: once is enough.
+            if self.ids.insert(id.id) {
+                self.messages.push(json(event.data)?);
+            }
+        } else {
+            self.events.push(MissedEvent {
+                event: event.kind.as_str(),
+                data: json(event.data)?,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn answer_join(joining: Joining, id: RequestId, room: &Room, member: Member, unread: u32, past: Past) {
+    let mut joined = Joined {
+        room: room.id,
+        seq: past.position,
+        head: room.head.max(past.position),
+        role: member.role,
+        unread,
+        messages: past.messages,
+        events: past.events,
+        has_more: past.more,
+    };
+    joining.finish(past.position, past.more, |live| {
+        joined.has_more = !live;
+        Item::Ack {
+            id,
+            body: ok_body(Some(&raw(&joined))),
+        }
+    });
+}
+
+/// Puts the answer of a request into the outbox. A request without an id hears only of errors.
+pub fn answer_to(outbox: &Outbox, id: RequestId, answer: Result<Option<Box<RawValue>>>) {
+    let body = match answer {
+        Ok(_) if id.is_none() => return,
+        Ok(data) => ok_body(data.as_deref()),
+        Err(error) => {
+            if error.code == crate::error::Code::Internal {
+                tracing::error!(error = %error.chain(), "a request failed");
+            }
+            error_body(&error)
+        }
+    };
+    outbox.push(Item::Ack { id, body });
+}
+
+fn ok_body(data: Option<&RawValue>) -> String {
+    match data {
+        Some(data) => format!("\"ok\":true,\"data\":{}", data.get()),
+        None => "\"ok\":true,\"data\":{}".to_owned(),
+    }
+}
+
+fn error_body(error: &Error) -> String {
+    format!(
+        "\"ok\":false,\"error\":{}",
+        raw(&WireError::from(error)).get()
+    )
+}
+
+/// An event for one socket.
+pub fn event(name: &'static str, data: &impl Serialize) -> Arc<Frame> {
+    Frame::new(name, raw(data).get().to_owned())
+}
+

@@ -1,0 +1,402 @@
+//! One batch: parse, store in one transaction, tell the edges, and only then let it be acknowledged.
+//!
+//! One bad command never fails its batch. A line that cannot be read goes to the dead letters; a command that is not
+//! allowed is refused to its sender; and where the store itself chokes on a batch, the batch is halved until the
+//! command that does it stands alone.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::Worker;
+use crate::{
+    bus::{Channel, Publications, RoomEvents, encode_events},
+    error::{Code, Result},
+    job::{
+        self, Command, Job, Notice, Outcome, ReplyTo,
+        account::{self, AccountCommand},
+        room::{self, RoomCommand, RoomJob},
+    },
+    model::{FeedEvent, RoomId, Timestamp, UserId, new_id},
+    queue::{DeadLetter, Delivery, Partition},
+    telemetry::metrics,
+};
+
+/// Rooms remembered for which the cache may be behind; beyond it their cache entries run out by themselves.
+const MAX_STALE: usize = 100_000;
+
+/// A lane's batches.
+pub struct Runner {
+    worker: Arc<Worker>,
+    shutdown: CancellationToken,
+    rooms: Vec<Line<RoomJob>>,
+    accounts: Vec<Line<AccountJob>>,
+    dead: Vec<(DeadLetter, Bytes)>,
+    /// Rooms whose events could not be published: their cached events are forgotten first when it works again.
+    stale: HashSet<RoomId>,
+    bus_failed: bool,
+}
+
+/// A job with where it came from.
+struct Line<T> {
+    job: T,
+    reply: Option<ReplyTo>,
+    partition: Partition,
+    /// For the dead letters.
+    bytes: Bytes,
+}
+
+struct AccountJob {
+    actor: UserId,
+    at: Timestamp,
+    command: AccountCommand,
+}
+
+/// What is told to the edges after the commit.
+#[derive(Default)]
+struct Told {
+    events: BTreeMap<RoomId, Vec<FeedEvent>>,
+    notices: Vec<(Channel, Bytes)>,
+}
+
+impl Runner {
+    pub fn new(worker: Arc<Worker>, shutdown: CancellationToken) -> Self {
+        Runner {
+            worker,
+            shutdown,
+            rooms: Vec::new(),
+            accounts: Vec::new(),
+            dead: Vec::new(),
+            stale: HashSet::new(),
+            bus_failed: false,
+        }
+    }
+
+    /// How many commands wait for [`Runner::run`].
+    pub fn len(&self) -> usize {
+        self.rooms.len() + self.accounts.len() + self.dead.len()
+    }
+
+    /// Reads a delivery's lines.
+    pub fn add(&mut self, partition: Partition, delivery: Delivery) {
+        let payload = &delivery.payload;
+        for line in payload.split(|byte| *byte == b'\n') {
+            let bytes = payload.slice_ref(line);
+            match read(line) {
+                Ok(Job {
+                    at,
+                    actor,
+                    reply,
+                    command,
+                    ..
+                }) => match command {
+                    Command::Room(room, command) => self.rooms.push(Line {
+                        job: RoomJob {
+                            room,
+                            actor,
+                            at,
+                            command,
+                        },
+                        reply,
+                        partition,
+                        bytes,
+                    }),
+                    Command::Account(command) => self.accounts.push(Line {
+                        job: AccountJob { actor, at, command },
+                        reply,
+                        partition,
+                        bytes,
+                    }),
+                },
+                Err(reason) => self.dead.push((letter(partition, &bytes, reason), bytes)),
+            }
+        }
+    }
+
+    /// Stores and tells everything that was added. `false` if the worker must stop while something is not stored
+    /// yet: then nothing may be acknowledged.
+    pub async fn run(&mut self) -> bool {
+        let started = Instant::now();
+        let count = self.len();
+        let mut told = Told::default();
+
+        let rooms = std::mem::take(&mut self.rooms);
+        let accounts = std::mem::take(&mut self.accounts);
+        let stored = self.store_rooms(rooms, &mut told).await && self.run_accounts(accounts, &mut told).await;
+        // What is committed is told, even if the rest has to wait for another worker.
+        self.tell(told).await;
+        if !stored || !self.bury().await {
+            self.dead.clear();
+            return false;
+        }
+        metrics().worker_batch_messages.observe(count as f64);
+        metrics()
+            .worker_batch_seconds
+            .observe(started.elapsed().as_secs_f64());
+        true
+    }
+
+    // ---- rooms
+
+    async fn store_rooms(&mut self, lines: Vec<Line<RoomJob>>, told: &mut Told) -> bool {
+        // A stack of parts, the next one on top: halving keeps every room's order.
+        let mut parts = vec![lines];
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let jobs: Vec<RoomJob> = part.iter().map(|line| line.job.clone()).collect();
+            match self.patiently(|| commit(&self.worker, &jobs)).await {
+                None => return false,
+                Some(Ok(applied)) => settle(&part, applied, told),
+                Some(Err(error)) if part.len() == 1 => {
+                    tracing::error!(error = %error.chain(), "a command that the store refuses");
+                    let line = &part[0];
+                    let reason = format!("the store refuses it: {}", error.chain());
+                    self.dead
+                        .push((letter(line.partition, &line.bytes, reason), line.bytes.clone()));
+                    let refusal = job::Refusal::new(
+                        Code::Internal,
+                        "this could not be stored; it is kept for the operators",
+                    );
+                    answer(line.reply, &line.job, Outcome::Refused(refusal), &mut told.notices);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(commands = part.len(), error = %error.chain(), "a batch that the store refuses is halved");
+                    let mut first = part;
+                    let second = first.split_off(first.len() / 2);
+                    parts.push(second);
+                    parts.push(first);
+                }
+            }
+        }
+        true
+    }
+
+    // ---- accounts
+
+    async fn run_accounts(&mut self, lines: Vec<Line<AccountJob>>, told: &mut Told) -> bool {
+        for line in lines {
+            let AccountJob { actor, at, command } = &line.job;
+            let store = &self.worker.store;
+            match self
+                .patiently(|| account::run(store.as_ref(), *actor, *at, command))
+                .await
+            {
+                None => return false,
+                Some(Ok(outcome)) => {
+                    if let AccountCommand::CloseLogin { login } = command {
+                        let notice = Notice::LoginClosed { login: *login };
+                        told.notices.push((Channel::Everyone, encode(&notice)));
+                    }
+                    if let Outcome::Refused(refusal) = &outcome {
+                        count_refusal(refusal);
+                    }
+                    reply(line.reply, outcome, &mut told.notices);
+                }
+                Some(Err(error)) => {
+                    tracing::error!(?command, error = %error.chain(), "a command that the store refuses");
+                    // Passwords' hashes do not belong in a letter that operators read: its reason says enough.
+                    let reason = format!("{command:?}: the store refuses it: {}", error.chain());
+                    self.dead
+                        .push((letter(line.partition, &line.bytes, reason), line.bytes.clone()));
+                    let refusal = job::Refusal::new(Code::Internal, "this could not be stored");
+                    reply(line.reply, Outcome::Refused(refusal), &mut told.notices);
+                }
+            }
+        }
+        true
+    }
+
+    /// Tries until the store answers, with pauses; `None` when the worker must stop first. `Err` is final.
+    async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Option<Result<T>>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut pause = Duration::from_millis(20);
+        let mut told = false;
+        loop {
+            let error = match attempt().await {
+                Err(error) if error.is_retryable() => error,
+                result => {
+                    if told {
+                        tracing::info!("the store answers again");
+                    }
+                    return Some(result);
+                }
+            };
+            metrics().store_errors.inc();
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(error = %error.chain(), "the store does not answer; trying again until it does");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shutdown.cancelled() => return None,
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    // ---- afterwards
+
+    async fn tell(&mut self, told: Told) {
+        let publications = Publications {
+            rooms: told
+                .events
+                .into_iter()
+                .map(|(room, events)| RoomEvents { room, events })
+                .collect(),
+            stale: self.stale.iter().copied().collect(),
+            notices: told.notices,
+        };
+        if publications.rooms.is_empty()
+            && publications.notices.is_empty()
+            && publications.stale.is_empty()
+        {
+            return;
+        }
+        match self.worker.bus.publish(&publications).await {
+            Ok(()) => {
+                self.stale.clear();
+                if std::mem::take(&mut self.bus_failed) {
+                    tracing::info!("events are published again");
+                }
+            }
+            Err(error) => {
+                // The edges find out by the rooms' heads.
+                if !std::mem::replace(&mut self.bus_failed, true) {
+                    tracing::warn!(error = %error.chain(), "events are not published; edges fetch them");
+                }
+                for room in publications.rooms {
+                    if self.stale.len() < MAX_STALE {
+                        self.stale.insert(room.room);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts what cannot succeed where people find it, before it is acknowledged.
+    async fn bury(&mut self) -> bool {
+        for (letter, original) in std::mem::take(&mut self.dead) {
+            let put = self
+                .patiently(|| self.worker.dead.put(&letter, original.clone()))
+                .await;
+            match put {
+                Some(Ok(())) => {
+                    metrics().dead_letters.with_label_values(&["refused"]).inc();
+                }
+                Some(Err(error)) => {
+                    tracing::error!(error = %error.chain(), "a dead letter could not be put away; it comes again");
+                    return false;
+                }
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+/// One transaction.
+async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
+    let (facts, transaction) = worker.store.begin(&room::scope(jobs)).await?;
+    let mut applied = room::apply(facts, jobs);
+    let changes = std::mem::take(&mut applied.changes);
+    let stored = changes.new_messages.len() as u64;
+    if !changes.is_empty() {
+        transaction.commit(changes).await?;
+    }
+    metrics().messages_stored.inc_by(stored);
+    metrics().messages_duplicate.inc_by(applied.repeats.len() as u64);
+    Ok(applied)
+}
+
+fn settle(lines: &[Line<RoomJob>], applied: room::Applied, told: &mut Told) {
+    for (room, mut events) in applied.events {
+        told.events.entry(room).or_default().append(&mut events);
+    }
+    for (room, event) in applied.repeats {
+        let payload = encode_events(&[event]);
+        told.notices.push((Channel::Room(room), payload.into()));
+    }
+    for (line, outcome) in lines.iter().zip(applied.outcomes) {
+        if let Outcome::Refused(refusal) = &outcome {
+            count_refusal(refusal);
+        }
+        answer(line.reply, &line.job, outcome, &mut told.notices);
+    }
+}
+
+/// Tells a waiting request its outcome, or a session that its send was refused.
+fn answer(to: Option<ReplyTo>, job: &RoomJob, outcome: Outcome, notices: &mut Vec<(Channel, Bytes)>) {
+    match (to, &job.command, outcome) {
+        (Some(to), _, outcome) if to.wait => reply(Some(to), outcome, notices),
+        (Some(to), RoomCommand::Send(send), Outcome::Refused(refusal)) => {
+            let notice = Notice::SendFailed {
+                session: to.number,
+                client_msg_id: send.client_msg_id.clone(),
+                room: job.room,
+                refusal,
+            };
+            notices.push((Channel::Edge(to.edge), encode(&notice)));
+        }
+        _ => {}
+    }
+}
+
+fn reply(to: Option<ReplyTo>, outcome: Outcome, notices: &mut Vec<(Channel, Bytes)>) {
+    if let Some(to) = to.filter(|to| to.wait) {
+        let notice = Notice::Outcome {
+            number: to.number,
+            outcome,
+        };
+        notices.push((Channel::Edge(to.edge), encode(&notice)));
+    }
+}
+
+fn count_refusal(refusal: &job::Refusal) {
+    metrics()
+        .commands_refused
+        .with_label_values(&[refusal.code.as_str()])
+        .inc();
+}
+
+fn encode(notice: &Notice) -> Bytes {
+    crate::protocol::raw(notice).get().to_owned().into()
+}
+
+fn read(line: &[u8]) -> Result<Job, String> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        v: u8,
+    }
+    match serde_json::from_slice::<Job>(line) {
+        Ok(job) if job.v == job::VERSION => Ok(job),
+        result => {
+            let version = serde_json::from_slice::<Version>(line).map(|v| v.v);
+            Err(match (version, result) {
+                (Ok(v), _) if v > job::VERSION => format!(
+                    "it has version {v}, this worker knows {}: update the workers, then replay",
+                    job::VERSION
+                ),
+                (_, Err(error)) => format!("it cannot be read: {error}"),
+                (_, Ok(job)) => format!("it has version {}, which is not used any more", job.v),
+            })
+        }
+    }
+}
+
+fn letter(partition: Partition, bytes: &Bytes, reason: String) -> DeadLetter {
+    DeadLetter {
+        id: new_id(),
+        at: Timestamp::now(),
+        reason,
+        partition,
+        payload: String::from_utf8_lossy(bytes).into_owned(),
+    }
+}

@@ -1,0 +1,180 @@
+//! One of a worker's lanes: it consumes its share of the owned partitions and runs one batch after the other. Lanes run
+//! beside each other; one partition is always in the same lane, so its order holds.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::select_all;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{Worker, batch::Runner};
+use crate::{
+    error::Result,
+    queue::{Consumer, Delivery, Partition},
+};
+
+/// Before a lost consumer is opened again.
+const REOPEN: Duration = Duration::from_millis(100);
+
+pub async fn run(
+    worker: Arc<Worker>,
+    lane: usize,
+    mut owned: watch::Receiver<HashSet<Partition>>,
+    shutdown: CancellationToken,
+) {
+    let mut lane = Lane {
+        runner: Runner::new(worker.clone(), shutdown.clone()),
+        consumers: HashMap::new(),
+        opening: JoinSet::new(),
+        wanted: HashSet::new(),
+        lane,
+        worker,
+    };
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = owned.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let wanted = owned.borrow_and_update().clone();
+                lane.follow(wanted).await;
+            }
+            Some(opened) = lane.opening.join_next() => {
+                if let Ok((partition, opened)) = opened {
+                    lane.opened(partition, opened).await;
+                }
+            }
+            (partition, first) = next(&mut lane.consumers) => match first {
+                Some(first) => lane.work(partition, first).await,
+                None => {
+                    tracing::info!(partition, "a partition's consumer was lost");
+                    lane.consumers.remove(&partition);
+                    lane.open(partition, REOPEN);
+                }
+            }
+        }
+    }
+    for (_, consumer) in lane.consumers.drain() {
+        consumer.close().await;
+    }
+}
+
+/// The next delivery of any partition. Never resolves without consumers. Cancel-safe, as each `next` is.
+async fn next(
+    consumers: &mut HashMap<Partition, Box<dyn Consumer>>,
+) -> (Partition, Option<Delivery>) {
+    if consumers.is_empty() {
+        return std::future::pending().await;
+    }
+    let nexts = consumers.iter_mut().map(|(partition, consumer)| {
+        let partition = *partition;
+        Box::pin(async move { (partition, consumer.next().await) })
+    });
+    select_all(nexts).await.0
+}
+
+struct Lane {
+    worker: Arc<Worker>,
+    lane: usize,
+    runner: Runner,
+    wanted: HashSet<Partition>,
+    consumers: HashMap<Partition, Box<dyn Consumer>>,
+    opening: JoinSet<(Partition, Result<Box<dyn Consumer>>)>,
+}
+
+impl Lane {
+    /// Gives up what is no longer ours, and asks for what is.
+    async fn follow(&mut self, owned: HashSet<Partition>) {
+        let lanes = self.worker.config.worker.concurrency;
+        self.wanted = owned
+            .into_iter()
+            .filter(|partition| usize::from(*partition) % lanes == self.lane)
+            .collect();
+        let gone: Vec<Partition> = self
+            .consumers
+            .keys()
+            .filter(|partition| !self.wanted.contains(partition))
+            .copied()
+            .collect();
+        for partition in gone {
+            if let Some(consumer) = self.consumers.remove(&partition) {
+                consumer.close().await;
+            }
+        }
+        // What is being opened comes back through `opened`; opening twice is refused by the set below.
+        for partition in self.wanted.clone() {
+            if !self.consumers.contains_key(&partition) {
+                self.open(partition, Duration::ZERO);
+            }
+        }
+    }
+
+    fn open(&mut self, partition: Partition, after: Duration) {
+        if !self.wanted.contains(&partition) {
+            return;
+        }
+        let queue = self.worker.queue.clone();
+        self.opening.spawn(async move {
+            tokio::time::sleep(after).await;
+            (partition, queue.consume(partition).await)
+        });
+    }
+
+    async fn opened(&mut self, partition: Partition, opened: Result<Box<dyn Consumer>>) {
+        match opened {
+            Ok(consumer) => {
+                if !self.wanted.contains(&partition) || self.consumers.contains_key(&partition) {
+                    consumer.close().await;
+                } else {
+                    self.consumers.insert(partition, consumer);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(partition, error = %error.chain(), "a partition could not be consumed yet");
+                if !self.consumers.contains_key(&partition) {
+                    self.open(partition, REOPEN);
+                }
+            }
+        }
+    }
+
+    /// Runs what is there now as one batch, and acknowledges it.
+    async fn work(&mut self, partition: Partition, first: Delivery) {
+        let mut acks = HashMap::new();
+        acks.insert(partition, first.tag);
+        self.runner.add(partition, first);
+        'more: loop {
+            let mut any = false;
+            for (partition, consumer) in &mut self.consumers {
+                if self.runner.len() >= self.worker.config.worker.batch_messages {
+                    break 'more;
+                }
+                if let Some(delivery) = consumer.try_next() {
+                    acks.insert(*partition, delivery.tag);
+                    self.runner.add(*partition, delivery);
+                    any = true;
+                }
+            }
+            if !any {
+                break;
+            }
+        }
+        if !self.runner.run().await {
+            // Stopped in the middle of an outage: nothing is acknowledged, the next worker finds all of it.
+            return;
+        }
+        for (partition, tag) in acks {
+            if let Some(consumer) = self.consumers.get_mut(&partition)
+                && let Err(error) = consumer.ack_through(tag).await
+            {
+                // It comes again, and its ids say that it is stored.
+                tracing::debug!(partition, error = %error.chain(), "a batch could not be acknowledged");
+            }
+        }
+    }
+}
