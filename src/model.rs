@@ -293,7 +293,10 @@ mod tests {
         assert_eq!(id, message_id(room, user, "a"));
         assert_ne!(id, message_id(room, user, "b"));
         assert_ne!(id, message_id(user, room, "a"));
-        assert_ne!(derived_id("k", &[b"ab", b"c"]), derived_id("k", &[b"a", b"bc"]));
+        assert_ne!(
+            derived_id("k", &[b"ab", b"c"]),
+            derived_id("k", &[b"a", b"bc"])
+        );
         assert_eq!(id.get_version_num(), 8);
     }
 
@@ -305,7 +308,10 @@ mod tests {
 
     #[test]
     fn times_always_show_milliseconds() {
-        assert_eq!(Timestamp::from_millis(0).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            Timestamp::from_millis(0).to_string(),
+            "1970-01-01T00:00:00.000Z"
+        );
         let json = serde_json::to_string(&Timestamp::from_millis(1_700_000_000_120)).unwrap();
         assert_eq!(json, "\"2023-11-14T22:13:20.120Z\"");
         assert_eq!(

@@ -34,7 +34,10 @@ pub enum Channel {
 
 #[derive(Debug, Clone)]
 pub enum Incoming {
-    Message { channel: Channel, payload: Bytes },
+    Message {
+        channel: Channel,
+        payload: Bytes,
+    },
     /// The connection was lost and is back, with every subscription made again: messages may be missing.
     Restored,
     /// The connection is gone; nothing comes until `Restored`.

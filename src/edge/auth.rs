@@ -1,7 +1,18 @@
 //! stub
-use crate::{error::*, model::*, bus::Bus, config::Config};
-pub struct Identity { pub user: UserId, pub login: LoginId }
+use crate::{bus::Bus, config::Config, error::*, model::*};
+pub struct Identity {
+    pub user: UserId,
+    pub login: LoginId,
+}
 pub struct Auth;
-impl Auth { pub fn new(_: &Config) -> Self { Auth }
- pub fn verify(&self, _t: &str) -> Result<Identity> { Err(Error::unauthorized("")) }
- pub async fn take_ticket(&self, _b: &dyn Bus, _t: &str) -> Result<Identity> { Err(Error::unauthorized("")) } }
+impl Auth {
+    pub fn new(_: &Config) -> Self {
+        Auth
+    }
+    pub fn verify(&self, _t: &str) -> Result<Identity> {
+        Err(Error::unauthorized(""))
+    }
+    pub async fn take_ticket(&self, _b: &dyn Bus, _t: &str) -> Result<Identity> {
+        Err(Error::unauthorized(""))
+    }
+}

@@ -103,6 +103,9 @@ mod tests {
         assert_eq!(refused.code, Code::RateLimited);
         assert_eq!(refused.retry_after_ms(), Some(100));
         bucket.take_at(start + Duration::from_millis(101)).unwrap();
-        assert!(Arc::ptr_eq(&bucket, &rates.of(UserId::nil())), "one bucket a user");
+        assert!(
+            Arc::ptr_eq(&bucket, &rates.of(UserId::nil())),
+            "one bucket a user"
+        );
     }
 }

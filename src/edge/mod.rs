@@ -13,7 +13,7 @@ pub mod sessions;
 pub mod submit;
 pub mod ws;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make};
 use tokio::{net::TcpListener, sync::mpsc};
@@ -49,16 +49,28 @@ const NOTICES: usize = 4096;
 /// How long requests that are being answered may take once everything else has ended.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
+/// What an edge is made of.
+pub struct Parts {
+    pub config: Arc<Config>,
+    pub reads: Arc<dyn Reads>,
+    pub bus: Arc<dyn Bus>,
+    pub publisher: Arc<dyn Publisher>,
+}
+
 /// Serves clients until `shutdown`, then says goodbye: no new connections, every socket closed with 1012 spread over
 /// `edge.drain`, every pending confirm awaited.
 pub async fn run(
-    config: Arc<Config>,
-    reads: Arc<dyn Reads>,
-    bus: Arc<dyn Bus>,
-    publisher: Arc<dyn Publisher>,
+    parts: Parts,
     listener: TcpListener,
     shutdown: CancellationToken,
+    ready: impl FnOnce(Option<SocketAddr>),
 ) -> Result<()> {
+    let Parts {
+        config,
+        reads,
+        bus,
+        publisher,
+    } = parts;
     let id = EdgeId::new_v4();
     let inner = CancellationToken::new();
     let (internals, sockets, connections) =
@@ -103,6 +115,7 @@ pub async fn run(
         config: config.clone(),
     });
 
+    ready(listener.local_addr().ok());
     server::serve(
         listener,
         Arc::new(endpoint(edge)),
@@ -141,6 +154,12 @@ pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
         )
         .nest_no_strip("/", api::routes(edge))
         .map_to_response()
+}
+
+/// Serves `/healthz` and `/metrics` alone, for a process without an edge.
+pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
+    let endpoint = Arc::new(api::operations().map_to_response());
+    server::serve(listener, endpoint, 64, TaskTracker::new(), shutdown).await;
 }
 
 /// Hands on what workers tell this edge.

@@ -39,7 +39,11 @@ mod tests {
         let list = vec!["https://app.example".to_owned()];
         assert!(is_allowed(&list, "https://app.example", "chat.example"));
         assert!(is_allowed(&list, "http://localhost:3000", "localhost:3000"));
-        assert!(!is_allowed(&list, "https://app.example.evil", "chat.example"));
+        assert!(!is_allowed(
+            &list,
+            "https://app.example.evil",
+            "chat.example"
+        ));
         assert!(!is_allowed(&list, "null", "chat.example"));
         assert!(!is_allowed(&list, "http://", ""));
         assert!(is_allowed(&["*".to_owned()], "https://any.example", "x"));

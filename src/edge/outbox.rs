@@ -232,7 +232,10 @@ mod tests {
     fn a_frame_is_rendered_once() {
         let frame = Frame::new("newMessage", "{\"seq\":1}".into());
         let (a, b) = (frame.ws(), frame.ws());
-        assert_eq!(a.as_str(), "{\"event\":\"newMessage\",\"data\":{\"seq\":1}}");
+        assert_eq!(
+            a.as_str(),
+            "{\"event\":\"newMessage\",\"data\":{\"seq\":1}}"
+        );
         assert_eq!(a.as_str().as_ptr(), b.as_str().as_ptr());
     }
 }

@@ -63,9 +63,11 @@ pub struct Session {
 impl Session {
     /// Greets an authenticated user. The session ends when it is dropped.
     pub async fn open(edge: Arc<Edge>, identity: Identity, outbox: Arc<Outbox>) -> Result<Session> {
-        let account = edge.reads.account(identity.user).await?.ok_or_else(|| {
-            Error::unauthorized("this account is gone")
-        })?;
+        let account = edge
+            .reads
+            .account(identity.user)
+            .await?
+            .ok_or_else(|| Error::unauthorized("this account is gone"))?;
         let session = edge.submit.next_number();
         let connected = Connected {
             user: account.user,
@@ -124,12 +126,14 @@ impl Session {
                 protocol::check_body(&edit.body, self.edge.config.edge.max_body_bytes)?;
                 self.take_rate()?;
                 let (message, body) = (edit.id, edit.body);
-                self.call(edit.room, RoomCommand::Edit { message, body }).await
+                self.call(edit.room, RoomCommand::Edit { message, body })
+                    .await
             }
             Request::DeleteMessage(delete) => {
                 self.take_rate()?;
                 let message = delete.id;
-                self.call(delete.room, RoomCommand::Delete { message }).await
+                self.call(delete.room, RoomCommand::Delete { message })
+                    .await
             }
             Request::React(react) => {
                 protocol::check_text("emoji", &react.emoji, 1, protocol::MAX_EMOJI)?;
@@ -142,7 +146,8 @@ impl Session {
                 self.call(react.room, command).await
             }
             Request::MarkRead(read) => {
-                self.call(read.room, RoomCommand::MarkRead { seq: read.seq }).await
+                self.call(read.room, RoomCommand::MarkRead { seq: read.seq })
+                    .await
             }
             Request::Disconnect => {
                 self.who.outbox.close(Close::Bye);
@@ -168,7 +173,12 @@ impl Session {
     async fn call(&self, room: RoomId, command: RoomCommand) -> Result<Option<Box<RawValue>>> {
         // Known here or not: the worker checks the right again, set-wise, under the room's lock.
         self.check_member(room).await?;
-        match self.edge.submit.call(self.who.user, Command::Room(room, command)).await? {
+        match self
+            .edge
+            .submit
+            .call(self.who.user, Command::Room(room, command))
+            .await?
+        {
             Answer::Done(resource) => Ok(resource),
             Answer::Accepted => Ok(Some(raw(&serde_json::json!({ "status": "accepted" })))),
         }
@@ -244,7 +254,13 @@ impl Session {
         }
         match self.edge.reads.membership(room, self.who.user).await? {
             Some((_, Some(_))) => Ok(()),
-            Some((Room { kind: RoomKind::Public, .. }, None)) => Err(Error::forbidden(
+            Some((
+                Room {
+                    kind: RoomKind::Public,
+                    ..
+                },
+                None,
+            )) => Err(Error::forbidden(
                 "you are not a member of this room; join it first",
             )),
             _ => Err(Error::not_found("room")),
@@ -283,10 +299,20 @@ impl Session {
         let user = self.who.user;
         match self.edge.reads.membership(room, user).await? {
             Some((room, Some(member))) => return Ok((room, member)),
-            Some((Room { kind: RoomKind::Public, .. }, None)) => {}
+            Some((
+                Room {
+                    kind: RoomKind::Public,
+                    ..
+                },
+                None,
+            )) => {}
             _ => return Err(Error::not_found("room")),
         }
-        let joined = self.edge.submit.call(user, Command::Room(room, RoomCommand::Join)).await?;
+        let joined = self
+            .edge
+            .submit
+            .call(user, Command::Room(room, RoomCommand::Join))
+            .await?;
         match (joined, self.edge.reads.membership(room, user).await?) {
             (_, Some((room, Some(member)))) => Ok((room, member)),
             _ => Err(Error::busy(
@@ -298,7 +324,11 @@ impl Session {
 
     /// What happened above `after`: as much as one answer holds.
     async fn missed(&self, room: RoomId, after: Seq) -> Result<Past> {
-        let events = self.edge.reads.events(room, after, after + RESUME_PAGE).await?;
+        let events = self
+            .edge
+            .reads
+            .events(room, after, after + RESUME_PAGE)
+            .await?;
         let mut past = Past {
             position: after,
             more: events.len() as Seq == RESUME_PAGE,
@@ -322,7 +352,12 @@ impl Session {
     async fn latest(&self, room: RoomId, position: Seq) -> Result<Past> {
         let messages = match self.cached_latest(room, position).await {
             Some(messages) => messages,
-            None => self.edge.reads.messages(room, Window::Latest, DEFAULT_PAGE).await?,
+            None => {
+                self.edge
+                    .reads
+                    .messages(room, Window::Latest, DEFAULT_PAGE)
+                    .await?
+            }
         };
         let mut past = Past {
             position,
@@ -411,7 +446,14 @@ impl Past {
     }
 }
 
-fn answer_join(joining: Joining, id: RequestId, room: &Room, member: Member, unread: u32, past: Past) {
+fn answer_join(
+    joining: Joining,
+    id: RequestId,
+    room: &Room,
+    member: Member,
+    unread: u32,
+    past: Past,
+) {
     let mut joined = Joined {
         room: room.id,
         seq: past.position,
@@ -464,4 +506,3 @@ fn error_body(error: &Error) -> String {
 pub fn event(name: &'static str, data: &impl Serialize) -> Arc<Frame> {
     Frame::new(name, raw(data).get().to_owned())
 }
-

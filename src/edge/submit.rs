@@ -95,7 +95,9 @@ impl Submitter {
     ) -> Arc<Self> {
         let submitter = Arc::new(Submitter {
             edge,
-            partitions: (0..limits.partitions).map(|_| Partition::default()).collect(),
+            partitions: (0..limits.partitions)
+                .map(|_| Partition::default())
+                .collect(),
             limits,
             publisher,
             waiting: Mutex::default(),
@@ -116,7 +118,8 @@ impl Submitter {
     pub fn submit(&self, job: &Job, done: Done) -> Result<()> {
         self.check_room()?;
         let key = job.command.key(job.actor);
-        let partition = &self.partitions[usize::from(job::partition_of(key, self.limits.partitions))];
+        let partition =
+            &self.partitions[usize::from(job::partition_of(key, self.limits.partitions))];
         let mut buffer = lock(&partition.buffer);
         // As many again as the queue may hold would be a second backlog: a few batches are enough to keep it busy.
         if buffer.closed || buffer.waiting >= self.limits.batch_messages * 64 {
@@ -144,7 +147,12 @@ impl Submitter {
     }
 
     /// Resolves when the queue holds the command.
-    pub async fn accept(&self, actor: UserId, command: Command, reply: Option<ReplyTo>) -> Result<()> {
+    pub async fn accept(
+        &self,
+        actor: UserId,
+        command: Command,
+        reply: Option<ReplyTo>,
+    ) -> Result<()> {
         let (tx, rx) = oneshot::channel();
         self.submit(
             &Job {
@@ -270,7 +278,9 @@ fn busy() -> Error {
 
 /// A lock whose holder panicked guards plain data that is still whole.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A caller that went away is not waited for.

@@ -73,7 +73,9 @@ async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<(Response, Ru
     super::origin::check(&edge.config.edge.allowed_origins, request)?;
     let credentials = credentials(edge, request).await?;
     let upgrade = request.take_upgrade().map_err(|_| {
-        Error::malformed("this connection cannot be upgraded; send Connection: Upgrade over HTTP/1.1")
+        Error::malformed(
+            "this connection cannot be upgraded; send Connection: Upgrade over HTTP/1.1",
+        )
     })?;
     let response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -154,7 +156,9 @@ fn parse(text: &str) -> (RequestId, Result<Request>) {
                 serde_json::error::Category::Data => {
                     "a frame is {\"id\": number, \"event\": string, \"data\": object}"
                 }
-                _ => "this frame is not JSON; a frame is {\"id\": number, \"event\": string, \"data\": object}",
+                _ => {
+                    "this frame is not JSON; a frame is {\"id\": number, \"event\": string, \"data\": object}"
+                }
             };
             (id, Err(Error::malformed(message)))
         }
@@ -255,7 +259,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    async fn open(&mut self, identity: Identity, asked: Option<RequestId>) -> Result<Session, Over> {
+    async fn open(
+        &mut self,
+        identity: Identity,
+        asked: Option<RequestId>,
+    ) -> Result<Session, Over> {
         if let Some(id) = asked {
             answer_to(&self.outbox, id, Ok(None));
         }
@@ -265,7 +273,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Err(error) if error.code == Code::Unauthorized => Err(self.refuse(None, error)),
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "a session could not be opened");
-                let reason = format!("{{\"retryAfterMs\":{}}}", error.retry_after_ms().unwrap_or(1000));
+                let reason = format!(
+                    "{{\"retryAfterMs\":{}}}",
+                    error.retry_after_ms().unwrap_or(1000)
+                );
                 Err(Over::End(Ending {
                     close: Close::Restarting,
                     reason,
@@ -286,10 +297,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn talk(&mut self, mut session: Session) -> Over {
         let ping_interval = self.edge.config.edge.ping_interval;
-        let mut ping = tokio::time::interval_at(
-            tokio::time::Instant::now() + ping_interval,
-            ping_interval,
-        );
+        let mut ping =
+            tokio::time::interval_at(tokio::time::Instant::now() + ping_interval, ping_interval);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let outbox = self.outbox.clone();
         loop {
@@ -378,7 +387,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.heard = Instant::now();
         match received {
             Ok(Message::Text(text)) => Ok(Some(text)),
-            Ok(Message::Binary(_)) => Err(ending(Close::Malformed, "binary frames are not used here")),
+            Ok(Message::Binary(_)) => {
+                Err(ending(Close::Malformed, "binary frames are not used here"))
+            }
             Ok(Message::Close(_)) => Err(Over::Gone),
             Ok(_) => Ok(None),
             Err(WsError::Capacity(CapacityError::MessageTooLong { max_size, .. })) => {
@@ -388,7 +399,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Err(ending(Close::TooBig, Close::TooBig.reason()))
             }
             Err(WsError::Utf8(_)) => Err(ending(Close::Malformed, "text frames are UTF-8")),
-            Err(WsError::Protocol(_)) => Err(ending(Close::Malformed, "not the WebSocket protocol")),
+            Err(WsError::Protocol(_)) => {
+                Err(ending(Close::Malformed, "not the WebSocket protocol"))
+            }
             Err(_) => Err(Over::Gone),
         }
     }

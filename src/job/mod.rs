@@ -119,5 +119,7 @@ pub enum Notice {
         refusal: Refusal,
     },
     /// A login ended: its sockets close with 4001.
-    LoginClosed { login: Uuid },
+    LoginClosed {
+        login: Uuid,
+    },
 }

@@ -274,7 +274,10 @@ fn fields<T: DeserializeOwned>(data: &str) -> Result<T> {
         // "missing field `room` at line 1 column 2": the place helps nobody in a one-line frame.
         let message = e.to_string();
         let message = message.split(" at line ").next().unwrap_or(&message);
-        let field = message.split('`').nth(1).filter(|_| message.starts_with("missing field"));
+        let field = message
+            .split('`')
+            .nth(1)
+            .filter(|_| message.starts_with("missing field"));
         Error {
             fields: field
                 .map(|field| FieldError {
@@ -372,7 +375,9 @@ pub fn check_client_msg_id(id: &str) -> Result<()> {
 
 pub fn check_metadata(metadata: Option<&Metadata>) -> Result<()> {
     match metadata {
-        Some(m) if m.0.get().len() > MAX_METADATA => Err(too_long("metadata", m.0.get().len(), MAX_METADATA)),
+        Some(m) if m.0.get().len() > MAX_METADATA => {
+            Err(too_long("metadata", m.0.get().len(), MAX_METADATA))
+        }
         _ => Ok(()),
     }
 }

@@ -50,8 +50,16 @@ macro_rules! scalar {
     };
 }
 
-scalar!(Timestamp, "Timestamp", MetaSchema::new_with_format("string", "date-time"));
-scalar!(Metadata, "Metadata", MetaSchema {
-    description: Some("Any JSON, at most 4096 bytes; comes back as it was."),
-    ..MetaSchema::ANY
-});
+scalar!(
+    Timestamp,
+    "Timestamp",
+    MetaSchema::new_with_format("string", "date-time")
+);
+scalar!(
+    Metadata,
+    "Metadata",
+    MetaSchema {
+        description: Some("Any JSON, at most 4096 bytes; comes back as it was."),
+        ..MetaSchema::ANY
+    }
+);

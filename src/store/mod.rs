@@ -56,9 +56,14 @@ pub trait Reads: Send + Sync {
     /// A room that is not deleted.
     async fn room(&self, room: RoomId) -> Result<Option<Room>>;
     /// The room, and what `user` is in it: one round trip, for every check of rights.
-    async fn membership(&self, room: RoomId, user: UserId) -> Result<Option<(Room, Option<Member>)>>;
+    async fn membership(
+        &self,
+        room: RoomId,
+        user: UserId,
+    ) -> Result<Option<(Room, Option<Member>)>>;
     /// Members by user id, those above `after`.
-    async fn members(&self, room: RoomId, after: Option<UserId>, limit: u32) -> Result<Vec<Member>>;
+    async fn members(&self, room: RoomId, after: Option<UserId>, limit: u32)
+    -> Result<Vec<Member>>;
     /// Rooms the user is in, by room id, those above `after`.
     async fn rooms_of(
         &self,

@@ -127,7 +127,8 @@ impl Runner {
 
         let rooms = std::mem::take(&mut self.rooms);
         let accounts = std::mem::take(&mut self.accounts);
-        let stored = self.store_rooms(rooms, &mut told).await && self.run_accounts(accounts, &mut told).await;
+        let stored = self.store_rooms(rooms, &mut told).await
+            && self.run_accounts(accounts, &mut told).await;
         // What is committed is told, even if the rest has to wait for another worker.
         self.tell(told).await;
         if !stored || !self.bury().await {
@@ -158,13 +159,20 @@ impl Runner {
                     tracing::error!(error = %error.chain(), "a command that the store refuses");
                     let line = &part[0];
                     let reason = format!("the store refuses it: {}", error.chain());
-                    self.dead
-                        .push((letter(line.partition, &line.bytes, reason), line.bytes.clone()));
+                    self.dead.push((
+                        letter(line.partition, &line.bytes, reason),
+                        line.bytes.clone(),
+                    ));
                     let refusal = job::Refusal::new(
                         Code::Internal,
                         "this could not be stored; it is kept for the operators",
                     );
-                    answer(line.reply, &line.job, Outcome::Refused(refusal), &mut told.notices);
+                    answer(
+                        line.reply,
+                        &line.job,
+                        Outcome::Refused(refusal),
+                        &mut told.notices,
+                    );
                 }
                 Some(Err(error)) => {
                     tracing::warn!(commands = part.len(), error = %error.chain(), "a batch that the store refuses is halved");
@@ -203,8 +211,10 @@ impl Runner {
                     tracing::error!(?command, error = %error.chain(), "a command that the store refuses");
                     // Passwords' hashes do not belong in a letter that operators read: its reason says enough.
                     let reason = format!("{command:?}: the store refuses it: {}", error.chain());
-                    self.dead
-                        .push((letter(line.partition, &line.bytes, reason), line.bytes.clone()));
+                    self.dead.push((
+                        letter(line.partition, &line.bytes, reason),
+                        line.bytes.clone(),
+                    ));
                     let refusal = job::Refusal::new(Code::Internal, "this could not be stored");
                     reply(line.reply, Outcome::Refused(refusal), &mut told.notices);
                 }
@@ -312,7 +322,9 @@ async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
         transaction.commit(changes).await?;
     }
     metrics().messages_stored.inc_by(stored);
-    metrics().messages_duplicate.inc_by(applied.repeats.len() as u64);
+    metrics()
+        .messages_duplicate
+        .inc_by(applied.repeats.len() as u64);
     Ok(applied)
 }
 
@@ -333,7 +345,12 @@ fn settle(lines: &[Line<RoomJob>], applied: room::Applied, told: &mut Told) {
 }
 
 /// Tells a waiting request its outcome, or a session that its send was refused.
-fn answer(to: Option<ReplyTo>, job: &RoomJob, outcome: Outcome, notices: &mut Vec<(Channel, Bytes)>) {
+fn answer(
+    to: Option<ReplyTo>,
+    job: &RoomJob,
+    outcome: Outcome,
+    notices: &mut Vec<(Channel, Bytes)>,
+) {
     match (to, &job.command, outcome) {
         (Some(to), _, outcome) if to.wait => reply(Some(to), outcome, notices),
         (Some(to), RoomCommand::Send(send), Outcome::Refused(refusal)) => {

@@ -1,140 +1,26 @@
-//! Everything that happens in a room: the commands, and [`apply`], the pure function that decides what a batch of
-//! them does. It knows neither queue nor store: facts and commands in, changes and events out. That is why both
-//! stores number rooms the same way, and why the numbering can be tested without either.
+//! What a batch of room commands does: a pure function. It knows neither queue nor store: facts and commands in,
+//! changes and events out. That is why both stores number rooms the same way, and why the numbering can be tested
+//! without either.
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Outcome, Refusal};
+use super::{RoomCommand, RoomJob, Send};
 use crate::{
     error::Code,
+    job::{Outcome, Refusal},
     model::{
-        EventKind, FeedEvent, Member, Message, MessageId, Metadata, Reaction, Role, Room, RoomId, RoomKind,
+        EventKind, FeedEvent, Member, Message, MessageId, Reaction, Role, Room, RoomId, RoomKind,
         Seq, Timestamp, User, UserId,
     },
     protocol::{MemberEvent, MemberLeftReason, MemberView, RoomEvent, RoomView},
-    store::{Changes, Facts, FeedEntry, Scope},
+    store::{Changes, Facts, FeedEntry},
 };
 
 /// How many different emojis one message takes.
 const MAX_REACTIONS: usize = 50;
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RoomCommand {
-    Send(Send),
-    Edit {
-        message: MessageId,
-        body: String,
-    },
-    Delete {
-        message: MessageId,
-    },
-    React {
-        message: MessageId,
-        emoji: String,
-        on: bool,
-    },
-    /// The room's id is the command's; repeating it finds the room it made.
-    Create {
-        kind: RoomKind,
-        name: String,
-        members: Vec<UserId>,
-    },
-    Rename {
-        name: String,
-    },
-    DeleteRoom,
-    Join,
-    Leave,
-    /// Adds a member, or changes the role of one.
-    SetMember {
-        user: UserId,
-        role: Role,
-    },
-    RemoveMember {
-        user: UserId,
-    },
-    Ban {
-        user: UserId,
-        until: Option<Timestamp>,
-    },
-    LiftBan {
-        user: UserId,
-    },
-    /// `None` lets them speak again.
-    Mute {
-        user: UserId,
-        until: Option<Timestamp>,
-    },
-    MarkRead {
-        seq: Seq,
-    },
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Send {
-    pub id: MessageId,
-    #[serde(rename = "c")]
-    pub client_msg_id: String,
-    #[serde(rename = "b")]
-    pub body: String,
-    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
-    pub reply_to: Option<MessageId>,
-    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Metadata>,
-}
-
-/// A room command with who gave it and when.
-#[derive(Debug, Clone)]
-pub struct RoomJob {
-    pub room: RoomId,
-    pub actor: UserId,
-    pub at: Timestamp,
-    pub command: RoomCommand,
-}
-
-/// Everything [`apply`] will look at.
-pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
-    let mut scope = Scope::default();
-    for job in jobs {
-        scope.rooms.insert(job.room);
-        scope.members.insert((job.room, job.actor));
-        match &job.command {
-            RoomCommand::Send(send) => {
-                scope.messages.insert(send.id);
-                scope.messages.extend(send.reply_to);
-            }
-            RoomCommand::Edit { message, .. }
-            | RoomCommand::Delete { message }
-            | RoomCommand::React { message, .. } => {
-                scope.messages.insert(*message);
-            }
-            RoomCommand::Create { members, .. } => {
-                scope.users.insert(job.actor);
-                scope.users.extend(members);
-            }
-            RoomCommand::SetMember { user, .. }
-            | RoomCommand::RemoveMember { user }
-            | RoomCommand::Ban { user, .. }
-            | RoomCommand::LiftBan { user }
-            | RoomCommand::Mute { user, .. } => {
-                scope.members.insert((job.room, *user));
-                scope.users.insert(*user);
-            }
-            RoomCommand::Join => {
-                scope.users.insert(job.actor);
-            }
-            RoomCommand::Rename { .. }
-            | RoomCommand::DeleteRoom
-            | RoomCommand::Leave
-            | RoomCommand::MarkRead { .. } => {}
-        }
-    }
-    scope
-}
 
 /// What a batch came to.
 #[derive(Debug, Default)]
@@ -203,7 +89,10 @@ impl Batch {
             return self.create(job, *kind, name, members);
         }
         if self.facts.rooms.get(&job.room).is_none_or(|r| r.deleted) {
-            return refuse(Code::NotFound, "there is no such room, or you may not see it");
+            return refuse(
+                Code::NotFound,
+                "there is no such room, or you may not see it",
+            );
         }
         match &job.command {
             RoomCommand::Create { .. } => unreachable!("handled above"),
@@ -249,7 +138,10 @@ impl Batch {
                 .get(&reply_to)
                 .is_none_or(|m| m.room != job.room)
         {
-            return refuse(Code::Invalid, "replyTo: there is no such message in this room");
+            return refuse(
+                Code::Invalid,
+                "replyTo: there is no such message in this room",
+            );
         }
         let seq = self.next_seq(job.room);
         let message = Message {
@@ -347,7 +239,10 @@ impl Batch {
                 }
             }
             (None, _) if message.reactions.len() >= MAX_REACTIONS => {
-                return refuse(Code::Conflict, "this message has 50 different reactions already");
+                return refuse(
+                    Code::Conflict,
+                    "this message has 50 different reactions already",
+                );
             }
             (None, _) => message.reactions.push(Reaction {
                 emoji: emoji.to_owned(),
@@ -397,7 +292,10 @@ impl Batch {
             }
         }
         if let Some(unknown) = people.iter().find(|u| !self.facts.users.contains_key(u)) {
-            return refuse(Code::Invalid, &format!("members: there is no user {unknown}"));
+            return refuse(
+                Code::Invalid,
+                &format!("members: there is no user {unknown}"),
+            );
         }
         self.facts.rooms.insert(
             job.room,
@@ -463,7 +361,10 @@ impl Batch {
         let key = (job.room, job.actor);
         if !self.facts.members.contains_key(&key) {
             if self.room(job).kind != RoomKind::Public {
-                return refuse(Code::NotFound, "there is no such room, or you may not see it");
+                return refuse(
+                    Code::NotFound,
+                    "there is no such room, or you may not see it",
+                );
             }
             self.not_banned(job, job.actor)?;
             if !self.facts.users.contains_key(&job.actor) {
@@ -498,7 +399,9 @@ impl Batch {
         }
         let present = self.facts.members.get(&(job.room, user)).map(|m| m.role);
         if present == Some(role) {
-            return Ok(Some(json(&MemberView::from(&self.facts.members[&(job.room, user)]))));
+            return Ok(Some(json(&MemberView::from(
+                &self.facts.members[&(job.room, user)],
+            ))));
         }
         // An admin adds plain members; every other change of a role is the owner's.
         if actor_role < Role::Owner && (present.is_some() || role > Role::Member) {
@@ -515,7 +418,15 @@ impl Batch {
             if !self.facts.users.contains_key(&user) {
                 return refuse(Code::NotFound, "there is no such user");
             }
-            self.add_member(job, user, if role == Role::Owner { Role::Member } else { role });
+            self.add_member(
+                job,
+                user,
+                if role == Role::Owner {
+                    Role::Member
+                } else {
+                    role
+                },
+            );
         }
         if role == Role::Owner {
             self.change_role(job, job.actor, Role::Admin);
@@ -523,7 +434,9 @@ impl Batch {
         if present.is_some() || role == Role::Owner {
             self.change_role(job, user, role);
         }
-        Ok(Some(json(&MemberView::from(&self.facts.members[&(job.room, user)]))))
+        Ok(Some(json(&MemberView::from(
+            &self.facts.members[&(job.room, user)],
+        ))))
     }
 
     fn change_role(&mut self, job: &RoomJob, user: UserId, role: Role) {
@@ -578,7 +491,9 @@ impl Batch {
             self.touched.insert(Touched::Member(job.room, user));
             self.room_updated(job, Some(view));
         }
-        Ok(Some(json(&MemberView::from(&self.facts.members[&(job.room, user)]))))
+        Ok(Some(json(&MemberView::from(
+            &self.facts.members[&(job.room, user)],
+        ))))
     }
 
     fn mark_read(&mut self, job: &RoomJob, seq: Seq) -> Decided {
@@ -590,7 +505,9 @@ impl Batch {
         if seq > member.read_seq {
             member.read_seq = seq;
             self.touched.insert(Touched::Member(job.room, job.actor));
-            self.facts.members.insert((job.room, job.actor), member.clone());
+            self.facts
+                .members
+                .insert((job.room, job.actor), member.clone());
         }
         Ok(Some(json(&MemberView::from(&member))))
     }
@@ -647,10 +564,21 @@ impl Batch {
     fn member(&self, room: RoomId, user: UserId) -> Result<Member, Refusal> {
         match self.facts.members.get(&(room, user)) {
             Some(member) => Ok(member.clone()),
-            None if self.facts.rooms.get(&room).is_some_and(|r| r.kind == RoomKind::Public) => {
-                refuse(Code::Forbidden, "you are not a member of this room; join it first")
+            None if self
+                .facts
+                .rooms
+                .get(&room)
+                .is_some_and(|r| r.kind == RoomKind::Public) =>
+            {
+                refuse(
+                    Code::Forbidden,
+                    "you are not a member of this room; join it first",
+                )
             }
-            None => refuse(Code::NotFound, "there is no such room, or you may not see it"),
+            None => refuse(
+                Code::NotFound,
+                "there is no such room, or you may not see it",
+            ),
         }
     }
 
@@ -673,7 +601,10 @@ impl Batch {
                 Role::Owner => "the owner",
                 _ => "an admin or the owner",
             };
-            return refuse(Code::Forbidden, &format!("only {who} of the room may do this"));
+            return refuse(
+                Code::Forbidden,
+                &format!("only {who} of the room may do this"),
+            );
         }
         Ok(actor.role)
     }
@@ -682,9 +613,10 @@ impl Batch {
     fn above(&self, job: &RoomJob, user: UserId) -> Result<(), Refusal> {
         let role = self.at_least(job, Role::Admin)?;
         match self.facts.members.get(&(job.room, user)) {
-            Some(target) if target.role >= role => {
-                refuse(Code::Forbidden, "you may not do this to someone of your own role or above")
-            }
+            Some(target) if target.role >= role => refuse(
+                Code::Forbidden,
+                "you may not do this to someone of your own role or above",
+            ),
             _ => Ok(()),
         }
     }
@@ -762,7 +694,9 @@ impl Batch {
             match touched {
                 Touched::Room(id) => changes.rooms.extend(self.facts.rooms.get(id).cloned()),
                 Touched::NewMessage(id) => {
-                    changes.new_messages.extend(self.facts.messages.get(id).cloned());
+                    changes
+                        .new_messages
+                        .extend(self.facts.messages.get(id).cloned());
                 }
                 Touched::Message(id) => {
                     if !self.touched.contains(&Touched::NewMessage(*id)) {

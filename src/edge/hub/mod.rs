@@ -6,8 +6,10 @@
 //! delivered. A hole that nothing follows is found by comparing the rooms' heads with the store every
 //! `edge.reconcile_interval`, and at once when the bus comes back. The hub never decides who may be in a room.
 
+mod room;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,19 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OnceCell, RwLock, mpsc};
+use room::{Room, Seat};
+use tokio::sync::{RwLock, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    outbox::{Frame, Item},
-    session::Seated,
-};
+use super::{outbox::Item, session::Seated};
 use crate::{
     bus::{self, Bus, Channel, Incoming, Subscriptions},
     error::Result,
     job::Notice,
-    model::{EventKind, FeedEvent, RoomId, Seq},
-    protocol::{Gap, MemberEvent, RoomEvent, raw},
+    model::{FeedEvent, RoomId, Seq},
     store::Reads,
     telemetry::metrics,
 };
@@ -36,8 +35,6 @@ use crate::{
 const REPAIR_PAGE: Seq = 1000;
 /// Events kept while a hole before them is being fetched; beyond it they are fetched as well.
 const MAX_AHEAD: usize = 4096;
-/// Events kept for one socket while its `joinRoom` is being answered; beyond it the client asks again.
-const MAX_PENDING: usize = 4096;
 /// How long a hole may stay open because the store does not answer, before sockets hear `gap`.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
 /// How long an event may be on its way before its absence counts as a hole.
@@ -55,33 +52,6 @@ pub struct Hub {
     bus_lost: AtomicBool,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-}
-
-struct Room {
-    id: RoomId,
-    /// Filled once the room is subscribed and its head is known.
-    open: OnceCell<()>,
-    state: Mutex<State>,
-}
-
-struct State {
-    room: RoomId,
-    /// The last number given to the sockets here; -1 until the room is open.
-    last: Seq,
-    /// The highest number known to exist.
-    target: Seq,
-    ahead: BTreeMap<Seq, FeedEvent>,
-    repairing: bool,
-    seats: Vec<Seat>,
-}
-
-/// A socket's place in a room.
-struct Seat {
-    who: Arc<Seated>,
-    /// `Some` while its `joinRoom` is being answered: events wait here so that the answer comes first.
-    pending: Option<Vec<(Seq, Arc<Frame>)>>,
-    /// More came than `pending` keeps.
-    overflow: bool,
 }
 
 /// A socket that has a place but is not live yet. Dropped without `finish`, the place is given up.
@@ -128,7 +98,11 @@ impl Hub {
         let room = self.open(room).await?;
         let live_from = {
             let mut state = room.lock();
-            match state.seats.iter_mut().find(|s| s.who.session == who.session) {
+            match state
+                .seats
+                .iter_mut()
+                .find(|s| s.who.session == who.session)
+            {
                 Some(seat) => {
                     seat.pending.get_or_insert_default();
                 }
@@ -154,7 +128,9 @@ impl Hub {
     pub fn leave(&self, room: RoomId, who: &Seated) {
         who.rooms().remove(&room);
         if let Some(room) = self.find(room) {
-            room.lock().seats.retain(|seat| seat.who.session != who.session);
+            room.lock()
+                .seats
+                .retain(|seat| seat.who.session != who.session);
         }
     }
 
@@ -223,16 +199,14 @@ impl Hub {
                         self.arrived(&room, bus::decode_events(&payload).unwrap_or_default());
                     }
                 }
-                Some(Incoming::Message { payload, .. }) => {
-                    match serde_json::from_slice(&payload) {
-                        Ok(notice) => {
-                            let _ = notices.send(notice).await;
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "a notice that this version cannot read");
-                        }
+                Some(Incoming::Message { payload, .. }) => match serde_json::from_slice(&payload) {
+                    Ok(notice) => {
+                        let _ = notices.send(notice).await;
                     }
-                }
+                    Err(error) => {
+                        tracing::warn!(%error, "a notice that this version cannot read");
+                    }
+                },
                 Some(Incoming::Lost) => {
                     self.bus_lost.store(true, Ordering::Relaxed);
                     metrics().bus_state.set(crate::telemetry::DOWN);
@@ -466,158 +440,6 @@ impl Drop for Joining {
         if !self.done {
             self.hub.leave(self.room.id, &self.who);
         }
-    }
-}
-
-impl Room {
-    fn new(id: RoomId) -> Self {
-        Room {
-            id,
-            open: OnceCell::new(),
-            state: Mutex::new(State {
-                room: id,
-                last: -1,
-                target: -1,
-                ahead: BTreeMap::new(),
-                repairing: false,
-                seats: Vec::new(),
-            }),
-        }
-    }
-
-    fn is_behind(&self, head: Seq) -> bool {
-        let state = self.lock();
-        state.last >= 0 && state.last < head
-    }
-
-    fn is_empty(&self) -> bool {
-        self.lock().seats.is_empty()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-}
-
-impl State {
-    /// Delivers those of the events ahead that nothing is missing before.
-    fn advance(&mut self) {
-        let mut ready = Vec::new();
-        while let Some(first) = self.ahead.first_entry() {
-            let seq = *first.key();
-            if seq > self.last + 1 {
-                break;
-            }
-            let event = first.remove();
-            if seq == self.last + 1 {
-                self.last = seq;
-                ready.push(event);
-            }
-        }
-        self.deliver(ready);
-    }
-
-    /// Contiguous events whose numbers are taken already, to every socket here.
-    fn deliver(&mut self, events: Vec<FeedEvent>) {
-        if events.is_empty() {
-            return;
-        }
-        let mut room_deleted = false;
-        let mut numbered = Vec::with_capacity(events.len());
-        for event in events {
-            match event.kind {
-                EventKind::MemberLeft => {
-                    if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
-                        // Those who left hear it, and nothing after it.
-                        let seq = event.seq;
-                        numbered.push((seq, Frame::feed(event)));
-                        self.give(&numbered);
-                        numbered.clear();
-                        self.unseat(|seat| seat.who.user == left.user.id);
-                        continue;
-                    }
-                }
-                EventKind::RoomUpdated => {
-                    room_deleted |= serde_json::from_str::<RoomEvent>(&event.data)
-                        .is_ok_and(|updated| updated.deleted);
-                }
-                _ => {}
-            }
-            numbered.push((event.seq, Frame::feed(event)));
-        }
-        self.give(&numbered);
-        if room_deleted {
-            self.unseat(|_| true);
-        }
-    }
-
-    fn give(&mut self, numbered: &[(Seq, Arc<Frame>)]) {
-        if numbered.is_empty() {
-            return;
-        }
-        let frames: Vec<_> = numbered.iter().map(|(_, frame)| frame.clone()).collect();
-        for seat in &mut self.seats {
-            match &mut seat.pending {
-                None => seat.who.outbox.push_frames(&frames),
-                Some(pending) if pending.len() + numbered.len() > MAX_PENDING => {
-                    seat.overflow = true;
-                    pending.clear();
-                }
-                Some(_) if seat.overflow => {}
-                Some(pending) => pending.extend_from_slice(numbered),
-            }
-        }
-        metrics()
-            .deliveries
-            .inc_by((self.seats.len() * frames.len()) as u64);
-    }
-
-    fn unseat(&mut self, gone: impl Fn(&Seat) -> bool) {
-        self.seats.retain(|seat| {
-            let gone = gone(seat);
-            if gone {
-                seat.who.rooms().remove(&self.room);
-            }
-            !gone
-        });
-    }
-
-    /// Puts what was fetched for `after < seq <= upto` in its place. A number that the store does not have (any
-    /// more) is told as a `gap`.
-    fn fill(&mut self, after: Seq, upto: Seq, events: Vec<FeedEvent>) {
-        let mut ready = Vec::new();
-        let mut expected = after + 1;
-        for event in events {
-            if event.seq > expected {
-                self.deliver(std::mem::take(&mut ready));
-                self.gap(expected, event.seq - 1);
-            }
-            expected = event.seq + 1;
-            if event.seq > self.last {
-                self.last = event.seq;
-                ready.push(event);
-            }
-        }
-        self.deliver(ready);
-        if expected <= upto {
-            self.gap(expected, upto);
-        }
-    }
-
-    fn gap(&mut self, from: Seq, to: Seq) {
-        let from = from.max(self.last + 1);
-        if from > to {
-            return;
-        }
-        metrics().gaps.inc();
-        self.last = to;
-        let gap = Gap {
-            room: self.room,
-            from,
-            to,
-        };
-        let frame = Frame::new("gap", raw(&gap).get().to_owned());
-        self.give(&[(to, frame)]);
     }
 }
 

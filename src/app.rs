@@ -1,0 +1,324 @@
+//! The only place that connects parts. Every role is some of the same parts: standalone is an edge and a worker over
+//! embedded ones, `chat edge` and `chat worker` are each one of them over servers.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    bus::{self, Bus, memory::MemoryBus, redis::RedisBus},
+    config::{Config, Secret},
+    edge,
+    error::{Code, Error, Result},
+    queue::{
+        self,
+        rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue},
+        sqlite::SqliteQueue,
+    },
+    sqlite::Database,
+    store,
+    worker::{self, Worker},
+};
+
+/// The name of the database file in a standalone data directory.
+pub const STANDALONE_FILE: &str = "chat.db";
+
+/// Told once, when the role is ready for work, with the address it serves on.
+pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
+
+/// Takes the edge's address.
+///
+/// # Errors
+/// `conflict` with what to do, where the address is taken or not ours.
+pub async fn listen(config: &Config) -> Result<TcpListener> {
+    let (host, port) = (config.edge.host.as_str(), config.edge.port);
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        Error::new(
+            Code::Conflict,
+            format!(
+                "cannot listen on {host}:{port}: {error}; set edge.host and edge.port (CHAT__EDGE__PORT, --port) to an address that is free"
+            ),
+        )
+    })
+}
+
+/// `chat standalone`: edge and worker in one process, everything kept in `data`, which is created if missing.
+pub async fn standalone(
+    mut config: Config,
+    data: &Path,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: Ready,
+) -> Result<()> {
+    let _lock = lock_directory(data)?;
+    if config.auth.secret.is_empty() {
+        config.auth.secret = kept_secret(data)?;
+    }
+    let config = Arc::new(config);
+    let database = Database::open(&data.join(STANDALONE_FILE)).await?;
+    let store = Arc::new(store::sqlite::Store::new(database.clone()));
+    let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
+    let bus = Arc::new(MemoryBus::new(bus::memory::Settings {
+        recent_messages: config.redis.recent_messages,
+        ..Default::default()
+    }));
+
+    // The worker outlives the edge: what the edge accepted last is stored before the process ends.
+    let worker_stop = CancellationToken::new();
+    let worker = tokio::spawn(worker::run(
+        Worker {
+            config: config.clone(),
+            queue: queue.clone(),
+            dead: queue.clone(),
+            store: store.clone(),
+            bus: bus.clone(),
+        },
+        worker_stop.clone(),
+    ));
+    let result = edge::run(
+        edge::Parts {
+            config: config.clone(),
+            reads: store,
+            bus,
+            publisher: queue.clone(),
+        },
+        listener,
+        shutdown,
+        ready,
+    )
+    .await;
+    worker_stop.cancel();
+    let worked = worker.await.map_err(Error::internal)?;
+    queue.close().await;
+    database.close().await;
+    result.and(worked)
+}
+
+/// `chat edge`: clients on one side, RabbitMQ, PostgreSQL (for reading) and Redis on the other.
+pub async fn edge(
+    config: Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: Ready,
+) -> Result<()> {
+    let config = Arc::new(config);
+    let servers = Servers::connect(&config)?;
+    let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
+    servers
+        .wait(&config, publisher.ready(config.start.timeout))
+        .await?;
+    let result = edge::run(
+        edge::Parts {
+            config,
+            reads: servers.store.clone(),
+            bus: servers.bus.clone(),
+            publisher: publisher.clone(),
+        },
+        listener,
+        shutdown,
+        ready,
+    )
+    .await;
+    publisher.close().await;
+    servers.store.close().await;
+    result
+}
+
+/// `chat worker`: jobs from RabbitMQ, PostgreSQL for writing, Redis to tell the edges.
+pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -> Result<()> {
+    let config = Arc::new(config);
+    let servers = Servers::connect(&config)?;
+    let queue = Arc::new(RabbitQueue::connect(servers.rabbit.clone())?);
+    servers
+        .wait(&config, queue.ready(config.start.timeout))
+        .await?;
+    // Dead letters are published; nothing else of a worker is.
+    let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
+    let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
+    let operations = match config.metrics.port {
+        0 => None,
+        port => Some(operations(&config.edge.host, port, shutdown.clone()).await?),
+    };
+    ready(None);
+    let result = worker::run(
+        Worker {
+            config,
+            queue: queue.clone(),
+            dead,
+            store: servers.store.clone(),
+            bus: servers.bus.clone(),
+        },
+        shutdown,
+    )
+    .await;
+    queue.close().await;
+    publisher.close().await;
+    servers.store.close().await;
+    drop(operations);
+    result
+}
+
+/// `chat migrate`.
+pub async fn migrate(config: &Config) -> Result<()> {
+    let store = postgres(config)?;
+    let attempt = crate::retry::until(config.start.timeout, || store.migrate()).await;
+    attempt.map_err(|error| at("PostgreSQL", config.database.url.to_string(), error))
+}
+
+/// What edges and workers both use.
+struct Servers {
+    store: Arc<store::postgres::Store>,
+    bus: Arc<RedisBus>,
+    rabbit: queue::rabbit::Settings,
+}
+
+impl Servers {
+    fn connect(config: &Config) -> Result<Servers> {
+        Ok(Servers {
+            store: Arc::new(postgres(config)?),
+            bus: Arc::new(RedisBus::connect(bus::redis::Settings {
+                url: config.redis.url.expose().to_owned(),
+                prefix: config.queue.prefix.clone(),
+                recent_messages: config.redis.recent_messages,
+                recent_ttl: config.redis.recent_ttl,
+                pool: config.redis.pool,
+            })?),
+            rabbit: rabbit(config),
+        })
+    }
+
+    /// Waits for all of them at once, each up to `start.timeout`; says which did not come, each in one line.
+    async fn wait(&self, config: &Config, rabbit: impl Future<Output = Result<()>>) -> Result<()> {
+        let timeout = config.start.timeout;
+        let (database, cache, broker) = tokio::join!(
+            crate::retry::until(timeout, || self.store.check_schema()),
+            crate::retry::until(timeout, || self.bus.ping()),
+            rabbit,
+        );
+        let problems: Vec<String> = [
+            ("PostgreSQL", config.database.url.to_string(), database),
+            ("Redis", config.redis.url.to_string(), cache),
+            ("RabbitMQ", config.queue.url.to_string(), broker),
+        ]
+        .into_iter()
+        .filter_map(|(name, url, result)| Some(at(name, url, result.err()?).message))
+        .collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Code::Busy, problems.join("\n")))
+    }
+}
+
+fn at(name: &str, url: String, error: Error) -> Error {
+    Error::new(error.code, format!("{name} at {url}: {}", error.chain()))
+}
+
+fn postgres(config: &Config) -> Result<store::postgres::Store> {
+    store::postgres::Store::connect(
+        config.database.url.expose(),
+        config.database.max_connections,
+        config.database.acquire_timeout,
+    )
+}
+
+fn rabbit(config: &Config) -> queue::rabbit::Settings {
+    queue::rabbit::Settings {
+        url: config.queue.url.expose().to_owned(),
+        prefix: config.queue.prefix.clone(),
+        partitions: config.queue.partitions,
+        max_backlog: config.queue.max_backlog,
+        confirm_timeout: config.queue.confirm_timeout,
+        prefetch: config.queue.prefetch,
+        node: format!("chat-{}", std::process::id()),
+    }
+}
+
+fn sqlite_queue(config: &Config) -> queue::sqlite::Settings {
+    queue::sqlite::Settings {
+        partitions: config.queue.partitions,
+        confirm_timeout: config.queue.confirm_timeout,
+        prefetch: config.queue.prefetch,
+    }
+}
+
+/// Keeps a second process out of the directory for as long as the file is open.
+fn lock_directory(data: &Path) -> Result<std::fs::File> {
+    let shown = data.display();
+    let failed = |error: std::io::Error| {
+        Error::new(
+            Code::Conflict,
+            format!("cannot use the data directory {shown}: {error}"),
+        )
+    };
+    std::fs::create_dir_all(data).map_err(failed)?;
+    let file = std::fs::File::create(data.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
+            Code::Conflict,
+            format!("another chat process uses the data directory {shown}; stop it, or choose another with --data"),
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// The directory's own token secret, made at the first start and readable by its owner only.
+fn kept_secret(data: &Path) -> Result<Secret> {
+    let file = data.join("secret");
+    match std::fs::read_to_string(&file) {
+        Ok(secret) if secret.trim().len() >= 32 => return Ok(Secret::new(secret.trim())),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::internal(error)),
+    }
+    let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut opened = options.open(&file).map_err(Error::internal)?;
+    std::io::Write::write_all(&mut opened, secret.as_bytes()).map_err(Error::internal)?;
+    Ok(Secret::new(secret))
+}
+
+/// `/healthz` and `/metrics` of a process that serves nothing else.
+async fn operations(
+    host: &str,
+    port: u16,
+    shutdown: CancellationToken,
+) -> Result<tokio::task::JoinHandle<()>> {
+    let listener = TcpListener::bind((host, port)).await.map_err(|error| {
+        Error::new(
+            Code::Conflict,
+            format!("cannot listen on {host}:{port} (metrics.port): {error}"),
+        )
+    })?;
+    Ok(tokio::spawn(edge::operations(listener, shutdown)))
+}
+
+/// A token that SIGTERM or SIGINT cancels; a second signal ends the process at once.
+pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        tracing::info!("stopping; a second signal stops at once");
+        cancel.cancel();
+        next().await;
+        tracing::warn!("stopped at once by a second signal");
+        std::process::exit(1);
+    });
+    Ok(token)
+}

@@ -1,0 +1,199 @@
+//! One room on this edge: its sockets, the last number they were given, and what waits for a hole to be filled.
+//! Nothing here waits or does I/O.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::OnceCell;
+
+use super::lock;
+use crate::{
+    edge::{outbox::Frame, session::Seated},
+    model::{EventKind, FeedEvent, RoomId, Seq},
+    protocol::{Gap, MemberEvent, RoomEvent, raw},
+    telemetry::metrics,
+};
+
+/// Events kept for one socket while its `joinRoom` is being answered; beyond it the client asks again.
+const MAX_PENDING: usize = 4096;
+
+pub(super) struct Room {
+    pub id: RoomId,
+    /// Filled once the room is subscribed and its head is known.
+    pub open: OnceCell<()>,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    room: RoomId,
+    /// The last number given to the sockets here; -1 until the room is open.
+    pub last: Seq,
+    /// The highest number known to exist.
+    pub target: Seq,
+    pub ahead: BTreeMap<Seq, FeedEvent>,
+    pub repairing: bool,
+    pub seats: Vec<Seat>,
+}
+
+/// A socket's place in a room.
+pub(super) struct Seat {
+    pub who: Arc<Seated>,
+    /// `Some` while its `joinRoom` is being answered: events wait here so that the answer comes first.
+    pub pending: Option<Vec<(Seq, Arc<Frame>)>>,
+    /// More came than `pending` keeps.
+    pub overflow: bool,
+}
+
+impl Room {
+    pub fn new(id: RoomId) -> Self {
+        Room {
+            id,
+            open: OnceCell::new(),
+            state: Mutex::new(State {
+                room: id,
+                last: -1,
+                target: -1,
+                ahead: BTreeMap::new(),
+                repairing: false,
+                seats: Vec::new(),
+            }),
+        }
+    }
+
+    pub fn is_behind(&self, head: Seq) -> bool {
+        let state = self.lock();
+        state.last >= 0 && state.last < head
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().seats.is_empty()
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// Delivers those of the events ahead that nothing is missing before.
+    pub fn advance(&mut self) {
+        let mut ready = Vec::new();
+        while let Some(first) = self.ahead.first_entry() {
+            let seq = *first.key();
+            if seq > self.last + 1 {
+                break;
+            }
+            let event = first.remove();
+            if seq == self.last + 1 {
+                self.last = seq;
+                ready.push(event);
+            }
+        }
+        self.deliver(ready);
+    }
+
+    /// Contiguous events whose numbers are taken already, to every socket here.
+    pub fn deliver(&mut self, events: Vec<FeedEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut room_deleted = false;
+        let mut numbered = Vec::with_capacity(events.len());
+        for event in events {
+            match event.kind {
+                EventKind::MemberLeft => {
+                    if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
+                        // Those who left hear it, and nothing after it.
+                        let seq = event.seq;
+                        numbered.push((seq, Frame::feed(event)));
+                        self.give(&numbered);
+                        numbered.clear();
+                        self.unseat(|seat| seat.who.user == left.user.id);
+                        continue;
+                    }
+                }
+                EventKind::RoomUpdated => {
+                    room_deleted |= serde_json::from_str::<RoomEvent>(&event.data)
+                        .is_ok_and(|updated| updated.deleted);
+                }
+                _ => {}
+            }
+            numbered.push((event.seq, Frame::feed(event)));
+        }
+        self.give(&numbered);
+        if room_deleted {
+            self.unseat(|_| true);
+        }
+    }
+
+    fn give(&mut self, numbered: &[(Seq, Arc<Frame>)]) {
+        if numbered.is_empty() {
+            return;
+        }
+        let frames: Vec<_> = numbered.iter().map(|(_, frame)| frame.clone()).collect();
+        for seat in &mut self.seats {
+            match &mut seat.pending {
+                None => seat.who.outbox.push_frames(&frames),
+                Some(pending) if pending.len() + numbered.len() > MAX_PENDING => {
+                    seat.overflow = true;
+                    pending.clear();
+                }
+                Some(_) if seat.overflow => {}
+                Some(pending) => pending.extend_from_slice(numbered),
+            }
+        }
+        metrics()
+            .deliveries
+            .inc_by((self.seats.len() * frames.len()) as u64);
+    }
+
+    fn unseat(&mut self, gone: impl Fn(&Seat) -> bool) {
+        self.seats.retain(|seat| {
+            let gone = gone(seat);
+            if gone {
+                seat.who.rooms().remove(&self.room);
+            }
+            !gone
+        });
+    }
+
+    /// Puts what was fetched for `after < seq <= upto` in its place. A number that the store does not have (any
+    /// more) is told as a `gap`.
+    pub fn fill(&mut self, after: Seq, upto: Seq, events: Vec<FeedEvent>) {
+        let mut ready = Vec::new();
+        let mut expected = after + 1;
+        for event in events {
+            if event.seq > expected {
+                self.deliver(std::mem::take(&mut ready));
+                self.gap(expected, event.seq - 1);
+            }
+            expected = event.seq + 1;
+            if event.seq > self.last {
+                self.last = event.seq;
+                ready.push(event);
+            }
+        }
+        self.deliver(ready);
+        if expected <= upto {
+            self.gap(expected, upto);
+        }
+    }
+
+    fn gap(&mut self, from: Seq, to: Seq) {
+        let from = from.max(self.last + 1);
+        if from > to {
+            return;
+        }
+        metrics().gaps.inc();
+        self.last = to;
+        let gap = Gap {
+            room: self.room,
+            from,
+            to,
+        };
+        let frame = Frame::new("gap", raw(&gap).get().to_owned());
+        self.give(&[(to, frame)]);
+    }
+}

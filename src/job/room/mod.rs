@@ -1,0 +1,129 @@
+//! Everything that happens in a room: the commands, and [`apply`], which decides what a batch of them does.
+
+mod apply;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use apply::{Applied, apply};
+
+use crate::{
+    model::{MessageId, Metadata, Role, RoomId, RoomKind, Seq, Timestamp, UserId},
+    store::Scope,
+};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RoomCommand {
+    Send(Send),
+    Edit {
+        message: MessageId,
+        body: String,
+    },
+    Delete {
+        message: MessageId,
+    },
+    React {
+        message: MessageId,
+        emoji: String,
+        on: bool,
+    },
+    /// The room's id is the command's; repeating it finds the room it made.
+    Create {
+        kind: RoomKind,
+        name: String,
+        members: Vec<UserId>,
+    },
+    Rename {
+        name: String,
+    },
+    DeleteRoom,
+    Join,
+    Leave,
+    /// Adds a member, or changes the role of one.
+    SetMember {
+        user: UserId,
+        role: Role,
+    },
+    RemoveMember {
+        user: UserId,
+    },
+    Ban {
+        user: UserId,
+        until: Option<Timestamp>,
+    },
+    LiftBan {
+        user: UserId,
+    },
+    /// `None` lets them speak again.
+    Mute {
+        user: UserId,
+        until: Option<Timestamp>,
+    },
+    MarkRead {
+        seq: Seq,
+    },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Send {
+    pub id: MessageId,
+    #[serde(rename = "c")]
+    pub client_msg_id: String,
+    #[serde(rename = "b")]
+    pub body: String,
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+}
+
+/// A room command with who gave it and when.
+#[derive(Debug, Clone)]
+pub struct RoomJob {
+    pub room: RoomId,
+    pub actor: UserId,
+    pub at: Timestamp,
+    pub command: RoomCommand,
+}
+
+/// Everything [`apply`] will look at.
+pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
+    let mut scope = Scope::default();
+    for job in jobs {
+        scope.rooms.insert(job.room);
+        scope.members.insert((job.room, job.actor));
+        match &job.command {
+            RoomCommand::Send(send) => {
+                scope.messages.insert(send.id);
+                scope.messages.extend(send.reply_to);
+            }
+            RoomCommand::Edit { message, .. }
+            | RoomCommand::Delete { message }
+            | RoomCommand::React { message, .. } => {
+                scope.messages.insert(*message);
+            }
+            RoomCommand::Create { members, .. } => {
+                scope.users.insert(job.actor);
+                scope.users.extend(members);
+            }
+            RoomCommand::SetMember { user, .. }
+            | RoomCommand::RemoveMember { user }
+            | RoomCommand::Ban { user, .. }
+            | RoomCommand::LiftBan { user }
+            | RoomCommand::Mute { user, .. } => {
+                scope.members.insert((job.room, *user));
+                scope.users.insert(*user);
+            }
+            RoomCommand::Join => {
+                scope.users.insert(job.actor);
+            }
+            RoomCommand::Rename { .. }
+            | RoomCommand::DeleteRoom
+            | RoomCommand::Leave
+            | RoomCommand::MarkRead { .. } => {}
+        }
+    }
+    scope
+}

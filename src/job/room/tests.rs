@@ -1,0 +1,348 @@
+//! What commands do to a room, without queue or store.
+
+use super::*;
+use crate::{
+    job::Outcome,
+    model::{EventKind, Member, Room, User, message_id, new_id},
+    store::Facts,
+};
+
+struct World {
+    room: RoomId,
+    owner: User,
+    guest: User,
+    facts: Facts,
+}
+
+fn user(name: &str) -> User {
+    User {
+        id: new_id(),
+        username: name.to_owned(),
+        display_name: name.to_owned(),
+    }
+}
+
+/// A public room at number 2 with its owner; `guest` exists and is no member.
+fn world() -> World {
+    let (room, owner, guest) = (new_id(), user("owner"), user("guest"));
+    let mut facts = Facts::default();
+    facts.rooms.insert(
+        room,
+        Room {
+            id: room,
+            kind: RoomKind::Public,
+            name: "lobby".to_owned(),
+            head: 2,
+            created_by: owner.id,
+            created_at: Timestamp::from_millis(0),
+            deleted: false,
+        },
+    );
+    facts.members.insert(
+        (room, owner.id),
+        Member {
+            room,
+            user: owner.clone(),
+            role: Role::Owner,
+            joined_at: Timestamp::from_millis(0),
+            read_seq: 0,
+            muted_until: None,
+        },
+    );
+    for user in [&owner, &guest] {
+        facts.users.insert(user.id, user.clone());
+    }
+    World {
+        room,
+        owner,
+        guest,
+        facts,
+    }
+}
+
+impl World {
+    fn job(&self, actor: &User, command: RoomCommand) -> RoomJob {
+        RoomJob {
+            room: self.room,
+            actor: actor.id,
+            at: Timestamp::from_millis(1000),
+            command,
+        }
+    }
+
+    fn send(&self, actor: &User, client_msg_id: &str) -> RoomJob {
+        let id = message_id(self.room, actor.id, client_msg_id);
+        self.job(
+            actor,
+            RoomCommand::Send(Send {
+                id,
+                client_msg_id: client_msg_id.to_owned(),
+                body: "hello".to_owned(),
+                reply_to: None,
+                metadata: None,
+            }),
+        )
+    }
+
+    fn message(&self, actor: &User, client_msg_id: &str) -> MessageId {
+        message_id(self.room, actor.id, client_msg_id)
+    }
+}
+
+fn refusal(outcome: &Outcome) -> crate::error::Code {
+    match outcome {
+        Outcome::Refused(refusal) => refusal.code,
+        Outcome::Done(_) => panic!("it was not refused"),
+    }
+}
+
+fn numbers(applied: &Applied, room: RoomId) -> Vec<(Seq, EventKind)> {
+    applied.events[&room]
+        .iter()
+        .map(|e| (e.seq, e.kind))
+        .collect()
+}
+
+#[test]
+fn every_event_takes_the_rooms_next_number() {
+    let w = world();
+    let jobs = [
+        w.job(&w.guest, RoomCommand::Join),
+        w.send(&w.guest, "a"),
+        w.send(&w.owner, "b"),
+        w.job(
+            &w.guest,
+            RoomCommand::Edit {
+                message: w.message(&w.guest, "a"),
+                body: "hi".into(),
+            },
+        ),
+        w.job(&w.guest, RoomCommand::Leave),
+    ];
+    let applied = apply(w.facts.clone(), &jobs);
+    use EventKind::{MemberJoined, MemberLeft, MessageUpdated, NewMessage};
+    assert_eq!(
+        numbers(&applied, w.room),
+        [
+            (3, MemberJoined),
+            (4, NewMessage),
+            (5, NewMessage),
+            (6, MessageUpdated),
+            (7, MemberLeft)
+        ]
+    );
+    assert_eq!(applied.changes.heads[&w.room], 7);
+    // Written once, as it is at the end.
+    assert_eq!(applied.changes.new_messages.len(), 2);
+    assert_eq!(applied.changes.new_messages[0].body, "hi");
+    assert_eq!(applied.changes.new_messages[0].change_seq, 6);
+    assert!(applied.changes.updated_messages.is_empty());
+    assert_eq!(applied.changes.removed_members, [(w.room, w.guest.id)]);
+}
+
+#[test]
+fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
+    let mut w = world();
+    let jobs = [w.send(&w.owner, "a"), w.send(&w.owner, "a")];
+    let first = apply(w.facts.clone(), &jobs);
+    assert_eq!(numbers(&first, w.room), [(3, EventKind::NewMessage)]);
+    assert!(first.repeats.is_empty(), "this very batch tells it");
+
+    let stored = first.changes.new_messages[0].clone();
+    w.facts.rooms.get_mut(&w.room).unwrap().head = 3;
+    w.facts.messages.insert(stored.id, stored);
+    let again = apply(w.facts.clone(), &jobs[..1]);
+    assert!(again.changes.is_empty());
+    assert_eq!(
+        again.repeats[0].1.seq, 3,
+        "told again, since who stored it may have died before telling"
+    );
+}
+
+#[test]
+fn a_refused_command_leaves_its_neighbours_alone() {
+    let w = world();
+    let jobs = [
+        w.send(&w.owner, "a"),
+        w.send(&w.guest, "no member"),
+        w.send(&w.owner, "b"),
+    ];
+    let applied = apply(w.facts.clone(), &jobs);
+    assert_eq!(refusal(&applied.outcomes[1]), crate::error::Code::Forbidden);
+    assert_eq!(applied.changes.heads[&w.room], 4);
+}
+
+#[test]
+fn rights_follow_roles() {
+    let w = world();
+    let stranger_in = w.job(
+        &w.owner,
+        RoomCommand::SetMember {
+            user: w.guest.id,
+            role: Role::Member,
+        },
+    );
+    let tries = [
+        RoomCommand::Rename {
+            name: "mine".into(),
+        },
+        RoomCommand::DeleteRoom,
+        RoomCommand::SetMember {
+            user: w.guest.id,
+            role: Role::Owner,
+        },
+        RoomCommand::RemoveMember { user: w.owner.id },
+        RoomCommand::Ban {
+            user: w.owner.id,
+            until: None,
+        },
+        RoomCommand::Mute {
+            user: w.owner.id,
+            until: None,
+        },
+    ];
+    let mut jobs = vec![stranger_in, w.send(&w.owner, "a")];
+    jobs.extend(tries.map(|command| w.job(&w.guest, command)));
+    jobs.push(w.job(
+        &w.guest,
+        RoomCommand::Delete {
+            message: w.message(&w.owner, "a"),
+        },
+    ));
+    jobs.push(w.job(
+        &w.guest,
+        RoomCommand::Edit {
+            message: w.message(&w.owner, "a"),
+            body: "x".into(),
+        },
+    ));
+    let applied = apply(w.facts.clone(), &jobs);
+    for outcome in &applied.outcomes[2..] {
+        assert_eq!(refusal(outcome), crate::error::Code::Forbidden);
+    }
+}
+
+#[test]
+fn ownership_moves_whole() {
+    let w = world();
+    let jobs = [
+        w.job(&w.owner, RoomCommand::Leave),
+        w.job(
+            &w.owner,
+            RoomCommand::SetMember {
+                user: w.guest.id,
+                role: Role::Owner,
+            },
+        ),
+        w.job(&w.owner, RoomCommand::Leave),
+    ];
+    let applied = apply(w.facts.clone(), &jobs);
+    assert_eq!(refusal(&applied.outcomes[0]), crate::error::Code::Conflict);
+    let [member] = applied.changes.members.as_slice() else {
+        panic!("one member is left")
+    };
+    assert_eq!((member.user.id, member.role), (w.guest.id, Role::Owner));
+}
+
+#[test]
+fn a_banned_or_muted_user_hears_why() {
+    let w = world();
+    let later = Some(Timestamp::from_millis(5000));
+    let jobs = [
+        w.job(&w.guest, RoomCommand::Join),
+        w.job(
+            &w.owner,
+            RoomCommand::Mute {
+                user: w.guest.id,
+                until: later,
+            },
+        ),
+        w.send(&w.guest, "muted"),
+        w.job(
+            &w.owner,
+            RoomCommand::Ban {
+                user: w.guest.id,
+                until: later,
+            },
+        ),
+        w.job(&w.guest, RoomCommand::Join),
+        RoomJob {
+            at: Timestamp::from_millis(6000),
+            ..w.job(&w.guest, RoomCommand::Join)
+        },
+    ];
+    let applied = apply(w.facts.clone(), &jobs);
+    assert_eq!(refusal(&applied.outcomes[2]), crate::error::Code::Forbidden);
+    assert_eq!(refusal(&applied.outcomes[4]), crate::error::Code::Forbidden);
+    assert!(
+        matches!(applied.outcomes[5], Outcome::Done(_)),
+        "a ban ends"
+    );
+}
+
+#[test]
+fn a_deleted_message_keeps_its_place_and_nothing_else() {
+    let w = world();
+    let id = w.message(&w.owner, "a");
+    let react = |on| RoomCommand::React {
+        message: id,
+        emoji: "👍".into(),
+        on,
+    };
+    let jobs = [
+        w.send(&w.owner, "a"),
+        w.job(&w.owner, react(true)),
+        w.job(&w.owner, react(true)),
+        w.job(&w.owner, RoomCommand::Delete { message: id }),
+        w.job(&w.owner, RoomCommand::Delete { message: id }),
+        w.job(&w.owner, react(true)),
+    ];
+    let applied = apply(w.facts.clone(), &jobs);
+    use EventKind::{MessageDeleted, NewMessage, ReactionUpdated};
+    assert_eq!(
+        numbers(&applied, w.room),
+        [(3, NewMessage), (4, ReactionUpdated), (5, MessageDeleted)],
+        "a repeat changes nothing"
+    );
+    let message = &applied.changes.new_messages[0];
+    assert_eq!((message.body.as_str(), message.reactions.len()), ("", 0));
+    assert_eq!(refusal(&applied.outcomes[5]), crate::error::Code::Conflict);
+}
+
+#[test]
+fn a_direct_room_is_found_again_by_either() {
+    let w = world();
+    let room = crate::model::direct_room_id(w.owner.id, w.guest.id);
+    let create = |actor: &User, other: &User| RoomJob {
+        room,
+        actor: actor.id,
+        at: Timestamp::from_millis(0),
+        command: RoomCommand::Create {
+            kind: RoomKind::Direct,
+            name: String::new(),
+            members: vec![other.id],
+        },
+    };
+    let applied = apply(
+        w.facts.clone(),
+        &[create(&w.owner, &w.guest), create(&w.guest, &w.owner)],
+    );
+    assert!(
+        applied
+            .outcomes
+            .iter()
+            .all(|o| matches!(o, Outcome::Done(_)))
+    );
+    assert_eq!(applied.changes.rooms.len(), 1);
+    assert_eq!(applied.changes.members.len(), 2);
+}
+
+#[test]
+fn reading_goes_forward_and_not_beyond_the_head() {
+    let w = world();
+    let read = |seq| w.job(&w.owner, RoomCommand::MarkRead { seq });
+    let applied = apply(w.facts.clone(), &[read(2), read(1), read(3)]);
+    assert_eq!(applied.changes.members[0].read_seq, 2);
+    assert!(matches!(applied.outcomes[1], Outcome::Done(_)));
+    assert_eq!(refusal(&applied.outcomes[2]), crate::error::Code::Invalid);
+}
