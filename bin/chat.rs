@@ -48,6 +48,8 @@ enum Command {
     },
     /// Prints the OpenAPI specification of the REST API.
     Openapi,
+    /// Prints the AsyncAPI specification of the sockets.
+    Asyncapi,
 }
 
 #[derive(Args)]
@@ -68,7 +70,11 @@ fn main() -> ExitCode {
         Command::Edge { listen } => (Role::Edge, Some(listen)),
         Command::Worker => (Role::Worker, None),
         Command::Openapi => {
-            println!("{}", chat::edge::api::spec());
+            println!("{}", chat::edge::api::spec().trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Command::Asyncapi => {
+            println!("{}", chat::protocol::asyncapi::spec().trim_end());
             return ExitCode::SUCCESS;
         }
         Command::Migrate | Command::Config { .. } => (Role::Tool, None),
@@ -134,7 +140,7 @@ async fn run(command: Command, config: Config) -> Result<()> {
             println!("the schema is up to date");
             Ok(())
         }
-        Command::Config { .. } | Command::Openapi => Ok(()),
+        Command::Config { .. } | Command::Openapi | Command::Asyncapi => Ok(()),
     }
 }
 

@@ -100,7 +100,7 @@ pub fn new_id() -> Uuid {
 macro_rules! text_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, poem_openapi::Enum)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, poem_openapi::Enum, schemars::JsonSchema)]
         pub enum $name {
             $($(#[$vmeta])* #[serde(rename = $text)] #[oai(rename = $text)] $variant),+
         }
@@ -148,7 +148,9 @@ text_enum! {
 }
 
 /// Someone with an account, as others see them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "PublicUser")]
 pub struct User {
@@ -203,7 +205,9 @@ pub struct Member {
 }
 
 /// A reaction and who gave it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema,
+)]
 pub struct Reaction {
     pub emoji: String,
     pub users: Vec<UserId>,
@@ -215,7 +219,7 @@ pub struct Reaction {
 pub struct Metadata(pub Box<RawValue>);
 
 /// A message as everyone sees it.
-#[derive(Debug, Clone, Serialize, Deserialize, poem_openapi::Object)]
+#[derive(Debug, Clone, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema)]
 #[oai(rename_all = "camelCase")]
 #[serde(rename_all = "camelCase")]
 pub struct Message {

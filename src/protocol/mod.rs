@@ -1,17 +1,19 @@
 //! What travels between clients and an edge: requests, answers, events, close codes. REST and both socket
 //! transports share these types, so that a thing has one shape wherever it is seen. No I/O, no decisions.
 
+pub mod asyncapi;
 mod openapi;
 
 use poem_openapi::Object;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
     error::{Code, Error, FieldError, Result},
     model::{
-        Member, Message, MessageId, Metadata, Role, Room, RoomId, RoomKind, Seq, Timestamp, User,
-        UserId,
+        EventKind, Member, Message, MessageId, Metadata, Role, Room, RoomId, RoomKind, Seq,
+        Timestamp, User, UserId,
     },
 };
 
@@ -29,7 +31,7 @@ pub const DEFAULT_PAGE: u32 = 50;
 // ---- resources
 
 /// A room as its members see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Room")]
 pub struct RoomView {
@@ -57,7 +59,7 @@ impl From<&Room> for RoomView {
 }
 
 /// A member of a room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Member")]
 pub struct MemberView {
@@ -86,7 +88,7 @@ impl From<&Member> for MemberView {
 // ---- events
 
 /// The data of `memberJoined` and `memberLeft`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberEvent {
     pub room: RoomId,
@@ -101,7 +103,7 @@ pub struct MemberEvent {
     pub at: Timestamp,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum MemberLeftReason {
     Left,
@@ -110,7 +112,7 @@ pub enum MemberLeftReason {
 }
 
 /// The data of `roomUpdated`: the room as it is now, and the member whose role or mute changed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RoomEvent {
     pub room: RoomId,
@@ -124,7 +126,7 @@ pub struct RoomEvent {
 }
 
 /// The first event on a socket.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connected {
     pub user: User,
@@ -133,7 +135,7 @@ pub struct Connected {
     pub limits: ConnectedLimits,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectedLimits {
     pub max_frame_bytes: usize,
@@ -143,7 +145,7 @@ pub struct ConnectedLimits {
 
 /// Events `from..=to` of a room can not be delivered; fetch what is left with
 /// `GET /v1/rooms/{room}/changes`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Gap {
     pub room: RoomId,
     pub from: Seq,
@@ -151,7 +153,7 @@ pub struct Gap {
 }
 
 /// A send that was acknowledged and then refused by a worker.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendFailed {
     pub room: RoomId,
@@ -161,7 +163,7 @@ pub struct SendFailed {
 }
 
 /// A member read up to `seq`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReadUpdated {
     pub room: RoomId,
     pub user: UserId,
@@ -184,12 +186,12 @@ pub enum Request {
     Disconnect,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct Auth {
     pub token: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinRoom {
     pub room: RoomId,
@@ -197,12 +199,12 @@ pub struct JoinRoom {
     pub after_seq: Option<Seq>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct LeaveRoom {
     pub room: RoomId,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendMessage {
     pub room: RoomId,
@@ -212,20 +214,20 @@ pub struct SendMessage {
     pub metadata: Option<Metadata>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct EditMessage {
     pub room: RoomId,
     pub id: MessageId,
     pub body: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct DeleteMessage {
     pub room: RoomId,
     pub id: MessageId,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct React {
     pub room: RoomId,
     pub id: MessageId,
@@ -239,7 +241,7 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct MarkRead {
     pub room: RoomId,
     pub seq: Seq,
@@ -292,7 +294,7 @@ fn fields<T: DeserializeOwned>(data: &str) -> Result<T> {
 }
 
 /// The answer to `joinRoom`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Joined {
     pub room: RoomId,
@@ -304,6 +306,7 @@ pub struct Joined {
     pub role: Role,
     pub unread: u32,
     /// Messages that are new or changed since `afterSeq`, each once, as they are now; or the latest 50.
+    #[schemars(with = "Vec<Message>")]
     pub messages: Vec<Box<RawValue>>,
     /// What else happened since `afterSeq`: members and the room itself.
     pub events: Vec<MissedEvent>,
@@ -312,14 +315,16 @@ pub struct Joined {
     pub has_more: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct MissedEvent {
+    #[schemars(with = "EventKind")]
     pub event: &'static str,
+    #[schemars(with = "serde_json::Value")]
     pub data: Box<RawValue>,
 }
 
 /// The answer to a send that the queue holds.
-#[derive(Debug, Clone, Serialize, Deserialize, Object)]
+#[derive(Debug, Clone, Serialize, Deserialize, Object, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase")]
 pub struct Accepted {
@@ -340,7 +345,7 @@ impl Accepted {
 }
 
 /// An error as it travels in an ack.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WireError {
     pub code: Code,

@@ -1,4 +1,4 @@
-//! How the types that `poem-openapi` cannot know look in the specification.
+//! How the types that `poem-openapi` and `schemars` cannot know look in the specifications.
 
 use std::borrow::Cow;
 
@@ -6,6 +6,7 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
 use crate::model::{Metadata, Timestamp};
@@ -63,3 +64,31 @@ scalar!(
         ..MetaSchema::ANY
     }
 );
+
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+impl JsonSchema for Metadata {
+    fn schema_name() -> Cow<'static, str> {
+        "Metadata".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "Any JSON, at most 4096 bytes; comes back as it was." })
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
