@@ -1,0 +1,289 @@
+//! Who may do what, as far as the edge can tell before a worker decides: the caller of a request, and what they are
+//! in the room it is about.
+//!
+//! The edge's look is for an early and clear answer. The worker checks again under the room's lock, so where the
+//! store cannot be asked, a write goes to the queue unchecked: sends outlive the database.
+
+use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
+
+use poem::{Request, http::Method, web::Data};
+use poem_openapi::{SecurityScheme, auth::Bearer};
+
+use super::{
+    payload::{Changed, Created, Gone, Pending, RawJson},
+    problem::Problem,
+};
+use crate::{
+    edge::{Edge, auth::Identity, submit::Answer},
+    error::{Error, Result},
+    job::{Command, room::RoomCommand},
+    model::{Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
+};
+
+/// The state that every handler is given.
+pub type Shared<'a> = Data<&'a Arc<Edge>>;
+
+/// How long a write waits for the store's answer before it goes to the queue unchecked.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+
+/// The access token of `POST /v1/auth/login`, as `Authorization: Bearer …`.
+#[derive(SecurityScheme)]
+#[oai(
+    rename = "bearer",
+    ty = "bearer",
+    bearer_format = "JWT",
+    checker = "authenticate"
+)]
+pub struct Caller(pub Identity);
+
+impl Caller {
+    pub fn user(&self) -> UserId {
+        self.0.user
+    }
+}
+
+async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Identity> {
+    let edge = request
+        .data::<Arc<Edge>>()
+        .ok_or_else(|| Problem(Error::internal("the API was built without its edge")))?;
+    let identity = edge.auth.verify(&bearer.token).map_err(Problem::from)?;
+    // Writes share one budget with the user's sockets; reads cost no place in the queue.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        edge.rates.of(identity.user).take().map_err(Problem::from)?;
+    }
+    Ok(identity)
+}
+
+/// A caller who may also stay unknown.
+#[derive(SecurityScheme)]
+pub enum MaybeCaller {
+    Known(Caller),
+    #[oai(fallback)]
+    Unknown,
+}
+
+/// Where a request came from, as far as the connection tells.
+pub fn address(request: &Request) -> Option<IpAddr> {
+    request
+        .remote_addr()
+        .as_socket_addr()
+        .map(|address| address.ip())
+}
+
+/// The room, if the caller may know of it: members, and everyone where it is public.
+///
+/// # Errors
+/// `not_found` where they may not.
+pub async fn visible(edge: &Edge, room: RoomId, user: UserId) -> Result<(Room, Option<Member>)> {
+    match edge.reads.membership(room, user).await? {
+        Some((room, member)) if may_know(&room, member.as_ref()) => Ok((room, member)),
+        _ => Err(Error::not_found("room")),
+    }
+}
+
+/// The room, if the caller is a member of it.
+///
+/// # Errors
+/// `not_found` where they may not know of it, `forbidden` where they have to join first.
+pub async fn member(edge: &Edge, room: RoomId, user: UserId) -> Result<(Room, Member)> {
+    let (room, member) = visible(edge, room, user).await?;
+    let member = member.ok_or_else(join_first)?;
+    Ok((room, member))
+}
+
+fn may_know(room: &Room, member: Option<&Member>) -> bool {
+    member.is_some() || room.kind == RoomKind::Public
+}
+
+fn join_first() -> Error {
+    Error::forbidden("you are not a member of this room; join it first")
+}
+
+/// What someone must be in a room for a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Know of it.
+    Sight,
+    /// Be in it with this role or above.
+    Role(Role),
+    /// Be in it and not muted.
+    Voice,
+}
+
+fn allows(need: Need, room: &Room, member: Option<&Member>, now: Timestamp) -> Result<()> {
+    if !may_know(room, member) {
+        return Err(Error::not_found("room"));
+    }
+    match (need, member) {
+        (Need::Sight, _) => Ok(()),
+        (_, None) => Err(join_first()),
+        (Need::Role(role), Some(member)) if member.role < role => {
+            Err(Error::forbidden(match role {
+                Role::Owner => "only the owner of the room may do this",
+                _ => "only an admin or the owner of the room may do this",
+            }))
+        }
+        (Need::Role(_), Some(_)) => Ok(()),
+        (Need::Voice, Some(member)) => match member.muted_until {
+            Some(until) if until > now => Err(Error::forbidden(format!(
+                "you may not write in this room until {until}"
+            ))),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Refuses early what the worker would refuse.
+///
+/// # Errors
+/// `not_found` and `forbidden`; none where the store does not answer.
+pub async fn look(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result<()> {
+    match unless_away(edge.reads.membership(room, user)).await {
+        Some(Some((room, member))) => allows(need, &room, member.as_ref(), Timestamp::now()),
+        Some(None) => Err(Error::not_found("room")),
+        None => Ok(()),
+    }
+}
+
+/// What the store says, or `None` if it says nothing in time.
+pub async fn unless_away<T>(read: impl Future<Output = Result<T>>) -> Option<T> {
+    match tokio::time::timeout(LOOK_WITHIN, read).await {
+        Ok(Ok(found)) => Some(found),
+        Ok(Err(error)) => {
+            tracing::debug!(error = %error.chain(), "not checked early: the store is away");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("not checked early: the store is slow");
+            None
+        }
+    }
+}
+
+/// A room command and what its sender must be.
+pub struct Write<'a> {
+    pub edge: &'a Edge,
+    pub user: UserId,
+    pub room: RoomId,
+    pub need: Need,
+}
+
+impl Write<'_> {
+    /// Looks, submits, and waits for the worker at most `edge.wait`.
+    async fn call(&self, command: RoomCommand) -> Result<Answer> {
+        look(self.edge, self.room, self.user, self.need).await?;
+        self.call_unchecked(command).await
+    }
+
+    async fn call_unchecked(&self, command: RoomCommand) -> Result<Answer> {
+        self.edge
+            .submit
+            .call(self.user, Command::Room(self.room, command))
+            .await
+    }
+
+    /// For a command that makes the room itself: there is nothing to look at yet.
+    pub async fn create<T: poem_openapi::types::Type>(
+        &self,
+        command: RoomCommand,
+    ) -> Result<Created<T>> {
+        Ok(match self.call_unchecked(command).await? {
+            Answer::Done(resource) => Created::Done(RawJson::of_raw(shown(resource)?)),
+            Answer::Accepted => Created::Accepted(RawJson::of(&Pending::new(self.room))),
+        })
+    }
+
+    /// For a command whose answer is a resource; `id` names it while it is only accepted.
+    pub async fn change<T: poem_openapi::types::Type>(
+        &self,
+        id: uuid::Uuid,
+        command: RoomCommand,
+    ) -> Result<Changed<T>> {
+        Ok(match self.call(command).await? {
+            Answer::Done(resource) => Changed::Done(RawJson::of_raw(shown(resource)?)),
+            Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
+        })
+    }
+
+    /// For a command that leaves nothing to show.
+    pub async fn clear(&self, id: uuid::Uuid, command: RoomCommand) -> Result<Gone> {
+        Ok(match self.call(command).await? {
+            Answer::Done(_) => Gone::Done,
+            Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
+        })
+    }
+}
+
+/// The resource that a worker's answer must hold.
+pub fn shown(
+    resource: Option<Box<serde_json::value::RawValue>>,
+) -> Result<Box<serde_json::value::RawValue>> {
+    resource.ok_or_else(|| Error::internal("a worker's answer holds no resource"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        error::Code,
+        model::{User, new_id},
+    };
+
+    fn room(kind: RoomKind) -> Room {
+        Room {
+            id: new_id(),
+            kind,
+            name: "r".into(),
+            head: 0,
+            created_by: new_id(),
+            created_at: Timestamp::now(),
+            deleted: false,
+        }
+    }
+
+    fn member(role: Role, muted_until: Option<Timestamp>) -> Member {
+        Member {
+            room: new_id(),
+            user: User {
+                id: new_id(),
+                username: "u".into(),
+                display_name: "u".into(),
+            },
+            role,
+            joined_at: Timestamp::now(),
+            read_seq: 0,
+            muted_until,
+        }
+    }
+
+    #[test]
+    fn strangers_learn_nothing_of_private_rooms() {
+        let now = Timestamp::now();
+        for need in [Need::Sight, Need::Voice, Need::Role(Role::Owner)] {
+            for kind in [RoomKind::Private, RoomKind::Direct] {
+                let refused = allows(need, &room(kind), None, now).unwrap_err();
+                assert_eq!(refused.code, Code::NotFound);
+            }
+        }
+        allows(Need::Sight, &room(RoomKind::Public), None, now).unwrap();
+        let refused = allows(Need::Voice, &room(RoomKind::Public), None, now).unwrap_err();
+        assert_eq!(refused.code, Code::Forbidden);
+    }
+
+    #[test]
+    fn roles_and_mutes_count() {
+        let (now, private) = (Timestamp::from_millis(1000), room(RoomKind::Private));
+        let check = |need, who: &Member| allows(need, &private, Some(who), now).map_err(|e| e.code);
+        let plain = member(Role::Member, None);
+        assert_eq!(check(Need::Role(Role::Admin), &plain), Err(Code::Forbidden));
+        assert_eq!(
+            check(Need::Role(Role::Admin), &member(Role::Owner, None)),
+            Ok(())
+        );
+        assert_eq!(check(Need::Voice, &plain), Ok(()));
+        let muted = |until| member(Role::Member, Some(Timestamp::from_millis(until)));
+        assert_eq!(check(Need::Voice, &muted(1001)), Err(Code::Forbidden));
+        assert_eq!(check(Need::Voice, &muted(1000)), Ok(()));
+        assert_eq!(check(Need::Role(Role::Member), &muted(1001)), Ok(()));
+    }
+}

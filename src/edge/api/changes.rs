@@ -1,0 +1,139 @@
+//! `/v1/rooms/{room}/changes`: the room's feed, for those without a socket.
+
+use std::borrow::Cow;
+
+use poem_openapi::{
+    Object, OpenApi,
+    param::{Path, Query},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Tags,
+    access::{self, Caller, Shared},
+    page,
+    payload::Found,
+    problem::Problem,
+};
+use crate::{
+    error::{Error, Result},
+    model::{EventKind, RoomId, Seq},
+    protocol::check_limit,
+};
+
+pub struct ChangesApi;
+
+/// One entry of a room's feed, as a socket gets it.
+#[derive(Serialize, Object)]
+#[oai(rename = "Change")]
+struct ChangeView {
+    event: EventKind,
+    data: EventData,
+}
+
+/// The event's data, written already.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct EventData(Box<RawValue>);
+
+impl Type for EventData {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "EventData".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            description: Some(
+                "What the event carries: a message, or what happened to a member or the room. Always with `changeSeq`.",
+            ),
+            ..MetaSchema::new("object")
+        }))
+    }
+
+    fn register(_: &mut Registry) {}
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(self.as_raw_value().into_iter())
+    }
+}
+
+impl ParseFromJSON for EventData {
+    fn parse_from_json(value: Option<serde_json::Value>) -> ParseResult<Self> {
+        serde_json::value::to_raw_value(&value)
+            .map(EventData)
+            .map_err(ParseError::custom)
+    }
+}
+
+impl ToJSON for EventData {
+    fn to_json(&self) -> Option<serde_json::Value> {
+        serde_json::to_value(self).ok()
+    }
+}
+
+/// A part of a room's feed, ascending without a gap.
+#[derive(Serialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "ChangePage")]
+struct ChangePage {
+    items: Vec<ChangeView>,
+    /// The number reached: the next `after`, now or later.
+    next_cursor: Seq,
+    /// There is more right now.
+    has_more: bool,
+}
+
+#[OpenApi(prefix_path = "/v1/rooms", tag = "Tags::Messages")]
+impl ChangesApi {
+    /// Read what happened
+    ///
+    /// For members. The same events a socket would have seen, every number of the room once: new messages, edits,
+    /// deletions, reactions, members who came and went, changes of the room. An event about a message shows the
+    /// message as it is now.
+    #[oai(path = "/:room/changes", method = "get", operation_id = "listChanges")]
+    async fn changes(
+        &self,
+        edge: Shared<'_>,
+        caller: Caller,
+        room: Path<RoomId>,
+        /// The highest number seen so far, at most the room's newest; 0, or left out, from the beginning.
+        after: Query<Option<Seq>>,
+        /// 1 to 200; 50 where it is left out.
+        limit: Query<Option<u32>>,
+    ) -> Result<Found<ChangePage>, Problem> {
+        let limit = check_limit(limit.0)?;
+        let after = after.0.unwrap_or(0);
+        let (room, _) = access::member(&edge, room.0, caller.user()).await?;
+        page::check_seq("after", after, room.head)?;
+        let upto = room.head.min(after + Seq::from(limit));
+        let events = match upto > after {
+            true => edge.reads.events(room.id, after, upto).await?,
+            false => Vec::new(),
+        };
+        let items = events
+            .into_iter()
+            .map(|event| {
+                Ok(ChangeView {
+                    event: event.kind,
+                    data: EventData(RawValue::from_string(event.data).map_err(Error::internal)?),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Found::of(&ChangePage {
+            items,
+            next_cursor: upto,
+            has_more: upto < room.head,
+        }))
+    }
+}

@@ -1,0 +1,231 @@
+//! What surrounds every request: its id, the limits of its body, CORS, the shape of failures, panics caught, and the
+//! metrics and log line at its end.
+
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use poem::{
+    Body, Endpoint, Request, Response,
+    error::MethodNotAllowedError,
+    http::{HeaderName, HeaderValue, Method, header},
+};
+use poem_openapi::registry::MetaApi;
+
+use super::{
+    cors::Cors,
+    problem::{Problem, render},
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::new_id,
+    telemetry::metrics,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest request id taken from a client.
+const MAX_REQUEST_ID: usize = 64;
+/// How long a body may take to arrive, so that nobody holds a connection open with one.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// A path's segments (`None` for a parameter) and the methods it takes.
+type Methods = Vec<(Vec<Option<String>>, Vec<String>)>;
+
+/// The settings of [`Gated`].
+pub struct Gate {
+    pub cors: Cors,
+    pub max_bytes: usize,
+    pub methods: Methods,
+}
+
+impl Gate {
+    pub fn around<E>(self, inner: E) -> Gated<E> {
+        Gated { gate: self, inner }
+    }
+}
+
+/// An endpoint that never fails.
+pub struct Gated<E> {
+    gate: Gate,
+    inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let started = Instant::now();
+        let id = request_id(&request);
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let origin = self.gate.cors.origin(&request);
+
+        let mut response = match self.gate.cors.preflight(&request) {
+            Some(response) => response,
+            None => self.answer(request, &method, &path, &id).await,
+        };
+        self.gate.cors.mark(&mut response, origin);
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        // Most answers are someone's own, and some hold tokens.
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+
+        let (status, took) = (response.status(), started.elapsed());
+        metrics()
+            .http_requests
+            .with_label_values(&[label(&method), status.as_str()])
+            .inc();
+        metrics().http_request_seconds.observe(took.as_secs_f64());
+        tracing::debug!(
+            request_id = id,
+            %method,
+            path,
+            status = status.as_u16(),
+            took_ms = took.as_secs_f64() * 1000.0,
+            "answered"
+        );
+        Ok(response)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Gated<E> {
+    async fn answer(
+        &self,
+        mut request: Request,
+        method: &Method,
+        path: &str,
+        id: &str,
+    ) -> Response {
+        let result = async {
+            take_body(&mut request, self.gate.max_bytes)
+                .await
+                .map_err(Problem::from)?;
+            self.inner.call(request).await
+        };
+        let failure = match AssertUnwindSafe(result).catch_unwind().await {
+            Ok(Ok(response)) => return response,
+            Ok(Err(failure)) => failure,
+            Err(panic) => Problem(Error::internal(panic_text(&*panic))).into(),
+        };
+        let not_allowed = failure.is::<MethodNotAllowedError>();
+        let mut response = render(failure, id);
+        if not_allowed && let Some(allow) = self.allowed(path) {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        // The length and type tell what GET would have said.
+        if *method == Method::HEAD {
+            response.set_body(Body::empty());
+        }
+        response
+    }
+
+    fn allowed(&self, path: &str) -> Option<HeaderValue> {
+        let segments: Vec<&str> = path.split('/').collect();
+        let matches = |pattern: &[Option<String>]| {
+            pattern.len() == segments.len()
+                && pattern
+                    .iter()
+                    .zip(&segments)
+                    .all(|(known, segment)| known.as_ref().is_none_or(|known| known == segment))
+        };
+        let (_, methods) = self
+            .gate
+            .methods
+            .iter()
+            .find(|(pattern, _)| matches(pattern))?;
+        HeaderValue::from_str(&methods.join(", ")).ok()
+    }
+}
+
+/// The methods of every path of the API.
+pub fn methods(apis: Vec<MetaApi>) -> Methods {
+    let paths = apis.into_iter().flat_map(|api| api.paths);
+    paths
+        .map(|path| {
+            let segments = path.path.split('/').map(|segment| match segment {
+                parameter if parameter.starts_with('{') => None,
+                known => Some(known.to_owned()),
+            });
+            let methods = path
+                .operations
+                .iter()
+                .map(|operation| operation.method.to_string());
+            (segments.collect(), methods.collect())
+        })
+        .collect()
+}
+
+/// Reads the body, so that nothing behind it has to count bytes.
+async fn take_body(request: &mut Request, max: usize) -> Result<()> {
+    let too_large = || {
+        Error::new(
+            Code::TooLarge,
+            format!("the body is too large; at most {max} bytes are allowed"),
+        )
+    };
+    let announced = request
+        .header(header::CONTENT_LENGTH)
+        .and_then(|length| length.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max as u64) {
+        return Err(too_large());
+    }
+    let body = request.take_body();
+    if body.is_empty() {
+        return Ok(());
+    }
+    match tokio::time::timeout(BODY_WITHIN, body.into_bytes_limit(max)).await {
+        Ok(Ok(bytes)) => {
+            request.set_body(bytes);
+            Ok(())
+        }
+        Ok(Err(poem::error::ReadBodyError::PayloadTooLarge)) => Err(too_large()),
+        Ok(Err(_)) => Err(Error::malformed("the body did not arrive whole")),
+        Err(_) => Err(Error::malformed("the body did not arrive in time")),
+    }
+}
+
+/// The client's own id, if it is one that can stand in a log line, or a new one.
+fn request_id(request: &Request) -> String {
+    request
+        .header(&REQUEST_ID)
+        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()))
+        .filter(|id| {
+            id.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+        })
+        .map_or_else(|| new_id().to_string(), str::to_owned)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!(
+        "a handler panicked: {}",
+        text.as_deref().unwrap_or("no text")
+    )
+}
+
+/// Methods as the metrics know them: a label must not take whatever a client makes up.
+fn label(method: &Method) -> &str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS => method.as_str(),
+        _ => "other",
+    }
+}

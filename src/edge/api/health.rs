@@ -1,0 +1,193 @@
+//! `/healthz`, `/readyz` and `/metrics`: for those who run it.
+
+use std::time::Duration;
+
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
+use serde::Serialize;
+
+use super::{
+    Tags,
+    access::Shared,
+    payload::{Found, RawJson},
+};
+use crate::{edge::Edge, error::Result, queue::State, telemetry::metrics};
+
+/// How long a dependency may take to answer.
+const PING_WITHIN: Duration = Duration::from_secs(1);
+
+pub struct HealthApi;
+
+/// The process answers.
+#[derive(Serialize, Object)]
+#[oai(rename = "Alive")]
+struct Alive {
+    /// Always `ok`.
+    status: String,
+}
+
+/// What this edge depends on.
+#[derive(Serialize, Object)]
+#[oai(rename = "Readiness")]
+struct Readiness {
+    status: Status,
+    checks: Checks,
+}
+
+/// How well it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase", rename = "Status")]
+enum Status {
+    /// Everything works.
+    Ready,
+    /// It works, less well: without the bus, live events come late and tickets are not given; while the broker
+    /// blocks, sends are `busy`.
+    Degraded,
+    /// The store or the queue is away.
+    Unavailable,
+}
+
+/// Each dependency.
+#[derive(Serialize, Object)]
+#[oai(rename = "Checks")]
+struct Checks {
+    /// The database.
+    store: Check,
+    queue: Check,
+    /// Fan-out and cache.
+    bus: Check,
+}
+
+/// One dependency.
+#[derive(Serialize, Object)]
+#[oai(rename = "Check")]
+struct Check {
+    ok: bool,
+    /// What is wrong; its cause is in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    error: Option<String>,
+}
+
+#[derive(ApiResponse)]
+enum Ready {
+    /// Send it clients.
+    #[oai(status = 200)]
+    Yes(RawJson<Readiness>),
+    /// Send clients to other edges. Those who are connected stay, and what they send is accepted while the queue is
+    /// there.
+    #[oai(status = 503)]
+    No(RawJson<Readiness>),
+}
+
+#[derive(ApiResponse)]
+enum Scraped {
+    /// Every metric of this process.
+    #[oai(
+        status = 200,
+        content_type = "text/plain; version=0.0.4; charset=utf-8"
+    )]
+    Ok(PlainText<String>),
+}
+
+#[OpenApi(tag = "Tags::Operations")]
+impl HealthApi {
+    /// Alive
+    ///
+    /// Asks nobody else: restart the process when this does not answer.
+    #[oai(path = "/healthz", method = "get", operation_id = "healthz")]
+    async fn healthz(&self) -> Found<Alive> {
+        Found::of(&Alive {
+            status: "ok".to_owned(),
+        })
+    }
+
+    /// Ready
+    ///
+    /// Asks each dependency, at most a second each.
+    #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
+    async fn readyz(&self, edge: Shared<'_>) -> Ready {
+        let readiness = readiness(&edge).await;
+        let body = RawJson::of(&readiness);
+        match readiness.status {
+            Status::Ready | Status::Degraded => Ready::Yes(body),
+            Status::Unavailable => Ready::No(body),
+        }
+    }
+
+    /// Metrics
+    ///
+    /// For Prometheus, in its text format.
+    #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
+    async fn metrics(&self) -> Scraped {
+        Scraped::Ok(PlainText(metrics().render()))
+    }
+}
+
+async fn readiness(edge: &Edge) -> Readiness {
+    let (store, bus) = tokio::join!(
+        ping("store", edge.reads.ping()),
+        ping("bus", edge.bus.ping())
+    );
+    let state = edge.publisher.state();
+    let queue = match state {
+        State::Up => Check::good(),
+        State::Blocked => {
+            Check::bad("the broker takes nothing just now (its memory or disk alarm)")
+        }
+        State::Down => Check::bad("the queue is not reachable"),
+    };
+    Readiness {
+        status: overall(store.ok, state, bus.ok),
+        checks: Checks { store, queue, bus },
+    }
+}
+
+fn overall(store: bool, queue: State, bus: bool) -> Status {
+    match (store, queue, bus) {
+        (false, ..) | (_, State::Down, _) => Status::Unavailable,
+        (true, State::Up, true) => Status::Ready,
+        _ => Status::Degraded,
+    }
+}
+
+async fn ping(what: &str, answer: impl Future<Output = Result<()>>) -> Check {
+    match tokio::time::timeout(PING_WITHIN, answer).await {
+        Ok(Ok(())) => Check::good(),
+        Ok(Err(error)) => {
+            tracing::debug!(what, error = %error.chain(), "not ready");
+            Check::bad(error.message)
+        }
+        Err(_) => Check::bad(format!("no answer within {} s", PING_WITHIN.as_secs())),
+    }
+}
+
+impl Check {
+    fn good() -> Self {
+        Check {
+            ok: true,
+            error: None,
+        }
+    }
+
+    fn bad(error: impl Into<String>) -> Self {
+        Check {
+            ok: false,
+            error: Some(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_store_or_queue_it_is_not_ready() {
+        assert_eq!(overall(true, State::Up, true), Status::Ready);
+        assert_eq!(overall(true, State::Up, false), Status::Degraded);
+        assert_eq!(overall(true, State::Blocked, true), Status::Degraded);
+        assert_eq!(overall(false, State::Up, true), Status::Unavailable);
+        assert_eq!(overall(true, State::Down, true), Status::Unavailable);
+    }
+}

@@ -1,0 +1,126 @@
+//! `/v1/me`: one's own account.
+
+use poem_openapi::{Object, OpenApi, types::MaybeUndefined};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Tags,
+    access::{Caller, Shared},
+    fields,
+    payload::{Body, Changed, Found, Pending, RawJson},
+    problem::Problem,
+};
+use crate::{
+    edge::{Edge, submit::Answer},
+    error::{Error, Result},
+    job::{Command, account::AccountCommand},
+    model::{Account, Timestamp, UserId},
+};
+
+pub struct MeApi;
+
+/// An account as its owner sees it.
+#[derive(Serialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "Account")]
+pub struct AccountView {
+    id: UserId,
+    username: String,
+    display_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    phone: Option<String>,
+    created_at: Timestamp,
+}
+
+impl From<&Account> for AccountView {
+    fn from(account: &Account) -> Self {
+        AccountView {
+            id: account.user.id,
+            username: account.user.username.clone(),
+            display_name: account.user.display_name.clone(),
+            email: account.email.clone(),
+            phone: account.phone.clone(),
+            created_at: account.created_at,
+        }
+    }
+}
+
+/// What changes; what is left out stays.
+#[derive(Deserialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "AccountPatch")]
+struct AccountPatch {
+    /// At most 64 characters.
+    display_name: Option<String>,
+    /// `null` or an empty string takes it away.
+    #[serde(default)]
+    email: MaybeUndefined<String>,
+    /// E.164, such as +4915112345678. `null` or an empty string takes it away.
+    #[serde(default)]
+    phone: MaybeUndefined<String>,
+}
+
+#[OpenApi(prefix_path = "/v1/me", tag = "Tags::Me")]
+impl MeApi {
+    /// See my account
+    #[oai(path = "/", method = "get", operation_id = "getMe")]
+    async fn get(&self, edge: Shared<'_>, caller: Caller) -> Result<Found<AccountView>, Problem> {
+        let account = account(&edge, caller.user()).await?;
+        Ok(Found::of(&AccountView::from(&account)))
+    }
+
+    /// Change my account
+    #[oai(path = "/", method = "patch", operation_id = "updateMe")]
+    async fn update(
+        &self,
+        edge: Shared<'_>,
+        caller: Caller,
+        body: Body<AccountPatch>,
+    ) -> Result<Changed<AccountView>, Problem> {
+        let Body(patch) = body;
+        let (email, phone) = (cleared(patch.email), cleared(patch.phone));
+        let written = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        fields::all([
+            patch
+                .display_name
+                .as_deref()
+                .map_or(Ok(()), fields::display_name),
+            written(&email).map_or(Ok(()), |email| fields::email(&email)),
+            written(&phone).map_or(Ok(()), |phone| fields::phone(&phone)),
+        ])?;
+        let command = AccountCommand::Update {
+            display_name: patch.display_name,
+            email,
+            phone,
+        };
+        let user = caller.user();
+        Ok(
+            match edge.submit.call(user, Command::Account(command)).await? {
+                Answer::Done(_) => Changed::Done(RawJson::of(&AccountView::from(
+                    &account(&edge, user).await?,
+                ))),
+                Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
+            },
+        )
+    }
+}
+
+/// As the command has it: `None` leaves a field, an empty string clears it.
+fn cleared(field: MaybeUndefined<String>) -> Option<String> {
+    match field {
+        MaybeUndefined::Undefined => None,
+        MaybeUndefined::Null => Some(String::new()),
+        MaybeUndefined::Value(text) => Some(text),
+    }
+}
+
+async fn account(edge: &Edge, user: UserId) -> Result<Account> {
+    edge.reads
+        .account(user)
+        .await?
+        .ok_or_else(|| Error::unauthorized("this account is gone"))
+}

@@ -1,0 +1,200 @@
+//! Pages of a room's history. A page is ascending by `seq` whichever way it was asked for; which end it grows at next
+//! is what [`Direction`] knows.
+
+use poem_openapi::Object;
+use serde::Serialize;
+
+use super::payload::Cursor;
+use crate::{
+    error::{Code, Error, Result},
+    model::{Message, RoomId, Seq},
+    store::{Reads, Window},
+};
+
+/// A page of messages, ascending by `seq`.
+#[derive(Serialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "MessagePage")]
+pub struct MessagePage {
+    pub items: Vec<Message>,
+    /// Where the next page in the same direction begins; `null` where there is none.
+    pub next_cursor: Cursor<Seq>,
+    pub has_more: bool,
+}
+
+/// Which way someone reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the newest back.
+    Newest,
+    /// Back from a number.
+    Before(Seq),
+    /// On from a number.
+    After(Seq),
+    /// Both ways from a number, then on.
+    Around(Seq),
+}
+
+impl Direction {
+    /// # Errors
+    /// `invalid` for more than one of them.
+    pub fn of(before: Option<Seq>, after: Option<Seq>, around: Option<Seq>) -> Result<Self> {
+        match (before, after, around) {
+            (None, None, None) => Ok(Direction::Newest),
+            (Some(seq), None, None) => Ok(Direction::Before(seq)),
+            (None, Some(seq), None) => Ok(Direction::After(seq)),
+            (None, None, Some(seq)) => Ok(Direction::Around(seq)),
+            _ => Err(Error::new(
+                Code::Invalid,
+                "give at most one of `before`, `after` and `around`",
+            )),
+        }
+    }
+
+    /// # Errors
+    /// `invalid` for a number below 0 or one that the room has not reached. `before` may be beyond it.
+    pub fn check(self, head: Seq) -> Result<()> {
+        match self {
+            Direction::Newest => Ok(()),
+            Direction::Before(seq) => check_seq("before", seq, Seq::MAX),
+            Direction::After(seq) => check_seq("after", seq, head),
+            Direction::Around(seq) => check_seq("around", seq, head),
+        }
+    }
+
+    fn window(self) -> Window {
+        match self {
+            Direction::Newest => Window::Latest,
+            Direction::Before(seq) => Window::Before(seq),
+            Direction::After(seq) => Window::After(seq),
+            Direction::Around(seq) => Window::Around(seq),
+        }
+    }
+}
+
+/// # Errors
+/// `invalid` for a number below 0 or above `head`.
+pub fn check_seq(field: &str, seq: Seq, head: Seq) -> Result<()> {
+    match seq {
+        seq if seq < 0 => Err(Error::field(field, "must be 0 or more")),
+        seq if seq > head => Err(Error::field(
+            field,
+            format!("is in the future: the room is at {head}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// One page of at most `limit` messages.
+pub async fn read(
+    reads: &dyn Reads,
+    room: RoomId,
+    direction: Direction,
+    limit: u32,
+) -> Result<MessagePage> {
+    if let Direction::Around(_) = direction {
+        let items = reads.messages(room, direction.window(), limit).await?;
+        let newest = match items.last() {
+            Some(last) => !reads
+                .messages(room, Window::After(last.seq), 1)
+                .await?
+                .is_empty(),
+            None => false,
+        };
+        return Ok(finish(items, direction, newest));
+    }
+    // One more than asked for shows whether there is more.
+    let items = reads.messages(room, direction.window(), limit + 1).await?;
+    Ok(cut(items, direction, limit as usize))
+}
+
+fn cut(mut items: Vec<Message>, direction: Direction, limit: usize) -> MessagePage {
+    let has_more = items.len() > limit;
+    if has_more {
+        match direction {
+            // The page grows downwards: the extra one is the oldest.
+            Direction::Newest | Direction::Before(_) => drop(items.drain(..items.len() - limit)),
+            Direction::After(_) | Direction::Around(_) => items.truncate(limit),
+        }
+    }
+    finish(items, direction, has_more)
+}
+
+fn finish(items: Vec<Message>, direction: Direction, has_more: bool) -> MessagePage {
+    let end = match direction {
+        Direction::Newest | Direction::Before(_) => items.first(),
+        Direction::After(_) | Direction::Around(_) => items.last(),
+    };
+    MessagePage {
+        next_cursor: Cursor(end.filter(|_| has_more).map(|message| message.seq)),
+        items,
+        has_more,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Timestamp, User, new_id};
+
+    fn messages(seqs: std::ops::RangeInclusive<Seq>) -> Vec<Message> {
+        let message = |seq| Message {
+            id: new_id(),
+            room: new_id(),
+            seq,
+            change_seq: seq,
+            sender: User {
+                id: new_id(),
+                username: "u".into(),
+                display_name: "u".into(),
+            },
+            body: "b".into(),
+            client_msg_id: "c".into(),
+            reply_to: None,
+            mentions: Vec::new(),
+            reactions: Vec::new(),
+            metadata: None,
+            created_at: Timestamp::now(),
+            edited_at: None,
+            deleted_at: None,
+        };
+        seqs.map(message).collect()
+    }
+
+    fn shape(page: &MessagePage) -> (Vec<Seq>, Option<Seq>, bool) {
+        (
+            page.items.iter().map(|m| m.seq).collect(),
+            page.next_cursor.0,
+            page.has_more,
+        )
+    }
+
+    #[test]
+    fn a_page_grows_the_way_it_was_asked_for() {
+        let back = cut(messages(6..=9), Direction::Newest, 3);
+        assert_eq!(shape(&back), (vec![7, 8, 9], Some(7), true));
+        let last = cut(messages(1..=2), Direction::Before(3), 3);
+        assert_eq!(shape(&last), (vec![1, 2], None, false));
+        let on = cut(messages(4..=7), Direction::After(3), 3);
+        assert_eq!(shape(&on), (vec![4, 5, 6], Some(6), true));
+        let exact = cut(messages(4..=6), Direction::After(3), 3);
+        assert_eq!(shape(&exact), (vec![4, 5, 6], None, false));
+        assert_eq!(
+            shape(&cut(Vec::new(), Direction::Newest, 3)),
+            (vec![], None, false)
+        );
+    }
+
+    #[test]
+    fn directions_exclude_each_other_and_the_future() {
+        assert_eq!(
+            Direction::of(Some(1), Some(2), None).unwrap_err().code,
+            Code::Invalid
+        );
+        Direction::Before(1_000).check(5).unwrap();
+        Direction::After(5).check(5).unwrap();
+        assert!(Direction::After(6).check(5).is_err());
+        assert!(Direction::Around(6).check(5).is_err());
+        assert!(Direction::Before(-1).check(5).is_err());
+    }
+}

@@ -1,0 +1,362 @@
+//! What the endpoints take and give: JSON bodies read with their field named when one is wrong, and JSON a worker or
+//! the store has written already, passed on as it is.
+
+use std::{borrow::Cow, marker::PhantomData};
+
+use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object,
+    payload::Payload,
+    registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, error::Category, value::RawValue};
+use uuid::Uuid;
+
+use super::problem::Problem;
+use crate::error::{Code, Error, FieldError, Result};
+
+const JSON: &str = "application/json";
+
+/// A JSON body. An empty one counts as `{}`. Read by serde straight from the bytes, so that raw JSON inside (a
+/// message's metadata) stays as it was; `poem_openapi` only describes the type.
+pub struct Body<T>(pub T);
+
+impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Body<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: None,
+            content: vec![MetaMediaType {
+                content_type: JSON,
+                schema: T::schema_ref(),
+            }],
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
+        let read = check_type(request.content_type().filter(|_| !bytes.is_empty()))
+            .and_then(|()| parse(if bytes.is_empty() { b"{}" } else { &bytes }));
+        Ok(Body(read.map_err(Problem::from)?))
+    }
+}
+
+/// Nothing at all is taken for JSON, anything else must say that it is.
+fn check_type(content_type: Option<&str>) -> Result<()> {
+    let Some(content_type) = content_type else {
+        return Ok(());
+    };
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
+    if essence == JSON || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    Err(Error::malformed(
+        "send the body as JSON, with `Content-Type: application/json`",
+    ))
+}
+
+/// Says which field is wrong. A missing field or one out of range is `invalid`; a wrong type is `malformed`.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    // serde would also fill a struct from an array, by position.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::malformed("the body must be a JSON object"));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let mut path = error.path().to_string();
+        let error = error.into_inner();
+        let text = error.to_string();
+        if error.classify() != Category::Data {
+            return Error::malformed(format!("the body is not JSON: {text}"));
+        }
+        let text = text.split(" at line ").next().unwrap_or(&text);
+        // "missing field `room`": the path is that of the object around it.
+        let missing = text
+            .strip_prefix("missing field `")
+            .and_then(|rest| rest.split('`').next());
+        let (code, message) = match missing {
+            Some(field) => {
+                path = match path.as_str() {
+                    "." => field.to_owned(),
+                    around => format!("{around}.{field}"),
+                };
+                (Code::Invalid, "is required".to_owned())
+            }
+            None => (Code::Malformed, text.to_owned()),
+        };
+        if path == "." {
+            return Error::new(code, format!("the body: {message}"));
+        }
+        Error {
+            fields: vec![FieldError {
+                field: path.clone(),
+                message: message.clone(),
+            }],
+            ..Error::new(code, format!("{path}: {message}"))
+        }
+    })?;
+    reader
+        .end()
+        .map_err(|error| Error::malformed(format!("the body is not JSON: {error}")))?;
+    Ok(value)
+}
+
+/// JSON text that is sent as it is; `T` says what it looks like.
+pub struct RawJson<T> {
+    json: String,
+    shape: PhantomData<fn() -> T>,
+}
+
+impl<T> RawJson<T> {
+    /// JSON that is written already.
+    pub fn of_raw(json: Box<RawValue>) -> Self {
+        RawJson {
+            json: String::from(Box::<str>::from(json)),
+            shape: PhantomData,
+        }
+    }
+
+    /// Writes `value`.
+    pub fn of(value: &T) -> Self
+    where
+        T: Serialize,
+    {
+        RawJson::of_raw(crate::protocol::raw(value))
+    }
+}
+
+impl<T: Type> Payload for RawJson<T> {
+    const CONTENT_TYPE: &'static str = JSON;
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T> IntoResponse for RawJson<T> {
+    fn into_response(self) -> Response {
+        Response::builder().content_type(JSON).body(self.json)
+    }
+}
+
+/// Where the next page begins, or `null`: always there, and the specification says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Cursor<T>(pub Option<T>);
+
+impl<T: Type> Type for Cursor<T> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        format!("Cursor_{}", T::name()).into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref().merge(MetaSchema {
+            nullable: true,
+            ..MetaSchema::ANY
+        })
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(self.as_raw_value().into_iter())
+    }
+}
+
+impl<T: ParseFromJSON> ParseFromJSON for Cursor<T> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        Option::<T>::parse_from_json(value)
+            .map(Cursor)
+            .map_err(ParseError::propagate)
+    }
+}
+
+impl<T: ToJSON> ToJSON for Cursor<T> {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.to_json().unwrap_or_default())
+    }
+}
+
+/// A write that the queue holds and no worker has answered yet: it will be done.
+#[derive(Serialize, Object)]
+#[oai(rename = "AcceptedWrite")]
+pub struct Pending {
+    /// What the write is about: a room, a message or a user.
+    id: Uuid,
+    /// Always `accepted`.
+    status: String,
+}
+
+impl Pending {
+    pub fn new(id: Uuid) -> Self {
+        Pending {
+            id,
+            status: "accepted".to_owned(),
+        }
+    }
+}
+
+/// The answer to a write that makes something.
+#[derive(ApiResponse)]
+pub enum Created<T: Type> {
+    /// It is stored.
+    #[oai(status = 201)]
+    Done(RawJson<T>),
+    /// The queue holds it and it will be stored; the worker takes longer than `edge.wait`.
+    #[oai(status = 202)]
+    Accepted(RawJson<Pending>),
+}
+
+/// The answer to a write that changes something.
+#[derive(ApiResponse)]
+pub enum Changed<T: Type> {
+    /// It is stored; this is how the thing looks now.
+    #[oai(status = 200)]
+    Done(RawJson<T>),
+    /// The queue holds it and it will be stored; the worker takes longer than `edge.wait`.
+    #[oai(status = 202)]
+    Accepted(RawJson<Pending>),
+}
+
+/// The answer to a write after which there is nothing to show.
+#[derive(ApiResponse)]
+pub enum Gone {
+    /// It is done.
+    #[oai(status = 204)]
+    Done,
+    /// The queue holds it and it will be done; the worker takes longer than `edge.wait`.
+    #[oai(status = 202)]
+    Accepted(RawJson<Pending>),
+}
+
+/// A read.
+#[derive(ApiResponse)]
+pub enum Found<T: Type> {
+    /// Here it is.
+    #[oai(status = 200)]
+    Ok(RawJson<T>),
+}
+
+impl<T: Type + Serialize> Found<T> {
+    pub fn of(value: &T) -> Self {
+        Found::Ok(RawJson::of(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::model::Metadata;
+
+    #[derive(Debug, Deserialize)]
+    struct Sample {
+        name: String,
+        #[serde(default)]
+        inner: Vec<Inner>,
+        metadata: Option<Metadata>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        #[allow(dead_code, reason = "only its type matters")]
+        count: u32,
+    }
+
+    #[test]
+    fn raw_json_inside_a_body_stays_as_it_was() {
+        let text = r#"{"name":"n","metadata":{"z": 1.0, "a":123456789012345678901234567890}}"#;
+        let sample: Sample = parse(text.as_bytes()).unwrap();
+        assert_eq!(sample.name, "n");
+        assert_eq!(
+            sample.metadata.unwrap().0.get(),
+            r#"{"z": 1.0, "a":123456789012345678901234567890}"#
+        );
+        assert!(sample.inner.is_empty());
+    }
+
+    #[test]
+    fn the_wrong_field_is_named() {
+        for (body, code, field) in [
+            ("{}", Code::Invalid, Some("name")),
+            (r#"{"name":5}"#, Code::Malformed, Some("name")),
+            (
+                r#"{"name":"n","inner":[{"count":1},{"count":-1}]}"#,
+                Code::Malformed,
+                Some("inner[1].count"),
+            ),
+            (
+                r#"{"name":"n","inner":[{}]}"#,
+                Code::Invalid,
+                Some("inner[0].count"),
+            ),
+            ("[1", Code::Malformed, None),
+            ("7", Code::Malformed, None),
+            ("[\"n\"]", Code::Malformed, None),
+            (r#"{"name":"n"} x"#, Code::Malformed, None),
+            ("{\"name\":\"\u{0}\"}", Code::Malformed, None),
+        ] {
+            let error = parse::<Sample>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.code, code, "{body}: {error}");
+            assert_eq!(
+                error.fields.first().map(|f| f.field.as_str()),
+                field,
+                "{body}: {error}"
+            );
+        }
+        assert_eq!(
+            parse::<Sample>(b"{\"name\":\"\xff\"}").unwrap_err().code,
+            Code::Malformed
+        );
+    }
+
+    #[test]
+    fn a_body_says_that_it_is_json() {
+        for good in [
+            None,
+            Some("application/json; charset=utf-8"),
+            Some("Application/JSON"),
+            Some("application/x+json"),
+        ] {
+            check_type(good).unwrap();
+        }
+        for bad in ["text/plain", "application/x-www-form-urlencoded", ""] {
+            assert_eq!(check_type(Some(bad)).unwrap_err().code, Code::Malformed);
+        }
+    }
+}

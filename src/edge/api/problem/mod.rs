@@ -1,0 +1,286 @@
+//! How a failure looks over HTTP: `application/problem+json` (RFC 9457) with our stable codes. Every failure of every
+//! endpoint ends in [`render`], which also logs the cause of those that are our fault, once.
+
+mod render;
+
+use std::borrow::Cow;
+
+use poem::http::StatusCode;
+use poem_openapi::{
+    ApiResponse, Object,
+    registry::{
+        MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
+    },
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
+use serde::Serialize;
+
+pub use self::render::{document, render};
+use crate::error::{Code, Error, FieldError};
+
+const MEDIA_TYPE: &str = "application/problem+json";
+
+/// Every code with its status and meaning, as the specification lists them.
+const CODES: &[(Code, u16, &str)] = &[
+    (
+        Code::Malformed,
+        400,
+        "`malformed`: not JSON, not UTF-8, or a value of a wrong type.",
+    ),
+    (
+        Code::Unauthorized,
+        401,
+        "`unauthorized`: no credentials, or they do not hold.",
+    ),
+    (
+        Code::TokenExpired,
+        401,
+        "`token_expired`: the access token was good once; refresh it.",
+    ),
+    (
+        Code::Forbidden,
+        403,
+        "`forbidden`: who you are is known, and you may not.",
+    ),
+    (
+        Code::NotFound,
+        404,
+        "`not_found`: there is no such thing, or it is not yours to know of.",
+    ),
+    (
+        Code::UnknownEvent,
+        404,
+        "`unknown_event`: no such event (sockets only).",
+    ),
+    (
+        Code::Conflict,
+        409,
+        "`conflict`: it exists already, or its state does not allow this.",
+    ),
+    (
+        Code::TooLarge,
+        413,
+        "`too_large`: larger than a limit; `errors` names the field.",
+    ),
+    (
+        Code::Invalid,
+        422,
+        "`invalid`: a field is missing, too long or out of range; `errors` names it.",
+    ),
+    (
+        Code::RateLimited,
+        429,
+        "`rate_limited`: too many requests; the same one works after `retryAfterMs`.",
+    ),
+    (
+        Code::Internal,
+        500,
+        "`internal`: a failure on our side; `requestId` helps to find it.",
+    ),
+    (
+        Code::Busy,
+        503,
+        "`busy`: at a limit, or a part is away; the same request works after `retryAfterMs`.",
+    ),
+];
+
+/// The HTTP status of a code.
+pub fn status(code: Code) -> StatusCode {
+    CODES
+        .iter()
+        .find(|(known, ..)| *known == code)
+        .and_then(|(_, status, _)| StatusCode::from_u16(*status).ok())
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The error of every operation.
+#[derive(Debug)]
+pub struct Problem(pub Error);
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Problem(error)
+    }
+}
+
+impl From<Problem> for poem::Error {
+    fn from(Problem(error): Problem) -> Self {
+        let status = status(error.code);
+        poem::Error::new(error, status)
+    }
+}
+
+impl ApiResponse for Problem {
+    fn meta() -> MetaResponses {
+        let mut responses: Vec<MetaResponse> = Vec::new();
+        // The codes of one status stand next to each other.
+        for group in CODES.chunk_by(|a, b| a.1 == b.1) {
+            let status = group[0].1;
+            responses.push(MetaResponse {
+                description: describe(status),
+                status: Some(status),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: MEDIA_TYPE,
+                    schema: ProblemBody::schema_ref(),
+                }],
+                headers: headers(status),
+            });
+        }
+        MetaResponses { responses }
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemBody::register(registry);
+    }
+}
+
+/// The specification wants `'static` texts; one status joins several codes.
+fn describe(status: u16) -> &'static str {
+    match status {
+        401 => concat!(
+            "`unauthorized`: no credentials, or they do not hold. ",
+            "`token_expired`: the access token was good once; refresh it."
+        ),
+        404 => "`not_found`: there is no such thing, or it is not yours to know of.",
+        _ => CODES
+            .iter()
+            .find(|(_, of, _)| *of == status)
+            .map_or("", |(.., meaning)| meaning),
+    }
+}
+
+fn headers(status: u16) -> Vec<MetaHeader> {
+    let header = |name: &str, description: &str, schema| MetaHeader {
+        name: name.to_owned(),
+        description: Some(description.to_owned()),
+        required: false,
+        deprecated: false,
+        schema,
+    };
+    match status {
+        401 => vec![header(
+            "WWW-AUTHENTICATE",
+            "RFC 6750.",
+            String::schema_ref(),
+        )],
+        429 | 503 => vec![header(
+            "RETRY-AFTER",
+            "Whole seconds; `retryAfterMs` is finer.",
+            u32::schema_ref(),
+        )],
+        _ => Vec::new(),
+    }
+}
+
+/// A failure (RFC 9457).
+#[derive(Serialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "Problem")]
+struct ProblemBody {
+    /// Always `about:blank`: `code` says which problem it is.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong with this request and what to do about it.
+    detail: String,
+    /// Stable, for programs.
+    code: CodeName,
+    /// Names this request in the server's log; also in the header `X-Request-Id`.
+    request_id: String,
+    /// When the same request is worth another try, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    retry_after_ms: Option<u64>,
+    /// The fields that were refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(skip_serializing_if_is_empty)]
+    errors: Vec<RefusedField>,
+}
+
+/// A field that was refused.
+#[derive(Serialize, Object)]
+#[oai(rename = "RefusedField")]
+struct RefusedField {
+    /// Its name in the request.
+    field: String,
+    /// What is allowed.
+    message: String,
+}
+
+impl From<&FieldError> for RefusedField {
+    fn from(error: &FieldError) -> Self {
+        RefusedField {
+            field: error.field.clone(),
+            message: error.message.clone(),
+        }
+    }
+}
+
+/// A code as the specification shows it.
+#[derive(Clone, Serialize)]
+#[serde(transparent)]
+struct CodeName(Code);
+
+impl Type for CodeName {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "Code".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Reference("Code".to_owned())
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>("Code".to_owned(), |_| MetaSchema {
+            description: Some(
+                "A stable code; the same on sockets. Each operation's responses say what it means there.",
+            ),
+            enum_items: CODES.iter().map(|(code, ..)| code.as_str().into()).collect(),
+            ..MetaSchema::new("string")
+        });
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(self.as_raw_value().into_iter())
+    }
+}
+
+impl ParseFromJSON for CodeName {
+    fn parse_from_json(value: Option<serde_json::Value>) -> ParseResult<Self> {
+        serde_json::from_value(value.unwrap_or_default())
+            .map(CodeName)
+            .map_err(ParseError::custom)
+    }
+}
+
+impl ToJSON for CodeName {
+    fn to_json(&self) -> Option<serde_json::Value> {
+        Some(self.0.as_str().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_status() {
+        for (code, of, text) in CODES {
+            assert_eq!(status(*code).as_u16(), *of);
+            assert!(text.starts_with(&format!("`{code}`")), "{text}");
+        }
+    }
+}

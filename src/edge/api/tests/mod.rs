@@ -1,0 +1,388 @@
+//! The API over stand-ins for store, bus, queue and worker: what an edge answers by itself. What the parts do
+//! together is tested over real sockets in `tests/`.
+
+mod gate;
+mod health;
+mod logins;
+mod rooms;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use poem::{Endpoint, Request, Response, http::Method};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use super::routes;
+use crate::{
+    bus::{Bus, Channel, Incoming, Publications, Subscriptions, WorkerId},
+    config::{Config, Secret, Sources},
+    edge::{
+        Edge,
+        auth::{Auth, Identity},
+        hub::Hub,
+        limits::Rates,
+        sessions::Sessions,
+        submit::{Limits, Submitter},
+    },
+    error::{Code, Error, Result},
+    job::{Command, Job, Outcome, Refusal, account::AccountCommand, room::RoomCommand},
+    model::*,
+    queue::{Partition, Publisher, State},
+    store::{Login, Reads, Window},
+};
+
+type Rooms = HashMap<RoomId, (Room, Vec<Member>)>;
+
+/// A store with what a test puts in; away until it has been filled.
+#[derive(Default)]
+struct Store {
+    rooms: Mutex<Option<Rooms>>,
+    accounts: Mutex<Vec<Credentials>>,
+}
+
+impl Store {
+    fn away() -> Error {
+        Error::unavailable("store", "the test has none")
+    }
+
+    fn found(&self, room: RoomId) -> Result<Option<(Room, Vec<Member>)>> {
+        self.rooms
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|rooms| rooms.get(&room).cloned())
+            .ok_or_else(Self::away)
+    }
+}
+
+#[async_trait]
+impl Reads for Store {
+    async fn credentials(&self, username: &str) -> Result<Option<Credentials>> {
+        let accounts = self.accounts.lock().unwrap();
+        Ok(accounts
+            .iter()
+            .find(|one| one.account.user.username == username)
+            .cloned())
+    }
+    async fn account(&self, user: UserId) -> Result<Option<Account>> {
+        let accounts = self.accounts.lock().unwrap();
+        Ok(accounts
+            .iter()
+            .map(|one| &one.account)
+            .find(|one| one.user.id == user)
+            .cloned())
+    }
+    async fn users(&self, _: &[UserId]) -> Result<Vec<User>> {
+        Ok(Vec::new())
+    }
+    async fn login(&self, _: LoginId) -> Result<Option<Login>> {
+        Ok(None)
+    }
+    async fn room(&self, room: RoomId) -> Result<Option<Room>> {
+        Ok(self.found(room)?.map(|(room, _)| room))
+    }
+    async fn membership(
+        &self,
+        room: RoomId,
+        user: UserId,
+    ) -> Result<Option<(Room, Option<Member>)>> {
+        Ok(self.found(room)?.map(|(room, members)| {
+            let member = members.into_iter().find(|member| member.user.id == user);
+            (room, member)
+        }))
+    }
+    async fn members(&self, room: RoomId, _: Option<UserId>, limit: u32) -> Result<Vec<Member>> {
+        let members = self
+            .found(room)?
+            .map(|(_, members)| members)
+            .unwrap_or_default();
+        Ok(members.into_iter().take(limit as usize).collect())
+    }
+    async fn rooms_of(&self, _: UserId, _: Option<RoomId>, _: u32) -> Result<Vec<(Room, Member)>> {
+        Ok(Vec::new())
+    }
+    async fn public_rooms(&self, _: Option<RoomId>, _: u32) -> Result<Vec<Room>> {
+        Ok(Vec::new())
+    }
+    async fn heads(&self, _: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
+        Ok(Vec::new())
+    }
+    async fn events(&self, _: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
+        let event = |seq| FeedEvent {
+            seq,
+            kind: EventKind::NewMessage,
+            data: format!("{{\"changeSeq\":{seq}}}"),
+        };
+        Ok((after + 1..=upto).map(event).collect())
+    }
+    async fn messages(&self, _: RoomId, _: Window, _: u32) -> Result<Vec<Message>> {
+        Ok(Vec::new())
+    }
+    async fn message(&self, _: RoomId, _: MessageId) -> Result<Option<Message>> {
+        Ok(None)
+    }
+    async fn unread(&self, _: RoomId, _: Seq) -> Result<u32> {
+        Ok(0)
+    }
+    async fn ping(&self) -> Result<()> {
+        self.found(Uuid::nil()).map(|_| ())
+    }
+}
+
+/// Small facts without their time to live.
+#[derive(Default)]
+struct Notes {
+    values: Mutex<HashMap<String, String>>,
+    hits: Mutex<HashMap<String, u64>>,
+}
+
+#[async_trait]
+impl Bus for Notes {
+    async fn publish(&self, _: &Publications) -> Result<()> {
+        Ok(())
+    }
+    async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
+        let (quiet, incoming) = mpsc::channel(1);
+        Ok((Arc::new(Silence(quiet)), incoming))
+    }
+    async fn recent(&self, _: RoomId) -> Result<Vec<FeedEvent>> {
+        Ok(Vec::new())
+    }
+    async fn put(&self, key: &str, value: &str, _: Duration) -> Result<()> {
+        self.values
+            .lock()
+            .unwrap()
+            .insert(key.to_owned(), value.to_owned());
+        Ok(())
+    }
+    async fn take(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.values.lock().unwrap().remove(key))
+    }
+    async fn hit(&self, key: &str, _: Duration) -> Result<u64> {
+        let mut hits = self.hits.lock().unwrap();
+        let count = hits.entry(key.to_owned()).or_default();
+        *count += 1;
+        Ok(*count)
+    }
+    async fn beat(&self, worker: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
+        Ok(vec![worker])
+    }
+    async fn retire(&self, _: WorkerId) -> Result<()> {
+        Ok(())
+    }
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Subscribes to nothing; its channel stays open.
+struct Silence(#[allow(dead_code, reason = "held, never read")] mpsc::Sender<Incoming>);
+
+#[async_trait]
+impl Subscriptions for Silence {
+    async fn subscribe(&self, _: &[Channel]) -> Result<bool> {
+        Ok(true)
+    }
+    async fn unsubscribe(&self, _: &[Channel]) -> Result<()> {
+        Ok(())
+    }
+}
+
+type Decide = fn(&Command) -> Option<Outcome>;
+
+/// A queue and the worker behind it: it notes every job and answers as the test decides.
+struct Line {
+    submitter: OnceLock<Weak<Submitter>>,
+    jobs: Mutex<Vec<Job>>,
+    decide: Decide,
+}
+
+#[async_trait]
+impl Publisher for Line {
+    async fn publish(&self, _: Partition, payload: Bytes, _: u32) -> Result<()> {
+        for line in payload.split(|byte| *byte == b'\n') {
+            let job: Job = serde_json::from_slice(line).unwrap();
+            if let (Some(reply), Some(outcome)) = (job.reply, (self.decide)(&job.command)) {
+                self.submitter
+                    .get()
+                    .unwrap()
+                    .upgrade()
+                    .unwrap()
+                    .answered(reply.number, outcome);
+            }
+            self.jobs.lock().unwrap().push(job);
+        }
+        Ok(())
+    }
+    fn backlog(&self) -> u64 {
+        0
+    }
+    fn state(&self) -> State {
+        State::Up
+    }
+}
+
+struct World {
+    edge: Arc<Edge>,
+    store: Arc<Store>,
+    line: Arc<Line>,
+    stop: CancellationToken,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn silent(_: &Command) -> Option<Outcome> {
+    None
+}
+
+async fn world(decide: Decide) -> World {
+    world_with(decide, |_| {}).await
+}
+
+async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
+    let mut config = Config::load(&Sources::default(), crate::config::Role::Tool).unwrap();
+    config.auth.secret = Secret::new("a secret of at least thirty-two bytes");
+    config.edge.allowed_origins = vec!["https://app.example".to_owned()];
+    change(&mut config);
+    let (store, bus) = (Arc::<Store>::default(), Arc::<Notes>::default());
+    let line = Arc::new(Line {
+        submitter: OnceLock::new(),
+        jobs: Mutex::default(),
+        decide,
+    });
+    let stop = CancellationToken::new();
+    let limits = Limits {
+        partitions: 2,
+        max_backlog: 1000,
+        batch_messages: 10,
+        batch_bytes: 10_000,
+        wait: Duration::from_millis(20),
+    };
+    let id = new_id();
+    let submit = Submitter::start(id, limits, line.clone(), &TaskTracker::new(), stop.clone());
+    line.submitter.set(Arc::downgrade(&submit)).unwrap();
+    let tasks = TaskTracker::new();
+    let hub = Hub::start(
+        store.clone(),
+        bus.clone(),
+        Channel::Edge(id),
+        mpsc::channel(1).0,
+        Duration::from_secs(60),
+        tasks.clone(),
+        stop.clone(),
+    )
+    .await
+    .unwrap();
+    let edge = Arc::new(Edge {
+        hub,
+        sessions: Arc::<Sessions>::default(),
+        tasks,
+        id,
+        auth: Auth::new(&config),
+        rates: Rates::new(config.limits.messages_per_second, config.limits.burst),
+        config: Arc::new(config),
+        reads: store.clone(),
+        bus,
+        publisher: line.clone(),
+        submit,
+    });
+    World {
+        edge,
+        store,
+        line,
+        stop,
+    }
+}
+
+impl World {
+    async fn send(&self, request: Request) -> (Response, Value) {
+        let mut response = routes(self.edge.clone()).call(request).await.unwrap();
+        let text = response.take_body().into_string().await.unwrap();
+        (
+            response,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    fn token(&self, user: UserId) -> String {
+        let login = new_id();
+        self.edge
+            .auth
+            .open(Identity { user, login })
+            .unwrap()
+            .access
+    }
+
+    /// As `user`; `body` as JSON where it is not null.
+    async fn call(&self, user: UserId, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let mut request = Request::builder()
+            .method(method)
+            .uri_str(path)
+            .header("authorization", format!("Bearer {}", self.token(user)));
+        let bytes = match &body {
+            Value::Null => String::new(),
+            body => {
+                request = request.content_type("application/json");
+                body.to_string()
+            }
+        };
+        let (response, body) = self.send(request.body(bytes)).await;
+        (response.status().as_u16(), body)
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        let request = Request::builder().method(Method::POST).uri_str(path);
+        let request = request
+            .content_type("application/json")
+            .body(body.to_string());
+        let (response, body) = self.send(request).await;
+        (response.status().as_u16(), body)
+    }
+
+    /// A room with `user` in it.
+    fn room(&self, kind: RoomKind, user: UserId, role: Role, muted: bool) -> RoomId {
+        let room = Room {
+            id: new_id(),
+            kind,
+            name: "a room".into(),
+            head: 120,
+            created_by: user,
+            created_at: Timestamp::now(),
+            deleted: false,
+        };
+        let member = Member {
+            room: room.id,
+            user: User {
+                id: user,
+                username: "someone".into(),
+                display_name: "Someone".into(),
+            },
+            role,
+            joined_at: Timestamp::now(),
+            read_seq: 1,
+            muted_until: muted.then(|| Timestamp::from_millis(Timestamp::now().millis() + 60_000)),
+        };
+        let id = room.id;
+        let mut rooms = self.store.rooms.lock().unwrap();
+        rooms
+            .get_or_insert_default()
+            .insert(id, (room, vec![member]));
+        id
+    }
+}
+
+fn done(_: &Command) -> Option<Outcome> {
+    Some(Outcome::Done(None))
+}

@@ -1,0 +1,161 @@
+//! Access tokens: JWT (RFC 7519), HS256 and nothing else. Short-lived, since they cannot be revoked.
+
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use super::Identity;
+use crate::{
+    error::{Code, Error, Result},
+    model::{LoginId, Timestamp, UserId},
+};
+
+/// What a token says. Times are seconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    sub: UserId,
+    /// The login it belongs to.
+    sid: LoginId,
+    iat: u64,
+    exp: u64,
+}
+
+/// Signs and verifies access tokens.
+pub struct AccessTokens {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    validation: Validation,
+    ttl: Duration,
+}
+
+impl AccessTokens {
+    /// `ttl` counts in whole seconds.
+    pub fn new(secret: &[u8], ttl: Duration) -> Self {
+        // The header's `alg` must be this one: `none` and every other algorithm are refused.
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Every edge has the same secret and, with NTP, the same time within a second.
+        validation.leeway = 0;
+        AccessTokens {
+            signing: EncodingKey::from_secret(secret),
+            verifying: DecodingKey::from_secret(secret),
+            validation,
+            ttl,
+        }
+    }
+
+    /// How long a new token is good for.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// # Errors
+    /// `internal`, which cannot happen with HMAC keys.
+    pub fn sign(&self, identity: Identity, now: Timestamp) -> Result<String> {
+        let iat = now.millis() as u64 / 1000;
+        let claims = Claims {
+            sub: identity.user,
+            sid: identity.login,
+            iat,
+            exp: iat + self.ttl.as_secs().max(1),
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
+            .map_err(Error::internal)
+    }
+
+    /// # Errors
+    /// `token_expired` for one of ours that has ended, `unauthorized` for everything else.
+    pub fn verify(&self, token: &str) -> Result<Identity> {
+        match jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation) {
+            Ok(data) => Ok(Identity {
+                user: data.claims.sub,
+                login: data.claims.sid,
+            }),
+            Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => Err(Error::new(
+                Code::TokenExpired,
+                "the access token has expired; get a new one with POST /v1/auth/refresh",
+            )),
+            Err(_) => Err(Error::unauthorized(
+                "the access token is not valid; log in again",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    use super::*;
+    use crate::model::new_id;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+
+    fn tokens() -> AccessTokens {
+        AccessTokens::new(SECRET, Duration::from_secs(900))
+    }
+
+    fn someone() -> Identity {
+        Identity {
+            user: new_id(),
+            login: new_id(),
+        }
+    }
+
+    #[test]
+    fn a_token_says_who_it_is() {
+        let (tokens, who) = (tokens(), someone());
+        let token = tokens.sign(who, Timestamp::now()).unwrap();
+        assert_eq!(tokens.verify(&token).unwrap(), who);
+    }
+
+    #[test]
+    fn an_ended_token_is_told_apart_from_a_forged_one() {
+        let (tokens, who) = (tokens(), someone());
+        let long_ago = Timestamp::from_millis(Timestamp::now().millis() - 902_000);
+        let ended = tokens.sign(who, long_ago).unwrap();
+        assert_eq!(tokens.verify(&ended).unwrap_err().code, Code::TokenExpired);
+
+        let other = AccessTokens::new(
+            b"another secret of thirty-two bytes",
+            Duration::from_secs(900),
+        );
+        let forged = other.sign(who, long_ago).unwrap();
+        assert_eq!(tokens.verify(&forged).unwrap_err().code, Code::Unauthorized);
+    }
+
+    #[test]
+    fn no_algorithm_but_ours() {
+        let (tokens, who) = (tokens(), someone());
+        let token = tokens.sign(who, Timestamp::now()).unwrap();
+        let claims = token.split('.').nth(1).unwrap();
+        let none = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"none"}"#);
+        let unsigned = format!("{none}.{claims}.");
+        let hs512 = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS512),
+            &serde_json::json!({"sub": who.user, "sid": who.login, "iat": 0, "exp": 9_999_999_999u64}),
+            &EncodingKey::from_secret(SECRET),
+        )
+        .unwrap();
+        let without_end = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &serde_json::json!({"sub": who.user, "sid": who.login, "iat": 0}),
+            &EncodingKey::from_secret(SECRET),
+        )
+        .unwrap();
+        for bad in [
+            unsigned.as_str(),
+            &hs512,
+            &without_end,
+            "",
+            "a.b.c",
+            &token[..token.len() - 1],
+        ] {
+            assert_eq!(
+                tokens.verify(bad).unwrap_err().code,
+                Code::Unauthorized,
+                "{bad}"
+            );
+        }
+    }
+}

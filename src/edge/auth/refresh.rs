@@ -1,0 +1,151 @@
+//! Refresh tokens. A token names its login and user and carries a tag only an edge can make, so one that is made up
+//! is refused without asking anyone, and a refresh needs no read: the worker that rotates the login decides.
+//!
+//! The next token follows from the old one. A client whose answer was lost asks again with the old token and, within
+//! the worker's grace, gets the very same pair; a stolen old token that comes later ends the login.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::Mac;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{Identity, mac};
+use crate::error::{Error, Result};
+
+/// Login, user, 32 random bytes, and the tag over them.
+const LENGTH: usize = 16 + 16 + 32 + TAG;
+/// Half of HMAC-SHA-256, as RFC 2104 section 5 allows.
+const TAG: usize = 16;
+
+/// One of our own tokens. Has no `Debug`: it is a secret.
+pub struct RefreshToken {
+    pub identity: Identity,
+    pub text: String,
+}
+
+impl RefreshToken {
+    /// What is kept of it. SHA-256 is enough: there is nothing to guess in 32 random bytes.
+    pub fn hash(&self) -> Vec<u8> {
+        Sha256::digest(&self.text).to_vec()
+    }
+}
+
+/// Makes and reads refresh tokens.
+pub struct RefreshTokens {
+    key: Vec<u8>,
+}
+
+impl RefreshTokens {
+    pub fn new(secret: &[u8]) -> Self {
+        RefreshTokens {
+            key: secret.to_vec(),
+        }
+    }
+
+    /// The first token of a login.
+    pub fn first(&self, identity: Identity) -> RefreshToken {
+        self.make(identity, rand::random())
+    }
+
+    /// The token after `old`, the same each time.
+    pub fn next(&self, old: &RefreshToken) -> RefreshToken {
+        let random = mac(&self.key, "next refresh token", &[old.text.as_bytes()]).finalize();
+        self.make(old.identity, random.into_bytes().into())
+    }
+
+    fn make(&self, identity: Identity, random: [u8; 32]) -> RefreshToken {
+        let mut bytes = Vec::with_capacity(LENGTH);
+        bytes.extend_from_slice(identity.login.as_bytes());
+        bytes.extend_from_slice(identity.user.as_bytes());
+        bytes.extend_from_slice(&random);
+        let tag = mac(&self.key, "refresh token", &[&bytes])
+            .finalize()
+            .into_bytes();
+        bytes.extend_from_slice(&tag[..TAG]);
+        RefreshToken {
+            identity,
+            text: URL_SAFE_NO_PAD.encode(bytes),
+        }
+    }
+
+    /// # Errors
+    /// `unauthorized` for everything that no edge with this secret has made.
+    pub fn read(&self, text: &str) -> Result<RefreshToken> {
+        let refused = || Error::unauthorized("this refresh token is not valid; log in again");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| refused())?;
+        if bytes.len() != LENGTH {
+            return Err(refused());
+        }
+        let (signed, tag) = bytes.split_at(LENGTH - TAG);
+        mac(&self.key, "refresh token", &[signed])
+            .verify_truncated_left(tag)
+            .map_err(|_| refused())?;
+        let id =
+            |range: std::ops::Range<usize>| Uuid::from_slice(&signed[range]).map_err(|_| refused());
+        Ok(RefreshToken {
+            identity: Identity {
+                login: id(0..16)?,
+                user: id(16..32)?,
+            },
+            text: text.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error::Code, model::new_id};
+
+    fn tokens() -> RefreshTokens {
+        RefreshTokens::new(b"a secret of at least thirty-two bytes")
+    }
+
+    fn someone() -> Identity {
+        Identity {
+            user: new_id(),
+            login: new_id(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_back() {
+        let who = someone();
+        let token = tokens().first(who);
+        let read = tokens().read(&token.text).unwrap();
+        assert_eq!(read.identity, who);
+        assert_eq!(read.hash(), token.hash());
+        assert_ne!(
+            tokens().first(who).text,
+            token.text,
+            "a first token is random"
+        );
+    }
+
+    #[test]
+    fn the_next_token_is_the_same_each_time_and_another_one() {
+        let first = tokens().first(someone());
+        let next = tokens().next(&first);
+        assert_eq!(tokens().next(&first).text, next.text);
+        assert_ne!(next.text, first.text);
+        assert_eq!(tokens().read(&next.text).unwrap().identity, first.identity);
+    }
+
+    #[test]
+    fn a_made_up_token_is_refused() {
+        let token = tokens().first(someone()).text;
+        let other = RefreshTokens::new(b"another secret of thirty-two bytes")
+            .first(someone())
+            .text;
+        let mut changed = token.clone().into_bytes();
+        changed[30] = if changed[30] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        for bad in ["", "x", &token[1..], &token[..80], &other, &changed, "ä"] {
+            assert_eq!(
+                tokens().read(bad).map(|_| ()).unwrap_err().code,
+                Code::Unauthorized,
+                "{bad}"
+            );
+        }
+    }
+}
