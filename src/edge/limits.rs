@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 pub struct Rates {
     per_second: f64,
     burst: f64,
-    buckets: Mutex<HashMap<UserId, Weak<Bucket>>>,
+    buckets: Mutex<HashMap<UserId, Arc<Bucket>>>,
 }
 
 impl Rates {
@@ -26,23 +26,22 @@ impl Rates {
         }
     }
 
-    /// The user's bucket. It is forgotten with its last holder, unless it is not full yet.
+    /// The user's bucket. It is forgotten when nobody holds it and it is full again.
     pub fn of(&self, user: UserId) -> Arc<Bucket> {
         let mut buckets = lock(&self.buckets);
-        if let Some(bucket) = buckets.get(&user).and_then(Weak::upgrade) {
-            return bucket;
-        }
         // Once in a while, so that users who left do not pile up.
         if buckets.len() == buckets.capacity() {
-            buckets.retain(|_, bucket| bucket.strong_count() > 0);
+            let now = Instant::now();
+            buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full_at(now));
         }
-        let bucket = Arc::new(Bucket {
-            per_second: self.per_second,
-            burst: self.burst,
-            state: Mutex::new((self.burst, Instant::now())),
-        });
-        buckets.insert(user, Arc::downgrade(&bucket));
-        bucket
+        let new = || {
+            Arc::new(Bucket {
+                per_second: self.per_second,
+                burst: self.burst,
+                state: Mutex::new((self.burst, Instant::now())),
+            })
+        };
+        buckets.entry(user).or_insert_with(new).clone()
     }
 }
 
@@ -62,11 +61,18 @@ impl Bucket {
         self.take_at(Instant::now())
     }
 
+    fn tokens_at(&self, (tokens, counted): (f64, Instant), now: Instant) -> f64 {
+        let earned = now.saturating_duration_since(counted).as_secs_f64() * self.per_second;
+        (tokens + earned).min(self.burst)
+    }
+
+    fn is_full_at(&self, now: Instant) -> bool {
+        self.tokens_at(*lock(&self.state), now) >= self.burst
+    }
+
     fn take_at(&self, now: Instant) -> Result<()> {
         let mut state = lock(&self.state);
-        let (tokens, counted) = *state;
-        let earned = now.saturating_duration_since(counted).as_secs_f64() * self.per_second;
-        let tokens = (tokens + earned).min(self.burst);
+        let tokens = self.tokens_at(*state, now);
         if tokens >= 1.0 {
             *state = (tokens - 1.0, now);
             return Ok(());
@@ -106,6 +112,21 @@ mod tests {
         assert!(
             Arc::ptr_eq(&bucket, &rates.of(UserId::nil())),
             "one bucket a user"
+        );
+    }
+
+    #[test]
+    fn a_bucket_nobody_holds_is_kept_until_it_is_full() {
+        let rates = Rates::new(1, 3);
+        rates.of(UserId::nil()).take().unwrap();
+        for n in 1..1000 {
+            rates.of(UserId::from_u128(n));
+        }
+        let state = *lock(&rates.of(UserId::nil()).state);
+        assert!(state.0 < 3.0, "a user cannot get a new one by coming again");
+        assert!(
+            lock(&rates.buckets).len() < 1000,
+            "those of others are forgotten"
         );
     }
 }

@@ -82,21 +82,8 @@ and leaving once, and what `POST` makes has an id that follows from the `Idempot
 **Failures** are `application/problem+json` (RFC 9457) with a stable `code` and the `requestId`, which is also in the \
 header `X-Request-Id`; send that header to choose it.";
 
-const INDEX: &str = "<!doctype html>
-<html lang=\"en\">
-<meta charset=\"utf-8\">
-<meta name=\"viewport\" content=\"width=device-width\">
-<title>chat</title>
-<style>body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }</style>
-<h1>chat</h1>
-<p>This is a chat server. It is running.</p>
-<ul>
-<li><a href=\"/api\">The REST API</a>, to read and to try, and its <a href=\"/api/openapi.json\">OpenAPI description</a></li>
-<li>The WebSocket is at <code>/ws</code></li>
-<li><a href=\"/readyz\">What it depends on</a>, and its <a href=\"/metrics\">metrics</a></li>
-</ul>
-</html>
-";
+/// A page to talk with: someone who has just started the server sees it work.
+const INDEX: &str = include_str!("index.html");
 
 fn service() -> OpenApiService<Apis, ()> {
     OpenApiService::new(APIS, "chat", env!("CARGO_PKG_VERSION")).description(DESCRIPTION)

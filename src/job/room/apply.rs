@@ -380,6 +380,12 @@ impl Batch {
             return refuse(Code::Conflict, "a direct room cannot be left");
         }
         let Some(member) = self.facts.members.get(&(job.room, job.actor)) else {
+            if self.room(job).kind == RoomKind::Private {
+                return refuse(
+                    Code::NotFound,
+                    "there is no such room, or you may not see it",
+                );
+            }
             return Ok(None);
         };
         if member.role == Role::Owner {
