@@ -1,0 +1,4 @@
+//! Migrations are compiled in; without this line cargo would not notice a new one.
+fn main() {
+    println!("cargo::rerun-if-changed=migrations");
+}
