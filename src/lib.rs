@@ -7,6 +7,7 @@ pub mod job;
 pub mod model;
 pub mod protocol;
 pub mod queue;
+pub mod sqlite;
 pub mod store;
 pub mod telemetry;
 pub mod worker;
