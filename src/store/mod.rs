@@ -6,6 +6,7 @@
 //! `job::room` between [`Writes::begin`] and [`Transaction::commit`].
 
 pub mod postgres;
+mod rotation;
 pub mod sqlite;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -13,7 +14,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use async_trait::async_trait;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::{
         Account, Credentials, EventKind, FeedEvent, LoginId, Member, Message, MessageId, Room,
         RoomId, Seq, Timestamp, User, UserId,
@@ -29,7 +30,8 @@ pub enum Window {
     Before(Seq),
     /// The oldest ones above this number.
     After(Seq),
-    /// Half below this number, half from it on.
+    /// Half below this number, half from it on (the larger half); a side that is short is not made up for by
+    /// the other.
     Around(Seq),
 }
 
@@ -43,6 +45,51 @@ pub struct Login {
     pub expires_at: Timestamp,
 }
 
+/// How many events one call of [`Reads::events`] returns. Numbers have no gaps, so it bounds the range as well.
+const MAX_EVENTS: i64 = 1000;
+
+/// An event as its store found it.
+struct StoredEvent {
+    seq: Seq,
+    kind: String,
+    data: Option<String>,
+    message: Option<Message>,
+}
+
+/// Makes events ready for the wire. One whose content is gone is left out, so that clients hear of a `gap`
+/// rather than lose the whole room.
+fn feed_events(room: RoomId, stored: Vec<StoredEvent>) -> Result<Vec<FeedEvent>> {
+    let mut events = Vec::with_capacity(stored.len());
+    for StoredEvent {
+        seq,
+        kind,
+        data,
+        message,
+    } in stored
+    {
+        let kind = EventKind::parse(&kind)
+            .ok_or_else(|| Error::internal(format!("no such event kind: {kind}")))?;
+        let data = match (data, message) {
+            (Some(data), _) => data,
+            (None, Some(mut message)) => {
+                message.change_seq = seq;
+                serde_json::to_string(&message).map_err(Error::internal)?
+            }
+            (None, None) => {
+                tracing::error!(%room, seq, %kind, "an event of the feed has no content");
+                continue;
+            }
+        };
+        events.push(FeedEvent { seq, kind, data });
+    }
+    Ok(events)
+}
+
+fn ascending(mut messages: Vec<Message>) -> Vec<Message> {
+    messages.sort_unstable_by_key(|message| message.seq);
+    messages
+}
+
 #[async_trait]
 pub trait Reads: Send + Sync {
     /// By user name, compared without regard to case.
@@ -50,7 +97,7 @@ pub trait Reads: Send + Sync {
     async fn account(&self, user: UserId) -> Result<Option<Account>>;
     /// Those that exist, in any order.
     async fn users(&self, ids: &[UserId]) -> Result<Vec<User>>;
-    /// The user of a login that is neither revoked nor expired.
+    /// A login that is neither revoked nor expired.
     async fn login(&self, login: LoginId) -> Result<Option<Login>>;
 
     /// A room that is not deleted.
@@ -81,7 +128,7 @@ pub trait Reads: Send + Sync {
     /// Messages of a room, ascending by `seq`; deleted ones are there with an empty body.
     async fn messages(&self, room: RoomId, window: Window, limit: u32) -> Result<Vec<Message>>;
     async fn message(&self, room: RoomId, id: MessageId) -> Result<Option<Message>>;
-    /// How many messages stand above `read_seq`, counted up to 1,000.
+    /// How many messages stand above `read_seq`, deleted ones included, counted up to 1,000.
     async fn unread(&self, room: RoomId, read_seq: Seq) -> Result<u32>;
     /// `Ok` when the store answers a query.
     async fn ping(&self) -> Result<()>;
@@ -127,7 +174,8 @@ pub struct FeedEntry {
     pub at: Timestamp,
 }
 
-/// What a batch does, written in one transaction.
+/// What a batch does, written in one transaction. It says how things are in the end: a member, a ban or a message
+/// stands in one list only, and once.
 #[derive(Debug, Default, Clone)]
 pub struct Changes {
     /// New rooms and rooms whose name or `deleted` changed, `head` included.
@@ -135,7 +183,8 @@ pub struct Changes {
     /// New heads of rooms, including those in `rooms`.
     pub heads: HashMap<RoomId, Seq>,
     pub new_messages: Vec<Message>,
-    /// Messages whose body, reactions, times or `change_seq` changed.
+    /// Messages whose body, mentions, reactions, metadata, `change_seq`, `edited_at` or `deleted_at` changed.
+    /// The other fields are what they were.
     pub updated_messages: Vec<Message>,
     pub entries: Vec<FeedEntry>,
     /// New or changed members (role, `read_seq`, mute).
@@ -157,6 +206,51 @@ impl Changes {
             && self.bans.is_empty()
             && self.lifted_bans.is_empty()
     }
+
+    /// Refuses what no store may write: a change of a room that is not locked, a thing that is changed twice (a
+    /// store could only guess which of the two counts), and U+0000, which PostgreSQL cannot keep.
+    fn check(&self, locked: &BTreeSet<RoomId>) -> Result<()> {
+        let fault = |what: &str| Err(Error::internal(what));
+        let members = self.members.iter().map(|m| (m.room, m.user.id));
+        let members = members.chain(self.removed_members.iter().copied());
+        let bans = self.bans.iter().map(|&(room, user, _)| (room, user));
+        let bans = bans.chain(self.lifted_bans.iter().copied());
+
+        let rooms = self.rooms.iter().map(|room| room.id);
+        let mut touched = rooms
+            .chain(self.heads.keys().copied())
+            .chain(self.new_messages.iter().map(|m| m.room))
+            .chain(self.updated_messages.iter().map(|m| m.room))
+            .chain(self.entries.iter().map(|e| e.room))
+            .chain(members.clone().map(|(room, _)| room))
+            .chain(bans.clone().map(|(room, _)| room));
+        if !touched.all(|room| locked.contains(&room)) {
+            return fault("a batch changes a room that it has not locked");
+        }
+
+        if repeats(self.rooms.iter().map(|room| room.id))
+            || repeats(self.updated_messages.iter().map(|m| m.id))
+            || repeats(members)
+            || repeats(bans)
+        {
+            return fault("a batch changes the same thing twice");
+        }
+
+        let texts = self.rooms.iter().map(|room| room.name.as_str());
+        let messages = self.new_messages.iter().chain(&self.updated_messages);
+        let mut texts = texts
+            .chain(messages.flat_map(|m| [m.body.as_str(), m.client_msg_id.as_str()]))
+            .chain(self.entries.iter().filter_map(|e| e.data.as_deref()));
+        if texts.any(|text| text.contains('\0')) {
+            return fault("a batch holds a text with U+0000 in it");
+        }
+        Ok(())
+    }
+}
+
+fn repeats<T: Eq + std::hash::Hash>(mut items: impl Iterator<Item = T>) -> bool {
+    let mut seen = HashSet::new();
+    !items.all(|item| seen.insert(item))
 }
 
 /// An open transaction that holds the locks of its [`Scope`]. Dropped without `commit`, it changes nothing.
@@ -184,7 +278,8 @@ pub enum Applied {
     NoSuchUser,
 }
 
-/// A change of one's own account; `None` leaves a field, an empty string clears it.
+/// A change of one's own account; `None` leaves a field, an empty string clears it. A cleared display name is the
+/// user name again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccountPatch {
     pub display_name: Option<String>,
@@ -197,14 +292,19 @@ pub struct AccountPatch {
 pub trait Writes: Send + Sync {
     /// Opens a transaction, locks the scope's rooms in id order, and reads the scope under those locks (the
     /// reads must see what was committed while waiting for a lock).
+    ///
+    /// A room that does not exist yet cannot be locked. When two transactions create the same one, the second
+    /// `commit` fails with a retryable error; run again, it finds the room.
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)>;
 
     /// The same id and name again is `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
+    /// The same login again is `Done` and changes nothing, whatever became of it since.
     async fn open_login(&self, login: &Login) -> Result<Applied>;
     /// Replaces the token `old_hash` by `new_hash`. A repeat within `grace` of the first rotation is `Done`; an
-    /// older token used again revokes the login.
+    /// older token used again revokes the login. A repeat brings the same `new_hash`: the new token must follow
+    /// from the old one. A command from before the last rotation (by `now`) is a redelivery: refused, no more.
     async fn rotate_login(
         &self,
         login: LoginId,
@@ -214,5 +314,6 @@ pub trait Writes: Send + Sync {
         now: Timestamp,
         grace: std::time::Duration,
     ) -> Result<Applied>;
+    /// Closing it again is `Done`.
     async fn close_login(&self, login: LoginId) -> Result<Applied>;
 }

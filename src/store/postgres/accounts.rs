@@ -1,0 +1,152 @@
+//! The writing half: accounts and logins, one statement each where one is enough.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{Row, postgres::PgRow};
+
+use super::{
+    Store,
+    pool::{Lease, answer, failure},
+    rows, transaction,
+};
+use crate::{
+    error::Result,
+    model::{LoginId, Timestamp, UserId},
+    store::{
+        AccountPatch, Applied, Facts, Login, NewAccount, Scope, Transaction, Writes,
+        rotation::{self, Step},
+    },
+};
+
+#[async_trait]
+impl Writes for Store {
+    async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+        transaction::begin(self, scope).await
+    }
+
+    async fn register(&self, new: &NewAccount) -> Result<Applied> {
+        const INSERT: &str = "INSERT INTO users (id, username, username_key, display_name, email, \
+                 phone, password_hash, created_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
+        const SAME: &str = "SELECT 1 FROM users WHERE id = $1 AND username_key = $2";
+        let account = &new.account;
+        let key = account.user.username.to_lowercase();
+        let mut lease = Lease::take(&self.pool).await?;
+        let insert = sqlx::query(INSERT)
+            .bind(account.user.id)
+            .bind(&account.user.username)
+            .bind(&key)
+            .bind(&account.user.display_name)
+            .bind(&account.email)
+            .bind(&account.phone)
+            .bind(&new.password_hash)
+            .bind(account.created_at.datetime());
+        if answer(insert.execute(&mut *lease)).await?.rows_affected() == 1 {
+            return Ok(Applied::Done);
+        }
+        let same = sqlx::query(SAME).bind(account.user.id).bind(&key);
+        Ok(match answer(same.fetch_optional(&mut *lease)).await? {
+            Some(_) => Applied::Done,
+            None => Applied::NameTaken,
+        })
+    }
+
+    async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied> {
+        const SQL: &str = "UPDATE users SET \
+                 display_name = CASE $2 WHEN '' THEN username ELSE coalesce($2, display_name) END, \
+                 email = CASE WHEN $3::text IS NULL THEN email ELSE nullif($3, '') END, \
+                 phone = CASE WHEN $4::text IS NULL THEN phone ELSE nullif($4, '') END \
+             WHERE id = $1";
+        let mut lease = Lease::take(&self.pool).await?;
+        let update = sqlx::query(SQL)
+            .bind(user)
+            .bind(&patch.display_name)
+            .bind(&patch.email)
+            .bind(&patch.phone);
+        Ok(
+            match answer(update.execute(&mut *lease)).await?.rows_affected() {
+                0 => Applied::NoSuchUser,
+                _ => Applied::Done,
+            },
+        )
+    }
+
+    async fn open_login(&self, login: &Login) -> Result<Applied> {
+        const SQL: &str = "WITH opened AS ( \
+                 INSERT INTO logins (id, user_id, token_hash, expires_at) \
+                 SELECT $1, u.id, $3, $4 FROM users u WHERE u.id = $2 ON CONFLICT DO NOTHING \
+             ) SELECT EXISTS (SELECT 1 FROM users u WHERE u.id = $2)";
+        let mut lease = Lease::take(&self.pool).await?;
+        let query = sqlx::query_scalar::<_, bool>(SQL)
+            .bind(login.id)
+            .bind(login.user)
+            .bind(&login.token_hash)
+            .bind(login.expires_at.datetime());
+        Ok(match answer(query.fetch_one(&mut *lease)).await? {
+            true => Applied::Done,
+            false => Applied::NoSuchUser,
+        })
+    }
+
+    async fn rotate_login(
+        &self,
+        login: LoginId,
+        old_hash: &[u8],
+        new_hash: &[u8],
+        expires_at: Timestamp,
+        now: Timestamp,
+        grace: Duration,
+    ) -> Result<Applied> {
+        const LOCK: &str = "SELECT token_hash, prev_hash, rotated_at, expires_at, revoked \
+             FROM logins WHERE id = $1 FOR NO KEY UPDATE";
+        const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = $2, \
+             rotated_at = $3, expires_at = $4 WHERE id = $1";
+        let mut lease = Lease::begin(&self.pool).await?;
+        let row = answer(sqlx::query(LOCK).bind(login).fetch_optional(&mut *lease)).await?;
+        let Some(row) = row else {
+            return Ok(Applied::LoginRefused);
+        };
+        let state = state(&row).map_err(failure)?;
+        let applied = match rotation::decide(&state, old_hash, new_hash, now, grace) {
+            Step::Repeated => return Ok(Applied::Done),
+            Step::Refuse => return Ok(Applied::LoginRefused),
+            Step::Replace => {
+                let update = sqlx::query(REPLACE)
+                    .bind(login)
+                    .bind(new_hash)
+                    .bind(now.datetime())
+                    .bind(expires_at.datetime());
+                answer(update.execute(&mut *lease)).await?;
+                Applied::Done
+            }
+            Step::Revoke => {
+                answer(sqlx::query(REVOKE).bind(login).execute(&mut *lease)).await?;
+                Applied::LoginRefused
+            }
+        };
+        lease.commit().await?;
+        Ok(applied)
+    }
+
+    async fn close_login(&self, login: LoginId) -> Result<Applied> {
+        let mut lease = Lease::take(&self.pool).await?;
+        let result = answer(sqlx::query(REVOKE).bind(login).execute(&mut *lease)).await?;
+        Ok(match result.rows_affected() {
+            0 => Applied::LoginRefused,
+            _ => Applied::Done,
+        })
+    }
+}
+
+const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1";
+
+fn state(row: &PgRow) -> sqlx::Result<rotation::State> {
+    Ok(rotation::State {
+        token_hash: row.try_get(0)?,
+        prev_hash: row.try_get(1)?,
+        rotated_at: rows::optional_time(row, 2)?,
+        expires_at: rows::time(row, 3)?,
+        revoked: row.try_get(4)?,
+    })
+}

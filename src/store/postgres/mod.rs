@@ -1,0 +1,105 @@
+//! The store of a cluster. One transaction per batch, a fixed number of round trips however large the batch, and
+//! every statement a walk along an index. It decides nothing; see [`crate::store`].
+
+mod accounts;
+mod pool;
+mod reads;
+mod rows;
+mod transaction;
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use sqlx::{ConnectOptions, Connection, PgPool, postgres::PgConnectOptions};
+
+use self::pool::{Lease, answer};
+use crate::error::{Code, Error, Result};
+
+/// PostgreSQL 14 or later. Clones share the same connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    options: PgConnectOptions,
+}
+
+/// Without the password.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("host", &self.options.get_host())
+            .field("database", &self.options.get_database())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Prepares at most `max_connections` to the server in `url`; none is opened before it is needed, so this
+    /// fails only if the address cannot be read. `acquire_timeout` is how long a call waits for a free or new
+    /// connection before it fails as unavailable. Needs a Tokio runtime.
+    pub fn connect(url: &str, max_connections: u32, acquire_timeout: Duration) -> Result<Self> {
+        let refused = |why: &str| {
+            Error::new(
+                Code::Invalid,
+                format!("expected postgres://user:password@host:5432/database: {why}"),
+            )
+        };
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(refused("this address begins otherwise"));
+        }
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|e| refused(&e.to_string()))?
+            .application_name("chat");
+        Ok(Store {
+            pool: pool::open(options.clone(), max_connections, acquire_timeout),
+            options,
+        })
+    }
+
+    /// Applies what is new in `migrations/postgres`. Several nodes may do so at once: one works, the others wait.
+    /// A schema newer than this binary is left alone.
+    pub async fn migrate(&self) -> Result<()> {
+        let mut migrator = sqlx::migrate!("migrations/postgres");
+        // Migrations only go forward, and each serves the version before it as well.
+        migrator.set_ignore_missing(true);
+        // On a connection of its own, without the limits that the others have: an index may take an hour.
+        let mut connection = self.options.connect().await.map_err(pool::failure)?;
+        let result = migrator.run(&mut connection).await;
+        result.map_err(|e| pool::failure(e.into()))?;
+        connection.close().await.map_err(pool::failure)
+    }
+
+    /// `Ok` when every migration of this binary was applied. Until then it fails with an error that says what to
+    /// do, and that a retry may clear: someone may be migrating just now.
+    pub async fn check_schema(&self) -> Result<()> {
+        const SQL: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";
+        let needed = sqlx::migrate!("migrations/postgres")
+            .iter()
+            .map(|migration| migration.version)
+            .max();
+        let mut lease = Lease::take(&self.pool).await?;
+        let found = answer(async {
+            match sqlx::query_scalar::<_, i64>(SQL)
+                .fetch_one(&mut *lease)
+                .await
+            {
+                // undefined_table: nobody has ever migrated.
+                Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Ok(0),
+                other => other,
+            }
+        })
+        .await?;
+        if Some(found) >= needed {
+            return Ok(());
+        }
+        Err(Error::busy(
+            format!(
+                "its schema is older than this version of chat (at {found}); run `chat migrate`"
+            ),
+            Duration::from_secs(1),
+        ))
+    }
+
+    /// Closes every connection, those on loan as they come back.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

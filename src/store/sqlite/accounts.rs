@@ -1,0 +1,155 @@
+//! The writing half: accounts and logins.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{Row, sqlite::SqliteRow};
+
+use super::{Store, rows, transaction};
+use crate::{
+    error::Result,
+    model::{LoginId, Timestamp, UserId},
+    sqlite::failure,
+    store::{
+        AccountPatch, Applied, Facts, Login, NewAccount, Scope, Transaction, Writes,
+        rotation::{self, Step},
+    },
+};
+
+#[async_trait]
+impl Writes for Store {
+    async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+        transaction::begin(self, scope).await
+    }
+
+    async fn register(&self, new: &NewAccount) -> Result<Applied> {
+        const INSERT: &str = "INSERT INTO users (id, username, username_key, display_name, email, \
+                 phone, password_hash, created_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
+        const SAME: &str = "SELECT 1 FROM users WHERE id = ?1 AND username_key = ?2";
+        let account = &new.account;
+        let key = account.user.username.to_lowercase();
+        let mut tx = self.database.write().await?;
+        let insert = sqlx::query(INSERT)
+            .bind(account.user.id)
+            .bind(&account.user.username)
+            .bind(&key)
+            .bind(&account.user.display_name)
+            .bind(&account.email)
+            .bind(&account.phone)
+            .bind(&new.password_hash)
+            .bind(account.created_at.millis());
+        let inserted = insert.execute(&mut *tx).await.map_err(failure)?;
+        if inserted.rows_affected() == 1 {
+            tx.commit().await.map_err(failure)?;
+            return Ok(Applied::Done);
+        }
+        let same = sqlx::query(SAME).bind(account.user.id).bind(&key);
+        let same = same.fetch_optional(&mut *tx).await.map_err(failure)?;
+        Ok(match same {
+            Some(_) => Applied::Done,
+            None => Applied::NameTaken,
+        })
+    }
+
+    async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied> {
+        const SQL: &str = "UPDATE users SET \
+                 display_name = CASE ?2 WHEN '' THEN username ELSE coalesce(?2, display_name) END, \
+                 email = CASE WHEN ?3 IS NULL THEN email ELSE nullif(?3, '') END, \
+                 phone = CASE WHEN ?4 IS NULL THEN phone ELSE nullif(?4, '') END \
+             WHERE id = ?1";
+        let mut tx = self.database.write().await?;
+        let update = sqlx::query(SQL)
+            .bind(user)
+            .bind(&patch.display_name)
+            .bind(&patch.email)
+            .bind(&patch.phone);
+        let updated = update.execute(&mut *tx).await.map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+        Ok(match updated.rows_affected() {
+            0 => Applied::NoSuchUser,
+            _ => Applied::Done,
+        })
+    }
+
+    async fn open_login(&self, login: &Login) -> Result<Applied> {
+        const USER: &str = "SELECT 1 FROM users WHERE id = ?1";
+        const INSERT: &str = "INSERT INTO logins (id, user_id, token_hash, expires_at) \
+             VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+        let mut tx = self.database.write().await?;
+        let user = sqlx::query(USER).bind(login.user);
+        let user = user.fetch_optional(&mut *tx).await.map_err(failure)?;
+        if user.is_none() {
+            return Ok(Applied::NoSuchUser);
+        }
+        let insert = sqlx::query(INSERT)
+            .bind(login.id)
+            .bind(login.user)
+            .bind(&login.token_hash)
+            .bind(login.expires_at.millis());
+        insert.execute(&mut *tx).await.map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+        Ok(Applied::Done)
+    }
+
+    async fn rotate_login(
+        &self,
+        login: LoginId,
+        old_hash: &[u8],
+        new_hash: &[u8],
+        expires_at: Timestamp,
+        now: Timestamp,
+        grace: Duration,
+    ) -> Result<Applied> {
+        const FIND: &str = "SELECT token_hash, prev_hash, rotated_at, expires_at, revoked \
+             FROM logins WHERE id = ?1";
+        const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = ?2, \
+             rotated_at = ?3, expires_at = ?4 WHERE id = ?1";
+        let mut tx = self.database.write().await?;
+        let row = sqlx::query(FIND).bind(login);
+        let row = row.fetch_optional(&mut *tx).await.map_err(failure)?;
+        let Some(row) = row else {
+            return Ok(Applied::LoginRefused);
+        };
+        let state = state(&row).map_err(failure)?;
+        let (statement, applied) = match rotation::decide(&state, old_hash, new_hash, now, grace) {
+            Step::Repeated => return Ok(Applied::Done),
+            Step::Refuse => return Ok(Applied::LoginRefused),
+            Step::Replace => {
+                let replace = sqlx::query(REPLACE)
+                    .bind(login)
+                    .bind(new_hash)
+                    .bind(now.millis())
+                    .bind(expires_at.millis());
+                (replace, Applied::Done)
+            }
+            Step::Revoke => (sqlx::query(REVOKE).bind(login), Applied::LoginRefused),
+        };
+        statement.execute(&mut *tx).await.map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+        Ok(applied)
+    }
+
+    async fn close_login(&self, login: LoginId) -> Result<Applied> {
+        let mut tx = self.database.write().await?;
+        let revoke = sqlx::query(REVOKE).bind(login);
+        let revoked = revoke.execute(&mut *tx).await.map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+        Ok(match revoked.rows_affected() {
+            0 => Applied::LoginRefused,
+            _ => Applied::Done,
+        })
+    }
+}
+
+const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = ?1";
+
+fn state(row: &SqliteRow) -> sqlx::Result<rotation::State> {
+    Ok(rotation::State {
+        token_hash: row.try_get(0)?,
+        prev_hash: row.try_get(1)?,
+        rotated_at: rows::optional_time(row, 2)?,
+        expires_at: rows::time(row, 3)?,
+        revoked: row.try_get(4)?,
+    })
+}
