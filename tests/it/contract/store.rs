@@ -1,0 +1,29 @@
+//! What a store promises, asked of both. Each test has a database of its own: one created on the server of
+//! `DATABASE_URL` and dropped afterwards, or a file in a temporary directory.
+
+/// Runs each of these tests on both stores.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                crate::contract::store::fixture::on_postgres(super::$test).await;
+            })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                crate::contract::store::fixture::on_sqlite(super::$test).await;
+            })+
+        }
+    };
+}
+
+mod accounts;
+mod commit;
+mod feed;
+mod fixture;
+mod people;
+mod postgres;
+mod rate;
+mod sqlite;

@@ -1,0 +1,264 @@
+//! Accounts and logins.
+
+use std::time::Duration;
+
+use chat::{model::*, store::*};
+
+use super::fixture::*;
+
+on_both! {
+    an_account_is_registered_once,
+    a_name_belongs_to_one_account_whatever_its_case,
+    of_two_who_want_a_name_at_once_one_gets_it,
+    a_patch_leaves_changes_and_clears,
+    users_are_found_by_id,
+    a_login_is_opened_and_closed_once,
+    a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only,
+    an_old_token_ends_the_login,
+    an_expired_login_is_refused,
+    the_store_answers_a_ping,
+}
+
+const GRACE: Duration = Duration::from_secs(10);
+
+async fn an_account_is_registered_once(store: Fixture) {
+    let mut new = account("ada");
+    new.account.email = Some("ada@example.org".to_owned());
+    for _ in 0..2 {
+        assert_eq!(store.writes.register(&new).await.unwrap(), Applied::Done);
+    }
+    let id = new.account.user.id;
+    let found = store.reads.account(id).await.unwrap().unwrap();
+    assert_eq!(found, new.account);
+    let credentials = store.reads.credentials("ada").await.unwrap().unwrap();
+    assert_eq!(credentials.account, new.account);
+    assert_eq!(credentials.password_hash, new.password_hash);
+
+    assert_eq!(store.reads.account(new_id()).await.unwrap(), None);
+    assert!(store.reads.credentials("eve").await.unwrap().is_none());
+}
+
+async fn a_name_belongs_to_one_account_whatever_its_case(store: Fixture) {
+    let first = store.user("Zoë").await;
+    for name in ["Zoë", "zoë", "ZOË"] {
+        let other = account(name);
+        assert_eq!(
+            store.writes.register(&other).await.unwrap(),
+            Applied::NameTaken
+        );
+        let found = store.reads.credentials(name).await.unwrap().unwrap();
+        assert_eq!(found.account.user, first);
+        let absent = store.reads.account(other.account.user.id).await.unwrap();
+        assert_eq!(absent, None);
+    }
+    // An id has one name, too.
+    let mut renamed = account("someone else");
+    renamed.account.user.id = first.id;
+    assert_eq!(
+        store.writes.register(&renamed).await.unwrap(),
+        Applied::NameTaken
+    );
+}
+
+async fn of_two_who_want_a_name_at_once_one_gets_it(store: Fixture) {
+    let (a, b) = (account("ada"), account("Ada"));
+    let (a, b) = tokio::join!(store.writes.register(&a), store.writes.register(&b));
+    let mut applied = [a.unwrap(), b.unwrap()];
+    applied.sort_by_key(|applied| *applied != Applied::Done);
+    assert_eq!(applied, [Applied::Done, Applied::NameTaken]);
+}
+
+async fn a_patch_leaves_changes_and_clears(store: Fixture) {
+    let user = store.user("ada").await;
+    let text = |text: &str| Some(text.to_owned());
+    let steps = [
+        (
+            AccountPatch {
+                display_name: text("Ada L."),
+                email: text("a@b.c"),
+                phone: text("+1"),
+            },
+            ("Ada L.", text("a@b.c"), text("+1")),
+        ),
+        (
+            AccountPatch::default(),
+            ("Ada L.", text("a@b.c"), text("+1")),
+        ),
+        (
+            AccountPatch {
+                email: text(""),
+                ..AccountPatch::default()
+            },
+            ("Ada L.", None, text("+1")),
+        ),
+        (
+            AccountPatch {
+                display_name: text(""),
+                phone: text(""),
+                ..AccountPatch::default()
+            },
+            ("ada", None, None),
+        ),
+    ];
+    for (patch, (display_name, email, phone)) in steps {
+        for _ in 0..2 {
+            let applied = store.writes.update_account(user.id, &patch).await.unwrap();
+            assert_eq!(applied, Applied::Done);
+        }
+        let account = store.reads.account(user.id).await.unwrap().unwrap();
+        assert_eq!(account.user.display_name, display_name, "{patch:?}");
+        assert_eq!((account.email, account.phone), (email, phone), "{patch:?}");
+    }
+    let patch = AccountPatch::default();
+    let applied = store.writes.update_account(new_id(), &patch).await.unwrap();
+    assert_eq!(applied, Applied::NoSuchUser);
+}
+
+async fn users_are_found_by_id(store: Fixture) {
+    let (a, b) = (store.user("a").await, store.user("b").await);
+    assert_eq!(store.reads.users(&[]).await.unwrap(), []);
+    let mut found = store.reads.users(&[b.id, new_id(), a.id]).await.unwrap();
+    found.sort_by_key(|user| user.id);
+    assert_eq!(found, [a, b]);
+}
+
+/// A login of a new user; its token is `t0`, and it is good for an hour from now.
+async fn login(store: &Fixture) -> Login {
+    let login = Login {
+        id: new_id(),
+        user: store.user("ada").await.id,
+        token_hash: b"t0".to_vec(),
+        expires_at: at(Timestamp::now().millis() + 3_600_000),
+    };
+    assert_eq!(
+        store.writes.open_login(&login).await.unwrap(),
+        Applied::Done
+    );
+    login
+}
+
+async fn rotate(store: &Fixture, login: &Login, old: &str, new: &str, now: Timestamp) -> Applied {
+    let (old, new) = (old.as_bytes(), new.as_bytes());
+    let expires_at = at(login.expires_at.millis() + 1000);
+    let rotate = store
+        .writes
+        .rotate_login(login.id, old, new, expires_at, now, GRACE);
+    rotate.await.unwrap()
+}
+
+async fn a_login_is_opened_and_closed_once(store: Fixture) {
+    let login = login(&store).await;
+    assert_eq!(
+        store.writes.open_login(&login).await.unwrap(),
+        Applied::Done
+    );
+    assert_eq!(
+        store.reads.login(login.id).await.unwrap(),
+        Some(login.clone())
+    );
+
+    for _ in 0..2 {
+        assert_eq!(
+            store.writes.close_login(login.id).await.unwrap(),
+            Applied::Done
+        );
+        assert_eq!(store.reads.login(login.id).await.unwrap(), None);
+    }
+    // Delivered again, the command that opened it does not open it again.
+    assert_eq!(
+        store.writes.open_login(&login).await.unwrap(),
+        Applied::Done
+    );
+    assert_eq!(store.reads.login(login.id).await.unwrap(), None);
+    assert_eq!(
+        rotate(&store, &login, "t0", "t1", t0()).await,
+        Applied::LoginRefused
+    );
+
+    let unknown = new_id();
+    assert_eq!(
+        store.writes.close_login(unknown).await.unwrap(),
+        Applied::LoginRefused
+    );
+    assert_eq!(store.reads.login(unknown).await.unwrap(), None);
+    let stranger = Login {
+        id: unknown,
+        user: new_id(),
+        ..login
+    };
+    assert_eq!(
+        store.writes.open_login(&stranger).await.unwrap(),
+        Applied::NoSuchUser
+    );
+    assert_eq!(
+        rotate(&store, &stranger, "t0", "t1", t0()).await,
+        Applied::LoginRefused
+    );
+}
+
+async fn a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only(store: Fixture) {
+    let login = login(&store).await;
+    let later = |seconds: i64| at(t0().millis() + seconds * 1000);
+    for now in [t0(), t0(), later(10)] {
+        assert_eq!(rotate(&store, &login, "t0", "t1", now).await, Applied::Done);
+        let found = store.reads.login(login.id).await.unwrap().unwrap();
+        assert_eq!(found.token_hash, b"t1");
+        assert_eq!(found.expires_at.millis(), login.expires_at.millis() + 1000);
+    }
+    assert_eq!(
+        rotate(&store, &login, "t1", "t2", later(20)).await,
+        Applied::Done
+    );
+    // A redelivery from before: refused, and the login lives on.
+    assert_eq!(
+        rotate(&store, &login, "t0", "t1", t0()).await,
+        Applied::LoginRefused
+    );
+    assert_eq!(
+        rotate(&store, &login, "t2", "t3", later(30)).await,
+        Applied::Done
+    );
+}
+
+async fn an_old_token_ends_the_login(store: Fixture) {
+    let login = login(&store).await;
+    assert_eq!(
+        rotate(&store, &login, "t0", "t1", t0()).await,
+        Applied::Done
+    );
+    let late = at(t0().millis() + 10_001);
+    assert_eq!(
+        rotate(&store, &login, "t0", "t1", late).await,
+        Applied::LoginRefused
+    );
+    assert_eq!(store.reads.login(login.id).await.unwrap(), None);
+    assert_eq!(
+        rotate(&store, &login, "t1", "t2", late).await,
+        Applied::LoginRefused
+    );
+}
+
+async fn an_expired_login_is_refused(store: Fixture) {
+    let now = Timestamp::now();
+    let login = Login {
+        expires_at: at(now.millis() - 1),
+        ..login(&store).await
+    };
+    let login = Login {
+        id: new_id(),
+        ..login
+    };
+    assert_eq!(
+        store.writes.open_login(&login).await.unwrap(),
+        Applied::Done
+    );
+    assert_eq!(store.reads.login(login.id).await.unwrap(), None);
+    assert_eq!(
+        rotate(&store, &login, "t0", "t1", now).await,
+        Applied::LoginRefused
+    );
+}
+
+async fn the_store_answers_a_ping(store: Fixture) {
+    store.reads.ping().await.unwrap();
+}

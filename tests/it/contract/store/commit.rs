@@ -1,0 +1,317 @@
+//! What a transaction promises.
+
+use std::{collections::HashSet, time::Duration};
+
+use chat::{
+    error::{Code, Result},
+    model::*,
+    store::*,
+};
+use tokio::time::timeout;
+
+use super::fixture::*;
+
+on_both! {
+    a_dropped_transaction_changes_nothing,
+    the_second_of_two_sees_what_the_first_committed,
+    a_caller_may_give_up_at_any_time,
+    of_two_who_create_a_room_one_is_told_to_try_again,
+    a_stored_id_or_number_fails_the_whole_commit,
+    what_is_not_there_cannot_be_changed,
+    a_room_must_be_locked_to_be_changed,
+    nothing_may_be_changed_twice_in_one_batch,
+    a_nul_in_a_text_is_refused,
+    a_thousand_messages_in_one_batch,
+    nothing_to_do_is_done,
+}
+
+async fn a_dropped_transaction_changes_nothing(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    for _ in 0..20 {
+        let (facts, transaction) = store.writes.begin(&scope([id])).await.unwrap();
+        assert_eq!(facts.rooms[&id].head, 0);
+        drop(transaction);
+    }
+    store.say(id, &ada, 1..=1).await;
+    assert_eq!(store.reads.heads(&[id]).await.unwrap(), [(id, 1)]);
+}
+
+async fn the_second_of_two_sees_what_the_first_committed(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let new = message(id, &ada, 1, "first");
+    let (_, first) = store.writes.begin(&scope([id])).await.unwrap();
+
+    let asked = Scope {
+        messages: HashSet::from([new.id]),
+        ..scope([id])
+    };
+    let writes = store.writes.clone();
+    let mut second = tokio::spawn(async move { writes.begin(&asked).await });
+    // It cannot have the lock, however long it waits.
+    assert!(
+        timeout(Duration::from_millis(100), &mut second)
+            .await
+            .is_err()
+    );
+    let changes = Changes {
+        heads: [(id, 1)].into(),
+        new_messages: vec![new.clone()],
+        ..Changes::default()
+    };
+    first.commit(changes).await.unwrap();
+    let (facts, second) = second.await.unwrap().unwrap();
+    assert_eq!(facts.rooms[&id].head, 1);
+    assert!(facts.messages.contains_key(&new.id));
+    let changes = Changes {
+        heads: [(id, 2)].into(),
+        new_messages: vec![message(id, &ada, 2, "second")],
+        ..Changes::default()
+    };
+    second.commit(changes).await.unwrap();
+    assert_eq!(store.reads.events(id, 0, 9).await.unwrap().len(), 2);
+}
+
+async fn a_caller_may_give_up_at_any_time(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    // More often than there are connections: none may stay behind.
+    for seq in 1..=6 {
+        let (_, holder) = store.writes.begin(&scope([id])).await.unwrap();
+        let asked = scope([id]);
+        let waiting = store.writes.begin(&asked);
+        assert!(timeout(Duration::from_millis(20), waiting).await.is_err());
+        let changes = Changes {
+            heads: [(id, seq)].into(),
+            new_messages: vec![message(id, &ada, seq, "x")],
+            ..Changes::default()
+        };
+        holder.commit(changes).await.unwrap();
+    }
+    assert_eq!(store.reads.events(id, 0, 9).await.unwrap().len(), 6);
+}
+
+async fn of_two_who_create_a_room_one_is_told_to_try_again(store: Fixture) {
+    let ada = store.user("ada").await;
+    let tea = room(RoomKind::Public, &ada);
+    let run = async || -> Result<bool> {
+        let (facts, transaction) = store.writes.begin(&scope([tea.id])).await?;
+        if facts.rooms.contains_key(&tea.id) {
+            return Ok(false);
+        }
+        let changes = Changes {
+            rooms: vec![tea.clone()],
+            ..Changes::default()
+        };
+        transaction.commit(changes).await.map(|()| true)
+    };
+    let mut created = 0;
+    let (a, b, c) = tokio::join!(run(), run(), run());
+    for result in [a, b, c] {
+        match result {
+            Ok(true) => created += 1,
+            Ok(false) => {}
+            Err(error) => {
+                assert!(error.is_retryable(), "{}", error.chain());
+                assert!(!run().await.unwrap());
+            }
+        }
+    }
+    assert_eq!(created, 1);
+    assert_eq!(store.reads.room(tea.id).await.unwrap(), Some(tea));
+}
+
+async fn a_stored_id_or_number_fails_the_whole_commit(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let said = store.say(id, &ada, 1..=2).await;
+    let repeated_id = Message {
+        seq: 4,
+        ..said[0].clone()
+    };
+    let repeated_seq = Message {
+        seq: 2,
+        ..message(id, &ada, 4, "other")
+    };
+    for bad in [repeated_id, repeated_seq] {
+        let changes = Changes {
+            heads: [(id, 4)].into(),
+            new_messages: vec![message(id, &ada, 3, "good"), bad],
+            ..Changes::default()
+        };
+        let error = store.commit([id], changes).await.unwrap_err();
+        assert_eq!(error.code, Code::Internal, "{}", error.chain());
+    }
+    let repeated = Changes {
+        heads: [(id, 3)].into(),
+        entries: vec![
+            entry(id, 3, EventKind::MemberJoined, None),
+            entry(id, 3, EventKind::MemberLeft, None),
+        ],
+        ..Changes::default()
+    };
+    assert_eq!(
+        store.commit([id], repeated).await.unwrap_err().code,
+        Code::Internal
+    );
+    assert_eq!(store.reads.heads(&[id]).await.unwrap(), [(id, 2)]);
+    let found = store.reads.messages(id, Window::Latest, 9).await.unwrap();
+    assert_eq!(wires(&found), wires(&said));
+    store.say(id, &ada, 3..=3).await;
+}
+
+async fn what_is_not_there_cannot_be_changed(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let missing = new_id();
+    let unknown_message = Changes {
+        updated_messages: vec![message(id, &ada, 1, "never stored")],
+        ..Changes::default()
+    };
+    let unknown_room = Changes {
+        heads: [(missing, 1)].into(),
+        ..Changes::default()
+    };
+    for changes in [unknown_message, unknown_room] {
+        let error = store.commit([id, missing], changes).await.unwrap_err();
+        assert_eq!(error.code, Code::Internal, "{}", error.chain());
+    }
+}
+
+async fn a_room_must_be_locked_to_be_changed(store: Fixture) {
+    let ada = store.user("ada").await;
+    let (id, other) = (store.public_room(&ada).await, store.public_room(&ada).await);
+    let pair = (other, ada.id);
+    let nothing = Changes::default;
+    let all = [
+        Changes {
+            rooms: vec![Room {
+                id: other,
+                ..room(RoomKind::Public, &ada)
+            }],
+            ..nothing()
+        },
+        Changes {
+            heads: [(other, 1)].into(),
+            ..nothing()
+        },
+        Changes {
+            new_messages: vec![message(other, &ada, 1, "x")],
+            ..nothing()
+        },
+        Changes {
+            updated_messages: vec![message(other, &ada, 1, "x")],
+            ..nothing()
+        },
+        Changes {
+            entries: vec![entry(other, 1, EventKind::MemberLeft, None)],
+            ..nothing()
+        },
+        Changes {
+            members: vec![member(other, &ada, Role::Admin)],
+            ..nothing()
+        },
+        Changes {
+            removed_members: vec![pair],
+            ..nothing()
+        },
+        Changes {
+            bans: vec![(other, ada.id, None)],
+            ..nothing()
+        },
+        Changes {
+            lifted_bans: vec![pair],
+            ..nothing()
+        },
+    ];
+    for changes in all {
+        let error = store.commit([id], changes.clone()).await.unwrap_err();
+        assert_eq!(error.code, Code::Internal, "{changes:?}");
+    }
+}
+
+async fn nothing_may_be_changed_twice_in_one_batch(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let said = store.say(id, &ada, 1..=1).await.remove(0);
+    let owner = member(id, &ada, Role::Owner);
+    let pair = (id, ada.id);
+    let ban = (id, ada.id, None);
+    let nothing = Changes::default;
+    let all = [
+        Changes {
+            updated_messages: vec![said.clone(), said],
+            ..nothing()
+        },
+        Changes {
+            members: vec![owner.clone(), owner.clone()],
+            ..nothing()
+        },
+        Changes {
+            members: vec![owner],
+            removed_members: vec![pair],
+            ..nothing()
+        },
+        Changes {
+            bans: vec![ban],
+            lifted_bans: vec![pair],
+            ..nothing()
+        },
+    ];
+    for changes in all {
+        let error = store.commit([id], changes.clone()).await.unwrap_err();
+        assert_eq!(error.code, Code::Internal, "{changes:?}");
+    }
+}
+
+async fn a_nul_in_a_text_is_refused(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let changes = Changes {
+        heads: [(id, 2)].into(),
+        new_messages: vec![message(id, &ada, 1, "good"), message(id, &ada, 2, "b\0ad")],
+        ..Changes::default()
+    };
+    let error = store.commit([id], changes).await.unwrap_err();
+    assert_eq!(error.code, Code::Internal, "{}", error.chain());
+    assert_eq!(store.reads.heads(&[id]).await.unwrap(), [(id, 0)]);
+    store.say(id, &ada, 1..=1).await;
+}
+
+async fn a_thousand_messages_in_one_batch(store: Fixture) {
+    let ada = store.user("ada").await;
+    let mut rooms = Vec::new();
+    for _ in 0..10 {
+        rooms.push(store.public_room(&ada).await);
+    }
+    let new: Vec<Message> = (0..1000)
+        .map(|n| message(rooms[n as usize % 10], &ada, n / 10 + 1, &"ä".repeat(100)))
+        .collect();
+    let changes = Changes {
+        heads: rooms.iter().map(|&room| (room, 100)).collect(),
+        new_messages: new.clone(),
+        ..Changes::default()
+    };
+    store.commit(rooms.clone(), changes).await.unwrap();
+    for &room in &rooms {
+        let found = store
+            .reads
+            .messages(room, Window::Latest, 200)
+            .await
+            .unwrap();
+        let sent: Vec<Message> = new.iter().filter(|m| m.room == room).cloned().collect();
+        assert_eq!(wires(&found), wires(&sent));
+    }
+    let asked = Scope {
+        messages: new.iter().map(|m| m.id).collect(),
+        ..scope(rooms)
+    };
+    assert_eq!(store.facts(&asked).await.messages.len(), 1000);
+}
+
+async fn nothing_to_do_is_done(store: Fixture) {
+    let changes = Changes::default();
+    assert!(changes.is_empty());
+    store.commit([new_id()], changes).await.unwrap();
+}

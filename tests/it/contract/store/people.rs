@@ -1,0 +1,269 @@
+//! Rooms, members and bans.
+
+use std::collections::HashSet;
+
+use chat::{model::*, store::*};
+
+use super::fixture::*;
+
+on_both! {
+    a_room_is_found_until_it_is_deleted,
+    membership_tells_room_and_member_at_once,
+    members_come_by_user_id_page_by_page,
+    rooms_of_a_user_come_by_room_id_page_by_page,
+    public_rooms_come_page_by_page,
+    a_member_changes_and_goes,
+    bans_are_put_changed_and_lifted,
+    facts_hold_what_was_asked_and_no_more,
+    heads_of_ten_thousand_rooms,
+}
+
+async fn a_room_is_found_until_it_is_deleted(store: Fixture) {
+    let ada = store.user("ada").await;
+    let mut tea = Room {
+        head: 3,
+        ..room(RoomKind::Private, &ada)
+    };
+    let id = store.put_room(tea.clone(), &ada).await;
+    assert_eq!(store.reads.room(id).await.unwrap(), Some(tea.clone()));
+    assert_eq!(store.reads.room(new_id()).await.unwrap(), None);
+
+    tea.name = "Käse \u{1f9c0} 'quoted' \\ \"".to_owned();
+    tea.head = 4;
+    let change = |room: &Room| Changes {
+        rooms: vec![room.clone()],
+        heads: [(id, room.head)].into(),
+        ..Changes::default()
+    };
+    store.commit([id], change(&tea)).await.unwrap();
+    assert_eq!(store.reads.room(id).await.unwrap(), Some(tea.clone()));
+
+    tea.deleted = true;
+    tea.head = 5;
+    store.commit([id], change(&tea)).await.unwrap();
+    assert_eq!(store.reads.room(id).await.unwrap(), None);
+    assert_eq!(store.reads.membership(id, ada.id).await.unwrap(), None);
+    assert_eq!(store.reads.rooms_of(ada.id, None, 10).await.unwrap(), []);
+    assert_eq!(store.reads.heads(&[id]).await.unwrap(), []);
+    // A worker sees it, so that its id is never given again.
+    assert_eq!(store.facts(&scope([id])).await.rooms[&id], tea);
+}
+
+async fn membership_tells_room_and_member_at_once(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let tea = room(RoomKind::Public, &ada);
+    let id = store.put_room(tea.clone(), &ada).await;
+    let owner = member(id, &ada, Role::Owner);
+    let membership = async |room, user| store.reads.membership(room, user).await.unwrap();
+    assert_eq!(
+        membership(id, ada.id).await,
+        Some((tea.clone(), Some(owner)))
+    );
+    assert_eq!(membership(id, bob.id).await, Some((tea, None)));
+    assert_eq!(membership(new_id(), ada.id).await, None);
+}
+
+async fn members_come_by_user_id_page_by_page(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let mut everyone = vec![member(id, &ada, Role::Owner)];
+    for n in 0..9 {
+        let user = store.user(&format!("user{n}")).await;
+        everyone.push(member(id, &user, Role::Member));
+    }
+    let changes = Changes {
+        members: everyone[1..].to_vec(),
+        ..Changes::default()
+    };
+    store.commit([id], changes).await.unwrap();
+    everyone.sort_by_key(|member| member.user.id);
+
+    let mut found = Vec::new();
+    let mut sizes = Vec::new();
+    loop {
+        let after = found.last().map(|member: &Member| member.user.id);
+        let page = store.reads.members(id, after, 4).await.unwrap();
+        sizes.push(page.len());
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page);
+    }
+    assert_eq!(found, everyone);
+    assert_eq!(sizes, [4, 4, 2, 0]);
+    assert_eq!(store.reads.members(new_id(), None, 4).await.unwrap(), []);
+}
+
+async fn rooms_of_a_user_come_by_room_id_page_by_page(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let mut mine = Vec::new();
+    for _ in 0..5 {
+        mine.push(store.public_room(&ada).await);
+        store.public_room(&bob).await;
+    }
+    mine.sort();
+    let first = store.reads.rooms_of(ada.id, None, 3).await.unwrap();
+    let rest = store
+        .reads
+        .rooms_of(ada.id, Some(first[2].0.id), 3)
+        .await
+        .unwrap();
+    let found: Vec<RoomId> = first.iter().chain(&rest).map(|(room, _)| room.id).collect();
+    assert_eq!(found, mine);
+    for (room, member) in first {
+        assert_eq!(
+            (member.room, member.user, member.role),
+            (room.id, ada.clone(), Role::Owner)
+        );
+    }
+}
+
+async fn public_rooms_come_page_by_page(store: Fixture) {
+    let ada = store.user("ada").await;
+    let mut public = Vec::new();
+    for _ in 0..3 {
+        public.push(store.public_room(&ada).await);
+        store.put_room(room(RoomKind::Private, &ada), &ada).await;
+        store.put_room(room(RoomKind::Direct, &ada), &ada).await;
+        let gone = Room {
+            deleted: true,
+            ..room(RoomKind::Public, &ada)
+        };
+        store.put_room(gone, &ada).await;
+    }
+    public.sort();
+    let first = store.reads.public_rooms(None, 2).await.unwrap();
+    let rest = store
+        .reads
+        .public_rooms(Some(first[1].id), 2)
+        .await
+        .unwrap();
+    let found: Vec<RoomId> = first.iter().chain(&rest).map(|room| room.id).collect();
+    assert_eq!(found, public);
+}
+
+async fn a_member_changes_and_goes(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let id = store.public_room(&ada).await;
+    let mut bob = member(id, &bob, Role::Member);
+    let put = |member: &Member| Changes {
+        members: vec![member.clone()],
+        ..Changes::default()
+    };
+    store.commit([id], put(&bob)).await.unwrap();
+    bob.role = Role::Admin;
+    bob.read_seq = 7;
+    bob.muted_until = Some(at(t0().millis() + 1));
+    store.commit([id], put(&bob)).await.unwrap();
+    let (_, found) = store
+        .reads
+        .membership(id, bob.user.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(found, Some(bob.clone()));
+
+    let gone = Changes {
+        removed_members: vec![(id, bob.user.id)],
+        ..Changes::default()
+    };
+    for _ in 0..2 {
+        store.commit([id], gone.clone()).await.unwrap();
+        let (_, found) = store
+            .reads
+            .membership(id, bob.user.id)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(found, None);
+    }
+    assert_eq!(store.reads.members(id, None, 9).await.unwrap().len(), 1);
+}
+
+async fn bans_are_put_changed_and_lifted(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let id = store.public_room(&ada).await;
+    let pair = (id, bob.id);
+    let asked = Scope {
+        members: HashSet::from([pair, (id, ada.id)]),
+        ..scope([id])
+    };
+    for until in [None, Some(at(t0().millis() + 5)), None] {
+        let ban = Changes {
+            bans: vec![(id, bob.id, until)],
+            ..Changes::default()
+        };
+        store.commit([id], ban).await.unwrap();
+        let facts = store.facts(&asked).await;
+        assert_eq!(facts.bans, [(pair, until)].into());
+        assert!(!facts.members.contains_key(&pair));
+    }
+    let lift = Changes {
+        lifted_bans: vec![pair],
+        ..Changes::default()
+    };
+    store.commit([id], lift).await.unwrap();
+    assert!(store.facts(&asked).await.bans.is_empty());
+}
+
+async fn facts_hold_what_was_asked_and_no_more(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let eve = store.user("eve").await;
+    let tea = room(RoomKind::Public, &ada);
+    let id = store.put_room(tea.clone(), &ada).await;
+    let said = store.say(id, &ada, 1..=2).await;
+    let nothing = store.facts(&Scope::default()).await;
+    assert!(nothing.rooms.is_empty() && nothing.messages.is_empty());
+    assert!(nothing.members.is_empty() && nothing.users.is_empty());
+
+    let (missing, stranger) = (new_id(), new_id());
+    let facts = store
+        .facts(&Scope {
+            messages: HashSet::from([said[0].id, new_id()]),
+            members: HashSet::from([
+                (id, ada.id),
+                (id, bob.id),
+                (id, stranger),
+                (missing, ada.id),
+            ]),
+            users: HashSet::from([eve.id, stranger]),
+            ..scope([id, missing])
+        })
+        .await;
+    assert_eq!(facts.rooms, [(id, Room { head: 2, ..tea })].into());
+    assert_eq!(facts.messages.len(), 1);
+    assert_eq!(wire(&facts.messages[&said[0].id]), wire(&said[0]));
+    assert_eq!(
+        facts.members,
+        [((id, ada.id), member(id, &ada, Role::Owner))].into()
+    );
+    assert_eq!(
+        facts.users,
+        [ada, bob, eve].map(|user| (user.id, user)).into()
+    );
+    assert!(facts.bans.is_empty());
+}
+
+async fn heads_of_ten_thousand_rooms(store: Fixture) {
+    let ada = store.user("ada").await;
+    let rooms: Vec<Room> = (0..10_000)
+        .map(|head| Room {
+            head,
+            ..room(RoomKind::Public, &ada)
+        })
+        .collect();
+    let mut expected: Vec<(RoomId, Seq)> = rooms.iter().map(|r| (r.id, r.head)).collect();
+    let ids: Vec<RoomId> = rooms.iter().map(|room| room.id).collect();
+    let changes = Changes {
+        rooms,
+        ..Changes::default()
+    };
+    store.commit(ids.clone(), changes).await.unwrap();
+
+    let asked: Vec<RoomId> = ids.iter().copied().chain([new_id()]).collect();
+    let mut found = store.reads.heads(&asked).await.unwrap();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(store.reads.heads(&[]).await.unwrap(), []);
+}

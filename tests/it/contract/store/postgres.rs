@@ -1,0 +1,90 @@
+//! What only a server can do to us: be away, freeze, or lose a worker.
+
+use std::time::{Duration, Instant};
+
+use chat::store::{self, *};
+use sqlx::{Connection, Executor};
+
+use super::fixture::*;
+
+#[tokio::test]
+async fn an_absent_server_is_unavailable_in_time() {
+    // A port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let url = format!("postgres://nobody@127.0.0.1:{port}/none");
+    let store = store::postgres::Store::connect(&url, 2, Duration::from_millis(300)).unwrap();
+    let begun = Instant::now();
+    let error = store.ping().await.unwrap_err();
+    assert!(error.is_retryable(), "{}", error.chain());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_at_once() {
+    let error = store::postgres::Store::connect("mysql:/x", 1, Duration::ZERO).unwrap_err();
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn migrating_twice_at_once_is_harmless() {
+    let server = Server::new().await;
+    let store = store::postgres::Store::connect(&server.url, 1, Duration::from_secs(20)).unwrap();
+    let error = store.check_schema().await.unwrap_err();
+    assert!(
+        error.is_retryable() && error.message.contains("chat migrate"),
+        "{error}"
+    );
+    let (a, b) = tokio::join!(store.migrate(), store.migrate());
+    a.and(b).unwrap();
+    store.migrate().await.unwrap();
+    store.check_schema().await.unwrap();
+    store.ping().await.unwrap();
+    store.close().await;
+    server.drop().await;
+}
+
+/// While nodes are updated one by one, the older ones live with the newer schema.
+#[tokio::test]
+async fn a_newer_schema_is_left_alone() {
+    let server = Server::new().await;
+    let store = store::postgres::Store::connect(&server.url, 1, Duration::from_secs(20)).unwrap();
+    store.migrate().await.unwrap();
+    let mut connection = sqlx::PgConnection::connect(&server.url).await.unwrap();
+    connection.execute(NEWER).await.unwrap();
+    connection.close().await.unwrap();
+    store.migrate().await.unwrap();
+    store.check_schema().await.unwrap();
+    store.close().await;
+    server.drop().await;
+}
+
+/// A worker that stops between `begin` and `commit` holds its rooms for two seconds, no longer.
+#[tokio::test]
+async fn a_frozen_worker_loses_its_locks() {
+    on_postgres(async |store: Fixture| {
+        let ada = store.user("ada").await;
+        let id = store.public_room(&ada).await;
+        let (_, frozen) = store.writes.begin(&scope([id])).await.unwrap();
+        let begun = Instant::now();
+        let (_, next) = store.writes.begin(&scope([id])).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(10));
+
+        let changes = |body: &str| Changes {
+            heads: [(id, 1)].into(),
+            new_messages: vec![message(id, &ada, 1, body)],
+            ..Changes::default()
+        };
+        next.commit(changes("the next one's")).await.unwrap();
+        let error = frozen
+            .commit(changes("the frozen one's"))
+            .await
+            .unwrap_err();
+        assert!(error.is_retryable(), "{}", error.chain());
+        let found = store.reads.messages(id, Window::Latest, 9).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].body, "the next one's");
+    })
+    .await;
+}
