@@ -6,7 +6,7 @@ use super::{Outcome, Refusal};
 use crate::{
     error::{Code, Result},
     model::{Account, LoginId, Timestamp, UserId},
-    store::{AccountPatch, Applied, Login, NewAccount, Writes},
+    store::{AccountPatch, Applied, Login, NewAccount, Rotation, Writes},
 };
 
 /// How long after a rotation the same old refresh token still gets the same new one: a client whose answer was
@@ -91,9 +91,16 @@ pub async fn run(
             new_hash,
             expires_at,
         } => {
-            store
-                .rotate_login(*login, old_hash, new_hash, *expires_at, at, ROTATION_GRACE)
-                .await?
+            let rotation = Rotation {
+                login: *login,
+                old_hash: old_hash.clone(),
+                new_hash: new_hash.clone(),
+                expires_at: *expires_at,
+                asked_at: at,
+                applied_at: Timestamp::now(),
+                grace: ROTATION_GRACE,
+            };
+            store.rotate_login(&rotation).await?
         }
         AccountCommand::CloseLogin { login } => store.close_login(*login).await?,
         AccountCommand::Update {

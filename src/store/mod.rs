@@ -278,6 +278,20 @@ pub enum Applied {
     NoSuchUser,
 }
 
+/// A refresh token's replacement by the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotation {
+    pub login: LoginId,
+    pub old_hash: Vec<u8>,
+    pub new_hash: Vec<u8>,
+    pub expires_at: Timestamp,
+    /// When the client asked. The command may have waited in the queue since.
+    pub asked_at: Timestamp,
+    /// When it is done, which is what a repeat is measured from: clients repeat what nobody answered.
+    pub applied_at: Timestamp,
+    pub grace: std::time::Duration,
+}
+
 /// A change of one's own account; `None` leaves a field, an empty string clears it. A cleared display name is the
 /// user name again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -302,18 +316,11 @@ pub trait Writes: Send + Sync {
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
     /// The same login again is `Done` and changes nothing, whatever became of it since.
     async fn open_login(&self, login: &Login) -> Result<Applied>;
-    /// Replaces the token `old_hash` by `new_hash`. A repeat within `grace` of the first rotation is `Done`; an
-    /// older token used again revokes the login. A repeat brings the same `new_hash`: the new token must follow
-    /// from the old one. A command from before the last rotation (by `now`) is a redelivery: refused, no more.
-    async fn rotate_login(
-        &self,
-        login: LoginId,
-        old_hash: &[u8],
-        new_hash: &[u8],
-        expires_at: Timestamp,
-        now: Timestamp,
-        grace: std::time::Duration,
-    ) -> Result<Applied>;
+    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation, asked for before it or within
+    /// `grace` after it, is `Done`; an older token used again revokes the login. A repeat brings the same `new_hash`:
+    /// the new token must follow from the old one. Anything else asked for before the last rotation is a
+    /// redelivery: refused, no more.
+    async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied>;
     /// Closing it again is `Done`.
     async fn close_login(&self, login: LoginId) -> Result<Applied>;
 }

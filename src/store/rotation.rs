@@ -1,7 +1,6 @@
 //! What a refresh token may still do: the rule both stores apply while they hold the login's row. No I/O.
 
-use std::time::Duration;
-
+use super::Rotation;
 use crate::model::Timestamp;
 
 /// A login's row.
@@ -25,25 +24,26 @@ pub(super) enum Step {
     Revoke,
 }
 
-pub(super) fn decide(
-    login: &State,
-    old_hash: &[u8],
-    new_hash: &[u8],
-    now: Timestamp,
-    grace: Duration,
-) -> Step {
-    if login.revoked || login.expires_at <= now {
+pub(super) fn decide(login: &State, rotation: &Rotation) -> Step {
+    let Rotation {
+        old_hash,
+        new_hash,
+        asked_at,
+        ..
+    } = rotation;
+    if login.revoked || login.expires_at <= *asked_at {
         return Step::Refuse;
     }
-    if login.token_hash == old_hash {
+    if login.token_hash == *old_hash {
         return Step::Replace;
     }
     let Some(rotated_at) = login.rotated_at else {
         return Step::Revoke;
     };
-    let age = now.millis().saturating_sub(rotated_at.millis());
-    let same = login.prev_hash.as_deref() == Some(old_hash) && login.token_hash == new_hash;
-    let grace = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+    let age = asked_at.millis().saturating_sub(rotated_at.millis());
+    let same =
+        login.prev_hash.as_deref() == Some(old_hash.as_slice()) && login.token_hash == *new_hash;
+    let grace = i64::try_from(rotation.grace.as_millis()).unwrap_or(i64::MAX);
     if same && age <= grace {
         Step::Repeated
     } else if age < 0 {
@@ -56,6 +56,8 @@ pub(super) fn decide(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const GRACE: Duration = Duration::from_secs(10);
@@ -75,36 +77,42 @@ mod tests {
         }
     }
 
+    fn ask(login: &State, old: &[u8], new: &[u8], asked_at: Timestamp) -> Step {
+        let rotation = Rotation {
+            login: uuid::Uuid::nil(),
+            old_hash: old.to_vec(),
+            new_hash: new.to_vec(),
+            expires_at: at(2000),
+            asked_at,
+            applied_at: at(3000),
+            grace: GRACE,
+        };
+        decide(login, &rotation)
+    }
+
     #[test]
     fn the_current_token_is_replaced_once() {
-        assert_eq!(
-            decide(&rotated(), b"b", b"c", at(200), GRACE),
-            Step::Replace
-        );
-        assert_eq!(
-            decide(&rotated(), b"a", b"b", at(110), GRACE),
-            Step::Repeated
-        );
-        assert_eq!(decide(&rotated(), b"a", b"b", at(111), GRACE), Step::Revoke);
-        assert_eq!(decide(&rotated(), b"a", b"x", at(101), GRACE), Step::Revoke);
-        assert_eq!(decide(&rotated(), b"x", b"c", at(101), GRACE), Step::Revoke);
+        assert_eq!(ask(&rotated(), b"b", b"c", at(200)), Step::Replace);
+        assert_eq!(ask(&rotated(), b"a", b"b", at(110)), Step::Repeated);
+        assert_eq!(ask(&rotated(), b"a", b"b", at(111)), Step::Revoke);
+        assert_eq!(ask(&rotated(), b"a", b"x", at(101)), Step::Revoke);
+        assert_eq!(ask(&rotated(), b"x", b"c", at(101)), Step::Revoke);
     }
 
     #[test]
     fn an_old_command_delivered_again_harms_nobody() {
-        assert_eq!(decide(&rotated(), b"x", b"a", at(90), GRACE), Step::Refuse);
+        // A client that repeated its refresh while no worker ran: all of them arrive after the first is done.
+        assert_eq!(ask(&rotated(), b"a", b"b", at(50)), Step::Repeated);
+        assert_eq!(ask(&rotated(), b"x", b"a", at(90)), Step::Refuse);
     }
 
     #[test]
     fn an_ended_login_is_refused() {
-        assert_eq!(
-            decide(&rotated(), b"b", b"c", at(1000), GRACE),
-            Step::Refuse
-        );
+        assert_eq!(ask(&rotated(), b"b", b"c", at(1000)), Step::Refuse);
         let revoked = State {
             revoked: true,
             ..rotated()
         };
-        assert_eq!(decide(&revoked, b"b", b"c", at(200), GRACE), Step::Refuse);
+        assert_eq!(ask(&revoked, b"b", b"c", at(200)), Step::Refuse);
     }
 }

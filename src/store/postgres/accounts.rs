@@ -1,7 +1,5 @@
 //! The writing half: accounts and logins, one statement each where one is enough.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
@@ -12,9 +10,9 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{LoginId, Timestamp, UserId},
+    model::{LoginId, UserId},
     store::{
-        AccountPatch, Applied, Facts, Login, NewAccount, Scope, Transaction, Writes,
+        AccountPatch, Applied, Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes,
         rotation::{self, Step},
     },
 };
@@ -89,39 +87,41 @@ impl Writes for Store {
         })
     }
 
-    async fn rotate_login(
-        &self,
-        login: LoginId,
-        old_hash: &[u8],
-        new_hash: &[u8],
-        expires_at: Timestamp,
-        now: Timestamp,
-        grace: Duration,
-    ) -> Result<Applied> {
+    async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied> {
         const LOCK: &str = "SELECT token_hash, prev_hash, rotated_at, expires_at, revoked \
              FROM logins WHERE id = $1 FOR NO KEY UPDATE";
         const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = $2, \
              rotated_at = $3, expires_at = $4 WHERE id = $1";
         let mut lease = Lease::begin(&self.pool).await?;
-        let row = answer(sqlx::query(LOCK).bind(login).fetch_optional(&mut *lease)).await?;
+        let row = answer(
+            sqlx::query(LOCK)
+                .bind(rotation.login)
+                .fetch_optional(&mut *lease),
+        )
+        .await?;
         let Some(row) = row else {
             return Ok(Applied::LoginRefused);
         };
         let state = state(&row).map_err(failure)?;
-        let applied = match rotation::decide(&state, old_hash, new_hash, now, grace) {
+        let applied = match rotation::decide(&state, rotation) {
             Step::Repeated => return Ok(Applied::Done),
             Step::Refuse => return Ok(Applied::LoginRefused),
             Step::Replace => {
                 let update = sqlx::query(REPLACE)
-                    .bind(login)
-                    .bind(new_hash)
-                    .bind(now.datetime())
-                    .bind(expires_at.datetime());
+                    .bind(rotation.login)
+                    .bind(&rotation.new_hash)
+                    .bind(rotation.applied_at.datetime())
+                    .bind(rotation.expires_at.datetime());
                 answer(update.execute(&mut *lease)).await?;
                 Applied::Done
             }
             Step::Revoke => {
-                answer(sqlx::query(REVOKE).bind(login).execute(&mut *lease)).await?;
+                answer(
+                    sqlx::query(REVOKE)
+                        .bind(rotation.login)
+                        .execute(&mut *lease),
+                )
+                .await?;
                 Applied::LoginRefused
             }
         };

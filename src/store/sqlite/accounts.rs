@@ -1,17 +1,15 @@
 //! The writing half: accounts and logins.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{Store, rows, transaction};
 use crate::{
     error::Result,
-    model::{LoginId, Timestamp, UserId},
+    model::{LoginId, UserId},
     sqlite::failure,
     store::{
-        AccountPatch, Applied, Facts, Login, NewAccount, Scope, Transaction, Writes,
+        AccountPatch, Applied, Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes,
         rotation::{self, Step},
     },
 };
@@ -92,38 +90,33 @@ impl Writes for Store {
         Ok(Applied::Done)
     }
 
-    async fn rotate_login(
-        &self,
-        login: LoginId,
-        old_hash: &[u8],
-        new_hash: &[u8],
-        expires_at: Timestamp,
-        now: Timestamp,
-        grace: Duration,
-    ) -> Result<Applied> {
+    async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied> {
         const FIND: &str = "SELECT token_hash, prev_hash, rotated_at, expires_at, revoked \
              FROM logins WHERE id = ?1";
         const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = ?2, \
              rotated_at = ?3, expires_at = ?4 WHERE id = ?1";
         let mut tx = self.database.write().await?;
-        let row = sqlx::query(FIND).bind(login);
+        let row = sqlx::query(FIND).bind(rotation.login);
         let row = row.fetch_optional(&mut *tx).await.map_err(failure)?;
         let Some(row) = row else {
             return Ok(Applied::LoginRefused);
         };
         let state = state(&row).map_err(failure)?;
-        let (statement, applied) = match rotation::decide(&state, old_hash, new_hash, now, grace) {
+        let (statement, applied) = match rotation::decide(&state, rotation) {
             Step::Repeated => return Ok(Applied::Done),
             Step::Refuse => return Ok(Applied::LoginRefused),
             Step::Replace => {
                 let replace = sqlx::query(REPLACE)
-                    .bind(login)
-                    .bind(new_hash)
-                    .bind(now.millis())
-                    .bind(expires_at.millis());
+                    .bind(rotation.login)
+                    .bind(&rotation.new_hash)
+                    .bind(rotation.applied_at.millis())
+                    .bind(rotation.expires_at.millis());
                 (replace, Applied::Done)
             }
-            Step::Revoke => (sqlx::query(REVOKE).bind(login), Applied::LoginRefused),
+            Step::Revoke => (
+                sqlx::query(REVOKE).bind(rotation.login),
+                Applied::LoginRefused,
+            ),
         };
         statement.execute(&mut *tx).await.map_err(failure)?;
         tx.commit().await.map_err(failure)?;

@@ -140,9 +140,7 @@ async fn login(store: &Fixture) -> Login {
 async fn rotate(store: &Fixture, login: &Login, old: &str, new: &str, now: Timestamp) -> Applied {
     let (old, new) = (old.as_bytes(), new.as_bytes());
     let expires_at = at(login.expires_at.millis() + 1000);
-    let rotate = store
-        .writes
-        .rotate_login(login.id, old, new, expires_at, now, GRACE);
+    let rotate = store.writes.rotate_login(&rotation);
     rotate.await.unwrap()
 }
 
