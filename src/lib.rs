@@ -1,4 +1,5 @@
 //! A chat backend. See ARCHITECTURE.md for the map.
+
 pub mod bus;
 pub mod config;
 pub mod edge;
@@ -7,6 +8,7 @@ pub mod job;
 pub mod model;
 pub mod protocol;
 pub mod queue;
+pub mod retry;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;
