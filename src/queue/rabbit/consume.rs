@@ -1,0 +1,192 @@
+//! Consuming: one channel a partition. A consumer ends by closing its channel and never by `basic.cancel`: a
+//! cancelled one's successor would get new payloads before those this one gives back.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Channel,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{Settings, busy, link::Link, topology, unavailable, within};
+use crate::{
+    error::Result,
+    queue::{Consumer, Delivery, Depth, Partition, Queue, State},
+};
+
+/// How long `consume` waits for a connection, and then for the broker.
+const CONSUME_DEADLINE: Duration = Duration::from_secs(10);
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The consuming side. Its connection closes when it and its consumers are dropped.
+pub struct RabbitQueue {
+    settings: Settings,
+    link: Link,
+}
+
+impl RabbitQueue {
+    /// Starts connecting and returns at once. Needs a tokio runtime. Fails only where the URL is none.
+    pub fn connect(settings: Settings) -> Result<RabbitQueue> {
+        Ok(RabbitQueue {
+            link: Link::start(settings.clone(), "consumer")?,
+            settings,
+        })
+    }
+
+    /// Waits for a connection, at most `patience`; the error says what the last try failed of.
+    pub async fn ready(&self, patience: Duration) -> Result<()> {
+        self.link.ready(patience).await
+    }
+
+    /// Closes the connection in good order. Consumers end; what they hold unacknowledged goes back.
+    pub async fn close(&self) {
+        self.link.close().await;
+    }
+
+    /// A channel of its own on the connection, once there is one.
+    pub(super) async fn channel(&self, patience: Duration) -> Result<Channel> {
+        let Ok(live) = timeout(patience, self.link.live()).await else {
+            return Err(busy("the queue is not reachable just now; try again"));
+        };
+        within(LOOK_DEADLINE, live.connection.create_channel()).await
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn start(
+        &self,
+        channel: &Channel,
+        partition: Partition,
+    ) -> lapin::Result<lapin::Consumer> {
+        let prefix = &self.settings.prefix;
+        let options = BasicQosOptions::default();
+        channel
+            .basic_qos(self.settings.prefetch.max(1), options)
+            .await?;
+        topology::declare_partition(channel, prefix, partition).await?;
+        channel
+            .basic_consume(
+                topology::partition_queue(prefix, partition).into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+    }
+}
+
+#[async_trait]
+impl Queue for RabbitQueue {
+    async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>> {
+        self.settings.check(partition)?;
+        let channel = self.channel(CONSUME_DEADLINE).await?;
+        let deliveries = within(CONSUME_DEADLINE, self.start(&channel, partition)).await?;
+        Ok(Box::new(RabbitConsumer {
+            deliveries,
+            channel,
+            lost: false,
+        }))
+    }
+
+    async fn depths(&self) -> Result<Vec<Depth>> {
+        let channel = self.channel(LOOK_DEADLINE).await?;
+        let prefix = &self.settings.prefix;
+        let names = (0..self.settings.partitions)
+            .map(|partition| topology::partition_queue(prefix, partition))
+            .chain([topology::dead_queue(prefix)]);
+        let mut depths = Vec::new();
+        for queue in names {
+            let found = within(LOOK_DEADLINE, topology::look(&channel, queue.clone())).await?;
+            depths.push(Depth {
+                queue,
+                ready: found.message_count().into(),
+                consumers: found.consumer_count().into(),
+            });
+        }
+        Ok(depths)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        if self.link.state() == State::Down {
+            return Err(busy("the queue is not reachable just now"));
+        }
+        // A channel is opened by the broker, and closes when dropped.
+        self.channel(LOOK_DEADLINE).await.map(drop)
+    }
+}
+
+/// lapin cancels a consumer that is dropped while its channel is open; so the channel goes first.
+struct RabbitConsumer {
+    deliveries: lapin::Consumer,
+    channel: Channel,
+    lost: bool,
+}
+
+impl RabbitConsumer {
+    fn take(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Option<Delivery> {
+        match next {
+            Some(Ok(delivery)) => {
+                return Some(Delivery {
+                    payload: Bytes::from(delivery.data),
+                    tag: delivery.delivery_tag,
+                    redelivered: delivery.redelivered,
+                });
+            }
+            Some(Err(error)) => debug!(error = error.to_string(), "consumer lost"),
+            None => {}
+        }
+        self.lost = true;
+        None
+    }
+}
+
+#[async_trait]
+impl Consumer for RabbitConsumer {
+    async fn next(&mut self) -> Option<Delivery> {
+        if self.lost {
+            return None;
+        }
+        let next = self.deliveries.next().await;
+        self.take(next)
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        if self.lost {
+            return None;
+        }
+        let next = self.deliveries.next().now_or_never()?;
+        self.take(next)
+    }
+
+    async fn ack_through(&mut self, tag: u64) -> Result<()> {
+        let ack = self
+            .channel
+            .basic_ack(tag, BasicAckOptions { multiple: true });
+        ack.await.map_err(unavailable)
+    }
+
+    async fn close(self: Box<Self>) {
+        if self.channel.status().connected() {
+            let closed = self.channel.close(200, "done".into());
+            let _ = timeout(CLOSE_DEADLINE, closed).await;
+        }
+    }
+}
+
+impl Drop for RabbitConsumer {
+    fn drop(&mut self) {
+        if self.channel.status().connected() {
+            // The first poll sends the frame, and that is all it takes.
+            let _ = self.channel.close(200, "done".into()).now_or_never();
+        }
+    }
+}

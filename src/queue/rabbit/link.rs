@@ -1,0 +1,331 @@
+//! One connection to the broker that always comes back. A task owns it: connect (with a deadline), declare the
+//! topology, watch, and start over with a jittered delay. It logs each change of state once.
+
+use std::{
+    future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use lapin::{
+    Connection, ConnectionProperties, Event,
+    uri::{AMQPScheme, AMQPUri},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+use super::{Settings, topology};
+use crate::{
+    error::{Error, Result},
+    queue::State,
+    retry::Policy,
+};
+
+/// TCP, TLS and the AMQP handshake together.
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Creating a quorum queue takes tens of milliseconds, and there may be 256; after a cluster's restart each
+/// must elect its leader first.
+const DECLARE_DEADLINE: Duration = Duration::from_secs(60);
+/// lapin reports a lost connection as an event; this notices one that was lost without.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// One established connection.
+pub(super) struct Live {
+    pub connection: Connection,
+    /// Tells this connection from its predecessors.
+    pub epoch: u64,
+}
+
+#[derive(Clone)]
+pub(super) enum Status {
+    Down,
+    Up(Arc<Live>),
+    Blocked(Arc<Live>),
+}
+
+impl Status {
+    pub fn state(&self) -> State {
+        match self {
+            Status::Down => State::Down,
+            Status::Up(_) => State::Up,
+            Status::Blocked(_) => State::Blocked,
+        }
+    }
+
+    fn epoch(&self) -> Option<u64> {
+        match self {
+            Status::Down => None,
+            Status::Up(live) | Status::Blocked(live) => Some(live.epoch),
+        }
+    }
+}
+
+/// The handle. Dropping it closes the connection.
+pub(super) struct Link {
+    status: Arc<watch::Sender<Status>>,
+    failure: Arc<Mutex<String>>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    /// Starts connecting, and returns at once. `role` is what the connection is for, in logs and in its name.
+    pub fn start(settings: Settings, role: &'static str) -> Result<Link> {
+        let uri = settings.uri()?;
+        let status = Arc::new(watch::Sender::new(Status::Down));
+        let failure: Arc<Mutex<String>> = Arc::default();
+        let task = tokio::spawn(keep(uri, settings, role, status.clone(), failure.clone()));
+        Ok(Link {
+            status,
+            failure,
+            task: AbortOnDropHandle::new(task),
+        })
+    }
+
+    pub fn state(&self) -> State {
+        self.status.borrow().state()
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits for a connection, at most `patience`; then says what the last try failed of.
+    pub async fn ready(&self, patience: Duration) -> Result<()> {
+        if timeout(patience, self.established()).await.is_ok() {
+            return Ok(());
+        }
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = match failure.as_str() {
+            "" => "no connection yet",
+            reason => reason,
+        };
+        Err(Error::unavailable("queue", reason))
+    }
+
+    /// Waits until there is a connection, blocked or not.
+    pub async fn established(&self) -> Status {
+        let mut status = self.status.subscribe();
+        let found = status.wait_for(|s| s.state() != State::Down).await;
+        let found = found.ok().map(|status| status.clone());
+        match found {
+            Some(status) => status,
+            // The task is gone: nothing will ever come.
+            None => future::pending().await,
+        }
+    }
+
+    pub async fn live(&self) -> Arc<Live> {
+        match self.established().await {
+            Status::Up(live) | Status::Blocked(live) => live,
+            Status::Down => future::pending().await,
+        }
+    }
+
+    /// Resolves when that connection is no longer the one in use.
+    pub async fn gone(&self, epoch: u64) {
+        let mut status = self.status.subscribe();
+        // An error means that the task is gone, and the connection with it.
+        let _ = status.wait_for(|s| s.epoch() != Some(epoch)).await;
+    }
+
+    /// Resolves when the broker takes nothing (any more).
+    pub async fn blocked(&self) {
+        let mut status = self.status.subscribe();
+        if status
+            .wait_for(|s| s.state() == State::Blocked)
+            .await
+            .is_err()
+        {
+            future::pending().await
+        }
+    }
+
+    /// Says goodbye to the broker, at most a second long.
+    pub async fn close(&self) {
+        self.task.abort();
+        let before = self.status.send_replace(Status::Down);
+        if let Status::Up(live) | Status::Blocked(live) = before {
+            let goodbye = live.connection.close(200, "bye".into());
+            let _ = timeout(Duration::from_secs(1), goodbye).await;
+        }
+    }
+}
+
+async fn keep(
+    uri: AMQPUri,
+    settings: Settings,
+    role: &'static str,
+    status: Arc<watch::Sender<Status>>,
+    last_failure: Arc<Mutex<String>>,
+) {
+    static EPOCH: AtomicU64 = AtomicU64::new(1);
+    let at = Address::of(&uri);
+    let mut retry = Policy::RECONNECT.start();
+    let mut reported = false;
+    let mut suspicious = false;
+    loop {
+        match connect(&uri, &settings, role, suspicious).await {
+            Ok(connection) => {
+                let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
+                let live = Arc::new(Live { connection, epoch });
+                info!(
+                    role,
+                    host = at.host,
+                    port = at.port,
+                    vhost = at.vhost,
+                    "RabbitMQ connected"
+                );
+                let since = Instant::now();
+                let reason = watch_over(live, role, &status).await;
+                status.send_replace(Status::Down);
+                warn!(role, error = reason, "RabbitMQ connection lost");
+                reported = true;
+                suspicious = false;
+                // A connection that does not last is no success.
+                if since.elapsed() > Policy::RECONNECT.max {
+                    retry.reset();
+                }
+            }
+            Err(failure) => {
+                last_failure
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone_from(&failure.reason);
+                suspicious = failure.timed_out;
+                if reported {
+                    debug!(role, error = failure.reason, "RabbitMQ still not reachable");
+                } else {
+                    warn!(
+                        role,
+                        host = at.host,
+                        port = at.port,
+                        vhost = at.vhost,
+                        error = failure.reason,
+                        "RabbitMQ not reachable, trying on"
+                    );
+                    reported = true;
+                }
+            }
+        }
+        retry.pause().await;
+    }
+}
+
+/// What may be logged of a URL.
+struct Address {
+    host: String,
+    port: u16,
+    vhost: String,
+}
+
+impl Address {
+    fn of(uri: &AMQPUri) -> Address {
+        Address {
+            host: uri.authority.host.clone(),
+            port: uri.authority.port,
+            vhost: uri.vhost.clone(),
+        }
+    }
+}
+
+struct Failure {
+    reason: String,
+    timed_out: bool,
+}
+
+impl Failure {
+    fn because(reason: impl ToString) -> Failure {
+        Failure {
+            reason: reason.to_string(),
+            timed_out: false,
+        }
+    }
+
+    fn timeout(what: &str) -> Failure {
+        Failure {
+            reason: format!("no answer to {what} in time"),
+            timed_out: true,
+        }
+    }
+}
+
+async fn connect(
+    uri: &AMQPUri,
+    settings: &Settings,
+    role: &str,
+    suspicious: bool,
+) -> Result<Connection, Failure> {
+    // lapin keeps a thread and a socket for every handshake that is given up: do not even start one with a
+    // broker that was silent last time and still is.
+    if suspicious && uri.scheme == AMQPScheme::AMQP {
+        match timeout(CONNECT_DEADLINE, probe(uri)).await {
+            Ok(answered) => answered.map_err(Failure::because)?,
+            Err(_) => return Err(Failure::timeout("the AMQP header")),
+        }
+    }
+    let properties = ConnectionProperties::default()
+        .with_connection_name(format!("{} {role}", settings.node).into())
+        .with_client_property("product".into(), "chat".into());
+    let connection = match timeout(
+        CONNECT_DEADLINE,
+        Connection::connect_uri(uri.clone(), properties),
+    )
+    .await
+    {
+        Ok(connection) => connection.map_err(Failure::because)?,
+        Err(_) => return Err(Failure::timeout("the AMQP handshake")),
+    };
+    match timeout(DECLARE_DEADLINE, topology::declare(&connection, settings)).await {
+        Ok(declared) => declared.map_err(Failure::because)?,
+        Err(_) => return Err(Failure::timeout("the declaration of the queues")),
+    }
+    Ok(connection)
+}
+
+/// Whether the broker says anything at all.
+async fn probe(uri: &AMQPUri) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    stream.read_u8().await.map(drop)
+}
+
+/// Publishes the connection's state until it is lost; returns why.
+async fn watch_over(live: Arc<Live>, role: &str, status: &watch::Sender<Status>) -> String {
+    let mut events = live.connection.events_listener();
+    let mut check = interval(CHECK_EVERY);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    status.send_replace(Status::Up(live.clone()));
+    let mut reason = String::from("closed");
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::ConnectionBlocked(why)) => {
+                    warn!(role, reason = why, "RabbitMQ blocks the connection");
+                    status.send_replace(Status::Blocked(live.clone()));
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    info!(role, "RabbitMQ unblocked the connection");
+                    status.send_replace(Status::Up(live.clone()));
+                }
+                // Of a channel, or of the whole connection: the check below knows.
+                Some(Event::Error(error)) => reason = error.to_string(),
+                Some(_) => {}
+                None => return reason,
+            },
+            _ = check.tick() => {}
+        }
+        if !live.connection.status().connected() {
+            return reason;
+        }
+    }
+}
