@@ -1,0 +1,181 @@
+//! The one task that writes the queue's table: whatever was asked for while it was committing is the next commit.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use sqlx::QueryBuilder;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use super::{Publish, Shared, Stored, Write};
+use crate::{
+    error::{Error, Result},
+    sqlite::failure,
+};
+
+/// How long acknowledgements wait for a publish that takes them along.
+const ACK_DELAY: Duration = Duration::from_millis(50);
+/// Requests in one commit.
+const BATCH: usize = 1024;
+/// Rows in one statement; three values each, far below SQLite's limit of 32,766.
+const ROWS: usize = 64;
+
+/// Ends when every handle is gone, after a last flush.
+pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Write>, last_id: i64) {
+    let mut writer = Writer {
+        deleted: vec![0; shared.lanes.len()],
+        shared,
+        last_id,
+        failing: false,
+    };
+    let mut batch = Vec::new();
+    loop {
+        let open = tokio::select! {
+            count = requests.recv_many(&mut batch, BATCH) => count > 0,
+            () = writer.shared.acked.notified() => {
+                // It may find out that everyone is gone, and finds out again next time.
+                let _ = timeout(ACK_DELAY, requests.recv_many(&mut batch, BATCH)).await;
+                true
+            }
+        };
+        writer.work_off(&mut batch).await;
+        if !open {
+            return;
+        }
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    /// The highest id ever given, to notice rows of other processes.
+    last_id: i64,
+    /// Up to where each partition's payloads are deleted.
+    deleted: Vec<i64>,
+    /// Whether the last commit failed; logged when it changes.
+    failing: bool,
+}
+
+impl Writer {
+    async fn work_off(&mut self, batch: &mut Vec<Write>) {
+        let mut publishes = Vec::new();
+        let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
+        for request in batch.drain(..) {
+            match request {
+                // Nobody waits for it any more, and "may or may not be queued" is what they were told.
+                Write::Publish(publish) if publish.done.is_closed() => {}
+                Write::Publish(publish) => publishes.push(publish),
+                Write::Flush(done) => flushes.push(done),
+            }
+        }
+        let acked: Vec<i64> = self
+            .shared
+            .lanes
+            .iter()
+            .map(|lane| lane.acked.load(Ordering::Acquire))
+            .collect();
+        if publishes.is_empty() && acked == self.deleted {
+            return;
+        }
+        match self.commit(&publishes, &acked).await {
+            Ok(ids) => {
+                if std::mem::replace(&mut self.failing, false) {
+                    info!("the queue writes again");
+                }
+                self.deleted = acked;
+                self.announce(publishes, ids);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    warn!(error = error.chain(), "the queue cannot write");
+                }
+                let cause = error.chain();
+                for publish in publishes {
+                    let answer = Error::unavailable("queue", cause.clone());
+                    // A caller that is gone needs no answer.
+                    let _ = publish.done.send(Err(answer));
+                }
+                // What was acknowledged is deleted with the next commit.
+                self.shared.acked.notify_one();
+            }
+        }
+        // Dropping `flushes` answers those who wait, whichever way it went.
+    }
+
+    /// Returns the new rows' ids, in the order of `publishes`.
+    async fn commit(&self, publishes: &[Publish], acked: &[i64]) -> Result<Vec<i64>> {
+        let mut transaction = self.shared.database.write().await?;
+        let mut ids: Vec<i64> = Vec::with_capacity(publishes.len());
+        for rows in publishes.chunks(ROWS) {
+            let mut insert = QueryBuilder::new("INSERT INTO queue (partition, messages, payload) ");
+            insert.push_values(rows, |mut row, publish| {
+                row.push_bind(i64::from(publish.partition))
+                    .push_bind(i64::from(publish.messages))
+                    .push_bind(&publish.payload[..]);
+            });
+            insert.push(" RETURNING id");
+            let mut new: Vec<i64> = insert
+                .build_query_scalar()
+                .fetch_all(&mut *transaction)
+                .await
+                .map_err(failure)?;
+            // Rows are inserted in the order of VALUES; only the order of RETURNING is not promised.
+            new.sort_unstable();
+            ids.extend(new);
+        }
+        for (partition, (acked, deleted)) in acked.iter().zip(&self.deleted).enumerate() {
+            if acked > deleted {
+                sqlx::query("DELETE FROM queue WHERE partition = ? AND id <= ?")
+                    .bind(partition as i64)
+                    .bind(acked)
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(failure)?;
+            }
+        }
+        transaction.commit().await.map_err(failure)?;
+        Ok(ids)
+    }
+
+    fn announce(&mut self, publishes: Vec<Publish>, ids: Vec<i64>) {
+        let count = ids.len() as i64;
+        let newest = ids.last().copied().unwrap_or(self.last_id);
+        let foreign = newest - self.last_id != count;
+        if foreign {
+            // Another process added rows in between: the tails are not the whole truth any more.
+            for lane in &self.shared.lanes {
+                lane.tail().reset(newest);
+                lane.arrived.notify_one();
+            }
+        }
+        self.last_id = newest;
+        let mut touched = BTreeSet::new();
+        for (publish, id) in publishes.into_iter().zip(ids) {
+            let messages = publish.messages;
+            self.shared
+                .backlog
+                .fetch_add(messages.into(), Ordering::Relaxed);
+            // `publish` let only known partitions through.
+            let lane = &self.shared.lanes[usize::from(publish.partition)];
+            if !foreign {
+                lane.tail().push(Stored {
+                    id,
+                    messages,
+                    payload: publish.payload,
+                });
+            }
+            touched.insert(publish.partition);
+            let _ = publish.done.send(Ok(()));
+        }
+        for partition in touched {
+            self.shared.lanes[usize::from(partition)]
+                .arrived
+                .notify_one();
+        }
+    }
+}
