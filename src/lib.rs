@@ -1,5 +1,6 @@
 //! A chat backend. See ARCHITECTURE.md for the map.
 
+pub mod app;
 pub mod bus;
 pub mod config;
 pub mod edge;

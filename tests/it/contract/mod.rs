@@ -1,3 +1,6 @@
-//! One suite per port, run on every implementation.
+//! One suite for each port, run on every implementation.
 
+mod bus;
+mod queue;
+mod rabbit;
 mod store;

@@ -1,0 +1,412 @@
+//! What every queue promises (`chat::queue`), on RabbitMQ and on SQLite.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chat::{
+    error::Code,
+    model::{Timestamp, new_id},
+    queue::{
+        Consumer, DeadLetter, DeadLetters, Partition, Publisher, Queue, Selection, State,
+        rabbit::{self, RabbitDeadLetters, RabbitPublisher, RabbitQueue},
+        sqlite::{self, SqliteQueue},
+    },
+    sqlite::Database,
+};
+use futures_util::future;
+
+use crate::support::{PATIENCE, amqp_url, soon, unique, until};
+
+pub const PARTITIONS: Partition = 3;
+const PREFETCH: u16 = 100;
+
+/// Where a queue's content lives, so that it can be opened again.
+enum Place {
+    Rabbit { prefix: String },
+    Sqlite { directory: PathBuf },
+}
+
+struct Opened {
+    publisher: Arc<dyn Publisher>,
+    queue: Arc<dyn Queue>,
+    dead: Arc<dyn DeadLetters>,
+}
+
+pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
+    rabbit::Settings {
+        url,
+        prefix: prefix.to_owned(),
+        partitions: PARTITIONS,
+        max_backlog: 1_000_000,
+        confirm_timeout: Duration::from_secs(20),
+        prefetch: PREFETCH,
+        node: prefix.to_owned(),
+    }
+}
+
+/// Deletes what a test left in the broker.
+pub async fn delete_queues(prefix: &str) {
+    let properties = lapin::ConnectionProperties::default();
+    let connection = lapin::Connection::connect(&amqp_url(), properties)
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let partitions = (0..PARTITIONS).map(|p| format!("{prefix}.p.{p}"));
+    for queue in partitions.chain([format!("{prefix}.dead")]) {
+        channel
+            .queue_delete(queue.into(), Default::default())
+            .await
+            .unwrap();
+    }
+}
+
+impl Place {
+    fn rabbit() -> Place {
+        Place::Rabbit {
+            prefix: unique("queue"),
+        }
+    }
+
+    fn sqlite() -> Place {
+        let directory = std::env::temp_dir().join(unique("queue"));
+        std::fs::create_dir(&directory).unwrap();
+        Place::Sqlite { directory }
+    }
+
+    async fn open(&self) -> Opened {
+        match self {
+            Place::Rabbit { prefix } => {
+                let settings = rabbit_settings(prefix, amqp_url());
+                let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());
+                let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
+                publisher.ready(PATIENCE).await.unwrap();
+                queue.ready(PATIENCE).await.unwrap();
+                let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
+                Opened {
+                    publisher,
+                    queue,
+                    dead,
+                }
+            }
+            Place::Sqlite { directory } => {
+                let database = Database::open(&directory.join("chat.db")).await.unwrap();
+                let settings = sqlite::Settings {
+                    partitions: PARTITIONS,
+                    confirm_timeout: Duration::from_secs(20),
+                    prefetch: PREFETCH,
+                };
+                let queue = Arc::new(SqliteQueue::open(database, settings).await.unwrap());
+                Opened {
+                    publisher: queue.clone(),
+                    queue: queue.clone(),
+                    dead: queue,
+                }
+            }
+        }
+    }
+
+    async fn remove(self) {
+        match self {
+            Place::Rabbit { prefix } => delete_queues(&prefix).await,
+            Place::Sqlite { directory } => std::fs::remove_dir_all(directory).unwrap(),
+        }
+    }
+}
+
+fn payload(partition: Partition, number: usize) -> Bytes {
+    Bytes::from(format!("{{\"partition\":{partition},\"number\":{number}}}"))
+}
+
+async fn publish(publisher: &dyn Publisher, partition: Partition, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let publish = publisher.publish(partition, payload(partition, number), 1);
+        publish.await.unwrap();
+    }
+}
+
+/// Takes exactly these, in this order; returns the last tag.
+async fn expect(
+    consumer: &mut dyn Consumer,
+    partition: Partition,
+    numbers: std::ops::Range<usize>,
+) -> u64 {
+    let mut tag = 0;
+    for number in numbers {
+        let delivery = soon("the next payload", consumer.next())
+            .await
+            .expect("the consumer is lost");
+        assert_eq!(delivery.payload, payload(partition, number));
+        assert!(delivery.tag > tag, "tags ascend");
+        tag = delivery.tag;
+    }
+    tag
+}
+
+async fn order_and_acknowledgement(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    assert_eq!(publisher.state(), State::Up);
+    queue.ping().await.unwrap();
+    publish(&*publisher, 1, 0..250).await;
+    let mut consumer = queue.consume(1).await.unwrap();
+    let mut read = 0;
+    // A consumer may hold fewer unacknowledged payloads than there are.
+    for end in [60, 130, 200, 250] {
+        let tag = expect(&mut *consumer, 1, read..end).await;
+        consumer.ack_through(tag).await.unwrap();
+        read = end;
+    }
+    consumer.close().await;
+    publish(&*publisher, 1, 250..253).await;
+    let mut consumer = queue.consume(1).await.unwrap();
+    expect(&mut *consumer, 1, 250..253).await;
+    place.remove().await;
+}
+
+async fn what_was_not_acknowledged_comes_again_in_front(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    publish(&*publisher, 0, 0..90).await;
+    let mut consumer = queue.consume(0).await.unwrap();
+    let first = consumer.next().await.unwrap();
+    assert!(!first.redelivered);
+    let tag = expect(&mut *consumer, 0, 1..10).await;
+    consumer.ack_through(tag).await.unwrap();
+    expect(&mut *consumer, 0, 10..70).await;
+    publish(&*publisher, 0, 90..120).await;
+    drop(consumer);
+    publish(&*publisher, 0, 120..150).await;
+    let mut consumer = queue.consume(0).await.unwrap();
+    let again = soon("the first one again", consumer.next()).await.unwrap();
+    assert_eq!(again.payload, payload(0, 10));
+    assert!(again.redelivered);
+    consumer.close().await;
+    let mut consumer = queue.consume(0).await.unwrap();
+    let tag = expect(&mut *consumer, 0, 10..110).await;
+    consumer.ack_through(tag).await.unwrap();
+    expect(&mut *consumer, 0, 110..150).await;
+    place.remove().await;
+}
+
+async fn one_consumer_at_a_time(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    let mut first = queue.consume(2).await.unwrap();
+    publish(&*publisher, 2, 0..1).await;
+    expect(&mut *first, 2, 0..1).await;
+    let mut second = queue.consume(2).await.unwrap();
+    publish(&*publisher, 2, 1..5).await;
+    expect(&mut *first, 2, 1..5).await;
+    assert!(
+        second.try_next().is_none(),
+        "the first one has the partition"
+    );
+    first.close().await;
+    let tag = expect(&mut *second, 2, 0..5).await;
+    second.ack_through(tag).await.unwrap();
+    publish(&*publisher, 2, 5..6).await;
+    expect(&mut *second, 2, 5..6).await;
+    place.remove().await;
+}
+
+async fn taking_what_is_there(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    let mut consumer = queue.consume(0).await.unwrap();
+    assert!(consumer.try_next().is_none());
+    publish(&*publisher, 0, 0..20).await;
+    expect(&mut *consumer, 0, 0..1).await;
+    for number in 1..20 {
+        let delivery = until("the rest", async || consumer.try_next(), Option::is_some).await;
+        assert_eq!(delivery.unwrap().payload, payload(0, number));
+    }
+    assert!(consumer.try_next().is_none());
+    // Dropping the future must not drop a payload.
+    for _ in 0..100 {
+        let next = consumer.next();
+        let _ = tokio::time::timeout(Duration::ZERO, next).await;
+    }
+    let next = async { expect(&mut *consumer, 0, 20..21).await };
+    future::join(next, publish(&*publisher, 0, 20..21)).await;
+    place.remove().await;
+}
+
+async fn the_backlog_is_counted(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    assert_eq!(publisher.backlog(), 0);
+    for number in 0..10 {
+        let partition = (number % 2) as Partition;
+        publisher
+            .publish(partition, payload(partition, number), 7)
+            .await
+            .unwrap();
+    }
+    until(
+        "70 commands wait",
+        async || publisher.backlog(),
+        |n| *n == 70,
+    )
+    .await;
+    let depths = until(
+        "depths",
+        async || queue.depths().await.unwrap(),
+        |depths| depths[0].ready == 5,
+    )
+    .await;
+    assert_eq!(depths.len(), usize::from(PARTITIONS) + 1);
+    assert_eq!(
+        (depths[1].ready, depths[2].ready, depths[0].consumers),
+        (5, 0, 0)
+    );
+    for partition in 0..2 {
+        let mut consumer = queue.consume(partition).await.unwrap();
+        for _ in 0..5 {
+            let delivery = soon("a payload", consumer.next()).await.unwrap();
+            consumer.ack_through(delivery.tag).await.unwrap();
+        }
+        consumer.close().await;
+    }
+    until("nothing waits", async || publisher.backlog(), |n| *n == 0).await;
+    place.remove().await;
+}
+
+async fn many_partitions_at_once(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    let all = (0..PARTITIONS).map(|partition| publish(&*publisher, partition, 0..80));
+    future::join_all(all).await;
+    for partition in 0..PARTITIONS {
+        let mut consumer = queue.consume(partition).await.unwrap();
+        expect(&mut *consumer, partition, 0..80).await;
+    }
+    let error = publisher
+        .publish(PARTITIONS, payload(0, 0), 1)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::Conflict);
+    assert!(queue.consume(PARTITIONS).await.is_err());
+    place.remove().await;
+}
+
+async fn opening_again(place: Place) {
+    let Opened {
+        publisher,
+        queue,
+        dead,
+    } = place.open().await;
+    publish(&*publisher, 1, 0..50).await;
+    let mut consumer = queue.consume(1).await.unwrap();
+    expect(&mut *consumer, 1, 0..40).await;
+    drop((publisher, queue, dead, consumer));
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    // Only in one process is it known how many are inside: RabbitMQ counts payloads.
+    until("50 wait", async || publisher.backlog(), |n| *n == 50).await;
+    publish(&*publisher, 1, 50..60).await;
+    let mut consumer = queue.consume(1).await.unwrap();
+    let first = soon("the first one again", consumer.next()).await.unwrap();
+    assert_eq!(first.payload, payload(1, 0));
+    assert!(first.redelivered);
+    let tag = expect(&mut *consumer, 1, 1..60).await;
+    consumer.ack_through(tag).await.unwrap();
+    consumer.close().await;
+    until("nothing waits", async || publisher.backlog(), |n| *n == 0).await;
+    place.remove().await;
+}
+
+async fn dead_letters(place: Place) {
+    let Opened {
+        publisher,
+        queue,
+        dead,
+    } = place.open().await;
+    assert!(dead.list(10).await.unwrap().is_empty());
+    let originals: Vec<Bytes> = (0..40)
+        .map(|number| match number {
+            // Not UTF-8.
+            3 => Bytes::from_static(b"\xff\xfe{\x00"),
+            _ => payload(1, number),
+        })
+        .collect();
+    let letters: Vec<DeadLetter> = originals
+        .iter()
+        .enumerate()
+        .map(|(number, original)| DeadLetter {
+            id: new_id(),
+            at: Timestamp::from_millis(1_700_000_000_123 + number as i64),
+            reason: format!("reason {number}: it's “so”"),
+            partition: 1,
+            payload: String::from_utf8_lossy(original).into_owned(),
+        })
+        .collect();
+    for (letter, original) in letters.iter().zip(&originals) {
+        dead.put(letter, original.clone()).await.unwrap();
+    }
+    // Looking changes nothing, however often and however little is looked at.
+    assert_eq!(dead.list(1000).await.unwrap(), letters);
+    assert_eq!(dead.list(2).await.unwrap(), letters[..2]);
+    assert_eq!(dead.list(1000).await.unwrap(), letters);
+
+    let one = |number: usize| Selection::One(letters[number].id);
+    let mut consumer = queue.consume(1).await.unwrap();
+    assert_eq!(dead.replay(one(3)).await.unwrap(), 1);
+    assert_eq!(dead.replay(one(3)).await.unwrap(), 0);
+    let replayed = soon("the replayed one", consumer.next()).await.unwrap();
+    assert_eq!(replayed.payload, originals[3]);
+    assert_eq!(dead.purge(one(0)).await.unwrap(), 1);
+    let left = [&letters[1..3], &letters[4..]].concat();
+    assert_eq!(dead.list(1000).await.unwrap(), left);
+
+    assert_eq!(
+        dead.replay(Selection::All).await.unwrap(),
+        left.len() as u64
+    );
+    expect(&mut *consumer, 1, 1..3).await;
+    expect(&mut *consumer, 1, 4..40).await;
+    assert!(dead.list(1000).await.unwrap().is_empty());
+
+    for (letter, original) in letters.iter().zip(&originals).take(5) {
+        dead.put(letter, original.clone()).await.unwrap();
+    }
+    assert_eq!(dead.purge(Selection::All).await.unwrap(), 5);
+    assert!(dead.list(1000).await.unwrap().is_empty());
+    drop(publisher);
+    place.remove().await;
+}
+
+macro_rules! suite {
+    ($($test:ident),+ $(,)?) => {
+        mod rabbit_queue {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(super::Place::rabbit()).await;
+            })+
+        }
+
+        mod sqlite_queue {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(super::Place::sqlite()).await;
+            })+
+        }
+    };
+}
+
+suite!(
+    order_and_acknowledgement,
+    what_was_not_acknowledged_comes_again_in_front,
+    one_consumer_at_a_time,
+    taking_what_is_there,
+    the_backlog_is_counted,
+    many_partitions_at_once,
+    opening_again,
+    dead_letters,
+);

@@ -1,0 +1,306 @@
+//! What only a broker can do to us: go away, go silent, block, lose a queue.
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chat::{
+    error::Code,
+    queue::{
+        Publisher, Queue, State,
+        rabbit::{RabbitPublisher, RabbitQueue, Settings},
+    },
+};
+use tokio::time::Instant;
+
+use super::queue::{PARTITIONS, delete_queues, rabbit_settings};
+use crate::support::{Line, PATIENCE, amqp_url, soon, unique, until};
+
+/// A line to the broker, and settings that go through it.
+async fn through_a_line(prefix: &str) -> (Line, Settings) {
+    let url = amqp_url();
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, "%2f"));
+    let (user, server) = authority
+        .split_once('@')
+        .unwrap_or(("guest:guest", authority));
+    let line = Line::to(server).await;
+    let url = format!("{scheme}://{user}@{}/{path}", line.address);
+    (line, rabbit_settings(prefix, url))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_confirmed_survives_lost_connections_in_order() {
+    let prefix = unique("cut");
+    let (line, settings) = through_a_line(&prefix).await;
+    let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
+    publisher.ready(PATIENCE).await.unwrap();
+    let enough = Arc::new(AtomicBool::new(false));
+    let count = Arc::new(AtomicU32::new(0));
+    let publishing: Vec<_> = (0..PARTITIONS)
+        .map(|partition| {
+            let (publisher, enough, count) = (publisher.clone(), enough.clone(), count.clone());
+            tokio::spawn(async move {
+                let mut confirmed = Vec::new();
+                for number in 0_u32.. {
+                    if enough.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let payload = Bytes::from(number.to_string());
+                    let started = Instant::now();
+                    match publisher.publish(partition, payload, 1).await {
+                        Ok(()) => {
+                            confirmed.push(number);
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => {
+                            // It started while there was no connection.
+                            assert_eq!(error.code, Code::Busy);
+                            assert!(started.elapsed() < Duration::from_secs(1));
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                }
+                confirmed
+            })
+        })
+        .collect();
+    for _ in 0..8 {
+        let before = count.load(Ordering::Relaxed);
+        let more = async || count.load(Ordering::Relaxed) - before;
+        until("it publishes", more, |more| *more > 100).await;
+        line.cut();
+        until(
+            "it notices",
+            async || publisher.state(),
+            |s| *s == State::Down,
+        )
+        .await;
+        until(
+            "it comes back",
+            async || publisher.state(),
+            |s| *s == State::Up,
+        )
+        .await;
+    }
+    enough.store(true, Ordering::Relaxed);
+    let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
+    for (partition, publishing) in (0..).zip(publishing) {
+        let confirmed = soon("the last publish", publishing).await.unwrap();
+        assert!(confirmed.len() > 100, "only {}", confirmed.len());
+        let mut consumer = queue.consume(partition).await.unwrap();
+        let mut found = Vec::new();
+        while found.last() < confirmed.last() {
+            let delivery = soon("the rest", consumer.next()).await.unwrap();
+            let number: u32 = std::str::from_utf8(&delivery.payload)
+                .unwrap()
+                .parse()
+                .unwrap();
+            consumer.ack_through(delivery.tag).await.unwrap();
+            // The same one may come twice: it was sent again when nobody knew if it had arrived.
+            assert!(
+                found.last().is_none_or(|last| *last <= number),
+                "{number} after {:?}",
+                found.last()
+            );
+            found.push(number);
+        }
+        for number in confirmed {
+            assert!(
+                found.binary_search(&number).is_ok(),
+                "{number} was confirmed and is lost"
+            );
+        }
+    }
+    delete_queues(&prefix).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may() {
+    let prefix = unique("freeze");
+    let (line, mut settings) = through_a_line(&prefix).await;
+    settings.confirm_timeout = Duration::from_secs(3);
+    let publisher = RabbitPublisher::connect(settings).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    let payload = Bytes::from_static(b"x");
+    publisher.publish(0, payload.clone(), 1).await.unwrap();
+
+    // Sent, never confirmed; the connection breaks; sent again.
+    line.freeze();
+    let broken = async {
+        until(
+            "it is on its way",
+            async || line.withheld(),
+            |bytes| *bytes > 0,
+        )
+        .await;
+        line.cut();
+        line.thaw();
+    };
+    let (sent, ()) = tokio::join!(publisher.publish(0, payload.clone(), 1), broken);
+    sent.unwrap();
+
+    line.freeze();
+    let started = Instant::now();
+    let error = publisher.publish(0, payload.clone(), 1).await.unwrap_err();
+    assert_eq!(error.code, Code::Busy);
+    let took = started.elapsed();
+    assert!(
+        took > Duration::from_secs(2) && took < Duration::from_secs(4),
+        "{took:?}"
+    );
+    line.thaw();
+    until(
+        "it goes on",
+        async || publisher.publish(0, payload.clone(), 1).await.is_ok(),
+        |ok| *ok,
+    )
+    .await;
+    delete_queues(&prefix).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_end_with_the_connection_and_can_be_opened_again() {
+    let prefix = unique("consumer");
+    let (line, settings) = through_a_line(&prefix).await;
+    let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    let queue = RabbitQueue::connect(settings).unwrap();
+    let mut consumer = queue.consume(0).await.unwrap();
+    publisher
+        .publish(0, Bytes::from_static(b"1"), 1)
+        .await
+        .unwrap();
+    let first = soon("the first", consumer.next()).await.unwrap();
+    line.cut();
+    assert!(soon("the end", consumer.next()).await.is_none());
+    assert!(consumer.next().await.is_none());
+    assert!(consumer.try_next().is_none());
+    assert!(consumer.ack_through(first.tag).await.is_err());
+    // Waits for the connection, and has its prefetch window and its topology again.
+    let mut consumer = queue.consume(0).await.unwrap();
+    let again = soon("the first again", consumer.next()).await.unwrap();
+    assert!(again.redelivered);
+    consumer.ack_through(again.tag).await.unwrap();
+    queue.ping().await.unwrap();
+    delete_queues(&prefix).await;
+    assert!(
+        soon("the end of a deleted queue", consumer.next())
+            .await
+            .is_none()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_queue_is_declared_again() {
+    let prefix = unique("missing");
+    let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    delete_queues(&prefix).await;
+    publisher
+        .publish(1, Bytes::from_static(b"kept"), 1)
+        .await
+        .unwrap();
+    let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
+    let mut consumer = queue.consume(1).await.unwrap();
+    assert_eq!(soon("it", consumer.next()).await.unwrap().payload, "kept");
+    delete_queues(&prefix).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_hangs_without_a_broker() {
+    // Port 9 is "discard", which nobody runs.
+    let settings = rabbit_settings("absent", "amqp://user:secret@127.0.0.1:9/%2f".to_owned());
+    assert!(!format!("{settings:?}").contains("secret"));
+    let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
+    let started = Instant::now();
+    assert_eq!(publisher.state(), State::Down);
+    let error = publisher.publish(0, Bytes::new(), 1).await.unwrap_err();
+    assert_eq!(error.code, Code::Busy);
+    assert!(error.retry_after.is_some());
+    let error = publisher
+        .ready(Duration::from_millis(500))
+        .await
+        .unwrap_err();
+    assert!(error.chain().contains("refused"), "{}", error.chain());
+    let queue = RabbitQueue::connect(settings).unwrap();
+    assert!(queue.ping().await.is_err());
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(RabbitQueue::connect(rabbit_settings("p", "http://x".to_owned())).is_err());
+}
+
+/// A broker of its own, since its alarm stops every publisher. Stopped at the end.
+struct OwnBroker;
+
+impl OwnBroker {
+    fn services(arguments: &[&str]) {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let done = Command::new(format!("{root}/scripts/services"))
+            .args(arguments)
+            .env("CHAT_SERVICES_DIR", format!("{root}/target/services-alarm"))
+            .env("CHAT_AMQP_PORT", "15773")
+            .env_remove("CHAT_RABBIT_MGMT_PORT")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(
+            done.status.success(),
+            "scripts/services {arguments:?}: {said}"
+        );
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        OwnBroker::services(&["down", "--wipe"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_blocks_means_busy_at_once() {
+    OwnBroker::services(&["up", "rabbitmq"]);
+    let _broker = OwnBroker;
+    let url = "amqp://guest:guest@127.0.0.1:15773/%2f".to_owned();
+    let publisher = RabbitPublisher::connect(rabbit_settings("blocked", url.clone())).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    let publish = async || {
+        let started = Instant::now();
+        let result = publisher.publish(0, Bytes::from_static(b"x"), 1).await;
+        (result.map_err(|error| error.code), started.elapsed())
+    };
+    assert!(publish().await.0.is_ok());
+    OwnBroker::services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.0001"]);
+    let refused = async || {
+        let (result, took) = publish().await;
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        result == Err(Code::Busy)
+    };
+    until("it is blocked", refused, |refused| *refused).await;
+    assert_eq!(publisher.state(), State::Blocked);
+    let (result, took) = publish().await;
+    assert!(
+        result == Err(Code::Busy) && took < Duration::from_millis(50),
+        "{took:?}"
+    );
+    // Consuming goes on.
+    let queue = RabbitQueue::connect(rabbit_settings("blocked", url)).unwrap();
+    let mut consumer = queue.consume(0).await.unwrap();
+    let delivery = soon("what was published before", consumer.next())
+        .await
+        .unwrap();
+    consumer.ack_through(delivery.tag).await.unwrap();
+    queue.ping().await.unwrap();
+    OwnBroker::services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.6"]);
+    until(
+        "it is unblocked",
+        async || publish().await.0.is_ok(),
+        |ok| *ok,
+    )
+    .await;
+}

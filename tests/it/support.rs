@@ -1,0 +1,178 @@
+//! What several tests need: addresses, waiting for conditions, and a line that can be cut or go silent.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, sleep, timeout},
+};
+use uuid::Uuid;
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn amqp_url() -> String {
+    address("AMQP_URL")
+}
+
+pub fn redis_url() -> String {
+    address("REDIS_URL")
+}
+
+fn address(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run `scripts/test`, or `scripts/services up` and eval \"$(scripts/services env)\"")
+    })
+}
+
+/// A name nobody else uses.
+pub fn unique(what: &str) -> String {
+    format!("test-{what}-{}", Uuid::new_v4().simple())
+}
+
+/// The result, or a failed test after [`PATIENCE`].
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+/// Asks again and again until the answer is right.
+pub async fn until<T: fmt::Debug>(
+    what: &str,
+    mut ask: impl AsyncFnMut() -> T,
+    right: impl Fn(&T) -> bool,
+) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        if right(&answer) {
+            return answer;
+        }
+        assert!(
+            Instant::now() < end,
+            "not within {PATIENCE:?}: {what}; last: {answer:?}"
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A TCP line to a server that a test can cut, or make go silent without closing it.
+pub struct Line {
+    pub address: SocketAddr,
+    flows: watch::Sender<bool>,
+    withheld: Arc<AtomicU64>,
+    open: Arc<Mutex<Vec<AbortHandle>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Line {
+    /// `target` is `host:port`.
+    pub async fn to(target: &str) -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (flows, flowing) = watch::channel(true);
+        let open: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
+        let withheld: Arc<AtomicU64> = Arc::default();
+        let target = target.to_owned();
+        let accepting = tokio::spawn({
+            let (open, withheld) = (open.clone(), withheld.clone());
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let relay = relay(client, target.clone(), flowing.clone(), withheld.clone());
+                    open.lock()
+                        .unwrap()
+                        .push(tokio::spawn(relay).abort_handle());
+                }
+            }
+        });
+        Line {
+            address,
+            flows,
+            withheld,
+            open,
+            accepting,
+        }
+    }
+
+    /// Breaks every connection; new ones are possible at once.
+    pub fn cut(&self) {
+        for relay in self.open.lock().unwrap().drain(..) {
+            relay.abort();
+        }
+    }
+
+    /// Nothing gets through any more, and nothing is closed.
+    pub fn freeze(&self) {
+        self.withheld.store(0, Ordering::Relaxed);
+        self.flows.send_replace(false);
+    }
+
+    /// Bytes that were sent since and did not get through.
+    pub fn withheld(&self) -> u64 {
+        self.withheld.load(Ordering::Relaxed)
+    }
+
+    pub fn thaw(&self) {
+        self.flows.send_replace(true);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
+
+async fn relay(
+    client: TcpStream,
+    target: String,
+    flowing: watch::Receiver<bool>,
+    withheld: Arc<AtomicU64>,
+) {
+    let Ok(server) = TcpStream::connect(&target).await else {
+        return;
+    };
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        () = pump(from_client, to_server, flowing.clone(), &withheld) => {}
+        () = pump(from_server, to_client, flowing, &withheld) => {}
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut flowing: watch::Receiver<bool>,
+    withheld: &AtomicU64,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count) = from.read(&mut buffer).await
+        && count > 0
+    {
+        if !*flowing.borrow() {
+            withheld.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        if flowing.wait_for(|flows| *flows).await.is_err()
+            || to.write_all(&buffer[..count]).await.is_err()
+        {
+            return;
+        }
+    }
+}
