@@ -259,7 +259,9 @@ fn lock_directory(data: &Path) -> Result<std::fs::File> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
             Code::Conflict,
-            format!("another chat process uses the data directory {shown}; stop it, or choose another with --data"),
+            format!(
+                "another chat process uses the data directory {shown}; stop it, or choose another with --data"
+            ),
         )),
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }

@@ -1,4 +1,13 @@
-//! A chat backend. See ARCHITECTURE.md for the map.
+//! A chat backend: clients talk to edges, edges publish commands to a queue, workers store them and tell the edges.
+//!
+//! - [`app`] connects the parts of each role; nothing else does.
+//! - [`edge`] is what clients talk to: REST, sockets, the rooms that have sockets here.
+//! - [`worker`] takes commands from the queue, stores a batch in one transaction, tells the edges, acknowledges.
+//! - [`job`] holds the commands, and the pure function that decides what they do to a room.
+//! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins.
+//! - [`protocol`], [`model`], [`error`] and [`config`] are what all of them speak of.
+//!
+//! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
 
 pub mod app;
 pub mod bus;

@@ -138,10 +138,16 @@ async fn login(store: &Fixture) -> Login {
 }
 
 async fn rotate(store: &Fixture, login: &Login, old: &str, new: &str, now: Timestamp) -> Applied {
-    let (old, new) = (old.as_bytes(), new.as_bytes());
-    let expires_at = at(login.expires_at.millis() + 1000);
-    let rotate = store.writes.rotate_login(&rotation);
-    rotate.await.unwrap()
+    let rotation = Rotation {
+        login: login.id,
+        old_hash: old.into(),
+        new_hash: new.into(),
+        expires_at: at(login.expires_at.millis() + 1000),
+        asked_at: now,
+        applied_at: now,
+        grace: GRACE,
+    };
+    store.writes.rotate_login(&rotation).await.unwrap()
 }
 
 async fn a_login_is_opened_and_closed_once(store: Fixture) {
