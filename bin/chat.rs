@@ -3,12 +3,16 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use chat::{
+    admin::QueueTools,
     app,
     config::{Config, Role, Sources},
-    error::Result,
+    error::{Error, Result},
+    protocol::raw,
+    queue::Selection,
     telemetry,
 };
 use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
 
 /// A chat backend: one process on a laptop; edges and workers over RabbitMQ, PostgreSQL and Redis in production.
 #[derive(Parser)]
@@ -40,6 +44,23 @@ enum Command {
     Worker,
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
     Migrate,
+    /// Looks into the queue: what waits, and what could not succeed.
+    Queue {
+        /// The data directory of a standalone server, instead of the cluster's queue.
+        #[arg(long, global = true, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Prints JSON.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        what: Queue,
+    },
+    /// Checks every server and setting, and says what to do.
+    Doctor {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the settings in effect with where each came from, secrets hidden.
     Config {
         /// Only check them: exit 2 with every problem.
@@ -50,6 +71,48 @@ enum Command {
     Openapi,
     /// Prints the AsyncAPI specification of the sockets.
     Asyncapi,
+}
+
+#[derive(Subcommand)]
+enum Queue {
+    /// How many batches wait in each partition.
+    List,
+    /// Commands that could not succeed, set aside with their reason.
+    Dead {
+        #[command(subcommand)]
+        what: Dead,
+    },
+}
+
+#[derive(Subcommand)]
+enum Dead {
+    /// The oldest first.
+    List {
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// One of them, whole.
+    Show { id: Uuid },
+    /// Puts them into their queue again, then forgets them.
+    Replay(Which),
+    /// Forgets them.
+    Purge(Which),
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// One, as `list` names it.
+    id: Option<Uuid>,
+    /// All of them.
+    #[arg(long)]
+    all: bool,
+}
+
+impl From<Which> for Selection {
+    fn from(which: Which) -> Self {
+        which.id.map_or(Selection::All, Selection::One)
+    }
 }
 
 #[derive(Args)]
@@ -77,7 +140,7 @@ fn main() -> ExitCode {
             println!("{}", chat::protocol::asyncapi::spec().trim_end());
             return ExitCode::SUCCESS;
         }
-        Command::Migrate | Command::Config { .. } => (Role::Tool, None),
+        _ => (Role::Tool, None),
     };
     let mut sources = Sources::from_process().with_file(cli.config);
     if let Some(listen) = listen {
@@ -121,7 +184,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command, config: Config) -> Result<()> {
-    let shutdown = app::shutdown_on_signal().map_err(chat::error::Error::internal)?;
+    let shutdown = app::shutdown_on_signal().map_err(Error::internal)?;
     match command {
         Command::Standalone { data, .. } => {
             let listener = app::listen(&config).await?;
@@ -140,7 +203,75 @@ async fn run(command: Command, config: Config) -> Result<()> {
             println!("the schema is up to date");
             Ok(())
         }
+        Command::Queue { data, json, what } => {
+            let tools = QueueTools::open(&config, data.as_deref()).await?;
+            queue(&tools, json, what).await
+        }
+        Command::Doctor { json } => doctor(&config, json).await,
         Command::Config { .. } | Command::Openapi | Command::Asyncapi => Ok(()),
+    }
+}
+
+async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
+    match what {
+        Queue::List => {
+            let depths = tools.depths().await?;
+            if json {
+                println!("{}", raw(&depths));
+            } else {
+                println!("{:<32} {:>8} {:>9}", "queue", "batches", "consumers");
+                for depth in depths {
+                    println!(
+                        "{:<32} {:>8} {:>9}",
+                        depth.queue, depth.ready, depth.consumers
+                    );
+                }
+            }
+        }
+        Queue::Dead {
+            what: Dead::List { limit },
+        } => {
+            let letters = tools.list(limit).await?;
+            if json {
+                println!("{}", raw(&letters));
+            } else if letters.is_empty() {
+                println!("no dead letters");
+            }
+            for letter in letters.iter().filter(|_| !json) {
+                println!("{}  {}  {}", letter.id, letter.at, letter.reason);
+            }
+        }
+        Queue::Dead {
+            what: Dead::Show { id },
+        } => println!("{:#}", serde_json::json!(tools.show(id).await?)),
+        Queue::Dead {
+            what: Dead::Replay(which),
+        } => println!(
+            "{} put into their queue again",
+            tools.replay(which.into()).await?
+        ),
+        Queue::Dead {
+            what: Dead::Purge(which),
+        } => println!("{} forgotten", tools.purge(which.into()).await?),
+    }
+    Ok(())
+}
+
+async fn doctor(config: &Config, json: bool) -> Result<()> {
+    let findings = chat::admin::doctor(config).await;
+    if json {
+        println!("{}", raw(&findings));
+    }
+    for finding in findings.iter().filter(|_| !json) {
+        let mark = if finding.ok { "ok " } else { "BAD" };
+        println!("{mark} {:<12} {}", finding.name, finding.text);
+    }
+    match findings.iter().filter(|finding| !finding.ok).count() {
+        0 => Ok(()),
+        bad => Err(Error::conflict(format!(
+            "{bad} of {} need attention",
+            findings.len()
+        ))),
     }
 }
 

@@ -1,7 +1,15 @@
 //! The only place that connects parts. Every role is some of the same parts: standalone is an edge and a worker over
 //! embedded ones, `chat edge` and `chat worker` are each one of them over servers.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -178,13 +186,7 @@ impl Servers {
     fn connect(config: &Config) -> Result<Servers> {
         Ok(Servers {
             store: Arc::new(postgres(config)?),
-            bus: Arc::new(RedisBus::connect(bus::redis::Settings {
-                url: config.redis.url.expose().to_owned(),
-                prefix: config.queue.prefix.clone(),
-                recent_messages: config.redis.recent_messages,
-                recent_ttl: config.redis.recent_ttl,
-                pool: config.redis.pool,
-            })?),
+            bus: Arc::new(redis(config)?),
             rabbit: rabbit(config),
         })
     }
@@ -193,8 +195,8 @@ impl Servers {
     async fn wait(&self, config: &Config, rabbit: impl Future<Output = Result<()>>) -> Result<()> {
         let timeout = config.start.timeout;
         let (database, cache, broker) = tokio::join!(
-            crate::retry::until(timeout, || self.store.check_schema()),
-            crate::retry::until(timeout, || self.bus.ping()),
+            patiently("PostgreSQL", timeout, || self.store.check_schema()),
+            patiently("Redis", timeout, || self.bus.ping()),
             rabbit,
         );
         let problems: Vec<String> = [
@@ -212,11 +214,33 @@ impl Servers {
     }
 }
 
+/// Tries until it works or `timeout` is over, and says once that it is waiting.
+async fn patiently<F: Future<Output = Result<()>>>(
+    name: &str,
+    timeout: Duration,
+    mut what: impl FnMut() -> F,
+) -> Result<()> {
+    let told = AtomicBool::new(false);
+    crate::retry::until(timeout, || {
+        let attempt = what();
+        async {
+            let result = attempt.await;
+            if let Err(error) = &result
+                && !told.swap(true, Ordering::Relaxed)
+            {
+                tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "not ready; trying again");
+            }
+            result
+        }
+    })
+    .await
+}
+
 fn at(name: &str, url: String, error: Error) -> Error {
     Error::new(error.code, format!("{name} at {url}: {}", error.chain()))
 }
 
-fn postgres(config: &Config) -> Result<store::postgres::Store> {
+pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
     store::postgres::Store::connect(
         config.database.url.expose(),
         config.database.max_connections,
@@ -224,7 +248,17 @@ fn postgres(config: &Config) -> Result<store::postgres::Store> {
     )
 }
 
-fn rabbit(config: &Config) -> queue::rabbit::Settings {
+pub(crate) fn redis(config: &Config) -> Result<RedisBus> {
+    RedisBus::connect(bus::redis::Settings {
+        url: config.redis.url.expose().to_owned(),
+        prefix: config.queue.prefix.clone(),
+        recent_messages: config.redis.recent_messages,
+        recent_ttl: config.redis.recent_ttl,
+        pool: config.redis.pool,
+    })
+}
+
+pub(crate) fn rabbit(config: &Config) -> queue::rabbit::Settings {
     queue::rabbit::Settings {
         url: config.queue.url.expose().to_owned(),
         prefix: config.queue.prefix.clone(),
@@ -236,7 +270,7 @@ fn rabbit(config: &Config) -> queue::rabbit::Settings {
     }
 }
 
-fn sqlite_queue(config: &Config) -> queue::sqlite::Settings {
+pub(crate) fn sqlite_queue(config: &Config) -> queue::sqlite::Settings {
     queue::sqlite::Settings {
         partitions: config.queue.partitions,
         confirm_timeout: config.queue.confirm_timeout,

@@ -1,6 +1,6 @@
 //! A chat backend: clients talk to edges, edges publish commands to a queue, workers store them and tell the edges.
 //!
-//! - [`app`] connects the parts of each role; nothing else does.
+//! - [`app`] connects the parts of each role; [`admin`] is what operators ask of a deployment.
 //! - [`edge`] is what clients talk to: REST, sockets, the rooms that have sockets here.
 //! - [`worker`] takes commands from the queue, stores a batch in one transaction, tells the edges, acknowledges.
 //! - [`job`] holds the commands, and the pure function that decides what they do to a room.
@@ -9,6 +9,7 @@
 //!
 //! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
 
+pub mod admin;
 pub mod app;
 pub mod bus;
 pub mod config;
