@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use chat::{
-    app,
+    app, bench,
     config::{Config, Role, Sources},
     error::Result,
     telemetry,
@@ -40,6 +40,11 @@ enum Command {
     Worker,
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
     Migrate,
+    /// Measures a running server.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Prints the settings in effect with where each came from, secrets hidden.
     Config {
         /// Only check them: exit 2 with every problem.
@@ -50,6 +55,12 @@ enum Command {
     Openapi,
     /// Prints the AsyncAPI specification of the sockets.
     Asyncapi,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What one delivery costs: many sockets in one room and a burst of messages. Prints JSON.
+    Fanout(bench::fanout::Fanout),
 }
 
 #[derive(Args)]
@@ -77,7 +88,7 @@ fn main() -> ExitCode {
             println!("{}", chat::protocol::asyncapi::spec().trim_end());
             return ExitCode::SUCCESS;
         }
-        Command::Migrate | Command::Config { .. } => (Role::Tool, None),
+        Command::Migrate | Command::Bench { .. } | Command::Config { .. } => (Role::Tool, None),
     };
     let mut sources = Sources::from_process().with_file(cli.config);
     if let Some(listen) = listen {
@@ -138,6 +149,13 @@ async fn run(command: Command, config: Config) -> Result<()> {
         Command::Migrate => {
             app::migrate(&config).await?;
             println!("the schema is up to date");
+            Ok(())
+        }
+        Command::Bench {
+            what: Bench::Fanout(fanout),
+        } => {
+            let report = bench::fanout::run(&fanout).await?;
+            println!("{}", chat::protocol::raw(&report));
             Ok(())
         }
         Command::Config { .. } | Command::Openapi | Command::Asyncapi => Ok(()),

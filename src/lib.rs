@@ -10,6 +10,7 @@
 //! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
 
 pub mod app;
+pub mod bench;
 pub mod bus;
 pub mod config;
 pub mod edge;
