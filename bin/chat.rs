@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use chat::{
     admin::QueueTools,
-    app,
+    app, bench,
     config::{Config, Role, Sources},
     error::{Error, Result},
     protocol::raw,
@@ -61,6 +61,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measures a running server.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Prints the settings in effect with where each came from, secrets hidden.
     Config {
         /// Only check them: exit 2 with every problem.
@@ -113,6 +118,12 @@ impl From<Which> for Selection {
     fn from(which: Which) -> Self {
         which.id.map_or(Selection::All, Selection::One)
     }
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What one delivery costs: many sockets in one room and a burst of messages. Prints JSON.
+    Fanout(bench::fanout::Fanout),
 }
 
 #[derive(Args)]
@@ -208,6 +219,13 @@ async fn run(command: Command, config: Config) -> Result<()> {
             queue(&tools, json, what).await
         }
         Command::Doctor { json } => doctor(&config, json).await,
+        Command::Bench {
+            what: Bench::Fanout(fanout),
+        } => {
+            let report = bench::fanout::run(&fanout).await?;
+            println!("{}", chat::protocol::raw(&report));
+            Ok(())
+        }
         Command::Config { .. } | Command::Openapi | Command::Asyncapi => Ok(()),
     }
 }

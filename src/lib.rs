@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod bench;
 pub mod bus;
 pub mod config;
 pub mod edge;

@@ -3,13 +3,16 @@
 
 pub mod api;
 pub mod auth;
+mod connection;
 pub mod hub;
 pub mod limits;
+mod link;
 pub mod origin;
 pub mod outbox;
 pub mod server;
 pub mod session;
 pub mod sessions;
+mod socketio;
 pub mod submit;
 pub mod ws;
 
@@ -144,7 +147,17 @@ pub async fn run(
 /// Everything an edge answers.
 pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
     let sockets = edge.clone();
+    let socketio = socketio::Engine::new(edge.clone());
+    let slashless = socketio.clone();
     Route::new()
+        .at(
+            "/socket.io/",
+            make(move |request| socketio.clone().answer(request)),
+        )
+        .at(
+            "/socket.io",
+            make(move |request| slashless.clone().answer(request)),
+        )
         .at(
             "/ws",
             make(move |request| {

@@ -16,6 +16,7 @@ pub struct Frame {
     event: &'static str,
     data: String,
     ws: OnceLock<Utf8Bytes>,
+    socketio: OnceLock<Utf8Bytes>,
 }
 
 impl Frame {
@@ -24,6 +25,7 @@ impl Frame {
             event,
             data,
             ws: OnceLock::new(),
+            socketio: OnceLock::new(),
         })
     }
 
@@ -46,6 +48,13 @@ impl Frame {
             .clone()
     }
 
+    /// `42["event",data]`, the same bytes for every Socket.IO socket.
+    pub fn socketio(&self) -> Utf8Bytes {
+        self.socketio
+            .get_or_init(|| format!("42[\"{}\",{}]", self.event, self.data).into())
+            .clone()
+    }
+
     fn cost(&self) -> usize {
         self.data.len() + FRAME_COST
     }
@@ -57,11 +66,14 @@ const FRAME_COST: usize = 64;
 /// One thing to write.
 pub enum Item {
     Event(Arc<Frame>),
-    /// The answer to the client's request `id`; `body` is the inside of a JSON object.
+    /// The answer to the client's request `id`; `body` is the JSON of its data or, where not `ok`, of its error.
     Ack {
         id: Option<u64>,
+        ok: bool,
         body: String,
     },
+    /// A text of the transport itself, as it goes out.
+    Text(Utf8Bytes),
 }
 
 impl Item {
@@ -69,6 +81,7 @@ impl Item {
         match self {
             Item::Event(frame) => frame.cost(),
             Item::Ack { body, .. } => body.len() + FRAME_COST,
+            Item::Text(text) => text.len() + FRAME_COST,
         }
     }
 }
@@ -187,6 +200,20 @@ impl Outbox {
         queue.ending.clone()
     }
 
+    /// Wakes whoever waits, with nothing new: there is room to write.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().items.is_empty()
+    }
+
+    /// How the socket should end, where it should; what waits stays where it is.
+    pub fn ending(&self) -> Option<Ending> {
+        self.lock().ending.clone()
+    }
+
     /// Whether the reader was too slow: what is being written now will not be waited for.
     pub fn is_slow(&self) -> bool {
         self.lock()
@@ -208,6 +235,7 @@ mod tests {
     fn ack(len: usize) -> Item {
         Item::Ack {
             id: Some(1),
+            ok: true,
             body: "x".repeat(len),
         }
     }
@@ -236,6 +264,9 @@ mod tests {
             a.as_str(),
             "{\"event\":\"newMessage\",\"data\":{\"seq\":1}}"
         );
+        assert_eq!(a.as_str().as_ptr(), b.as_str().as_ptr());
+        let (a, b) = (frame.socketio(), frame.socketio());
+        assert_eq!(a.as_str(), "42[\"newMessage\",{\"seq\":1}]");
         assert_eq!(a.as_str().as_ptr(), b.as_str().as_ptr());
     }
 }

@@ -53,6 +53,13 @@ impl Seated {
     }
 }
 
+/// What a transport has to say when a session opens.
+pub struct Greeting {
+    /// Goes before everything else.
+    pub first: Option<Item>,
+    pub limits: ConnectedLimits,
+}
+
 pub struct Session {
     edge: Arc<Edge>,
     who: Arc<Seated>,
@@ -62,7 +69,12 @@ pub struct Session {
 
 impl Session {
     /// Greets an authenticated user. The session ends when it is dropped.
-    pub async fn open(edge: Arc<Edge>, identity: Identity, outbox: Arc<Outbox>) -> Result<Session> {
+    pub async fn open(
+        edge: Arc<Edge>,
+        identity: Identity,
+        outbox: Arc<Outbox>,
+        greeting: Greeting,
+    ) -> Result<Session> {
         let account = edge
             .reads
             .account(identity.user)
@@ -72,12 +84,11 @@ impl Session {
         let connected = Connected {
             user: account.user,
             session: format!("{}-{session}", edge.id.simple()),
-            limits: ConnectedLimits {
-                max_frame_bytes: edge.config.edge.max_frame_bytes,
-                max_body_bytes: edge.config.edge.max_body_bytes,
-                ping_interval_ms: edge.config.edge.ping_interval.as_millis() as u64,
-            },
+            limits: greeting.limits,
         };
+        if let Some(first) = greeting.first {
+            outbox.push(first);
+        }
         outbox.push(Item::Event(event("connected", &connected)));
         let who = Arc::new(Seated {
             session,
@@ -468,41 +479,32 @@ fn answer_join(
         joined.has_more = !live;
         Item::Ack {
             id,
-            body: ok_body(Some(&raw(&joined))),
+            ok: true,
+            body: text(raw(&joined)),
         }
     });
 }
 
 /// Puts the answer of a request into the outbox. A request without an id hears only of errors.
 pub fn answer_to(outbox: &Outbox, id: RequestId, answer: Result<Option<Box<RawValue>>>) {
-    let body = match answer {
+    let (ok, body) = match answer {
         Ok(_) if id.is_none() => return,
-        Ok(data) => ok_body(data.as_deref()),
+        Ok(data) => (true, data.map_or("{}".to_owned(), text)),
         Err(error) => {
             if error.code == crate::error::Code::Internal {
                 tracing::error!(error = %error.chain(), "a request failed");
             }
-            error_body(&error)
+            (false, text(raw(&WireError::from(&error))))
         }
     };
-    outbox.push(Item::Ack { id, body });
-}
-
-fn ok_body(data: Option<&RawValue>) -> String {
-    match data {
-        Some(data) => format!("\"ok\":true,\"data\":{}", data.get()),
-        None => "\"ok\":true,\"data\":{}".to_owned(),
-    }
-}
-
-fn error_body(error: &Error) -> String {
-    format!(
-        "\"ok\":false,\"error\":{}",
-        raw(&WireError::from(error)).get()
-    )
+    outbox.push(Item::Ack { id, ok, body });
 }
 
 /// An event for one socket.
 pub fn event(name: &'static str, data: &impl Serialize) -> Arc<Frame> {
-    Frame::new(name, raw(data).get().to_owned())
+    Frame::new(name, text(raw(data)))
+}
+
+fn text(json: Box<RawValue>) -> String {
+    Box::<str>::from(json).into()
 }

@@ -1,0 +1,3 @@
+//! Load, and the measurement of what it costs.
+
+pub mod fanout;

@@ -1,0 +1,138 @@
+//! Engine.IO's sessions: the handshake, the ids, and the map that finds a polling session by its id. A session is in
+//! the map for as long as HTTP requests may name it: from its handshake until its task ends or it is upgraded. Taking
+//! it out ends its task, so nothing can be left behind.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+};
+
+use poem::{Request, Response, http::header};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use uuid::Uuid;
+
+use super::{
+    Polling, Refused,
+    codec::SocketIo,
+    payload,
+    polling::{Incoming, Poll},
+};
+use crate::edge::{
+    Edge,
+    connection::Connection,
+    link::{self, Link},
+    outbox::{Item, Outbox},
+};
+
+/// Posts that may wait while the session works on one.
+const POSTS: usize = 4;
+
+pub struct Engine {
+    pub(super) edge: Arc<Edge>,
+    polling: Mutex<HashMap<Uuid, Arc<Handle>>>,
+}
+
+/// How requests reach a polling session.
+pub(super) struct Handle {
+    pub sid: Uuid,
+    /// Only here: once the map has let go, the task hears that nothing more will come.
+    pub incoming: mpsc::Sender<Incoming>,
+    pub poll: Arc<Poll>,
+    pub outbox: Arc<Outbox>,
+    /// A post is being read.
+    pub posting: AtomicBool,
+    /// A WebSocket has asked to take over.
+    pub upgrading: AtomicBool,
+}
+
+impl Engine {
+    pub fn new(edge: Arc<Edge>) -> Arc<Self> {
+        Arc::new(Engine {
+            edge,
+            polling: Mutex::default(),
+        })
+    }
+
+    /// `GET ?transport=polling` without an id.
+    pub(super) fn open_polling(self: &Arc<Self>, request: &Request) -> Result<Response, Refused> {
+        let sid = Uuid::new_v4();
+        let outbox = Outbox::new(self.edge.config.edge.send_queue_bytes);
+        let (sender, incoming) = mpsc::channel(POSTS);
+        let poll = Arc::new(Poll::default());
+        {
+            let mut polling = self.lock();
+            // A polling session has no connection of its own that could be counted.
+            if polling.len() >= self.edge.config.edge.max_connections {
+                return Err(Refused::Full);
+            }
+            let handle = Handle {
+                sid,
+                incoming: sender,
+                poll: poll.clone(),
+                outbox: outbox.clone(),
+                posting: AtomicBool::new(false),
+                upgrading: AtomicBool::new(false),
+            };
+            polling.insert(sid, Arc::new(handle));
+        }
+        let link = Link::Polling(Polling::new(self.clone(), sid, incoming, poll));
+        let connection = Connection::new(self.edge.clone(), self.codec(request), link, outbox);
+        self.edge.tasks.spawn(connection.serve(None));
+        Ok(payload(self.handshake(sid, &["websocket"])))
+    }
+
+    /// `GET ?transport=websocket` without an id.
+    pub(super) fn open_websocket(&self, request: &Request) -> Result<Response, Refused> {
+        let (response, upgrading) = link::accept(request).map_err(|_| Refused::BadRequest)?;
+        let outbox = Outbox::new(self.edge.config.edge.send_queue_bytes);
+        outbox.push(Item::Text(self.handshake(Uuid::new_v4(), &[]).into()));
+        let (edge, codec) = (self.edge.clone(), self.codec(request));
+        self.edge.tasks.spawn(async move {
+            let max = edge.config.socketio.max_payload;
+            if let Some(socket) = upgrading.finish(max).await {
+                Connection::new(edge, codec, Link::WebSocket(socket), outbox)
+                    .serve(None)
+                    .await;
+            }
+        });
+        Ok(response)
+    }
+
+    fn codec(&self, request: &Request) -> SocketIo {
+        let header = request.header(header::AUTHORIZATION).map(str::to_owned);
+        SocketIo::new(self.edge.config.clone(), header)
+    }
+
+    /// The open packet.
+    fn handshake(&self, sid: Uuid, upgrades: &[&str]) -> String {
+        let socketio = &self.edge.config.socketio;
+        let data = json!({
+            "sid": sid.simple().to_string(),
+            "upgrades": upgrades,
+            "pingInterval": socketio.ping_interval.as_millis() as u64,
+            "pingTimeout": socketio.ping_timeout.as_millis() as u64,
+            "maxPayload": socketio.max_payload,
+        });
+        format!("0{data}")
+    }
+
+    pub(super) fn find(&self, sid: Uuid) -> Option<Arc<Handle>> {
+        self.lock().get(&sid).cloned()
+    }
+
+    /// Lets go of a session: no request finds it any more, and its task ends unless it was upgraded.
+    pub(super) fn forget(&self, sid: Uuid) {
+        self.lock().remove(&sid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Handle>>> {
+        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The packet that ends a session.
+pub(super) const CLOSE: Utf8Bytes = Utf8Bytes::from_static("1");
+/// The packet that ends a poll with nothing to say.
+pub(super) const NOOP: &str = "6";

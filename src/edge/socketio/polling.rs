@@ -1,0 +1,261 @@
+//! HTTP long-polling: a `GET` waits for what the outbox holds, a `POST` brings packets. At most one of each is open;
+//! a second of its kind ends the session, as does a poll that its client gave up.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use poem::{
+    Body, Response,
+    error::ReadBodyError,
+    http::{HeaderMap, StatusCode, header},
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use uuid::Uuid;
+
+use super::{
+    Engine, Refused,
+    engine::{CLOSE, Handle, NOOP},
+    packet::{Packet, SEPARATOR},
+    payload,
+};
+use crate::edge::{
+    link::{Received, WebSocket},
+    outbox::Item,
+};
+
+/// How long a client may take to send the body of a post.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a poll may wait while a WebSocket is about to take over.
+const UPGRADING_POLL: Duration = Duration::from_millis(100);
+
+/// What requests bring to a session's task.
+pub(in crate::edge) enum Incoming {
+    Packets(VecDeque<Utf8Bytes>),
+    /// The WebSocket that takes over.
+    WebSocket(Box<WebSocket>),
+}
+
+/// The poll that waits for something to say.
+#[derive(Default)]
+pub(super) struct Poll(Mutex<Option<oneshot::Sender<String>>>);
+
+impl Poll {
+    fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the poll that waits, if one does.
+    pub fn answer(&self, text: &str) {
+        if let Some(waiting) = self.lock().take() {
+            let _ = waiting.send(text.to_owned());
+        }
+    }
+}
+
+/// The session's end of polling.
+pub(in crate::edge) struct Polling {
+    engine: Arc<Engine>,
+    sid: Uuid,
+    incoming: mpsc::Receiver<Incoming>,
+    /// Arrived, not yet received.
+    packets: VecDeque<Utf8Bytes>,
+    poll: Arc<Poll>,
+    /// The poll that the next write answers.
+    held: Option<oneshot::Sender<String>>,
+}
+
+impl Polling {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        sid: Uuid,
+        incoming: mpsc::Receiver<Incoming>,
+        poll: Arc<Poll>,
+    ) -> Self {
+        Polling {
+            engine,
+            sid,
+            incoming,
+            packets: VecDeque::new(),
+            poll,
+            held: None,
+        }
+    }
+
+    pub fn close_item() -> Item {
+        Item::Text(CLOSE)
+    }
+
+    /// The next packet, or the WebSocket that takes over; `None` once the session was let go. Cancel-safe.
+    pub async fn receive(&mut self) -> Option<Result<Received, WebSocket>> {
+        loop {
+            if let Some(packet) = self.packets.pop_front() {
+                return Some(Ok(Received::Text(packet)));
+            }
+            match self.incoming.recv().await? {
+                Incoming::Packets(packets) => self.packets = packets,
+                Incoming::WebSocket(socket) => return Some(Err(*socket)),
+            }
+        }
+    }
+
+    /// Takes the waiting poll for the next write.
+    pub fn hold(&mut self) -> bool {
+        if self.held.is_none() {
+            self.held = self.poll.lock().take();
+        }
+        self.held.is_some()
+    }
+
+    /// Answers the held poll with all the items; `None` where its client has gone.
+    pub fn write(
+        &mut self,
+        items: &mut VecDeque<Item>,
+        render: fn(&Item) -> Utf8Bytes,
+    ) -> Option<()> {
+        let mut text = String::new();
+        for item in items.drain(..) {
+            if !text.is_empty() {
+                text.push(SEPARATOR);
+            }
+            text.push_str(&render(&item));
+        }
+        self.held.take()?.send(text).ok()
+    }
+}
+
+impl Drop for Polling {
+    /// The task has ended, or a WebSocket has taken over.
+    fn drop(&mut self) {
+        self.engine.forget(self.sid);
+        self.poll.answer(NOOP);
+    }
+}
+
+impl Engine {
+    /// Waits until there is something to say, a ping at the latest.
+    pub(super) async fn poll(self: &Arc<Self>, session: Arc<Handle>) -> Result<Response, Refused> {
+        let (sender, mut answer) = oneshot::channel();
+        {
+            let mut waiting = session.poll.lock();
+            if let Some(first) = waiting.take() {
+                drop(waiting);
+                self.forget(session.sid);
+                let _ = first.send(CLOSE.as_str().to_owned());
+                return Err(Refused::BadRequest);
+            }
+            *waiting = Some(sender);
+        }
+        session.outbox.wake();
+        let abandoned = Abandoned(self, session.sid);
+        let upgrading = session.upgrading.load(Ordering::Acquire);
+        let poll = session.poll.clone();
+        // The request must not keep a session alive that was let go.
+        drop(session);
+        let answer = match upgrading {
+            false => answer.await,
+            true => match tokio::time::timeout(UPGRADING_POLL, &mut answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    poll.answer(NOOP);
+                    answer.await
+                }
+            },
+        };
+        std::mem::forget(abandoned);
+        answer.map(payload).map_err(|_| Refused::UnknownSession)
+    }
+
+    /// Takes packets.
+    pub(super) async fn post(
+        self: &Arc<Self>,
+        session: Arc<Handle>,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, Refused> {
+        let Some(_posting) = Posting::begin(&session.posting) else {
+            self.forget(session.sid);
+            return Err(Refused::BadRequest);
+        };
+        let max = self.edge.config.socketio.max_payload;
+        let announced = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > max as u64) {
+            return Ok(StatusCode::PAYLOAD_TOO_LARGE.into());
+        }
+        let body = match tokio::time::timeout(BODY_TIMEOUT, body.into_bytes_limit(max)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(ReadBodyError::PayloadTooLarge)) => {
+                return Ok(StatusCode::PAYLOAD_TOO_LARGE.into());
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.forget(session.sid);
+                return Err(Refused::BadRequest);
+            }
+        };
+        let packets = std::str::from_utf8(&body).ok().and_then(packets);
+        let Some(packets) = packets else {
+            self.forget(session.sid);
+            return Err(Refused::BadRequest);
+        };
+        // Waits for room: a session that works on a post takes no further ones.
+        match session.incoming.send(Incoming::Packets(packets)).await {
+            Ok(()) => Ok(payload("ok".to_owned())),
+            Err(_) => Err(Refused::UnknownSession),
+        }
+    }
+}
+
+/// The packets of a payload, if each is one.
+fn packets(body: &str) -> Option<VecDeque<Utf8Bytes>> {
+    body.split(SEPARATOR)
+        .map(|packet| match Packet::parse(packet) {
+            Ok(_) => Some(packet.into()),
+            Err(_) => None,
+        })
+        .collect()
+}
+
+/// Lets go of a session whose client gave up its poll: what was on its way may be lost.
+struct Abandoned<'a>(&'a Engine, Uuid);
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        self.0.forget(self.1);
+    }
+}
+
+struct Posting<'a>(&'a AtomicBool);
+
+impl<'a> Posting<'a> {
+    fn begin(posting: &'a AtomicBool) -> Option<Self> {
+        (!posting.swap(true, Ordering::AcqRel)).then_some(Posting(posting))
+    }
+}
+
+impl Drop for Posting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_packets_with_separators() {
+        let found = packets("42[\"a\"]\u{1e}3\u{1e}bAQID").unwrap();
+        assert_eq!(found, ["42[\"a\"]", "3", "bAQID"].map(Utf8Bytes::from));
+        assert!(packets("").is_none());
+        assert!(packets("42[]\u{1e}").is_none());
+        assert!(packets("abc").is_none());
+    }
+}
