@@ -1,3 +1,5 @@
-//! Load, and the measurement of what it costs.
+//! Load, what it costs, and the judgement of it. The judge is pure and serves the fault tests as well: it knows no
+//! socket.
 
 pub mod fanout;
+pub mod judge;
