@@ -1,0 +1,7 @@
+//! What a client may rely on, tried from the outside against real processes.
+
+mod bad_input;
+mod conversation;
+mod lifecycle;
+mod replay;
+mod settings;

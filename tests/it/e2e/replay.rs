@@ -1,0 +1,317 @@
+//! A real, busy channel, played again: one connection for each nickname, every line in the file's order. Afterwards every
+//! member must have received every line once and in order, and the history must say the same.
+//!
+//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test makes up a conversation of
+//! the same shape. `CHAT_REPLAY_DAYS` says how many of the files to play, `all` or a number; 1 if unset.
+
+use std::{collections::HashMap, path::Path, time::Instant};
+
+use chat::bench::judge::{ConnectionNo, Judge, Key, SeatNo};
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::harness::{Chat, Kind, Socket, User, both_ways};
+
+both_ways!(a_busy_channel_is_replayed);
+
+/// How many accounts are made, and rooms joined, at the same time.
+const AT_ONCE: usize = 16;
+
+/// One thing somebody said.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    nick: String,
+    text: String,
+}
+
+async fn a_busy_channel_is_replayed(kind: Kind) {
+    for (day, lines) in days() {
+        let started = Instant::now();
+        let chat = Chat::plan(kind)
+            .set("limits.messages_per_second", 1_000_000)
+            .set("limits.burst", 1_000_000)
+            .start()
+            .await;
+        let nicks = replay(&chat, &day, &lines).await;
+        let (lines, took) = (lines.len(), started.elapsed());
+        eprintln!("{day}: {lines} lines of {nicks} nicknames on {kind:?} took {took:.1?}");
+    }
+}
+
+/// Somebody in the channel.
+struct Member {
+    user: User,
+    socket: Socket,
+    seat: SeatNo,
+    connection: ConnectionNo,
+}
+
+/// The parts of an event that are compared.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    #[serde(default)]
+    seq: i64,
+    change_seq: i64,
+    #[serde(default)]
+    client_msg_id: String,
+    #[serde(default)]
+    body: String,
+    sender: Option<Sender>,
+}
+
+#[derive(Deserialize)]
+struct Sender {
+    id: Uuid,
+    #[serde(rename = "displayName")]
+    display_name: String,
+}
+
+async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
+    let mut judge = Judge::new();
+    let channel = judge.room(day);
+    let mut nicks: Vec<&str> = Vec::new();
+    let mut number: HashMap<&str, usize> = HashMap::new();
+    for line in lines {
+        number.entry(&line.nick).or_insert_with(|| {
+            nicks.push(&line.nick);
+            nicks.len() - 1
+        });
+    }
+
+    // Everyone comes in. A nickname is no user name: it is what the user is called.
+    let users: Vec<User> = stream::iter(nicks.iter().enumerate())
+        .map(|(i, nick)| async move {
+            let password = format!("the password of u{i}");
+            let body = json!({"username": format!("u{i}"), "password": password, "displayName": nick});
+            User::read(&password, chat.rest(i).post("/v1/auth/register", body).await)
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let room = chat.room(&users[0], "public", &[]).await;
+    let sockets: Vec<(Socket, i64)> = stream::iter(users.iter().enumerate())
+        .map(|(i, user)| async move {
+            let socket = chat.connect(i, user).await;
+            let joined = socket.join(room, None).await.expect("the channel is public");
+            (socket, joined["seq"].as_i64().expect("a number"))
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let members: Vec<Member> = users
+        .into_iter()
+        .zip(sockets)
+        .map(|(user, (socket, base))| Member {
+            seat: judge.seat(channel, format!("{} ({})", user.username, nicks[number_of(&user)]), base),
+            connection: judge.connection(),
+            user,
+            socket,
+        })
+        .collect();
+
+    // What one says in a row goes out at once; the next one speaks when all of it is accepted. So the room's order is
+    // the file's order, with any number of edges and workers.
+    let mut keys: Vec<Key> = Vec::with_capacity(lines.len());
+    for run in lines.chunk_by(|a, b| a.nick == b.nick) {
+        let member = &members[number[run[0].nick.as_str()]];
+        let mut pending = Vec::with_capacity(run.len());
+        for line in run {
+            let name = format!("line {}", keys.len());
+            keys.push(judge.sent(member.connection, channel, member.user.id, &name));
+            let data = json!({"room": room, "body": line.text, "clientMsgId": name});
+            pending.push(member.socket.send("sendMessage", data).await);
+        }
+        for (key, pending) in keys[keys.len() - run.len()..].iter().zip(pending) {
+            pending.ack().await.unwrap_or_else(|error| panic!("{run:?}: {error:?}"));
+            judge.accepted(*key);
+        }
+    }
+
+    // Everyone has received every line once and in order.
+    for member in &members {
+        let (mut looked_at, mut messages) = (0, 0);
+        member
+            .socket
+            .until("every line", |heard| {
+                let news = heard.events[looked_at..].iter();
+                messages += news.filter(|event| event.name == "newMessage").count();
+                looked_at = heard.events.len();
+                (messages >= lines.len()).then_some(())
+            })
+            .await;
+    }
+    for member in &members {
+        let events = member.socket.heard(|heard| heard.events.clone());
+        let mut expected = lines.iter();
+        for event in events {
+            match event.name.as_str() {
+                "connected" => continue,
+                "newMessage" => {}
+                "memberJoined" => {
+                    judge.event(member.seat, event.read::<Shown>().change_seq);
+                    continue;
+                }
+                other => panic!("{} heard {other}: {}", member.user.username, event.text),
+            }
+            let message: Shown = event.read();
+            let sender = message.sender.as_ref().expect("a message has a sender");
+            let key = judge.key(channel, sender.id, &message.client_msg_id);
+            judge.delivered(member.seat, message.seq, message.change_seq, key);
+            let line = expected.next();
+            assert!(
+                line.is_some_and(|line| line.text == message.body && line.nick == sender.display_name),
+                "{} heard {} where the file has {line:?}",
+                member.user.username,
+                event.text
+            );
+        }
+    }
+    let verdict = judge.verdict();
+    assert!(verdict.is_clean() && verdict.gaps == 0, "{}", verdict.explain());
+    assert_eq!(verdict.accepted, lines.len() as u64);
+    assert_eq!(verdict.delivered, verdict.expected, "{}", verdict.explain());
+
+    // So says the history, on each edge.
+    for edge in 0..chat.edges.len() {
+        let rest = chat.rest_as(edge, &members[edge % members.len()].user);
+        let (mut after, mut expected) = (0, lines.iter().enumerate());
+        loop {
+            let page = rest
+                .get(&format!("/v1/rooms/{room}/messages?after={after}&limit=200"))
+                .await
+                .ok(200);
+            for item in page["items"].as_array().expect("a list") {
+                let (i, line) = expected.next().expect("the history has nothing that was not said");
+                assert_eq!(item["body"], line.text.as_str(), "line {i}");
+                assert_eq!(item["sender"]["displayName"], line.nick.as_str(), "line {i}");
+                assert_eq!(item["clientMsgId"], format!("line {i}"));
+                let seq = item["seq"].as_i64().expect("a number");
+                assert!(seq > after, "line {i} has the number {seq}");
+                after = seq;
+            }
+            if page["hasMore"] == json!(false) {
+                break;
+            }
+        }
+        assert_eq!(expected.next(), None, "the history ends too early");
+    }
+    members.len()
+}
+
+/// `u7` is number 7.
+fn number_of(user: &User) -> usize {
+    user.username[1..].parse().expect("this test named them")
+}
+
+// ---- where lines come from
+
+fn days() -> Vec<(String, Vec<Line>)> {
+    let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
+        return vec![("a made-up day".to_owned(), made_up(1))];
+    };
+    let mut logs: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("CHAT_REPLAY={}: {error}", Path::new(&folder).display()))
+        .map(|entry| entry.expect("the folder can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    logs.sort();
+    assert!(!logs.is_empty(), "no *.log in CHAT_REPLAY={}", Path::new(&folder).display());
+    match std::env::var("CHAT_REPLAY_DAYS").as_deref() {
+        Ok("all") => {}
+        Ok(days) => logs.truncate(days.parse().expect("CHAT_REPLAY_DAYS is `all` or a number")),
+        Err(_) => logs.truncate(1),
+    }
+    logs.iter()
+        .map(|log| {
+            let lines = parse(&std::fs::read(log).expect("the log can be read"));
+            assert!(!lines.is_empty(), "nobody says anything in {}", log.display());
+            (log.file_stem().unwrap_or_default().to_string_lossy().into_owned(), lines)
+        })
+        .collect()
+}
+
+/// What was said. Notices are nobody's words, and a message has at least one byte.
+fn parse(log: &[u8]) -> Vec<Line> {
+    String::from_utf8_lossy(log)
+        .split('\n')
+        .filter_map(|line| {
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            let (time, said) = line.strip_prefix('[')?.split_once("] <")?;
+            let (nick, text) = said.split_once("> ")?;
+            let is_time = time.len() == 5 && time.chars().all(|c| c.is_ascii_digit() || c == ':');
+            (is_time && !nick.is_empty() && !text.is_empty()).then(|| Line {
+                nick: nick.to_owned(),
+                text: text.replace('\0', "\u{fffd}"),
+            })
+        })
+        .collect()
+}
+
+/// A conversation with the shape of a real one: few talk much and many little, in bursts; they name each other, paste
+/// addresses and other languages, say the same again. The same seed says the same.
+fn made_up(seed: u64) -> Vec<Line> {
+    const LINES: usize = 800;
+    const WORDS: &[&str] = &[
+        "sudo", "apt-get", "install", "it", "does", "not", "work", "why", "thanks", "lol", "ok", "yes", "no", "try",
+        "again", "the", "kernel", "sound", "card", "¿por", "qué", "はい", "нет", "größer", "😀", "👩‍👩‍👧", "e\u{301}", "\"quoted\"",
+        "\\o/", "<b>", "&amp;", "%s", "\t", "'; DROP TABLE", "/etc/X11/xorg.conf", "http://example.org/?a=1&b=2#c",
+        "https://例え.jp/✓", "\u{200b}", "\u{7f}",
+    ];
+    const ODD: &[&str] = &["[away]", "^_^", "|", "`", "{}", "-", "\\", "é", "", "", "", ""];
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    // Xorshift64 (Marsaglia 2003): all that is asked of it is to be the same each time.
+    let mut below = move |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % limit as u64) as usize
+    };
+    let nicks: Vec<String> = (0..70).map(|i| format!("nick{i}{}", ODD[i % ODD.len()])).collect();
+    let mut lines: Vec<Line> = Vec::with_capacity(LINES);
+    while lines.len() < LINES {
+        // The product of two makes low numbers frequent.
+        let who = below(nicks.len()) * below(nicks.len()) / nicks.len();
+        let burst = if below(20) == 0 { 10 + below(20) } else { 1 + below(3) };
+        for _ in 0..burst {
+            let length = if below(50) == 0 { 300 } else { 1 + below(15) };
+            let mut text: Vec<&str> = (0..length).map(|_| WORDS[below(WORDS.len())]).collect();
+            let addressed = format!("{}:", nicks[below(nicks.len())]);
+            match below(10) {
+                0..4 => text.insert(0, &addressed),
+                4 => text = vec!["lol"],
+                _ => {}
+            }
+            lines.push(Line {
+                nick: nicks[who].clone(),
+                text: text.join(" "),
+            });
+        }
+    }
+    lines
+}
+
+#[test]
+fn a_log_is_read_as_it_is() {
+    let log = b"[04:59] <ra> ok, so try\r\n=== robertj  has joined #ubuntu\n[05:00] <a|b> <b> says: > \xff\n\
+        [05:01] <quiet> \n[05:01]  * waves\n[05:02] (x/#y) z\n[05:03] <last> line";
+    let line = |nick: &str, text: &str| Line {
+        nick: nick.to_owned(),
+        text: text.to_owned(),
+    };
+    assert_eq!(
+        parse(log),
+        [line("ra", "ok, so try"), line("a|b", "<b> says: > \u{fffd}"), line("last", "line")]
+    );
+}
+
+#[test]
+fn what_is_made_up_is_made_up_again() {
+    let lines = made_up(1);
+    assert_eq!(lines, made_up(1));
+    assert_ne!(lines, made_up(2));
+    assert!(lines.len() >= 800);
+    assert!(lines.iter().all(|line| (1..=8000).contains(&line.text.len())));
+}

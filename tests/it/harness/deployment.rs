@@ -1,0 +1,414 @@
+//! A whole deployment for one test: standalone, or edges and workers with a database, a queue prefix and a directory of
+//! their own. It is gone when the test ends; when the test fails it shows what the processes logged.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use uuid::Uuid;
+
+use super::{
+    process::{Process, Recipe},
+    rest::{Answer, Rest},
+    server,
+    socket::{Dial, Socket},
+};
+
+/// Signs every deployment's tokens.
+pub const SECRET: &str = "only for tests: at least thirty-two bytes";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One process, SQLite.
+    Standalone,
+    /// Two edges and two workers over RabbitMQ, PostgreSQL and Redis.
+    Cluster,
+}
+
+/// A deployment that is not started yet.
+pub struct Plan {
+    kind: Kind,
+    edges: usize,
+    workers: usize,
+    settings: Vec<(String, String)>,
+}
+
+pub struct Chat {
+    pub kind: Kind,
+    /// Those that clients talk to. Standalone has one.
+    pub edges: Vec<Process>,
+    /// Empty in standalone mode: its only process is `edges[0]`.
+    pub workers: Vec<Process>,
+    pub http: reqwest::Client,
+    dir: Directory,
+    env: Vec<(String, String)>,
+    // Dropped after the processes that use them.
+    _database: Option<Database>,
+}
+
+/// Someone with an account.
+#[derive(Debug, Clone)]
+pub struct User {
+    pub id: Uuid,
+    pub username: String,
+    pub password: String,
+    pub access: String,
+    pub refresh: String,
+}
+
+impl Plan {
+    pub fn edges(mut self, edges: usize) -> Self {
+        self.edges = edges;
+        self
+    }
+
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// `set("edge.wait", "0s")`.
+    pub fn set(mut self, key: &str, value: impl ToString) -> Self {
+        self.settings.push(setting(key, value));
+        self
+    }
+
+    pub async fn start(self) -> Chat {
+        let dir = Directory::new();
+        let mut env = vec![
+            setting("edge.port", 0),
+            setting("edge.drain", "100ms"),
+            setting("auth.secret", SECRET),
+            // Everyone here comes from one address, and password hashing is all that should slow them down.
+            setting("limits.logins_per_minute", 100_000),
+            setting("limits.registrations_per_minute", 100_000),
+        ];
+        let mut database = None;
+        if self.kind == Kind::Cluster {
+            let made = Database::create().await;
+            env.extend([
+                ("DATABASE_URL".to_owned(), made.url.clone()),
+                ("AMQP_URL".to_owned(), server("AMQP_URL")),
+                ("REDIS_URL".to_owned(), server("REDIS_URL")),
+                setting("queue.prefix", &made.name),
+                // Declaring a quorum queue is slow, and more than workers is enough to be shared out.
+                setting("queue.partitions", 4),
+                // All tests together must stay below what the server allows.
+                setting("database.max_connections", 4),
+            ]);
+            database = Some(made);
+        }
+        env.extend(self.settings);
+        let mut chat = Chat {
+            kind: self.kind,
+            edges: Vec::new(),
+            workers: Vec::new(),
+            http: http_client(),
+            dir,
+            env,
+            _database: database,
+        };
+        match self.kind {
+            Kind::Standalone => {
+                let data = chat.dir().join("data");
+                let args = ["standalone", "--data", &data.to_string_lossy()];
+                let process = chat.recipe("standalone", &args).start().await;
+                chat.edges.push(process);
+            }
+            Kind::Cluster => {
+                let migrated = chat.recipe("migrate", &["migrate"]).run().await;
+                assert_eq!(migrated.code, Some(0), "chat migrate: {}", migrated.stderr);
+                let recipes = |role: &str, count| -> Vec<Recipe> {
+                    (0..count)
+                        .map(|i| chat.recipe(&format!("{role} {i}"), &[role]))
+                        .collect()
+                };
+                let (edges, workers) = (recipes("edge", self.edges), recipes("worker", self.workers));
+                let (edges, workers) = tokio::join!(start_all(&edges), start_all(&workers));
+                (chat.edges, chat.workers) = (edges, workers);
+            }
+        }
+        chat
+    }
+}
+
+async fn start_all(recipes: &[Recipe]) -> Vec<Process> {
+    futures_util::future::join_all(recipes.iter().map(Recipe::start)).await
+}
+
+impl Chat {
+    /// Two edges and two workers, or the one process.
+    pub fn plan(kind: Kind) -> Plan {
+        Plan {
+            kind,
+            edges: 2,
+            workers: 2,
+            settings: Vec::new(),
+        }
+    }
+
+    /// With default settings.
+    pub async fn start(kind: Kind) -> Chat {
+        Chat::plan(kind).start().await
+    }
+
+    /// The directory of this deployment.
+    pub fn dir(&self) -> &Path {
+        &self.dir.0
+    }
+
+    /// Another process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
+    pub fn recipe(&self, name: &str, args: &[&str]) -> Recipe {
+        Recipe {
+            name: name.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: self.env.clone(),
+            dir: self.dir().to_owned(),
+        }
+    }
+
+    /// One more worker; in a cluster only.
+    pub async fn add_worker(&mut self) -> usize {
+        let name = format!("worker {}", self.workers.len());
+        let process = self.recipe(&name, &["worker"]).start().await;
+        self.workers.push(process);
+        self.workers.len() - 1
+    }
+
+    /// The edge a client with this number talks to: they take turns.
+    pub fn edge(&self, i: usize) -> &Process {
+        &self.edges[i % self.edges.len()]
+    }
+
+    pub fn edge_mut(&mut self, i: usize) -> &mut Process {
+        let i = i % self.edges.len();
+        &mut self.edges[i]
+    }
+
+    /// The worker with this number; standalone is its own.
+    pub fn worker_mut(&mut self, i: usize) -> &mut Process {
+        if self.workers.is_empty() {
+            return &mut self.edges[0];
+        }
+        let i = i % self.workers.len();
+        &mut self.workers[i]
+    }
+
+    // ---- clients
+
+    /// REST on edge `i`, without credentials.
+    pub fn rest(&self, i: usize) -> Rest {
+        Rest::new(self.http.clone(), self.edge(i).url())
+    }
+
+    /// REST on edge `i` as `user`.
+    pub fn rest_as(&self, i: usize, user: &User) -> Rest {
+        self.rest(i).with_token(&user.access)
+    }
+
+    /// A socket on edge `i`, without credentials until they are given.
+    pub fn dial(&self, i: usize) -> Dial {
+        Dial::new(self.edge(i).url())
+    }
+
+    /// A socket on edge `i` as `user`, greeted.
+    pub async fn connect(&self, i: usize, user: &User) -> Socket {
+        let mut socket = self
+            .dial(i)
+            .bearer(&user.access)
+            .connect()
+            .await
+            .expect("the handshake succeeds");
+        socket.event("connected").await;
+        socket
+    }
+
+    /// A new account. `name` is its user name and, with a capital letter, its display name.
+    pub async fn register(&self, name: &str) -> User {
+        let password = format!("the password of {name}");
+        let body = json!({"username": name, "password": password, "displayName": display_name(name)});
+        let answer = self.rest(0).post("/v1/auth/register", body).await;
+        User::read(&password, answer)
+    }
+
+    /// A new room of `owner`.
+    pub async fn room(&self, owner: &User, kind: &str, members: &[&User]) -> Uuid {
+        let members: Vec<Uuid> = members.iter().map(|user| user.id).collect();
+        let mut body = json!({"kind": kind, "members": members});
+        if kind != "direct" {
+            body["name"] = format!("a {kind} room").into();
+        }
+        let room = self.rest_as(0, owner).post("/v1/rooms", body).await.ok(201);
+        uuid(&room["id"])
+    }
+}
+
+impl User {
+    /// From the answer to a registration.
+    pub fn read(password: &str, answer: Answer) -> User {
+        let body = answer.ok(201);
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        User {
+            id: uuid(&body["user"]["id"]),
+            username: text(&body["user"]["username"]),
+            password: password.to_owned(),
+            access: text(&body["accessToken"]),
+            refresh: text(&body["refreshToken"]),
+        }
+    }
+}
+
+/// `ada` is called Ada.
+pub fn display_name(name: &str) -> String {
+    let mut chars = name.chars();
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
+}
+
+#[track_caller]
+pub fn uuid(value: &Value) -> Uuid {
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("not a UUID: {value}"))
+}
+
+impl Drop for Chat {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for process in self.edges.iter().chain(&self.workers) {
+                eprintln!("---- {} logged:\n{}", process.name(), process.tail());
+            }
+        }
+    }
+}
+
+fn setting(key: &str, value: impl ToString) -> (String, String) {
+    let name = format!("CHAT__{}", key.replace('.', "__").to_uppercase());
+    (name, value.to_string())
+}
+
+fn http_client() -> reqwest::Client {
+    // reqwest wants one even where only http is spoken. The second test finds it there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(super::DEADLINE)
+        .no_proxy()
+        .build()
+        .expect("a client can be made")
+}
+
+/// A directory that goes with the test, unless it fails.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("chat-test-{}", Uuid::new_v4().simple()));
+        std::fs::create_dir(&dir).expect("a temporary directory can be made");
+        Directory(dir)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- what was left is in {}", self.0.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// A directory and settings without any deployment; for processes that are not meant to start.
+pub struct Nowhere(Directory);
+
+impl Nowhere {
+    pub fn new() -> Self {
+        Nowhere(Directory::new())
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.0.0
+    }
+
+    pub fn recipe(&self, args: &[&str], env: &[(&str, &str)]) -> Recipe {
+        Recipe {
+            name: args[0].to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: env
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            dir: self.dir().to_owned(),
+        }
+    }
+}
+
+/// A database of its own, whose name is the queue prefix as well. Dropped with everything that bears the name.
+pub struct Database {
+    pub name: String,
+    pub url: String,
+    admin: String,
+}
+
+impl Database {
+    pub async fn create() -> Self {
+        let admin = server("DATABASE_URL");
+        let name = format!("chat_test_{}", Uuid::new_v4().simple());
+        let mut connection = PgConnection::connect(&admin)
+            .await
+            .unwrap_or_else(|error| panic!("DATABASE_URL: {error}; scripts/services up starts the servers"));
+        connection
+            .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .await
+            .expect("a database can be made");
+        let (server, query) = match admin.split_once('?') {
+            Some((server, query)) => (server, format!("?{query}")),
+            None => (admin.as_str(), String::new()),
+        };
+        let (server, _) = server.rsplit_once('/').expect("DATABASE_URL names a database");
+        Database {
+            url: format!("{server}/{name}{query}"),
+            name,
+            admin,
+        }
+    }
+
+    async fn remove(admin: String, name: String) {
+        if let Ok(mut connection) = PgConnection::connect(&admin).await {
+            let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            let _ = connection.execute(AssertSqlSafe(drop)).await;
+        }
+        // Without the management API the queues stay until the broker's data is wiped.
+        let Ok(api) = std::env::var("RABBITMQ_API_URL") else {
+            return;
+        };
+        let http = http_client();
+        let listed = async {
+            let url = format!("{api}/queues/%2f?columns=name&disable_stats=true");
+            let answer = http.get(url).send().await.ok()?;
+            serde_json::from_slice::<Vec<Value>>(&answer.bytes().await.ok()?).ok()
+        };
+        for queue in listed.await.unwrap_or_default() {
+            if let Some(queue) = queue["name"].as_str().filter(|queue| queue.starts_with(&name)) {
+                let _ = http.delete(format!("{api}/queues/%2f/{queue}")).send().await;
+            }
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (admin, name) = (self.admin.clone(), self.name.clone());
+        // The test's own runtime may be ending.
+        let removing = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            if let Ok(runtime) = runtime {
+                runtime.block_on(Database::remove(admin, name));
+            }
+        });
+        let _ = removing.join();
+    }
+}

@@ -1,0 +1,190 @@
+//! The program as a process: started, waited for, signalled, and ended with the test that started it.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use super::DEADLINE;
+
+/// Lines of a process's log that a failing test shows.
+const TAIL: usize = 40;
+
+/// How to start one process.
+#[derive(Clone)]
+pub struct Recipe {
+    /// For the log file's name and for failures: `edge 0`.
+    pub name: String,
+    pub args: Vec<String>,
+    /// Variables that are set beside PATH and HOME.
+    pub env: Vec<(String, String)>,
+    /// The working directory; holds the log as well.
+    pub dir: PathBuf,
+}
+
+/// What a process that has ended left.
+#[derive(Debug)]
+pub struct Ended {
+    /// `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Recipe {
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
+        command
+            .args(&self.args)
+            .current_dir(&self.dir)
+            .env_clear()
+            .envs(["PATH", "HOME"].iter().filter_map(|key| Some((*key, std::env::var(key).ok()?))))
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join(format!("{}.log", self.name.replace(' ', "-")))
+    }
+
+    /// Runs to the end; for commands that are meant to end.
+    pub async fn run(&self) -> Ended {
+        let mut command = self.command();
+        command.stderr(Stdio::piped());
+        let ended = tokio::time::timeout(DEADLINE, command.output()).await;
+        let output = ended
+            .unwrap_or_else(|_| panic!("`chat {}` did not end within {DEADLINE:?}", self.args.join(" ")))
+            .expect("the program can be started");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ended {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// Starts and waits for the line that says it is ready.
+    ///
+    /// # Panics
+    /// With the end of its log, if it ends before that or takes too long.
+    pub async fn start(&self) -> Process {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("the log can be written");
+        let mut command = self.command();
+        command.stderr(Stdio::from(log));
+        let mut child = command.spawn().expect("the program can be started");
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut line = String::new();
+        let read = tokio::time::timeout(DEADLINE, stdout.read_line(&mut line)).await;
+        let ready = line.trim_end();
+        let url = match ready.strip_prefix("chat is ready on ") {
+            Some(url) => Some(url.to_owned()),
+            None if ready == "chat worker is ready" => None,
+            None => panic!(
+                "{} did not become ready (waiting for the line: {read:?}); it said {ready:?} and logged:\n{}",
+                self.name,
+                tail(&self.log())
+            ),
+        };
+        // Whatever else it prints must not fill the pipe.
+        tokio::spawn(async move {
+            let mut rest = Vec::new();
+            let _ = stdout.read_to_end(&mut rest).await;
+        });
+        Process {
+            recipe: self.clone(),
+            child,
+            url,
+        }
+    }
+}
+
+/// A running process; killed when dropped.
+pub struct Process {
+    recipe: Recipe,
+    child: Child,
+    url: Option<String>,
+}
+
+impl Process {
+    /// `http://127.0.0.1:port`.
+    pub fn url(&self) -> &str {
+        self.url.as_deref().expect("only edges have an address")
+    }
+
+    pub fn name(&self) -> &str {
+        &self.recipe.name
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it is running")
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill9(&mut self) {
+        self.child.kill().await.expect("it can be killed");
+    }
+
+    /// Asks it to end; [`Process::ended`] waits for that.
+    pub fn sigterm(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Freezes it.
+    pub fn sigstop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn sigcont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), signal).expect("it can be signalled");
+    }
+
+    /// Waits until it has ended by itself, and returns its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        match tokio::time::timeout(DEADLINE, self.child.wait()).await {
+            Ok(status) => status.expect("it can be waited for").code(),
+            Err(_) => panic!("{} did not end within {DEADLINE:?}", self.name()),
+        }
+    }
+
+    /// Starts it again, after whatever ended it. An edge gets a new port.
+    pub async fn restart(&mut self) {
+        *self = self.recipe.start().await;
+    }
+
+    /// Everything it has logged so far, earlier runs included.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.recipe.log()).unwrap_or_default()
+    }
+
+    /// The end of its log, for failures.
+    pub fn tail(&self) -> String {
+        tail(&self.recipe.log())
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}

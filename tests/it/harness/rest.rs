@@ -1,0 +1,123 @@
+//! A REST client that says what went wrong: which request, and what the server answered.
+
+use reqwest::{Method, header};
+use serde_json::Value;
+
+/// One server with the credentials to use.
+#[derive(Clone)]
+pub struct Rest {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+}
+
+/// An answer, not judged yet.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: header::HeaderMap,
+    pub text: String,
+    asked: String,
+}
+
+impl Rest {
+    pub fn new(http: reqwest::Client, base: &str) -> Self {
+        Rest {
+            http,
+            base: base.to_owned(),
+            token: None,
+        }
+    }
+
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.json(Method::POST, path, body).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.json(Method::PUT, path, body).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.json(Method::PATCH, path, body).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    async fn json(&self, method: Method, path: &str, body: Value) -> Answer {
+        let body = body.to_string().into_bytes();
+        self.send(method, path, Some(("application/json", body))).await
+    }
+
+    /// Any request at all: `body` comes with its content type.
+    pub async fn send(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Answer {
+        let asked = format!("{method} {path}");
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some((content_type, body)) = body {
+            request = request.header(header::CONTENT_TYPE, content_type).body(body);
+        }
+        let answered = async {
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>(Answer {
+                status: answer.status().as_u16(),
+                headers: answer.headers().clone(),
+                text: answer.text().await?,
+                asked: asked.clone(),
+            })
+        };
+        answered
+            .await
+            .unwrap_or_else(|error| panic!("{asked} got no answer: {error:?}"))
+    }
+}
+
+impl Answer {
+    /// What came, which must have this status.
+    #[track_caller]
+    pub fn ok(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{} answered {}", self.asked, self.short());
+        if self.text.is_empty() {
+            return Value::Null;
+        }
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{} answered {:?}", self.asked, self.short()))
+    }
+
+    /// As much of it as helps in a failure.
+    fn short(&self) -> &str {
+        &self.text[..self.text.floor_char_boundary(500)]
+    }
+
+    /// A failure as RFC 9457 and our own promises have it: media type, code, a sentence, a request id.
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{} answered {}", self.asked, self.short());
+        let content_type = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        assert_eq!(content_type, Some("application/problem+json"), "{}", self.asked);
+        let body = self.json();
+        assert_eq!(body["code"], code, "{} answered {body}", self.asked);
+        assert_eq!(body["status"], status, "{} answered {body}", self.asked);
+        for field in ["title", "detail", "requestId"] {
+            let text = body[field].as_str().unwrap_or_default();
+            assert!(!text.is_empty(), "{}: no {field} in {body}", self.asked);
+        }
+        body
+    }
+}

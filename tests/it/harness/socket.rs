@@ -1,0 +1,511 @@
+//! A WebSocket client for `/ws` that keeps everything it hears, in order of arrival, and waits for what a test wants
+//! to see. A task reads; it can be told to stop, which makes a slow reader.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Error as WsError, Message, Utf8Bytes,
+        client::IntoClientRequest,
+        http::HeaderValue,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
+};
+use uuid::Uuid;
+
+use super::DEADLINE;
+
+/// A connection that is not made yet.
+pub struct Dial {
+    url: String,
+    headers: Vec<(&'static str, String)>,
+    /// Sent as the first frame.
+    first_frame: Option<Value>,
+    receive_buffer: Option<u32>,
+}
+
+/// The handshake was refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: u16,
+    pub content_type: String,
+    pub body: Value,
+}
+
+impl Dial {
+    /// `http` is an edge's address.
+    pub fn new(http: &str) -> Self {
+        Dial {
+            url: format!("{}/ws", http.replacen("http", "ws", 1)),
+            headers: Vec::new(),
+            first_frame: None,
+            receive_buffer: None,
+        }
+    }
+
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("authorization", format!("Bearer {token}"))
+    }
+
+    pub fn ticket(self, ticket: &str) -> Self {
+        self.query("ticket", ticket)
+    }
+
+    /// The token in a first `auth` frame, which gets the number 1.
+    pub fn first_frame(mut self, token: &str) -> Self {
+        self.first_frame = Some(json!({"token": token}));
+        self
+    }
+
+    pub fn query(mut self, key: &str, value: &str) -> Self {
+        self.url = format!("{}?{key}={value}", self.url);
+        self
+    }
+
+    pub fn header(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Bytes that the system takes for a reader that does not read; small makes a slow reader soon.
+    pub fn receive_buffer(mut self, bytes: u32) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+
+    pub async fn connect(self) -> Result<Socket, Refused> {
+        let mut request = self.url.as_str().into_client_request().expect("a WebSocket URL");
+        for (name, value) in self.headers {
+            let value = HeaderValue::from_str(&value).expect("a header");
+            request.headers_mut().insert(name, value);
+        }
+        let address = request.uri().authority().expect("an address").to_string();
+        let socket = TcpSocket::new_v4().expect("a socket");
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes).expect("a buffer size");
+        }
+        let connecting = socket.connect(address.parse().expect("an IP address and a port"));
+        let stream = connecting.await.expect("the edge can be reached");
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        let stream = match tokio::time::timeout(DEADLINE, client_async(request, stream)).await {
+            Ok(Ok((stream, _))) => stream,
+            Ok(Err(WsError::Http(answer))) => {
+                let content_type = answer.headers().get("content-type");
+                return Err(Refused {
+                    status: answer.status().as_u16(),
+                    content_type: content_type.map_or("", |v| v.to_str().unwrap_or("")).to_owned(),
+                    body: serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).unwrap_or_default(),
+                });
+            }
+            Ok(Err(error)) => panic!("{}: {error}", self.url),
+            Err(_) => panic!("{}: no answer to the handshake", self.url),
+        };
+        let socket = Socket::new(stream);
+        if let Some(data) = self.first_frame {
+            // Whoever is refused learns it from the close code.
+            let _ = socket.call("auth", data).await;
+        }
+        Ok(socket)
+    }
+}
+
+/// An event from the server.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub name: String,
+    /// The whole frame.
+    pub text: Utf8Bytes,
+}
+
+impl Event {
+    /// The event's data.
+    #[track_caller]
+    pub fn data(&self) -> Value {
+        self.read()
+    }
+
+    /// The event's data as `T`.
+    #[track_caller]
+    pub fn read<T: DeserializeOwned>(&self) -> T {
+        #[derive(Deserialize)]
+        struct OnlyData<T> {
+            data: T,
+        }
+        serde_json::from_str::<OnlyData<T>>(&self.text)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text))
+            .data
+    }
+}
+
+/// An error as it comes in an ack.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireError {
+    pub code: String,
+    pub message: String,
+    pub retry_after_ms: Option<u64>,
+    #[serde(default)]
+    pub errors: Vec<Value>,
+}
+
+impl WireError {
+    /// The code that stands for an answer that never came because the socket ended.
+    pub const CLOSED: &'static str = "closed";
+
+    /// The first field that was refused.
+    pub fn field(&self) -> &str {
+        self.errors.first().and_then(|error| error["field"].as_str()).unwrap_or("")
+    }
+}
+
+pub type Ack = Result<Value, WireError>;
+
+/// How a socket ended. Without a close frame the code is 1006, as in a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    pub code: u16,
+    pub reason: String,
+}
+
+/// Everything heard so far.
+#[derive(Default)]
+pub struct Heard {
+    /// In order of arrival.
+    pub events: Vec<Event>,
+    pub acks: HashMap<u64, Ack>,
+    /// Errors that answer no numbered request.
+    pub unasked: Vec<WireError>,
+    pub closed: Option<Closed>,
+}
+
+/// What the reading task shares with the test.
+struct Ear {
+    heard: Mutex<Heard>,
+    changed: watch::Sender<()>,
+}
+
+impl Ear {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Stream = WebSocketStream<TcpStream>;
+
+pub struct Socket {
+    writer: tokio::sync::Mutex<SplitSink<Stream, Message>>,
+    ear: Arc<Ear>,
+    reading: watch::Sender<bool>,
+    reader: JoinHandle<()>,
+    next: AtomicU64,
+    /// Events before this one were taken by [`Socket::event`].
+    cursor: usize,
+}
+
+/// A request whose answer has not been looked at.
+#[must_use]
+pub struct Pending {
+    id: u64,
+    ear: Arc<Ear>,
+}
+
+impl Socket {
+    fn new(stream: Stream) -> Self {
+        let (writer, reader) = stream.split();
+        let ear = Arc::new(Ear {
+            heard: Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
+        let reading = watch::Sender::new(true);
+        Socket {
+            writer: writer.into(),
+            reader: tokio::spawn(read(reader, ear.clone(), reading.subscribe())),
+            ear,
+            reading,
+            next: AtomicU64::new(1),
+            cursor: 0,
+        }
+    }
+
+    // ---- asking
+
+    /// Sends an event and waits for its ack.
+    pub async fn call(&self, event: &str, data: Value) -> Ack {
+        self.send(event, data).await.ack().await
+    }
+
+    /// Sends an event; the ack can be waited for later, so that many are on their way at once.
+    pub async fn send(&self, event: &str, data: Value) -> Pending {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.raw(&json!({"id": id, "event": event, "data": data}).to_string()).await;
+        Pending {
+            id,
+            ear: self.ear.clone(),
+        }
+    }
+
+    /// Sends any text at all as one frame.
+    pub async fn raw(&self, text: &str) {
+        self.message(Message::text(text)).await;
+    }
+
+    /// Sends bytes as a text frame, whether they are text or not.
+    pub async fn raw_bytes(&self, bytes: Vec<u8>) {
+        let frame = Frame::message(bytes, OpCode::Data(Data::Text), true);
+        self.message(Message::Frame(frame)).await;
+    }
+
+    /// Sends any frame. That the socket has ended meanwhile shows in [`Socket::closed`].
+    pub async fn message(&self, message: Message) {
+        let _ = self.writer.lock().await.send(message).await;
+    }
+
+    pub async fn join(&self, room: Uuid, after: Option<i64>) -> Ack {
+        let mut data = json!({"room": room});
+        if let Some(after) = after {
+            data["afterSeq"] = after.into();
+        }
+        self.call("joinRoom", data).await
+    }
+
+    /// Sends a message and returns its id.
+    pub async fn say(&self, room: Uuid, client_msg_id: &str, body: &str) -> Uuid {
+        let data = json!({"room": room, "body": body, "clientMsgId": client_msg_id});
+        let ack = self.call("sendMessage", data).await;
+        super::deployment::uuid(&ack.expect("the message is accepted")["id"])
+    }
+
+    // ---- hearing
+
+    /// Looks at everything heard so far.
+    pub fn heard<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
+        look(&self.ear.lock())
+    }
+
+    /// Waits until `look` finds what it looks for.
+    pub async fn until<T>(&self, what: &str, look: impl FnMut(&Heard) -> Option<T>) -> T {
+        self.within(DEADLINE, what, look).await
+    }
+
+    /// As [`Socket::until`], with another deadline.
+    pub async fn within<T>(
+        &self,
+        deadline: Duration,
+        what: &str,
+        look: impl FnMut(&Heard) -> Option<T>,
+    ) -> T {
+        match tokio::time::timeout(deadline, hear(&self.ear, look)).await {
+            Ok(found) => found,
+            Err(_) => panic!("waited {deadline:?} in vain for {what}; {}", summary(&self.ear.lock())),
+        }
+    }
+
+    /// The data of the next event of this name, after the one returned before; others are passed over.
+    pub async fn event(&mut self, name: &str) -> Value {
+        let start = self.cursor;
+        let (at, event) = self
+            .until(name, |heard| {
+                let rest = heard.events.iter().enumerate().skip(start);
+                rest.filter(|(_, event)| event.name == name)
+                    .map(|(at, event)| (at, event.clone()))
+                    .next()
+            })
+            .await;
+        self.cursor = at + 1;
+        event.data()
+    }
+
+    /// The data of all events of this name so far.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        let events: Vec<Event> = self.heard(|heard| {
+            heard.events.iter().filter(|event| event.name == name).cloned().collect()
+        });
+        events.iter().map(Event::data).collect()
+    }
+
+    /// Waits for the end.
+    pub async fn closed(&self) -> Closed {
+        self.until("the socket to close", |heard| heard.closed.clone()).await
+    }
+
+    /// Waits for an error that answers no numbered request.
+    pub async fn unasked(&self) -> WireError {
+        self.until("an error", |heard| heard.unasked.last().cloned()).await
+    }
+
+    /// That the server still answers, in order: whatever it had to say before has been heard after this.
+    pub async fn settle(&self) {
+        let answer = self.call("leaveRoom", json!({"room": Uuid::nil()})).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+
+    // ---- reading, or not
+
+    /// Reads nothing any more: what comes fills the buffers on the way.
+    pub fn stop_reading(&self) {
+        self.reading.send_replace(false);
+    }
+
+    pub fn read_on(&self) {
+        self.reading.send_replace(true);
+    }
+
+    /// Says goodbye and waits for the server's.
+    pub async fn close(&self) {
+        let _ = self.writer.lock().await.close().await;
+        self.closed().await;
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // With the reading half the connection goes.
+        self.reader.abort();
+    }
+}
+
+impl Pending {
+    /// Waits for the answer. A socket that ends before it gives the code [`WireError::CLOSED`].
+    pub async fn ack(self) -> Ack {
+        let id = self.id;
+        let answer = hear(&self.ear, |heard| match (heard.acks.get(&id), &heard.closed) {
+            (Some(ack), _) => Some(ack.clone()),
+            (None, Some(closed)) => Some(Err(WireError {
+                code: WireError::CLOSED.to_owned(),
+                message: format!("{closed:?}"),
+                retry_after_ms: None,
+                errors: Vec::new(),
+            })),
+            (None, None) => None,
+        });
+        match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(ack) => ack,
+            Err(_) => panic!("no answer to request {id}; {}", summary(&self.ear.lock())),
+        }
+    }
+}
+
+async fn hear<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
+    let mut changes = ear.changed.subscribe();
+    loop {
+        changes.mark_unchanged();
+        if let Some(found) = look(&ear.lock()) {
+            return found;
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn summary(heard: &Heard) -> String {
+    let latest = heard.events.len().saturating_sub(5);
+    let texts: Vec<&str> = heard.events[latest..].iter().map(|event| event.text.as_str()).collect();
+    format!(
+        "{} events heard, the latest {texts:#?}; {} acks; unasked errors {:?}; closed {:?}",
+        heard.events.len(),
+        heard.acks.len(),
+        heard.unasked,
+        heard.closed
+    )
+}
+
+async fn read(mut stream: SplitStream<Stream>, ear: Arc<Ear>, mut reading: watch::Receiver<bool>) {
+    let mut closed = Closed {
+        code: 1006,
+        reason: String::new(),
+    };
+    loop {
+        let allowed = reading.wait_for(|reading| *reading).await.map(|_| ());
+        if allowed.is_err() {
+            return;
+        }
+        let message = tokio::select! {
+            message = stream.next() => message,
+            changed = reading.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                let frame = understand(text);
+                let mut heard = ear.lock();
+                match frame {
+                    Heading::Event(event) => heard.events.push(event),
+                    Heading::Ack(Some(id), ack) => {
+                        let before = heard.acks.insert(id, ack);
+                        assert!(before.is_none(), "request {id} was answered twice");
+                    }
+                    Heading::Ack(None, Err(error)) => heard.unasked.push(error),
+                    Heading::Ack(None, Ok(_)) => {}
+                }
+            }
+            Some(Ok(Message::Close(frame))) => {
+                if let Some(frame) = frame {
+                    closed = Closed {
+                        code: frame.code.into(),
+                        reason: frame.reason.to_string(),
+                    };
+                }
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => break,
+        }
+        ear.changed.send_replace(());
+    }
+    ear.lock().closed = Some(closed);
+    ear.changed.send_replace(());
+}
+
+enum Heading {
+    Event(Event),
+    Ack(Option<u64>, Ack),
+}
+
+fn understand(text: Utf8Bytes) -> Heading {
+    #[derive(Deserialize)]
+    struct Frame<'a> {
+        event: Option<String>,
+        ack: Option<u64>,
+        ok: Option<bool>,
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+        error: Option<WireError>,
+    }
+    let frame: Frame = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    match frame {
+        Frame { event: Some(name), .. } => Heading::Event(Event {
+            name,
+            text: text.clone(),
+        }),
+        Frame { ok: Some(true), ack, data, .. } => {
+            let data = data.map(|data| serde_json::from_str(data.get()));
+            Heading::Ack(ack, Ok(data.transpose().expect("JSON within JSON").unwrap_or_default()))
+        }
+        Frame { ok: Some(false), ack, error: Some(error), .. } => Heading::Ack(ack, Err(error)),
+        _ => panic!("neither an event nor an answer: {text}"),
+    }
+}
