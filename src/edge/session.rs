@@ -157,6 +157,9 @@ impl Session {
                 self.call(react.room, command).await
             }
             Request::MarkRead(read) => {
+                if read.seq < 0 {
+                    return Err(Error::field("seq", "must be 0 or more"));
+                }
                 self.call(read.room, RoomCommand::MarkRead { seq: read.seq })
                     .await
             }
