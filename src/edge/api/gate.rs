@@ -13,6 +13,7 @@ use poem::{
     http::{HeaderName, HeaderValue, Method, header},
 };
 use poem_openapi::registry::MetaApi;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
     cors::Cors,
@@ -29,6 +30,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 64;
 /// How long a body may take to arrive, so that nobody holds a connection open with one.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// How many bytes of a body that is too large are read before the connection closes, and for how long.
+const DISCARD: u64 = 4 << 20;
+const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// A path's segments (`None` for a parameter) and the methods it takes.
 type Methods = Vec<(Vec<Option<String>>, Vec<String>)>;
@@ -175,22 +179,43 @@ async fn take_body(request: &mut Request, max: usize) -> Result<()> {
     let announced = request
         .header(header::CONTENT_LENGTH)
         .and_then(|length| length.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > max as u64) {
+    let over = announced.is_some_and(|length| length > max as u64);
+    // Who asks first has not sent anything yet.
+    if over && request.header(header::EXPECT).is_some() {
         return Err(too_large());
     }
     let body = request.take_body();
     if body.is_empty() {
         return Ok(());
     }
-    match tokio::time::timeout(BODY_WITHIN, body.into_bytes_limit(max)).await {
-        Ok(Ok(bytes)) => {
+    let mut reader = body.into_async_read();
+    if over {
+        discard(reader).await;
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut within = (&mut reader).take(max as u64 + 1);
+    match tokio::time::timeout(BODY_WITHIN, within.read_to_end(&mut bytes)).await {
+        Ok(Ok(_)) if bytes.len() > max => {
+            discard(reader).await;
+            Err(too_large())
+        }
+        Ok(Ok(_)) => {
             request.set_body(bytes);
             Ok(())
         }
-        Ok(Err(poem::error::ReadBodyError::PayloadTooLarge)) => Err(too_large()),
         Ok(Err(_)) => Err(Error::malformed("the body did not arrive whole")),
         Err(_) => Err(Error::malformed("the body did not arrive in time")),
     }
+}
+
+/// Reads on, within reason: a connection that is closed with bytes unread is reset, and the reset takes the answer with
+/// it before a client that is still sending has seen it.
+async fn discard(body: impl AsyncRead + Unpin) {
+    let reading = async {
+        let _ = tokio::io::copy(&mut body.take(DISCARD), &mut tokio::io::sink()).await;
+    };
+    let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
 }
 
 /// The client's own id, if it is one that can stand in a log line, or a new one.
