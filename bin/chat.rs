@@ -61,10 +61,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Measures a running server.
+    /// Loads a running server and judges what comes back: exit 1 if anything was lost, repeated or out of order.
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
+        #[command(flatten)]
+        load: bench::load::Load,
         #[command(subcommand)]
-        what: Bench,
+        what: Option<Bench>,
     },
     /// Prints the settings in effect with where each came from, secrets hidden.
     Config {
@@ -220,11 +223,23 @@ async fn run(command: Command, config: Config) -> Result<()> {
         }
         Command::Doctor { json } => doctor(&config, json).await,
         Command::Bench {
-            what: Bench::Fanout(fanout),
+            what: Some(Bench::Fanout(fanout)),
+            ..
         } => {
             let report = bench::fanout::run(&fanout).await?;
-            println!("{}", chat::protocol::raw(&report));
+            println!("{}", raw(&report));
             Ok(())
+        }
+        Command::Bench { load, what: None } => {
+            let report = bench::load::run(&load).await?;
+            println!("{:#}", serde_json::json!(report));
+            bench::load::write_json(&load, &report)?;
+            match report.is_clean() {
+                true => Ok(()),
+                false => Err(Error::conflict(
+                    "messages were lost, repeated or out of order",
+                )),
+            }
         }
         Command::Config { .. } | Command::Openapi | Command::Asyncapi => Ok(()),
     }

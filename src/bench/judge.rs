@@ -152,8 +152,17 @@ impl Verdict {
     pub fn explain(&self) -> String {
         let mut text = format!(
             "sent {}, accepted {}, stored {}, delivered {} of {}: {} lost, {} duplicated, {} reordered, {} unexpected, {} wrong seq, {} gaps",
-            self.sent, self.accepted, self.stored, self.delivered, self.expected, self.lost, self.duplicated,
-            self.reordered, self.unexpected, self.wrong_seq, self.gaps
+            self.sent,
+            self.accepted,
+            self.stored,
+            self.delivered,
+            self.expected,
+            self.lost,
+            self.duplicated,
+            self.reordered,
+            self.unexpected,
+            self.wrong_seq,
+            self.gaps
         );
         for example in &self.examples {
             let _ = write!(text, "\n  {example}");
@@ -217,7 +226,13 @@ impl Judge {
     // ---- sends
 
     /// Is about to be sent. The order of these calls is the order of the connection. Call it again for a repeat.
-    pub fn sent(&mut self, connection: ConnectionNo, room: RoomNo, sender: UserId, client_msg_id: &str) -> Key {
+    pub fn sent(
+        &mut self,
+        connection: ConnectionNo,
+        room: RoomNo,
+        sender: UserId,
+        client_msg_id: &str,
+    ) -> Key {
         let key = self.key(room, sender, client_msg_id);
         if let Some(at) = self.by_key.get(&key) {
             self.sends[*at as usize].repeated = true;
@@ -276,7 +291,12 @@ impl Judge {
     /// An answer to `joinRoom` with `afterSeq`, or a page of history: `messages` are those above the seat's place as
     /// `(seq, key)`, and the place is `upto` afterwards. What else happened may be left out, and a message from below the
     /// place may be shown again, since it may have changed.
-    pub fn caught_up(&mut self, seat: SeatNo, messages: impl IntoIterator<Item = (Seq, Key)>, upto: Seq) {
+    pub fn caught_up(
+        &mut self,
+        seat: SeatNo,
+        messages: impl IntoIterator<Item = (Seq, Key)>,
+        upto: Seq,
+    ) {
         let place = self.seats[seat.0 as usize].last;
         for (seq, key) in messages {
             if seq > place {
@@ -492,7 +512,8 @@ impl Judge {
                 // A message is counted as lost, if it was accepted.
                 let message = what != UNKNOWN && what != OTHER;
                 let accepted = message && self.sends[what as usize - 1].accepted;
-                let excused = within(&seat.summarised, seq) || (self.allow_gaps && within(&seat.gaps, seq));
+                let excused =
+                    within(&seat.summarised, seq) || (self.allow_gaps && within(&seat.gaps, seq));
                 if !seat.has(seq) && !accepted && !excused {
                     wrong_seq.add(|| {
                         format!(
@@ -553,7 +574,10 @@ fn name<'a>(sends: &[Sent], names: &'a str, at: u32) -> &'a str {
 
 fn place(seats: &[Seat], rooms: &[Room], seat: SeatNo, seq: Seq) -> String {
     let seat = &seats[seat.0 as usize];
-    format!("number {seq} at {} in {}", seat.label, rooms[seat.room.0 as usize].label)
+    format!(
+        "number {seq} at {} in {}",
+        seat.label, rooms[seat.room.0 as usize].label
+    )
 }
 
 #[cfg(test)]
@@ -597,7 +621,8 @@ mod tests {
     impl Room3 {
         fn give(&mut self, seat: usize, i: usize) {
             let seq = i as Seq + 4;
-            self.judge.delivered(self.seats[seat], seq, seq, self.keys[i]);
+            self.judge
+                .delivered(self.seats[seat], seq, seq, self.keys[i]);
         }
 
         fn give_all(&mut self, seat: usize) {
@@ -611,7 +636,14 @@ mod tests {
 
     /// Only these counts may differ from a clean run's.
     #[track_caller]
-    fn assert_found(verdict: &Verdict, lost: u64, duplicated: u64, reordered: u64, unexpected: u64, wrong_seq: u64) {
+    fn assert_found(
+        verdict: &Verdict,
+        lost: u64,
+        duplicated: u64,
+        reordered: u64,
+        unexpected: u64,
+        wrong_seq: u64,
+    ) {
         assert_eq!(
             [
                 verdict.lost,
@@ -634,7 +666,13 @@ mod tests {
         assert!(verdict.is_clean(), "{}", verdict.explain());
         let n = N as u64;
         assert_eq!(
-            (verdict.sent, verdict.accepted, verdict.stored, verdict.delivered, verdict.expected),
+            (
+                verdict.sent,
+                verdict.accepted,
+                verdict.stored,
+                verdict.delivered,
+                verdict.expected
+            ),
             (n, n, n, 3 * n, 3 * n)
         );
         assert!(verdict.examples.is_empty());
@@ -649,7 +687,10 @@ mod tests {
             assert_eq!(run.judge.missing(run.seats[2]), 1);
             let verdict = run.verdict();
             assert_found(&verdict, 1, 0, 0, 0, 0);
-            let example = format!("lost: \"m{at}\" with the number {} never came to reader 2 in a room", at + 4);
+            let example = format!(
+                "lost: \"m{at}\" with the number {} never came to reader 2 in a room",
+                at + 4
+            );
             assert_eq!(verdict.examples, [example]);
         }
     }
@@ -685,7 +726,10 @@ mod tests {
         run.give(1, 7);
         let verdict = run.verdict();
         assert_found(&verdict, 0, 1, 0, 0, 0);
-        assert_eq!(verdict.examples, ["duplicated: number 11 at reader 1 in a room came again"]);
+        assert_eq!(
+            verdict.examples,
+            ["duplicated: number 11 at reader 1 in a room came again"]
+        );
     }
 
     #[test]
@@ -693,15 +737,21 @@ mod tests {
         let mut run = room3();
         (0..2).for_each(|seat| run.give_all(seat));
         for i in 0..N {
-            run.give(2, match i {
-                10 => 11,
-                11 => 10,
-                i => i,
-            });
+            run.give(
+                2,
+                match i {
+                    10 => 11,
+                    11 => 10,
+                    i => i,
+                },
+            );
         }
         let verdict = run.verdict();
         assert_found(&verdict, 0, 0, 1, 0, 0);
-        assert_eq!(verdict.examples, ["reordered: number 14 at reader 2 in a room came after 15"]);
+        assert_eq!(
+            verdict.examples,
+            ["reordered: number 14 at reader 2 in a room came after 15"]
+        );
     }
 
     #[test]
@@ -714,7 +764,8 @@ mod tests {
         let seq = N as Seq + 4;
         run.judge.delivered(run.seats[0], seq, seq, foreign);
         let invented = run.judge.key(run.room, UserId::nil(), "invented");
-        run.judge.delivered(run.seats[0], seq + 1, seq + 1, invented);
+        run.judge
+            .delivered(run.seats[0], seq + 1, seq + 1, invented);
         assert_found(&run.verdict(), 0, 0, 0, 2, 0);
     }
 
@@ -785,8 +836,10 @@ mod tests {
         (0..2).for_each(|seat| run.give_all(seat));
         (0..N - 2).for_each(|i| run.give(2, i));
         let last = N as Seq + 3;
-        run.judge.delivered(run.seats[2], last - 1, last - 1, run.keys[N - 1]);
-        run.judge.delivered(run.seats[2], last, last, run.keys[N - 2]);
+        run.judge
+            .delivered(run.seats[2], last - 1, last - 1, run.keys[N - 1]);
+        run.judge
+            .delivered(run.seats[2], last, last, run.keys[N - 2]);
         let verdict = run.verdict();
         // Each of the two has another number than before, and each number is another message.
         assert_found(&verdict, 0, 0, 0, 0, 4);
@@ -798,7 +851,8 @@ mod tests {
         (0..2).for_each(|seat| run.give_all(seat));
         (0..N - 1).for_each(|i| run.give(2, i));
         let last = N as Seq + 3;
-        run.judge.delivered(run.seats[2], last, last + 1, run.keys[N - 1]);
+        run.judge
+            .delivered(run.seats[2], last, last + 1, run.keys[N - 1]);
         assert!(run.verdict().wrong_seq > 0);
     }
 
@@ -821,7 +875,9 @@ mod tests {
         assert_found(&verdict, 0, 0, 1, 0, 0);
         assert_eq!(
             verdict.examples,
-            ["reordered: connection 0 sent \"m6\" before \"m8\", which have the numbers 12 and 10 in a room"]
+            [
+                "reordered: connection 0 sent \"m6\" before \"m8\", which have the numbers 12 and 10 in a room"
+            ]
         );
     }
 
@@ -829,7 +885,8 @@ mod tests {
     fn a_send_that_was_repeated_has_no_place_in_the_order() {
         let mut run = room3();
         let connection = run.judge.connection();
-        run.judge.sent(connection, run.room, UserId::from_u128(0), "m6");
+        run.judge
+            .sent(connection, run.room, UserId::from_u128(0), "m6");
         for seat in 0..3 {
             for i in 0..N {
                 let key = match i {

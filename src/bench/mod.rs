@@ -1,5 +1,7 @@
 //! Load, what it costs, and the judgement of it. The judge is pure and serves the fault tests as well: it knows no
 //! socket.
 
+mod client;
 pub mod fanout;
 pub mod judge;
+pub mod load;

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 pub use layers::DEFAULTS;
 pub use problem::{Problem, Problems, Source};
+pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
     Auth, Database, Edge, Limits, Log, LogFormat, Metrics, Queue, Redis, SocketIo, Start, Worker,

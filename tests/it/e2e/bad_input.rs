@@ -70,7 +70,12 @@ fn assert_helpful(error: &WireError, code: &str, what: &str) {
 }
 
 async fn frames_that_are_no_requests(kind: Kind) {
-    let Scene { chat: _chat, room, mut socket, .. } = scene(Chat::start(kind).await).await;
+    let Scene {
+        chat: _chat,
+        room,
+        mut socket,
+        ..
+    } = scene(Chat::start(kind).await).await;
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     let texts = [
         "",
@@ -90,15 +95,23 @@ async fn frames_that_are_no_requests(kind: Kind) {
     for (i, text) in texts.iter().enumerate() {
         socket.raw(text).await;
         let error = socket
-            .until(text, |heard| (heard.unasked.len() > i).then(|| heard.unasked[i].clone()))
+            .until(text, |heard| {
+                (heard.unasked.len() > i).then(|| heard.unasked[i].clone())
+            })
             .await;
         assert_helpful(&error, "malformed", text);
     }
     // Where the number can be read, the answer has it.
     let pending = socket.send("noSuchEvent", json!({})).await;
-    assert_helpful(&pending.ack().await.expect_err("no such event"), "unknown_event", "noSuchEvent");
+    assert_helpful(
+        &pending.ack().await.expect_err("no such event"),
+        "unknown_event",
+        "noSuchEvent",
+    );
     socket.raw("{\"id\":4000,\"data\":{}}").await;
-    let answer = socket.until("ack 4000", |heard| heard.acks.get(&4000).cloned()).await;
+    let answer = socket
+        .until("ack 4000", |heard| heard.acks.get(&4000).cloned())
+        .await;
     assert_helpful(&answer.expect_err("no event"), "malformed", "no event");
     // Without a number a request is done all the same, and only errors are told.
     socket.raw("{\"event\":\"markRead\",\"data\":{}}").await;
@@ -131,10 +144,26 @@ async fn requests_with_wrong_fields(kind: Kind) {
         (("joinRoom", json!({"room": "lobby"})), "invalid", ""),
         (("joinRoom", json!({"room": 5})), "invalid", ""),
         (("joinRoom", json!([])), "invalid", ""),
-        (("joinRoom", json!({"room": room, "afterSeq": -1})), "invalid", "afterSeq"),
-        (("joinRoom", json!({"room": room, "afterSeq": 1_000_000})), "invalid", "afterSeq"),
-        (("joinRoom", json!({"room": room, "afterSeq": "1"})), "invalid", ""),
-        (("joinRoom", json!({"room": room, "afterSeq": 1e300})), "invalid", ""),
+        (
+            ("joinRoom", json!({"room": room, "afterSeq": -1})),
+            "invalid",
+            "afterSeq",
+        ),
+        (
+            ("joinRoom", json!({"room": room, "afterSeq": 1_000_000})),
+            "invalid",
+            "afterSeq",
+        ),
+        (
+            ("joinRoom", json!({"room": room, "afterSeq": "1"})),
+            "invalid",
+            "",
+        ),
+        (
+            ("joinRoom", json!({"room": room, "afterSeq": 1e300})),
+            "invalid",
+            "",
+        ),
         (("joinRoom", json!({"room": nobody})), "not_found", ""),
         (("joinRoom", json!({"room": foreign})), "not_found", ""),
         (("leaveRoom", json!({})), "invalid", "room"),
@@ -147,27 +176,99 @@ async fn requests_with_wrong_fields(kind: Kind) {
         (send(json!({"body": "ä".repeat(4001)})), "too_large", "body"),
         (send(json!({"body": "nul \u{0}"})), "invalid", "body"),
         (send(json!({"clientMsgId": ""})), "invalid", "clientMsgId"),
-        (send(json!({"clientMsgId": "x".repeat(129)})), "too_large", "clientMsgId"),
-        (send(json!({"metadata": "x".repeat(4095)})), "too_large", "metadata"),
+        (
+            send(json!({"clientMsgId": "x".repeat(129)})),
+            "too_large",
+            "clientMsgId",
+        ),
+        (
+            send(json!({"metadata": "x".repeat(4095)})),
+            "too_large",
+            "metadata",
+        ),
         (send(json!({"replyTo": "the last one"})), "invalid", ""),
         (send(json!({"room": foreign})), "not_found", ""),
         (send(json!({"room": nobody})), "not_found", ""),
-        (("editMessage", json!({"room": room, "id": nobody})), "invalid", "body"),
-        (("editMessage", json!({"room": room, "id": nobody, "body": ""})), "invalid", "body"),
-        (("editMessage", json!({"room": room, "id": nobody, "body": "x"})), "not_found", ""),
-        (("deleteMessage", json!({"room": room, "id": nobody})), "not_found", ""),
-        (("deleteMessage", json!({"room": foreign, "id": nobody})), "not_found", ""),
-        (("react", json!({"room": room, "id": nobody, "emoji": "x"})), "not_found", ""),
-        (("react", json!({"room": room, "id": nobody, "emoji": ""})), "invalid", "emoji"),
-        (("react", json!({"room": room, "id": nobody, "emoji": "x".repeat(65)})), "too_large", "emoji"),
-        (("react", json!({"room": room, "id": nobody, "emoji": "x", "on": "yes"})), "invalid", ""),
+        (
+            ("editMessage", json!({"room": room, "id": nobody})),
+            "invalid",
+            "body",
+        ),
+        (
+            (
+                "editMessage",
+                json!({"room": room, "id": nobody, "body": ""}),
+            ),
+            "invalid",
+            "body",
+        ),
+        (
+            (
+                "editMessage",
+                json!({"room": room, "id": nobody, "body": "x"}),
+            ),
+            "not_found",
+            "",
+        ),
+        (
+            ("deleteMessage", json!({"room": room, "id": nobody})),
+            "not_found",
+            "",
+        ),
+        (
+            ("deleteMessage", json!({"room": foreign, "id": nobody})),
+            "not_found",
+            "",
+        ),
+        (
+            ("react", json!({"room": room, "id": nobody, "emoji": "x"})),
+            "not_found",
+            "",
+        ),
+        (
+            ("react", json!({"room": room, "id": nobody, "emoji": ""})),
+            "invalid",
+            "emoji",
+        ),
+        (
+            (
+                "react",
+                json!({"room": room, "id": nobody, "emoji": "x".repeat(65)}),
+            ),
+            "too_large",
+            "emoji",
+        ),
+        (
+            (
+                "react",
+                json!({"room": room, "id": nobody, "emoji": "x", "on": "yes"}),
+            ),
+            "invalid",
+            "",
+        ),
         (("markRead", json!({"room": room})), "invalid", "seq"),
-        (("markRead", json!({"room": room, "seq": 1_000_000})), "invalid", ""),
-        (("markRead", json!({"room": room, "seq": -1})), "invalid", "seq"),
-        (("markRead", json!({"room": foreign, "seq": 1})), "not_found", ""),
+        (
+            ("markRead", json!({"room": room, "seq": 1_000_000})),
+            "invalid",
+            "",
+        ),
+        (
+            ("markRead", json!({"room": room, "seq": -1})),
+            "invalid",
+            "seq",
+        ),
+        (
+            ("markRead", json!({"room": foreign, "seq": 1})),
+            "not_found",
+            "",
+        ),
         (("auth", json!({})), "invalid", "token"),
         (("auth", json!({"token": "x"})), "unauthorized", ""),
-        (("auth", json!({"token": scene.bob.access})), "forbidden", ""),
+        (
+            ("auth", json!({"token": scene.bob.access})),
+            "forbidden",
+            "",
+        ),
     ];
     for ((event, data), code, field) in cases {
         let mut what = format!("{event} {data}");
@@ -182,17 +283,29 @@ async fn requests_with_wrong_fields(kind: Kind) {
         send(json!({"body": "\u{1}".repeat(8000), "clientMsgId": "longest body, escaped"})),
         send(json!({"clientMsgId": "x".repeat(128)})),
         send(json!({"metadata": "x".repeat(4094), "clientMsgId": "longest metadata"})),
-        ("joinRoom", json!({"room": room, "unknown": "fields are for newer servers"})),
+        (
+            "joinRoom",
+            json!({"room": room, "unknown": "fields are for newer servers"}),
+        ),
     ] {
         socket.call(event, data).await.expect("at the limit");
     }
     assert_eq!(socket.event("newMessage").await["body"], "ä".repeat(4000));
-    assert_eq!(socket.event("newMessage").await["body"], "\u{1}".repeat(8000));
+    assert_eq!(
+        socket.event("newMessage").await["body"],
+        "\u{1}".repeat(8000)
+    );
     still_works(&mut socket, room).await;
 }
 
 async fn what_ends_a_socket(kind: Kind) {
-    let Scene { chat, ada, room, mut socket, .. } = scene(Chat::start(kind).await).await;
+    let Scene {
+        chat,
+        ada,
+        room,
+        mut socket,
+        ..
+    } = scene(Chat::start(kind).await).await;
 
     // A frame as long as allowed is only malformed; one byte more is over.
     socket.raw(&"x".repeat(65536)).await;
@@ -214,7 +327,11 @@ async fn what_ends_a_socket(kind: Kind) {
         let part = Frame::message(vec![b'x'; 30_000], OpCode::Data(Data::Continue), false);
         socket.message(Message::Frame(part)).await;
     }
-    assert_eq!(socket.closed().await.code, 1009, "in parts it is no shorter");
+    assert_eq!(
+        socket.closed().await.code,
+        1009,
+        "in parts it is no shorter"
+    );
 
     let socket = chat.connect(0, &ada).await;
     socket.raw_bytes(b"{\"event\":\"\xff\xfe\"}".to_vec()).await;
@@ -227,7 +344,11 @@ async fn what_ends_a_socket(kind: Kind) {
     let socket = chat.connect(0, &ada).await;
     let reserved = Frame::message(b"{}".to_vec(), OpCode::Data(Data::Reserved(3)), true);
     socket.message(Message::Frame(reserved)).await;
-    assert_eq!(socket.closed().await.code, 4400, "a kind of frame that RFC 6455 does not know");
+    assert_eq!(
+        socket.closed().await.code,
+        4400,
+        "a kind of frame that RFC 6455 does not know"
+    );
 
     // Nonsense is answered for a while.
     let socket = chat.connect(1, &ada).await;
@@ -246,7 +367,10 @@ async fn what_ends_a_socket(kind: Kind) {
 /// A token with the right shape, the given claims, and any signature.
 fn token(user: Uuid, secret: &str, algorithm: Algorithm) -> String {
     let now = std::time::SystemTime::now();
-    let now = now.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
     let claims = json!({"sub": user, "sid": Uuid::new_v4(), "iat": now, "exp": now + 600});
     let key = EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&Header::new(algorithm), &claims, &key).expect("it can be signed")
@@ -262,12 +386,28 @@ fn bad_tokens(ada: &User, bob: &User) -> Vec<(&'static str, String)> {
         ("empty", String::new()),
         ("no token", "x".to_owned()),
         ("not three parts", format!("{header}.{claims}")),
-        ("someone else's claims", format!("{header}.{bobs_claims}.{signature}")),
-        ("someone else's signature", format!("{header}.{claims}.{bobs_signature}")),
+        (
+            "someone else's claims",
+            format!("{header}.{bobs_claims}.{signature}"),
+        ),
+        (
+            "someone else's signature",
+            format!("{header}.{claims}.{bobs_signature}"),
+        ),
         ("no signature", format!("{header}.{claims}.")),
         ("alg none", format!("{none}.{claims}.")),
-        ("alg none with a signature", format!("{none}.{claims}.{signature}")),
-        ("another secret", token(ada.id, "another secret of thirty-two bytes", Algorithm::HS256)),
+        (
+            "alg none with a signature",
+            format!("{none}.{claims}.{signature}"),
+        ),
+        (
+            "another secret",
+            token(
+                ada.id,
+                "another secret of thirty-two bytes",
+                Algorithm::HS256,
+            ),
+        ),
         ("another algorithm", token(ada.id, SECRET, Algorithm::HS512)),
         ("a refresh token", ada.refresh.clone()),
     ]
@@ -285,56 +425,133 @@ async fn sockets_without_good_credentials(kind: Kind) {
         .start()
         .await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
-    let unauthorized = |closed: Closed, what: &str| assert_eq!(closed.code, 4001, "{what}: {closed:?}");
+    let unauthorized =
+        |closed: Closed, what: &str| assert_eq!(closed.code, 4001, "{what}: {closed:?}");
 
     for (what, token) in bad_tokens(&ada, &bob) {
-        let refused = chat.dial(0).bearer(&token).connect().await.err().expect(what);
+        let refused = chat
+            .dial(0)
+            .bearer(&token)
+            .connect()
+            .await
+            .err()
+            .expect(what);
         assert_eq!(refused.status, 401, "{what}");
         assert_eq!(refused.content_type, "application/problem+json", "{what}");
         assert_eq!(refused.body["code"], "unauthorized", "{what}");
 
-        let socket = chat.dial(1).connect().await.expect("credentials may come later");
-        let error = socket.call("auth", json!({"token": token})).await.expect_err(what);
+        let socket = chat
+            .dial(1)
+            .connect()
+            .await
+            .expect("credentials may come later");
+        let error = socket
+            .call("auth", json!({"token": token}))
+            .await
+            .expect_err(what);
         assert_helpful(&error, "unauthorized", what);
         unauthorized(socket.closed().await, what);
     }
     let control = token(ada.id, SECRET, Algorithm::HS256);
-    assert!(chat.dial(0).bearer(&control).connect().await.is_ok(), "the forger can forge");
+    assert!(
+        chat.dial(0).bearer(&control).connect().await.is_ok(),
+        "the forger can forge"
+    );
 
     // One that was good a moment ago.
     let rest = chat.rest_as(0, &ada);
-    eventually("the token's end", || async { (rest.get("/v1/me").await.status == 401).then_some(()) }).await;
-    let refused = chat.dial(0).bearer(&ada.access).connect().await.err().expect("expired");
-    assert_eq!((refused.status, &refused.body["code"]), (401, &json!("token_expired")));
-    let socket = chat.dial(0).connect().await.expect("credentials may come later");
-    let error = socket.call("auth", json!({"token": ada.access})).await.expect_err("expired");
+    eventually("the token's end", || async {
+        (rest.get("/v1/me").await.status == 401).then_some(())
+    })
+    .await;
+    let refused = chat
+        .dial(0)
+        .bearer(&ada.access)
+        .connect()
+        .await
+        .err()
+        .expect("expired");
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (401, &json!("token_expired"))
+    );
+    let socket = chat
+        .dial(0)
+        .connect()
+        .await
+        .expect("credentials may come later");
+    let error = socket
+        .call("auth", json!({"token": ada.access}))
+        .await
+        .expect_err("expired");
     assert_helpful(&error, "token_expired", "expired");
     unauthorized(socket.closed().await, "expired");
 
-    let socket = chat.dial(0).ticket("made-up").connect().await.expect("told by the close code");
+    let socket = chat
+        .dial(0)
+        .ticket("made-up")
+        .connect()
+        .await
+        .expect("told by the close code");
     unauthorized(socket.closed().await, "a ticket nobody gave");
-    let socket = chat.dial(0).connect().await.expect("credentials may come later");
-    let error = socket.join(Uuid::new_v4(), None).await.expect_err("auth comes first");
+    let socket = chat
+        .dial(0)
+        .connect()
+        .await
+        .expect("credentials may come later");
+    let error = socket
+        .join(Uuid::new_v4(), None)
+        .await
+        .expect_err("auth comes first");
     assert_helpful(&error, "unauthorized", "another event first");
     unauthorized(socket.closed().await, "another event first");
-    let socket = chat.dial(0).connect().await.expect("credentials may come later");
+    let socket = chat
+        .dial(0)
+        .connect()
+        .await
+        .expect("credentials may come later");
     unauthorized(socket.closed().await, "nothing at all");
 
     // A token in a URL ends up in logs.
     for key in ["token", "access_token"] {
-        let refused = chat.dial(0).query(key, &control).connect().await.err().expect(key);
-        assert_eq!((refused.status, &refused.body["code"]), (400, &json!("malformed")));
+        let refused = chat
+            .dial(0)
+            .query(key, &control)
+            .connect()
+            .await
+            .err()
+            .expect(key);
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (400, &json!("malformed"))
+        );
     }
     // A web page from elsewhere.
-    let dial = chat.dial(0).header("origin", "https://evil.example".to_owned());
-    let refused = dial.bearer(&control).connect().await.err().expect("a foreign origin");
-    assert_eq!((refused.status, &refused.body["code"]), (403, &json!("forbidden")));
+    let dial = chat
+        .dial(0)
+        .header("origin", "https://evil.example".to_owned());
+    let refused = dial
+        .bearer(&control)
+        .connect()
+        .await
+        .err()
+        .expect("a foreign origin");
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (403, &json!("forbidden"))
+    );
     // No WebSocket at all.
     chat.rest(0).get("/ws").await.problem(400, "malformed");
 }
 
 async fn requests_over_rest(kind: Kind) {
-    let Scene { chat, ada, room, foreign, .. } = scene(Chat::start(kind).await).await;
+    let Scene {
+        chat,
+        ada,
+        room,
+        foreign,
+        ..
+    } = scene(Chat::start(kind).await).await;
     let rest = chat.rest_as(1, &ada);
     let messages = format!("/v1/rooms/{room}/messages");
     let nobody = Uuid::new_v4();
@@ -364,26 +581,88 @@ async fn requests_over_rest(kind: Kind) {
         (&messages, json!({"body": ""}), 422, "invalid", "body"),
         (&messages, json!({"body": long}), 413, "too_large", "body"),
         (&messages, json!({"body": "\u{0}"}), 422, "invalid", "body"),
-        (&messages, json!({"body": "x", "clientMsgId": "x".repeat(129)}), 413, "too_large", "clientMsgId"),
-        (&messages, json!({"body": "x", "metadata": "x".repeat(4095)}), 413, "too_large", "metadata"),
+        (
+            &messages,
+            json!({"body": "x", "clientMsgId": "x".repeat(129)}),
+            413,
+            "too_large",
+            "clientMsgId",
+        ),
+        (
+            &messages,
+            json!({"body": "x", "metadata": "x".repeat(4095)}),
+            413,
+            "too_large",
+            "metadata",
+        ),
         ("/v1/rooms", json!({"name": "x"}), 422, "invalid", "kind"),
-        ("/v1/rooms", json!({"name": "x", "kind": "secret"}), 400, "malformed", "kind"),
-        ("/v1/rooms", json!({"name": "", "kind": "public"}), 422, "invalid", "name"),
-        ("/v1/rooms", json!({"kind": "direct", "members": []}), 422, "invalid", "members"),
-        ("/v1/rooms", json!({"kind": "direct", "members": [ada.id]}), 422, "invalid", "members"),
-        ("/v1/auth/register", json!({"username": "x y", "password": "long enough"}), 422, "invalid", "username"),
-        ("/v1/auth/register", json!({"username": "xy", "password": "short"}), 422, "invalid", "password"),
+        (
+            "/v1/rooms",
+            json!({"name": "x", "kind": "secret"}),
+            400,
+            "malformed",
+            "kind",
+        ),
+        (
+            "/v1/rooms",
+            json!({"name": "", "kind": "public"}),
+            422,
+            "invalid",
+            "name",
+        ),
+        (
+            "/v1/rooms",
+            json!({"kind": "direct", "members": []}),
+            422,
+            "invalid",
+            "members",
+        ),
+        (
+            "/v1/rooms",
+            json!({"kind": "direct", "members": [ada.id]}),
+            422,
+            "invalid",
+            "members",
+        ),
+        (
+            "/v1/auth/register",
+            json!({"username": "x y", "password": "long enough"}),
+            422,
+            "invalid",
+            "username",
+        ),
+        (
+            "/v1/auth/register",
+            json!({"username": "xy", "password": "short"}),
+            422,
+            "invalid",
+            "password",
+        ),
     ] {
         let problem = rest.post(path, body.clone()).await.problem(status, code);
-        assert_eq!(problem["errors"][0]["field"], field, "{path} {body}: {problem}");
+        assert_eq!(
+            problem["errors"][0]["field"], field,
+            "{path} {body}: {problem}"
+        );
     }
-    rest.post(&messages, json!({"body": "x".repeat(8000)})).await.ok(202);
+    rest.post(&messages, json!({"body": "x".repeat(8000)}))
+        .await
+        .ok(202);
     let unknown = json!({"kind": "private", "name": "x", "members": [nobody]});
-    rest.post("/v1/rooms", unknown).await.problem(422, "invalid");
+    rest.post("/v1/rooms", unknown)
+        .await
+        .problem(422, "invalid");
     let taken = json!({"username": "Ada", "password": "long enough"});
-    rest.post("/v1/auth/register", taken).await.problem(409, "conflict");
-    for wrong in [json!({"username": "ada", "password": "wrong"}), json!({"username": "nobody", "password": "wrong"})] {
-        rest.post("/v1/auth/login", wrong).await.problem(401, "unauthorized");
+    rest.post("/v1/auth/register", taken)
+        .await
+        .problem(409, "conflict");
+    for wrong in [
+        json!({"username": "ada", "password": "wrong"}),
+        json!({"username": "nobody", "password": "wrong"}),
+    ] {
+        rest.post("/v1/auth/login", wrong)
+            .await
+            .problem(401, "unauthorized");
     }
 
     // Queries.
@@ -399,11 +678,17 @@ async fn requests_over_rest(kind: Kind) {
         ("after=-1", 422, "invalid"),
         ("after=1&before=2", 422, "invalid"),
     ] {
-        rest.get(&format!("{messages}?{query}")).await.problem(status, code);
+        rest.get(&format!("{messages}?{query}"))
+            .await
+            .problem(status, code);
     }
     let changes = format!("/v1/rooms/{room}/changes");
-    rest.get(&format!("{changes}?after=1000000")).await.problem(422, "invalid");
-    rest.get(&format!("{changes}?limit=1000")).await.problem(422, "invalid");
+    rest.get(&format!("{changes}?after=1000000"))
+        .await
+        .problem(422, "invalid");
+    rest.get(&format!("{changes}?limit=1000"))
+        .await
+        .problem(422, "invalid");
     rest.put(&format!("/v1/rooms/{room}/read"), json!({"seq": 1_000_000}))
         .await
         .problem(422, "invalid");
@@ -415,12 +700,26 @@ async fn requests_over_rest(kind: Kind) {
     rest.get("/v1/nothing").await.problem(404, "not_found");
     rest.get("/nothing").await.problem(404, "not_found");
     rest.get("/v1/rooms/lobby").await.problem(400, "malformed");
-    rest.get(&format!("/v1/rooms/{nobody}")).await.problem(404, "not_found");
-    rest.get(&format!("/v1/rooms/{foreign}/messages")).await.problem(404, "not_found");
-    rest.get(&format!("{messages}/{nobody}")).await.problem(404, "not_found");
-    for (method, path) in [(Method::DELETE, "/v1/rooms"), (Method::GET, "/v1/auth/login"), (Method::PUT, &messages)] {
+    rest.get(&format!("/v1/rooms/{nobody}"))
+        .await
+        .problem(404, "not_found");
+    rest.get(&format!("/v1/rooms/{foreign}/messages"))
+        .await
+        .problem(404, "not_found");
+    rest.get(&format!("{messages}/{nobody}"))
+        .await
+        .problem(404, "not_found");
+    for (method, path) in [
+        (Method::DELETE, "/v1/rooms"),
+        (Method::GET, "/v1/auth/login"),
+        (Method::PUT, &messages),
+    ] {
         let answer = rest.send(method, path, None).await;
-        let allow = answer.headers.get("allow").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let allow = answer
+            .headers
+            .get("allow")
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned);
         answer.problem(405, "malformed");
         assert!(allow.is_some_and(|allow| allow.contains("POST")), "{path}");
     }
@@ -435,11 +734,23 @@ async fn tokens_over_rest(kind: Kind) {
         assert!(answer.headers.contains_key("www-authenticate"), "{what}");
         answer.problem(401, "unauthorized");
     }
-    chat.rest(0).get("/v1/me").await.problem(401, "unauthorized");
-    chat.rest(1).post("/v1/rooms", json!({})).await.problem(401, "unauthorized");
-    with(&token(ada.id, SECRET, Algorithm::HS256)).get("/v1/me").await.ok(200);
+    chat.rest(0)
+        .get("/v1/me")
+        .await
+        .problem(401, "unauthorized");
+    chat.rest(1)
+        .post("/v1/rooms", json!({}))
+        .await
+        .problem(401, "unauthorized");
+    with(&token(ada.id, SECRET, Algorithm::HS256))
+        .get("/v1/me")
+        .await
+        .ok(200);
     let rest = with(&ada.access);
-    eventually("the token's end", || async { (rest.get("/v1/me").await.status == 401).then_some(()) }).await;
+    eventually("the token's end", || async {
+        (rest.get("/v1/me").await.status == 401).then_some(())
+    })
+    .await;
     rest.get("/v1/me").await.problem(401, "token_expired");
     for bad in ["", "x", &ada.access, &bob.refresh[1..]] {
         chat.rest(0)
@@ -455,7 +766,13 @@ async fn who_sends_too_much_is_told_to_wait(kind: Kind) {
         .set("limits.burst", 10)
         .start()
         .await;
-    let Scene { chat, ada, room, mut socket, .. } = scene(chat).await;
+    let Scene {
+        chat,
+        ada,
+        room,
+        mut socket,
+        ..
+    } = scene(chat).await;
     let mut pending = Vec::new();
     for i in 0..20 {
         let data = json!({"room": room, "body": "x", "clientMsgId": i.to_string()});
@@ -467,7 +784,10 @@ async fn who_sends_too_much_is_told_to_wait(kind: Kind) {
     }
     let refused = refused.expect("20 are more than 10 and one a second");
     assert_helpful(&refused, "rate_limited", "too fast");
-    assert!(matches!(refused.retry_after_ms, Some(1..=1000)), "{refused:?}");
+    assert!(
+        matches!(refused.retry_after_ms, Some(1..=1000)),
+        "{refused:?}"
+    );
     // REST draws from the same account, on this edge; reading is free.
     let rest = chat.rest_as(0, &ada);
     let messages = format!("/v1/rooms/{room}/messages");
