@@ -1,4 +1,4 @@
-//! The bus over Redis. Commands go through a pool; each listener has a connection of its own (see [`listen`]).
+//! The bus over Redis. Commands go through a pool; each listener has a connection of its own (see `listen`).
 //! Every command has a deadline, so that a frozen Redis costs its callers a second and never more. Every key and
 //! channel begins with the deployment's prefix.
 

@@ -1,7 +1,7 @@
 //! Consuming: one channel a partition. A consumer ends by closing its channel and never by `basic.cancel`: a
 //! cancelled one's successor would get new payloads before those this one gives back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,13 +14,17 @@ use lapin::{
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Settings, busy, link::Link, topology, unavailable, within};
+use super::{
+    Settings, busy,
+    link::{Link, Live},
+    topology, unavailable, within,
+};
 use crate::{
     error::Result,
     queue::{Consumer, Delivery, Depth, Partition, Queue, State},
 };
 
-/// How long `consume` waits for a connection, and then for the broker.
+/// How long `consume` waits for a connection and the broker's answers.
 const CONSUME_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -50,12 +54,37 @@ impl RabbitQueue {
         self.link.close().await;
     }
 
-    /// A channel of its own on the connection, once there is one.
-    pub(super) async fn channel(&self, patience: Duration) -> Result<Channel> {
-        let Ok(live) = timeout(patience, self.link.live()).await else {
-            return Err(busy("the queue is not reachable just now; try again"));
+    /// What `open` makes of the connection, as soon as there is one. A connection that breaks meanwhile, or had
+    /// broken unnoticed, is waited for, too.
+    async fn on_connection<T, F>(
+        &self,
+        patience: Duration,
+        open: impl Fn(Arc<Live>) -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = lapin::Result<T>> + Send,
+    {
+        let opened = async {
+            loop {
+                let live = self.link.live().await;
+                match open(live.clone()).await {
+                    Err(_) if !live.connection.status().connected() => {
+                        self.link.gone(live.epoch).await;
+                    }
+                    result => return result.map_err(unavailable),
+                }
+            }
         };
-        within(LOOK_DEADLINE, live.connection.create_channel()).await
+        match timeout(patience, opened).await {
+            Ok(result) => result,
+            Err(_) => Err(busy("the queue is not reachable just now; try again")),
+        }
+    }
+
+    /// A channel of its own.
+    pub(super) async fn channel(&self, patience: Duration) -> Result<Channel> {
+        let open = |live: Arc<Live>| async move { live.connection.create_channel().await };
+        self.on_connection(patience, open).await
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -88,13 +117,17 @@ impl RabbitQueue {
 impl Queue for RabbitQueue {
     async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>> {
         self.settings.check(partition)?;
-        let channel = self.channel(CONSUME_DEADLINE).await?;
-        let deliveries = within(CONSUME_DEADLINE, self.start(&channel, partition)).await?;
-        Ok(Box::new(RabbitConsumer {
-            deliveries,
-            channel,
-            lost: false,
-        }))
+        let open = |live: Arc<Live>| async move {
+            let channel = live.connection.create_channel().await?;
+            let deliveries = self.start(&channel, partition).await?;
+            Ok(RabbitConsumer {
+                deliveries,
+                channel,
+                lost: false,
+            })
+        };
+        let consumer = self.on_connection(CONSUME_DEADLINE, open).await?;
+        Ok(Box::new(consumer))
     }
 
     async fn depths(&self) -> Result<Vec<Depth>> {

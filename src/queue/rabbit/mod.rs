@@ -1,7 +1,7 @@
 //! The queue over RabbitMQ: one quorum queue a partition, publisher confirms, single active consumers.
 //!
 //! Publishing and consuming have a connection each, since a broker under an alarm stops reading from one that
-//! publishes, and acknowledgements must not wait for that. Both are kept by [`link`]: it connects, declares the
+//! publishes, and acknowledgements must not wait for that. Both are kept by `link`: it connects, declares the
 //! topology, watches, and does it again. Nothing here may use lapin's own recovery.
 
 mod backlog;

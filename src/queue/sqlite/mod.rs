@@ -1,6 +1,6 @@
 //! The queue as a table of the standalone node's SQLite file. Publishes that come together are committed together
 //! (one fsync); acknowledgements are deleted with the next commit, or a moment later. One process at a time
-//! consumes; another one may add (`chat queue dead replay`) and is noticed within [`FOREIGN`].
+//! consumes; another one may add (`chat queue dead replay`) and is noticed within a second.
 
 mod consume;
 mod dead;

@@ -71,7 +71,7 @@ async fn what_was_confirmed_survives_lost_connections_in_order() {
             })
         })
         .collect();
-    for _ in 0..8 {
+    for _ in 0..5 {
         let before = count.load(Ordering::Relaxed);
         let more = async || count.load(Ordering::Relaxed) - before;
         until("it publishes", more, |more| *more > 100).await;
