@@ -8,11 +8,20 @@ use std::{
 /// The layers, lowest first. A module may use what stands below it, never its neighbours. What stands at the very
 /// bottom may use each other.
 const LAYERS: &[&[&str]] = &[
-    &["config", "error", "model", "protocol", "retry", "sqlite", "telemetry"],
+    &[
+        "config",
+        "error",
+        "model",
+        "protocol",
+        "retry",
+        "sqlite",
+        "telemetry",
+    ],
     &["bench", "bus", "notify", "queue", "store"],
     &["job"],
     &["autoscale", "edge", "worker"],
     &["app"],
+    &["admin"],
 ];
 
 #[test]
@@ -21,7 +30,11 @@ fn imports_go_down_only() {
     for file in rust_files("src") {
         let Some(here) = file.module() else { continue };
         let Some(layer) = layer_of(&here) else {
-            complaints.add(&file, 1, format!("give the module `{here}` a place in the layers of tests/it/tidy.rs"));
+            complaints.add(
+                &file,
+                1,
+                format!("give the module `{here}` a place in the layers of tests/it/tidy.rs"),
+            );
             continue;
         };
         for (line, used) in crate_paths(&file.product()) {
@@ -56,7 +69,11 @@ fn every_module_says_what_it_is_for() {
     let mut complaints = Complaints::default();
     for file in all_rust_files() {
         if !file.text.starts_with("//! ") {
-            complaints.add(&file, 1, "begin with a line `//! …` that says what this is for");
+            complaints.add(
+                &file,
+                1,
+                "begin with a line `//! …` that says what this is for",
+            );
         }
     }
     complaints.none();
@@ -64,12 +81,19 @@ fn every_module_says_what_it_is_for() {
 
 #[test]
 fn nothing_is_left_lying_about() {
-    let markers = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let markers = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+    ];
     let macros = ["dbg!", "todo!", "unimplemented!"];
     let mut complaints = Complaints::default();
     for file in all_rust_files() {
         for (line, text) in numbered(&file.text) {
-            if let Some(marker) = markers.iter().find(|marker| words(text).any(|word| word == **marker)) {
+            if let Some(marker) = markers
+                .iter()
+                .find(|marker| words(text).any(|word| word == **marker))
+            {
                 complaints.add(&file, line, format!("{marker}: do it or write an issue"));
             }
         }
@@ -88,7 +112,11 @@ fn the_product_does_not_unwrap() {
     for file in rust_files("src").into_iter().chain(rust_files("bin")) {
         for (line, text) in numbered(&file.product()) {
             if text.contains(".unwrap()") {
-                complaints.add(&file, line, "say with expect(…) why it cannot fail, or handle it");
+                complaints.add(
+                    &file,
+                    line,
+                    "say with expect(…) why it cannot fail, or handle it",
+                );
             }
         }
     }
@@ -111,11 +139,21 @@ mod tests {
 }
 use crate::store;
 "##;
-    let used: Vec<(usize, String)> = crate_paths(&without_tests(&without_comments_and_strings(source)));
-    let used: Vec<(usize, &str)> = used.iter().map(|(line, name)| (*line, name.as_str())).collect();
+    let used: Vec<(usize, String)> =
+        crate_paths(&without_tests(&without_comments_and_strings(source)));
+    let used: Vec<(usize, &str)> = used
+        .iter()
+        .map(|(line, name)| (*line, name.as_str()))
+        .collect();
     assert_eq!(
         used,
-        [(3, "bus"), (4, "error"), (8, "model"), (8, "job"), (13, "store")]
+        [
+            (3, "bus"),
+            (4, "error"),
+            (8, "model"),
+            (8, "job"),
+            (13, "store")
+        ]
     );
 }
 
@@ -149,7 +187,10 @@ impl Source {
 }
 
 fn all_rust_files() -> Vec<Source> {
-    ["src", "bin", "tests"].iter().flat_map(|dir| rust_files(dir)).collect()
+    ["src", "bin", "tests"]
+        .iter()
+        .flat_map(|dir| rust_files(dir))
+        .collect()
 }
 
 fn rust_files(dir: &str) -> Vec<Source> {
@@ -254,10 +295,14 @@ fn without_comments_and_strings(source: &str) -> String {
     let mut i = 0;
     while i < chars.len() {
         let end = match (at(i), at(i + 1)) {
-            ('/', '/') => (i..chars.len()).find(|&j| at(j) == '\n').unwrap_or(chars.len()),
+            ('/', '/') => (i..chars.len())
+                .find(|&j| at(j) == '\n')
+                .unwrap_or(chars.len()),
             ('/', '*') => end_of_comment(&chars, i),
             ('"', _) => end_of_string(&chars, i),
-            ('r', '"' | '#') if !at(i.wrapping_sub(1)).is_alphanumeric() => end_of_raw_string(&chars, i),
+            ('r', '"' | '#') if !at(i.wrapping_sub(1)).is_alphanumeric() => {
+                end_of_raw_string(&chars, i)
+            }
             // A lifetime has no second quote.
             ('\'', '\\') => (i + 3..chars.len()).find(|&j| at(j) == '\'').unwrap_or(i) + 1,
             ('\'', _) if at(i + 2) == '\'' => i + 3,
@@ -267,7 +312,11 @@ fn without_comments_and_strings(source: &str) -> String {
             code.push(at(i));
             i += 1;
         } else {
-            code.extend(chars[i..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+            code.extend(
+                chars[i..end]
+                    .iter()
+                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
+            );
             i = end;
         }
     }
@@ -308,8 +357,18 @@ fn end_of_raw_string(chars: &[char], start: usize) -> usize {
     if chars.get(open) != Some(&'"') {
         return start;
     }
-    let closes = |i: &usize| chars[*i] == '"' && chars[i + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
-    (open + 1..chars.len()).find(closes).map_or(chars.len(), |i| i + 1 + hashes)
+    let closes = |i: &usize| {
+        chars[*i] == '"'
+            && chars[i + 1..]
+                .iter()
+                .take(hashes)
+                .filter(|c| **c == '#')
+                .count()
+                == hashes
+    };
+    (open + 1..chars.len())
+        .find(closes)
+        .map_or(chars.len(), |i| i + 1 + hashes)
 }
 
 /// Blanks whatever follows `#[cfg(test)]`: one item with its braces, or up to its semicolon.
@@ -329,7 +388,11 @@ fn without_tests(code: &str) -> String {
             (depth == 0 && (c == '}' || c == ';')).then_some(at + i + 1)
         });
         let end = end.unwrap_or(rest.len());
-        product.extend(rest[at..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        product.extend(
+            rest[at..end]
+                .chars()
+                .map(|c| if c == '\n' { '\n' } else { ' ' }),
+        );
         rest = &rest[end..];
     }
     product + rest

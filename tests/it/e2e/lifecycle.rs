@@ -39,7 +39,11 @@ async fn a_polite_end(kind: Kind) {
         worker.restart().await;
     }
     let messages = stored(&chat, &ada, room, accepted as usize).await;
-    assert!(messages.len() as u64 >= accepted, "{} of {accepted}", messages.len());
+    assert!(
+        messages.len() as u64 >= accepted,
+        "{} of {accepted}",
+        messages.len()
+    );
 }
 
 async fn what_was_stored_is_there_after_a_crash(kind: Kind) {
@@ -67,13 +71,23 @@ async fn what_was_stored_is_there_after_a_crash(kind: Kind) {
 }
 
 /// The `clientMsgId`s of the room's history, once there are `count`.
-async fn stored(chat: &Chat, user: &crate::harness::User, room: uuid::Uuid, count: usize) -> Vec<String> {
+async fn stored(
+    chat: &Chat,
+    user: &crate::harness::User,
+    room: uuid::Uuid,
+    count: usize,
+) -> Vec<String> {
     let rest = chat.rest_as(0, user);
     crate::harness::eventually("the history", || async {
-        let page = rest.get(&format!("/v1/rooms/{room}/messages?after=0&limit=200")).await.ok(200);
+        let page = rest
+            .get(&format!("/v1/rooms/{room}/messages?after=0&limit=200"))
+            .await
+            .ok(200);
         let items = page["items"].as_array().expect("a list");
         (items.len() >= count).then(|| {
-            let names = items.iter().map(|item| item["clientMsgId"].as_str().expect("a name").to_owned());
+            let names = items
+                .iter()
+                .map(|item| item["clientMsgId"].as_str().expect("a name").to_owned());
             names.collect()
         })
     })

@@ -85,8 +85,12 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
     let users: Vec<User> = stream::iter(nicks.iter().enumerate())
         .map(|(i, nick)| async move {
             let password = format!("the password of u{i}");
-            let body = json!({"username": format!("u{i}"), "password": password, "displayName": nick});
-            User::read(&password, chat.rest(i).post("/v1/auth/register", body).await)
+            let body =
+                json!({"username": format!("u{i}"), "password": password, "displayName": nick});
+            User::read(
+                &password,
+                chat.rest(i).post("/v1/auth/register", body).await,
+            )
         })
         .buffered(AT_ONCE)
         .collect()
@@ -95,7 +99,10 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
     let sockets: Vec<(Socket, i64)> = stream::iter(users.iter().enumerate())
         .map(|(i, user)| async move {
             let socket = chat.connect(i, user).await;
-            let joined = socket.join(room, None).await.expect("the channel is public");
+            let joined = socket
+                .join(room, None)
+                .await
+                .expect("the channel is public");
             (socket, joined["seq"].as_i64().expect("a number"))
         })
         .buffered(AT_ONCE)
@@ -105,7 +112,11 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         .into_iter()
         .zip(sockets)
         .map(|(user, (socket, base))| Member {
-            seat: judge.seat(channel, format!("{} ({})", user.username, nicks[number_of(&user)]), base),
+            seat: judge.seat(
+                channel,
+                format!("{} ({})", user.username, nicks[number_of(&user)]),
+                base,
+            ),
             connection: judge.connection(),
             user,
             socket,
@@ -125,7 +136,10 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
             pending.push(member.socket.send("sendMessage", data).await);
         }
         for (key, pending) in keys[keys.len() - run.len()..].iter().zip(pending) {
-            pending.ack().await.unwrap_or_else(|error| panic!("{run:?}: {error:?}"));
+            pending
+                .ack()
+                .await
+                .unwrap_or_else(|error| panic!("{run:?}: {error:?}"));
             judge.accepted(*key);
         }
     }
@@ -162,7 +176,9 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
             judge.delivered(member.seat, message.seq, message.change_seq, key);
             let line = expected.next();
             assert!(
-                line.is_some_and(|line| line.text == message.body && line.nick == sender.display_name),
+                line.is_some_and(
+                    |line| line.text == message.body && line.nick == sender.display_name
+                ),
                 "{} heard {} where the file has {line:?}",
                 member.user.username,
                 event.text
@@ -170,7 +186,11 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         }
     }
     let verdict = judge.verdict();
-    assert!(verdict.is_clean() && verdict.gaps == 0, "{}", verdict.explain());
+    assert!(
+        verdict.is_clean() && verdict.gaps == 0,
+        "{}",
+        verdict.explain()
+    );
     assert_eq!(verdict.accepted, lines.len() as u64);
     assert_eq!(verdict.delivered, verdict.expected, "{}", verdict.explain());
 
@@ -180,13 +200,21 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         let (mut after, mut expected) = (0, lines.iter().enumerate());
         loop {
             let page = rest
-                .get(&format!("/v1/rooms/{room}/messages?after={after}&limit=200"))
+                .get(&format!(
+                    "/v1/rooms/{room}/messages?after={after}&limit=200"
+                ))
                 .await
                 .ok(200);
             for item in page["items"].as_array().expect("a list") {
-                let (i, line) = expected.next().expect("the history has nothing that was not said");
+                let (i, line) = expected
+                    .next()
+                    .expect("the history has nothing that was not said");
                 assert_eq!(item["body"], line.text.as_str(), "line {i}");
-                assert_eq!(item["sender"]["displayName"], line.nick.as_str(), "line {i}");
+                assert_eq!(
+                    item["sender"]["displayName"],
+                    line.nick.as_str(),
+                    "line {i}"
+                );
                 assert_eq!(item["clientMsgId"], format!("line {i}"));
                 let seq = item["seq"].as_i64().expect("a number");
                 assert!(seq > after, "line {i} has the number {seq}");
@@ -218,7 +246,11 @@ fn days() -> Vec<(String, Vec<Line>)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
         .collect();
     logs.sort();
-    assert!(!logs.is_empty(), "no *.log in CHAT_REPLAY={}", Path::new(&folder).display());
+    assert!(
+        !logs.is_empty(),
+        "no *.log in CHAT_REPLAY={}",
+        Path::new(&folder).display()
+    );
     match std::env::var("CHAT_REPLAY_DAYS").as_deref() {
         Ok("all") => {}
         Ok(days) => logs.truncate(days.parse().expect("CHAT_REPLAY_DAYS is `all` or a number")),
@@ -227,8 +259,18 @@ fn days() -> Vec<(String, Vec<Line>)> {
     logs.iter()
         .map(|log| {
             let lines = parse(&std::fs::read(log).expect("the log can be read"));
-            assert!(!lines.is_empty(), "nobody says anything in {}", log.display());
-            (log.file_stem().unwrap_or_default().to_string_lossy().into_owned(), lines)
+            assert!(
+                !lines.is_empty(),
+                "nobody says anything in {}",
+                log.display()
+            );
+            (
+                log.file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                lines,
+            )
         })
         .collect()
 }
@@ -255,12 +297,49 @@ fn parse(log: &[u8]) -> Vec<Line> {
 fn made_up(seed: u64) -> Vec<Line> {
     const LINES: usize = 800;
     const WORDS: &[&str] = &[
-        "sudo", "apt-get", "install", "it", "does", "not", "work", "why", "thanks", "lol", "ok", "yes", "no", "try",
-        "again", "the", "kernel", "sound", "card", "¿por", "qué", "はい", "нет", "größer", "😀", "👩‍👩‍👧", "e\u{301}", "\"quoted\"",
-        "\\o/", "<b>", "&amp;", "%s", "\t", "'; DROP TABLE", "/etc/X11/xorg.conf", "http://example.org/?a=1&b=2#c",
-        "https://例え.jp/✓", "\u{200b}", "\u{7f}",
+        "sudo",
+        "apt-get",
+        "install",
+        "it",
+        "does",
+        "not",
+        "work",
+        "why",
+        "thanks",
+        "lol",
+        "ok",
+        "yes",
+        "no",
+        "try",
+        "again",
+        "the",
+        "kernel",
+        "sound",
+        "card",
+        "¿por",
+        "qué",
+        "はい",
+        "нет",
+        "größer",
+        "😀",
+        "👩‍👩‍👧",
+        "e\u{301}",
+        "\"quoted\"",
+        "\\o/",
+        "<b>",
+        "&amp;",
+        "%s",
+        "\t",
+        "'; DROP TABLE",
+        "/etc/X11/xorg.conf",
+        "http://example.org/?a=1&b=2#c",
+        "https://例え.jp/✓",
+        "\u{200b}",
+        "\u{7f}",
     ];
-    const ODD: &[&str] = &["[away]", "^_^", "|", "`", "{}", "-", "\\", "é", "", "", "", ""];
+    const ODD: &[&str] = &[
+        "[away]", "^_^", "|", "`", "{}", "-", "\\", "é", "", "", "", "",
+    ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     // Xorshift64 (Marsaglia 2003): all that is asked of it is to be the same each time.
     let mut below = move |limit: usize| {
@@ -269,12 +348,18 @@ fn made_up(seed: u64) -> Vec<Line> {
         state ^= state << 17;
         (state % limit as u64) as usize
     };
-    let nicks: Vec<String> = (0..70).map(|i| format!("nick{i}{}", ODD[i % ODD.len()])).collect();
+    let nicks: Vec<String> = (0..70)
+        .map(|i| format!("nick{i}{}", ODD[i % ODD.len()]))
+        .collect();
     let mut lines: Vec<Line> = Vec::with_capacity(LINES);
     while lines.len() < LINES {
         // The product of two makes low numbers frequent.
         let who = below(nicks.len()) * below(nicks.len()) / nicks.len();
-        let burst = if below(20) == 0 { 10 + below(20) } else { 1 + below(3) };
+        let burst = if below(20) == 0 {
+            10 + below(20)
+        } else {
+            1 + below(3)
+        };
         for _ in 0..burst {
             let length = if below(50) == 0 { 300 } else { 1 + below(15) };
             let mut text: Vec<&str> = (0..length).map(|_| WORDS[below(WORDS.len())]).collect();
@@ -303,7 +388,11 @@ fn a_log_is_read_as_it_is() {
     };
     assert_eq!(
         parse(log),
-        [line("ra", "ok, so try"), line("a|b", "<b> says: > \u{fffd}"), line("last", "line")]
+        [
+            line("ra", "ok, so try"),
+            line("a|b", "<b> says: > \u{fffd}"),
+            line("last", "line")
+        ]
     );
 }
 
@@ -313,5 +402,9 @@ fn what_is_made_up_is_made_up_again() {
     assert_eq!(lines, made_up(1));
     assert_ne!(lines, made_up(2));
     assert!(lines.len() >= 800);
-    assert!(lines.iter().all(|line| (1..=8000).contains(&line.text.len())));
+    assert!(
+        lines
+            .iter()
+            .all(|line| (1..=8000).contains(&line.text.len()))
+    );
 }

@@ -15,14 +15,22 @@ use crate::harness::{
 fn assert_ended(ended: &Ended, code: i32, says: &[&str]) {
     assert_eq!(ended.code, Some(code), "{ended:?}");
     for text in says {
-        assert!(ended.stderr.contains(text), "no {text:?} in: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(text),
+            "no {text:?} in: {}",
+            ended.stderr
+        );
     }
 }
 
 #[tokio::test]
 async fn all_wrong_settings_are_told_at_once() {
     let nowhere = Nowhere::new();
-    std::fs::write(nowhere.dir().join("mine.toml"), "[edge]\ndrain = \"soon\"\nport_ = 1\n").expect("a file");
+    std::fs::write(
+        nowhere.dir().join("mine.toml"),
+        "[edge]\ndrain = \"soon\"\nport_ = 1\n",
+    )
+    .expect("a file");
     let env = [
         ("CHAT_CONFIG", "mine.toml"),
         ("CHAT__EDGE__PORT", "99999"),
@@ -49,13 +57,24 @@ async fn all_wrong_settings_are_told_at_once() {
         "DATABASE_URL",
         "auth.secret: ",
     ];
-    for args in [&["edge"][..], &["config", "--check"], &["standalone", "--data", "data"]] {
+    for args in [
+        &["edge"][..],
+        &["config", "--check"],
+        &["standalone", "--data", "data"],
+    ] {
         let ended = nowhere.recipe(args, &env).run().await;
         assert_ended(&ended, 2, &says);
-        assert!(!ended.stderr.contains("hunter2"), "a secret is never shown: {}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("hunter2"),
+            "a secret is never shown: {}",
+            ended.stderr
+        );
         assert_eq!(ended.stdout, "", "{args:?}");
     }
-    assert!(!nowhere.dir().join("data").exists(), "nothing is begun with wrong settings");
+    assert!(
+        !nowhere.dir().join("data").exists(),
+        "nothing is begun with wrong settings"
+    );
 }
 
 #[tokio::test]
@@ -68,20 +87,39 @@ async fn an_edge_needs_a_secret_and_says_how_to_get_one() {
 #[tokio::test]
 async fn wrong_usage_is_told() {
     let nowhere = Nowhere::new();
-    for args in [&[""][..], &["serve"], &["edge", "--prot", "1"], &["edge", "--port", "web"]] {
+    for args in [
+        &[""][..],
+        &["serve"],
+        &["edge", "--prot", "1"],
+        &["edge", "--port", "web"],
+    ] {
         let ended = nowhere.recipe(args, &[]).run().await;
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
-        assert!(ended.stderr.contains("Usage") || ended.stderr.contains("--help"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("Usage") || ended.stderr.contains("--help"),
+            "{ended:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn settings_come_from_the_file_the_environment_and_flags() {
     let nowhere = Nowhere::new();
-    std::fs::write(nowhere.dir().join("mine.toml"), "[edge]\ndrain = \"1s\"\nwait = \"1s\"\n").expect("a file");
-    std::fs::write(nowhere.dir().join(".env"), "CHAT__EDGE__WAIT=3s\nCHAT__REDIS__POOL=3\n").expect("a file");
+    std::fs::write(
+        nowhere.dir().join("mine.toml"),
+        "[edge]\ndrain = \"1s\"\nwait = \"1s\"\n",
+    )
+    .expect("a file");
+    std::fs::write(
+        nowhere.dir().join(".env"),
+        "CHAT__EDGE__WAIT=3s\nCHAT__REDIS__POOL=3\n",
+    )
+    .expect("a file");
     let env = [("CHAT__REDIS__POOL", "4"), ("CHAT__AUTH__SECRET", SECRET)];
-    let ended = nowhere.recipe(&["config", "--config", "mine.toml"], &env).run().await;
+    let ended = nowhere
+        .recipe(&["config", "--config", "mine.toml"], &env)
+        .run()
+        .await;
     assert_ended(&ended, 0, &[]);
     let line = |key: &str| {
         let mut lines = ended.stdout.lines();
@@ -103,12 +141,18 @@ async fn nobody() -> String {
 
 #[tokio::test]
 async fn a_missing_server_is_named_and_waited_for() {
-    let (nobody, silent) = (nobody().await, TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+    let (nobody, silent) = (
+        nobody().await,
+        TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+    );
     // It takes connections and never says a word.
     let silent_address = silent.local_addr().expect("its address").to_string();
     let database = Database::create().await;
     let nowhere = Nowhere::new();
-    let migrated = nowhere.recipe(&["migrate"], &[("DATABASE_URL", &database.url)]).run().await;
+    let migrated = nowhere
+        .recipe(&["migrate"], &[("DATABASE_URL", &database.url)])
+        .run()
+        .await;
     assert_ended(&migrated, 0, &[]);
     let good = [
         ("DATABASE_URL", database.url.clone()),
@@ -118,7 +162,11 @@ async fn a_missing_server_is_named_and_waited_for() {
     let mut runs = Vec::new();
     for address in [&nobody, &silent_address] {
         let bad = [
-            ("DATABASE_URL", format!("postgres://chat@{address}/chat"), "PostgreSQL"),
+            (
+                "DATABASE_URL",
+                format!("postgres://chat@{address}/chat"),
+                "PostgreSQL",
+            ),
             ("AMQP_URL", format!("amqp://{address}/%2f"), "RabbitMQ"),
             ("REDIS_URL", format!("redis://{address}"), "Redis"),
         ];
@@ -140,23 +188,37 @@ async fn a_missing_server_is_named_and_waited_for() {
     }
     // All that wait wait together.
     let started = Instant::now();
-    let ended = futures_util::future::join_all(runs.iter().map(|(name, address, recipe)| async move {
-        let ended = recipe.run().await;
-        (name, address, &recipe.args, ended, started.elapsed())
-    }))
-    .await;
+    let ended =
+        futures_util::future::join_all(runs.iter().map(|(name, address, recipe)| async move {
+            let ended = recipe.run().await;
+            (name, address, &recipe.args, ended, started.elapsed())
+        }))
+        .await;
     for (name, address, args, ended, took) in ended {
         let what = format!("{args:?} without {name} at {address} ended after {took:?}: {ended:?}");
         assert_eq!(ended.code, Some(1), "{what}");
         // It stops early where the next try would come too late.
-        assert!(took >= Duration::from_millis(500), "it tries until start.timeout: {what}");
+        assert!(
+            took >= Duration::from_millis(500),
+            "it tries until start.timeout: {what}"
+        );
         assert!(took < Duration::from_secs(15), "and no longer: {what}");
         assert_eq!(ended.stdout, "", "it was never ready: {what}");
         let last = ended.stderr.trim_end().lines().last().unwrap_or_default();
-        assert!(last.contains(address.as_str()) && last.contains(name), "a clear last line: {what}");
+        assert!(
+            last.contains(address.as_str()) && last.contains(name),
+            "a clear last line: {what}"
+        );
     }
-    let env = [("DATABASE_URL", &*format!("postgres://chat@{nobody}/chat")), ("CHAT__START__TIMEOUT", "1s")];
-    assert_ended(&nowhere.recipe(&["migrate"], &env).run().await, 1, &["PostgreSQL", &nobody]);
+    let env = [
+        ("DATABASE_URL", &*format!("postgres://chat@{nobody}/chat")),
+        ("CHAT__START__TIMEOUT", "1s"),
+    ];
+    assert_ended(
+        &nowhere.recipe(&["migrate"], &env).run().await,
+        1,
+        &["PostgreSQL", &nobody],
+    );
 }
 
 #[tokio::test]
@@ -173,7 +235,11 @@ async fn a_database_without_its_tables_is_named() {
             ("CHAT__AUTH__SECRET", SECRET),
             ("CHAT__QUEUE__PREFIX", &database.name),
         ];
-        assert_ended(&nowhere.recipe(&[role], &env).run().await, 1, &["chat migrate"]);
+        assert_ended(
+            &nowhere.recipe(&[role], &env).run().await,
+            1,
+            &["chat migrate"],
+        );
     }
     // Migrating twice is migrating once.
     let env = [("DATABASE_URL", &*database.url)];
@@ -189,7 +255,11 @@ async fn what_is_taken_is_named() {
     let address = taken.local_addr().expect("its address");
     let port = address.port().to_string();
     let args = ["standalone", "--data", "data", "--port", &port];
-    assert_ended(&nowhere.recipe(&args, &[]).run().await, 1, &[&address.to_string(), "edge.port"]);
+    assert_ended(
+        &nowhere.recipe(&args, &[]).run().await,
+        1,
+        &[&address.to_string(), "edge.port"],
+    );
 
     let args = ["standalone", "--data", "data", "--port", "0"];
     let first = nowhere.recipe(&args, &[]).start().await;

@@ -123,7 +123,8 @@ impl Plan {
                         .map(|i| chat.recipe(&format!("{role} {i}"), &[role]))
                         .collect()
                 };
-                let (edges, workers) = (recipes("edge", self.edges), recipes("worker", self.workers));
+                let (edges, workers) =
+                    (recipes("edge", self.edges), recipes("worker", self.workers));
                 let (edges, workers) = tokio::join!(start_all(&edges), start_all(&workers));
                 (chat.edges, chat.workers) = (edges, workers);
             }
@@ -226,7 +227,8 @@ impl Chat {
     /// A new account. `name` is its user name and, with a capital letter, its display name.
     pub async fn register(&self, name: &str) -> User {
         let password = format!("the password of {name}");
-        let body = json!({"username": name, "password": password, "displayName": display_name(name)});
+        let body =
+            json!({"username": name, "password": password, "displayName": display_name(name)});
         let answer = self.rest(0).post("/v1/auth/register", body).await;
         User::read(&password, answer)
     }
@@ -357,9 +359,9 @@ impl Database {
     pub async fn create() -> Self {
         let admin = server("DATABASE_URL");
         let name = format!("chat_test_{}", Uuid::new_v4().simple());
-        let mut connection = PgConnection::connect(&admin)
-            .await
-            .unwrap_or_else(|error| panic!("DATABASE_URL: {error}; scripts/services up starts the servers"));
+        let mut connection = PgConnection::connect(&admin).await.unwrap_or_else(|error| {
+            panic!("DATABASE_URL: {error}; scripts/services up starts the servers")
+        });
         connection
             .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .await
@@ -368,7 +370,9 @@ impl Database {
             Some((server, query)) => (server, format!("?{query}")),
             None => (admin.as_str(), String::new()),
         };
-        let (server, _) = server.rsplit_once('/').expect("DATABASE_URL names a database");
+        let (server, _) = server
+            .rsplit_once('/')
+            .expect("DATABASE_URL names a database");
         Database {
             url: format!("{server}/{name}{query}"),
             name,
@@ -392,8 +396,14 @@ impl Database {
             serde_json::from_slice::<Vec<Value>>(&answer.bytes().await.ok()?).ok()
         };
         for queue in listed.await.unwrap_or_default() {
-            if let Some(queue) = queue["name"].as_str().filter(|queue| queue.starts_with(&name)) {
-                let _ = http.delete(format!("{api}/queues/%2f/{queue}")).send().await;
+            if let Some(queue) = queue["name"]
+                .as_str()
+                .filter(|queue| queue.starts_with(&name))
+            {
+                let _ = http
+                    .delete(format!("{api}/queues/%2f/{queue}"))
+                    .send()
+                    .await;
             }
         }
     }
@@ -404,7 +414,9 @@ impl Drop for Database {
         let (admin, name) = (self.admin.clone(), self.name.clone());
         // The test's own runtime may be ending.
         let removing = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             if let Ok(runtime) = runtime {
                 runtime.block_on(Database::remove(admin, name));
             }

@@ -2,7 +2,10 @@
 //! They speak the outside contract only and know nothing of the crate's inside, so that they judge it as a client would.
 //!
 //! Nothing here sleeps for a guess: everything waits for a condition, with a deadline.
-#![allow(dead_code, reason = "a tool box: a tool may be waiting for its first test")]
+#![allow(
+    dead_code,
+    reason = "a tool box: a tool may be waiting for its first test"
+)]
 
 pub mod deployment;
 pub mod process;
@@ -40,7 +43,10 @@ pub(crate) use both_ways;
 
 /// Asks again and again until there is an answer. For conditions that only asking can show, such as a REST answer; a
 /// socket's events are waited for with [`Socket::until`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let asking = async {
         let mut pause = tokio::time::interval(Duration::from_millis(20));
         loop {

@@ -45,7 +45,11 @@ impl Recipe {
             .args(&self.args)
             .current_dir(&self.dir)
             .env_clear()
-            .envs(["PATH", "HOME"].iter().filter_map(|key| Some((*key, std::env::var(key).ok()?))))
+            .envs(
+                ["PATH", "HOME"]
+                    .iter()
+                    .filter_map(|key| Some((*key, std::env::var(key).ok()?))),
+            )
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -54,7 +58,8 @@ impl Recipe {
     }
 
     fn log(&self) -> PathBuf {
-        self.dir.join(format!("{}.log", self.name.replace(' ', "-")))
+        self.dir
+            .join(format!("{}.log", self.name.replace(' ', "-")))
     }
 
     /// Runs to the end; for commands that are meant to end.
@@ -63,7 +68,12 @@ impl Recipe {
         command.stderr(Stdio::piped());
         let ended = tokio::time::timeout(DEADLINE, command.output()).await;
         let output = ended
-            .unwrap_or_else(|_| panic!("`chat {}` did not end within {DEADLINE:?}", self.args.join(" ")))
+            .unwrap_or_else(|_| {
+                panic!(
+                    "`chat {}` did not end within {DEADLINE:?}",
+                    self.args.join(" ")
+                )
+            })
             .expect("the program can be started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ended {

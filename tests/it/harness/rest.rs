@@ -56,7 +56,8 @@ impl Rest {
 
     async fn json(&self, method: Method, path: &str, body: Value) -> Answer {
         let body = body.to_string().into_bytes();
-        self.send(method, path, Some(("application/json", body))).await
+        self.send(method, path, Some(("application/json", body)))
+            .await
     }
 
     /// Any request at all: `body` comes with its content type.
@@ -67,7 +68,9 @@ impl Rest {
             request = request.bearer_auth(token);
         }
         if let Some((content_type, body)) = body {
-            request = request.header(header::CONTENT_TYPE, content_type).body(body);
+            request = request
+                .header(header::CONTENT_TYPE, content_type)
+                .body(body);
         }
         let answered = async {
             let answer = request.send().await?;
@@ -88,7 +91,13 @@ impl Answer {
     /// What came, which must have this status.
     #[track_caller]
     pub fn ok(self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{} answered {}", self.asked, self.short());
+        assert_eq!(
+            self.status,
+            status,
+            "{} answered {}",
+            self.asked,
+            self.short()
+        );
         if self.text.is_empty() {
             return Value::Null;
         }
@@ -97,7 +106,8 @@ impl Answer {
 
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{} answered {:?}", self.asked, self.short()))
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|_| panic!("{} answered {:?}", self.asked, self.short()))
     }
 
     /// As much of it as helps in a failure.
@@ -108,9 +118,23 @@ impl Answer {
     /// A failure as RFC 9457 and our own promises have it: media type, code, a sentence, a request id.
     #[track_caller]
     pub fn problem(self, status: u16, code: &str) -> Value {
-        assert_eq!(self.status, status, "{} answered {}", self.asked, self.short());
-        let content_type = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        assert_eq!(content_type, Some("application/problem+json"), "{}", self.asked);
+        assert_eq!(
+            self.status,
+            status,
+            "{} answered {}",
+            self.asked,
+            self.short()
+        );
+        let content_type = self
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok());
+        assert_eq!(
+            content_type,
+            Some("application/problem+json"),
+            "{}",
+            self.asked
+        );
         let body = self.json();
         assert_eq!(body["code"], code, "{} answered {body}", self.asked);
         assert_eq!(body["status"], status, "{} answered {body}", self.asked);

@@ -96,7 +96,11 @@ impl Dial {
     }
 
     pub async fn connect(self) -> Result<Socket, Refused> {
-        let mut request = self.url.as_str().into_client_request().expect("a WebSocket URL");
+        let mut request = self
+            .url
+            .as_str()
+            .into_client_request()
+            .expect("a WebSocket URL");
         for (name, value) in self.headers {
             let value = HeaderValue::from_str(&value).expect("a header");
             request.headers_mut().insert(name, value);
@@ -115,8 +119,11 @@ impl Dial {
                 let content_type = answer.headers().get("content-type");
                 return Err(Refused {
                     status: answer.status().as_u16(),
-                    content_type: content_type.map_or("", |v| v.to_str().unwrap_or("")).to_owned(),
-                    body: serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).unwrap_or_default(),
+                    content_type: content_type
+                        .map_or("", |v| v.to_str().unwrap_or(""))
+                        .to_owned(),
+                    body: serde_json::from_slice(answer.body().as_deref().unwrap_or_default())
+                        .unwrap_or_default(),
                 });
             }
             Ok(Err(error)) => panic!("{}: {error}", self.url),
@@ -176,7 +183,10 @@ impl WireError {
 
     /// The first field that was refused.
     pub fn field(&self) -> &str {
-        self.errors.first().and_then(|error| error["field"].as_str()).unwrap_or("")
+        self.errors
+            .first()
+            .and_then(|error| error["field"].as_str())
+            .unwrap_or("")
     }
 }
 
@@ -259,7 +269,8 @@ impl Socket {
     /// Sends an event; the ack can be waited for later, so that many are on their way at once.
     pub async fn send(&self, event: &str, data: Value) -> Pending {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.raw(&json!({"id": id, "event": event, "data": data}).to_string()).await;
+        self.raw(&json!({"id": id, "event": event, "data": data}).to_string())
+            .await;
         Pending {
             id,
             ear: self.ear.clone(),
@@ -318,7 +329,10 @@ impl Socket {
     ) -> T {
         match tokio::time::timeout(deadline, hear(&self.ear, look)).await {
             Ok(found) => found,
-            Err(_) => panic!("waited {deadline:?} in vain for {what}; {}", summary(&self.ear.lock())),
+            Err(_) => panic!(
+                "waited {deadline:?} in vain for {what}; {}",
+                summary(&self.ear.lock())
+            ),
         }
     }
 
@@ -340,19 +354,26 @@ impl Socket {
     /// The data of all events of this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
         let events: Vec<Event> = self.heard(|heard| {
-            heard.events.iter().filter(|event| event.name == name).cloned().collect()
+            heard
+                .events
+                .iter()
+                .filter(|event| event.name == name)
+                .cloned()
+                .collect()
         });
         events.iter().map(Event::data).collect()
     }
 
     /// Waits for the end.
     pub async fn closed(&self) -> Closed {
-        self.until("the socket to close", |heard| heard.closed.clone()).await
+        self.until("the socket to close", |heard| heard.closed.clone())
+            .await
     }
 
     /// Waits for an error that answers no numbered request.
     pub async fn unasked(&self) -> WireError {
-        self.until("an error", |heard| heard.unasked.last().cloned()).await
+        self.until("an error", |heard| heard.unasked.last().cloned())
+            .await
     }
 
     /// That the server still answers, in order: whatever it had to say before has been heard after this.
@@ -390,15 +411,17 @@ impl Pending {
     /// Waits for the answer. A socket that ends before it gives the code [`WireError::CLOSED`].
     pub async fn ack(self) -> Ack {
         let id = self.id;
-        let answer = hear(&self.ear, |heard| match (heard.acks.get(&id), &heard.closed) {
-            (Some(ack), _) => Some(ack.clone()),
-            (None, Some(closed)) => Some(Err(WireError {
-                code: WireError::CLOSED.to_owned(),
-                message: format!("{closed:?}"),
-                retry_after_ms: None,
-                errors: Vec::new(),
-            })),
-            (None, None) => None,
+        let answer = hear(&self.ear, |heard| {
+            match (heard.acks.get(&id), &heard.closed) {
+                (Some(ack), _) => Some(ack.clone()),
+                (None, Some(closed)) => Some(Err(WireError {
+                    code: WireError::CLOSED.to_owned(),
+                    message: format!("{closed:?}"),
+                    retry_after_ms: None,
+                    errors: Vec::new(),
+                })),
+                (None, None) => None,
+            }
         });
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(ack) => ack,
@@ -422,7 +445,10 @@ async fn hear<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
 
 fn summary(heard: &Heard) -> String {
     let latest = heard.events.len().saturating_sub(5);
-    let texts: Vec<&str> = heard.events[latest..].iter().map(|event| event.text.as_str()).collect();
+    let texts: Vec<&str> = heard.events[latest..]
+        .iter()
+        .map(|event| event.text.as_str())
+        .collect();
     format!(
         "{} events heard, the latest {texts:#?}; {} acks; unasked errors {:?}; closed {:?}",
         heard.events.len(),
@@ -495,17 +521,36 @@ fn understand(text: Utf8Bytes) -> Heading {
         data: Option<&'a RawValue>,
         error: Option<WireError>,
     }
-    let frame: Frame = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let frame: Frame =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     match frame {
-        Frame { event: Some(name), .. } => Heading::Event(Event {
+        Frame {
+            event: Some(name), ..
+        } => Heading::Event(Event {
             name,
             text: text.clone(),
         }),
-        Frame { ok: Some(true), ack, data, .. } => {
+        Frame {
+            ok: Some(true),
+            ack,
+            data,
+            ..
+        } => {
             let data = data.map(|data| serde_json::from_str(data.get()));
-            Heading::Ack(ack, Ok(data.transpose().expect("JSON within JSON").unwrap_or_default()))
+            Heading::Ack(
+                ack,
+                Ok(data
+                    .transpose()
+                    .expect("JSON within JSON")
+                    .unwrap_or_default()),
+            )
         }
-        Frame { ok: Some(false), ack, error: Some(error), .. } => Heading::Ack(ack, Err(error)),
+        Frame {
+            ok: Some(false),
+            ack,
+            error: Some(error),
+            ..
+        } => Heading::Ack(ack, Err(error)),
         _ => panic!("neither an event nor an answer: {text}"),
     }
 }
