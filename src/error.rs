@@ -173,8 +173,12 @@ impl Error {
         let mut text = self.message.clone();
         let mut next: Option<&dyn StdError> = self.source();
         while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
+            let cause_text = cause.to_string();
+            // Many errors show their cause themselves.
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
             next = cause.source();
         }
         text

@@ -19,8 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Clone)]
 pub struct Permit(#[allow(dead_code, reason = "held, never read")] Arc<OwnedSemaphorePermit>);
 
-/// How long a client may take to send a request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send a request's head. It counts from the end of the request before, so it is also how
+/// long an idle connection is kept: longer than the 60 s after which load balancers let go of theirs (AWS ALB and nginx),
+/// since whoever closes first breaks the request that the other one is just sending.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Serves `endpoint` until `stop`: then accepts nothing more, lets requests finish, and returns at once. The
 /// connections' tasks are in `tasks`.

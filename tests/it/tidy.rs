@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["job"],
     &["autoscale", "edge", "worker"],
     &["app"],
+    &["admin"],
 ];
 
 #[test]

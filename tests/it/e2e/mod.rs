@@ -2,6 +2,10 @@
 
 mod bad_input;
 mod conversation;
+mod history;
 mod lifecycle;
+mod logins;
+mod people;
 mod replay;
+mod rooms;
 mod settings;

@@ -1,0 +1,117 @@
+//! Who somebody is: the ways to show it, for how long, and the end of it.
+
+use serde_json::json;
+
+use crate::harness::{Chat, Kind, both_ways, eventually};
+
+both_ways!(every_way_to_authenticate_a_socket, a_login_goes_on_and_ends,);
+
+async fn every_way_to_authenticate_a_socket(kind: Kind) {
+    let chat = Chat::start(kind).await;
+    let ada = chat.register("ada").await;
+
+    let mut bearer = chat
+        .dial(0)
+        .bearer(&ada.access)
+        .connect()
+        .await
+        .expect("accepted");
+    let connected = bearer.event("connected").await;
+    assert_eq!(connected["user"]["id"], json!(ada.id));
+    assert_eq!(connected["user"]["displayName"], "Ada");
+    assert_eq!(connected["limits"]["maxBodyBytes"], 8000);
+    assert!(!connected["session"].as_str().unwrap_or_default().is_empty());
+
+    let mut first_frame = chat
+        .dial(1)
+        .first_frame(&ada.access)
+        .connect()
+        .await
+        .expect("accepted");
+    assert_eq!(
+        first_frame.event("connected").await["user"]["id"],
+        json!(ada.id)
+    );
+
+    // A ticket is good on any edge, once.
+    let ticket = chat
+        .rest_as(0, &ada)
+        .post("/v1/auth/ticket", json!({}))
+        .await
+        .ok(201);
+    let ticket = ticket["ticket"].as_str().expect("a ticket");
+    let mut ticketed = chat
+        .dial(1)
+        .ticket(ticket)
+        .connect()
+        .await
+        .expect("accepted");
+    assert_eq!(
+        ticketed.event("connected").await["user"]["id"],
+        json!(ada.id)
+    );
+    let again = chat
+        .dial(0)
+        .ticket(ticket)
+        .connect()
+        .await
+        .expect("told by the close code");
+    assert_eq!(again.closed().await.code, 4001);
+
+    // Goodbye is answered.
+    bearer
+        .call("disconnect", json!({}))
+        .await
+        .expect("an answer");
+    assert_eq!(bearer.closed().await.code, 1001);
+}
+
+async fn a_login_goes_on_and_ends(kind: Kind) {
+    let chat = Chat::start(kind).await;
+    let ada = chat.register("ada").await;
+
+    let login = json!({"username": "ada", "password": ada.password});
+    let session = eventually("the login", || async {
+        let answer = chat.rest(1).post("/v1/auth/login", login.clone()).await;
+        (answer.status == 200).then(|| answer.json())
+    })
+    .await;
+    let refresh = json!({"refreshToken": session["refreshToken"]});
+    let tokens = eventually("the refresh", || async {
+        let answer = chat.rest(0).post("/v1/auth/refresh", refresh.clone()).await;
+        (answer.status == 200).then(|| answer.json())
+    })
+    .await;
+    assert_ne!(
+        tokens["refreshToken"], session["refreshToken"],
+        "it rotates"
+    );
+    let access = tokens["accessToken"].as_str().expect("a token");
+    let me = chat.rest(1).with_token(access).get("/v1/me").await.ok(200);
+    assert_eq!(me["username"], "ada");
+
+    // Logging out ends the login's sockets, and no other login's.
+    let ended = chat
+        .dial(1)
+        .bearer(access)
+        .connect()
+        .await
+        .expect("accepted");
+    let other = chat.connect(1, &ada).await;
+    chat.rest(0)
+        .post(
+            "/v1/auth/logout",
+            json!({"refreshToken": tokens["refreshToken"]}),
+        )
+        .await
+        .ok(204);
+    assert_eq!(ended.closed().await.code, 4001);
+    other.settle().await;
+    chat.rest(0)
+        .post(
+            "/v1/auth/refresh",
+            json!({"refreshToken": tokens["refreshToken"]}),
+        )
+        .await
+        .problem(401, "unauthorized");
+}

@@ -1,0 +1,47 @@
+//! Those who talk in these tests, and what they look at.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::harness::{Chat, Rest, Socket, User, eventually};
+
+/// Ada and Bob in a public room of Ada's, she on the first edge and he on the second, both live.
+pub struct Pair {
+    pub ada: User,
+    pub bob: User,
+    pub room: Uuid,
+    pub adas: Socket,
+    pub bobs: Socket,
+}
+
+pub async fn pair(chat: &Chat) -> Pair {
+    let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
+    let room = chat.room(&ada, "public", &[]).await;
+    let (adas, bobs) = (chat.connect(0, &ada).await, chat.connect(1, &bob).await);
+    adas.join(room, None).await.expect("the owner joins");
+    bobs.join(room, None).await.expect("anyone joins");
+    Pair {
+        ada,
+        bob,
+        room,
+        adas,
+        bobs,
+    }
+}
+
+/// Waits until the room is at `seq` for its readers over REST.
+pub async fn room_reaches(rest: &Rest, room: Uuid, seq: i64) {
+    eventually("the room's head", || async {
+        let room = rest.get(&format!("/v1/rooms/{room}")).await.ok(200);
+        (room["seq"].as_i64() >= Some(seq)).then_some(())
+    })
+    .await;
+}
+
+pub fn seqs(items: &Value) -> Vec<i64> {
+    let items = items.as_array().expect("a list");
+    items
+        .iter()
+        .map(|item| item["seq"].as_i64().expect("a seq"))
+        .collect()
+}
