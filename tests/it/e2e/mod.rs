@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod conversation;
+mod engineio;
 mod lifecycle;
 mod replay;
 mod settings;
+mod socketio;

@@ -8,6 +8,7 @@
 )]
 
 pub mod deployment;
+pub mod node;
 pub mod process;
 pub mod rest;
 pub mod socket;
