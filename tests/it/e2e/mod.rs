@@ -3,7 +3,9 @@
 mod bad_input;
 mod conversation;
 mod engineio;
+mod engineio_bad_input;
 mod lifecycle;
 mod replay;
 mod settings;
 mod socketio;
+mod socketio_mixed;

@@ -8,6 +8,7 @@
 )]
 
 pub mod deployment;
+pub mod engineio;
 pub mod node;
 pub mod process;
 pub mod rest;
