@@ -371,7 +371,9 @@ impl<C: Codec> Connection<C> {
         }
         outbox.take(&mut self.writing);
         self.codec.farewell(&ending, &mut self.writing);
-        self.writing.extend(self.link.last_item());
+        if self.writing.is_empty() {
+            self.writing.extend(self.link.last_item());
+        }
         while !self.writing.is_empty() {
             if self.link.hold() {
                 if self.write_taken().await.is_err() {

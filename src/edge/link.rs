@@ -112,7 +112,8 @@ impl Link {
         Ok(())
     }
 
-    /// What the link itself wants to be written last.
+    /// What the link itself says at the end, where nothing else is said. The stock client hands events on a moment
+    /// later than it takes an end, and would lose those that come with one.
     pub fn last_item(&self) -> Option<Item> {
         match self {
             Link::WebSocket(_) => None,

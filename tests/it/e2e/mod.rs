@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod conversation;
+mod engineio;
+mod engineio_bad_input;
 mod history;
 mod lifecycle;
 mod logins;
@@ -9,3 +11,5 @@ mod people;
 mod replay;
 mod rooms;
 mod settings;
+mod socketio;
+mod socketio_mixed;

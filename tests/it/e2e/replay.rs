@@ -21,9 +21,9 @@ const AT_ONCE: usize = 16;
 
 /// One thing somebody said.
 #[derive(Debug, PartialEq, Eq)]
-struct Line {
-    nick: String,
-    text: String,
+pub(super) struct Line {
+    pub nick: String,
+    pub text: String,
 }
 
 async fn a_busy_channel_is_replayed(kind: Kind) {
@@ -236,7 +236,7 @@ fn number_of(user: &User) -> usize {
 
 // ---- where lines come from
 
-fn days() -> Vec<(String, Vec<Line>)> {
+pub(super) fn days() -> Vec<(String, Vec<Line>)> {
     let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
         return vec![("a made-up day".to_owned(), made_up(1))];
     };

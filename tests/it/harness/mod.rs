@@ -8,6 +8,8 @@
 )]
 
 pub mod deployment;
+pub mod engineio;
+pub mod node;
 pub mod process;
 pub mod rest;
 pub mod socket;

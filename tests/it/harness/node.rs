@@ -1,0 +1,316 @@
+//! The stock Socket.IO client: one Node.js process with any number of clients, each of which keeps what it hears and
+//! waits for what a test wants to see. `scripts/test` installs it.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+    sync::{mpsc, watch},
+};
+use uuid::Uuid;
+
+use super::{DEADLINE, User};
+
+type Ears = Arc<Mutex<HashMap<String, Arc<Ear>>>>;
+
+/// The process; its clients end with it.
+pub struct Clients {
+    say: mpsc::UnboundedSender<String>,
+    ears: Ears,
+    _child: Child,
+}
+
+/// One client.
+pub struct Client {
+    pub name: String,
+    say: mpsc::UnboundedSender<String>,
+    ear: Arc<Ear>,
+    next: AtomicU64,
+    /// Events before this one were taken by [`Client::event`].
+    cursor: usize,
+}
+
+/// Everything a client has heard so far.
+#[derive(Default)]
+pub struct Heard {
+    /// Name and data, in order of arrival.
+    pub events: Vec<(String, Value)>,
+    pub acks: HashMap<u64, Value>,
+    /// How often it has connected.
+    pub connects: usize,
+    /// The transport it uses now.
+    pub transport: String,
+    /// Message and data of each `connect_error`.
+    pub errors: Vec<(String, Value)>,
+    /// The reason of each `disconnect`, and the WebSocket's close code.
+    pub disconnects: Vec<(String, Option<u16>)>,
+}
+
+#[derive(Default)]
+struct Ear {
+    heard: Mutex<Heard>,
+    changed: watch::Sender<()>,
+}
+
+impl Ear {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clients {
+    pub fn start() -> Clients {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+        assert!(
+            dir.join("node_modules").is_dir(),
+            "the Socket.IO client is not installed: run the tests with scripts/test, or npm ci in tests/node"
+        );
+        let mut child = Command::new("node")
+            .arg("clients.mjs")
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node can be started");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (say, mut said) = mpsc::unbounded_channel::<String>();
+        tokio::spawn(async move {
+            while let Some(mut line) = said.recv().await {
+                line.push('\n');
+                if stdin.write_all(line.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let ears = Ears::default();
+        let known = ears.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                understand(&known, &line);
+            }
+        });
+        Clients {
+            say,
+            ears,
+            _child: child,
+        }
+    }
+
+    /// Opens a client with these options of the library and waits for nothing.
+    pub fn open(&self, name: &str, url: &str, options: Value) -> Client {
+        self.open_as(name, url, options, false)
+    }
+
+    /// As [`Clients::open`]; messages come with only the fields a replay compares.
+    pub fn open_brief(&self, name: &str, url: &str, options: Value) -> Client {
+        self.open_as(name, url, options, true)
+    }
+
+    fn open_as(&self, name: &str, url: &str, options: Value, brief: bool) -> Client {
+        let ear = Arc::<Ear>::default();
+        let mut ears = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ears.insert(name.to_owned(), ear.clone());
+        assert!(before.is_none(), "two clients called {name}");
+        let line =
+            json!({"do": "open", "client": name, "url": url, "options": options, "brief": brief});
+        let _ = self.say.send(line.to_string());
+        Client {
+            name: name.to_owned(),
+            say: self.say.clone(),
+            ear,
+            next: AtomicU64::new(1),
+            cursor: 0,
+        }
+    }
+
+    /// Opens a client of `user` with these transports and waits until it is greeted.
+    pub async fn connect(&self, name: &str, url: &str, user: &User, transports: &[&str]) -> Client {
+        let options = json!({"transports": transports, "auth": {"token": user.access}});
+        let mut client = self.open(name, url, options);
+        client.event("connected").await;
+        client
+    }
+}
+
+impl Client {
+    fn act(&self, line: &Value) {
+        let _ = self.say.send(line.to_string());
+    }
+
+    /// Sends an event without asking for an ack.
+    pub fn emit(&self, event: &str, data: Value) {
+        self.act(&json!({"do": "emit", "client": self.name, "event": event, "data": data}));
+    }
+
+    /// Sends an event; [`Client::ack`] waits for its answer.
+    pub fn send(&self, event: &str, data: Value) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.act(
+            &json!({"do": "emit", "client": self.name, "event": event, "data": data, "ack": id}),
+        );
+        id
+    }
+
+    pub async fn ack(&self, id: u64) -> Value {
+        let name = &self.name;
+        self.until(&format!("{name}'s ack {id}"), |heard| {
+            heard.acks.get(&id).cloned()
+        })
+        .await
+    }
+
+    /// Sends an event and returns the data of its ack, which must be good.
+    pub async fn call(&self, event: &str, data: Value) -> Value {
+        let answer = self.ack(self.send(event, data)).await;
+        assert_eq!(answer["ok"], true, "{event}: {answer}");
+        answer["data"].clone()
+    }
+
+    pub async fn join(&self, room: Uuid, after: Option<i64>) -> Value {
+        let mut data = json!({"room": room});
+        if let Some(after) = after {
+            data["afterSeq"] = after.into();
+        }
+        self.call("joinRoom", data).await
+    }
+
+    pub async fn say(&self, room: Uuid, client_msg_id: &str, body: &str) {
+        let data = json!({"room": room, "body": body, "clientMsgId": client_msg_id});
+        self.call("sendMessage", data).await;
+    }
+
+    pub fn disconnect(&self) {
+        self.act(&json!({"do": "disconnect", "client": self.name}));
+    }
+
+    pub fn heard<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
+        look(&self.ear.lock())
+    }
+
+    /// Waits until `look` finds what it looks for.
+    pub async fn until<T>(&self, what: &str, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
+        let mut changes = self.ear.changed.subscribe();
+        let looking = async {
+            loop {
+                changes.mark_unchanged();
+                if let Some(found) = look(&self.ear.lock()) {
+                    return found;
+                }
+                let _ = changes.changed().await;
+            }
+        };
+        match tokio::time::timeout(DEADLINE, looking).await {
+            Ok(found) => found,
+            Err(_) => panic!(
+                "{} waited {DEADLINE:?} in vain for {what}; {}",
+                self.name,
+                summary(&self.ear.lock())
+            ),
+        }
+    }
+
+    /// The data of the next event of this name, after the one returned before; others are passed over.
+    pub async fn event(&mut self, name: &str) -> Value {
+        let start = self.cursor;
+        let (at, data) = self
+            .until(name, |heard| {
+                let mut rest = heard.events.iter().enumerate().skip(start);
+                rest.find(|(_, (event, _))| event == name)
+                    .map(|(at, (_, data))| (at, data.clone()))
+            })
+            .await;
+        self.cursor = at + 1;
+        data
+    }
+
+    /// The data of all events of this name so far.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        self.heard(|heard| {
+            let named = heard.events.iter().filter(|(event, _)| event == name);
+            named.map(|(_, data)| data.clone()).collect()
+        })
+    }
+
+    pub async fn connect_error(&self) -> (String, Value) {
+        self.until("a connect_error", |heard| heard.errors.last().cloned())
+            .await
+    }
+}
+
+fn summary(heard: &Heard) -> String {
+    let latest = heard.events.len().saturating_sub(5);
+    let texts: Vec<String> = heard.events[latest..]
+        .iter()
+        .map(|(name, data)| format!("{name} {data}"))
+        .collect();
+    format!(
+        "{} events heard, the latest {texts:#?}; {} acks; connected {} times, now over {:?}; connect errors {:?}; disconnects {:?}",
+        heard.events.len(),
+        heard.acks.len(),
+        heard.connects,
+        heard.transport,
+        heard.errors,
+        heard.disconnects
+    )
+}
+
+fn understand(ears: &Ears, line: &str) {
+    #[derive(Deserialize)]
+    struct Line {
+        client: String,
+        #[serde(flatten)]
+        what: Flat,
+    }
+    #[derive(Deserialize)]
+    #[serde(tag = "what", rename_all = "snake_case")]
+    enum Flat {
+        Connect { transport: String },
+        Transport { transport: String },
+        Event { event: String, data: Value },
+        Ack { id: u64, answer: Value },
+        ConnectError { message: String, data: Value },
+        Disconnect { reason: String, code: Option<u16> },
+    }
+    let Line { client, what } =
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let ear = ears
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&client)
+        .cloned()
+        .expect("a known client");
+    let mut heard = ear.lock();
+    match what {
+        Flat::Connect { transport } => {
+            heard.connects += 1;
+            heard.transport = transport;
+        }
+        Flat::Transport { transport } => heard.transport = transport,
+        Flat::Event { event, data } => heard.events.push((event, data)),
+        Flat::Ack { id, answer } => {
+            let before = heard.acks.insert(id, answer);
+            assert!(
+                before.is_none(),
+                "{client}: request {id} was answered twice"
+            );
+        }
+        Flat::ConnectError { message, data } => heard.errors.push((message, data)),
+        Flat::Disconnect { reason, code } => heard.disconnects.push((reason, code)),
+    }
+    drop(heard);
+    ear.changed.send_replace(());
+}
