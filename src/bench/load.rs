@@ -33,6 +33,8 @@ use crate::{
 const AT_ONCE: usize = 32;
 /// Request ids below this belong to joins, those above to message number `id - FIRST_SEND`.
 const FIRST_SEND: u64 = 1 << 32;
+/// The longest latency told apart from longer ones, in microseconds.
+const MAX_LATENCY: u64 = 10 * 60 * 1_000_000;
 /// How long what was accepted may take to arrive once nothing more is sent.
 const LAST_ARRIVALS: Duration = Duration::from_secs(30);
 
@@ -143,6 +145,13 @@ enum Note {
     Ended(Error),
 }
 
+/// A socket's place in a room, and the room's number when everyone was in.
+#[derive(Clone, Copy)]
+struct Seated {
+    seat: SeatNo,
+    base: Seq,
+}
+
 /// Who sends what where: message `n` is sent by user `n % senders` at `n / rate` seconds.
 struct Plan {
     load: Load,
@@ -224,6 +233,11 @@ pub async fn run(load: &Load) -> Result<Report> {
     bar.finish();
 
     let mut judge = Judge::new();
+    // Everyone is in: what is heard from here on lies above what anyone's joining made.
+    let mut bases: Vec<Seq> = vec![0; rooms.len()];
+    for (room, base) in joined.iter().flat_map(|(_, joined)| joined) {
+        bases[*room] = bases[*room].max(*base);
+    }
     let room_numbers: Vec<RoomNo> = rooms.iter().map(|id| judge.room(id.to_string())).collect();
     let messages = (load.duration.as_secs_f64() * f64::from(load.rate)) as u64;
     let pids: Vec<_> = load
@@ -247,9 +261,10 @@ pub async fn run(load: &Load) -> Result<Report> {
     for (user, (socket, joined)) in joined.into_iter().enumerate() {
         let seats = joined
             .into_iter()
-            .map(|(room, base)| {
+            .map(|(room, _)| {
+                let base = bases[room];
                 let seat = judge.seat(room_numbers[room], format!("user {user}"), base);
-                (plan.rooms[room], seat)
+                (plan.rooms[room], Seated { seat, base })
             })
             .collect();
         connections.push(judge.connection());
@@ -303,7 +318,7 @@ async fn join(
 fn start(
     user: usize,
     socket: Socket,
-    seats: HashMap<Uuid, SeatNo>,
+    seats: HashMap<Uuid, Seated>,
     plan: &Arc<Plan>,
     messages: u64,
     notes: mpsc::UnboundedSender<Vec<Note>>,
@@ -399,7 +414,7 @@ fn start(
 }
 
 /// What a frame says, by a look at a few bytes of it.
-fn read(text: &str, seats: &HashMap<Uuid, SeatNo>, plan: &Plan, now: Instant) -> Option<Note> {
+fn read(text: &str, seats: &HashMap<Uuid, Seated>, plan: &Plan, now: Instant) -> Option<Note> {
     if let Some(rest) = text
         .strip_prefix("{\"ack\":")
         .or_else(|| text.strip_prefix("43"))
@@ -423,8 +438,11 @@ fn read(text: &str, seats: &HashMap<Uuid, SeatNo>, plan: &Plan, now: Instant) ->
             refused,
         });
     }
-    let seat = *seats.get(&text_after(text, "\"room\":\"")?.parse().ok()?)?;
+    let Seated { seat, base } = *seats.get(&text_after(text, "\"room\":\"")?.parse().ok()?)?;
     let change_seq = number_after(text, "\"changeSeq\":")?;
+    if change_seq <= base {
+        return None;
+    }
     let is_new =
         text.starts_with("{\"event\":\"newMessage\"") || text.starts_with("42[\"newMessage\"");
     if !is_new {
@@ -475,7 +493,8 @@ impl<'a> Tally<'a> {
         rooms: Vec<RoomNo>,
         connections: Vec<ConnectionNo>,
     ) -> Self {
-        let histogram = || Histogram::new(3).expect("3 digits are allowed");
+        let histogram =
+            || Histogram::new_with_bounds(1, MAX_LATENCY, 3).expect("bounds that fit three digits");
         Tally {
             plan,
             judge,
@@ -675,7 +694,13 @@ mod tests {
         let (room, started) = (Uuid::new_v4(), Instant::now());
         let mut judge = Judge::new();
         let number = judge.room("r");
-        let seats = HashMap::from([(room, judge.seat(number, "s", 0))]);
+        let seats = HashMap::from([(
+            room,
+            Seated {
+                seat: judge.seat(number, "s", 0),
+                base: 0,
+            },
+        )]);
         let plan = Plan {
             load: load(1, 1, 1),
             users: Vec::new(),
