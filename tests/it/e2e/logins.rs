@@ -91,12 +91,14 @@ async fn a_login_goes_on_and_ends(kind: Kind) {
     assert_eq!(me["username"], "ada");
 
     // Logging out ends the login's sockets, and no other login's.
-    let ended = chat
+    let mut ended = chat
         .dial(1)
         .bearer(access)
         .connect()
         .await
         .expect("accepted");
+    // From here on the edge knows whose socket it is.
+    ended.event("connected").await;
     let other = chat.connect(1, &ada).await;
     chat.rest(0)
         .post(

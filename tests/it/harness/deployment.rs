@@ -78,6 +78,8 @@ impl Plan {
         let mut env = vec![
             setting("edge.port", 0),
             setting("edge.drain", "100ms"),
+            // A loaded machine may be slow; a worker's answer that never comes still fails.
+            setting("edge.wait", "20s"),
             setting("auth.secret", SECRET),
             // Everyone here comes from one address, and password hashing is all that should slow them down.
             setting("limits.logins_per_minute", 100_000),
