@@ -21,7 +21,8 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Auth, Database, Edge, Limits, Log, LogFormat, Metrics, Queue, Redis, SocketIo, Start, Worker,
+    Auth, Autoscale, Database, Edge, Limits, Log, LogFormat, Metrics, Queue, Redis, SocketIo,
+    Start, Worker,
 };
 pub use sources::Sources;
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub redis: Redis,
     /// Storing commands.
     pub worker: Worker,
+    /// How many workers run.
+    pub autoscale: Autoscale,
     /// Starting up.
     pub start: Start,
     /// Accounts and tokens.
@@ -183,6 +186,19 @@ impl Config {
                     },
                 ),
             },
+            autoscale: Autoscale {
+                min: r.number("autoscale.min", 0..=1000, "workers"),
+                max: r.number("autoscale.max", 1..=1000, "workers"),
+                interval: r.duration("autoscale.interval", ms(50)..=minutes(1)),
+                idle_interval: r.duration("autoscale.idle_interval", ms(10)..=minutes(1)),
+                grace: r.duration("autoscale.grace", ms(0)..=minutes(60)),
+                messages_per_worker: r.number("autoscale.messages_per_worker", 1..=MANY, ""),
+                messages_per_second: r.number("autoscale.messages_per_second", 1..=MANY, ""),
+                target_age: r.duration("autoscale.target_age", ms(10)..=minutes(60)),
+                cooldown: r.duration("autoscale.cooldown", ms(100)..=minutes(60)),
+                step: r.number("autoscale.step", 1..=1000, "workers"),
+                api_url: r.server_or_none("autoscale.api_url", &["http", "https"]),
+            },
             start: Start {
                 timeout: r.duration("start.timeout", ms(0)..=minutes(60)),
             },
@@ -260,6 +276,10 @@ impl Config {
                 "is less than three times",
                 allowed,
             );
+        }
+        if self.autoscale.min > self.autoscale.max {
+            let allowed = "at most autoscale.max";
+            r.contradiction("autoscale.min", "autoscale.max", "is more than", allowed);
         }
         let serves = matches!(role, Role::Edge | Role::Standalone);
         if serves && self.metrics.port != 0 && self.metrics.port == self.edge.port {

@@ -8,6 +8,7 @@ mod backlog;
 mod consume;
 mod dead;
 mod link;
+mod load;
 mod publish;
 mod topology;
 

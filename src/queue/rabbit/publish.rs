@@ -4,7 +4,13 @@
 //! Each partition has a channel of its own with one publish on it at a time: a broker may confirm several at once,
 //! and lapin would then tell the wrong one that its message was returned.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +69,8 @@ struct Inner {
     /// One a partition, and the last one for the dead letters.
     lanes: Vec<Mutex<Lane>>,
     backlog: Backlog,
+    /// Payloads and commands that the broker confirmed.
+    confirmed: [AtomicU64; 2],
     poll: Notify,
 }
 
@@ -97,6 +105,7 @@ impl RabbitPublisher {
                 .map(|_| Mutex::default())
                 .collect(),
             backlog: Backlog::new(settings.partitions),
+            confirmed: Default::default(),
             poll: Notify::new(),
             settings,
         });
@@ -115,6 +124,14 @@ impl RabbitPublisher {
     /// Closes the connection in good order; what is still being published fails.
     pub async fn close(&self) {
         self.inner.link.close().await;
+    }
+
+    /// How many payloads this publisher got confirmed, and how many commands were inside.
+    pub fn confirmed(&self) -> [u64; 2] {
+        self.inner
+            .confirmed
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
     }
 
     pub(super) async fn publish_dead(&self, message: Outgoing<'_>) -> Result<()> {
@@ -137,6 +154,9 @@ impl Publisher for RabbitPublisher {
         };
         self.inner.publish(usize::from(partition), message).await?;
         self.inner.backlog.published(partition, messages);
+        let [payloads, commands] = &self.inner.confirmed;
+        payloads.fetch_add(1, Ordering::Relaxed);
+        commands.fetch_add(messages.into(), Ordering::Relaxed);
         Ok(())
     }
 
