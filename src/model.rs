@@ -273,6 +273,22 @@ text_enum! {
     }
 }
 
+/// An event of a room that takes no number: told to whoever is there, kept nowhere, and gone when it is missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EphemeralEvent {
+    pub kind: EphemeralKind,
+    /// The JSON of the event's `data`.
+    pub data: String,
+}
+
+text_enum! {
+    /// The events of a room that are not in its feed.
+    EphemeralKind {
+        /// A member has read further.
+        ReadUpdated = "readUpdated",
+    }
+}
+
 impl EventKind {
     /// Whether the event's data is a whole message.
     pub fn carries_message(self) -> bool {

@@ -15,14 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use crate::{
-    bus::{Channel, Publications, RoomEvents, encode_events},
+    bus::{Channel, Publications, RoomEvents, encode_ephemeral, encode_events},
     error::{Code, Result},
     job::{
         self, Command, Job, Notice, Outcome, ReplyTo,
         account::{self, AccountCommand},
         room::{self, RoomCommand, RoomJob},
     },
-    model::{FeedEvent, RoomId, Timestamp, UserId, new_id},
+    model::{EphemeralEvent, EphemeralKind, FeedEvent, RoomId, Timestamp, UserId, new_id},
+    protocol::{ReadUpdated, raw},
     queue::{DeadLetter, Delivery, Partition},
     telemetry::metrics,
 };
@@ -334,6 +335,14 @@ fn settle(lines: &[Line<RoomJob>], applied: room::Applied, told: &mut Told) {
     }
     for (room, event) in applied.repeats {
         let payload = encode_events(&[event]);
+        told.notices.push((Channel::Room(room), payload.into()));
+    }
+    for ((room, user), seq) in applied.reads {
+        let event = EphemeralEvent {
+            kind: EphemeralKind::ReadUpdated,
+            data: raw(&ReadUpdated { room, user, seq }).get().to_owned(),
+        };
+        let payload = encode_ephemeral(&event);
         told.notices.push((Channel::Room(room), payload.into()));
     }
     for (line, outcome) in lines.iter().zip(applied.outcomes) {
