@@ -7,6 +7,7 @@
 mod backlog;
 mod consume;
 mod dead;
+mod jobs;
 mod link;
 mod publish;
 mod topology;
@@ -15,6 +16,7 @@ use std::{fmt, time::Duration};
 
 pub use consume::RabbitQueue;
 pub use dead::RabbitDeadLetters;
+pub use jobs::RabbitJobs;
 use lapin::uri::AMQPUri;
 pub use publish::RabbitPublisher;
 
