@@ -123,6 +123,8 @@ macro_rules! text_enum {
     };
 }
 
+pub mod notify;
+
 text_enum! {
     /// Who can find and enter a room.
     RoomKind {

@@ -16,11 +16,12 @@ use tokio::{
 };
 
 use super::{
-    Bus, Channel, Incoming, Publications, RoomEvents, Subscriptions, WorkerId, encode_events,
+    Bus, Channel, Incoming, Presence, Publications, REMEMBER_ACTIVE, RoomEvents, Subscriptions,
+    WorkerId, encode_events,
 };
 use crate::{
     error::Result,
-    model::{FeedEvent, RoomId},
+    model::{FeedEvent, RoomId, Timestamp, UserId},
 };
 
 /// Messages that wait for a listener, at most.
@@ -63,6 +64,8 @@ struct Inner {
     values: Expiring<String, String>,
     hits: Expiring<String, u64>,
     workers: Expiring<WorkerId, ()>,
+    connected: Expiring<UserId, ()>,
+    active: Expiring<UserId, Timestamp>,
 }
 
 struct Listener {
@@ -107,6 +110,15 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
         self.entries.insert(key, (Instant::now() + ttl, value));
     }
 
+    /// As `put`, but never to an earlier end.
+    fn prolong(&mut self, key: K, value: V, ttl: Duration) {
+        let known = self.entries.get(&key).map(|(end, _)| *end);
+        let end = Instant::now() + ttl;
+        self.sweep();
+        self.entries
+            .insert(key, (known.map_or(end, |known| known.max(end)), value));
+    }
+
     fn take(&mut self, key: &K) -> Option<V> {
         self.sweep();
         let (end, value) = self.entries.remove(key)?;
@@ -126,6 +138,8 @@ impl MemoryBus {
                 values: Expiring::new(),
                 hits: Expiring::new(),
                 workers: Expiring::new(),
+                connected: Expiring::new(),
+                active: Expiring::new(),
             })),
         }
     }
@@ -376,6 +390,26 @@ impl Bus for MemoryBus {
     async fn retire(&self, worker: WorkerId) -> Result<()> {
         self.lock().workers.take(&worker);
         Ok(())
+    }
+
+    async fn here(&self, users: &[(UserId, Timestamp)], ttl: Duration) -> Result<()> {
+        let mut inner = self.lock();
+        for (user, active) in users {
+            inner.connected.prolong(*user, (), ttl);
+            let known = inner.active.get(user).copied();
+            let active = known.map_or(*active, |known| known.max(*active));
+            inner.active.put(*user, active, REMEMBER_ACTIVE);
+        }
+        Ok(())
+    }
+
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>> {
+        let mut inner = self.lock();
+        let presence = users.iter().map(|user| Presence {
+            connected: inner.connected.get(user).is_some(),
+            active: inner.active.get(user).copied(),
+        });
+        Ok(presence.collect())
     }
 
     async fn ping(&self) -> Result<()> {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Result,
-    model::{EphemeralEvent, EphemeralKind, FeedEvent, RoomId},
+    model::{EphemeralEvent, EphemeralKind, FeedEvent, RoomId, Timestamp, UserId},
 };
 
 pub type EdgeId = Uuid;
@@ -94,7 +94,24 @@ pub trait Bus: Send + Sync {
     /// The worker is leaving: the others see it at their next beat.
     async fn retire(&self, worker: WorkerId) -> Result<()>;
 
+    /// Says that these users are connected, and when each last did something: once and then again before `ttl` is
+    /// over, since whoever says it may die without taking it back. Of two who say it the later counts.
+    async fn here(&self, users: &[(UserId, Timestamp)], ttl: Duration) -> Result<()>;
+    /// What is known of each, in the order asked. When someone was last active outlives the connection and its edge,
+    /// for [`REMEMBER_ACTIVE`].
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>>;
+
     async fn ping(&self) -> Result<()>;
+}
+
+/// How long it is known when a user was last active.
+pub const REMEMBER_ACTIVE: Duration = Duration::from_secs(30 * 86_400);
+
+/// Whether a user is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Presence {
+    pub connected: bool,
+    pub active: Option<Timestamp>,
 }
 
 /// Lines of `seq SP kind SP json`, one an event. JSON text holds no raw line feed, so a line is an event.

@@ -5,6 +5,7 @@
 //! belongs to workers. The stores decide nothing: what a command does to a room is worked out by
 //! `job::room` between [`Writes::begin`] and [`Transaction::commit`].
 
+pub mod notify;
 pub mod postgres;
 mod rotation;
 pub mod sqlite;
