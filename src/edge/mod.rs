@@ -111,7 +111,7 @@ pub async fn run(
     internals.spawn(be_here(
         bus.clone(),
         sessions.clone(),
-        config.notify.away_after,
+        beat(&config),
         inner.clone(),
     ));
     let edge = Arc::new(Edge {
@@ -186,15 +186,35 @@ pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
     server::serve(listener, endpoint, 64, TaskTracker::new(), shutdown).await;
 }
 
+impl Edge {
+    /// Says at once that someone came; from then on [`be_here`] does.
+    fn say_here(&self, who: &session::Seated) {
+        let (bus, ttl) = (self.bus.clone(), beat(&self.config) * BEATS);
+        let here = [(who.user, who.active())];
+        self.tasks.spawn(async move {
+            if let Err(error) = bus.here(&here, ttl).await {
+                tracing::debug!(error = %error.chain(), "nobody knows yet who came");
+            }
+        });
+    }
+}
+
+/// How many times in a row nobody may say that a user is connected before they count as gone.
+const BEATS: u32 = 3;
+
+/// Between two times that an edge says who is connected to it.
+fn beat(config: &Config) -> Duration {
+    (config.notify.away_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(10))
+}
+
 /// Says who is connected here, often enough that a crashed edge's users count as gone soon, and that a second missed
 /// word does no harm.
 async fn be_here(
     bus: Arc<dyn Bus>,
     sessions: Arc<sessions::Sessions>,
-    away_after: Duration,
+    every: Duration,
     shutdown: CancellationToken,
 ) {
-    let every = (away_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(10));
     while shutdown
         .run_until_cancelled(tokio::time::sleep(every))
         .await
@@ -204,7 +224,7 @@ async fn be_here(
         if present.is_empty() {
             continue;
         }
-        if let Err(error) = bus.here(&present, every * 3).await {
+        if let Err(error) = bus.here(&present, every * BEATS).await {
             tracing::debug!(error = %error.chain(), "nobody knows who is connected here");
         }
     }

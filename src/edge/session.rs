@@ -112,6 +112,7 @@ impl Session {
             active: AtomicI64::new(Timestamp::now().millis()),
         });
         edge.sessions.add(session, identity.login, who.clone());
+        edge.say_here(&who);
         Ok(Session {
             rate: edge.rates.of(identity.user),
             edge,

@@ -20,6 +20,7 @@ use crate::harness::{
 both_ways!(
     who_is_away_is_told_once_and_reports_follow,
     what_was_read_in_between_is_not_told,
+    who_is_there_is_told_only_after_they_went_quiet,
     a_provider_that_stumbles_gets_it_once,
     what_is_given_up_says_so,
     a_text_message_that_may_have_been_sent_is_not_sent_again,
@@ -277,6 +278,30 @@ async fn what_was_read_in_between_is_not_told(kind: Kind) {
     let told = row(&chat, &ada, &muted, is("suppressed")).await;
     assert_eq!(told["reason"], "the room is muted");
     assert!(mail.asked().is_empty(), "{:?}", mail.asked());
+}
+
+async fn who_is_there_is_told_only_after_they_went_quiet(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[("notify.away_after", "2s")]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let socket = chat.connect(1, &bob).await;
+    socket.join(room, None).await.expect("his own");
+    let message = say(&chat, &ada, room, "hello").await;
+    let told = row(&chat, &ada, &message, is("sent")).await;
+    let heard = socket.until("newMessage", |heard| {
+        let mut events = heard.events.iter();
+        let event = events.find(|event| event.name == "newMessage")?;
+        serde_json::from_str::<Value>(&event.text).ok()
+    });
+    let sent = heard.await["data"]["createdAt"].clone();
+    let time = |value: &Value| {
+        let text = value.as_str().expect("a time");
+        chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339")
+    };
+    let waited = time(&told["at"]) - time(&sent);
+    assert!(waited.num_milliseconds() >= 2000, "told after {waited}");
 }
 
 async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
