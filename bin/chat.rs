@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use chat::{
     admin::QueueTools,
-    app, bench,
+    app,
+    autoscale::Recipe,
+    bench,
     config::{Config, Role, Sources},
     error::{Error, Result},
     protocol::raw,
@@ -13,6 +15,10 @@ use chat::{
 };
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
+
+/// Gives back what a burst or a password hash (19 MiB each) took; the system's allocator keeps it, for each thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A chat backend: one process on a laptop; edges and workers over RabbitMQ, PostgreSQL and Redis in production.
 #[derive(Parser)]
@@ -41,7 +47,23 @@ enum Command {
         listen: Listen,
     },
     /// Stores what edges accepted, and tells them. Start as many as you like.
-    Worker,
+    Worker {
+        /// Stops gently when standard input ends; `chat autoscale` starts its workers so.
+        #[arg(long, hide = true)]
+        stop_with_stdin: bool,
+    },
+    /// Keeps as many workers on this machine as the queue needs, down to none.
+    Autoscale {
+        /// Workers that always run; 0 is allowed [autoscale.min].
+        #[arg(long)]
+        min: Option<u32>,
+        /// Most workers [autoscale.max].
+        #[arg(long)]
+        max: Option<u32>,
+        /// Starts nobody; prints what it sees and would do (and shows it as metrics).
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
     Migrate,
     /// Looks into the queue: what waits, and what could not succeed.
@@ -160,7 +182,7 @@ fn main() -> ExitCode {
     let (role, listen) = match &cli.command {
         Command::Standalone { listen, .. } => (Role::Standalone, Some(listen)),
         Command::Edge { listen } => (Role::Edge, Some(listen)),
-        Command::Worker => (Role::Worker, None),
+        Command::Worker { .. } => (Role::Worker, None),
         Command::Notify {
             what: Notify::Preview { html },
         } => {
@@ -177,7 +199,17 @@ fn main() -> ExitCode {
         }
         _ => (Role::Tool, None),
     };
-    let mut sources = Sources::from_process().with_file(cli.config);
+    let mut sources = Sources::from_process().with_file(cli.config.clone());
+    if let Command::Autoscale { min, max, .. } = &cli.command {
+        for (key, flag, value) in [
+            ("autoscale.min", "--min", min),
+            ("autoscale.max", "--max", max),
+        ] {
+            if let Some(value) = value {
+                sources = sources.with_flag(key, value.to_string(), flag);
+            }
+        }
+    }
     if let Some(listen) = listen {
         if let Some(host) = &listen.host {
             sources = sources.with_flag("edge.host", host, "--host");
@@ -209,7 +241,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(cli.command, config)) {
+    match runtime.block_on(run(cli.command, cli.config, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", error.chain());
@@ -218,7 +250,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command, config: Config) -> Result<()> {
+async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<()> {
     let shutdown = app::shutdown_on_signal().map_err(Error::internal)?;
     match command {
         Command::Standalone { data, .. } => {
@@ -229,9 +261,17 @@ async fn run(command: Command, config: Config) -> Result<()> {
             let listener = app::listen(&config).await?;
             app::edge(config, listener, shutdown, Box::new(say_ready)).await
         }
-        Command::Worker => {
+        Command::Worker { stop_with_stdin } => {
+            if stop_with_stdin {
+                app::stop_with_stdin(shutdown.clone());
+            }
             let ready = Box::new(|_| println!("chat worker is ready"));
             app::worker(config, shutdown, ready).await
+        }
+        Command::Autoscale { dry_run, .. } => {
+            let worker = Recipe::this_program(file.as_deref())?;
+            let ready = Box::new(|_| println!("chat autoscale is ready"));
+            app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
         Command::Migrate => {
             app::migrate(&config).await?;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    autoscale,
     bus::{self, Bus, memory::MemoryBus, redis::RedisBus},
     config::{Config, Secret},
     edge,
@@ -126,6 +127,12 @@ pub async fn edge(
     servers
         .wait(&config, publisher.ready(config.start.timeout))
         .await?;
+    let report_stop = CancellationToken::new();
+    let report = tokio::spawn(autoscale::report::run(
+        servers.bus.clone(),
+        publisher.clone(),
+        report_stop.clone(),
+    ));
     let result = edge::run(
         edge::Parts {
             config,
@@ -139,6 +146,8 @@ pub async fn edge(
         ready,
     )
     .await;
+    report_stop.cancel();
+    report.await.map_err(Error::internal)?;
     publisher.close().await;
     servers.store.close().await;
     result
@@ -182,6 +191,50 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     queue.close().await;
     publisher.close().await;
     servers.store.close().await;
+    drop(operations);
+    result
+}
+
+/// `chat autoscale`: as many `chat worker` processes on this machine as the queue needs. `worker` is how one is started;
+/// with `dry_run` none is, and each decision is printed.
+pub async fn autoscale(
+    config: Config,
+    worker: autoscale::Recipe,
+    dry_run: bool,
+    shutdown: CancellationToken,
+    ready: Ready,
+) -> Result<()> {
+    let bus = Arc::new(redis(&config)?);
+    let mut queue = RabbitQueue::connect(rabbit(&config))?;
+    if let Some(api) = &config.autoscale.api_url {
+        queue = queue.with_api(api.expose())?;
+    }
+    let (cache, broker) = tokio::join!(
+        patiently("Redis", config.start.timeout, || bus.ping()),
+        queue.ready(config.start.timeout)
+    );
+    cache.map_err(|error| at("Redis", config.redis.url.to_string(), error))?;
+    broker.map_err(|error| at("RabbitMQ", config.queue.url.to_string(), error))?;
+    let operations = match config.metrics.port {
+        0 => None,
+        port => Some(operations(&config.edge.host, port, shutdown.clone()).await?),
+    };
+    ready(None);
+    let queue = Arc::new(queue);
+    let parts = autoscale::Parts {
+        settings: config.autoscale.clone(),
+        partitions: config.queue.partitions,
+        queue: queue.clone(),
+        bus,
+        worker,
+    };
+    let result = if dry_run {
+        autoscale::watch(parts, shutdown).await;
+        Ok(())
+    } else {
+        autoscale::run(parts, shutdown).await
+    };
+    queue.close().await;
     drop(operations);
     result
 }
@@ -351,6 +404,15 @@ async fn operations(
         )
     })?;
     Ok(tokio::spawn(edge::operations(listener, shutdown)))
+}
+
+/// Cancels `token` when standard input ends: whoever started this process with a pipe wants it to stop, or is gone.
+pub fn stop_with_stdin(token: CancellationToken) {
+    // A thread, since the runtime would wait for a read that never ends; the process's end does not wait for it.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        token.cancel();
+    });
 }
 
 /// A token that SIGTERM or SIGINT cancels; a second signal ends the process at once.

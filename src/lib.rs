@@ -3,6 +3,7 @@
 //! - [`app`] connects the parts of each role; [`admin`] is what operators ask of a deployment.
 //! - [`edge`] is what clients talk to: REST, sockets, the rooms that have sockets here.
 //! - [`worker`] takes commands from the queue, stores a batch in one transaction, tells the edges, acknowledges.
+//! - [`autoscale`] runs as many workers as the queue needs.
 //! - [`job`] holds the commands, and the pure function that decides what they do to a room.
 //! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins;
 //!   [`notify`] holds the ways out, by e-mail and text message.
@@ -12,6 +13,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod autoscale;
 pub mod bench;
 pub mod bus;
 pub mod config;

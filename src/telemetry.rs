@@ -75,6 +75,13 @@ pub struct Metrics {
     pub dead_letters: IntCounterVec,
     pub partitions_owned: IntGauge,
 
+    pub autoscale_target: IntGauge,
+    pub autoscale_workers: IntGauge,
+    pub autoscale_waiting_messages: IntGauge,
+    pub autoscale_oldest_seconds: Gauge,
+    /// [`UP`] or [`DOWN`].
+    pub autoscale_signal: IntGauge,
+
     /// [`UP`] or [`DOWN`].
     pub bus_state: IntGauge,
     pub store_errors: IntCounter,
@@ -183,6 +190,27 @@ impl Metrics {
                 &["reason"],
             ),
             partitions_owned: m.gauge("chat_partitions_owned", "Partitions this worker consumes"),
+
+            autoscale_target: m.gauge(
+                "chat_autoscale_target",
+                "Workers there should be, by the autoscaler's decision",
+            ),
+            autoscale_workers: m.gauge(
+                "chat_autoscale_workers",
+                "Workers this autoscaler runs, those on their way out not counted",
+            ),
+            autoscale_waiting_messages: m.gauge(
+                "chat_autoscale_waiting_messages",
+                "Messages that wait in the queue, as the autoscaler last saw it",
+            ),
+            autoscale_oldest_seconds: m.float_gauge(
+                "chat_autoscale_oldest_seconds",
+                "How long the oldest waiting message may have waited, as last seen",
+            ),
+            autoscale_signal: m.gauge(
+                "chat_autoscale_signal",
+                "Whether the queue's figures are known: 1 yes, 0 no",
+            ),
 
             bus_state: m.gauge("chat_bus_state", "Connection to the bus: 1 up, 0 down"),
             store_errors: m.counter(

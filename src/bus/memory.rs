@@ -14,6 +14,7 @@ use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::Instant,
 };
+use uuid::Uuid;
 
 use super::{
     Bus, Channel, Incoming, Presence, Publications, REMEMBER_ACTIVE, RoomEvents, Subscriptions,
@@ -63,6 +64,8 @@ struct Inner {
     recent: Expiring<RoomId, VecDeque<FeedEvent>>,
     values: Expiring<String, String>,
     hits: Expiring<String, u64>,
+    counters: Expiring<String, u64>,
+    leaders: Expiring<String, Uuid>,
     workers: Expiring<WorkerId, ()>,
     connected: Expiring<UserId, ()>,
     active: Expiring<UserId, Timestamp>,
@@ -137,6 +140,8 @@ impl MemoryBus {
                 recent: Expiring::new(),
                 values: Expiring::new(),
                 hits: Expiring::new(),
+                counters: Expiring::new(),
+                leaders: Expiring::new(),
                 workers: Expiring::new(),
                 connected: Expiring::new(),
                 active: Expiring::new(),
@@ -373,6 +378,42 @@ impl Bus for MemoryBus {
         }
         inner.hits.put(key, 1, window);
         Ok(1)
+    }
+
+    async fn count(&self, additions: &[(&str, u64)], ttl: Duration) -> Result<Vec<u64>> {
+        let mut inner = self.lock();
+        let totals = additions.iter().map(|(key, addition)| {
+            let key = (*key).to_owned();
+            let total = inner.counters.get(&key).map_or(0, |total| *total) + addition;
+            if *addition > 0 {
+                inner.counters.put(key, total, ttl);
+            }
+            total
+        });
+        Ok(totals.collect())
+    }
+
+    async fn lead(&self, key: &str, holder: Uuid, ttl: Duration) -> Result<bool> {
+        let key = key.to_owned();
+        let mut inner = self.lock();
+        if inner
+            .leaders
+            .get(&key)
+            .is_some_and(|other| *other != holder)
+        {
+            return Ok(false);
+        }
+        inner.leaders.put(key, holder, ttl);
+        Ok(true)
+    }
+
+    async fn resign(&self, key: &str, holder: Uuid) -> Result<()> {
+        let key = key.to_owned();
+        let mut inner = self.lock();
+        if inner.leaders.get(&key) == Some(&mut { holder }) {
+            inner.leaders.take(&key);
+        }
+        Ok(())
     }
 
     async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>> {

@@ -88,6 +88,16 @@ pub trait Bus: Send + Sync {
     /// Counts one more within the window that the first one opened.
     async fn hit(&self, key: &str, window: Duration) -> Result<u64>;
 
+    /// Adds to counters and returns the totals, in the same order; adding 0 only asks. They are forgotten `ttl`
+    /// after the last addition.
+    async fn count(&self, additions: &[(&str, u64)], ttl: Duration) -> Result<Vec<u64>>;
+
+    /// Takes or renews the leadership named `key`: of many callers one holds it, until `ttl` after its last call or
+    /// its [`Bus::resign`]. Returns whether `holder` has it now.
+    async fn lead(&self, key: &str, holder: Uuid, ttl: Duration) -> Result<bool>;
+    /// Gives it up, if `holder` has it.
+    async fn resign(&self, key: &str, holder: Uuid) -> Result<()>;
+
     /// Says that a worker lives, and tells which do (itself included). Lives end `ttl` after the last beat, by the
     /// bus's own clock.
     async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>>;

@@ -18,6 +18,7 @@ const WELL_KNOWN: &[(&str, &str)] = &[
     ("AMQP_URL", "queue.url"),
     ("DATABASE_URL", "database.url"),
     ("PORT", "edge.port"),
+    ("RABBITMQ_API_URL", "autoscale.api_url"),
     ("REDIS_URL", "redis.url"),
     ("RUST_LOG", "log.filter"),
     ("SENDGRID_API_KEY", "notify.email.api_key"),

@@ -21,7 +21,7 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Auth, Database, Edge, Email, EmailProvider, Limits, Log, LogFormat, Metrics, Notify,
+    Auth, Autoscale, Database, Edge, Email, EmailProvider, Limits, Log, LogFormat, Metrics, Notify,
     OnAmbiguous, Queue, Redis, Sms, SmsProvider, SocketIo, Start, Worker,
 };
 pub use sources::Sources;
@@ -59,6 +59,8 @@ pub struct Config {
     pub worker: Worker,
     /// Telling those who are away.
     pub notify: Notify,
+    /// How many workers run.
+    pub autoscale: Autoscale,
     /// Starting up.
     pub start: Start,
     /// Accounts and tokens.
@@ -251,6 +253,19 @@ impl Config {
                     per_second: r.number("notify.sms.per_second", 1..=100_000, ""),
                 },
             },
+            autoscale: Autoscale {
+                min: r.number("autoscale.min", 0..=1000, "workers"),
+                max: r.number("autoscale.max", 1..=1000, "workers"),
+                interval: r.duration("autoscale.interval", ms(50)..=minutes(1)),
+                idle_interval: r.duration("autoscale.idle_interval", ms(10)..=minutes(1)),
+                grace: r.duration("autoscale.grace", ms(0)..=minutes(60)),
+                messages_per_worker: r.number("autoscale.messages_per_worker", 1..=MANY, ""),
+                messages_per_second: r.number("autoscale.messages_per_second", 1..=MANY, ""),
+                target_age: r.duration("autoscale.target_age", ms(10)..=minutes(60)),
+                cooldown: r.duration("autoscale.cooldown", ms(100)..=minutes(60)),
+                step: r.number("autoscale.step", 1..=1000, "workers"),
+                api_url: r.server_or_none("autoscale.api_url", &["http", "https"]),
+            },
             start: Start {
                 timeout: r.duration("start.timeout", ms(0)..=minutes(60)),
             },
@@ -330,6 +345,10 @@ impl Config {
             );
         }
         self.check_notify(r);
+        if self.autoscale.min > self.autoscale.max {
+            let allowed = "at most autoscale.max";
+            r.contradiction("autoscale.min", "autoscale.max", "is more than", allowed);
+        }
         let serves = matches!(role, Role::Edge | Role::Standalone);
         if serves && self.metrics.port != 0 && self.metrics.port == self.edge.port {
             let allowed = "0, which serves /metrics on the edge's port, or another port";

@@ -176,24 +176,17 @@ impl Reader {
 
     /// The URL of a server, with one of `schemes`.
     pub fn server(&mut self, key: &'static str, schemes: &[&str], host_needed: bool) -> SecretUrl {
-        let schemes_in_words = schemes
-            .iter()
-            .map(|scheme| format!("{scheme}://"))
-            .collect::<Vec<_>>()
-            .join(" or ");
-        let allowed = format!("{schemes_in_words}user:password@host:port/name");
-        self.read(key, &allowed, |raw| {
-            let text = text_of(raw)
-                .ok_or("its value is not a text (not shown, since it may be secret)")?
-                .trim();
-            let url = split_url(text)?;
-            if !schemes.contains(&url.scheme) {
-                return Err(format!("has a scheme that is not {schemes_in_words}"));
-            }
-            if host_needed && url.host.is_empty() {
-                return Err("has no host".into());
-            }
-            Ok((SecretUrl::new(text), toml_string(&mask(text))))
+        self.read(key, &server_allowed(schemes), |raw| {
+            server_url(raw, schemes, host_needed)
+        })
+    }
+
+    /// Like [`Reader::server`], or `""` for none.
+    pub fn server_or_none(&mut self, key: &'static str, schemes: &[&str]) -> Option<SecretUrl> {
+        let allowed = format!("\"\", or {}", server_allowed(schemes));
+        self.read(key, &allowed, |raw| match text_of(raw) {
+            Some(text) if text.trim().is_empty() => Ok((None, toml_string(""))),
+            _ => server_url(raw, schemes, true).map(|(url, shown)| (Some(url), shown)),
         })
     }
 
@@ -238,6 +231,29 @@ impl Reader {
             .find(|shown| shown.key == key)
             .expect("keys are compared after all have been read")
     }
+}
+
+fn server_allowed(schemes: &[&str]) -> String {
+    format!("{}user:password@host:port/name", in_words(schemes))
+}
+
+fn in_words(schemes: &[&str]) -> String {
+    let named: Vec<String> = schemes.iter().map(|s| format!("{s}://")).collect();
+    named.join(" or ")
+}
+
+fn server_url(raw: &Raw, schemes: &[&str], host_needed: bool) -> Parsed<SecretUrl> {
+    let text = text_of(raw)
+        .ok_or("its value is not a text (not shown, since it may be secret)")?
+        .trim();
+    let url = split_url(text)?;
+    if !schemes.contains(&url.scheme) {
+        return Err(format!("has a scheme that is not {}", in_words(schemes)));
+    }
+    if host_needed && url.host.is_empty() {
+        return Err("has no host".into());
+    }
+    Ok((SecretUrl::new(text), toml_string(&mask(text))))
 }
 
 fn text_of(raw: &Raw) -> Option<&str> {

@@ -204,6 +204,33 @@ pub enum OnAmbiguous {
     Retry,
 }
 
+/// `[autoscale]`
+#[derive(Clone, Debug)]
+pub struct Autoscale {
+    /// Workers that always run.
+    pub min: u32,
+    /// Most workers; at least `min`.
+    pub max: u32,
+    /// Between two looks at the queue.
+    pub interval: Duration,
+    /// Between two looks while no worker runs.
+    pub idle_interval: Duration,
+    /// From asking a worker to finish to killing it.
+    pub grace: Duration,
+    /// Messages that may wait for each worker.
+    pub messages_per_worker: u64,
+    /// Messages a second each worker is trusted with.
+    pub messages_per_second: u32,
+    /// A message's wait that calls for another worker.
+    pub target_age: Duration,
+    /// Quiet that lets workers go.
+    pub cooldown: Duration,
+    /// Workers started in one step.
+    pub step: u32,
+    /// RabbitMQ's management API; may hold a password.
+    pub api_url: Option<SecretUrl>,
+}
+
 /// `[start]`
 #[derive(Clone, Debug)]
 pub struct Start {

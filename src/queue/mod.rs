@@ -74,11 +74,32 @@ pub struct Depth {
     pub consumers: u64,
 }
 
+/// What waits, as far as the queue itself can tell. What it cannot tell is `None`, never zero.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Load {
+    /// By partition.
+    pub partitions: Vec<PartitionLoad>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PartitionLoad {
+    /// Payloads that no consumer has been given.
+    pub ready: u64,
+    /// Payloads that a consumer was given and has not acknowledged.
+    pub unacked: Option<u64>,
+    /// Commands in both.
+    pub messages: Option<u64>,
+    /// Consumers registered, waiting ones included.
+    pub consumers: u64,
+}
+
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Resolves once this consumer is registered; payloads come when it is the partition's active one.
     async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>>;
     async fn depths(&self) -> Result<Vec<Depth>>;
+    /// What waits in the partitions right now. Cheap enough to ask twenty times a second.
+    async fn load(&self) -> Result<Load>;
     /// `Ok` when the queue answers.
     async fn ping(&self) -> Result<()>;
 }

@@ -5,5 +5,6 @@
 mod contract;
 mod e2e;
 mod harness;
+mod pool;
 mod support;
 mod tidy;

@@ -45,6 +45,17 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[2])";
 
+/// Takes or renews a leadership that is free or the caller's own.
+const LEAD: &str = "
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
+
+const RESIGN: &str = "
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1";
+
 #[derive(Clone)]
 pub struct Settings {
     /// `redis://` or `rediss://`. May hold a password: never logged.
@@ -276,6 +287,49 @@ impl Bus for RedisBus {
             .ignore();
         let (count,) = self.run(hit).await?;
         Ok(count)
+    }
+
+    async fn count(&self, additions: &[(&str, u64)], ttl: Duration) -> Result<Vec<u64>> {
+        if additions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut count = pipe();
+        count.atomic();
+        for (key, addition) in additions {
+            let key = self.key("count", key);
+            if *addition == 0 {
+                count.cmd("GET").arg(key);
+                continue;
+            }
+            count.cmd("INCRBY").arg(&key).arg(*addition);
+            count.cmd("PEXPIRE").arg(key).arg(millis(ttl)).ignore();
+        }
+        let totals: Vec<Option<u64>> = self.run(count).await?;
+        Ok(totals.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    async fn lead(&self, key: &str, holder: Uuid, ttl: Duration) -> Result<bool> {
+        let mut lead = pipe();
+        lead.cmd("EVAL")
+            .arg(LEAD)
+            .arg(1)
+            .arg(self.key("leader", key))
+            .arg(holder.to_string())
+            .arg(millis(ttl));
+        let (leads,): (bool,) = self.run(lead).await?;
+        Ok(leads)
+    }
+
+    async fn resign(&self, key: &str, holder: Uuid) -> Result<()> {
+        let mut resign = pipe();
+        resign
+            .cmd("EVAL")
+            .arg(RESIGN)
+            .arg(1)
+            .arg(self.key("leader", key))
+            .arg(holder.to_string())
+            .ignore();
+        self.run(resign).await
     }
 
     async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>> {

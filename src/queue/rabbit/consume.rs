@@ -17,11 +17,12 @@ use tracing::debug;
 use super::{
     Settings, busy,
     link::{Link, Live},
+    load::Looker,
     topology, unavailable, within,
 };
 use crate::{
     error::Result,
-    queue::{Consumer, Delivery, Depth, JobQueue, Partition, Queue, State},
+    queue::{Consumer, Delivery, Depth, JobQueue, Load, Partition, Queue, State},
 };
 
 /// How long `consume` waits for a connection and the broker's answers.
@@ -33,6 +34,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 pub struct RabbitQueue {
     settings: Settings,
     link: Link,
+    looker: Looker,
 }
 
 impl RabbitQueue {
@@ -41,7 +43,15 @@ impl RabbitQueue {
         Ok(RabbitQueue {
             link: Link::start(settings.clone(), "consumer")?,
             settings,
+            looker: Looker::default(),
         })
+    }
+
+    /// Lets [`Queue::load`] see what consumers hold, too, by RabbitMQ's management API at `api`. It may hold a
+    /// password: never logged.
+    pub fn with_api(mut self, api: &str) -> Result<RabbitQueue> {
+        self.looker = Looker::with_api(api, &self.settings)?;
+        Ok(self)
     }
 
     /// Waits for a connection, at most `patience`; the error says what the last try failed of.
@@ -147,6 +157,10 @@ impl Queue for RabbitQueue {
             });
         }
         Ok(depths)
+    }
+
+    async fn load(&self) -> Result<Load> {
+        self.looker.load(&self.link, &self.settings).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -9,6 +9,7 @@ mod consume;
 mod dead;
 mod jobs;
 mod link;
+mod load;
 mod publish;
 mod topology;
 

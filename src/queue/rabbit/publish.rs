@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -72,6 +72,8 @@ struct Inner {
     /// One a partition, one for the dead letters, and [`JOB_LANES`] for jobs.
     lanes: Vec<Mutex<Lane>>,
     backlog: Backlog,
+    /// Payloads and commands that the broker confirmed.
+    confirmed: [AtomicU64; 2],
     poll: Notify,
     next_job: AtomicUsize,
 }
@@ -107,6 +109,7 @@ impl RabbitPublisher {
                 .map(|_| Mutex::default())
                 .collect(),
             backlog: Backlog::new(settings.partitions),
+            confirmed: Default::default(),
             poll: Notify::new(),
             next_job: AtomicUsize::new(0),
             settings,
@@ -135,6 +138,14 @@ impl RabbitPublisher {
         self.inner.publish(before + lane, message).await
     }
 
+    /// How many payloads this publisher got confirmed, and how many commands were inside.
+    pub fn confirmed(&self) -> [u64; 2] {
+        self.inner
+            .confirmed
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+
     pub(super) async fn publish_dead(&self, message: Outgoing<'_>) -> Result<()> {
         let lane = usize::from(self.inner.settings.partitions);
         self.inner.publish(lane, message).await
@@ -155,6 +166,9 @@ impl Publisher for RabbitPublisher {
         };
         self.inner.publish(usize::from(partition), message).await?;
         self.inner.backlog.published(partition, messages);
+        let [payloads, commands] = &self.inner.confirmed;
+        payloads.fetch_add(1, Ordering::Relaxed);
+        commands.fetch_add(messages.into(), Ordering::Relaxed);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Consumer, Depth, JobQueue, Partition, Publisher, Queue, State};
+use super::{Consumer, Depth, JobQueue, Load, Partition, PartitionLoad, Publisher, Queue, State};
 use crate::{
     error::{Error, Result},
     model::Timestamp,
@@ -298,6 +298,32 @@ impl Queue for SqliteQueue {
             });
         }
         Ok(depths)
+    }
+
+    async fn load(&self) -> Result<Load> {
+        let mut load = Load::default();
+        for (partition, lane) in self.shared.lanes.iter().enumerate() {
+            let delivered = lane.delivered.load(Ordering::Relaxed);
+            let row = sqlx::query(
+                "SELECT coalesce(sum(id > ?), 0), coalesce(sum(id <= ?), 0), coalesce(sum(messages), 0) \
+                 FROM queue WHERE partition = ? AND id > ?",
+            )
+            .bind(delivered)
+            .bind(delivered)
+            .bind(partition as i64)
+            .bind(lane.acked.load(Ordering::Relaxed))
+            .fetch_one(self.shared.database.readers())
+            .await
+            .map_err(failure)?;
+            let number = |column| u64::try_from(row.get::<i64, _>(column)).unwrap_or_default();
+            load.partitions.push(PartitionLoad {
+                ready: number(0),
+                unacked: Some(number(1)),
+                messages: Some(number(2)),
+                consumers: lane.consumers.load(Ordering::Relaxed),
+            });
+        }
+        Ok(load)
     }
 
     async fn ping(&self) -> Result<()> {

@@ -302,6 +302,41 @@ async fn who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(nod
     assert_eq!(one.presence(&[]).await.unwrap(), []);
 }
 
+async fn counters_add_up(nodes: Nodes) {
+    let Nodes { one, two } = nodes;
+    let (a, b) = (unique("count"), unique("count"));
+    let ttl = Duration::from_millis(500);
+    assert_eq!(one.count(&[(&a, 0), (&b, 0)], ttl).await.unwrap(), [0, 0]);
+    assert_eq!(one.count(&[(&a, 2), (&b, 5)], ttl).await.unwrap(), [2, 5]);
+    assert_eq!(two.count(&[(&b, 1), (&a, 0)], ttl).await.unwrap(), [6, 2]);
+    assert!(one.count(&[], ttl).await.unwrap().is_empty());
+    // Asking does not keep them.
+    let ask = async || two.count(&[(&a, 0), (&b, 0)], PATIENCE).await.unwrap();
+    until("they are forgotten", ask, |totals| *totals == [0, 0]).await;
+}
+
+async fn one_leads_at_a_time(nodes: Nodes) {
+    let Nodes { one, two } = nodes;
+    let (key, long) = (unique("lead"), PATIENCE);
+    let (first, second) = (new_id(), new_id());
+    assert!(one.lead(&key, first, long).await.unwrap());
+    assert!(!two.lead(&key, second, long).await.unwrap());
+    assert!(one.lead(&key, first, long).await.unwrap(), "renewed");
+    two.resign(&key, second).await.unwrap();
+    assert!(!two.lead(&key, second, long).await.unwrap());
+    one.resign(&key, first).await.unwrap();
+    assert!(two.lead(&key, second, long).await.unwrap());
+    // A leader that is not heard of any more.
+    assert!(
+        two.lead(&key, second, Duration::from_millis(200))
+            .await
+            .unwrap()
+    );
+    assert!(!one.lead(&key, first, long).await.unwrap());
+    let ask = async || one.lead(&key, first, long).await.unwrap();
+    until("the first one leads again", ask, |leads| *leads).await;
+}
+
 async fn beats_say_who_lives(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (long, short, retired) = (new_id(), new_id(), new_id());
@@ -394,6 +429,8 @@ suite!(
     recent_events_expire(std::time::Duration::from_millis(300)),
     a_value_is_taken_once(super::PATIENCE),
     hits_are_counted_within_their_window(super::PATIENCE),
+    counters_add_up(super::PATIENCE),
+    one_leads_at_a_time(super::PATIENCE),
     beats_say_who_lives(super::PATIENCE),
     who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(super::PATIENCE),
     a_reader_that_falls_behind_is_told(super::PATIENCE),

@@ -7,8 +7,8 @@ use chat::{
     error::Code,
     model::{Timestamp, new_id},
     queue::{
-        Consumer, DeadLetter, DeadLetters, JobQueue, Jobs, NewJob, Partition, Publisher, Queue,
-        Selection, State,
+        Consumer, DeadLetter, DeadLetters, JobQueue, Jobs, Load, NewJob, Partition, Publisher,
+        Queue, Selection, State,
         rabbit::{self, RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
         sqlite::{self, SqliteQueue},
     },
@@ -286,6 +286,40 @@ async fn the_backlog_is_counted(place: Place) {
     place.remove().await;
 }
 
+async fn what_waits_is_known(place: Place) {
+    let Opened {
+        publisher, queue, ..
+    } = place.open().await;
+    for number in 0..3 {
+        publisher.publish(0, payload(0, number), 5).await.unwrap();
+    }
+    publish(&*publisher, 2, 0..1).await;
+    let ready = |load: &Load| -> Vec<u64> { load.partitions.iter().map(|p| p.ready).collect() };
+    let look = async || queue.load().await.unwrap();
+    let load = until("all of it waits", look, |load| ready(load) == [3, 0, 1]).await;
+    // Unknown, or right.
+    assert!(load.partitions.iter().all(|p| p.consumers == 0));
+    assert!([None, Some(15)].contains(&load.partitions[0].messages));
+    assert!([None, Some(0)].contains(&load.partitions[0].unacked));
+
+    // What a consumer holds is no longer ready, and not forgotten where it can be seen.
+    let mut consumer = queue.consume(0).await.unwrap();
+    expect(&mut *consumer, 0, 0..3).await;
+    let held = |load: &Load| load.partitions[0].ready == 0 && load.partitions[0].consumers == 1;
+    let load = until("a consumer holds it", look, held).await;
+    assert!([None, Some(3)].contains(&load.partitions[0].unacked));
+    assert!([None, Some(15)].contains(&load.partitions[0].messages));
+
+    // It dies, and all of it waits again.
+    drop(consumer);
+    let waits = |load: &Load| {
+        let partition = load.partitions[0];
+        partition.ready + partition.unacked.unwrap_or_default() == 3 && partition.consumers == 0
+    };
+    until("nothing was lost", look, waits).await;
+    place.remove().await;
+}
+
 async fn many_partitions_at_once(place: Place) {
     let Opened {
         publisher, queue, ..
@@ -477,6 +511,7 @@ suite!(
     one_consumer_at_a_time,
     taking_what_is_there,
     the_backlog_is_counted,
+    what_waits_is_known,
     many_partitions_at_once,
     opening_again,
     dead_letters,

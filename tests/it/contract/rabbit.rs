@@ -304,3 +304,52 @@ async fn a_broker_that_blocks_means_busy_at_once() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_consumers_hold_is_seen_by_the_management_api() {
+    let Ok(api) = std::env::var("RABBITMQ_API_URL") else {
+        eprintln!("skipped: RABBITMQ_API_URL is not set");
+        return;
+    };
+    // reqwest wants one even where only http is spoken.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let prefix = unique("api");
+    let settings = rabbit_settings(&prefix, amqp_url());
+    let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
+    let queue = RabbitQueue::connect(settings).unwrap();
+    let queue = queue.with_api(&api).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    for number in 0..3_u32 {
+        let payload = Bytes::from(number.to_string());
+        publisher.publish(1, payload, 1).await.unwrap();
+    }
+    let mut consumer = queue.consume(1).await.unwrap();
+    soon("a payload", consumer.next()).await.unwrap();
+    // Never anything but unknown or right: none of these is ready, and none is forgotten.
+    let load = until(
+        "the API knows",
+        async || queue.load().await.unwrap().partitions[1],
+        |partition| partition.unacked == Some(3),
+    )
+    .await;
+    assert_eq!((load.ready, load.consumers), (0, 1));
+    consumer.close().await;
+    delete_queues(&prefix).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_someone_deleted_hides_the_others_only_for_a_moment() {
+    let prefix = unique("deleted");
+    let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
+    queue.ready(PATIENCE).await.unwrap();
+    assert_eq!(
+        queue.load().await.unwrap().partitions.len(),
+        usize::from(PARTITIONS)
+    );
+    delete_queues(&prefix).await;
+    let error = queue.load().await.unwrap_err();
+    assert_eq!(error.code, Code::Busy, "{error:?}");
+    let ask = async || queue.load().await.is_ok();
+    until("the queues are back", ask, |known| *known).await;
+    delete_queues(&prefix).await;
+}

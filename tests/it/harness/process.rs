@@ -102,7 +102,7 @@ impl Recipe {
         let ready = line.trim_end();
         let url = match ready.strip_prefix("chat is ready on ") {
             Some(url) => Some(url.to_owned()),
-            None if ready == "chat worker is ready" => None,
+            None if ready.starts_with("chat ") && ready.ends_with(" is ready") => None,
             None => panic!(
                 "{} did not become ready (waiting for the line: {read:?}); it said {ready:?} and logged:\n{}",
                 self.name,

@@ -200,6 +200,15 @@ impl Bus for Notes {
         *count += 1;
         Ok(*count)
     }
+    async fn count(&self, additions: &[(&str, u64)], _: Duration) -> Result<Vec<u64>> {
+        Ok(additions.iter().map(|(_, addition)| *addition).collect())
+    }
+    async fn lead(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
+        Ok(true)
+    }
+    async fn resign(&self, _: &str, _: Uuid) -> Result<()> {
+        Ok(())
+    }
     async fn beat(&self, worker: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
         Ok(vec![worker])
     }

@@ -1,0 +1,199 @@
+//! How many workers there should be, from what was seen. A pure function: no clock, no I/O, no memory but the
+//! samples it is given.
+//!
+//! It adds workers at once and takes them away slowly. A statistic that is missing is unknown: it may keep workers,
+//! it never takes one away. A number of workers that was seen to fall behind is not tried again while as much
+//! arrives, so that a steady load ends in a steady number.
+
+use std::time::Duration;
+
+/// More arrival than this much less than now says nothing about now.
+const SAME_ARRIVAL: f64 = 1.1;
+
+/// What is decided by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Never fewer; 0 is allowed.
+    pub min: u32,
+    /// Never more; at least 1 and at least `min`.
+    pub max: u32,
+    /// Messages that may wait for each worker, at least 1.
+    pub messages_per_worker: u64,
+    /// Messages a second each worker is trusted with, above 0.
+    pub messages_per_second: f64,
+    /// A message that waits longer asks for one more worker.
+    pub target_age: Duration,
+    /// Workers go only after this long of less need, and this long after the last change.
+    pub cooldown: Duration,
+    /// How long a new number of workers is given to show in the age.
+    pub settle: Duration,
+    /// Workers added in one step, at least 1; from that number on it is a doubling.
+    pub step: u32,
+    /// Down needs this share of the thresholds to suffice, in 0..=1.
+    pub hysteresis: f64,
+    /// How long a number of workers that fell behind is remembered.
+    pub memory: Duration,
+}
+
+/// One look at the queue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Since any fixed moment, by a clock that never jumps.
+    pub at: Duration,
+    /// How many workers were wanted when this was seen.
+    pub workers: u32,
+    /// Messages that wait, those on their way through a worker included where they can be seen.
+    pub waiting: Option<u64>,
+    /// How long the oldest of them may have waited.
+    pub oldest: Option<Duration>,
+    /// Messages accepted a second.
+    pub arrival: Option<f64>,
+}
+
+/// What there should be, and in a few words why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    pub target: u32,
+    pub reason: &'static str,
+}
+
+/// `samples`: ascending in time, the last one is the present. Those older than `memory` are not looked at.
+pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decision {
+    let to = |target, reason| Decision { target, reason };
+    let Some(last) = samples.last() else {
+        return to(settings.min, "nothing is known yet");
+    };
+    let current = last.workers;
+    if current < settings.min {
+        return to(settings.min, "fewer than autoscale.min");
+    }
+    if current > settings.max {
+        return to(settings.max, "more than autoscale.max");
+    }
+    let Some(waiting) = last.waiting else {
+        return to(current, "unknown what waits");
+    };
+
+    let since_change = now.saturating_sub(level_since(samples));
+    let mut need = last.need(settings, 1.0);
+    let mut reason = "messages wait or arrive";
+    let old = waiting > 0 && last.oldest.is_some_and(|age| age > settings.target_age);
+    if old && need <= current && since_change >= settings.settle {
+        need = current + 1;
+        reason = "messages wait too long";
+    }
+    if need > current {
+        let most = current.saturating_add(current.max(settings.step));
+        let target = need.min(most).min(settings.max);
+        return if target > current {
+            to(target, reason)
+        } else {
+            to(current, "more would help, but autoscale.max is reached")
+        };
+    }
+
+    if current == settings.min {
+        return to(current, "as many as it takes");
+    }
+    if since_change < settings.cooldown {
+        return to(current, "cooling down");
+    }
+    let Some(less) = fewest(now, samples, settings) else {
+        return to(current, "unknown whether fewer suffice");
+    };
+    let least = (current / 2).min(current.saturating_sub(1));
+    let mut target = less.max(least).max(settings.min);
+    if target < current {
+        let enough = fell_behind(now, samples, settings).map_or(0, |level| level + 1);
+        target = target.max(enough);
+    }
+    if target >= current {
+        return to(current, "as many as it takes");
+    }
+    to(target, "fewer suffice")
+}
+
+impl Sample {
+    /// Workers that this sample asks for when only `share` of each threshold may be used. Not above a million.
+    fn need(&self, settings: &Settings, share: f64) -> u32 {
+        let waiting = self.waiting.unwrap_or_default() as f64;
+        let arrival = self.arrival.unwrap_or_default();
+        let by_backlog = waiting / (settings.messages_per_worker.max(1) as f64 * share);
+        let by_arrival = arrival / (settings.messages_per_second * share);
+        by_backlog.max(by_arrival).ceil().clamp(0.0, 1e6) as u32
+    }
+}
+
+/// When the present number of workers began; the first sample's time if it always was this.
+fn level_since(samples: &[Sample]) -> Duration {
+    let Some(last) = samples.last() else {
+        return Duration::ZERO;
+    };
+    samples
+        .iter()
+        .rev()
+        .take_while(|sample| sample.workers == last.workers)
+        .last()
+        .map_or(last.at, |sample| sample.at)
+}
+
+/// The fewest workers that would have sufficed through the whole cool-down; `None` where that is not known.
+fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
+    let start = now.saturating_sub(settings.cooldown);
+    let mut most = 0;
+    for sample in samples.iter().rev().take_while(|s| s.at >= start) {
+        sample.waiting?;
+        sample.arrival?;
+        most = most.max(sample.need(settings, settings.hysteresis));
+    }
+    Some(most)
+}
+
+/// The largest number of workers that was given time and still fell behind a load no larger than the present one.
+fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
+    let arrival = samples.last()?.arrival?;
+    let oldest = now.saturating_sub(settings.memory);
+    let from = samples.partition_point(|sample| sample.at < oldest);
+    let samples = &samples[from..];
+    let mut worst = None;
+    let mut level_start = 0;
+    let mut from_above = false;
+    let mut before = 0;
+    for (i, sample) in samples.iter().enumerate() {
+        if sample.workers != samples[level_start].workers {
+            from_above = sample.workers < samples[level_start].workers;
+            level_start = i;
+        }
+        // The newest sample of the same level that is at least `settle` older.
+        before = before.max(level_start);
+        while before + 1 < i && samples[before + 1].at + settings.settle <= sample.at {
+            before += 1;
+        }
+        let earlier = &samples[before];
+        // On the way up a backlog may be an old one. Who came from above had none.
+        let had_time = from_above || earlier.at + settings.settle <= sample.at;
+        let grew = had_time && sample.waiting >= earlier.waiting;
+        // Nobody is always too few; that is decided by what waits and arrives alone.
+        if grew && sample.workers > 0 && sample.is_short(settings) {
+            // The rate follows what waits with some delay.
+            let later = samples[i..].iter();
+            let soon = later.take_while(|s| s.at <= sample.at + settings.settle);
+            let most = soon
+                .map(|s| s.arrival)
+                .try_fold(0.0, |most: f64, rate| Some(most.max(rate?)));
+            if most.is_none_or(|rate| rate > arrival * SAME_ARRIVAL) {
+                continue;
+            }
+            worst = worst.max(Some(sample.workers));
+        }
+    }
+    worst
+}
+
+impl Sample {
+    fn is_short(&self, settings: &Settings) -> bool {
+        let waits = self.waiting.is_some_and(|waiting| waiting > 0);
+        let old = self.oldest.is_some_and(|age| age > settings.target_age);
+        waits && (old || self.need(settings, 1.0) > self.workers)
+    }
+}

@@ -1,0 +1,239 @@
+//! From what the queue and the edges say to what the decision needs: messages (not payloads), an age, a rate.
+//! No I/O. What cannot be known stays unknown.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::queue::Load;
+
+/// How far back the flow is remembered, for the age of what waits.
+const FLOW_MEMORY: Duration = Duration::from_secs(600);
+/// Over how long the rate of arrival is taken.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+/// Over how long the size of payloads is taken.
+const SIZE_WINDOW: Duration = Duration::from_secs(60);
+
+/// What all edges published since some moment: never less than before, unless the bus forgot it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    pub payloads: u64,
+    pub messages: u64,
+}
+
+/// What one look comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Seen {
+    pub waiting: Option<u64>,
+    pub oldest: Option<Duration>,
+    pub arrival: Option<f64>,
+}
+
+/// Remembers what it takes to understand the next look.
+#[derive(Default)]
+pub struct Tracker {
+    flow: VecDeque<(Duration, Flow)>,
+    /// Messages in a payload.
+    size: Option<f64>,
+    /// Since when each partition was not seen empty.
+    waiting_since: Vec<Option<Duration>>,
+}
+
+impl Tracker {
+    /// The edges' totals, as they were at `at`; `None` if they could not be had.
+    pub fn flowed(&mut self, at: Duration, flow: Option<Flow>) {
+        let Some(flow) = flow else {
+            self.flow.clear();
+            return;
+        };
+        // The bus lost them and began again.
+        if let Some((_, last)) = self.flow.back()
+            && (flow.payloads < last.payloads || flow.messages < last.messages)
+        {
+            self.flow.clear();
+        }
+        self.flow.push_back((at, flow));
+        while self
+            .flow
+            .front()
+            .is_some_and(|(first, _)| *first + FLOW_MEMORY < at)
+        {
+            self.flow.pop_front();
+        }
+        self.size = self.recent_size(at, flow).or(self.size).or_else(|| {
+            // Nothing is published now: what waits is like everything so far.
+            (flow.payloads > 0).then(|| flow.messages as f64 / flow.payloads as f64)
+        });
+    }
+
+    /// The queue's answer at `at`; `None` if there was none.
+    pub fn look(&mut self, at: Duration, load: Option<&Load>) -> Seen {
+        let arrival = self.arrival(at);
+        let Some(load) = load else {
+            // Whether a partition ran empty meanwhile is unknown; so it is not assumed.
+            return Seen {
+                arrival,
+                ..Seen::default()
+            };
+        };
+        let size = self.size.unwrap_or(1.0).max(1.0);
+        let waiting = load
+            .partitions
+            .iter()
+            .map(|partition| {
+                let payloads = partition.ready + partition.unacked.unwrap_or_default();
+                partition
+                    .messages
+                    .unwrap_or_else(|| (payloads as f64 * size).ceil() as u64)
+            })
+            .sum();
+        let oldest = self.oldest(at, load, waiting);
+        Seen {
+            waiting: Some(waiting),
+            oldest,
+            arrival,
+        }
+    }
+
+    fn oldest(&mut self, at: Duration, load: &Load, waiting: u64) -> Option<Duration> {
+        self.waiting_since.resize(load.partitions.len(), None);
+        let mut longest = Duration::ZERO;
+        let mut served = true;
+        for (since, partition) in self.waiting_since.iter_mut().zip(&load.partitions) {
+            if partition.ready == 0 {
+                *since = None;
+                continue;
+            }
+            let since = *since.get_or_insert(at);
+            longest = longest.max(at.saturating_sub(since));
+            served &= partition.consumers > 0;
+        }
+        // Where nobody consumes, nothing left, and this is the oldest one's age. Otherwise it is the most it can
+        // be: what waits now may all have come later.
+        if served && let Some(bound) = self.age_in_line(at, waiting) {
+            longest = longest.min(bound);
+        }
+        Some(longest)
+    }
+
+    /// How long ago the message was accepted that has `waiting` after it.
+    fn age_in_line(&self, at: Duration, waiting: u64) -> Option<Duration> {
+        let (_, last) = self.flow.back()?;
+        let place = last.messages.checked_sub(waiting)?;
+        self.flow
+            .iter()
+            .rev()
+            .find(|(_, flow)| flow.messages <= place)
+            .map(|(then, _)| at.saturating_sub(*then))
+    }
+
+    fn arrival(&self, at: Duration) -> Option<f64> {
+        let (last_at, last) = self.flow.back()?;
+        let (first_at, first) = self.since(at, RATE_WINDOW)?;
+        let span = last_at.saturating_sub(*first_at).as_secs_f64();
+        (span > 0.0).then(|| (last.messages - first.messages) as f64 / span)
+    }
+
+    fn recent_size(&self, at: Duration, last: Flow) -> Option<f64> {
+        let (_, first) = self.since(at, SIZE_WINDOW)?;
+        let payloads = last.payloads - first.payloads;
+        (payloads > 0).then(|| (last.messages - first.messages) as f64 / payloads as f64)
+    }
+
+    /// The oldest entry within `window`, or the one before the last where the window holds only that.
+    fn since(&self, at: Duration, window: Duration) -> Option<&(Duration, Flow)> {
+        let start = at.saturating_sub(window);
+        let within = self.flow.iter().position(|(then, _)| *then >= start);
+        let index = within.unwrap_or(self.flow.len());
+        let last = self.flow.len().checked_sub(2)?;
+        self.flow.get(index.min(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::PartitionLoad;
+
+    fn load(ready: &[u64], consumers: u64) -> Load {
+        let partitions = ready.iter().map(|ready| PartitionLoad {
+            ready: *ready,
+            consumers,
+            unacked: None,
+            messages: None,
+        });
+        Load {
+            partitions: partitions.collect(),
+        }
+    }
+
+    fn flow(payloads: u64, messages: u64) -> Option<Flow> {
+        Some(Flow { payloads, messages })
+    }
+
+    const fn s(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn payloads_are_counted_as_messages() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.look(s(0), Some(&load(&[2, 0], 0))).waiting, Some(2));
+        tracker.flowed(s(1), flow(10, 1000));
+        assert_eq!(
+            tracker.look(s(1), Some(&load(&[2, 1], 0))).waiting,
+            Some(300)
+        );
+        // What is published lately counts more than what was published ever.
+        tracker.flowed(s(2), flow(20, 1030));
+        assert_eq!(
+            tracker.look(s(2), Some(&load(&[10, 0], 0))).waiting,
+            Some(30)
+        );
+        let mut held = load(&[0, 0], 1);
+        held.partitions[1].unacked = Some(5);
+        assert_eq!(tracker.look(s(3), Some(&held)).waiting, Some(15));
+        held.partitions[0].messages = Some(7);
+        assert_eq!(tracker.look(s(3), Some(&held)).waiting, Some(22));
+    }
+
+    #[test]
+    fn unknown_is_not_zero() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.look(s(0), None), Seen::default());
+        tracker.flowed(s(0), flow(5, 50));
+        assert_eq!(tracker.look(s(0), Some(&load(&[0], 1))).arrival, None);
+        tracker.flowed(s(1), flow(5, 50));
+        assert_eq!(tracker.look(s(1), Some(&load(&[0], 1))).arrival, Some(0.0));
+        tracker.flowed(s(2), None);
+        assert_eq!(tracker.look(s(2), Some(&load(&[0], 1))).arrival, None);
+        // Begun again after a loss: not a negative rate.
+        tracker.flowed(s(3), flow(5, 50));
+        tracker.flowed(s(4), flow(1, 1));
+        assert_eq!(tracker.look(s(4), Some(&load(&[1], 1))).arrival, None);
+    }
+
+    #[test]
+    fn an_age_grows_while_nobody_takes_anything() {
+        let mut tracker = Tracker::default();
+        for (second, ready, age) in [(0, 0, 0), (1, 3, 0), (2, 3, 1), (9, 1, 8), (10, 0, 0)] {
+            let seen = tracker.look(s(second), Some(&load(&[ready, 0], 0)));
+            assert_eq!(seen.oldest, Some(s(age)), "second {second}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_moves_is_only_as_old_as_its_place_in_line() {
+        let mut tracker = Tracker::default();
+        // 100 messages a second, of which 150 wait at any time: they came within the last two seconds.
+        for second in 0..60 {
+            tracker.flowed(s(second), flow(second * 10, second * 100));
+            let seen = tracker.look(s(second), Some(&load(&[15, 0], 1)));
+            if second > 5 {
+                assert_eq!(seen.oldest, Some(s(2)));
+                assert_eq!(seen.arrival, Some(100.0));
+            }
+        }
+        // Without a consumer they only get older.
+        let seen = tracker.look(s(60), Some(&load(&[15, 0], 0)));
+        assert_eq!(seen.oldest, Some(s(60)));
+    }
+}

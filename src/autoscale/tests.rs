@@ -1,0 +1,357 @@
+//! The decision against a simulated queue: properties under many random loads, and a day's shape.
+
+use std::time::Duration;
+
+use super::decide::{Decision, Sample, Settings, decide};
+
+const SETTINGS: Settings = Settings {
+    min: 0,
+    max: 8,
+    messages_per_worker: 1000,
+    messages_per_second: 2000.0,
+    target_age: Duration::from_secs(2),
+    cooldown: Duration::from_secs(30),
+    settle: Duration::from_secs(3),
+    step: 2,
+    hysteresis: 0.7,
+    memory: Duration::from_secs(1800),
+};
+
+/// A small generator (SplitMix64), so that a failure can be repeated by its seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// 0..1
+    fn part(&mut self) -> f64 {
+        self.below(1 << 32) as f64 / (1u64 << 32) as f64
+    }
+}
+
+/// A queue that each worker drains at `capacity` a second, looked at once a second.
+struct World {
+    settings: Settings,
+    capacity: f64,
+    second: u64,
+    waiting: f64,
+    /// When the oldest of those came that wait: by second, how many.
+    line: std::collections::VecDeque<(u64, f64)>,
+    rate: f64,
+    workers: u32,
+    samples: Vec<Sample>,
+    changes: Vec<(u64, u32)>,
+}
+
+impl World {
+    fn new(settings: Settings, capacity: f64) -> World {
+        World {
+            settings,
+            capacity: capacity.floor(),
+            second: 0,
+            waiting: 0.0,
+            line: Default::default(),
+            rate: 0.0,
+            workers: settings.min,
+            samples: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// One second in which `arriving` messages come. `seen`: whether the statistics were there.
+    fn step(&mut self, arriving: f64, seen: bool) -> Decision {
+        // Whole numbers, so that nothing is left of what is gone.
+        let arriving = arriving.floor();
+        self.second += 1;
+        self.waiting += arriving;
+        if arriving > 0.0 {
+            self.line.push_back((self.second, arriving));
+        }
+        let mut drained = (self.capacity * f64::from(self.workers)).min(self.waiting);
+        self.waiting -= drained;
+        while drained > 0.0
+            && let Some((_, first)) = self.line.front_mut()
+        {
+            let taken = first.min(drained);
+            *first -= taken;
+            drained -= taken;
+            if *first < 1.0 {
+                self.line.pop_front();
+            }
+        }
+        // What is looked at is the mean over some seconds, as in the product.
+        self.rate += (arriving - self.rate) / 5.0;
+        if self.rate < 0.01 {
+            self.rate = 0.0;
+        }
+        let now = Duration::from_secs(self.second);
+        self.samples.push(Sample {
+            at: now,
+            workers: self.workers,
+            waiting: seen.then_some(self.waiting.ceil() as u64),
+            oldest: seen.then(|| self.age()),
+            arrival: seen.then_some(self.rate),
+        });
+        let decision = decide(now, &self.samples, &self.settings);
+        if decision.target != self.workers {
+            self.changes.push((self.second, decision.target));
+            self.workers = decision.target;
+        }
+        if self.samples.len() > 4000 {
+            self.samples.drain(..2000);
+        }
+        decision
+    }
+
+    fn age(&self) -> Duration {
+        let since = self.line.front().map_or(self.second, |(second, _)| *second);
+        Duration::from_secs(self.second - since)
+    }
+
+    /// How often the number of workers turned round after `second`.
+    fn turns_after(&self, second: u64) -> usize {
+        let levels: Vec<i64> = self
+            .changes
+            .iter()
+            .filter(|(at, _)| *at >= second)
+            .map(|(_, workers)| i64::from(*workers))
+            .collect();
+        let steps: Vec<i64> = levels.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        steps
+            .windows(2)
+            .filter(|pair| pair[0].signum() != pair[1].signum())
+            .count()
+    }
+}
+
+fn random_settings(random: &mut Random) -> Settings {
+    let min = random.below(4) as u32;
+    Settings {
+        min,
+        max: min + 1 + random.below(12) as u32,
+        messages_per_worker: 1 + random.below(5000),
+        messages_per_second: 50.0 + random.part() * 5000.0,
+        target_age: Duration::from_secs(1 + random.below(10)),
+        cooldown: Duration::from_secs(5 + random.below(60)),
+        step: 1 + random.below(4) as u32,
+        ..SETTINGS
+    }
+}
+
+#[test]
+fn it_stays_between_min_and_max_whatever_it_sees() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let settings = random_settings(&mut random);
+        let mut samples = Vec::new();
+        let mut at = Duration::ZERO;
+        let mut workers = random.below(30) as u32;
+        for _ in 0..60 {
+            at += Duration::from_millis(random.below(3000));
+            let huge = [1, 100, 1_000_000, u64::MAX][random.below(4) as usize];
+            samples.push(Sample {
+                at,
+                workers,
+                waiting: (random.below(5) > 0).then(|| random.below(huge.max(2))),
+                oldest: (random.below(5) > 0).then(|| Duration::from_millis(random.below(20_000))),
+                arrival: (random.below(5) > 0).then(|| random.part() * huge as f64),
+            });
+            let Decision { target, .. } = decide(at, &samples, &settings);
+            assert!(
+                (settings.min..=settings.max).contains(&target),
+                "seed {seed}: {target} with {settings:?}"
+            );
+            workers = target;
+        }
+    }
+}
+
+#[test]
+fn work_never_waits_with_nobody_to_do_it() {
+    for seed in 0..50 {
+        let mut random = Random(seed);
+        let settings = Settings {
+            min: 0,
+            ..random_settings(&mut random)
+        };
+        let mut world = World::new(settings, 10.0 + random.part() * 5000.0);
+        for _ in 0..400 {
+            let arriving = [0, 0, 0, 1, 50, 5000][random.below(6) as usize] as f64;
+            let decision = world.step(arriving, true);
+            let waits = world.samples.last().unwrap().waiting > Some(0);
+            assert!(
+                !waits || decision.target > 0,
+                "seed {seed}, second {}",
+                world.second
+            );
+        }
+        // And when all is done, nobody is left: halved at each cool-down.
+        while world.waiting > 0.0 {
+            world.step(0.0, true);
+        }
+        for _ in 0..6 * 70 {
+            world.step(0.0, true);
+        }
+        assert_eq!(world.workers, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_steady_load_ends_in_a_steady_number() {
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let settings = random_settings(&mut random);
+        // What a worker can do and what it is trusted with differ, either way.
+        let capacity = settings.messages_per_second * (0.3 + random.part() * 3.0);
+        let rate = random.part() * capacity * f64::from(settings.max) * 0.9;
+        let mut world = World::new(settings, capacity);
+        let noise = 0.04 * random.part();
+        for _ in 0..1800 {
+            let arriving = rate * (1.0 + noise * (2.0 * random.part() - 1.0));
+            world.step(arriving, true);
+        }
+        // Each number that is too few may be tried once.
+        let turns = world.turns_after(400);
+        assert!(
+            turns <= 2,
+            "seed {seed}: {rate:.0}/s at {capacity:.0}/s each: {:?}\n{settings:?}",
+            world.changes
+        );
+        let age = world.age();
+        assert!(
+            world.workers == settings.max || age <= settings.target_age * 3,
+            "seed {seed}: {age:?} behind with {} of {}",
+            world.workers,
+            settings.max
+        );
+    }
+}
+
+#[test]
+fn what_is_unknown_takes_nobody_away_and_adds_nobody() {
+    let mut world = World::new(SETTINGS, 500.0);
+    for _ in 0..60 {
+        world.step(1500.0, true);
+    }
+    let before = world.workers;
+    assert!(before >= 3, "{before}");
+    for _ in 0..600 {
+        world.step(0.0, false);
+        assert_eq!(world.workers, before);
+    }
+    // Known again, and still it takes a whole cool-down of knowing.
+    for _ in 0..29 {
+        world.step(0.0, true);
+        assert_eq!(world.workers, before);
+    }
+    for _ in 0..300 {
+        world.step(0.0, true);
+    }
+    assert_eq!(world.workers, 0);
+}
+
+#[test]
+fn steps_are_limited_and_down_is_slow() {
+    let mut world = World::new(
+        Settings {
+            max: 100,
+            ..SETTINGS
+        },
+        500.0,
+    );
+    world.step(1_000_000.0, true);
+    let levels: Vec<u32> = (0..6).map(|_| world.step(0.0, true).target).collect();
+    assert_eq!(world.changes[0], (1, 2), "the first step");
+    assert_eq!(levels[..5], [4, 8, 16, 32, 64]);
+    while world.waiting > 0.0 {
+        world.step(0.0, true);
+    }
+    let idle = world.second;
+    let most = world.workers;
+    while world.workers > 0 {
+        world.step(0.0, true);
+        assert!(world.second < idle + 400);
+    }
+    let down: Vec<_> = world.changes.iter().filter(|(at, _)| *at > idle).collect();
+    for pair in down.windows(2) {
+        assert!(pair[1].0 - pair[0].0 >= 30, "{down:?}");
+        assert!(pair[1].1 >= pair[0].1 / 2, "{down:?}");
+    }
+    assert!(down[0].1 >= most / 2);
+}
+
+#[test]
+fn an_old_message_asks_for_help_even_if_it_is_alone() {
+    let sample = |at, oldest| Sample {
+        at: Duration::from_secs(at),
+        workers: 1,
+        waiting: Some(1),
+        oldest: Some(Duration::from_secs(oldest)),
+        arrival: Some(0.1),
+    };
+    let samples = [sample(0, 0), sample(5, 5)];
+    let now = samples[1].at;
+    assert_eq!(decide(now, &samples, &SETTINGS).target, 2);
+    // But not before the last change could show.
+    assert_eq!(decide(now, &samples[1..], &SETTINGS).target, 1);
+}
+
+/// Messages a second over a day: nothing at night, a slow rise, two peaks, and minutes of twenty times as much.
+fn day(second: u64, random: &mut Random) -> f64 {
+    let hour = second as f64 / 3600.0;
+    let peak = |at: f64, width: f64| (-((hour - at) / width).powi(2)).exp();
+    let base = 900.0 * peak(10.5, 2.5) + 1500.0 * peak(19.5, 2.0);
+    let base = if base < 3.0 { 0.0 } else { base };
+    let burst = if second % 7200 < 90 && base > 0.0 {
+        20.0
+    } else {
+        1.0
+    };
+    (base * burst).min(6000.0) * (0.9 + 0.2 * random.part())
+}
+
+#[test]
+fn a_day() {
+    let mut random = Random(7);
+    let capacity = 1500.0;
+    let mut world = World::new(SETTINGS, capacity);
+    let (mut worker_seconds, mut oldest, mut total) = (0u64, Duration::ZERO, 0.0);
+    let mut at_night = 0;
+    let mut late = 0;
+    let mut busy = 0u32;
+    let mut seconds = 0;
+    for second in 0..86_400 {
+        let arriving = day(second, &mut random);
+        world.step(arriving, true);
+        total += arriving;
+        busy += u32::from(arriving > 0.0);
+        worker_seconds += u64::from(world.workers);
+        oldest = oldest.max(world.age());
+        late += u64::from(world.age() > SETTINGS.target_age);
+        if second > 300 && second < 3 * 3600 {
+            at_night += u64::from(world.workers);
+        }
+        seconds += 1;
+    }
+    assert_eq!(at_night, 0, "nobody works at night");
+    assert!(oldest <= Duration::from_secs(6), "{oldest:?}");
+    assert!(late * 1000 < seconds, "{late} of {seconds} seconds late");
+    // One while anything comes, and not twice what the work takes beside.
+    let least = f64::from(busy) + 2.0 * total / capacity;
+    assert!(
+        (worker_seconds as f64) < least,
+        "{worker_seconds} of {least}"
+    );
+    // Two dozen bursts up and down again, and the two slopes: not a change every minute.
+    assert!(world.changes.len() < 200, "{} changes", world.changes.len());
+}

@@ -1,0 +1,210 @@
+//! What waits. The broker's own answer to a passive declaration is fresh and always there, but knows ready payloads
+//! only. The management API, where its address is known, adds those that consumers hold: seconds late, and after a
+//! restart not at all; then they are unknown.
+//!
+//! Payloads cannot be looked into: a queue with a single active consumer refuses `basic.get`, and giving back what
+//! was taken would disturb its order.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex as Lock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future;
+use lapin::Channel;
+use serde::Deserialize;
+use tokio::{sync::Mutex, time::timeout};
+use tracing::debug;
+
+use super::{Settings, link::Link, topology, unavailable};
+use crate::{
+    error::{Error, Result},
+    queue::{Load, Partition, PartitionLoad},
+};
+
+/// For all partitions together: who asks decides by the answer, and must not wait for it long.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// RabbitMQ collects its statistics every 5 s (`collect_statistics_interval`).
+const FETCH_EVERY: Duration = Duration::from_secs(2);
+const FETCH_DEADLINE: Duration = Duration::from_secs(4);
+/// Older figures say nothing any more.
+const FETCHED_LONG_AGO: Duration = Duration::from_secs(15);
+
+/// Looks again and again over one channel.
+#[derive(Default)]
+pub(super) struct Looker {
+    channel: Mutex<Option<Channel>>,
+    statistics: Option<Arc<Statistics>>,
+}
+
+impl Looker {
+    /// `api` is the management API's address, its user and password included.
+    pub fn with_api(api: &str, settings: &Settings) -> Result<Looker> {
+        Ok(Looker {
+            channel: Mutex::default(),
+            statistics: Some(Arc::new(Statistics::new(api, settings)?)),
+        })
+    }
+
+    pub async fn load(&self, link: &Link, settings: &Settings) -> Result<Load> {
+        let mut slot = self.channel.lock().await;
+        let kept = slot.take().filter(|open| open.status().connected());
+        let looked = timeout(DEADLINE, look(kept, link, settings)).await;
+        let (channel, mut load) = match looked {
+            Ok(looked) => looked?,
+            Err(elapsed) => return Err(Error::unavailable("queue", elapsed)),
+        };
+        *slot = Some(channel);
+        drop(slot);
+        if let Some(statistics) = &self.statistics {
+            for (partition, found) in load.partitions.iter_mut().enumerate() {
+                found.unacked = statistics.unacked(partition);
+            }
+            statistics.refresh();
+        }
+        Ok(load)
+    }
+}
+
+async fn look(
+    channel: Option<Channel>,
+    link: &Link,
+    settings: &Settings,
+) -> Result<(Channel, Load)> {
+    let channel = match channel {
+        Some(channel) => channel,
+        None => {
+            let live = link.live().await;
+            live.connection
+                .create_channel()
+                .await
+                .map_err(unavailable)?
+        }
+    };
+    let queues = (0..settings.partitions)
+        .map(|p| topology::look(&channel, topology::partition_queue(&settings.prefix, p)));
+    match future::try_join_all(queues).await {
+        Ok(queues) => {
+            let partitions = queues.iter().map(|queue| PartitionLoad {
+                ready: queue.message_count().into(),
+                unacked: None,
+                messages: None,
+                consumers: queue.consumer_count().into(),
+            });
+            let partitions = partitions.collect();
+            Ok((channel, Load { partitions }))
+        }
+        Err(error) => {
+            // Someone may have deleted a queue; without this nobody would ever know what waits in the others.
+            declare_again(link, settings).await;
+            Err(unavailable(error))
+        }
+    }
+}
+
+async fn declare_again(link: &Link, settings: &Settings) {
+    let live = link.live().await;
+    if let Err(error) = topology::declare(&live.connection, settings).await {
+        debug!(error = error.to_string(), "queues could not be declared");
+    }
+}
+
+/// The management API's figures, fetched in the background.
+struct Statistics {
+    client: reqwest::Client,
+    url: String,
+    names: Vec<String>,
+    fetched: Lock<Fetched>,
+}
+
+#[derive(Default)]
+struct Fetched {
+    started: Option<Instant>,
+    at: Option<Instant>,
+    unacked: HashMap<String, u64>,
+}
+
+/// A queue in the API's answer. A figure that it does not have yet is absent.
+#[derive(Deserialize)]
+struct Figures {
+    name: String,
+    messages_unacknowledged: Option<u64>,
+}
+
+impl Statistics {
+    fn new(api: &str, settings: &Settings) -> Result<Statistics> {
+        let client = reqwest::Client::builder()
+            .timeout(FETCH_DEADLINE)
+            .build()
+            .map_err(Error::internal)?;
+        let vhost: String = settings
+            .uri()?
+            .vhost
+            .bytes()
+            .map(|byte| match byte {
+                b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
+                b => format!("%{b:02X}"),
+            })
+            .collect();
+        let names = (0..settings.partitions)
+            .map(|partition: Partition| topology::partition_queue(&settings.prefix, partition));
+        Ok(Statistics {
+            client,
+            url: format!(
+                "{}/queues/{vhost}?columns=name,messages_unacknowledged",
+                api.trim_end_matches('/')
+            ),
+            names: names.collect(),
+            fetched: Lock::default(),
+        })
+    }
+
+    fn unacked(&self, partition: usize) -> Option<u64> {
+        let fetched = self.fetched();
+        fetched.at.filter(|at| at.elapsed() < FETCHED_LONG_AGO)?;
+        fetched.unacked.get(self.names.get(partition)?).copied()
+    }
+
+    fn refresh(self: &Arc<Self>) {
+        let mut fetched = self.fetched();
+        if fetched
+            .started
+            .is_some_and(|started| started.elapsed() < FETCH_EVERY)
+        {
+            return;
+        }
+        fetched.started = Some(Instant::now());
+        drop(fetched);
+        let this = self.clone();
+        tokio::spawn(async move {
+            match this.fetch().await {
+                Ok(unacked) => {
+                    let mut fetched = this.fetched();
+                    fetched.at = Some(Instant::now());
+                    fetched.unacked = unacked;
+                }
+                // Without its URL, which holds a password.
+                Err(error) => {
+                    debug!(
+                        error = error.without_url().to_string(),
+                        "management API without an answer"
+                    );
+                }
+            }
+        });
+    }
+
+    async fn fetch(&self) -> reqwest::Result<HashMap<String, u64>> {
+        let answer = self.client.get(&self.url).send().await?;
+        let queues: Vec<Figures> = answer.error_for_status()?.json().await?;
+        Ok(queues
+            .into_iter()
+            .filter_map(|queue| Some((queue.name, queue.messages_unacknowledged?)))
+            .collect())
+    }
+
+    fn fetched(&self) -> std::sync::MutexGuard<'_, Fetched> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
