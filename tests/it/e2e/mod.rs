@@ -8,6 +8,7 @@ mod engineio_bad_input;
 mod history;
 mod lifecycle;
 mod logins;
+mod notify;
 mod people;
 mod replay;
 mod rooms;

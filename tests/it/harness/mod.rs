@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod engineio;
 pub mod node;
 pub mod process;
+pub mod provider;
 pub mod rest;
 pub mod socket;
 
