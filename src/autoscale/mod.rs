@@ -1,4 +1,4 @@
-//! Keeps as many workers as the queue needs: looks at it, decides ([`decide`], a pure function), and starts or retires
+//! Keeps as many workers as the queue needs: looks at it, decides ([`decide()`], a pure function), and starts or retires
 //! `chat worker` processes on this machine ([`pool`]). It never takes anything out of the queue and never stores
 //! anything; a deployment without it works as well, with as many workers as someone starts.
 
