@@ -1,7 +1,10 @@
 //! A whole deployment for one test: standalone, or edges and workers with a database, a queue prefix and a directory of
 //! their own. It is gone when the test ends; when the test fails it shows what the processes logged.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -31,6 +34,7 @@ pub struct Plan {
     edges: usize,
     workers: usize,
     settings: Vec<(String, String)>,
+    lines: Vec<(&'static str, SocketAddr)>,
 }
 
 pub struct Chat {
@@ -73,6 +77,13 @@ impl Plan {
         self
     }
 
+    /// Reaches the server that `DATABASE_URL`, `AMQP_URL` or `REDIS_URL` names at this address instead: the near end of a
+    /// line to it.
+    pub fn via(mut self, variable: &'static str, address: SocketAddr) -> Self {
+        self.lines.push((variable, address));
+        self
+    }
+
     pub async fn start(self) -> Chat {
         let dir = Directory::new();
         let mut env = vec![
@@ -99,6 +110,11 @@ impl Plan {
                 setting("database.max_connections", 4),
             ]);
             database = Some(made);
+        }
+        for (variable, address) in self.lines {
+            for (_, url) in env.iter_mut().filter(|(name, _)| name == variable) {
+                *url = url.replacen(&authority(url), &address.to_string(), 1);
+            }
         }
         env.extend(self.settings);
         let mut chat = Chat {
@@ -147,6 +163,7 @@ impl Chat {
             edges: 2,
             workers: 2,
             settings: Vec::new(),
+            lines: Vec::new(),
         }
     }
 
@@ -287,6 +304,14 @@ impl Drop for Chat {
             }
         }
     }
+}
+
+/// `host:port` of an address.
+pub fn authority(url: &str) -> String {
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (_, host) = rest[..end].rsplit_once('@').unwrap_or(("", &rest[..end]));
+    host.to_owned()
 }
 
 fn setting(key: &str, value: impl ToString) -> (String, String) {
