@@ -77,6 +77,11 @@ enum Command {
         #[command(subcommand)]
         what: Queue,
     },
+    /// Notifications.
+    Notify {
+        #[command(subcommand)]
+        what: Notify,
+    },
     /// Checks every server and setting, and says what to do.
     Doctor {
         /// Prints JSON.
@@ -101,6 +106,16 @@ enum Command {
     Openapi,
     /// Prints the AsyncAPI specification of the sockets.
     Asyncapi,
+}
+
+#[derive(Subcommand)]
+enum Notify {
+    /// Prints what an e-mail looks like: its subject and text, or its HTML.
+    Preview {
+        /// The HTML, for a browser: `chat notify preview --html >mail.html`.
+        #[arg(long)]
+        html: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -168,6 +183,12 @@ fn main() -> ExitCode {
         Command::Standalone { listen, .. } => (Role::Standalone, Some(listen)),
         Command::Edge { listen } => (Role::Edge, Some(listen)),
         Command::Worker { .. } => (Role::Worker, None),
+        Command::Notify {
+            what: Notify::Preview { html },
+        } => {
+            print!("{}", chat::notify::template::preview(*html));
+            return ExitCode::SUCCESS;
+        }
         Command::Openapi => {
             println!("{}", chat::edge::api::spec().trim_end());
             return ExitCode::SUCCESS;
@@ -281,7 +302,9 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
                 )),
             }
         }
-        Command::Config { .. } | Command::Openapi | Command::Asyncapi => Ok(()),
+        Command::Config { .. } | Command::Notify { .. } | Command::Openapi | Command::Asyncapi => {
+            Ok(())
+        }
     }
 }
 

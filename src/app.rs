@@ -21,9 +21,10 @@ use crate::{
     config::{Config, Secret},
     edge,
     error::{Code, Error, Result},
+    job::notify::Notifier,
     queue::{
         self,
-        rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue},
+        rabbit::{RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
         sqlite::SqliteQueue,
     },
     sqlite::Database,
@@ -83,13 +84,21 @@ pub async fn standalone(
             dead: queue.clone(),
             store: store.clone(),
             bus: bus.clone(),
+            notifier: Notifier::new(
+                config.clone(),
+                store.clone(),
+                queue.clone(),
+                bus.clone(),
+                queue.clone(),
+            )?,
         },
         worker_stop.clone(),
     ));
     let result = edge::run(
         edge::Parts {
             config: config.clone(),
-            reads: store,
+            reads: store.clone(),
+            ledger: store,
             bus,
             publisher: queue.clone(),
         },
@@ -128,6 +137,7 @@ pub async fn edge(
         edge::Parts {
             config,
             reads: servers.store.clone(),
+            ledger: servers.store.clone(),
             bus: servers.bus.clone(),
             publisher: publisher.clone(),
         },
@@ -151,13 +161,20 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     servers
         .wait(&config, queue.ready(config.start.timeout))
         .await?;
-    // Dead letters are published; nothing else of a worker is.
+    // Dead letters and jobs are published.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
     let operations = match config.metrics.port {
         0 => None,
         port => Some(operations(&config.edge.host, port, shutdown.clone()).await?),
     };
+    let notifier = Notifier::new(
+        config.clone(),
+        servers.store.clone(),
+        Arc::new(RabbitJobs::new(publisher.clone(), queue.clone())),
+        servers.bus.clone(),
+        dead.clone(),
+    )?;
     ready(None);
     let result = worker::run(
         Worker {
@@ -166,6 +183,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
             dead,
             store: servers.store.clone(),
             bus: servers.bus.clone(),
+            notifier,
         },
         shutdown,
     )

@@ -5,7 +5,8 @@
 //! - [`worker`] takes commands from the queue, stores a batch in one transaction, tells the edges, acknowledges.
 //! - [`autoscale`] runs as many workers as the queue needs.
 //! - [`job`] holds the commands, and the pure function that decides what they do to a room.
-//! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins.
+//! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins;
+//!   [`notify`] holds the ways out, by e-mail and text message.
 //! - [`protocol`], [`model`], [`error`] and [`config`] are what all of them speak of.
 //!
 //! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
@@ -20,6 +21,7 @@ pub mod edge;
 pub mod error;
 pub mod job;
 pub mod model;
+pub mod notify;
 pub mod protocol;
 pub mod queue;
 pub mod retry;

@@ -123,6 +123,8 @@ macro_rules! text_enum {
     };
 }
 
+pub mod notify;
+
 text_enum! {
     /// Who can find and enter a room.
     RoomKind {
@@ -270,6 +272,22 @@ text_enum! {
         MemberJoined = "memberJoined",
         MemberLeft = "memberLeft",
         RoomUpdated = "roomUpdated",
+    }
+}
+
+/// An event of a room that takes no number: told to whoever is there, kept nowhere, and gone when it is missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EphemeralEvent {
+    pub kind: EphemeralKind,
+    /// The JSON of the event's `data`.
+    pub data: String,
+}
+
+text_enum! {
+    /// The events of a room that are not in its feed.
+    EphemeralKind {
+        /// A member has read further.
+        ReadUpdated = "readUpdated",
     }
 }
 

@@ -86,6 +86,11 @@ pub struct Metrics {
     pub bus_state: IntGauge,
     pub store_errors: IntCounter,
 
+    /// By `channel` and `outcome`: `sent`, `not_sent`, `unknown`, `refused`, `locked`.
+    pub notify_attempts: IntCounterVec,
+    /// By `channel`: 1 while its provider refuses our credentials.
+    pub notify_paused: IntGaugeVec,
+
     /// By `method` (only those of the API, anything else as `other`) and `status`.
     pub http_requests: IntCounterVec,
     pub http_request_seconds: Histogram,
@@ -213,6 +218,17 @@ impl Metrics {
                 "Statements or transactions the database failed",
             ),
 
+            notify_attempts: m.counters(
+                "chat_notify_attempts_total",
+                "Requests to providers of e-mail and text messages, by what came of them",
+                &["channel", "outcome"],
+            ),
+            notify_paused: m.gauges(
+                "chat_notify_paused",
+                "1 while a channel is paused because its provider refuses our credentials",
+                &["channel"],
+            ),
+
             http_requests: m.counters(
                 "chat_http_requests_total",
                 "HTTP requests answered",
@@ -228,6 +244,9 @@ impl Metrics {
         // A series that is absent until first used cannot be told from one that is broken.
         for transport in ["ws", "socketio"] {
             metrics.sockets_open.with_label_values(&[transport]).set(0);
+        }
+        for channel in ["email", "sms"] {
+            metrics.notify_paused.with_label_values(&[channel]).set(0);
         }
         metrics
     }

@@ -17,11 +17,12 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Bus, Channel, Incoming, Publications, RoomEvents, Subscriptions, WorkerId, encode_events,
+    Bus, Channel, Incoming, Presence, Publications, REMEMBER_ACTIVE, RoomEvents, Subscriptions,
+    WorkerId, encode_events,
 };
 use crate::{
     error::Result,
-    model::{FeedEvent, RoomId},
+    model::{FeedEvent, RoomId, Timestamp, UserId},
 };
 
 /// Messages that wait for a listener, at most.
@@ -66,6 +67,8 @@ struct Inner {
     counters: Expiring<String, u64>,
     leaders: Expiring<String, Uuid>,
     workers: Expiring<WorkerId, ()>,
+    connected: Expiring<UserId, ()>,
+    active: Expiring<UserId, Timestamp>,
 }
 
 struct Listener {
@@ -110,6 +113,15 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
         self.entries.insert(key, (Instant::now() + ttl, value));
     }
 
+    /// As `put`, but never to an earlier end.
+    fn prolong(&mut self, key: K, value: V, ttl: Duration) {
+        let known = self.entries.get(&key).map(|(end, _)| *end);
+        let end = Instant::now() + ttl;
+        self.sweep();
+        self.entries
+            .insert(key, (known.map_or(end, |known| known.max(end)), value));
+    }
+
     fn take(&mut self, key: &K) -> Option<V> {
         self.sweep();
         let (end, value) = self.entries.remove(key)?;
@@ -131,6 +143,8 @@ impl MemoryBus {
                 counters: Expiring::new(),
                 leaders: Expiring::new(),
                 workers: Expiring::new(),
+                connected: Expiring::new(),
+                active: Expiring::new(),
             })),
         }
     }
@@ -417,6 +431,26 @@ impl Bus for MemoryBus {
     async fn retire(&self, worker: WorkerId) -> Result<()> {
         self.lock().workers.take(&worker);
         Ok(())
+    }
+
+    async fn here(&self, users: &[(UserId, Timestamp)], ttl: Duration) -> Result<()> {
+        let mut inner = self.lock();
+        for (user, active) in users {
+            inner.connected.prolong(*user, (), ttl);
+            let known = inner.active.get(user).copied();
+            let active = known.map_or(*active, |known| known.max(*active));
+            inner.active.put(*user, active, REMEMBER_ACTIVE);
+        }
+        Ok(())
+    }
+
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>> {
+        let mut inner = self.lock();
+        let presence = users.iter().map(|user| Presence {
+            connected: inner.connected.get(user).is_some(),
+            active: inner.active.get(user).copied(),
+        });
+        Ok(presence.collect())
     }
 
     async fn ping(&self) -> Result<()> {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Result,
-    model::{FeedEvent, RoomId},
+    model::{EphemeralEvent, EphemeralKind, FeedEvent, RoomId, Timestamp, UserId},
 };
 
 pub type EdgeId = Uuid;
@@ -24,7 +24,7 @@ pub type WorkerId = Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {
-    /// A room's events; the payload is what [`encode_events`] made.
+    /// A room's events; the payload is what [`encode_events`] or [`encode_ephemeral`] made.
     Room(RoomId),
     /// Answers for one edge.
     Edge(EdgeId),
@@ -104,7 +104,24 @@ pub trait Bus: Send + Sync {
     /// The worker is leaving: the others see it at their next beat.
     async fn retire(&self, worker: WorkerId) -> Result<()>;
 
+    /// Says that these users are connected, and when each last did something: once and then again before `ttl` is
+    /// over, since whoever says it may die without taking it back. Of two who say it the later counts.
+    async fn here(&self, users: &[(UserId, Timestamp)], ttl: Duration) -> Result<()>;
+    /// What is known of each, in the order asked. When someone was last active outlives the connection and its edge,
+    /// for [`REMEMBER_ACTIVE`].
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>>;
+
     async fn ping(&self) -> Result<()>;
+}
+
+/// How long it is known when a user was last active.
+pub const REMEMBER_ACTIVE: Duration = Duration::from_secs(30 * 86_400);
+
+/// Whether a user is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Presence {
+    pub connected: bool,
+    pub active: Option<Timestamp>,
 }
 
 /// Lines of `seq SP kind SP json`, one an event. JSON text holds no raw line feed, so a line is an event.
@@ -146,6 +163,43 @@ pub fn decode_events(payload: &[u8]) -> Option<Vec<FeedEvent>> {
         .collect()
 }
 
+/// What stands in front of an ephemeral event instead of a number.
+const EPHEMERAL: &[u8] = b"~ ";
+
+/// `~ SP kind SP json`: an event without a number, for a room's channel. [`decode_events`] does not know it, so a
+/// reader that is older drops it.
+pub fn encode_ephemeral(event: &EphemeralEvent) -> Vec<u8> {
+    let mut out = EPHEMERAL.to_vec();
+    out.extend_from_slice(event.kind.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(event.data.as_bytes());
+    out
+}
+
+/// What a room's channel brings.
+#[derive(Debug)]
+pub enum RoomNews {
+    /// Numbered, to be delivered in order and without a hole.
+    Feed(Vec<FeedEvent>),
+    Ephemeral(EphemeralEvent),
+    /// A newer version's, perhaps.
+    Unknown,
+}
+
+pub fn decode_room(payload: &[u8]) -> RoomNews {
+    let Some(rest) = payload.strip_prefix(EPHEMERAL) else {
+        return decode_events(payload).map_or(RoomNews::Unknown, RoomNews::Feed);
+    };
+    let event = std::str::from_utf8(rest).ok().and_then(|text| {
+        let (kind, data) = text.split_once(' ')?;
+        Some(EphemeralEvent {
+            kind: EphemeralKind::parse(kind)?,
+            data: data.to_owned(),
+        })
+    });
+    event.map_or(RoomNews::Unknown, RoomNews::Ephemeral)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +221,21 @@ mod tests {
         }
         assert!(decode_events(b"1 somethingNew {}").is_none());
         assert!(decode_events(b"").is_none());
+    }
+
+    #[test]
+    fn an_ephemeral_event_is_told_from_the_feed() {
+        let event = EphemeralEvent {
+            kind: EphemeralKind::ReadUpdated,
+            data: "{\"seq\":3}".to_owned(),
+        };
+        let payload = encode_ephemeral(&event);
+        assert!(matches!(decode_room(&payload), RoomNews::Ephemeral(back) if back == event));
+        assert!(decode_events(&payload).is_none());
+        assert!(matches!(decode_room(b"~ other {}"), RoomNews::Unknown));
+        assert!(matches!(
+            decode_room(b"1 newMessage {}"),
+            RoomNews::Feed(events) if events.len() == 1
+        ));
     }
 }

@@ -21,7 +21,9 @@ const WELL_KNOWN: &[(&str, &str)] = &[
     ("RABBITMQ_API_URL", "autoscale.api_url"),
     ("REDIS_URL", "redis.url"),
     ("RUST_LOG", "log.filter"),
-    // SENDGRID_API_KEY, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN come with the keys of [notify].
+    ("SENDGRID_API_KEY", "notify.email.api_key"),
+    ("TWILIO_ACCOUNT_SID", "notify.sms.account_sid"),
+    ("TWILIO_AUTH_TOKEN", "notify.sms.auth_token"),
 ];
 
 /// A value before anyone asked what it means.
@@ -34,6 +36,7 @@ pub(super) enum Raw {
     Integer(i64),
     List(Vec<Raw>),
     /// A type that no key has; what it is, with its article.
+    Bool(bool),
     Other(&'static str),
 }
 
@@ -360,7 +363,7 @@ fn raw(value: &Spanned<DeValue<'_>>) -> Raw {
         },
         DeValue::Array(items) => Raw::List(items.iter().map(raw).collect()),
         DeValue::Float(_) => Raw::Other("a number with a fraction"),
-        DeValue::Boolean(_) => Raw::Other("a truth value"),
+        DeValue::Boolean(value) => Raw::Bool(*value),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Table(_) => Raw::Other("a section"),
     }

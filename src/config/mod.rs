@@ -21,8 +21,8 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Auth, Autoscale, Database, Edge, Limits, Log, LogFormat, Metrics, Queue, Redis, SocketIo,
-    Start, Worker,
+    Auth, Autoscale, Database, Edge, Email, EmailProvider, Limits, Log, LogFormat, Metrics, Notify,
+    OnAmbiguous, Queue, Redis, Sms, SmsProvider, SocketIo, Start, Worker,
 };
 pub use sources::Sources;
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub redis: Redis,
     /// Storing commands.
     pub worker: Worker,
+    /// Telling those who are away.
+    pub notify: Notify,
     /// How many workers run.
     pub autoscale: Autoscale,
     /// Starting up.
@@ -186,6 +188,71 @@ impl Config {
                     },
                 ),
             },
+            notify: Notify {
+                delay: r.duration("notify.delay", ms(0)..=days(7)),
+                digest_window: r.duration("notify.digest_window", ms(0)..=days(1)),
+                away_after: r.duration("notify.away_after", ms(100)..=days(1)),
+                max_attempts: r.number("notify.max_attempts", 1..=100, ""),
+                max_age: r.duration("notify.max_age", ms(1000)..=days(30)),
+                concurrency: r.number("notify.concurrency", 1..=1000, "requests"),
+                timeout: r.duration("notify.timeout", ms(10)..=minutes(2)),
+                retry_initial: r.duration("notify.retry_initial", ms(10)..=minutes(60)),
+                pause: r.duration("notify.pause", ms(10)..=days(1)),
+                email: Email {
+                    provider: r.text(
+                        "notify.email.provider",
+                        "\"\", sendgrid, smtp, log",
+                        |text| match text {
+                            "" => Ok(EmailProvider::None),
+                            "sendgrid" => Ok(EmailProvider::SendGrid),
+                            "smtp" => Ok(EmailProvider::Smtp),
+                            "log" => Ok(EmailProvider::Log),
+                            _ => Err("is no provider".into()),
+                        },
+                    ),
+                    from: r.text("notify.email.from", "an e-mail address, or \"\"", sender),
+                    base_url: r.text("notify.email.base_url", "http(s)://host[:port]", base_url),
+                    api_key: r.secret("notify.email.api_key", 1, "an API key of SendGrid"),
+                    sandbox: r.flag("notify.email.sandbox"),
+                    webhook_key: r.text("notify.email.webhook_key", "base64, or \"\"", |text| {
+                        Ok(text.trim().to_owned())
+                    }),
+                    smtp_url: r.server("notify.email.smtp_url", &["smtp", "smtps"], true),
+                    per_second: r.number("notify.email.per_second", 1..=100_000, ""),
+                },
+                sms: Sms {
+                    provider: r.text(
+                        "notify.sms.provider",
+                        "\"\", twilio, log",
+                        |text| match text {
+                            "" => Ok(SmsProvider::None),
+                            "twilio" => Ok(SmsProvider::Twilio),
+                            "log" => Ok(SmsProvider::Log),
+                            _ => Err("is no provider".into()),
+                        },
+                    ),
+                    from: r.text("notify.sms.from", "+15550006789, MG…, or \"\"", |text| {
+                        Ok(text.trim().to_owned())
+                    }),
+                    base_url: r.text("notify.sms.base_url", "http(s)://host[:port]", base_url),
+                    account_sid: r.text("notify.sms.account_sid", "AC…", |text| {
+                        let plain = text.chars().all(|c| c.is_ascii_alphanumeric());
+                        plain
+                            .then(|| text.to_owned())
+                            .ok_or_else(|| "is none".into())
+                    }),
+                    auth_token: r.secret("notify.sms.auth_token", 1, "Twilio's auth token"),
+                    validity: r.duration("notify.sms.validity", ms(1000)..=minutes(600)),
+                    on_ambiguous: r.text("notify.sms.on_ambiguous", "give_up, retry", |text| {
+                        match text {
+                            "give_up" => Ok(OnAmbiguous::GiveUp),
+                            "retry" => Ok(OnAmbiguous::Retry),
+                            _ => Err("is no policy".into()),
+                        }
+                    }),
+                    per_second: r.number("notify.sms.per_second", 1..=100_000, ""),
+                },
+            },
             autoscale: Autoscale {
                 min: r.number("autoscale.min", 0..=1000, "workers"),
                 max: r.number("autoscale.max", 1..=1000, "workers"),
@@ -277,6 +344,7 @@ impl Config {
                 allowed,
             );
         }
+        self.check_notify(r);
         if self.autoscale.min > self.autoscale.max {
             let allowed = "at most autoscale.max";
             r.contradiction("autoscale.min", "autoscale.max", "is more than", allowed);
@@ -295,6 +363,41 @@ impl Config {
                 message,
                 "either * alone or exact origins",
             );
+        }
+    }
+
+    /// A provider needs what it cannot work without.
+    fn check_notify(&self, r: &mut Reader) {
+        let (email, sms) = (&self.notify.email, &self.notify.sms);
+        let needed = [
+            (
+                email.provider != EmailProvider::None && email.from.is_empty(),
+                "notify.email.from",
+                "an address of yours, such as \"Chat <chat@example.com>\"",
+            ),
+            (
+                email.provider == EmailProvider::SendGrid && email.api_key.is_empty(),
+                "notify.email.api_key",
+                "an API key that may send mail; set SENDGRID_API_KEY",
+            ),
+            (
+                sms.provider == SmsProvider::Twilio && sms.account_sid.is_empty(),
+                "notify.sms.account_sid",
+                "AC…; set TWILIO_ACCOUNT_SID",
+            ),
+            (
+                sms.provider == SmsProvider::Twilio && sms.auth_token.is_empty(),
+                "notify.sms.auth_token",
+                "the account's token; set TWILIO_AUTH_TOKEN",
+            ),
+            (
+                sms.provider == SmsProvider::Twilio && sms.from.is_empty(),
+                "notify.sms.from",
+                "a number of yours, or the id of a messaging service",
+            ),
+        ];
+        for (_, key, allowed) in needed.into_iter().filter(|(missing, ..)| *missing) {
+            r.refuse(key, "is empty, but the provider needs it", allowed);
         }
     }
 
@@ -381,6 +484,19 @@ fn name(text: &str) -> Result<String, String> {
         None if text.is_empty() => Err("is empty".into()),
         None if text.len() > 64 => Err(format!("has {} characters", text.len())),
         None => Ok(text.to_owned()),
+    }
+}
+
+fn base_url(text: &str) -> Result<String, String> {
+    public_url(text)?.ok_or_else(|| "is empty".into())
+}
+
+fn sender(text: &str) -> Result<String, String> {
+    let parsed = text.parse::<lettre::message::Mailbox>();
+    match parsed {
+        _ if text.is_empty() => Ok(String::new()),
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("is not an e-mail address".into()),
     }
 }
 

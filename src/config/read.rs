@@ -81,6 +81,20 @@ impl Reader {
         })
     }
 
+    /// Yes or no.
+    pub fn flag(&mut self, key: &'static str) -> bool {
+        self.read(key, "true, false", |raw| {
+            let value = match raw {
+                Raw::Bool(value) => Some(*value),
+                Raw::Word(word) => word.trim().parse().ok(),
+                _ => None,
+            };
+            value
+                .map(|value| (value, value.to_string()))
+                .ok_or_else(|| format!("{} is neither true nor false", quote(raw)))
+        })
+    }
+
     /// A number and a unit, in `range`.
     pub fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
         let (from, to) = (show_duration(*range.start()), show_duration(*range.end()));
@@ -271,6 +285,7 @@ fn quote(raw: &Raw) -> String {
         }
         Raw::Integer(number) => number.to_string(),
         Raw::List(_) => "a list".to_owned(),
+        Raw::Bool(_) => "a truth value".to_owned(),
         Raw::Other(what) => (*what).to_owned(),
     }
 }

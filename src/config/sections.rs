@@ -109,6 +109,101 @@ pub struct Worker {
     pub id: Option<String>,
 }
 
+/// `[notify]`
+#[derive(Clone, Debug)]
+pub struct Notify {
+    /// From stored to looked at.
+    pub delay: Duration,
+    /// From the first message of a digest to its sending.
+    pub digest_window: Duration,
+    /// Silence after which a connected member counts as away.
+    pub away_after: Duration,
+    /// Requests for one delivery.
+    pub max_attempts: usize,
+    /// Age of a delivery that is not tried again.
+    pub max_age: Duration,
+    /// Requests at once, for each worker and channel.
+    pub concurrency: u16,
+    /// From request to answer.
+    pub timeout: Duration,
+    /// After a first failure.
+    pub retry_initial: Duration,
+    /// After refused credentials.
+    pub pause: Duration,
+    /// `[notify.email]`
+    pub email: Email,
+    /// `[notify.sms]`
+    pub sms: Sms,
+}
+
+impl Notify {
+    /// Whether anything can be sent at all.
+    pub fn enabled(&self) -> bool {
+        self.email.provider != EmailProvider::None || self.sms.provider != SmsProvider::None
+    }
+}
+
+/// `[notify.email]`
+#[derive(Clone, Debug)]
+pub struct Email {
+    pub provider: EmailProvider,
+    /// An address, with or without a name; set where there is a provider.
+    pub from: String,
+    /// `http(s)://host`, without a slash at its end.
+    pub base_url: String,
+    pub api_key: Secret,
+    pub sandbox: bool,
+    /// Base64 of a DER public key; empty: none.
+    pub webhook_key: String,
+    /// `smtp://` or `smtps://`.
+    pub smtp_url: SecretUrl,
+    /// All workers together.
+    pub per_second: u32,
+}
+
+/// `notify.email.provider`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmailProvider {
+    None,
+    SendGrid,
+    Smtp,
+    Log,
+}
+
+/// `[notify.sms]`
+#[derive(Clone, Debug)]
+pub struct Sms {
+    pub provider: SmsProvider,
+    /// A number or a messaging service.
+    pub from: String,
+    /// `http(s)://host`, without a slash at its end.
+    pub base_url: String,
+    pub account_sid: String,
+    pub auth_token: Secret,
+    /// Whole seconds.
+    pub validity: Duration,
+    pub on_ambiguous: OnAmbiguous,
+    /// All workers together.
+    pub per_second: u32,
+}
+
+/// `notify.sms.provider`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmsProvider {
+    None,
+    Twilio,
+    Log,
+}
+
+/// `notify.sms.on_ambiguous`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAmbiguous {
+    /// At most once.
+    GiveUp,
+    /// At least once.
+    Retry,
+}
+
 /// `[autoscale]`
 #[derive(Clone, Debug)]
 pub struct Autoscale {

@@ -28,7 +28,7 @@ use crate::{
     error::Result,
     job::Notice,
     queue::Publisher,
-    store::Reads,
+    store::{Reads, notify::NotifyReads},
 };
 
 /// What every request and every session of one edge shares.
@@ -36,6 +36,8 @@ pub struct Edge {
     pub id: EdgeId,
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
+    /// Who was told of what, and what they wish.
+    pub ledger: Arc<dyn NotifyReads>,
     pub bus: Arc<dyn Bus>,
     pub publisher: Arc<dyn Publisher>,
     pub submit: Arc<submit::Submitter>,
@@ -56,6 +58,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 pub struct Parts {
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
+    pub ledger: Arc<dyn NotifyReads>,
     pub bus: Arc<dyn Bus>,
     pub publisher: Arc<dyn Publisher>,
 }
@@ -71,6 +74,7 @@ pub async fn run(
     let Parts {
         config,
         reads,
+        ledger,
         bus,
         publisher,
     } = parts;
@@ -104,11 +108,18 @@ pub async fn run(
     .await?;
     let sessions = Arc::new(sessions::Sessions::default());
     internals.spawn(tell(incoming, submit.clone(), sessions.clone()));
+    internals.spawn(be_here(
+        bus.clone(),
+        sessions.clone(),
+        beat(&config),
+        inner.clone(),
+    ));
     let edge = Arc::new(Edge {
         id,
         auth: auth::Auth::new(&config),
         rates: limits::Rates::new(config.limits.messages_per_second, config.limits.burst),
         reads,
+        ledger,
         bus,
         publisher,
         submit,
@@ -173,6 +184,50 @@ pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
 pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
     let endpoint = Arc::new(api::operations().map_to_response());
     server::serve(listener, endpoint, 64, TaskTracker::new(), shutdown).await;
+}
+
+impl Edge {
+    /// Says at once that someone came; from then on [`be_here`] does.
+    fn say_here(&self, who: &session::Seated) {
+        let (bus, ttl) = (self.bus.clone(), beat(&self.config) * BEATS);
+        let here = [(who.user, who.active())];
+        self.tasks.spawn(async move {
+            if let Err(error) = bus.here(&here, ttl).await {
+                tracing::debug!(error = %error.chain(), "nobody knows yet who came");
+            }
+        });
+    }
+}
+
+/// How many times in a row nobody may say that a user is connected before they count as gone.
+const BEATS: u32 = 3;
+
+/// Between two times that an edge says who is connected to it.
+fn beat(config: &Config) -> Duration {
+    (config.notify.away_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(10))
+}
+
+/// Says who is connected here, often enough that a crashed edge's users count as gone soon, and that a second missed
+/// word does no harm.
+async fn be_here(
+    bus: Arc<dyn Bus>,
+    sessions: Arc<sessions::Sessions>,
+    every: Duration,
+    shutdown: CancellationToken,
+) {
+    while shutdown
+        .run_until_cancelled(tokio::time::sleep(every))
+        .await
+        .is_some()
+    {
+        let present = sessions.present();
+        if present.is_empty() {
+            continue;
+        }
+        if let Err(error) = bus.here(&present, every * BEATS).await {
+            tracing::debug!(error = %error.chain(), "nobody knows who is connected here");
+        }
+    }
 }
 
 /// Hands on what workers tell this edge.

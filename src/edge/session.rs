@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use serde::Serialize;
@@ -44,9 +47,20 @@ pub struct Seated {
     pub user: UserId,
     pub outbox: Arc<Outbox>,
     rooms: Mutex<HashSet<RoomId>>,
+    /// When its client last asked for something, in milliseconds since 1970.
+    active: AtomicI64,
 }
 
 impl Seated {
+    pub fn active(&self) -> Timestamp {
+        Timestamp::from_millis(self.active.load(Ordering::Relaxed))
+    }
+
+    fn act(&self) {
+        self.active
+            .store(Timestamp::now().millis(), Ordering::Relaxed);
+    }
+
     /// The rooms it has a place in.
     pub fn rooms(&self) -> MutexGuard<'_, HashSet<RoomId>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,8 +109,10 @@ impl Session {
             user: identity.user,
             outbox,
             rooms: Mutex::default(),
+            active: AtomicI64::new(Timestamp::now().millis()),
         });
         edge.sessions.add(session, identity.login, who.clone());
+        edge.say_here(&who);
         Ok(Session {
             rate: edge.rates.of(identity.user),
             edge,
@@ -112,6 +128,7 @@ impl Session {
     /// Does what the client asked, and answers. Requests of one session are handled one after the other; a send is
     /// answered later, when the queue holds it.
     pub async fn handle(&mut self, id: RequestId, request: Request) {
+        self.who.act();
         let answer = match request {
             Request::SendMessage(send) => match self.send(id, send).await {
                 Ok(()) => return,

@@ -12,7 +12,7 @@ use super::session::{Seated, event};
 use crate::{
     edge::outbox::Item,
     job::Notice,
-    model::LoginId,
+    model::{LoginId, Timestamp, UserId},
     protocol::{Close, SendFailed},
 };
 
@@ -32,6 +32,14 @@ impl Sessions {
 
     pub fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Every connected user with when they last did something, once for each of their sockets.
+    pub fn present(&self) -> Vec<(UserId, Timestamp)> {
+        let open = self.lock();
+        open.values()
+            .map(|(_, who)| (who.user, who.active()))
+            .collect()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -5,6 +5,7 @@
 //! dead letter can be read by a person.
 
 pub mod account;
+pub mod notify;
 pub mod room;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,7 @@ pub struct Job {
 pub enum Command {
     Room(RoomId, room::RoomCommand),
     Account(account::AccountCommand),
+    Notify(notify::NotifyCommand),
 }
 
 impl Command {
@@ -59,6 +61,7 @@ impl Command {
         match self {
             Command::Room(room, _) => *room,
             Command::Account(_) => actor,
+            Command::Notify(command) => command.key(actor),
         }
     }
 }

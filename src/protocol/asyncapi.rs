@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Accepted, Auth, Close, Connected, DeleteMessage, EditMessage, Gap, JoinRoom, Joined, LeaveRoom,
-    MarkRead, MemberEvent, MemberView, React, RoomEvent, SendFailed, SendMessage, WireError,
+    MarkRead, MemberEvent, MemberView, React, ReadUpdated, RoomEvent, SendFailed, SendMessage,
+    WireError,
 };
 use crate::model::Message;
 
@@ -157,6 +158,11 @@ pub fn spec() -> String {
             &mut schemas,
             "roomUpdated",
             "The room's name, a member's role or mute changed, or the room was deleted.",
+        ),
+        told::<ReadUpdated>(
+            &mut schemas,
+            "readUpdated",
+            "A member has read up to a number. It has no changeSeq: whoever misses it asks for the members.",
         ),
         told::<Gap>(
             &mut schemas,

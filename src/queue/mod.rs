@@ -8,6 +8,8 @@
 pub mod rabbit;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -100,6 +102,65 @@ pub trait Queue: Send + Sync {
     async fn load(&self) -> Result<Load>;
     /// `Ok` when the queue answers.
     async fn ping(&self) -> Result<()>;
+}
+
+/// The queues beside the partitions: work without an order, which may have to wait, taken by whoever is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobQueue {
+    /// Messages that were stored, to be looked at again.
+    Notify,
+    /// Deliveries, one queue a channel: a paused one holds up no other.
+    Email,
+    Sms,
+}
+
+impl JobQueue {
+    pub const ALL: [JobQueue; 3] = [JobQueue::Notify, JobQueue::Email, JobQueue::Sms];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobQueue::Notify => "notify",
+            JobQueue::Email => "email",
+            JobQueue::Sms => "sms",
+        }
+    }
+}
+
+/// A job on its way.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub queue: JobQueue,
+    pub payload: Bytes,
+    /// It is taken no earlier than this from now, and about then if a worker is free.
+    pub delay: Duration,
+}
+
+/// Says that a job is done. Dropped without, the job comes again, at the latest when its consumer ends.
+#[async_trait]
+pub trait Ack: Send + Sync {
+    async fn ack(self: Box<Self>) -> Result<()>;
+}
+
+/// One job, not yet acknowledged.
+pub struct TakenJob {
+    pub payload: Bytes,
+    pub ack: Box<dyn Ack>,
+}
+
+/// One queue's jobs, in any order. Dropping it puts back what was not acknowledged.
+#[async_trait]
+pub trait JobConsumer: Send {
+    /// The next job that is due; `None` once the consumer is lost: open another. Cancel-safe.
+    async fn next(&mut self) -> Option<TakenJob>;
+}
+
+/// Work that may wait. As durable as the partitions: what `push` returned `Ok` for reaches a consumer at least once.
+#[async_trait]
+pub trait Jobs: Send + Sync {
+    /// All of them are on disk when it returns `Ok`; some of them may be after an error.
+    async fn push(&self, jobs: Vec<NewJob>) -> Result<()>;
+    /// `at_once` jobs may be in a caller's hands unacknowledged, at least 1.
+    async fn take(&self, queue: JobQueue, at_once: u16) -> Result<Box<dyn JobConsumer>>;
 }
 
 /// A command that cannot succeed, set aside with its reason.

@@ -5,6 +5,7 @@
 //! belongs to workers. The stores decide nothing: what a command does to a room is worked out by
 //! `job::room` between [`Writes::begin`] and [`Transaction::commit`].
 
+pub mod notify;
 pub mod postgres;
 mod rotation;
 pub mod sqlite;
@@ -145,6 +146,8 @@ pub struct Scope {
     pub members: HashSet<(RoomId, UserId)>,
     /// Users who must be known by name although they are no members.
     pub users: HashSet<UserId>,
+    /// Members looked for by user name, in lower case.
+    pub named: HashSet<(RoomId, String)>,
 }
 
 /// What is true of a [`Scope`] while its rooms are locked.
@@ -159,6 +162,9 @@ pub struct Facts {
     pub users: HashMap<UserId, User>,
     /// Who is kept out, until when; `None` is for good.
     pub bans: HashMap<(RoomId, UserId), Option<Timestamp>>,
+    /// Whose user names, in lower case, the scope asked for: those who are members of that room. They are in
+    /// `members` too.
+    pub named: HashMap<String, UserId>,
 }
 
 /// An entry of the feed that is not a new message (those are rows of their own).

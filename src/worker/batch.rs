@@ -15,14 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use crate::{
-    bus::{Channel, Publications, RoomEvents, encode_events},
+    bus::{Channel, Publications, RoomEvents, encode_ephemeral, encode_events},
     error::{Code, Result},
     job::{
         self, Command, Job, Notice, Outcome, ReplyTo,
         account::{self, AccountCommand},
+        notify::{self, NotifyCommand},
         room::{self, RoomCommand, RoomJob},
     },
-    model::{FeedEvent, RoomId, Timestamp, UserId, new_id},
+    model::{
+        EphemeralEvent, EphemeralKind, FeedEvent, MessageId, RoomId, Timestamp, UserId, new_id,
+    },
+    protocol::{ReadUpdated, raw},
     queue::{DeadLetter, Delivery, Partition},
     telemetry::metrics,
 };
@@ -35,11 +39,13 @@ pub struct Runner {
     worker: Arc<Worker>,
     shutdown: CancellationToken,
     rooms: Vec<Line<RoomJob>>,
-    accounts: Vec<Line<AccountJob>>,
+    singles: Vec<Line<SingleJob>>,
     dead: Vec<(DeadLetter, Bytes)>,
     /// Rooms whose events could not be published: their cached events are forgotten first when it works again.
     stale: HashSet<RoomId>,
     bus_failed: bool,
+    /// Messages stored and not yet handed on to be notified of.
+    stored: Vec<MessageId>,
 }
 
 /// A job with where it came from.
@@ -51,10 +57,17 @@ struct Line<T> {
     bytes: Bytes,
 }
 
-struct AccountJob {
+/// A command that runs on its own, one after the other.
+struct SingleJob {
     actor: UserId,
     at: Timestamp,
-    command: AccountCommand,
+    command: Single,
+}
+
+#[derive(Debug)]
+enum Single {
+    Account(AccountCommand),
+    Notify(NotifyCommand),
 }
 
 /// What is told to the edges after the commit.
@@ -70,16 +83,17 @@ impl Runner {
             worker,
             shutdown,
             rooms: Vec::new(),
-            accounts: Vec::new(),
+            singles: Vec::new(),
             dead: Vec::new(),
             stale: HashSet::new(),
             bus_failed: false,
+            stored: Vec::new(),
         }
     }
 
     /// How many commands wait for [`Runner::run`].
     pub fn len(&self) -> usize {
-        self.rooms.len() + self.accounts.len() + self.dead.len()
+        self.rooms.len() + self.singles.len() + self.dead.len()
     }
 
     /// Reads a delivery's lines.
@@ -106,12 +120,24 @@ impl Runner {
                         partition,
                         bytes,
                     }),
-                    Command::Account(command) => self.accounts.push(Line {
-                        job: AccountJob { actor, at, command },
-                        reply,
-                        partition,
-                        bytes,
-                    }),
+                    Command::Account(command) => {
+                        let command = Single::Account(command);
+                        self.singles.push(Line {
+                            job: SingleJob { actor, at, command },
+                            reply,
+                            partition,
+                            bytes,
+                        });
+                    }
+                    Command::Notify(command) => {
+                        let command = Single::Notify(command);
+                        self.singles.push(Line {
+                            job: SingleJob { actor, at, command },
+                            reply,
+                            partition,
+                            bytes,
+                        });
+                    }
                 },
                 Err(reason) => self.dead.push((letter(partition, &bytes, reason), bytes)),
             }
@@ -126,12 +152,12 @@ impl Runner {
         let mut told = Told::default();
 
         let rooms = std::mem::take(&mut self.rooms);
-        let accounts = std::mem::take(&mut self.accounts);
-        let stored = self.store_rooms(rooms, &mut told).await
-            && self.run_accounts(accounts, &mut told).await;
+        let singles = std::mem::take(&mut self.singles);
+        let stored =
+            self.store_rooms(rooms, &mut told).await && self.run_singles(singles, &mut told).await;
         // What is committed is told, even if the rest has to wait for another worker.
         self.tell(told).await;
-        if !stored || !self.bury().await {
+        if !self.remember().await || !stored || !self.bury().await {
             self.dead.clear();
             return false;
         }
@@ -154,7 +180,12 @@ impl Runner {
             let jobs: Vec<RoomJob> = part.iter().map(|line| line.job.clone()).collect();
             match self.patiently(|| commit(&self.worker, &jobs)).await {
                 None => return false,
-                Some(Ok(applied)) => settle(&part, applied, told),
+                Some(Ok(applied)) => {
+                    if self.worker.config.notify.enabled() {
+                        self.stored.extend(sent(&part, &applied));
+                    }
+                    settle(&part, applied, told);
+                }
                 Some(Err(error)) if part.len() == 1 => {
                     tracing::error!(error = %error.chain(), "a command that the store refuses");
                     let line = &part[0];
@@ -188,17 +219,26 @@ impl Runner {
 
     // ---- accounts
 
-    async fn run_accounts(&mut self, lines: Vec<Line<AccountJob>>, told: &mut Told) -> bool {
+    async fn run_singles(&mut self, lines: Vec<Line<SingleJob>>, told: &mut Told) -> bool {
         for line in lines {
-            let AccountJob { actor, at, command } = &line.job;
-            let store = &self.worker.store;
+            let SingleJob { actor, at, command } = &line.job;
+            let (store, notifier) = (&self.worker.store, &self.worker.notifier);
             match self
-                .patiently(|| account::run(store.as_ref(), *actor, *at, command))
+                .patiently(|| async move {
+                    match command {
+                        Single::Account(command) => {
+                            account::run(store.as_ref(), *actor, *at, command).await
+                        }
+                        Single::Notify(command) => {
+                            notify::run_command(notifier, *actor, command).await
+                        }
+                    }
+                })
                 .await
             {
                 None => return false,
                 Some(Ok(outcome)) => {
-                    if let AccountCommand::CloseLogin { login } = command {
+                    if let Single::Account(AccountCommand::CloseLogin { login }) = command {
                         let notice = Notice::LoginClosed { login: *login };
                         told.notices.push((Channel::Everyone, encode(&notice)));
                     }
@@ -291,6 +331,25 @@ impl Runner {
         }
     }
 
+    /// Leaves word of the messages that were stored, before they are acknowledged.
+    async fn remember(&mut self) -> bool {
+        let stored = std::mem::take(&mut self.stored);
+        if stored.is_empty() {
+            return true;
+        }
+        match self
+            .patiently(|| self.worker.notifier.stored(&stored))
+            .await
+        {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                tracing::error!(error = %error.chain(), "stored messages could not be handed on; they come again");
+                false
+            }
+            None => false,
+        }
+    }
+
     /// Puts what cannot succeed where people find it, before it is acknowledged.
     async fn bury(&mut self) -> bool {
         for (letter, original) in std::mem::take(&mut self.dead) {
@@ -328,12 +387,30 @@ async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
     Ok(applied)
 }
 
+/// The messages that are stored now, or were already: whoever stored them may have died before it left word of them.
+fn sent(lines: &[Line<RoomJob>], applied: &room::Applied) -> Vec<MessageId> {
+    let lines = lines.iter().zip(&applied.outcomes);
+    let sent = lines.filter_map(|(line, outcome)| match (&line.job.command, outcome) {
+        (RoomCommand::Send(send), Outcome::Done(_)) => Some(send.id),
+        _ => None,
+    });
+    sent.collect()
+}
+
 fn settle(lines: &[Line<RoomJob>], applied: room::Applied, told: &mut Told) {
     for (room, mut events) in applied.events {
         told.events.entry(room).or_default().append(&mut events);
     }
     for (room, event) in applied.repeats {
         let payload = encode_events(&[event]);
+        told.notices.push((Channel::Room(room), payload.into()));
+    }
+    for ((room, user), seq) in applied.reads {
+        let event = EphemeralEvent {
+            kind: EphemeralKind::ReadUpdated,
+            data: raw(&ReadUpdated { room, user, seq }).get().to_owned(),
+        };
+        let payload = encode_ephemeral(&event);
         told.notices.push((Channel::Room(room), payload.into()));
     }
     for (line, outcome) in lines.iter().zip(applied.outcomes) {

@@ -2,6 +2,7 @@
 //! worker does not find in the queue or the store, so it may be killed at any moment.
 
 mod batch;
+mod jobs;
 mod lane;
 mod partitions;
 
@@ -14,7 +15,8 @@ use crate::{
     bus::{Bus, WorkerId},
     config::Config,
     error::Result,
-    queue::{DeadLetters, Queue},
+    job::notify::Notifier,
+    queue::{DeadLetters, JobQueue, Queue},
     store::Writes,
 };
 
@@ -25,6 +27,7 @@ pub struct Worker {
     pub dead: Arc<dyn DeadLetters>,
     pub store: Arc<dyn Writes>,
     pub bus: Arc<dyn Bus>,
+    pub notifier: Notifier,
 }
 
 /// Works until `shutdown`, then finishes its batches, acknowledges them and leaves its partitions to others.
@@ -40,6 +43,11 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
             watch.clone(),
             shutdown.clone(),
         ));
+    }
+    if worker.config.notify.enabled() {
+        for queue in JobQueue::ALL {
+            lanes.spawn(jobs::run(worker.clone(), queue, shutdown.clone()));
+        }
     }
     tracing::info!(worker = %id, lanes = worker.config.worker.concurrency, "working");
     partitions::claim(&worker, id, owned, shutdown).await;

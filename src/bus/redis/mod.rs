@@ -15,12 +15,12 @@ use tokio::{sync::mpsc, time::timeout};
 use uuid::Uuid;
 
 use super::{
-    Bus, Channel, Incoming, Publications, Subscriptions, WorkerId, decode_events, encode_event,
-    encode_events,
+    Bus, Channel, Incoming, Presence, Publications, REMEMBER_ACTIVE, Subscriptions, WorkerId,
+    decode_events, encode_event, encode_events,
 };
 use crate::{
     error::{Error, Result},
-    model::{FeedEvent, RoomId},
+    model::{FeedEvent, RoomId, Timestamp, UserId},
 };
 
 /// What a command may take, waiting for a connection included.
@@ -33,6 +33,17 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 return redis.call('ZRANGE', KEYS[1], 0, -1)";
+
+/// Moves each user's end and last activity forward, never back, and forgets what is over.
+const HERE: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 3, #ARGV, 2 do
+    redis.call('ZADD', KEYS[1], 'GT', now + ARGV[1], ARGV[i])
+    redis.call('ZADD', KEYS[2], 'GT', ARGV[i + 1], ARGV[i])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[2])";
 
 /// Takes or renews a leadership that is free or the caller's own.
 const LEAD: &str = "
@@ -120,6 +131,14 @@ impl RedisBus {
 
     fn room_key(&self, room: RoomId) -> String {
         self.key("recent", room.simple())
+    }
+
+    fn connected_key(&self) -> String {
+        format!("{}:connected", self.settings.prefix)
+    }
+
+    fn active_key(&self) -> String {
+        format!("{}:active", self.settings.prefix)
     }
 
     fn workers_key(&self) -> String {
@@ -336,6 +355,41 @@ impl Bus for RedisBus {
             .arg(worker.to_string())
             .ignore();
         self.run(retire).await
+    }
+
+    async fn here(&self, users: &[(UserId, Timestamp)], ttl: Duration) -> Result<()> {
+        // A script holds up everyone else: in pieces.
+        for users in users.chunks(1000) {
+            let mut here = pipe();
+            let script = here.cmd("EVAL").arg(HERE).arg(2);
+            script.arg(self.connected_key()).arg(self.active_key());
+            script.arg(millis(ttl)).arg(millis(REMEMBER_ACTIVE));
+            for (user, active) in users {
+                script.arg(user.to_string()).arg(active.millis());
+            }
+            script.ignore();
+            self.run::<()>(here).await?;
+        }
+        Ok(())
+    }
+
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<String> = users.iter().map(Uuid::to_string).collect();
+        let mut ask = pipe();
+        ask.cmd("TIME");
+        ask.cmd("ZMSCORE").arg(self.connected_key()).arg(&names);
+        ask.cmd("ZMSCORE").arg(self.active_key()).arg(&names);
+        type Scores = Vec<Option<f64>>;
+        let ((seconds, micros), ends, active): ((i64, i64), Scores, Scores) = self.run(ask).await?;
+        let now = seconds * 1000 + micros / 1000;
+        let presence = ends.iter().zip(active).map(|(end, active)| Presence {
+            connected: end.is_some_and(|end| end as i64 > now),
+            active: active.map(|at| Timestamp::from_millis(at as i64)),
+        });
+        Ok(presence.collect())
     }
 
     async fn ping(&self) -> Result<()> {

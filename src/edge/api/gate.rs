@@ -16,6 +16,7 @@ use poem_openapi::registry::MetaApi;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
+    callbacks::MAX_REPORT,
     cors::Cors,
     problem::{Problem, render},
 };
@@ -110,7 +111,12 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
         id: &str,
     ) -> Response {
         let result = async {
-            take_body(&mut request, self.gate.max_bytes)
+            let max_bytes = match path.starts_with("/v1/webhooks/") {
+                // A provider's, which knows nothing of our limits.
+                true => self.gate.max_bytes.max(MAX_REPORT),
+                false => self.gate.max_bytes,
+            };
+            take_body(&mut request, max_bytes)
                 .await
                 .map_err(Problem::from)?;
             self.inner.call(request).await

@@ -3,6 +3,7 @@
 
 mod access;
 mod auth;
+mod callbacks;
 mod changes;
 mod cors;
 mod fields;
@@ -11,6 +12,7 @@ mod health;
 mod me;
 mod members;
 mod messages;
+mod notifications;
 mod page;
 mod payload;
 mod problem;
@@ -20,7 +22,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, endpoint::make_sync, web::Html};
+use poem::{
+    Endpoint, EndpointExt, IntoEndpoint, Response, Route,
+    endpoint::{make, make_sync},
+    get, post,
+    web::Html,
+};
 use poem_openapi::{OpenApi, OpenApiService, Tags as TagsDerive};
 
 use super::Edge;
@@ -39,6 +46,8 @@ enum Tags {
     Members,
     /// What is said in a room, and what else happens there.
     Messages,
+    /// What someone is told of while they are away.
+    Notifications,
     /// For those who run it.
     Operations,
 }
@@ -50,6 +59,7 @@ type Apis = (
     members::MembersApi,
     messages::MessagesApi,
     changes::ChangesApi,
+    notifications::NotificationsApi,
     health::HealthApi,
 );
 
@@ -60,6 +70,7 @@ const APIS: Apis = (
     members::MembersApi,
     messages::MessagesApi,
     changes::ChangesApi,
+    notifications::NotificationsApi,
     health::HealthApi,
 );
 
@@ -123,6 +134,13 @@ pub fn routes(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
         methods: gate::methods(<Apis as OpenApi>::meta()),
     };
     let api = Arc::new(service().into_endpoint());
+    // Handed to each of its requests.
+    macro_rules! with_edge {
+        ($handler:path) => {{
+            let edge = edge.clone();
+            make(move |request| $handler(edge.clone(), request))
+        }};
+    }
     let routes = Route::new()
         .at("/", make_sync(|_| Html(INDEX)))
         // Made anew each time: it is 1.6 MB that nobody needs while nobody looks.
@@ -136,6 +154,15 @@ pub fn routes(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
             }),
         )
         .at("/v1/*rest", api.clone())
+        .at(
+            "/v1/webhooks/sendgrid",
+            post(with_edge!(callbacks::sendgrid)),
+        )
+        .at("/v1/webhooks/twilio", post(with_edge!(callbacks::twilio)))
+        .at(
+            "/v1/unsubscribe/:delivery/:secret",
+            get(with_edge!(callbacks::unsubscribe_page)).post(with_edge!(callbacks::unsubscribe)),
+        )
         .at("/healthz", api.clone())
         .at("/readyz", api.clone())
         .at("/metrics", api)

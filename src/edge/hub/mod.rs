@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{outbox::Item, session::Seated};
 use crate::{
-    bus::{self, Bus, Channel, Incoming, Subscriptions},
+    bus::{self, Bus, Channel, Incoming, RoomNews, Subscriptions},
     error::Result,
     job::Notice,
     model::{FeedEvent, RoomId, Seq},
@@ -196,7 +196,12 @@ impl Hub {
                     payload,
                 }) => {
                     if let Some(room) = self.find(room) {
-                        self.arrived(&room, bus::decode_events(&payload).unwrap_or_default());
+                        match bus::decode_room(&payload) {
+                            RoomNews::Feed(events) => self.arrived(&room, events),
+                            RoomNews::Ephemeral(event) => room.lock().tell(event),
+                            // Whatever it was, its numbers will be missed and fetched.
+                            RoomNews::Unknown => {}
+                        }
                     }
                 }
                 Some(Incoming::Message { payload, .. }) => match serde_json::from_slice(&payload) {

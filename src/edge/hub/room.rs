@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use super::lock;
 use crate::{
     edge::{outbox::Frame, session::Seated},
-    model::{EventKind, FeedEvent, RoomId, Seq},
+    model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq},
     protocol::{Gap, MemberEvent, RoomEvent, raw},
     telemetry::metrics,
 };
@@ -126,6 +126,18 @@ impl State {
         if room_deleted {
             self.unseat(|_| true);
         }
+    }
+
+    /// Tells every socket that is live here. One that is still joining reads the truth after its place was taken.
+    pub fn tell(&mut self, event: EphemeralEvent) {
+        let frame = Frame::new(event.kind.as_str(), event.data);
+        let live = self.seats.iter().filter(|seat| seat.pending.is_none());
+        let mut told = 0;
+        for seat in live {
+            seat.who.outbox.push_frames(std::slice::from_ref(&frame));
+            told += 1;
+        }
+        metrics().deliveries.inc_by(told);
     }
 
     fn give(&mut self, numbered: &[(Seq, Arc<Frame>)]) {

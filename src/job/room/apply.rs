@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{RoomCommand, RoomJob, Send};
+use super::{RoomCommand, RoomJob, Send, mentions};
 use crate::{
     error::Code,
     job::{Outcome, Refusal},
@@ -33,6 +33,8 @@ pub struct Applied {
     /// Events stored earlier whose command came again: told once more, since whoever stored them may have died
     /// before telling.
     pub repeats: Vec<(RoomId, FeedEvent)>,
+    /// Who has read further in this batch, and how far.
+    pub reads: BTreeMap<(RoomId, UserId), Seq>,
 }
 
 /// Decides what `jobs` do to a world of `facts`, in their order.
@@ -153,7 +155,7 @@ impl Batch {
             body: send.body.clone(),
             client_msg_id: send.client_msg_id.clone(),
             reply_to: send.reply_to,
-            mentions: Vec::new(),
+            mentions: self.mentioned(job.room, &send.body),
             reactions: Vec::new(),
             metadata: send.metadata.clone(),
             created_at: job.at,
@@ -174,6 +176,20 @@ impl Batch {
         Ok(Some(resource))
     }
 
+    /// The members that a body names, each once, in the order in which they are named.
+    fn mentioned(&self, room: RoomId, body: &str) -> Vec<UserId> {
+        let mut found = Vec::new();
+        mentions::resolve(body, |name| {
+            let user = *self.facts.named.get(name)?;
+            // Only while they are a member: someone may have left earlier in this batch.
+            let member = self.facts.members.contains_key(&(room, user));
+            member.then(|| found.push(user))
+        });
+        let mut seen = HashSet::new();
+        found.retain(|user| seen.insert(*user));
+        found
+    }
+
     fn edit(&mut self, job: &RoomJob, id: MessageId, body: &str) -> Decided {
         self.writer(job)?;
         let mut message = self.message(job.room, id)?;
@@ -187,6 +203,7 @@ impl Batch {
             return Ok(Some(json(&message)));
         }
         message.body = body.to_owned();
+        message.mentions = self.mentioned(job.room, body);
         message.edited_at = Some(job.at);
         Ok(Some(self.change_message(
             job,
@@ -511,6 +528,7 @@ impl Batch {
         if seq > member.read_seq {
             member.read_seq = seq;
             self.touched.insert(Touched::Member(job.room, job.actor));
+            self.applied.reads.insert((job.room, job.actor), seq);
             self.facts
                 .members
                 .insert((job.room, job.actor), member.clone());
@@ -534,6 +552,8 @@ impl Batch {
         };
         self.member_event(job, seq, EventKind::MemberJoined, &member, None);
         self.touched.insert(Touched::Member(job.room, user));
+        let name = member.user.username.to_lowercase();
+        self.facts.named.insert(name, user);
         self.facts.members.insert((job.room, user), member);
     }
 

@@ -1,6 +1,7 @@
 //! Everything that happens in a room: the commands, and [`apply`], which decides what a batch of them does.
 
 mod apply;
+mod mentions;
 #[cfg(test)]
 mod tests;
 
@@ -98,10 +99,13 @@ pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
             RoomCommand::Send(send) => {
                 scope.messages.insert(send.id);
                 scope.messages.extend(send.reply_to);
+                named(&mut scope, job.room, &send.body);
             }
-            RoomCommand::Edit { message, .. }
-            | RoomCommand::Delete { message }
-            | RoomCommand::React { message, .. } => {
+            RoomCommand::Edit { message, body } => {
+                scope.messages.insert(*message);
+                named(&mut scope, job.room, body);
+            }
+            RoomCommand::Delete { message } | RoomCommand::React { message, .. } => {
                 scope.messages.insert(*message);
             }
             RoomCommand::Create { members, .. } => {
@@ -126,4 +130,9 @@ pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
         }
     }
     scope
+}
+
+fn named(scope: &mut Scope, room: RoomId, body: &str) {
+    let names = mentions::names(body).into_iter();
+    scope.named.extend(names.map(|name| (room, name)));
 }

@@ -346,3 +346,42 @@ fn reading_goes_forward_and_not_beyond_the_head() {
     assert!(matches!(applied.outcomes[1], Outcome::Done(_)));
     assert_eq!(refusal(&applied.outcomes[2]), crate::error::Code::Invalid);
 }
+
+#[test]
+fn members_are_mentioned_once_and_others_never() {
+    let mut world = world();
+    // The store knows both names; only one of them is a member here.
+    for user in [&world.owner, &world.guest] {
+        world.facts.named.insert(user.username.clone(), user.id);
+    }
+    let mut send = world.send(&world.owner, "a");
+    let RoomCommand::Send(said) = &mut send.command else {
+        panic!("it is a send");
+    };
+    said.body = "@Owner @guest @owner. owner@guest".to_owned();
+    let scope = scope([&send]);
+    assert!(scope.named.contains(&(world.room, "guest".to_owned())));
+    let applied = apply(world.facts.clone(), &[send]);
+    assert_eq!(applied.changes.new_messages[0].mentions, [world.owner.id]);
+
+    let edit = RoomCommand::Edit {
+        message: applied.changes.new_messages[0].id,
+        body: "nobody".to_owned(),
+    };
+    let said = applied.changes.new_messages[0].clone();
+    world.facts.messages.insert(said.id, said);
+    let applied = apply(world.facts.clone(), &[world.job(&world.owner, edit)]);
+    assert!(applied.changes.updated_messages[0].mentions.is_empty());
+}
+
+#[test]
+fn a_read_mark_is_told_when_it_moves() {
+    let world = world();
+    let read = |seq| world.job(&world.owner, RoomCommand::MarkRead { seq });
+    let applied = apply(world.facts.clone(), &[read(1), read(2), read(1)]);
+    assert_eq!(
+        applied.reads,
+        [((world.room, world.owner.id), 2)].into_iter().collect()
+    );
+    assert!(applied.events.is_empty(), "it takes no number");
+}

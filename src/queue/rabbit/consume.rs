@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, State},
+    queue::{Consumer, Delivery, Depth, JobQueue, Load, Partition, Queue, State},
 };
 
 /// How long `consume` waits for a connection and the broker's answers.
@@ -145,7 +145,8 @@ impl Queue for RabbitQueue {
         let prefix = &self.settings.prefix;
         let names = (0..self.settings.partitions)
             .map(|partition| topology::partition_queue(prefix, partition))
-            .chain([topology::dead_queue(prefix)]);
+            .chain([topology::dead_queue(prefix)])
+            .chain(JobQueue::ALL.map(|queue| topology::job_queue(prefix, queue)));
         let mut depths = Vec::new();
         for queue in names {
             let found = within(LOOK_DEADLINE, topology::look(&channel, queue.clone())).await?;

@@ -7,6 +7,7 @@
 mod backlog;
 mod consume;
 mod dead;
+mod jobs;
 mod link;
 mod load;
 mod publish;
@@ -16,6 +17,7 @@ use std::{fmt, time::Duration};
 
 pub use consume::RabbitQueue;
 pub use dead::RabbitDeadLetters;
+pub use jobs::RabbitJobs;
 use lapin::uri::AMQPUri;
 pub use publish::RabbitPublisher;
 

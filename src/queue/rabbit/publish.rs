@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,20 +30,23 @@ use tracing::{debug, warn};
 use super::{
     Settings,
     backlog::Backlog,
-    busy,
+    busy, jobs,
     link::{Link, Live, Status},
     topology,
 };
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{Partition, Publisher, State},
+    queue::{JobQueue, Partition, Publisher, State},
     retry::Policy,
 };
 
 /// A broker announces that it blocks only when something was published, which it then still takes: how long that
 /// one's confirm may follow the announcement.
 const LAST_CONFIRM: Duration = Duration::from_secs(1);
+
+/// Jobs published at the same time.
+pub(super) const JOB_LANES: usize = 8;
 
 /// Between polls of the depths while anything waits, and at least between two of any kind.
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -66,12 +69,13 @@ pub struct RabbitPublisher {
 struct Inner {
     settings: Settings,
     link: Link,
-    /// One a partition, and the last one for the dead letters.
+    /// One a partition, one for the dead letters, and [`JOB_LANES`] for jobs.
     lanes: Vec<Mutex<Lane>>,
     backlog: Backlog,
     /// Payloads and commands that the broker confirmed.
     confirmed: [AtomicU64; 2],
     poll: Notify,
+    next_job: AtomicUsize,
 }
 
 /// A channel in confirm mode, if its connection still is the one in use. Taken out while a publish is under way:
@@ -101,12 +105,13 @@ impl RabbitPublisher {
     pub fn connect(settings: Settings) -> Result<RabbitPublisher> {
         let inner = Arc::new(Inner {
             link: Link::start(settings.clone(), "publisher")?,
-            lanes: (0..=settings.partitions)
+            lanes: (0..usize::from(settings.partitions) + 1 + JOB_LANES)
                 .map(|_| Mutex::default())
                 .collect(),
             backlog: Backlog::new(settings.partitions),
             confirmed: Default::default(),
             poll: Notify::new(),
+            next_job: AtomicUsize::new(0),
             settings,
         });
         let poll = tokio::spawn(keep_polling(inner.clone()));
@@ -124,6 +129,13 @@ impl RabbitPublisher {
     /// Closes the connection in good order; what is still being published fails.
     pub async fn close(&self) {
         self.inner.link.close().await;
+    }
+
+    /// Jobs have no order, so several are published at once.
+    pub(super) async fn publish_job(&self, message: Outgoing<'_>) -> Result<()> {
+        let lane = self.inner.next_job.fetch_add(1, Ordering::Relaxed) % JOB_LANES;
+        let before = usize::from(self.inner.settings.partitions) + 1;
+        self.inner.publish(before + lane, message).await
     }
 
     /// How many payloads this publisher got confirmed, and how many commands were inside.
@@ -199,7 +211,7 @@ impl Inner {
     }
 
     async fn until_confirmed(&self, lane: usize, message: Outgoing<'_>) -> Result<()> {
-        // There is a lane for each partition that `check` lets through, and one more.
+        // There is a lane for each partition that `check` lets through, one more, and those of the jobs.
         let mut lane = self.lanes[lane].lock().await;
         let mut retry = REFUSED.start();
         loop {
@@ -217,7 +229,7 @@ impl Inner {
             match attempt {
                 Attempt::Confirmed => return Ok(()),
                 Attempt::Unroutable => {
-                    warn!(queue = message.queue, "queue was missing, declared again")
+                    debug!(queue = message.queue, "queue was missing, declared")
                 }
                 Attempt::Refused(reason) => {
                     warn!(
@@ -302,6 +314,19 @@ impl Inner {
             if topology::partition_queue(prefix, partition) == queue {
                 topology::declare_partition(channel, prefix, partition).await?;
                 return Ok(());
+            }
+        }
+        for kind in JobQueue::ALL {
+            if topology::job_queue(prefix, kind) == queue {
+                return topology::declare_jobs(channel, prefix, kind)
+                    .await
+                    .map(drop);
+            }
+            for level in jobs::LEVELS {
+                if topology::delay_queue(prefix, kind, level) == queue {
+                    let declared = topology::declare_delay(channel, prefix, kind, level).await;
+                    return declared.map(drop);
+                }
             }
         }
         topology::declare_dead(channel, prefix).await.map(drop)

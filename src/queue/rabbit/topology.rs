@@ -1,6 +1,8 @@
 //! The queues, their names and their arguments. The arguments are the same for every version from 3.10 to 4.x and
 //! must stay as they are: RabbitMQ refuses to declare a queue again with others.
 
+use std::time::Duration;
+
 use lapin::{
     Channel, Connection,
     options::QueueDeclareOptions,
@@ -8,7 +10,7 @@ use lapin::{
 };
 
 use super::Settings;
-use crate::queue::Partition;
+use crate::queue::{JobQueue, Partition};
 
 /// A redelivery counts as a delivery, and 4.x discards a message after 20 unless told otherwise; 3.10 knows no
 /// "unlimited" (-1). This is as good as unlimited, and fits a signed 32-bit integer.
@@ -16,6 +18,15 @@ const DELIVERY_LIMIT: i32 = 1_000_000_000;
 
 pub(super) fn partition_queue(prefix: &str, partition: Partition) -> String {
     format!("{prefix}.p.{partition}")
+}
+
+pub(super) fn job_queue(prefix: &str, queue: JobQueue) -> String {
+    format!("{prefix}.job.{}", queue.as_str())
+}
+
+/// Where jobs of one queue wait for one level's time; see [`super::jobs`].
+pub(super) fn delay_queue(prefix: &str, queue: JobQueue, level: Duration) -> String {
+    format!("{prefix}.delay.{}.{}", queue.as_str(), level.as_millis())
 }
 
 pub(super) fn dead_queue(prefix: &str) -> String {
@@ -29,6 +40,9 @@ pub(super) async fn declare(connection: &Connection, settings: &Settings) -> lap
         declare_partition(&channel, &settings.prefix, partition).await?;
     }
     declare_dead(&channel, &settings.prefix).await?;
+    for queue in JobQueue::ALL {
+        declare_jobs(&channel, &settings.prefix, queue).await?;
+    }
     channel.close(200, "done".into()).await
 }
 
@@ -40,6 +54,36 @@ pub(super) async fn declare_partition(
     let mut arguments = quorum();
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     declare_queue(channel, partition_queue(prefix, partition), arguments).await
+}
+
+pub(super) async fn declare_jobs(
+    channel: &Channel,
+    prefix: &str,
+    queue: JobQueue,
+) -> lapin::Result<lapin::Queue> {
+    declare_queue(channel, job_queue(prefix, queue), quorum()).await
+}
+
+/// Messages expire only at a queue's head, so each level is a queue of its own. The broker hands what expired to the
+/// job queue and forgets it only when that queue has it (at-least-once, RabbitMQ 3.10).
+pub(super) async fn declare_delay(
+    channel: &Channel,
+    prefix: &str,
+    queue: JobQueue,
+    level: Duration,
+) -> lapin::Result<lapin::Queue> {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let millis = i64::try_from(level.as_millis()).unwrap_or(i64::MAX);
+    let mut arguments = quorum();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(millis));
+    arguments.insert("x-dead-letter-exchange".into(), text(""));
+    arguments.insert(
+        "x-dead-letter-routing-key".into(),
+        text(&job_queue(prefix, queue)),
+    );
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    declare_queue(channel, delay_queue(prefix, queue, level), arguments).await
 }
 
 pub(super) async fn declare_dead(channel: &Channel, prefix: &str) -> lapin::Result<lapin::Queue> {

@@ -4,6 +4,7 @@
 
 mod consume;
 mod dead;
+mod jobs;
 mod write;
 
 use std::{
@@ -23,9 +24,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Consumer, Depth, Load, Partition, PartitionLoad, Publisher, Queue, State};
+use super::{Consumer, Depth, JobQueue, Load, Partition, PartitionLoad, Publisher, Queue, State};
 use crate::{
     error::{Error, Result},
+    model::Timestamp,
     sqlite::{Database, failure},
 };
 
@@ -50,6 +52,7 @@ pub struct Settings {
 pub struct SqliteQueue {
     shared: Arc<Shared>,
     writer: mpsc::Sender<Write>,
+    desk: Arc<jobs::Desk>,
 }
 
 /// What the writer task is asked to do.
@@ -176,6 +179,7 @@ impl SqliteQueue {
             acked: AtomicI64::new(0),
             delivered: AtomicI64::new(newest),
         });
+        let desk = jobs::Desk::open(database.clone());
         let shared = Arc::new(Shared {
             database,
             lanes: lanes.collect(),
@@ -186,13 +190,24 @@ impl SqliteQueue {
         // Bounded only so that a bug cannot eat the memory: the edge has one publish a partition outstanding.
         let (writer, requests) = mpsc::channel(4096);
         tokio::spawn(write::run(shared.clone(), requests, last_id));
-        Ok(SqliteQueue { shared, writer })
+        Ok(SqliteQueue {
+            shared,
+            writer,
+            desk,
+        })
     }
 
     /// Deletes what is acknowledged. Without it a later process sees those payloads again.
     pub async fn close(&self) {
         flush(&self.writer).await;
+        self.desk.clean().await;
     }
+}
+
+/// For `json_each`.
+fn json_ids(ids: &[i64]) -> String {
+    let ids: Vec<String> = ids.iter().map(i64::to_string).collect();
+    format!("[{}]", ids.join(","))
 }
 
 async fn flush(writer: &mpsc::Sender<Write>) {
@@ -272,6 +287,16 @@ impl Queue for SqliteQueue {
             ready: self.count(count).await?,
             consumers: 0,
         });
+        for queue in JobQueue::ALL {
+            let due = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE queue = ? AND due <= ?")
+                .bind(queue.as_str())
+                .bind(Timestamp::now().millis());
+            depths.push(Depth {
+                queue: format!("job.{}", queue.as_str()),
+                ready: self.count(due).await?,
+                consumers: 0,
+            });
+        }
         Ok(depths)
     }
 

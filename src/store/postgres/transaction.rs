@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     Store,
     pool::{Lease, answer, failure},
-    rows::{self, message_columns, room_columns},
+    rows::{self, member_columns, message_columns, room_columns},
 };
 use crate::{
     error::{Error, Result},
@@ -37,6 +37,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     }
     if !scope.members.is_empty() || !scope.users.is_empty() {
         read_people(&mut lease, scope, &mut facts).await?;
+    }
+    if !scope.named.is_empty() {
+        read_named(&mut lease, scope, &mut facts).await?;
     }
     let open = Open {
         lease,
@@ -110,6 +113,29 @@ async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Res
             facts.bans.insert(key, until);
         }
         facts.users.insert(user.id, user);
+    }
+    Ok(())
+}
+
+async fn read_named(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        member_columns!(),
+        ", u.username_key FROM UNNEST($1::uuid[], $2::text[]) AS p (room, name) \
+         JOIN users u ON u.username_key = p.name \
+         JOIN members m ON m.room = p.room AND m.user_id = u.id"
+    );
+    let (rooms, names): (Vec<RoomId>, Vec<&str>) = scope
+        .named
+        .iter()
+        .map(|(room, name)| (*room, name.as_str()))
+        .unzip();
+    let query = sqlx::query(SQL).bind(rooms).bind(names);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    let named = rows::all(&found, |row| Ok((rows::member(row, 0)?, row.try_get(8)?)))?;
+    for (member, name) in named {
+        facts.named.insert(name, member.user.id);
+        facts.members.insert((member.room, member.user.id), member);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use uuid::{Uuid, fmt::Simple};
 
 use super::{
     Store, json,
-    rows::{self, message_columns, room_columns},
+    rows::{self, member_columns, message_columns, room_columns},
 };
 use crate::{
     error::{Error, Result},
@@ -37,6 +37,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     }
     if !scope.members.is_empty() || !scope.users.is_empty() {
         read_people(&mut tx, scope, &mut facts).await?;
+    }
+    if !scope.named.is_empty() {
+        read_named(&mut tx, scope, &mut facts).await?;
     }
     let open = Open {
         tx,
@@ -131,6 +134,28 @@ async fn read_people(
             facts.bans.insert(key, until);
         }
         facts.users.insert(user.id, user);
+    }
+    Ok(())
+}
+
+async fn read_named(
+    connection: &mut SqliteConnection,
+    scope: &Scope,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        member_columns!(),
+        ", u.username_key FROM jsonb_each(?1) p \
+         CROSS JOIN users u ON u.username_key = p.value ->> 1 \
+         JOIN members m ON m.room = unhex(p.value ->> 0) AND m.user_id = u.id"
+    );
+    let asked = scope.named.iter().map(|(room, name)| (room.simple(), name));
+    let found = fetch(connection, SQL, json(asked)?).await?;
+    let named = rows::all(&found, |row| Ok((rows::member(row, 0)?, row.try_get(8)?)))?;
+    for (member, name) in named {
+        facts.named.insert(name, member.user.id);
+        facts.members.insert((member.room, member.user.id), member);
     }
     Ok(())
 }

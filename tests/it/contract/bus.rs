@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use chat::{
     bus::{
-        Bus, Channel, Incoming, Publications, RoomEvents, decode_events,
+        Bus, Channel, Incoming, Presence, Publications, RoomEvents, decode_events,
         memory::{self, MemoryBus},
         redis::{self, RedisBus},
     },
     error::Code,
-    model::{EventKind, FeedEvent, RoomId, Seq, new_id},
+    model::{EventKind, FeedEvent, RoomId, Seq, Timestamp, new_id},
 };
 use futures_util::future;
 use tokio::{sync::mpsc, time::Instant};
@@ -279,6 +279,29 @@ async fn hits_are_counted_within_their_window(nodes: Nodes) {
     assert!(started.elapsed() >= window - Duration::from_millis(5));
 }
 
+async fn who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(nodes: Nodes) {
+    let Nodes { one, two } = nodes;
+    let (ada, bob, eve) = (new_id(), new_id(), new_id());
+    let at = |ago: i64| Timestamp::from_millis(Timestamp::now().millis() - ago);
+    let (early, late) = (at(5000), at(1000));
+    one.here(&[(ada, late), (bob, early)], PATIENCE)
+        .await
+        .unwrap();
+    // Another node's older and shorter word takes nothing back.
+    let short = Duration::from_millis(200);
+    two.here(&[(ada, early), (eve, late)], short).await.unwrap();
+    let ask = async || two.presence(&[eve, ada, bob, new_id()]).await.unwrap();
+    let presence = until("one is gone", ask, |all| !all[0].connected).await;
+    let known = |connected, active| Presence { connected, active };
+    assert_eq!(presence[0].active, Some(late));
+    assert_eq!(
+        presence[1..3],
+        [known(true, Some(late)), known(true, Some(early))]
+    );
+    assert_eq!(presence[3], known(false, None));
+    assert_eq!(one.presence(&[]).await.unwrap(), []);
+}
+
 async fn counters_add_up(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (a, b) = (unique("count"), unique("count"));
@@ -409,6 +432,7 @@ suite!(
     counters_add_up(super::PATIENCE),
     one_leads_at_a_time(super::PATIENCE),
     beats_say_who_lives(super::PATIENCE),
+    who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(super::PATIENCE),
     a_reader_that_falls_behind_is_told(super::PATIENCE),
 );
 

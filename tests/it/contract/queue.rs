@@ -7,8 +7,9 @@ use chat::{
     error::Code,
     model::{Timestamp, new_id},
     queue::{
-        Consumer, DeadLetter, DeadLetters, Load, Partition, Publisher, Queue, Selection, State,
-        rabbit::{self, RabbitDeadLetters, RabbitPublisher, RabbitQueue},
+        Consumer, DeadLetter, DeadLetters, JobQueue, Jobs, Load, NewJob, Partition, Publisher,
+        Queue, Selection, State,
+        rabbit::{self, RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
         sqlite::{self, SqliteQueue},
     },
     sqlite::Database,
@@ -30,6 +31,7 @@ struct Opened {
     publisher: Arc<dyn Publisher>,
     queue: Arc<dyn Queue>,
     dead: Arc<dyn DeadLetters>,
+    jobs: Arc<dyn Jobs>,
 }
 
 pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
@@ -52,7 +54,12 @@ pub async fn delete_queues(prefix: &str) {
         .unwrap();
     let channel = connection.create_channel().await.unwrap();
     let partitions = (0..PARTITIONS).map(|p| format!("{prefix}.p.{p}"));
-    for queue in partitions.chain([format!("{prefix}.dead")]) {
+    let jobs = JobQueue::ALL.iter().flat_map(|queue| {
+        let (name, levels) = (queue.as_str(), [250, 1000, 4000]);
+        let delays = levels.map(|level| format!("{prefix}.delay.{name}.{level}"));
+        delays.into_iter().chain([format!("{prefix}.job.{name}")])
+    });
+    for queue in partitions.chain([format!("{prefix}.dead")]).chain(jobs) {
         channel
             .queue_delete(queue.into(), Default::default())
             .await
@@ -82,10 +89,12 @@ impl Place {
                 publisher.ready(PATIENCE).await.unwrap();
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
+                let jobs = Arc::new(RabbitJobs::new(publisher.clone(), queue.clone()));
                 Opened {
                     publisher,
                     queue,
                     dead,
+                    jobs,
                 }
             }
             Place::Sqlite { directory } => {
@@ -99,7 +108,8 @@ impl Place {
                 Opened {
                     publisher: queue.clone(),
                     queue: queue.clone(),
-                    dead: queue,
+                    dead: queue.clone(),
+                    jobs: queue,
                 }
             }
         }
@@ -259,7 +269,7 @@ async fn the_backlog_is_counted(place: Place) {
         |depths| depths[0].ready == 5,
     )
     .await;
-    assert_eq!(depths.len(), usize::from(PARTITIONS) + 1);
+    assert_eq!(depths.len(), usize::from(PARTITIONS) + 4);
     assert_eq!(
         (depths[1].ready, depths[2].ready, depths[0].consumers),
         (5, 0, 0)
@@ -334,6 +344,7 @@ async fn opening_again(place: Place) {
         publisher,
         queue,
         dead,
+        ..
     } = place.open().await;
     publish(&*publisher, 1, 0..50).await;
     let mut consumer = queue.consume(1).await.unwrap();
@@ -361,6 +372,7 @@ async fn dead_letters(place: Place) {
         publisher,
         queue,
         dead,
+        ..
     } = place.open().await;
     assert!(dead.list(10).await.unwrap().is_empty());
     let originals: Vec<Bytes> = (0..40)
@@ -416,6 +428,65 @@ async fn dead_letters(place: Place) {
     place.remove().await;
 }
 
+async fn jobs_come_when_they_are_due_until_they_are_done(place: Place) {
+    let Opened { jobs, .. } = place.open().await;
+    let job = |queue, name: &'static str, millis| NewJob {
+        queue,
+        payload: Bytes::from_static(name.as_bytes()),
+        delay: Duration::from_millis(millis),
+    };
+    let pushed = tokio::time::Instant::now();
+    jobs.push(vec![
+        job(JobQueue::Email, "later", 1300),
+        job(JobQueue::Email, "now", 0),
+        job(JobQueue::Sms, "another queue", 0),
+    ])
+    .await
+    .unwrap();
+    let mut consumer = jobs.take(JobQueue::Email, 2).await.unwrap();
+    let now = soon("the job that is due", consumer.next()).await.unwrap();
+    assert_eq!(now.payload, "now");
+    let later = soon("the delayed job", consumer.next()).await.unwrap();
+    assert_eq!(later.payload, "later");
+    assert!(pushed.elapsed() >= Duration::from_millis(1300));
+    later.ack.ack().await.unwrap();
+    // In hand and never acknowledged: it comes again.
+    drop((now, consumer));
+    let mut consumer = jobs.take(JobQueue::Email, 2).await.unwrap();
+    let now = soon("the job again", consumer.next()).await.unwrap();
+    assert_eq!(now.payload, "now");
+    now.ack.ack().await.unwrap();
+    drop((consumer, jobs));
+    place.remove().await;
+}
+
+async fn many_jobs_each_come_and_a_hand_holds_no_more_than_it_may(place: Place) {
+    let Opened { jobs, .. } = place.open().await;
+    let job = |number: usize| NewJob {
+        queue: JobQueue::Notify,
+        payload: Bytes::from(number.to_string()),
+        delay: Duration::from_millis(if number.is_multiple_of(3) { 250 } else { 0 }),
+    };
+    jobs.push((0..100).map(job).collect()).await.unwrap();
+    let mut consumer = jobs.take(JobQueue::Notify, 2).await.unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut held = Vec::new();
+    while seen.len() < 100 {
+        let job = soon("the next job", consumer.next()).await.unwrap();
+        seen.insert(String::from_utf8(job.payload.to_vec()).unwrap());
+        held.push(job);
+        if held.len() == 2 {
+            let more = tokio::time::timeout(Duration::from_millis(1), consumer.next()).await;
+            assert!(more.is_err(), "a third one in hand");
+            for job in held.drain(..) {
+                job.ack.ack().await.unwrap();
+            }
+        }
+    }
+    drop((held, consumer, jobs));
+    place.remove().await;
+}
+
 macro_rules! suite {
     ($($test:ident),+ $(,)?) => {
         mod rabbit_queue {
@@ -444,4 +515,6 @@ suite!(
     many_partitions_at_once,
     opening_again,
     dead_letters,
+    jobs_come_when_they_are_due_until_they_are_done,
+    many_jobs_each_come_and_a_hand_holds_no_more_than_it_may,
 );

@@ -9,6 +9,7 @@ mod faults;
 mod history;
 mod lifecycle;
 mod logins;
+mod notify;
 mod people;
 mod replay;
 mod rooms;

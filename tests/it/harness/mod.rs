@@ -12,6 +12,7 @@ pub mod engineio;
 pub mod load;
 pub mod node;
 pub mod process;
+pub mod provider;
 pub mod rest;
 pub mod socket;
 

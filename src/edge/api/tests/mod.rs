@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::routes;
 use crate::{
-    bus::{Bus, Channel, Incoming, Publications, Subscriptions, WorkerId},
+    bus::{Bus, Channel, Incoming, Presence, Publications, Subscriptions, WorkerId},
     config::{Config, Secret, Sources},
     edge::{
         Edge,
@@ -34,9 +34,15 @@ use crate::{
     },
     error::{Code, Error, Result},
     job::{Command, Job, Outcome, Refusal, account::AccountCommand, room::RoomCommand},
-    model::*,
+    model::{
+        notify::{ChannelKind, Delivery},
+        *,
+    },
     queue::{Partition, Publisher, State},
-    store::{Login, Reads, Window},
+    store::{
+        Login, Reads, Window,
+        notify::{Entry, NotifyReads, NotifySettings, Place},
+    },
 };
 
 type Rooms = HashMap<RoomId, (Room, Vec<Member>)>;
@@ -137,6 +143,28 @@ impl Reads for Store {
     }
 }
 
+#[async_trait]
+impl NotifyReads for Store {
+    async fn notify_settings(&self, _: UserId) -> Result<NotifySettings> {
+        Ok(NotifySettings::default())
+    }
+    async fn delivery(&self, _: Uuid) -> Result<Option<Delivery>> {
+        Ok(None)
+    }
+    async fn told_of(&self, _: MessageId) -> Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+    async fn told_to(&self, _: UserId, _: Option<&Place>, _: u32) -> Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+    async fn room_of(&self, _: MessageId) -> Result<Option<RoomId>> {
+        Ok(None)
+    }
+    async fn suppressed(&self, _: ChannelKind, _: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
 /// Small facts without their time to live.
 #[derive(Default)]
 struct Notes {
@@ -186,6 +214,12 @@ impl Bus for Notes {
     }
     async fn retire(&self, _: WorkerId) -> Result<()> {
         Ok(())
+    }
+    async fn here(&self, _: &[(UserId, Timestamp)], _: Duration) -> Result<()> {
+        Ok(())
+    }
+    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>> {
+        Ok(vec![Presence::default(); users.len()])
     }
     async fn ping(&self) -> Result<()> {
         Ok(())
@@ -303,6 +337,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         rates: Rates::new(config.limits.messages_per_second, config.limits.burst),
         config: Arc::new(config),
         reads: store.clone(),
+        ledger: store.clone(),
         bus,
         publisher: line.clone(),
         submit,

@@ -14,6 +14,7 @@ on_both! {
     public_rooms_come_page_by_page,
     a_member_changes_and_goes,
     bans_are_put_changed_and_lifted,
+    members_are_found_by_name_where_they_are_members,
     facts_hold_what_was_asked_and_no_more,
     heads_of_ten_thousand_rooms,
 }
@@ -204,6 +205,30 @@ async fn bans_are_put_changed_and_lifted(store: Fixture) {
     };
     store.commit([id], lift).await.unwrap();
     assert!(store.facts(&asked).await.bans.is_empty());
+}
+
+async fn members_are_found_by_name_where_they_are_members(store: Fixture) {
+    let (ada, bob) = (store.user("Ada").await, store.user("bob").await);
+    let (id, other) = (store.public_room(&ada).await, store.public_room(&bob).await);
+    let key = |user: &User| user.username.to_lowercase();
+    let facts = store
+        .facts(&Scope {
+            named: HashSet::from([
+                (id, key(&ada)),
+                (id, key(&bob)),
+                (other, key(&bob)),
+                (other, "nobody".to_owned()),
+            ]),
+            ..scope([id, other])
+        })
+        .await;
+    let named = [(key(&ada), ada.id), (key(&bob), bob.id)];
+    assert_eq!(facts.named, named.into());
+    let mut members: Vec<_> = facts.members.keys().copied().collect();
+    members.sort_unstable();
+    let mut right = vec![(id, ada.id), (other, bob.id)];
+    right.sort_unstable();
+    assert_eq!(members, right);
 }
 
 async fn facts_hold_what_was_asked_and_no_more(store: Fixture) {

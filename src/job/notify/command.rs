@@ -1,0 +1,191 @@
+//! What edges ask for notifications: wishes, codes that prove an address, and what providers reported.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Notifier, Task, queue_of};
+use crate::{
+    error::{Code, Error, Result},
+    job::{Outcome, Refusal},
+    model::{
+        RoomId, Timestamp, UserId,
+        notify::{ChannelKind, Delivery, DeliveryState, Preferences, Purpose, Report, RoomMode},
+    },
+    store::notify::{CodeAnswer, NewCode},
+};
+
+/// Changes that may get in between while a report is put down.
+const CLASHES: usize = 20;
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NotifyCommand {
+    Prefer {
+        preferences: Preferences,
+        rooms: Vec<(RoomId, RoomMode)>,
+    },
+    /// The code travels in the queue, like the message that carries it, and stands nowhere else.
+    SendCode {
+        delivery: Uuid,
+        channel: ChannelKind,
+        address: String,
+        code: String,
+        hash: Vec<u8>,
+        expires_at: Timestamp,
+    },
+    TryCode {
+        channel: ChannelKind,
+        hash: Vec<u8>,
+    },
+    Report(Report),
+    /// By the link in a notification.
+    Unsubscribe {
+        delivery: Uuid,
+    },
+    /// Out of the dead letters.
+    Replay {
+        delivery: Uuid,
+    },
+}
+
+impl NotifyCommand {
+    /// What keeps its order: a user's wishes, or one delivery.
+    pub fn key(&self, actor: UserId) -> Uuid {
+        match self {
+            NotifyCommand::Report(report) => report.delivery,
+            NotifyCommand::Replay { delivery } => *delivery,
+            _ => actor,
+        }
+    }
+}
+
+/// Without codes and addresses: a command is logged when it fails.
+impl std::fmt::Debug for NotifyCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NotifyCommand::Prefer { .. } => "Prefer",
+            NotifyCommand::SendCode { .. } => "SendCode",
+            NotifyCommand::TryCode { .. } => "TryCode",
+            NotifyCommand::Report(_) => "Report",
+            NotifyCommand::Unsubscribe { .. } => "Unsubscribe",
+            NotifyCommand::Replay { .. } => "Replay",
+        })
+    }
+}
+
+/// Applies one command. Applied twice, it is as if once.
+pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) -> Result<Outcome> {
+    let store = notifier.store.as_ref();
+    match command {
+        NotifyCommand::Prefer { preferences, rooms } => {
+            store.put_notify_settings(actor, preferences, rooms).await?;
+        }
+        NotifyCommand::SendCode {
+            delivery,
+            channel,
+            address,
+            code,
+            hash,
+            expires_at,
+        } => {
+            let new = NewCode {
+                user: actor,
+                channel: *channel,
+                address: address.clone(),
+                hash: hash.clone(),
+                expires_at: *expires_at,
+            };
+            store.put_code(&new).await?;
+            let mut sent = Delivery::new(*delivery, actor, *channel, Purpose::Verification);
+            sent.record.address = Some(address.clone());
+            store.put_delivery(&sent).await?;
+            let task = Task::Verify {
+                delivery: *delivery,
+                code: code.clone(),
+            };
+            notifier
+                .push(&task, queue_of(*channel), std::time::Duration::ZERO)
+                .await?;
+        }
+        NotifyCommand::TryCode { channel, hash } => {
+            let answer = store
+                .try_code(actor, *channel, hash, Timestamp::now())
+                .await?;
+            let refusal = match answer {
+                CodeAnswer::Right => return Ok(Outcome::Done(None)),
+                CodeAnswer::Wrong => "this is not the code",
+                CodeAnswer::NoneOpen => {
+                    "no code is open: it was used, is too old, or was guessed too often; ask for another"
+                }
+            };
+            return Ok(Outcome::Refused(Refusal::new(Code::Invalid, refusal)));
+        }
+        NotifyCommand::Report(report) => apply(notifier, report).await?,
+        NotifyCommand::Unsubscribe { delivery } => {
+            let Some(delivery) = store.delivery(*delivery).await? else {
+                return Ok(Outcome::Done(None));
+            };
+            let settings = store.notify_settings(delivery.user).await?;
+            let mut preferences = settings.preferences;
+            match delivery.channel {
+                ChannelKind::Email => preferences.email = false,
+                ChannelKind::Sms => preferences.sms = false,
+            }
+            store
+                .put_notify_settings(delivery.user, &preferences, &settings.rooms)
+                .await?;
+        }
+        NotifyCommand::Replay { delivery } => replay(notifier, *delivery).await?,
+    }
+    Ok(Outcome::Done(None))
+}
+
+/// A provider's report moves a delivery forward, never back, and once.
+async fn apply(notifier: &Notifier, report: &Report) -> Result<()> {
+    let store = notifier.store.as_ref();
+    for _ in 0..CLASHES {
+        let Some(mut delivery) = store.delivery(report.delivery).await? else {
+            tracing::debug!("a provider reports about a delivery that nobody knows");
+            return Ok(());
+        };
+        // Before the record says that the report was seen: broken off in between, it comes again.
+        if let (true, Some(address)) = (report.suppress, &delivery.record.address) {
+            store
+                .suppress(delivery.channel, address, &report.reason)
+                .await?;
+        }
+        if delivery.record.reports.contains(&report.id) {
+            return Ok(());
+        }
+        delivery.record.reports.push(report.id.clone());
+        if report.state.rank() > delivery.record.state.rank() {
+            delivery.now(report.state, report.reason.clone());
+        }
+        if store.change_delivery(&mut delivery).await? {
+            return Ok(());
+        }
+    }
+    Err(Error::unavailable(
+        "database",
+        "a delivery changes all the time",
+    ))
+}
+
+async fn replay(notifier: &Notifier, id: Uuid) -> Result<()> {
+    let Some(mut delivery) = notifier.store.delivery(id).await? else {
+        return Ok(());
+    };
+    if delivery.record.state == DeliveryState::Dead {
+        delivery.record.replayed_at = Some(Timestamp::now());
+        delivery.now(DeliveryState::Queued, "taken out of the dead letters");
+        if !notifier.store.change_delivery(&mut delivery).await? {
+            return Err(Error::unavailable(
+                "database",
+                "a delivery changed meanwhile",
+            ));
+        }
+    }
+    let task = Task::Deliver { delivery: id };
+    let queue = queue_of(delivery.channel);
+    notifier.push(&task, queue, std::time::Duration::ZERO).await
+}

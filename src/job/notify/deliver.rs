@@ -1,0 +1,433 @@
+//! One delivery: what of it is still needed, one attempt, and what the answer means for it. Every step is put down
+//! before the next is taken.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{CODE_TTL, Next, Notifier, NotifyCommand};
+use crate::{
+    config::OnAmbiguous,
+    error::{Error, Result},
+    job::{self, Command, Job},
+    model::{
+        Timestamp, derived_id,
+        notify::{Attempt, ChannelKind, Delivery, DeliveryState, Purpose, RoomMode},
+    },
+    notify::{Answer, Outgoing, Verdict, template},
+    queue::DeadLetter,
+    retry::Policy,
+    store::notify::{Line, NotifySettings},
+    telemetry::metrics,
+};
+
+/// The longest pause between two attempts, whatever a provider asks for.
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
+/// Two workers met at one delivery: the second looks again after this.
+const MET: Duration = Duration::from_millis(500);
+/// How long after its time is up an attempt without an answer counts as broken off.
+const BROKEN_OFF: Duration = Duration::from_secs(2);
+/// Changes that may get in between while an answer is put down.
+const CLASHES: usize = 20;
+
+pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Result<Next> {
+    let Some(mut delivery) = notifier.store.delivery(id).await? else {
+        // Of a user who is gone with everything that was theirs.
+        return Ok(Next::Done);
+    };
+    if delivery.record.state.is_final() {
+        return Ok(Next::Done);
+    }
+    if let Some(next) = broken_off(notifier, &mut delivery).await? {
+        return Ok(next);
+    }
+    let now = Timestamp::now();
+    let settings = notifier.store.notify_settings(delivery.user).await?;
+    if delivery.record.purpose == Purpose::Messages {
+        if let Some(reason) = unwanted(&settings, delivery.channel) {
+            notifier.store.close_delivery(id).await?;
+            delivery.now(DeliveryState::Suppressed, reason);
+            return put(notifier, delivery).await;
+        }
+        if let Some(until) = settings.preferences.quiet_until(now) {
+            delay(notifier, &mut delivery, "waits for the end of quiet hours").await?;
+            // A little past the end, so that it is over then.
+            return Ok(Next::Again(
+                between(now, until) + Duration::from_millis(500),
+            ));
+        }
+    }
+    if let Some(reason) = too_old(notifier, &delivery, now) {
+        return give_up(notifier, delivery, &reason).await;
+    }
+    let gate = notifier.gate(delivery.channel);
+    if let Some((wait, locked)) = gate.closed() {
+        let reason = match locked {
+            true => "the channel is paused: the provider refuses the server's credentials",
+            false => "the provider fails just now",
+        };
+        delay(notifier, &mut delivery, reason).await?;
+        return Ok(Next::Again(wait));
+    }
+    let Some(outgoing) = compose(notifier, &mut delivery, &settings, code).await? else {
+        return put(notifier, delivery).await;
+    };
+    if let Some(reason) = notifier
+        .store
+        .suppressed(delivery.channel, &outgoing.to)
+        .await?
+    {
+        delivery.now(DeliveryState::Suppressed, reason);
+        return put(notifier, delivery).await;
+    }
+    if let Some(wait) = gate.place(notifier.bus.as_ref()).await {
+        return Ok(Next::Again(wait));
+    }
+    attempt(notifier, delivery, &outgoing).await
+}
+
+/// Someone began an attempt and did not finish it: they are still at it, or they died and nobody knows whether the
+/// provider has it.
+async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Option<Next>> {
+    let Some(last) = delivery.record.attempts.last_mut() else {
+        return Ok(None);
+    };
+    if last.ended_at.is_some() {
+        return Ok(None);
+    }
+    let now = Timestamp::now();
+    let patience = notifier.config.notify.timeout + BROKEN_OFF;
+    let gone = between(last.started_at, now);
+    if gone < patience {
+        return Ok(Some(Next::Again(patience - gone)));
+    }
+    last.ended_at = Some(now);
+    last.answer = Some("no answer: the worker was stopped while it waited".to_owned());
+    let verdict = Verdict::Unknown { after: None };
+    let next = conclude(notifier, delivery, verdict);
+    Ok(Some(
+        match notifier.store.change_delivery(delivery).await? {
+            true => finish(notifier, delivery, next).await?,
+            false => Next::Again(MET),
+        },
+    ))
+}
+
+fn unwanted(settings: &NotifySettings, channel: ChannelKind) -> Option<&'static str> {
+    if !settings.preferences.wants(channel) {
+        return Some("the channel was switched off");
+    }
+    settings
+        .verified(channel)
+        .is_none()
+        .then_some("the address is not verified any more")
+}
+
+fn too_old(notifier: &Notifier, delivery: &Delivery, now: Timestamp) -> Option<String> {
+    let age = between(delivery.since(), now);
+    match delivery.record.purpose {
+        Purpose::Verification => {
+            (age > CODE_TTL).then(|| "the code is out of date by now".to_owned())
+        }
+        Purpose::Messages => (age > notifier.config.notify.max_age).then(|| "too old".to_owned()),
+    }
+}
+
+/// What is to be sent. `None`, with the delivery's state set, where nothing is left.
+async fn compose(
+    notifier: &Notifier,
+    delivery: &mut Delivery,
+    settings: &NotifySettings,
+    code: Option<&str>,
+) -> Result<Option<Outgoing>> {
+    let url = notifier.public_url();
+    let (id, sms) = (delivery.id, delivery.channel == ChannelKind::Sms);
+    let report_to = notifier
+        .config
+        .edge
+        .public_url
+        .as_ref()
+        .map(|url| format!("{url}/v1/webhooks/twilio?notification={id}"));
+    let mut outgoing = Outgoing {
+        id,
+        to: String::new(),
+        subject: String::new(),
+        text: String::new(),
+        html: String::new(),
+        unsubscribe: None,
+        report_to,
+    };
+    if let Some(code) = code {
+        let rendered = template::code(code, CODE_TTL.as_secs() / 60);
+        outgoing.to = delivery.record.address.clone().unwrap_or_default();
+        outgoing.subject = rendered.subject;
+        outgoing.text = match sms {
+            true => rendered.text.lines().next().unwrap_or_default().to_owned(),
+            false => rendered.text,
+        };
+        outgoing.html = rendered.html;
+        return Ok(Some(outgoing));
+    }
+    let lines = needed(notifier, delivery).await?;
+    if lines.is_empty() {
+        delivery.now(
+            DeliveryState::Cancelled,
+            "nothing of it was unread any more",
+        );
+        return Ok(None);
+    }
+    let shown: Vec<_> = lines
+        .into_iter()
+        .map(|line| template::Shown {
+            room: if line.direct {
+                String::new()
+            } else {
+                line.room_name
+            },
+            sender: line.sender,
+            body: line.body,
+        })
+        .collect();
+    if sms {
+        outgoing.text = template::short(&shown, &url);
+    } else {
+        let secret = delivery.record.secret;
+        let link = format!("{url}/v1/unsubscribe/{id}/{secret}");
+        let rendered = template::digest(&shown, &url, &link);
+        outgoing.subject = rendered.subject;
+        outgoing.text = rendered.text;
+        outgoing.html = rendered.html;
+        outgoing.unsubscribe = Some(link);
+    }
+    // `unwanted` let only verified addresses through.
+    outgoing.to = settings
+        .verified(delivery.channel)
+        .unwrap_or_default()
+        .to_owned();
+    delivery.record.address = Some(outgoing.to.clone());
+    Ok(Some(outgoing))
+}
+
+/// The messages that still have to be told; the others are taken out with their reason.
+async fn needed(notifier: &Notifier, delivery: &Delivery) -> Result<Vec<Line>> {
+    let mut dropped = Vec::new();
+    let mut lines = notifier.store.close_delivery(delivery.id).await?;
+    lines.retain(|line| {
+        let reason = match line.read {
+            _ if line.deleted => "the message was deleted",
+            None => "no member of the room any more",
+            Some(true) => "read before it was sent",
+            _ if line.mode == Some(RoomMode::None) => "the room was muted",
+            Some(false) => return true,
+        };
+        dropped.push((line.message, reason));
+        false
+    });
+    if !dropped.is_empty() {
+        notifier.store.drop_lines(delivery.id, &dropped).await?;
+    }
+    Ok(lines)
+}
+
+async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoing) -> Result<Next> {
+    let Some(channel) = notifier.channels.get(delivery.channel) else {
+        delivery.now(
+            DeliveryState::Suppressed,
+            "the channel is not set up any more",
+        );
+        return put(notifier, delivery).await;
+    };
+    let started_at = Timestamp::now();
+    delivery.record.attempts.push(Attempt {
+        started_at,
+        ended_at: None,
+        answer: None,
+    });
+    delivery.now(DeliveryState::Queued, "the provider is asked");
+    // The attempt is on disk before the request leaves; whoever else tries meanwhile is refused here.
+    if !notifier.store.change_delivery(&mut delivery).await? {
+        return Ok(Next::Again(MET));
+    }
+    let Answer { verdict, said } = channel.send(outgoing).await;
+    count(delivery.channel, &verdict);
+    let gate = notifier.gate(delivery.channel);
+    match verdict {
+        Verdict::Locked => gate.locked(),
+        Verdict::NotSent { after: None } | Verdict::Unknown { .. } => gate.failed(),
+        _ => gate.worked(),
+    }
+    if verdict == (Verdict::Refused { address: true }) {
+        let reason = format!("the provider refuses the address ({said})");
+        notifier
+            .store
+            .suppress(delivery.channel, &outgoing.to, &reason)
+            .await?;
+    }
+    for _ in 0..CLASHES {
+        let mine = |attempt: &&mut Attempt| attempt.started_at == started_at;
+        let Some(mine) = delivery.record.attempts.iter_mut().rev().find(mine) else {
+            return Ok(Next::Done);
+        };
+        mine.ended_at = Some(Timestamp::now());
+        mine.answer = Some(said.clone());
+        let next = conclude(notifier, &mut delivery, verdict.clone());
+        if notifier.store.change_delivery(&mut delivery).await? {
+            return finish(notifier, &mut delivery, next).await;
+        }
+        // A report of the provider came first.
+        match notifier.store.delivery(delivery.id).await? {
+            Some(fresh) => delivery = fresh,
+            None => return Ok(Next::Done),
+        }
+    }
+    Err(Error::unavailable(
+        "database",
+        "a delivery changes all the time",
+    ))
+}
+
+/// What an answer means for the delivery, which is changed here and written by the caller.
+enum Conclusion {
+    Done,
+    Again(Duration),
+    Dead,
+}
+
+fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> Conclusion {
+    let settings = &notifier.config.notify;
+    let unclear = matches!(verdict, Verdict::Unknown { .. });
+    let after = match verdict {
+        Verdict::Sent { provider_id } => {
+            delivery.record.provider_id = provider_id;
+            // A report may have been faster than the answer.
+            if delivery.record.state.rank() < DeliveryState::Sent.rank() {
+                delivery.now(DeliveryState::Sent, "the provider took it");
+            }
+            return Conclusion::Done;
+        }
+        Verdict::Refused { .. } => {
+            delivery.now(DeliveryState::Failed, "the provider refuses it for good");
+            return Conclusion::Done;
+        }
+        Verdict::Locked => {
+            // It did not count: it was never looked at.
+            delivery.record.attempts.pop();
+            let reason = "the channel is paused: the provider refuses the server's credentials";
+            delivery.now(DeliveryState::Delayed, reason);
+            return Conclusion::Again(settings.pause);
+        }
+        Verdict::NotSent { after } | Verdict::Unknown { after } => after,
+    };
+    if delivery.record.state.is_final() {
+        // A report says that it was sent after all.
+        return Conclusion::Done;
+    }
+    let give_up = settings.sms.on_ambiguous == OnAmbiguous::GiveUp;
+    if unclear && delivery.channel == ChannelKind::Sms && give_up {
+        let reason =
+            "it may have been sent, and is not sent again (notify.sms.on_ambiguous = give_up)";
+        delivery.now(DeliveryState::Failed, reason);
+        return Conclusion::Done;
+    }
+    let tries = delivery.tries();
+    if tries >= settings.max_attempts {
+        return Conclusion::Dead;
+    }
+    let policy = Policy {
+        initial: settings.retry_initial,
+        max: MAX_PAUSE,
+        deadline: None,
+    };
+    let own = policy.delay_after(u32::try_from(tries).unwrap_or(u32::MAX));
+    let pause = after.map_or(own, |after| after.max(own)).min(MAX_PAUSE);
+    let reason = match unclear {
+        true => "the last attempt had no clear answer; it is tried again, and may arrive twice",
+        false => "the provider could not take it; it is tried again",
+    };
+    delivery.now(DeliveryState::Delayed, reason);
+    Conclusion::Again(pause)
+}
+
+async fn finish(notifier: &Notifier, delivery: &mut Delivery, next: Conclusion) -> Result<Next> {
+    Ok(match next {
+        Conclusion::Done => Next::Done,
+        Conclusion::Again(pause) => Next::Again(pause),
+        Conclusion::Dead => {
+            let reason = format!("given up after {} attempts", delivery.tries());
+            give_up(notifier, delivery.clone(), &reason).await?
+        }
+    })
+}
+
+/// Puts a delivery where operators find it, and says so in the ledger. The letter comes first: broken off in between,
+/// it is written again under the same id.
+async fn give_up(notifier: &Notifier, mut delivery: Delivery, reason: &str) -> Result<Next> {
+    if delivery.record.purpose == Purpose::Verification {
+        delivery.now(DeliveryState::Failed, reason);
+        return put(notifier, delivery).await;
+    }
+    let at = Timestamp::now();
+    let job = Job {
+        v: job::VERSION,
+        at,
+        actor: delivery.user,
+        reply: None,
+        command: Command::Notify(NotifyCommand::Replay {
+            delivery: delivery.id,
+        }),
+    };
+    let original = serde_json::to_vec(&job).map_err(Error::internal)?;
+    let attempts = delivery.record.attempts.len().to_be_bytes();
+    let key = job.command.key(delivery.user);
+    let letter = DeadLetter {
+        id: derived_id("given up", &[delivery.id.as_bytes(), &attempts]),
+        at,
+        reason: format!("notification by {}: {reason}", delivery.channel),
+        partition: job::partition_of(key, notifier.config.queue.partitions),
+        payload: String::from_utf8_lossy(&original).into_owned(),
+    };
+    notifier.store.close_delivery(delivery.id).await?;
+    notifier.dead.put(&letter, original.into()).await?;
+    metrics()
+        .dead_letters
+        .with_label_values(&["notification"])
+        .inc();
+    delivery.now(DeliveryState::Dead, reason);
+    put(notifier, delivery).await
+}
+
+async fn put(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
+    Ok(match notifier.store.change_delivery(&mut delivery).await? {
+        true => Next::Done,
+        false => Next::Again(MET),
+    })
+}
+
+/// Says that it waits, and for what, unless it says so already. Whoever changed it meanwhile knows better.
+async fn delay(notifier: &Notifier, delivery: &mut Delivery, reason: &str) -> Result<()> {
+    if delivery.record.state != DeliveryState::Delayed || delivery.record.reason != reason {
+        delivery.now(DeliveryState::Delayed, reason);
+        notifier.store.change_delivery(delivery).await?;
+    }
+    Ok(())
+}
+
+fn count(channel: ChannelKind, verdict: &Verdict) {
+    let outcome = match verdict {
+        Verdict::Sent { .. } => "sent",
+        Verdict::NotSent { .. } => "not_sent",
+        Verdict::Unknown { .. } => "unknown",
+        Verdict::Refused { .. } => "refused",
+        Verdict::Locked => "locked",
+    };
+    metrics()
+        .notify_attempts
+        .with_label_values(&[channel.as_str(), outcome])
+        .inc();
+}
+
+/// Nothing where the clock went backwards.
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    let millis = to.millis().saturating_sub(from.millis());
+    Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}

@@ -1,0 +1,162 @@
+//! The second look at messages, after `notify.delay`: whom they concern, and who is told or not told, and why.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{Next, Notifier, Task, queue_of};
+use crate::{
+    bus::Presence,
+    error::Result,
+    model::{
+        MessageId, Timestamp, UserId,
+        notify::{Cause, ChannelKind, DeliveryState, RoomMode, delivery_id},
+    },
+    queue::JobQueue,
+    store::notify::{Candidate, Decision, Verdict},
+};
+
+/// Looks at someone who is connected before it counts as having been there: a connection that died without goodbye
+/// ends in between.
+const LOOKS: u32 = 2;
+
+/// What one look at one member comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Decided {
+    Tell(Vec<ChannelKind>),
+    Not(DeliveryState, &'static str),
+    /// They are there: look again.
+    Later,
+}
+
+pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32) -> Result<Next> {
+    let mut candidates = notifier.store.candidates(messages).await?;
+    // In one order for everyone, so that two workers never wait for each other's deliveries.
+    candidates.sort_unstable_by_key(|candidate| (candidate.user, candidate.room, candidate.seq));
+    let present = presence(notifier, &candidates).await;
+
+    let (mut decisions, mut later) = (Vec::new(), BTreeSet::new());
+    for candidate in &candidates {
+        let there = present.get(&candidate.user).copied().unwrap_or_default();
+        let mut put = |verdict| {
+            decisions.push(Decision {
+                message: candidate.message,
+                room: candidate.room,
+                seq: candidate.seq,
+                user: candidate.user,
+                cause: candidate.cause,
+                verdict,
+            });
+        };
+        match decide(notifier, candidate, there, again) {
+            Decided::Tell(channels) => {
+                channels.into_iter().for_each(|c| put(Verdict::Tell(c)));
+            }
+            Decided::Not(state, reason) => put(Verdict::Not(state, reason)),
+            Decided::Later => {
+                later.insert(candidate.message);
+            }
+        }
+    }
+    if !decisions.is_empty() {
+        tell(notifier, &decisions).await?;
+    }
+    if !later.is_empty() {
+        let task = Task::Look {
+            messages: later.into_iter().collect(),
+            again: again + 1,
+        };
+        let delay = notifier.config.notify.away_after;
+        notifier.push(&task, JobQueue::Notify, delay).await?;
+    }
+    Ok(Next::Done)
+}
+
+/// Puts the decisions down, and has the deliveries that they opened made.
+async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
+    let concerned = notifier.store.decide(decisions).await?;
+    // One that was open before has its job already; one that these messages open has it from here, even if this
+    // task was broken off right after the decision and came again.
+    let ours: HashSet<_> = decisions
+        .iter()
+        .filter_map(|decision| match decision.verdict {
+            Verdict::Tell(channel) => Some(delivery_id(decision.user, channel, decision.message)),
+            Verdict::Not(..) => None,
+        })
+        .collect();
+    let window = notifier.config.notify.digest_window;
+    let jobs = concerned
+        .into_iter()
+        .filter(|(delivery, _)| ours.contains(delivery))
+        .map(|(delivery, channel)| Task::Deliver { delivery }.job(queue_of(channel), window));
+    notifier.jobs.push(jobs.collect::<Result<_>>()?).await
+}
+
+async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<UserId, Presence> {
+    let users: BTreeSet<UserId> = candidates.iter().map(|candidate| candidate.user).collect();
+    let users: Vec<UserId> = users.into_iter().collect();
+    match notifier.bus.presence(&users).await {
+        Ok(presence) => users.into_iter().zip(presence).collect(),
+        Err(error) => {
+            // Rather one notification too many than one too few.
+            tracing::debug!(error = %error.chain(), "nobody knows who is connected; all count as away");
+            HashMap::new()
+        }
+    }
+}
+
+fn decide(notifier: &Notifier, candidate: &Candidate, there: Presence, again: u32) -> Decided {
+    use DeliveryState::{Cancelled, Suppressed};
+    let wishes = &candidate.preferences;
+    if candidate.deleted {
+        return Decided::Not(Cancelled, "the message was deleted");
+    }
+    if candidate.read {
+        return Decided::Not(Cancelled, "read before it was time to tell");
+    }
+    let unwanted = match (candidate.mode, candidate.cause) {
+        (Some(RoomMode::All), _) => None,
+        (Some(RoomMode::None), _) => Some("the room is muted"),
+        (Some(RoomMode::Mentions), Cause::Mention) => None,
+        (Some(RoomMode::Mentions), _) => Some("the room is set to mentions only"),
+        (None, Cause::Direct) if !wishes.direct => Some("direct messages are switched off"),
+        (None, Cause::Mention) if !wishes.mentions => Some("mentions are switched off"),
+        (None, _) => None,
+    };
+    if let Some(reason) = unwanted {
+        return Decided::Not(Suppressed, reason);
+    }
+    let wanted: Vec<_> = ChannelKind::ALL
+        .into_iter()
+        .filter(|channel| wishes.wants(*channel))
+        .collect();
+    if wanted.is_empty() {
+        return Decided::Not(Suppressed, "every channel is switched off");
+    }
+    let set_up: Vec<_> = wanted
+        .into_iter()
+        .filter(|channel| notifier.channels.get(*channel).is_some())
+        .collect();
+    if set_up.is_empty() {
+        return Decided::Not(
+            Suppressed,
+            "the wanted channel is not set up on this server",
+        );
+    }
+    let reachable: Vec<_> = set_up
+        .into_iter()
+        .filter(|channel| match channel {
+            ChannelKind::Email => candidate.email.is_some(),
+            ChannelKind::Sms => candidate.phone.is_some(),
+        })
+        .collect();
+    if reachable.is_empty() {
+        return Decided::Not(Suppressed, "no address is verified");
+    }
+    let away_after = notifier.config.notify.away_after.as_millis() as i64;
+    let active = there.active.map_or(i64::MIN, Timestamp::millis);
+    let is_there = there.connected && active > Timestamp::now().millis() - away_after;
+    match is_there {
+        true if again < LOOKS => Decided::Later,
+        true => Decided::Not(Cancelled, "connected and active the whole time"),
+        false => Decided::Tell(reachable),
+    }
+}

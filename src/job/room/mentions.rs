@@ -1,0 +1,86 @@
+//! `@username` in a message's body: which names could be meant. Whether they are, the store and [`super::apply`] say.
+//! A body without `@` costs one search for a byte.
+
+/// Names looked at in one body, at most: each costs the batch a look-up.
+const MAX_NAMES: usize = 50;
+/// The longest user name.
+const MAX_NAME: usize = 32;
+
+/// Calls `known` with each name that `body` may mean, in lower case, the longest reading first; `Some` says that it
+/// was one, and its shorter readings are not asked for.
+pub fn resolve(body: &str, mut known: impl FnMut(&str) -> Option<()>) {
+    each(body, |name| {
+        let name = name.to_ascii_lowercase();
+        readings(&name).find_map(&mut known);
+    });
+}
+
+/// Every reading of every name, in lower case: what has to be looked up.
+pub fn names(body: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    each(body, |name| {
+        let name = name.to_ascii_lowercase();
+        names.extend(readings(&name).map(str::to_owned));
+    });
+    names
+}
+
+fn each(body: &str, mut found: impl FnMut(&str)) {
+    let mut count = 0;
+    for (at, _) in body.match_indices('@') {
+        // Not inside a word: someone@example.com names nobody.
+        let inside = body[..at]
+            .chars()
+            .next_back()
+            .is_some_and(char::is_alphanumeric);
+        let rest = &body[at + 1..];
+        let end = rest.find(|c: char| !letter(c)).unwrap_or(rest.len());
+        if inside || end == 0 || !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        {
+            continue;
+        }
+        found(&rest[..end.min(MAX_NAME)]);
+        count += 1;
+        if count == MAX_NAMES {
+            return;
+        }
+    }
+}
+
+/// What a user name may hold after its first character.
+fn letter(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.-".contains(c)
+}
+
+/// "bob." is a name, but more often the end of a sentence.
+fn readings(name: &str) -> impl Iterator<Item = &str> {
+    let bare = name.trim_end_matches(['.', '-']);
+    std::iter::once(name)
+        .chain((bare.len() < name.len()).then_some(bare))
+        .filter(|name| name.len() >= 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_where_people_write_them() {
+        assert_eq!(names("hi @Bob, and @a_b-c"), ["bob", "a_b-c"]);
+        assert_eq!(names("ask @bob."), ["bob.", "bob"]);
+        assert_eq!(names("(@bob)@carol"), ["bob", "carol"]);
+        assert!(names("mail bob@example.com or @ or @. or @x").is_empty());
+        assert!(names("nothing here").is_empty());
+        assert_eq!(names(&"@ab ".repeat(80)).len(), MAX_NAMES);
+    }
+
+    #[test]
+    fn the_longest_reading_that_is_known_counts() {
+        let mut asked = Vec::new();
+        resolve("@bob. @carol.", |name| {
+            asked.push(name.to_owned());
+            (name == "carol.").then_some(())
+        });
+        assert_eq!(asked, ["bob.", "bob", "carol."]);
+    }
+}

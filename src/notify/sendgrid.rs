@@ -1,0 +1,111 @@
+//! SendGrid v3 Mail Send (<https://docs.sendgrid.com/api-reference/mail-send/mail-send>): 202 is success, 200 in the
+//! sandbox. It knows no idempotency key; the delivery's id travels in `custom_args` and comes back in every event.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::message::Mailbox;
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use super::{Answer, Channel, Outgoing, Verdict, http};
+use crate::{
+    config::{Email, Secret},
+    error::{Error, Result},
+};
+
+pub struct SendGrid {
+    client: Client,
+    url: String,
+    key: Secret,
+    from: Mailbox,
+    sandbox: bool,
+}
+
+impl SendGrid {
+    pub fn new(settings: &Email, timeout: Duration) -> Result<Self> {
+        Ok(SendGrid {
+            client: http::client(timeout)?,
+            url: format!("{}/v3/mail/send", settings.base_url),
+            key: settings.api_key.clone(),
+            from: settings
+                .from
+                .parse()
+                .map_err(|_| Error::field("notify.email.from", "is not an e-mail address"))?,
+            sandbox: settings.sandbox,
+        })
+    }
+
+    fn body(&self, message: &Outgoing) -> Value {
+        let mut from = json!({ "email": self.from.email.to_string() });
+        if let Some(name) = &self.from.name {
+            from["name"] = json!(name);
+        }
+        let mut body = json!({
+            "personalizations": [{
+                "to": [{ "email": message.to }],
+                "custom_args": { "notification_id": message.id.to_string() },
+            }],
+            "from": from,
+            "subject": message.subject,
+            "content": [
+                { "type": "text/plain", "value": message.text },
+                { "type": "text/html", "value": message.html },
+            ],
+        });
+        if let Some(link) = &message.unsubscribe {
+            body["headers"] = json!({
+                "List-Unsubscribe": format!("<{link}>"),
+                "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+            });
+        }
+        if self.sandbox {
+            body["mail_settings"] = json!({ "sandbox_mode": { "enable": true } });
+        }
+        body
+    }
+}
+
+#[async_trait]
+impl Channel for SendGrid {
+    async fn send(&self, message: &Outgoing) -> Answer {
+        let request = self
+            .client
+            .post(&self.url)
+            .bearer_auth(self.key.expose())
+            .json(&self.body(message));
+        let reply = match http::ask(request).await {
+            Ok(reply) => reply,
+            Err(answer) => return answer,
+        };
+        let verdict = match reply.status.as_u16() {
+            200..=299 => Verdict::Sent {
+                provider_id: reply
+                    .headers
+                    .get("x-message-id")
+                    .and_then(|id| id.to_str().ok())
+                    .map(str::to_owned),
+            },
+            _ => reply
+                .common()
+                .unwrap_or(Verdict::Refused { address: false }),
+        };
+        let said = match verdict {
+            Verdict::Sent { .. } => String::new(),
+            _ => errors(&reply.body),
+        };
+        reply.answer(verdict, &said)
+    }
+}
+
+/// `{"errors": [{"message", "field"}]}`, or whatever else came.
+fn errors(body: &str) -> String {
+    let messages = serde_json::from_str::<Value>(body).ok().and_then(|json| {
+        let errors = json.get("errors")?.as_array()?;
+        let messages = errors
+            .iter()
+            .filter_map(|error| error.get("message")?.as_str());
+        Some(messages.collect::<Vec<_>>().join("; "))
+    });
+    messages.unwrap_or_else(|| body.to_owned())
+}

@@ -1,0 +1,113 @@
+//! E-mail over one's own server (RFC 5321), by `lettre`. A 4yz answer is worth another try, a 5yz is not.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{
+        Mailbox, MultiPart,
+        header::{HeaderName, HeaderValue},
+    },
+    transport::smtp,
+};
+
+use super::{Answer, Channel, Outgoing, Verdict};
+use crate::{
+    config::Email,
+    error::{Error, Result},
+};
+
+pub struct Smtp {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+    timeout: Duration,
+}
+
+impl Smtp {
+    pub fn new(settings: &Email, timeout: Duration) -> Result<Self> {
+        // Set by `main` already; a test, or an embedding program, may not have.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(settings.smtp_url.expose())
+            .map_err(|error| Error::field("notify.email.smtp_url", error.to_string()))?;
+        Ok(Smtp {
+            transport: builder.timeout(Some(timeout)).build(),
+            from: settings
+                .from
+                .parse()
+                .map_err(|_| Error::field("notify.email.from", "is not an e-mail address"))?,
+            timeout,
+        })
+    }
+
+    fn mail(&self, message: &Outgoing) -> Option<Message> {
+        let host = self.from.email.domain();
+        let mut builder = Message::builder()
+            .from(self.from.clone())
+            .to(message.to.parse().ok()?)
+            .subject(&message.subject)
+            // A repeat is the same mail to whoever compares ids.
+            .message_id(Some(format!("<{}@{host}>", message.id)));
+        if let Some(link) = &message.unsubscribe {
+            for (name, value) in [
+                ("List-Unsubscribe", format!("<{link}>")),
+                (
+                    "List-Unsubscribe-Post",
+                    "List-Unsubscribe=One-Click".to_owned(),
+                ),
+            ] {
+                let name = HeaderName::new_from_ascii(name.to_owned()).ok()?;
+                builder = builder.raw_header(HeaderValue::new(name, value));
+            }
+        }
+        let (text, html) = (message.text.clone(), message.html.clone());
+        builder
+            .multipart(MultiPart::alternative_plain_html(text, html))
+            .ok()
+    }
+}
+
+#[async_trait]
+impl Channel for Smtp {
+    async fn send(&self, message: &Outgoing) -> Answer {
+        let Some(mail) = self.mail(message) else {
+            return Answer {
+                verdict: Verdict::Refused { address: true },
+                said: "no mail can be written to this address".to_owned(),
+            };
+        };
+        match tokio::time::timeout(self.timeout, self.transport.send(mail)).await {
+            Ok(Ok(response)) => Answer {
+                verdict: Verdict::Sent { provider_id: None },
+                said: response.code().to_string(),
+            },
+            Ok(Err(error)) => meaning(&error),
+            Err(_) => Answer {
+                verdict: Verdict::Unknown { after: None },
+                said: "the server did not answer in time".to_owned(),
+            },
+        }
+    }
+}
+
+fn meaning(error: &smtp::Error) -> Answer {
+    let code = error.status().map(|code| code.to_string());
+    let verdict = match code.as_deref() {
+        // Authentication (RFC 4954 section 6).
+        Some("530" | "534" | "535" | "538") => Verdict::Locked,
+        // The mailbox (RFC 5321 section 4.2.3).
+        Some("550" | "551" | "553") => Verdict::Refused { address: true },
+        _ if error.is_permanent() => Verdict::Refused { address: false },
+        _ if error.is_transient() => Verdict::NotSent { after: None },
+        _ if error.is_timeout() || error.is_response() => Verdict::Unknown { after: None },
+        _ => Verdict::NotSent { after: None },
+    };
+    // The server's own words may repeat the address.
+    let said = match code {
+        Some(code) => format!("the server answered {code}"),
+        None if error.is_timeout() => "the server did not answer in time".to_owned(),
+        None => "the server could not be reached, or the connection broke".to_owned(),
+    };
+    tracing::debug!(%error, "a mail was not sent");
+    Answer { verdict, said }
+}

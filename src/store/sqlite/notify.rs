@@ -1,0 +1,63 @@
+//! Notifications; see [`crate::store::notify`], which has the statements that both stores share.
+
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
+
+use super::{Store, json};
+use crate::{sqlite::failure, store::notify::notify_store};
+
+macro_rules! read {
+    ($store:expr, $connection:ident, $body:block) => {{
+        let mut reader = $store.database.readers().acquire().await.map_err(failure)?;
+        let $connection: &mut SqliteConnection = &mut reader;
+        let result: sqlx::Result<_> = async { $body }.await;
+        result.map_err(failure)
+    }};
+}
+
+macro_rules! write {
+    ($store:expr, $connection:ident, $body:block) => {{
+        let mut tx = $store.database.write().await?;
+        let $connection: &mut SqliteConnection = &mut tx;
+        let result: sqlx::Result<_> = async { $body }.await;
+        let value = result.map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+        Ok(value)
+    }};
+}
+
+/// As PostgreSQL's; the strongest cause has the lowest rank, and `min` takes the other columns along
+/// (sqlite.org/lang_select.html, "bare columns").
+const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
+         SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
+         FROM messages m JOIN rooms r ON r.id = m.room \
+         WHERE m.id IN (SELECT unhex(value) FROM jsonb_each($1)) AND NOT r.deleted \
+     ), concerned AS ( \
+         SELECT a.id, x.user_id, 'direct' AS cause, 1 AS rank FROM asked a \
+             CROSS JOIN members x ON x.room = a.room WHERE a.kind = 'direct' \
+         UNION ALL \
+         SELECT a.id, unhex(replace(named.value, '-', '')), 'mention', 2 FROM asked a \
+             CROSS JOIN json_each(a.mentions) named WHERE a.mentions IS NOT NULL \
+         UNION ALL \
+         SELECT a.id, p.user_id, 'all', 3 FROM asked a \
+             CROSS JOIN notify_rooms p ON p.room = a.room AND p.mode = 'all' \
+     ), strongest AS ( \
+         SELECT id, user_id, cause, min(rank) FROM concerned GROUP BY id, user_id \
+     ) \
+     SELECT a.id, a.room, a.seq, a.deleted_at IS NOT NULL, \
+         c.user_id, c.cause, x.read_seq >= a.seq, p.mode, s.settings, e.address, t.address \
+     FROM strongest c \
+     CROSS JOIN asked a ON a.id = c.id AND c.user_id <> a.sender \
+     CROSS JOIN members x ON x.room = a.room AND x.user_id = c.user_id \
+     CROSS JOIN users u ON u.id = c.user_id \
+     LEFT JOIN notify_rooms p ON p.user_id = c.user_id AND p.room = a.room \
+     LEFT JOIN notify_settings s ON s.user_id = c.user_id \
+     LEFT JOIN verified_addresses e ON e.user_id = c.user_id AND e.channel = 'email' \
+         AND e.address = u.email \
+     LEFT JOIN verified_addresses t ON t.user_id = c.user_id AND t.channel = 'sms' \
+         AND t.address = u.phone";
+
+fn ids(messages: &[MessageId]) -> Result<String> {
+    json(messages.iter().map(Uuid::as_simple))
+}
+
+notify_store!(Store, SqliteRow, read, write, failure, CANDIDATES, ids);

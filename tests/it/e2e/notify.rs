@@ -1,0 +1,519 @@
+//! Notifications against providers that behave and providers that do not.
+
+use std::{collections::HashMap, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use p256::{
+    ecdsa::{Signature, SigningKey, signature::Signer},
+    pkcs8::EncodePublicKey,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::{
+    Chat, Kind, User, both_ways, eventually,
+    provider::{Asked, Does, Provider},
+    socket::Heard,
+};
+
+both_ways!(
+    who_is_away_is_told_once_and_reports_follow,
+    what_was_read_in_between_is_not_told,
+    who_is_there_is_told_only_after_they_went_quiet,
+    a_provider_that_stumbles_gets_it_once,
+    what_is_given_up_says_so,
+    a_text_message_that_may_have_been_sent_is_not_sent_again,
+    nothing_is_lost_when_workers_are_killed,
+);
+
+fn key() -> SigningKey {
+    SigningKey::from_slice(&[7; 32]).expect("a key")
+}
+
+fn public_key() -> String {
+    let der = key()
+        .verifying_key()
+        .to_public_key_der()
+        .expect("it has one");
+    STANDARD.encode(der.as_bytes())
+}
+
+async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat {
+    let mut plan = Chat::plan(kind)
+        .set("notify.delay", "300ms")
+        .set("notify.digest_window", "300ms")
+        .set("notify.away_after", "400ms")
+        .set("notify.retry_initial", "100ms")
+        .set("notify.timeout", "1s")
+        .set("notify.email.provider", "sendgrid")
+        .set("notify.email.from", "Chat <chat@example.com>")
+        .set("notify.email.api_key", "SG.test")
+        .set("notify.email.base_url", &mail.url)
+        .set("notify.email.webhook_key", public_key())
+        .set("notify.email.per_second", 10_000)
+        .set("limits.messages_per_second", 100_000)
+        .set("limits.burst", 100_000);
+    for (key, value) in change {
+        plan = plan.set(key, value);
+    }
+    plan.start().await
+}
+
+/// Gives a user a proven address.
+async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
+    let rest = chat.rest_as(0, user);
+    let field = if which == "email" { "email" } else { "phone" };
+    rest.patch("/v1/me", json!({ field: address }))
+        .await
+        .ok(200);
+    provider.forget();
+    rest.post(&format!("/v1/me/verify/{which}"), json!({}))
+        .await
+        .ok(204);
+    let code = eventually("the code", async || {
+        provider.asked().iter().find_map(|asked| {
+            let text = if which == "email" {
+                asked.text()
+            } else {
+                asked.body.clone()
+            };
+            let digits = text.split(|c: char| !c.is_ascii_digit());
+            digits
+                .filter(|digits| digits.len() == 6)
+                .map(str::to_owned)
+                .next()
+        })
+    })
+    .await;
+    let confirm = format!("/v1/me/verify/{which}/confirm");
+    let wrong = if code == "000000" { "000001" } else { "000000" };
+    rest.post(&confirm, json!({"code": wrong}))
+        .await
+        .problem(422, "invalid");
+    rest.post(&confirm, json!({"code": code})).await.ok(204);
+    // A code is good once.
+    rest.post(&confirm, json!({"code": code}))
+        .await
+        .problem(422, "invalid");
+    provider.forget();
+}
+
+async fn say(chat: &Chat, user: &User, room: Uuid, body: &str) -> String {
+    let path = format!("/v1/rooms/{room}/messages?wait=stored");
+    let said = chat
+        .rest_as(0, user)
+        .post(&path, json!({"body": body}))
+        .await
+        .json();
+    said["id"].as_str().expect("an id").to_owned()
+}
+
+/// The ledger's only row of a message, once `right`.
+async fn row(chat: &Chat, user: &User, message: &str, right: impl Fn(&Value) -> bool) -> Value {
+    let rest = chat.rest_as(0, user);
+    let path = format!("/v1/messages/{message}/notifications");
+    eventually("the ledger says so", async || {
+        let page = rest.get(&path).await.ok(200);
+        let row = page["items"].get(0)?.clone();
+        right(&row).then_some(row)
+    })
+    .await
+}
+
+fn is(state: &'static str) -> impl Fn(&Value) -> bool {
+    move |row| row["state"] == state
+}
+
+async fn who_is_away_is_told_once_and_reports_follow(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let first = say(&chat, &ada, room, "one <b>").await;
+    let second = say(&chat, &ada, room, "two").await;
+    for message in [&first, &second] {
+        row(&chat, &ada, message, is("sent")).await;
+    }
+    let asked = mail.asked();
+    assert_eq!(asked.len(), 1, "one digest: {asked:?}");
+    let (sent, body) = (&asked[0], asked[0].json());
+    assert_eq!(sent.path, "/v3/mail/send");
+    assert!(
+        sent.head
+            .to_lowercase()
+            .contains("authorization: bearer sg.test")
+    );
+    assert_eq!(
+        body["personalizations"][0]["to"][0]["email"],
+        "bob@example.com"
+    );
+    assert_eq!(body["subject"], "2 new messages");
+    assert!(sent.text().contains("one <b>") && sent.text().contains("two"));
+    let html = body["content"][1]["value"].as_str().expect("html");
+    assert!(html.contains("one &lt;b&gt;") && !html.contains("one <b>"));
+
+    // Reports: a forged one, then the real ones, out of order and repeated.
+    let event = |event: &str, id: &str| json!([{"event": event, "sg_event_id": id, "notification_id": sent.notification(), "type": "bounce"}]);
+    report(&chat, &event("bounce", "x"), false).await;
+    for (name, id) in [("delivered", "a"), ("processed", "b"), ("delivered", "a")] {
+        report(&chat, &event(name, id), true).await;
+    }
+    let row_now = row(&chat, &ada, &first, is("delivered")).await;
+    assert_eq!(
+        row_now["attempts"].as_array().map(Vec::len),
+        Some(1),
+        "{row_now}"
+    );
+
+    // The link in the mail stops them, without a login and only with its secret.
+    let link = body["headers"]["List-Unsubscribe"]
+        .as_str()
+        .expect("a link");
+    let path = &link[link.find("/v1/").expect("our path")..link.len() - 1];
+    let forged = format!(
+        "{}/{}",
+        &path[..path.rfind('/').expect("a secret")],
+        Uuid::nil()
+    );
+    let rest = chat.rest(0);
+    rest.send(Method::POST, &forged, None)
+        .await
+        .problem(404, "not_found");
+    assert_eq!(rest.send(Method::GET, path, None).await.status, 200);
+    assert_eq!(rest.send(Method::POST, path, None).await.status, 200);
+    let third = say(&chat, &ada, room, "three").await;
+    let told = row(&chat, &ada, &third, is("suppressed")).await;
+    assert_eq!(told["reason"], "every channel is switched off");
+    assert_eq!(mail.asked().len(), 1);
+
+    let mine = chat
+        .rest_as(0, &bob)
+        .get("/v1/me/notifications/history?limit=2")
+        .await
+        .ok(200);
+    assert_eq!(mine["items"].as_array().map(Vec::len), Some(2));
+    let next = mine["nextCursor"].as_str().expect("there is more");
+    let path = format!("/v1/me/notifications/history?cursor={next}");
+    let rest = chat.rest_as(0, &bob).get(&path).await.ok(200);
+    assert_eq!(rest["items"].as_array().map(Vec::len), Some(1), "{rest}");
+}
+
+async fn report(chat: &Chat, events: &Value, signed: bool) {
+    let body = events.to_string();
+    let timestamp = chrono::Utc::now().timestamp().to_string();
+    let signature: Signature = key().sign(format!("{timestamp}{body}").as_bytes());
+    let mut signature = signature.to_der().as_bytes().to_vec();
+    if !signed {
+        *signature.last_mut().expect("it is not empty") ^= 1;
+    }
+    let answer = chat
+        .http
+        .post(format!("{}/v1/webhooks/sendgrid", chat.edge(0).url()))
+        .header("X-Twilio-Email-Event-Webhook-Timestamp", timestamp)
+        .header(
+            "X-Twilio-Email-Event-Webhook-Signature",
+            STANDARD.encode(signature),
+        )
+        .body(body)
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
+}
+
+async fn what_was_read_in_between_is_not_told(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[("notify.digest_window", "3s")]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "public", &[&bob]).await;
+
+    // Nobody's business, a mention that is read, a mention of someone who is there.
+    let plain = say(&chat, &ada, room, "hello").await;
+    let named = say(&chat, &ada, room, "@bob?").await;
+    row(&chat, &ada, &named, is("queued")).await;
+    let socket = chat.connect(1, &bob).await;
+    socket.join(room, None).await.expect("a member");
+    let reader = chat.connect(0, &ada).await;
+    reader.join(room, None).await.expect("a member");
+    let read = chat
+        .rest_as(0, &bob)
+        .get(&format!("/v1/rooms/{room}"))
+        .await
+        .ok(200);
+    let seq = read["seq"].as_i64().expect("a number");
+    socket
+        .call("markRead", json!({"room": room, "seq": seq}))
+        .await
+        .expect("read");
+    let told = |heard: &Heard| {
+        let mut events = heard.events.iter();
+        let event = events.find(|event| event.name == "readUpdated")?;
+        serde_json::from_str::<Value>(&event.text)
+            .ok()?
+            .get("data")
+            .cloned()
+    };
+    let told = reader.until("readUpdated", told).await;
+    assert_eq!(told, json!({"room": room, "user": bob.id, "seq": seq}));
+    let told = row(&chat, &ada, &named, is("cancelled")).await;
+    assert_eq!(told["reason"], "read before it was sent");
+    let rest = chat.rest_as(0, &ada);
+    let nobody = rest
+        .get(&format!("/v1/messages/{plain}/notifications"))
+        .await
+        .ok(200);
+    assert_eq!(nobody["items"], json!([]));
+
+    // The room is muted.
+    let wishes = json!({"rooms": [{"room": room, "mode": "none"}], "timeZone": "Europe/Berlin"});
+    chat.rest_as(0, &bob)
+        .put("/v1/me/notifications", wishes)
+        .await
+        .ok(200);
+    drop(socket);
+    let muted = say(&chat, &ada, room, "@bob!").await;
+    let told = row(&chat, &ada, &muted, is("suppressed")).await;
+    assert_eq!(told["reason"], "the room is muted");
+    assert!(mail.asked().is_empty(), "{:?}", mail.asked());
+}
+
+async fn who_is_there_is_told_only_after_they_went_quiet(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[("notify.away_after", "2s")]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let socket = chat.connect(1, &bob).await;
+    socket.join(room, None).await.expect("his own");
+    let message = say(&chat, &ada, room, "hello").await;
+    let told = row(&chat, &ada, &message, is("sent")).await;
+    let heard = socket.until("newMessage", |heard| {
+        let mut events = heard.events.iter();
+        let event = events.find(|event| event.name == "newMessage")?;
+        serde_json::from_str::<Value>(&event.text).ok()
+    });
+    let sent = heard.await["data"]["createdAt"].clone();
+    let time = |value: &Value| {
+        let text = value.as_str().expect("a time");
+        chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339")
+    };
+    let waited = time(&told["at"]) - time(&sent);
+    assert!(waited.num_milliseconds() >= 2000, "told after {waited}");
+}
+
+async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[("notify.pause", "200ms")]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    mail.does(|before, _| match before {
+        0 => Does::fail(),
+        1 => Does::Answer(429, "Retry-After: 1\r\n", "{}"),
+        2 => Does::Reset,
+        3 => Does::Answer(401, "", "{}"),
+        4 => Does::Nothing(Duration::from_secs(5)),
+        _ => Does::take(),
+    });
+    let message = say(&chat, &ada, room, "hello").await;
+    let told = row(&chat, &ada, &message, is("sent")).await;
+    let asked = mail.asked();
+    assert_eq!(asked.iter().filter(|asked| asked.taken()).count(), 1);
+    assert_eq!(asked.len(), 6);
+    // A refused credential is no attempt at the message.
+    let attempts = told["attempts"].as_array().expect("attempts");
+    assert_eq!(attempts.len(), 5, "{told}");
+    assert_eq!(
+        attempts[0]["answer"],
+        "503 Service Unavailable: <html>Service Unavailable</html>"
+    );
+    let time = |attempt: &Value, name: &str| {
+        let text = attempt[name].as_str().expect("a time");
+        chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339")
+    };
+    let pause = time(&attempts[2], "startedAt") - time(&attempts[1], "endedAt");
+    assert!(
+        pause.num_milliseconds() >= 990,
+        "Retry-After counts: {pause}"
+    );
+}
+
+async fn what_is_given_up_says_so(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[("notify.max_attempts", "2")]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    mail.does(|_, _| Does::fail());
+    let message = say(&chat, &ada, room, "hello").await;
+    let told = row(&chat, &ada, &message, is("dead")).await;
+    assert_eq!(told["reason"], "given up after 2 attempts");
+    assert_eq!(mail.asked().len(), 2);
+    // It stands in the dead letters, and can be sent from there.
+    mail.does(|_, _| Does::take());
+    let data = chat.dir().join("data").to_string_lossy().into_owned();
+    let mut args = vec!["queue", "dead", "replay", "--all"];
+    if kind == Kind::Standalone {
+        args.extend(["--data", &data]);
+    }
+    let replayed = chat.recipe("replay", &args).run().await;
+    assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+    let told = row(&chat, &ada, &message, is("sent")).await;
+    assert_eq!(told["attempts"].as_array().map(Vec::len), Some(3), "{told}");
+
+    mail.forget();
+    mail.does(|_, _| {
+        Does::Answer(
+            400,
+            "",
+            r#"{"errors":[{"message":"Does not contain a valid address."}]}"#,
+        )
+    });
+    let message = say(&chat, &ada, room, "again").await;
+    let told = row(&chat, &ada, &message, is("failed")).await;
+    let answer = &told["attempts"][0]["answer"];
+    assert_eq!(answer, "400 Bad Request: Does not contain a valid address.");
+    assert_eq!(mail.asked().len(), 1);
+}
+
+async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
+    let (mail, sms) = (Provider::start().await, Provider::start().await);
+    let settings = [
+        ("notify.email.provider", ""),
+        ("notify.sms.provider", "twilio"),
+        ("notify.sms.base_url", &sms.url),
+        ("notify.sms.account_sid", "AC1"),
+        ("notify.sms.auth_token", "token"),
+        ("notify.sms.from", "+15550006789"),
+        ("notify.sms.per_second", "1000"),
+    ];
+    let chat = start(kind, &mail, &settings).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    sms.does(|_, _| Does::Answer(201, "", r#"{"sid":"SM1"}"#));
+    verify(&chat, &bob, &sms, "sms", "+4915112345678").await;
+    let wishes = json!({"email": false, "sms": true});
+    chat.rest_as(0, &bob)
+        .put("/v1/me/notifications", wishes)
+        .await
+        .ok(200);
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    sms.does(|before, _| match before {
+        0 => Does::Answer(429, "", r#"{"code":20429}"#),
+        _ => Does::Answer(500, "", "{}"),
+    });
+    let message = say(&chat, &ada, room, "hello").await;
+    let told = row(&chat, &ada, &message, is("failed")).await;
+    assert!(
+        told["reason"]
+            .as_str()
+            .is_some_and(|r| r.starts_with("it may have been sent"))
+    );
+    let asked: Vec<Asked> = sms.asked();
+    assert_eq!(
+        asked.len(),
+        2,
+        "429 was certainly not sent, 500 may have been"
+    );
+    assert_eq!(asked[0].path, "/2010-04-01/Accounts/AC1/Messages.json");
+    assert!(
+        asked[0]
+            .body
+            .starts_with("To=%2B4915112345678&From=%2B15550006789&Body=Ada%3A+hello+")
+    );
+    assert!(
+        asked[0]
+            .head
+            .contains(&format!("Basic {}", STANDARD.encode("AC1:token")))
+    );
+}
+
+/// 200 messages, or as many as CHAT_TEST_NOTIFICATIONS says, to a provider that fails every third time, with workers
+/// killed meanwhile.
+async fn nothing_is_lost_when_workers_are_killed(kind: Kind) {
+    let count: usize = std::env::var("CHAT_TEST_NOTIFICATIONS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(200);
+    let mail = Provider::start().await;
+    let settings = [
+        // As many deliveries as there can be.
+        ("notify.digest_window", "0s"),
+        ("notify.max_attempts", "30"),
+        ("notify.delay", "100ms"),
+    ];
+    let mut chat = start(kind, &mail, &settings).await;
+    let ada = chat.register("ada").await;
+    let mut rooms = Vec::new();
+    for i in 0..4 {
+        let user = chat.register(&format!("user{i}")).await;
+        verify(
+            &chat,
+            &user,
+            &mail,
+            "email",
+            &format!("user{i}@example.com"),
+        )
+        .await;
+        rooms.push(chat.room(&ada, "direct", &[&user]).await);
+    }
+    mail.does(|before, _| match before % 10 {
+        1 => Does::fail(),
+        4 => Does::Answer(429, "", "{}"),
+        7 => Does::Reset,
+        _ => Does::take(),
+    });
+    let mut messages = Vec::new();
+    for i in 0..count {
+        messages.push(
+            say(
+                &chat,
+                &ada,
+                rooms[i % rooms.len()],
+                &format!("message-{i}-"),
+            )
+            .await,
+        );
+        if i == count / 2 || i == count - 1 {
+            chat.worker_mut(0).kill9().await;
+            chat.worker_mut(0).restart().await;
+        }
+    }
+    let mut rows = HashMap::new();
+    for message in &messages {
+        let row = row(&chat, &ada, message, is("sent")).await;
+        rows.insert(
+            row["delivery"].as_str().expect("it was sent").to_owned(),
+            row,
+        );
+    }
+    // Every message stands in a mail that was taken, and in one only; unless a worker died in the middle of asking, or
+    // the connection broke, and the ledger says that.
+    let taken: Vec<Asked> = mail.asked().into_iter().filter(Asked::taken).collect();
+    for i in 0..count {
+        let token = format!("message-{i}-");
+        let with: Vec<String> = taken
+            .iter()
+            .filter(|asked| asked.text().contains(&token))
+            .map(Asked::notification)
+            .collect();
+        assert!(!with.is_empty(), "{token} was never taken");
+        let row = &rows[&with[0]];
+        let unclear = row["attempts"]
+            .as_array()
+            .expect("attempts")
+            .iter()
+            .filter(|attempt| {
+                attempt["answer"]
+                    .as_str()
+                    .is_some_and(|said| said.starts_with("no answer"))
+            });
+        assert!(
+            with.len() <= 1 + unclear.count(),
+            "{token} was taken {} times: {row}",
+            with.len()
+        );
+    }
+}

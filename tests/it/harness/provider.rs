@@ -1,0 +1,187 @@
+//! A server that behaves like a provider of e-mail or text messages, as a test tells it to: it answers, resets the
+//! connection, or says nothing. It remembers every request and what it did with it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub path: String,
+    pub head: String,
+    pub body: String,
+    /// The status it was answered with; 0 for none.
+    pub status: u16,
+}
+
+impl Asked {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// The id that SendGrid gives back in its events.
+    pub fn notification(&self) -> String {
+        let json = self.json();
+        let id = &json["personalizations"][0]["custom_args"]["notification_id"];
+        id.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The plain text of a mail.
+    pub fn text(&self) -> String {
+        let json = self.json();
+        json["content"][0]["value"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    pub fn taken(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+/// What to do with a request.
+pub enum Does {
+    Answer(u16, &'static str, &'static str),
+    Reset,
+    /// Holds the connection for this long.
+    Nothing(Duration),
+}
+
+impl Does {
+    /// As SendGrid answers a good request.
+    pub fn take() -> Does {
+        Does::Answer(202, "X-Message-Id: m1\r\n", "")
+    }
+
+    pub fn fail() -> Does {
+        Does::Answer(503, "", "<html>Service Unavailable</html>")
+    }
+}
+
+type Behaviour = Box<dyn FnMut(usize, &Asked) -> Does + Send>;
+
+pub struct Provider {
+    pub url: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Provider {
+    /// Takes everything, until it is told otherwise.
+    pub async fn start() -> Provider {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let behaviour: Arc<Mutex<Behaviour>> = Arc::new(Mutex::new(Box::new(|_, _| Does::take())));
+        let serving = tokio::spawn({
+            let (asked, behaviour) = (asked.clone(), behaviour.clone());
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(serve(stream, asked.clone(), behaviour.clone()));
+                }
+            }
+        });
+        Provider {
+            url,
+            asked,
+            behaviour,
+            serving,
+        }
+    }
+
+    /// From now on: the function is given how many requests came before, and the request.
+    pub fn does(&self, behaviour: impl FnMut(usize, &Asked) -> Does + Send + 'static) {
+        *self.behaviour.lock().expect("no panic") = Box::new(behaviour);
+    }
+
+    /// Forgets what came so far.
+    pub fn forget(&self) {
+        self.asked.lock().expect("no panic").clear();
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+) {
+    let Some(mut request) = read(&mut stream).await else {
+        return;
+    };
+    let does = {
+        let mut asked = asked.lock().expect("no panic");
+        let before = asked.len();
+        let does = behaviour.lock().expect("no panic")(before, &request);
+        if let Does::Answer(status, ..) = does {
+            request.status = status;
+        }
+        asked.push(request);
+        does
+    };
+    match does {
+        Does::Answer(status, headers, body) => {
+            let answer = format!(
+                "HTTP/1.1 {status} Status\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+        Does::Reset => {
+            let _ = stream.set_zero_linger();
+        }
+        Does::Nothing(hold) => {
+            let mut rest = [0; 1];
+            let _ = tokio::time::timeout(hold, stream.read(&mut rest)).await;
+        }
+    }
+}
+
+async fn read(stream: &mut TcpStream) -> Option<Asked> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut chunk = [0; 8192];
+        let count = stream.read(&mut chunk).await.ok()?;
+        if count == 0 {
+            return None;
+        }
+        bytes.extend_from_slice(&chunk[..count]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            let is = name.eq_ignore_ascii_case("content-length");
+            is.then(|| value.trim().parse::<usize>().ok())?
+        });
+        if body.len() >= length.unwrap_or(0) {
+            return Some(Asked {
+                path: head.split(' ').nth(1).unwrap_or_default().to_owned(),
+                head: head.to_owned(),
+                body: body.to_owned(),
+                status: 0,
+            });
+        }
+    }
+}
