@@ -47,7 +47,7 @@ pub struct Chat {
     dir: Directory,
     env: Vec<(String, String)>,
     // Dropped after the processes that use them.
-    _database: Option<Database>,
+    database: Option<Database>,
 }
 
 /// Someone with an account.
@@ -81,6 +81,12 @@ impl Plan {
     /// line to it.
     pub fn via(mut self, variable: &'static str, address: SocketAddr) -> Self {
         self.lines.push((variable, address));
+        self
+    }
+
+    /// Another server: `address("REDIS_URL", ...)`.
+    pub fn address(mut self, variable: &str, url: String) -> Self {
+        self.settings.push((variable.to_owned(), url));
         self
     }
 
@@ -124,7 +130,7 @@ impl Plan {
             http: http_client(),
             dir,
             env,
-            _database: database,
+            database: database,
         };
         match self.kind {
             Kind::Standalone => {
@@ -175,6 +181,11 @@ impl Chat {
     /// The directory of this deployment.
     pub fn dir(&self) -> &Path {
         &self.dir.0
+    }
+
+    /// The beginning of its queues' names; in a cluster only.
+    pub fn prefix(&self) -> &str {
+        &self.database.as_ref().expect("a cluster").name
     }
 
     /// Another process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.

@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -49,6 +49,8 @@ struct Shared {
     book: Mutex<Book>,
     edges: Mutex<Vec<String>>,
     quiet: AtomicBool,
+    /// Bytes that bodies have beside their name.
+    padding: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -101,6 +103,7 @@ impl Load {
             book: Mutex::new(book),
             edges: Mutex::default(),
             quiet: AtomicBool::new(false),
+            padding: AtomicUsize::new(0),
         });
         let mut load = Load {
             shared,
@@ -142,13 +145,23 @@ impl Load {
         *lock(&self.shared.edges) = edges.collect();
     }
 
-    pub fn figures(&self) -> Figures {
-        self.shared.book().figures
+    /// The member who owns the rooms.
+    pub fn owner(&self) -> &User {
+        &self.reader
     }
 
-    /// Forgets how long answers took so far.
-    pub fn forget_slowest(&self) {
-        self.shared.book().figures.slowest = Duration::ZERO;
+    /// A room's id, and its head before anyone talked.
+    pub fn room(&self, i: usize) -> (Uuid, i64) {
+        (self.rooms[i].id, self.rooms[i].base)
+    }
+
+    /// Makes bodies longer by so many bytes.
+    pub fn pad(&self, bytes: usize) {
+        self.shared.padding.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.shared.book().figures
     }
 
     /// Waits until so many more sends are acknowledged.
@@ -158,6 +171,19 @@ impl Load {
             self.figures().accepted >= goal
         })
         .await;
+    }
+
+    /// Goes on for so long, and asserts that every send was answered before `limit`.
+    pub async fn answers_within(&self, limit: Duration, lasting: Duration) {
+        self.shared.book().figures.slowest = Duration::ZERO;
+        let (started, before) = (Instant::now(), self.figures());
+        self.until("the time to pass", || started.elapsed() >= lasting)
+            .await;
+        self.answered().await;
+        let now = self.figures();
+        assert!(now.slowest < limit, "{now:?}");
+        assert!(now.accepted > before.accepted, "{before:?}, then {now:?}");
+        self.go_on();
     }
 
     /// Waits for anything the figures or the deployment show; says how things are if it never comes.
@@ -356,7 +382,9 @@ impl Client {
                             book.judge.sent(connection, room.no, self.user.id, &name);
                             book.open[self.number] = waiting.len() + self.again.len() + 1;
                         }
-                        let data = json!({"room": room.id, "body": name, "clientMsgId": name});
+                        let padding = self.shared.padding.load(Ordering::Relaxed);
+                        let body = format!("{name}{}", ".".repeat(padding));
+                        let data = json!({"room": room.id, "body": body, "clientMsgId": name});
                         let at = Instant::now();
                         let answer = socket.send("sendMessage", data).await;
                         waiting.push(Sent { message, answer, at });

@@ -1,6 +1,9 @@
 //! What breaks, and what holds nevertheless: real processes, real servers and real sockets, judged message by message.
 
 mod crashes;
+mod dead;
+mod readers;
+mod servers;
 mod twice;
 
 use std::time::Duration;
