@@ -315,7 +315,8 @@ impl Book {
 
     fn key(&self, room: Room, message: &Value) -> chat::bench::judge::Key {
         let name = message["clientMsgId"].as_str().expect("a name");
-        self.judge.key(room.no, uuid(&message["sender"]["id"]), name)
+        self.judge
+            .key(room.no, uuid(&message["sender"]["id"]), name)
     }
 }
 

@@ -29,8 +29,13 @@ async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let sent =
-            channel.basic_publish("".into(), queue.as_str().into(), options, payload, properties);
+        let sent = channel.basic_publish(
+            "".into(),
+            queue.as_str().into(),
+            options,
+            payload,
+            properties,
+        );
         let confirmed = sent.await.expect("sent").await.expect("confirmed");
         assert!(confirmed.is_ack(), "{confirmed:?}");
     }
@@ -80,12 +85,18 @@ async fn letters_that_nobody_can_read() {
 
     let dead = there_are(&chat, 4).await;
     let reasons: Vec<&str> = dead.iter().filter_map(|l| l["reason"].as_str()).collect();
-    let newer = |version: u8| reasons.iter().any(|r| r.contains(&format!("version {version}")));
+    let newer = |version: u8| {
+        reasons
+            .iter()
+            .any(|r| r.contains(&format!("version {version}")))
+    };
     assert!(newer(99) && newer(98), "{reasons:?}");
     let unreadable = reasons.iter().filter(|r| r.contains("cannot be read"));
     assert_eq!(unreadable.count(), 2, "{reasons:?}");
     assert_eq!(dead.len(), 4, "{dead:#?}");
-    let newest = dead.iter().find(|l| l["payload"] == json!(r#"{"v":99,"new":true}"#));
+    let newest = dead
+        .iter()
+        .find(|l| l["payload"] == json!(r#"{"v":99,"new":true}"#));
     let id = newest.expect("it is there")["id"].as_str().expect("an id");
     let shown = run(&chat, &["queue", "dead", "show", id]).await;
     assert!(shown.contains("update the workers"), "{shown}");
@@ -94,9 +105,9 @@ async fn letters_that_nobody_can_read() {
     run(&chat, &["queue", "dead", "replay", id]).await;
     eventually("it comes back", || async {
         let letters = letters(&chat).await;
-        let fresh = letters.iter().any(|l| {
-            l["id"] != json!(id) && l["payload"] == json!(r#"{"v":99,"new":true}"#)
-        });
+        let fresh = letters
+            .iter()
+            .any(|l| l["id"] != json!(id) && l["payload"] == json!(r#"{"v":99,"new":true}"#));
         (fresh && letters.len() == 4).then_some(())
     })
     .await;
@@ -104,5 +115,8 @@ async fn letters_that_nobody_can_read() {
     assert!(letters(&chat).await.is_empty());
     socket.say(room, "4", "four").await;
     let last = socket.event("newMessage").await;
-    assert_eq!((&last["clientMsgId"], &last["seq"]), (&json!("4"), &json!(5)));
+    assert_eq!(
+        (&last["clientMsgId"], &last["seq"]),
+        (&json!("4"), &json!(5))
+    );
 }

@@ -29,10 +29,7 @@ async fn history(chat: &Chat, user: &User, room: Uuid) -> Vec<Value> {
 
 async fn the_same_through_two_edges_at_once(kind: Kind) {
     const MESSAGES: usize = 30;
-    let chat = Chat::plan(kind)
-        .set("limits.burst", 100_000)
-        .start()
-        .await;
+    let chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     for i in 0..MESSAGES {
