@@ -110,6 +110,7 @@ impl Hub {
                     who: who.clone(),
                     pending: Some(Vec::new()),
                     overflow: false,
+                    above: -1,
                 }),
             }
             state.last
@@ -422,6 +423,7 @@ impl Joining {
         outbox.push(answer(live));
         if let Some(i) = place {
             if live {
+                state.seats[i].above = position;
                 let pending = state.seats[i].pending.take().unwrap_or_default();
                 let frames: Vec<_> = pending
                     .into_iter()

@@ -44,6 +44,9 @@ pub(super) struct Seat {
     pub pending: Option<Vec<(Seq, Arc<Frame>)>>,
     /// More came than `pending` keeps.
     pub overflow: bool,
+    /// What the answer to its `joinRoom` brought it up to. The store may be ahead of the bus: events up to here may
+    /// still arrive, and this socket has them already.
+    pub above: Seq,
 }
 
 impl Room {
@@ -110,7 +113,7 @@ impl State {
                         numbered.push((seq, Frame::feed(event)));
                         self.give(&numbered);
                         numbered.clear();
-                        self.unseat(|seat| seat.who.user == left.user.id);
+                        self.unseat(|seat| seat.who.user == left.user.id && seq > seat.above);
                         continue;
                     }
                 }
@@ -147,7 +150,12 @@ impl State {
         let frames: Vec<_> = numbered.iter().map(|(_, frame)| frame.clone()).collect();
         for seat in &mut self.seats {
             match &mut seat.pending {
-                None => seat.who.outbox.push_frames(&frames),
+                None => {
+                    let known = numbered.partition_point(|(seq, _)| *seq <= seat.above);
+                    if known < frames.len() {
+                        seat.who.outbox.push_frames(&frames[known..]);
+                    }
+                }
                 Some(pending) if pending.len() + numbered.len() > MAX_PENDING => {
                     seat.overflow = true;
                     pending.clear();

@@ -5,6 +5,7 @@ mod bad_input;
 mod conversation;
 mod engineio;
 mod engineio_bad_input;
+mod faults;
 mod history;
 mod lifecycle;
 mod logins;

@@ -1,7 +1,10 @@
 //! A whole deployment for one test: standalone, or edges and workers with a database, a queue prefix and a directory of
 //! their own. It is gone when the test ends; when the test fails it shows what the processes logged.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -31,6 +34,7 @@ pub struct Plan {
     edges: usize,
     workers: usize,
     settings: Vec<(String, String)>,
+    lines: Vec<(&'static str, SocketAddr)>,
 }
 
 pub struct Chat {
@@ -43,7 +47,7 @@ pub struct Chat {
     dir: Directory,
     env: Vec<(String, String)>,
     // Dropped after the processes that use them.
-    _database: Option<Database>,
+    database: Option<Database>,
 }
 
 /// Someone with an account.
@@ -70,6 +74,19 @@ impl Plan {
     /// `set("edge.wait", "0s")`.
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.settings.push(setting(key, value));
+        self
+    }
+
+    /// Reaches the server that `DATABASE_URL`, `AMQP_URL` or `REDIS_URL` names at this address instead: the near end of a
+    /// line to it.
+    pub fn via(mut self, variable: &'static str, address: SocketAddr) -> Self {
+        self.lines.push((variable, address));
+        self
+    }
+
+    /// Another server: `address("REDIS_URL", ...)`.
+    pub fn address(mut self, variable: &str, url: String) -> Self {
+        self.settings.push((variable.to_owned(), url));
         self
     }
 
@@ -100,6 +117,11 @@ impl Plan {
             ]);
             database = Some(made);
         }
+        for (variable, address) in self.lines {
+            for (_, url) in env.iter_mut().filter(|(name, _)| name == variable) {
+                *url = url.replacen(&authority(url), &address.to_string(), 1);
+            }
+        }
         env.extend(self.settings);
         let mut chat = Chat {
             kind: self.kind,
@@ -108,7 +130,7 @@ impl Plan {
             http: http_client(),
             dir,
             env,
-            _database: database,
+            database: database,
         };
         match self.kind {
             Kind::Standalone => {
@@ -147,6 +169,7 @@ impl Chat {
             edges: 2,
             workers: 2,
             settings: Vec::new(),
+            lines: Vec::new(),
         }
     }
 
@@ -158,6 +181,11 @@ impl Chat {
     /// The directory of this deployment.
     pub fn dir(&self) -> &Path {
         &self.dir.0
+    }
+
+    /// The beginning of its queues' names; in a cluster only.
+    pub fn prefix(&self) -> &str {
+        &self.database.as_ref().expect("a cluster").name
     }
 
     /// Another process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
@@ -287,6 +315,14 @@ impl Drop for Chat {
             }
         }
     }
+}
+
+/// `host:port` of an address.
+pub fn authority(url: &str) -> String {
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (_, host) = rest[..end].rsplit_once('@').unwrap_or(("", &rest[..end]));
+    host.to_owned()
 }
 
 fn setting(key: &str, value: impl ToString) -> (String, String) {

@@ -46,6 +46,14 @@ pub struct Dial {
     receive_buffer: Option<u32>,
 }
 
+/// Why there is no socket.
+#[derive(Debug)]
+pub enum Failed {
+    Refused(Refused),
+    /// Nobody is there, or whoever was went away during the handshake.
+    Unreachable(String),
+}
+
 /// The handshake was refused.
 #[derive(Debug)]
 pub struct Refused {
@@ -95,7 +103,18 @@ impl Dial {
         self
     }
 
+    /// # Panics
+    /// If the edge cannot be reached.
     pub async fn connect(self) -> Result<Socket, Refused> {
+        match self.attempt().await {
+            Ok(socket) => Ok(socket),
+            Err(Failed::Refused(refused)) => Err(refused),
+            Err(Failed::Unreachable(why)) => panic!("{why}"),
+        }
+    }
+
+    /// As [`Dial::connect`], for an edge that may be gone.
+    pub async fn attempt(self) -> Result<Socket, Failed> {
         let mut request = self
             .url
             .as_str()
@@ -111,23 +130,26 @@ impl Dial {
             socket.set_recv_buffer_size(bytes).expect("a buffer size");
         }
         let connecting = socket.connect(address.parse().expect("an IP address and a port"));
-        let stream = connecting.await.expect("the edge can be reached");
+        let unreachable = |why: String| Failed::Unreachable(format!("{address}: {why}"));
+        let stream = connecting
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let stream = match tokio::time::timeout(DEADLINE, client_async(request, stream)).await {
             Ok(Ok((stream, _))) => stream,
             Ok(Err(WsError::Http(answer))) => {
                 let content_type = answer.headers().get("content-type");
-                return Err(Refused {
+                return Err(Failed::Refused(Refused {
                     status: answer.status().as_u16(),
                     content_type: content_type
                         .map_or("", |v| v.to_str().unwrap_or(""))
                         .to_owned(),
                     body: serde_json::from_slice(answer.body().as_deref().unwrap_or_default())
                         .unwrap_or_default(),
-                });
+                }));
             }
-            Ok(Err(error)) => panic!("{}: {error}", self.url),
-            Err(_) => panic!("{}: no answer to the handshake", self.url),
+            Ok(Err(error)) => return Err(unreachable(error.to_string())),
+            Err(_) => return Err(unreachable("no answer to the handshake".to_owned())),
         };
         let socket = Socket::new(stream);
         if let Some(data) = self.first_frame {
@@ -408,6 +430,11 @@ impl Drop for Socket {
 }
 
 impl Pending {
+    /// The answer, if it has come.
+    pub fn now(&self) -> Option<Ack> {
+        self.ear.lock().acks.get(&self.id).cloned()
+    }
+
     /// Waits for the answer. A socket that ends before it gives the code [`WireError::CLOSED`].
     pub async fn ack(self) -> Ack {
         let id = self.id;

@@ -1,0 +1,70 @@
+//! Processes end in the middle of a load, without a word or for a while: nothing that was acknowledged is lost, nothing
+//! comes twice, the order holds and the numbers have no gap.
+
+use super::PACE;
+use crate::harness::{Kind, load::Load};
+
+#[tokio::test]
+async fn workers_that_crash() {
+    let mut chat = Load::plan(Kind::Cluster).start().await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    for i in 0..4 {
+        load.accepted(150).await;
+        chat.worker_mut(i).kill9().await;
+        load.accepted(150).await;
+        chat.worker_mut(i).restart().await;
+    }
+    load.end(&chat).await;
+}
+
+#[tokio::test]
+async fn edges_that_crash() {
+    let mut chat = Load::plan(Kind::Cluster).start().await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    for i in 0..4 {
+        load.accepted(150).await;
+        chat.edge_mut(i).kill9().await;
+        load.accepted(150).await;
+        chat.edge_mut(i).restart().await;
+        load.moved(&chat);
+    }
+    assert!(load.figures().reconnects >= 4, "{:?}", load.figures());
+    load.end(&chat).await;
+}
+
+#[tokio::test]
+async fn standalone_that_crashes() {
+    let mut chat = Load::plan(Kind::Standalone).start().await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    for _ in 0..4 {
+        load.accepted(150).await;
+        chat.edge_mut(0).kill9().await;
+        chat.edge_mut(0).restart().await;
+        load.moved(&chat);
+    }
+    load.accepted(150).await;
+    assert!(load.figures().reconnects >= 16, "{:?}", load.figures());
+    load.end(&chat).await;
+}
+
+/// The broker misses a frozen worker after some seconds and gives its partitions to the other one; what it wakes up to
+/// store is stored already.
+#[tokio::test]
+async fn a_worker_that_freezes_and_thaws() {
+    let mut chat = Load::plan(Kind::Cluster).start().await;
+    let load = Load::start(&chat, 4, 3, PACE).await;
+    // One of them may have nothing to do.
+    for i in 0..2 {
+        load.accepted(200).await;
+        chat.worker_mut(i).sigstop();
+        load.accepted(300).await;
+        load.settled().await;
+        load.go_on();
+        load.accepted(100).await;
+        chat.worker_mut(i).sigcont();
+        load.accepted(200).await;
+        load.settled().await;
+        load.go_on();
+    }
+    load.end(&chat).await;
+}

@@ -1,0 +1,122 @@
+//! Payloads that no worker can read lie beside good ones: they are set aside with their reason, and nothing else
+//! suffers.
+
+use chat::job::partition_of;
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::{Chat, Kind, eventually, server};
+
+/// As `Plan::start` sets it.
+const PARTITIONS: u16 = 4;
+
+async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
+    let broker = server("AMQP_URL");
+    let connection = Connection::connect(&broker, ConnectionProperties::default())
+        .await
+        .expect("the broker");
+    let channel = connection.create_channel().await.expect("a channel");
+    let options = ConfirmSelectOptions::default();
+    channel.confirm_select(options).await.expect("confirms");
+    let queue = format!("{}.p.{}", chat.prefix(), partition_of(room, PARTITIONS));
+    for payload in payloads {
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let sent = channel.basic_publish(
+            "".into(),
+            queue.as_str().into(),
+            options,
+            payload,
+            properties,
+        );
+        let confirmed = sent.await.expect("sent").await.expect("confirmed");
+        assert!(confirmed.is_ack(), "{confirmed:?}");
+    }
+}
+
+async fn run(chat: &Chat, args: &[&str]) -> String {
+    let ended = chat.recipe("queue", args).run().await;
+    assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+    ended.stdout
+}
+
+async fn letters(chat: &Chat) -> Vec<Value> {
+    let listed = run(chat, &["queue", "--json", "dead", "list"]).await;
+    serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{error}: {listed}"))
+}
+
+async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
+    eventually("the dead letters", || async {
+        let letters = letters(chat).await;
+        (letters.len() >= count).then_some(letters)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn letters_that_nobody_can_read() {
+    let mut chat = Chat::start(Kind::Cluster).await;
+    let ada = chat.register("ada").await;
+    let room = chat.room(&ada, "public", &[]).await;
+    let mut socket = chat.connect(0, &ada).await;
+    socket.join(room, None).await.expect("her own");
+    // All of it waits in one queue, good and bad in turn.
+    for worker in &mut chat.workers {
+        worker.kill9().await;
+    }
+    socket.say(room, "1", "one").await;
+    publish(&chat, room, &[b"\xffpoison", br#"{"v":99,"new":true}"#]).await;
+    socket.say(room, "2", "two").await;
+    publish(&chat, room, &[b"{}\n{\"v\":98}"]).await;
+    socket.say(room, "3", "three").await;
+    for worker in &mut chat.workers {
+        worker.restart().await;
+    }
+    for name in ["1", "2", "3"] {
+        assert_eq!(socket.event("newMessage").await["clientMsgId"], name);
+    }
+
+    let dead = there_are(&chat, 4).await;
+    let reasons: Vec<&str> = dead.iter().filter_map(|l| l["reason"].as_str()).collect();
+    let newer = |version: u8| {
+        reasons
+            .iter()
+            .any(|r| r.contains(&format!("version {version}")))
+    };
+    assert!(newer(99) && newer(98), "{reasons:?}");
+    let unreadable = reasons.iter().filter(|r| r.contains("cannot be read"));
+    assert_eq!(unreadable.count(), 2, "{reasons:?}");
+    assert_eq!(dead.len(), 4, "{dead:#?}");
+    let newest = dead
+        .iter()
+        .find(|l| l["payload"] == json!(r#"{"v":99,"new":true}"#));
+    let id = newest.expect("it is there")["id"].as_str().expect("an id");
+    let shown = run(&chat, &["queue", "dead", "show", id]).await;
+    assert!(shown.contains("update the workers"), "{shown}");
+
+    // One is put back: nobody can read it still, and it comes back as a new letter.
+    run(&chat, &["queue", "dead", "replay", id]).await;
+    eventually("it comes back", || async {
+        let letters = letters(&chat).await;
+        let fresh = letters
+            .iter()
+            .any(|l| l["id"] != json!(id) && l["payload"] == json!(r#"{"v":99,"new":true}"#));
+        (fresh && letters.len() == 4).then_some(())
+    })
+    .await;
+    run(&chat, &["queue", "dead", "purge", "--all"]).await;
+    assert!(letters(&chat).await.is_empty());
+    socket.say(room, "4", "four").await;
+    let last = socket.event("newMessage").await;
+    assert_eq!(
+        (&last["clientMsgId"], &last["seq"]),
+        (&json!("4"), &json!(5))
+    );
+}

@@ -1,0 +1,122 @@
+//! Readers that stop reading, and readers that were away for long, while their room is busy.
+
+use std::time::Duration;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::PACE;
+use crate::{
+    e2e::people::seqs,
+    harness::{Kind, Socket, both_ways, eventually, load::Load},
+};
+
+both_ways!(
+    a_reader_who_stops_reading,
+    a_reader_who_was_away_for_thousands,
+);
+
+/// Everything above `after`, page by page, until the socket is live. Returns the number of pages.
+async fn catch_up(socket: &Socket, room: Uuid, after: i64, got: &mut Vec<i64>) -> usize {
+    let mut after = after;
+    for pages in 1.. {
+        let joined = socket.join(room, Some(after)).await.expect("a page");
+        got.extend(seqs(&joined["messages"]));
+        after = joined["seq"].as_i64().expect("a number");
+        if joined["hasMore"] == json!(false) {
+            return pages;
+        }
+    }
+    unreachable!("it ends")
+}
+
+fn live(socket: &Socket) -> Vec<i64> {
+    let messages = socket.events("newMessage");
+    messages.iter().filter_map(|m| m["seq"].as_i64()).collect()
+}
+
+/// Waits until the socket has what everyone has, and compares.
+async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
+    load.settled().await;
+    let all = load.figures().accepted as i64;
+    let before = got.len() as i64;
+    load.until("the reader to have everything", || {
+        before + live(socket).len() as i64 >= all
+    })
+    .await;
+    got.extend(live(socket));
+    let expected: Vec<i64> = (base + 1..=base + all).collect();
+    let wrong = got.iter().zip(&expected).position(|(got, seq)| got != seq);
+    assert!(
+        wrong.is_none() && got.len() == expected.len(),
+        "{} of {}; wrong from {:?} on",
+        got.len(),
+        expected.len(),
+        wrong.map(|at| (&got[at.saturating_sub(1)..=at], expected[at]))
+    );
+}
+
+async fn a_reader_who_stops_reading(kind: Kind) {
+    let chat = Load::plan(kind).start().await;
+    let load = Load::start(&chat, 1, 2, 2 * PACE).await;
+    load.pad(7000);
+    let (room, base) = load.room(0);
+    let dial = chat.dial(0).bearer(&load.owner().access);
+    let slow = dial.receive_buffer(4096).connect().await.expect("a socket");
+    let mut got = Vec::new();
+    catch_up(&slow, room, base, &mut got).await;
+    slow.until("something live", |heard| {
+        heard
+            .events
+            .iter()
+            .any(|event| event.name == "newMessage")
+            .then_some(())
+    })
+    .await;
+    slow.stop_reading();
+    // Its outbox and the system's buffers fill up.
+    eventually("it counts as slow", || async {
+        let metrics = chat.rest(0).get("/metrics").await.text;
+        let mut lines = metrics.lines();
+        lines
+            .any(|line| line == "chat_slow_readers_closed_total 1")
+            .then_some(())
+    })
+    .await;
+    slow.read_on();
+    let closed = slow.closed().await;
+    assert_eq!(closed.code, 4008, "{closed:?}");
+    got.extend(live(&slow));
+    load.pad(0);
+
+    let back = chat.connect(1, load.owner()).await;
+    let last = *got.last().expect("something was heard");
+    catch_up(&back, room, last, &mut got).await;
+    load.accepted(100).await;
+    has_all(&load, &back, got, base).await;
+    // Nobody else noticed.
+    assert_eq!(load.figures().reconnects, 0);
+    load.end(&chat).await;
+}
+
+async fn a_reader_who_was_away_for_thousands(kind: Kind) {
+    const MISSED: u64 = 5000;
+    let chat = Load::plan(kind).start().await;
+    let load = Load::start(&chat, 1, 4, Duration::from_millis(5)).await;
+    let (room, base) = load.room(0);
+    let away = chat.connect(0, load.owner()).await;
+    let mut got = Vec::new();
+    catch_up(&away, room, base, &mut got).await;
+    load.accepted(20).await;
+    away.close().await;
+    got.extend(live(&away));
+    load.accepted(MISSED).await;
+    // On the other edge, and the room goes on.
+    let back = chat.connect(1, load.owner()).await;
+    let last = got.last().copied().unwrap_or(base);
+    let pages = catch_up(&back, room, last, &mut got).await;
+    assert!(pages > 5, "{pages} pages");
+    load.accepted(200).await;
+    has_all(&load, &back, got, base).await;
+    load.end(&chat).await;
+}

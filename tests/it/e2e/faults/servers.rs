@@ -1,0 +1,163 @@
+//! The servers go away or go silent, and the workers with them: sends are answered at once, and all of it is stored
+//! and delivered when they are back.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::PACE;
+use crate::{
+    harness::{Kind, deployment::authority, load::Load, server},
+    support::Line,
+};
+
+/// Every answer comes while the outage lasts, so that none can have waited for its end. This bounds how long one takes;
+/// all of it is the slowness of a machine that runs many tests.
+const AT_ONCE: Duration = Duration::from_secs(4);
+const OUTAGE: Duration = Duration::from_secs(5);
+/// A database of Redis that may be emptied.
+const OWN: u8 = 9;
+
+async fn empty_redis() {
+    let mut redis = TcpStream::connect(authority(&server("REDIS_URL")))
+        .await
+        .expect("Redis");
+    let ask = format!("SELECT {OWN}\r\nFLUSHDB\r\n");
+    redis.write_all(ask.as_bytes()).await.expect("a request");
+    let mut answer = [0; 10];
+    redis.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"+OK\r\n+OK\r\n");
+}
+
+#[tokio::test]
+async fn redis_that_goes_away_and_forgets() {
+    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let chat = Load::plan(Kind::Cluster)
+        .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
+        .start()
+        .await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    load.accepted(200).await;
+    for _ in 0..2 {
+        // Nothing gets through, to open connections and to new ones.
+        line.freeze();
+        line.cut();
+        load.accepted(400).await;
+        empty_redis().await;
+        line.thaw();
+        load.accepted(200).await;
+    }
+    load.settled().await;
+    load.go_on();
+    // Connections that break, again and again.
+    for _ in 0..5 {
+        line.cut();
+        load.accepted(50).await;
+    }
+    load.end(&chat).await;
+}
+
+/// What is lost last has nothing behind it that would show the hole.
+#[tokio::test]
+async fn a_hole_that_nothing_follows() {
+    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let chat = Load::plan(Kind::Cluster)
+        .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
+        .start()
+        .await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    load.accepted(200).await;
+    for _ in 0..3 {
+        load.settled().await;
+        line.freeze();
+        line.cut();
+        load.go_on();
+        load.accepted(50).await;
+        load.answered().await;
+        line.thaw();
+        // Three seconds until heads are compared, and the bus's own way back.
+        let started = Instant::now();
+        load.settled().await;
+        assert!(started.elapsed() < Duration::from_secs(15));
+        load.go_on();
+        load.accepted(50).await;
+    }
+    load.end(&chat).await;
+}
+
+#[tokio::test]
+async fn a_database_that_goes_silent_or_away() {
+    let line = Line::to(&authority(&server("DATABASE_URL"))).await;
+    let chat = Load::plan(Kind::Cluster)
+        .via("DATABASE_URL", line.address)
+        .start()
+        .await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    load.accepted(200).await;
+    line.freeze();
+    load.answers_within(AT_ONCE, OUTAGE).await;
+    line.thaw();
+    load.settled().await;
+    load.go_on();
+    load.accepted(200).await;
+    line.freeze();
+    line.cut();
+    load.answers_within(AT_ONCE, OUTAGE).await;
+    line.thaw();
+    load.accepted(200).await;
+    load.end(&chat).await;
+}
+
+#[tokio::test]
+async fn no_worker_at_all() {
+    let mut chat = Load::plan(Kind::Cluster).start().await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    load.accepted(200).await;
+    for worker in &chat.workers {
+        worker.sigstop();
+    }
+    load.answers_within(AT_ONCE, OUTAGE).await;
+    for worker in &chat.workers {
+        worker.sigcont();
+    }
+    load.settled().await;
+    load.go_on();
+    load.accepted(200).await;
+    for worker in &mut chat.workers {
+        worker.kill9().await;
+    }
+    load.answers_within(AT_ONCE, OUTAGE).await;
+    for worker in &mut chat.workers {
+        worker.restart().await;
+    }
+    load.accepted(200).await;
+    load.end(&chat).await;
+}
+
+#[tokio::test]
+async fn a_backlog_at_its_limit() {
+    let mut chat = Load::plan(Kind::Cluster)
+        .set("queue.max_backlog", 200)
+        .start()
+        .await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    load.accepted(200).await;
+    load.settled().await;
+    for worker in &mut chat.workers {
+        worker.kill9().await;
+    }
+    let before = load.figures().accepted;
+    load.go_on();
+    load.until("it is full", || load.figures().busy > 200).await;
+    let full = load.figures();
+    assert!(full.accepted - before >= 100, "{full:?}");
+    assert!(full.slowest < AT_ONCE, "{full:?}");
+    for worker in &mut chat.workers {
+        worker.restart().await;
+    }
+    load.accepted(200).await;
+    load.end(&chat).await;
+}

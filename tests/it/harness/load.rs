@@ -1,0 +1,503 @@
+//! A steady load that lives through faults: clients that talk in several rooms at once, send again what was not
+//! acknowledged, resume where they were on whatever edge is there, and let the judge look at everything.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chat::bench::judge::{Judge, RoomNo, SeatNo, Verdict};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinHandle,
+    time::{Interval, MissedTickBehavior, interval},
+};
+use uuid::Uuid;
+
+use super::{
+    Chat, Kind, Socket, User,
+    deployment::{Plan, uuid},
+    eventually,
+    socket::{Dial, Event, Pending, WireError},
+};
+
+/// A client sends nothing new while so many of its sends are not answered.
+const WINDOW: usize = 500;
+
+pub struct Load {
+    shared: Arc<Shared>,
+    rooms: Vec<Room>,
+    seats: Vec<SeatNo>,
+    reader: User,
+    clients: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone, Copy)]
+struct Room {
+    id: Uuid,
+    no: RoomNo,
+    /// The head before anyone talked.
+    base: i64,
+}
+
+struct Shared {
+    book: Mutex<Book>,
+    edges: Mutex<Vec<String>>,
+    quiet: AtomicBool,
+    /// Bytes that bodies have beside their name.
+    padding: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Book {
+    judge: Judge,
+    figures: Figures,
+    /// Sends that are not acknowledged, of each client.
+    open: Vec<usize>,
+}
+
+/// What clients were told.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Figures {
+    pub accepted: u64,
+    /// Answers `busy`; each of them was sent again.
+    pub busy: u64,
+    /// The longest time from a send to its answer.
+    pub slowest: Duration,
+    /// Connections made after the first of each client.
+    pub reconnects: u64,
+}
+
+impl Load {
+    /// With limits that do not slow it down.
+    pub fn plan(kind: Kind) -> Plan {
+        Chat::plan(kind)
+            .set("limits.messages_per_second", 1_000_000)
+            .set("limits.burst", 1_000_000)
+    }
+
+    /// Each client is a member of each room, and sends one message every `pace`.
+    pub async fn start(chat: &Chat, rooms: usize, clients: usize, pace: Duration) -> Load {
+        let names: Vec<String> = (0..clients).map(|i| format!("talker{i}")).collect();
+        let users: Vec<User> = join_all(names.iter().map(|name| chat.register(name))).await;
+        let others: Vec<&User> = users.iter().skip(1).collect();
+        let mut book = Book {
+            open: vec![0; clients],
+            ..Book::default()
+        };
+        let mut made = Vec::new();
+        for i in 0..rooms {
+            let id = chat.room(&users[0], "public", &others).await;
+            let rest = chat.rest_as(0, &users[0]);
+            let room = rest.get(&format!("/v1/rooms/{id}")).await.ok(200);
+            let base = room["seq"].as_i64().expect("a number");
+            let no = book.judge.room(format!("room {i}"));
+            made.push(Room { id, no, base });
+        }
+        let shared = Arc::new(Shared {
+            book: Mutex::new(book),
+            edges: Mutex::default(),
+            quiet: AtomicBool::new(false),
+            padding: AtomicUsize::new(0),
+        });
+        let mut load = Load {
+            shared,
+            rooms: made,
+            seats: Vec::new(),
+            reader: users[0].clone(),
+            clients: Vec::new(),
+        };
+        load.moved(chat);
+        for (number, user) in users.into_iter().enumerate() {
+            let mut book = load.shared.book();
+            let places = load.rooms.iter().map(|room| {
+                let seat = book.judge.seat(room.no, &user.username, room.base);
+                (*room, seat)
+            });
+            let places: Vec<(Room, SeatNo)> = places.collect();
+            drop(book);
+            load.seats.extend(places.iter().map(|(_, seat)| *seat));
+            let mut ticks = interval(pace);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let client = Client {
+                shared: load.shared.clone(),
+                number,
+                user,
+                places,
+                edge: number,
+                said: 0,
+                again: VecDeque::new(),
+                ticks,
+            };
+            load.clients.push(tokio::spawn(client.live()));
+        }
+        load
+    }
+
+    /// Tells the clients where the edges are now, after one has started again.
+    pub fn moved(&self, chat: &Chat) {
+        let edges = chat.edges.iter().map(|edge| edge.url().to_owned());
+        *lock(&self.shared.edges) = edges.collect();
+    }
+
+    /// The member who owns the rooms.
+    pub fn owner(&self) -> &User {
+        &self.reader
+    }
+
+    /// A room's id, and its head before anyone talked.
+    pub fn room(&self, i: usize) -> (Uuid, i64) {
+        (self.rooms[i].id, self.rooms[i].base)
+    }
+
+    /// Makes bodies longer by so many bytes.
+    pub fn pad(&self, bytes: usize) {
+        self.shared.padding.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.shared.book().figures
+    }
+
+    /// Waits until so many more sends are acknowledged.
+    pub async fn accepted(&self, more: u64) {
+        let goal = self.figures().accepted + more;
+        self.until(&format!("{more} more accepted"), || {
+            self.figures().accepted >= goal
+        })
+        .await;
+    }
+
+    /// Goes on for so long, and asserts that every send was answered before `limit`.
+    pub async fn answers_within(&self, limit: Duration, lasting: Duration) {
+        self.shared.book().figures.slowest = Duration::ZERO;
+        let (started, before) = (Instant::now(), self.figures());
+        self.until("the time to pass", || started.elapsed() >= lasting)
+            .await;
+        self.answered().await;
+        let now = self.figures();
+        assert!(now.slowest < limit, "{now:?}");
+        assert!(now.accepted > before.accepted, "{before:?}, then {now:?}");
+        self.go_on();
+    }
+
+    /// Waits for anything the figures or the deployment show; says how things are if it never comes.
+    pub async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let waiting = eventually(what, || {
+            self.check();
+            let met = condition();
+            async move { met.then_some(()) }
+        });
+        tokio::pin!(waiting);
+        let mut explained = Explained(Some(self));
+        waiting.await;
+        explained.0 = None;
+    }
+
+    /// Stops sending until everything sent is acknowledged; what is delivered by then is open.
+    pub async fn answered(&self) {
+        self.shared.quiet.store(true, Ordering::Relaxed);
+        self.until("every send to be acknowledged", || {
+            self.shared.book().open.iter().all(|open| *open == 0)
+        })
+        .await;
+    }
+
+    /// Goes on sending after [`Load::answered`] and [`Load::settled`].
+    pub fn go_on(&self) {
+        self.shared.quiet.store(false, Ordering::Relaxed);
+    }
+
+    /// Stops sending until everything is acknowledged and everyone has all of it.
+    pub async fn settled(&self) {
+        self.answered().await;
+        self.until("everyone to have everything", || {
+            let book = self.shared.book();
+            self.seats.iter().all(|seat| book.judge.missing(*seat) == 0)
+        })
+        .await;
+    }
+
+    /// Settles, compares with the history, and asks the judge.
+    ///
+    /// # Panics
+    /// If anything was lost, came twice, out of order or with a wrong number, or if a room's numbers have a gap.
+    pub async fn end(self, chat: &Chat) -> Verdict {
+        self.settled().await;
+        for client in &self.clients {
+            client.abort();
+        }
+        let rest = chat.rest_as(0, &self.reader);
+        for room in &self.rooms {
+            let seat = self.shared.book().judge.seat(room.no, "the history", 0);
+            let (mut after, mut seqs) = (0, Vec::new());
+            loop {
+                let path = format!("/v1/rooms/{}/messages?after={after}&limit=200", room.id);
+                let page = rest.get(&path).await.ok(200);
+                let items = page["items"].as_array().expect("a list");
+                after = items.last().map_or(after, number);
+                seqs.extend(items.iter().map(number));
+                self.shared.book().caught_up(*room, seat, items, after);
+                if page["hasMore"] == json!(false) {
+                    break;
+                }
+            }
+            let expected: Vec<i64> = (room.base + 1..).take(seqs.len()).collect();
+            assert!(seqs == expected, "a hole in the numbers: {seqs:?}");
+        }
+        let verdict = self.shared.book().judge.verdict();
+        assert!(verdict.is_clean(), "{}", verdict.explain());
+        assert_eq!(verdict.sent, verdict.accepted, "{}", verdict.explain());
+        assert_eq!(verdict.gaps, 0, "{}", verdict.explain());
+        verdict
+    }
+
+    /// A client that has failed fails the test.
+    fn check(&self) {
+        let failed = self.clients.iter().any(JoinHandle::is_finished);
+        assert!(!failed, "a client failed; its own words are above");
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for client in &self.clients {
+            client.abort();
+        }
+    }
+}
+
+/// Says how things stand when waiting ends in a panic.
+struct Explained<'a>(Option<&'a Load>);
+
+impl Drop for Explained<'_> {
+    fn drop(&mut self) {
+        if let Some(load) = self.0.filter(|_| std::thread::panicking()) {
+            let book = load.shared.book();
+            let verdict = book.judge.verdict();
+            eprintln!(
+                "{:?}, open {:?}; {}",
+                book.figures,
+                book.open,
+                verdict.explain()
+            );
+        }
+    }
+}
+
+impl Shared {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(message: &Value) -> i64 {
+    message["seq"].as_i64().expect("a number")
+}
+
+impl Book {
+    fn caught_up(&mut self, room: Room, seat: SeatNo, messages: &[Value], upto: i64) {
+        let found: Vec<_> = messages
+            .iter()
+            .map(|message| (number(message), self.key(room, message)))
+            .collect();
+        self.judge.caught_up(seat, found, upto);
+    }
+
+    fn key(&self, room: Room, message: &Value) -> chat::bench::judge::Key {
+        let name = message["clientMsgId"].as_str().expect("a name");
+        self.judge
+            .key(room.no, uuid(&message["sender"]["id"]), name)
+    }
+}
+
+/// One user with one connection at a time.
+struct Client {
+    shared: Arc<Shared>,
+    number: usize,
+    user: User,
+    places: Vec<(Room, SeatNo)>,
+    /// The edge it talks to, or tries next.
+    edge: usize,
+    said: usize,
+    /// Not acknowledged by an earlier connection, or refused as `busy`: the numbers of the messages.
+    again: VecDeque<usize>,
+    ticks: Interval,
+}
+
+struct Sent {
+    message: usize,
+    answer: Pending,
+    at: Instant,
+}
+
+impl Client {
+    async fn live(mut self) {
+        loop {
+            let url = {
+                let edges = lock(&self.shared.edges);
+                edges[self.edge % edges.len()].clone()
+            };
+            let dial = Dial::new(&url).bearer(&self.user.access);
+            if let Ok(socket) = dial.attempt().await {
+                self.talk(&socket).await;
+                self.shared.book().figures.reconnects += 1;
+            }
+            self.edge += 1;
+            self.ticks.tick().await;
+        }
+    }
+
+    /// Until the socket ends.
+    async fn talk(&mut self, socket: &Socket) {
+        for i in 0..self.places.len() {
+            if !self.resume(socket, i).await {
+                return;
+            }
+        }
+        let connection = self.shared.book().judge.connection();
+        let mut waiting: Vec<Sent> = Vec::new();
+        let (mut taken, mut answers) = (0, 0);
+        loop {
+            let news = socket.until("anything at all", |heard| {
+                let new = heard.events.len() > taken || heard.acks.len() > answers;
+                (new || heard.closed.is_some()).then_some(())
+            });
+            tokio::select! {
+                () = news => {}
+                _ = self.ticks.tick() => {
+                    if let Some(message) = self.next(waiting.len()) {
+                        let (room, _) = self.places[message % self.places.len()];
+                        let name = self.name(message);
+                        {
+                            let mut book = self.shared.book();
+                            book.judge.sent(connection, room.no, self.user.id, &name);
+                            book.open[self.number] = waiting.len() + self.again.len() + 1;
+                        }
+                        let padding = self.shared.padding.load(Ordering::Relaxed);
+                        let body = format!("{name}{}", ".".repeat(padding));
+                        let data = json!({"room": room.id, "body": body, "clientMsgId": name});
+                        let at = Instant::now();
+                        let answer = socket.send("sendMessage", data).await;
+                        waiting.push(Sent { message, answer, at });
+                    }
+                }
+            }
+            let (events, closed);
+            (events, answers, closed) = socket.heard(|heard| {
+                let events = heard.events[taken..].to_vec();
+                (events, heard.acks.len(), heard.closed.is_some())
+            });
+            taken += events.len();
+            for event in &events {
+                self.hear(event);
+            }
+            waiting.retain(|sent| !self.is_answered(sent));
+            self.shared.book().open[self.number] = waiting.len() + self.again.len();
+            if closed {
+                self.again.extend(waiting.iter().map(|sent| sent.message));
+                self.again.make_contiguous().sort_unstable();
+                return;
+            }
+        }
+    }
+
+    fn name(&self, message: usize) -> String {
+        format!("{} {message}", self.user.username)
+    }
+
+    fn next(&mut self, waiting: usize) -> Option<usize> {
+        let again = self.again.pop_front();
+        let quiet = self.shared.quiet.load(Ordering::Relaxed);
+        if again.is_some() || quiet || waiting >= WINDOW {
+            return again;
+        }
+        self.said += 1;
+        Some(self.said - 1)
+    }
+
+    fn is_answered(&mut self, sent: &Sent) -> bool {
+        let Some(answer) = sent.answer.now() else {
+            return false;
+        };
+        let name = self.name(sent.message);
+        let (room, _) = self.places[sent.message % self.places.len()];
+        let mut book = self.shared.book();
+        book.figures.slowest = book.figures.slowest.max(sent.at.elapsed());
+        match answer {
+            Ok(_) => {
+                let key = book.judge.key(room.no, self.user.id, &name);
+                book.judge.accepted(key);
+                book.figures.accepted += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.code, "busy", "{name}: {error:?}");
+                assert!(error.retry_after_ms.is_some(), "{name}: {error:?}");
+                book.figures.busy += 1;
+                self.again.push_back(sent.message);
+            }
+        }
+        true
+    }
+
+    fn hear(&self, event: &Event) {
+        let data = event.data();
+        let place = |data: &Value| {
+            let room = data["room"].as_str().and_then(|room| room.parse().ok());
+            let place = self.places.iter().find(|(at, _)| Some(at.id) == room);
+            *place.unwrap_or_else(|| panic!("an event of no room: {data}"))
+        };
+        let mut book = self.shared.book();
+        match event.name.as_str() {
+            "newMessage" => {
+                let (room, seat) = place(&data);
+                let key = book.key(room, &data);
+                let change = data["changeSeq"].as_i64().expect("a number");
+                book.judge.delivered(seat, number(&data), change, key);
+            }
+            "gap" => {
+                let (_, seat) = place(&data);
+                let end = |name: &str| data[name].as_i64().expect("a number");
+                book.judge.gap(seat, end("from"), end("to"));
+            }
+            "sendFailed" => panic!("refused after it was accepted: {data}"),
+            _ => {
+                if let Some(seq) = data["changeSeq"].as_i64() {
+                    let (_, seat) = place(&data);
+                    book.judge.event(seat, seq);
+                }
+            }
+        }
+    }
+
+    /// From where it was, page by page. `false` if the socket ended.
+    async fn resume(&mut self, socket: &Socket, place: usize) -> bool {
+        let (room, seat) = self.places[place];
+        loop {
+            let after = self.shared.book().judge.position(seat);
+            match socket.join(room.id, Some(after)).await {
+                Ok(joined) => {
+                    let upto = joined["seq"].as_i64().expect("a number");
+                    let messages = joined["messages"].as_array().expect("a list");
+                    self.shared.book().caught_up(room, seat, messages, upto);
+                    if joined["hasMore"] == json!(false) {
+                        return true;
+                    }
+                }
+                Err(error) if error.code == WireError::CLOSED => return false,
+                Err(_) => {
+                    self.ticks.tick().await;
+                }
+            }
+        }
+    }
+}
