@@ -130,7 +130,7 @@ impl Plan {
             http: http_client(),
             dir,
             env,
-            database: database,
+            database,
         };
         match self.kind {
             Kind::Standalone => {

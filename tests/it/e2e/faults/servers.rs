@@ -14,8 +14,8 @@ use crate::{
     support::Line,
 };
 
-/// Every answer comes while the outage lasts, so that none can have waited for its end. This bounds how long one takes;
-/// all of it is the slowness of a machine that runs many tests.
+/// Every answer comes while the outage lasts, so that none can have waited for its end. This bounds how long one takes,
+/// loosely: the tests share their machine with each other.
 const AT_ONCE: Duration = Duration::from_secs(4);
 const OUTAGE: Duration = Duration::from_secs(5);
 /// A database of Redis that may be emptied.
