@@ -5,3 +5,4 @@ mod client;
 pub mod fanout;
 pub mod judge;
 pub mod load;
+pub mod plot;
