@@ -294,7 +294,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
         Command::Bench { load, what: None } => {
             let report = bench::load::run(&load).await?;
             println!("{:#}", serde_json::json!(report));
-            bench::load::write_json(&load, &report)?;
+            bench::load::write(&load, &report)?;
             match report.is_clean() {
                 true => Ok(()),
                 false => Err(Error::conflict(

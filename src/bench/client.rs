@@ -4,16 +4,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::ValueEnum;
-use futures_util::{SinkExt, StreamExt};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{Message, Utf8Bytes, client::IntoClientRequest, protocol::WebSocketConfig},
-};
 use uuid::Uuid;
 
+use super::wire::{self, Frame, Reader, Writer};
 use crate::error::{Code, Error, Result};
 
 /// How long anything may take that is not the load itself.
@@ -117,55 +112,70 @@ pub fn failed(what: &str, why: impl std::fmt::Display) -> Error {
     Error::new(Code::Conflict, format!("{what}: {why}"))
 }
 
-/// The CPU time of a process so far.
+/// The CPU time of a process so far, with that of its children: PostgreSQL has one for each connection.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     /// `sysconf(_SC_CLK_TCK)`, which Linux has fixed for programs (man 7 time).
     const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+    let own = Stat::of(pid)
         .map_err(|e| Error::field("--pid", format!("{pid} cannot be looked at: {e}")))?;
-    // Fields 14 and 15; the second is the name, in parentheses, and may hold anything (man 5 proc).
-    let ticks: Option<f64> = stat.rsplit_once(") ").and_then(|(_, fields)| {
-        let mut fields = fields.split(' ').skip(11);
-        let user: f64 = fields.next()?.parse().ok()?;
-        let system: f64 = fields.next()?.parse().ok()?;
-        Some(user + system)
-    });
-    ticks
-        .map(|ticks| ticks / TICKS_PER_SECOND)
-        .ok_or_else(|| failed("--pid", "an unknown format of /proc"))
+    let processes = std::fs::read_dir("/proc").map_err(|e| failed("--pid", e))?;
+    let children = processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        // One that ended meanwhile counts in its parent.
+        .filter_map(|other: u32| Stat::of(other).ok())
+        .filter(|stat| stat.parent == pid);
+    let ticks: u64 = children.map(|stat| stat.ticks).sum::<u64>() + own.ticks;
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// What man 5 proc says of a process.
+struct Stat {
+    parent: u32,
+    /// User and system time, of the process and of children that have ended.
+    ticks: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> std::io::Result<Stat> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The second field is the name, in parentheses, and may hold anything.
+        let read = || {
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let parent = fields.nth(1)?.parse().ok()?;
+            // Fields 14 to 17.
+            let times = fields.skip(9).take(4).map(|ticks| ticks.parse::<u64>());
+            let ticks = times.sum::<Result<u64, _>>().ok()?;
+            Some(Stat { parent, ticks })
+        };
+        read().ok_or_else(|| std::io::Error::other("an unknown format of /proc"))
+    }
 }
 
 /// An authenticated socket.
 pub struct Socket {
     pub transport: Transport,
-    pub stream: WebSocketStream<TcpStream>,
+    pub reader: Reader,
+    pub writer: Writer,
 }
 
 /// Opens a socket and authenticates it.
 pub async fn open(target: &Target, token: &str, transport: Transport) -> Result<Socket> {
     let opening = async {
-        let stream = TcpStream::connect(target.address)
-            .await
-            .map_err(|e| failed("connecting", e))?;
-        let _ = stream.set_nodelay(true);
-        let path = match transport {
-            Transport::Ws => "/ws",
-            Transport::Socketio => "/socket.io/?EIO=4&transport=websocket",
+        let (path, headers) = match transport {
+            Transport::Ws => ("/ws", format!("Authorization: Bearer {token}\r\n")),
+            Transport::Socketio => ("/socket.io/?EIO=4&transport=websocket", String::new()),
         };
-        let mut request = format!("ws://{}{path}", target.authority)
-            .into_client_request()
-            .map_err(Error::internal)?;
-        if transport == Transport::Ws {
-            let value = format!("Bearer {token}").parse().map_err(Error::internal)?;
-            request.headers_mut().insert("authorization", value);
-        }
-        let config = WebSocketConfig::default().read_buffer_size(16 * 1024);
-        let (stream, _) = client_async_with_config(request, stream, Some(config))
-            .await
-            .map_err(|e| failed("the handshake", e))?;
-        let mut socket = Socket { transport, stream };
+        let (reader, writer) =
+            wire::connect(target.address, &target.authority, path, &headers).await?;
+        let mut socket = Socket {
+            transport,
+            reader,
+            writer,
+        };
         if transport == Transport::Socketio {
-            socket.say(format!("40{}", json!({"token": token}))).await?;
+            socket
+                .say(&format!("40{}", json!({"token": token})))
+                .await?;
         }
         Ok(socket)
     };
@@ -182,30 +192,52 @@ impl Socket {
         }
     }
 
-    pub async fn say(&mut self, text: String) -> Result<()> {
-        let sent = self.stream.send(Message::Text(text.into())).await;
+    pub async fn say(&mut self, text: &str) -> Result<()> {
+        self.writer.add(text);
+        let sent = self.writer.flush().await;
         sent.map_err(|e| failed("sending", e))
     }
 
-    pub async fn hear(&mut self) -> Result<Utf8Bytes> {
+    /// The next text for which `wanted` has a use; pings are answered, other texts passed over.
+    pub async fn hear<T>(&mut self, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> Result<T> {
         loop {
-            match self.stream.next().await {
-                Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
-                    self.say("3".to_owned()).await?;
+            let mut pinged = false;
+            while let Some(frame) = self.reader.next() {
+                match frame {
+                    Frame::Text(b"2") => {
+                        self.writer.add("3");
+                        pinged = true;
+                    }
+                    Frame::Ping => {
+                        self.writer.add_pong();
+                        pinged = true;
+                    }
+                    Frame::Text(text) => {
+                        if let Some(found) = wanted(text) {
+                            return Ok(found);
+                        }
+                    }
+                    Frame::Close(code, reason) => {
+                        let why = format!("{code} {reason}");
+                        return Err(failed("a socket was closed", why));
+                    }
+                    Frame::Other => {}
                 }
-                Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Close(frame))) => {
-                    return Err(failed("a socket was closed", format!("{frame:?}")));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(failed("a socket broke", error)),
-                None => return Err(failed("a socket ended", "without a word")),
+            }
+            if pinged {
+                let sent = self.writer.flush().await;
+                sent.map_err(|e| failed("sending", e))?;
+            }
+            match self.reader.more().await {
+                Ok(true) => {}
+                Ok(false) => return Err(failed("a socket ended", "without a word")),
+                Err(error) => return Err(failed("a socket broke", error)),
             }
         }
     }
 
     /// Waits for the answer to request `id`, and gives it back whole; what else comes is passed over.
-    pub async fn answered(&mut self, id: u64) -> Result<Utf8Bytes> {
+    pub async fn answered(&mut self, id: u64) -> Result<String> {
         let (good, any) = match self.transport {
             Transport::Ws => (
                 format!("{{\"ack\":{id},\"ok\":true"),
@@ -213,14 +245,14 @@ impl Socket {
             ),
             Transport::Socketio => (format!("43{id}[{{\"ok\":true"), format!("43{id}[")),
         };
-        loop {
-            let text = self.hear().await?;
-            if text.starts_with(&good) {
-                return Ok(text);
-            }
-            if text.starts_with(&any) || text.starts_with("44") {
-                return Err(failed("the server refused", text));
-            }
+        let answer = self.hear(|text| {
+            let good = text.starts_with(good.as_bytes());
+            let bad = text.starts_with(any.as_bytes()) || text.starts_with(b"44");
+            (good || bad).then(|| (good, String::from_utf8_lossy(text).into_owned()))
+        });
+        match answer.await? {
+            (true, answer) => Ok(answer),
+            (false, answer) => Err(failed("the server refused", answer)),
         }
     }
 }

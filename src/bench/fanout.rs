@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Instant};
 
 use clap::Args;
-use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use memchr::memmem;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Barrier, mpsc};
-use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use super::client::{DEADLINE, Socket, Target, Transport, cpu_seconds, failed, open};
@@ -76,7 +76,7 @@ pub async fn run(fanout: &Fanout) -> Result<Report> {
         .map(|i| async move {
             let mut socket = open(target, &users[i % users.len()], fanout.transport).await?;
             let join = socket.request(1, "joinRoom", json!({"room": room}));
-            socket.say(join).await?;
+            socket.say(&join).await?;
             socket.answered(1).await?;
             Ok::<_, crate::error::Error>(socket)
         })
@@ -149,8 +149,8 @@ struct Burst {
 /// Sends its share when everyone is ready, and waits for all the messages. Returns the length of one.
 async fn run_burst(mut socket: Socket, burst: Burst, ready: &Barrier) -> Result<usize> {
     let (event, refusal) = match socket.transport {
-        Transport::Ws => ("{\"event\":\"newMessage\"", "\"ok\":false"),
-        Transport::Socketio => ("42[\"newMessage\"", "[{\"ok\":false"),
+        Transport::Ws => (&b"{\"event\":\"newMessage\""[..], &b"\"ok\":false"[..]),
+        Transport::Socketio => (&b"42[\"newMessage\""[..], &b"[{\"ok\":false"[..]),
     };
     let requests: Vec<String> = (0..burst.send)
         .map(|i| {
@@ -160,24 +160,29 @@ async fn run_burst(mut socket: Socket, burst: Burst, ready: &Barrier) -> Result<
         })
         .collect();
     ready.wait().await;
-    for request in requests {
-        let fed = socket.stream.feed(Message::Text(request.into())).await;
-        fed.map_err(|e| failed("sending", e))?;
-    }
-    let flushed = socket.stream.flush().await;
+    requests
+        .iter()
+        .for_each(|request| socket.writer.add(request));
+    let flushed = socket.writer.flush().await;
     flushed.map_err(|e| failed("sending", e))?;
     let (mut received, mut length) = (0, 0);
-    while received < burst.receive {
-        let heard = tokio::time::timeout(DEADLINE, socket.hear()).await;
-        let text = heard.unwrap_or_else(|_| {
-            let why = format!("{received} of {} came", burst.receive);
-            Err(failed("waiting for messages", why))
-        })?;
+    let all = socket.hear(|text| {
         if text.starts_with(event) {
             received += 1;
             length = text.len();
-        } else if text.chars().take(40).collect::<String>().contains(refusal) {
-            return Err(failed("a message was refused", text));
+        } else if memmem::find(&text[..text.len().min(40)], refusal).is_some() {
+            return Some(Err(failed(
+                "a message was refused",
+                String::from_utf8_lossy(text),
+            )));
+        }
+        (received == burst.receive).then_some(Ok(()))
+    });
+    match tokio::time::timeout(DEADLINE, all).await {
+        Ok(heard) => heard??,
+        Err(_) => {
+            let why = format!("{received} of {} came", burst.receive);
+            return Err(failed("waiting for messages", why));
         }
     }
     Ok(length)

@@ -1,0 +1,229 @@
+//! Who says what, where and when: evenly, or as people once did.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::Load;
+use crate::{
+    bench::client::Registered,
+    error::{Error, Result},
+};
+
+/// A message of the run, counted from 0.
+pub type MessageNo = u64;
+
+/// The messages of a run, before anyone is there to send them.
+pub struct Script {
+    pub users: usize,
+    pub rooms: usize,
+    /// The rooms of each user.
+    pub places: Vec<Vec<usize>>,
+    /// How many are in each room.
+    members: Vec<u64>,
+    pub messages: u64,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Message `n` is sent by user `n % senders` at `n / rate` seconds; a sender's rooms take turns.
+    Even {
+        senders: u64,
+        rate: f64,
+        body: String,
+    },
+    Log(Vec<Line>),
+}
+
+struct Line {
+    at: Duration,
+    user: usize,
+    body: String,
+}
+
+impl Script {
+    /// # Errors
+    /// Where the log to replay cannot be read.
+    pub fn of(load: &Load) -> Result<Script> {
+        match &load.replay {
+            Some(log) => Script::read(log, load.speed),
+            None => Ok(Script::even(load)),
+        }
+    }
+
+    fn even(load: &Load) -> Script {
+        let users = load.senders.max(load.members) as usize;
+        let mut places = vec![Vec::new(); users];
+        for room in 0..load.rooms as usize {
+            for member in 0..load.members as usize {
+                places[(room * load.members as usize + member) % users].push(room);
+            }
+        }
+        Script {
+            users,
+            rooms: load.rooms as usize,
+            places,
+            members: vec![load.members.into(); load.rooms as usize],
+            messages: (load.duration.as_secs_f64() * f64::from(load.rate)) as u64,
+            kind: Kind::Even {
+                senders: load.senders.into(),
+                rate: load.rate.into(),
+                body: "x".repeat(load.body as usize),
+            },
+        }
+    }
+
+    /// A channel's log: `[HH:MM] <nick> text`; other lines are passed over. What was said within one minute is
+    /// spread evenly over it.
+    fn read(file: &Path, speed: f64) -> Result<Script> {
+        let wrong = |why: String| Error::field("--replay", format!("{}: {why}", file.display()));
+        let text = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+        let text = String::from_utf8_lossy(&text);
+        let said: Vec<(u64, &str, &str)> = text.lines().filter_map(said).collect();
+        let mut users: HashMap<&str, usize> = HashMap::new();
+        let mut lines = Vec::with_capacity(said.len());
+        // A log that runs past midnight begins again at 00:00.
+        let (mut days, mut before, mut first) = (0, 0, None);
+        for same in said.chunk_by(|a, b| a.0 == b.0) {
+            let minute = same[0].0;
+            days += u64::from(minute < before);
+            before = minute;
+            let minute = days * 24 * 60 + minute;
+            let first = *first.get_or_insert(minute);
+            for (i, (_, nick, body)) in same.iter().enumerate() {
+                let next = users.len();
+                let seconds =
+                    60.0 * ((minute - first) as f64 + i as f64 / same.len() as f64) / speed;
+                lines.push(Line {
+                    at: Duration::from_secs_f64(seconds),
+                    user: *users.entry(nick).or_insert(next),
+                    body: (*body).to_owned(),
+                });
+            }
+        }
+        if lines.is_empty() {
+            return Err(wrong(
+                "it has no lines like `[12:34] <nick> text`".to_owned(),
+            ));
+        }
+        Ok(Script {
+            users: users.len(),
+            rooms: 1,
+            places: vec![vec![0]; users.len()],
+            members: vec![users.len() as u64],
+            messages: lines.len() as u64,
+            kind: Kind::Log(lines),
+        })
+    }
+
+    pub fn members(&self, room: usize) -> u64 {
+        self.members[room]
+    }
+
+    /// When the last message is to be sent.
+    pub fn duration(&self) -> Duration {
+        match &self.kind {
+            Kind::Even { rate, .. } => Duration::from_secs_f64(self.messages as f64 / rate),
+            Kind::Log(lines) => lines.last().map_or(Duration::ZERO, |line| line.at),
+        }
+    }
+}
+
+/// Minutes since midnight, who, and what. A line of nothing but spaces is no message.
+fn said(line: &str) -> Option<(u64, &str, &str)> {
+    let (time, rest) = line.strip_prefix('[')?.split_once("] <")?;
+    let (hours, minutes) = time.split_once(':')?;
+    let (nick, text) = rest.split_once("> ")?;
+    let minute = hours.parse::<u64>().ok()? * 60 + minutes.parse::<u64>().ok()?;
+    (!text.trim().is_empty()).then_some((minute, nick, text))
+}
+
+/// The script with its cast.
+pub struct Plan {
+    pub script: Script,
+    pub users: Vec<Registered>,
+    pub rooms: Vec<Uuid>,
+    pub started: Instant,
+}
+
+impl Plan {
+    pub fn offset(&self, message: MessageNo) -> Duration {
+        match &self.script.kind {
+            Kind::Even { rate, .. } => Duration::from_secs_f64(message as f64 / rate),
+            Kind::Log(lines) => lines[message as usize].at,
+        }
+    }
+
+    pub fn intended(&self, message: MessageNo) -> Instant {
+        self.started + self.offset(message)
+    }
+
+    pub fn sender(&self, message: MessageNo) -> usize {
+        match &self.script.kind {
+            Kind::Even { senders, .. } => (message % senders) as usize,
+            Kind::Log(lines) => lines[message as usize].user,
+        }
+    }
+
+    pub fn body(&self, message: MessageNo) -> &str {
+        match &self.script.kind {
+            Kind::Even { body, .. } => body,
+            Kind::Log(lines) => &lines[message as usize].body,
+        }
+    }
+
+    /// `None` for a sender that is in no room.
+    pub fn room(&self, message: MessageNo) -> Option<usize> {
+        let rooms = &self.script.places[self.sender(message)];
+        let turn = match &self.script.kind {
+            Kind::Even { senders, .. } => (message / senders) as usize,
+            Kind::Log(_) => 0,
+        };
+        rooms.get(turn % rooms.len().max(1)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_room_has_its_members() {
+        for (rooms, members, senders) in [(10, 3, 7), (5, 10, 4), (1, 1, 1), (100, 3, 300)] {
+            let load = Load {
+                rooms,
+                members,
+                senders,
+                ..Load::default()
+            };
+            let script = Script::even(&load);
+            let mut count = vec![0; rooms as usize];
+            for place in &script.places {
+                place.iter().for_each(|room| count[*room] += 1);
+            }
+            assert!(
+                count.iter().all(|n| *n == members),
+                "{rooms} {members} {senders}: {count:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_log_is_played_at_its_own_pace_times_speed() {
+        let file = std::env::temp_dir().join(format!("{}.log", Uuid::new_v4()));
+        let log = "[23:59] <ann> one\n=== bob has joined\n[23:59] <bob> two\n[00:01] <ann> three\n[00:01] <ann>  \n";
+        std::fs::write(&file, log).unwrap();
+        let script = Script::read(&file, 60.0).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!((script.users, script.messages), (2, 3));
+        let Kind::Log(lines) = &script.kind else {
+            panic!("it is a log")
+        };
+        let millis: Vec<_> = lines.iter().map(|line| line.at.as_millis()).collect();
+        assert_eq!(millis, [0, 500, 2000]);
+    }
+}

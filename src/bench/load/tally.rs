@@ -1,0 +1,220 @@
+//! The judge's desk: every note of the sockets is counted here, and given to the judge.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+
+use super::{
+    Latency, Report, Second,
+    plan::{MessageNo, Plan},
+    sockets::Note,
+};
+use crate::{
+    bench::judge::{ConnectionNo, Judge, Key, RoomNo, Verdict},
+    error::Result,
+};
+
+/// The longest latency told apart from longer ones, in microseconds.
+const MAX_LATENCY: u64 = 10 * 60 * 1_000_000;
+
+pub struct Tally<'a> {
+    plan: &'a Plan,
+    judge: Judge,
+    rooms: Vec<RoomNo>,
+    connections: Vec<ConnectionNo>,
+    /// Of each message that was sent.
+    keys: Vec<Option<Key>>,
+    pub answered: u64,
+    pub accepted: u64,
+    pub delivered: u64,
+    pub expected: u64,
+    errors: BTreeMap<String, u64>,
+    latency: Histogram<u64>,
+    accept: Histogram<u64>,
+    seconds: Vec<Bucket>,
+    last: Instant,
+}
+
+/// What happened within one second.
+struct Bucket {
+    accepted: u64,
+    delivered: u64,
+    latency: Histogram<u64>,
+}
+
+fn histogram(digits: u8) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_LATENCY, digits).expect("bounds that fit the digits")
+}
+
+impl<'a> Tally<'a> {
+    pub fn new(
+        plan: &'a Plan,
+        judge: Judge,
+        rooms: Vec<RoomNo>,
+        connections: Vec<ConnectionNo>,
+    ) -> Self {
+        Tally {
+            plan,
+            judge,
+            rooms,
+            connections,
+            keys: vec![None; plan.script.messages as usize],
+            answered: 0,
+            accepted: 0,
+            delivered: 0,
+            expected: 0,
+            errors: BTreeMap::new(),
+            latency: histogram(3),
+            accept: histogram(3),
+            seconds: Vec::new(),
+            last: plan.started,
+        }
+    }
+
+    /// # Errors
+    /// Where a socket ended.
+    pub fn take(&mut self, notes: Vec<Note>) -> Result<()> {
+        for note in notes {
+            match note {
+                Note::Sent(message) => self.sent(message),
+                Note::Answered {
+                    message,
+                    after,
+                    refused,
+                } => self.answered(message, after, refused),
+                Note::Delivered {
+                    seat,
+                    seq,
+                    change_seq,
+                    message,
+                    after,
+                } => {
+                    let Some(key) = self.keys.get(message as usize).copied().flatten() else {
+                        continue;
+                    };
+                    self.delivered += 1;
+                    let micros = after.as_micros() as u64;
+                    self.latency.saturating_record(micros);
+                    let second = self.second(message, after);
+                    second.delivered += 1;
+                    second.latency.saturating_record(micros);
+                    self.last = self.last.max(self.plan.intended(message) + after);
+                    self.judge.delivered(seat, seq, change_seq, key);
+                }
+                Note::Other { seat, change_seq } => self.judge.event(seat, change_seq),
+                Note::Ended(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, message: MessageNo) {
+        let Some(room) = self.plan.room(message) else {
+            return;
+        };
+        let sender = self.plan.sender(message);
+        self.keys[message as usize] = Some(self.judge.sent(
+            self.connections[sender],
+            self.rooms[room],
+            self.plan.users[sender].id,
+            &message.to_string(),
+        ));
+    }
+
+    fn answered(&mut self, message: MessageNo, after: Duration, refused: Option<String>) {
+        self.answered += 1;
+        if let Some(code) = refused {
+            *self.errors.entry(code).or_default() += 1;
+            return;
+        }
+        let Some(key) = self.keys.get(message as usize).copied().flatten() else {
+            return;
+        };
+        self.accepted += 1;
+        self.accept.saturating_record(after.as_micros() as u64);
+        self.second(message, after).accepted += 1;
+        self.judge.accepted(key);
+        if let Some(room) = self.plan.room(message) {
+            self.expected += self.plan.script.members(room);
+        }
+    }
+
+    fn second(&mut self, message: MessageNo, after: Duration) -> &mut Bucket {
+        let second = (self.plan.offset(message) + after).as_secs() as usize;
+        while self.seconds.len() <= second {
+            self.seconds.push(Bucket {
+                accepted: 0,
+                delivered: 0,
+                latency: histogram(2),
+            });
+        }
+        &mut self.seconds[second]
+    }
+
+    pub fn report(self, cpu_us_per_message: BTreeMap<String, f64>) -> Report {
+        let Verdict {
+            sent,
+            accepted,
+            stored,
+            delivered,
+            expected,
+            lost,
+            duplicated,
+            reordered,
+            examples,
+            ..
+        } = self.judge.verdict();
+        let sending = self.plan.script.duration();
+        let receiving = self.last.saturating_duration_since(self.plan.started);
+        let per_second = |count: u64, time: Duration| {
+            (count as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)).round()
+        };
+        let quantiles = [0.5, 0.75, 0.9, 0.99, 0.999, 0.9999, 1.0];
+        Report {
+            sent,
+            accepted,
+            stored,
+            delivered,
+            expected,
+            lost,
+            duplicated,
+            reordered,
+            accepted_per_s: per_second(accepted, sending),
+            delivered_per_s: per_second(delivered, receiving.max(sending)),
+            behind_ms: receiving.saturating_sub(sending).as_secs_f64() * 1000.0,
+            latency_ms: Latency::of(&self.latency),
+            accept_ms: Latency::of(&self.accept),
+            errors: self.errors,
+            cpu_us_per_message,
+            examples,
+            distribution: quantiles
+                .map(|q| (q, self.latency.value_at_quantile(q) as f64 / 1000.0))
+                .to_vec(),
+            seconds: self
+                .seconds
+                .iter()
+                .map(|second| Second {
+                    accepted: second.accepted,
+                    delivered: second.delivered,
+                    p50_ms: second.latency.value_at_quantile(0.5) as f64 / 1000.0,
+                    p99_ms: second.latency.value_at_quantile(0.99) as f64 / 1000.0,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Latency {
+    pub fn of(histogram: &Histogram<u64>) -> Latency {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        Latency {
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1000.0,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The client's half of a WebSocket (RFC 6455) with as little as possible between the socket and the bytes: one buffer a
+//! connection, frames looked at where they lie. It understands what a server of ours sends (whole, unmasked frames) and
+//! nothing else, so that the generator costs less than the server.
+
+use std::{io, net::SocketAddr};
+
+use memchr::memmem;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+
+use super::client::failed;
+use crate::error::Result;
+
+/// What a reading buffer starts with, and what it never passes, in bytes.
+const SMALL: usize = 2 * 1024;
+const LARGE: usize = 64 * 1024 * 1024;
+/// Any 16 bytes do: it only has to come back hashed, and we trust the server we measure.
+const KEY: &str = "Y2hhdCBiZW5jaCBjbGllbnQ=";
+
+/// The reading half.
+pub struct Reader {
+    stream: OwnedReadHalf,
+    buffer: Vec<u8>,
+    /// What is read and not yet taken.
+    taken: usize,
+    filled: usize,
+}
+
+/// The writing half: what was added and not yet taken by the kernel.
+pub struct Writer {
+    stream: OwnedWriteHalf,
+    out: Vec<u8>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    Text(&'a [u8]),
+    Ping,
+    /// The code and reason of a close frame.
+    Close(u16, &'a str),
+    Other,
+}
+
+/// Connects and upgrades; `headers` are further lines, each with its end of line.
+///
+/// # Errors
+/// Where nobody answers with 101.
+pub async fn connect(
+    address: SocketAddr,
+    host: &str,
+    path: &str,
+    headers: &str,
+) -> Result<(Reader, Writer)> {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| failed("connecting", e))?;
+    let _ = stream.set_nodelay(true);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{headers}\r\n"
+    );
+    let broken = |e: io::Error| failed("the handshake", e);
+    stream.write_all(request.as_bytes()).await.map_err(broken)?;
+    let mut buffer = vec![0; SMALL];
+    let mut filled = 0;
+    let head = loop {
+        if let Some(end) = memmem::find(&buffer[..filled], b"\r\n\r\n") {
+            break end + 4;
+        }
+        if filled == buffer.len() {
+            return Err(failed("the handshake", "the answer is too long"));
+        }
+        match stream.read(&mut buffer[filled..]).await.map_err(broken)? {
+            0 => return Err(failed("the handshake", "the server closed the connection")),
+            n => filled += n,
+        }
+    };
+    if !buffer.starts_with(b"HTTP/1.1 101") {
+        return Err(failed(
+            "the handshake",
+            String::from_utf8_lossy(&buffer[..filled]),
+        ));
+    }
+    let (reading, writing) = stream.into_split();
+    let reader = Reader {
+        stream: reading,
+        buffer,
+        taken: head,
+        filled,
+    };
+    let writer = Writer {
+        stream: writing,
+        out: Vec::new(),
+    };
+    Ok((reader, writer))
+}
+
+impl Reader {
+    /// Reads once. `false` at the end of the stream. Cancel-safe.
+    pub async fn more(&mut self) -> io::Result<bool> {
+        if self.taken == self.filled {
+            (self.taken, self.filled) = (0, 0);
+        } else if self.filled == self.buffer.len() {
+            self.buffer.copy_within(self.taken..self.filled, 0);
+            (self.taken, self.filled) = (0, self.filled - self.taken);
+        }
+        if self.filled == self.buffer.len() {
+            if self.filled >= LARGE {
+                return Err(io::Error::other("a frame without an end"));
+            }
+            self.buffer.resize(self.filled * 2, 0);
+        }
+        let read = self.stream.read(&mut self.buffer[self.filled..]).await?;
+        self.filled += read;
+        Ok(read > 0)
+    }
+
+    /// The next whole frame of what was read.
+    pub fn next(&mut self) -> Option<Frame<'_>> {
+        let bytes = &self.buffer[self.taken..self.filled];
+        let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+        let (length, head) = match second & 0x7f {
+            126 => (
+                u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?).into(),
+                4,
+            ),
+            127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
+            short => (short.into(), 2),
+        };
+        let end = head + usize::try_from(length).ok()?;
+        let payload = bytes.get(head..end)?;
+        self.taken += end;
+        Some(match first & 0x0f {
+            1 => Frame::Text(payload),
+            8 => Frame::Close(
+                payload
+                    .first_chunk()
+                    .map_or(1005, |code| u16::from_be_bytes(*code)),
+                std::str::from_utf8(payload.get(2..).unwrap_or_default()).unwrap_or_default(),
+            ),
+            9 => Frame::Ping,
+            _ => Frame::Other,
+        })
+    }
+}
+
+impl Writer {
+    /// Adds a text to what is to be written.
+    pub fn add(&mut self, text: &str) {
+        self.frame(0x81, text.as_bytes());
+    }
+
+    /// Adds the answer to a ping.
+    pub fn add_pong(&mut self) {
+        self.frame(0x8a, b"");
+    }
+
+    /// A client masks what it sends. A mask of zeros leaves the bytes as they are, and the server does not care.
+    fn frame(&mut self, first: u8, payload: &[u8]) {
+        self.out.push(first);
+        match payload.len() {
+            short @ ..126 => self.out.push(0x80 | short as u8),
+            middle @ ..0x1_0000 => {
+                self.out.push(0x80 | 126);
+                self.out.extend((middle as u16).to_be_bytes());
+            }
+            long => {
+                self.out.push(0x80 | 127);
+                self.out.extend((long as u64).to_be_bytes());
+            }
+        }
+        self.out.extend([0; 4]);
+        self.out.extend(payload);
+    }
+
+    /// Writes what the kernel takes now. `true` once nothing is left.
+    pub fn try_write(&mut self) -> io::Result<bool> {
+        while !self.out.is_empty() {
+            match self.stream.try_write(&self.out) {
+                Ok(written) => {
+                    self.out.drain(..written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes all of it.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.out).await?;
+        self.out.clear();
+        Ok(())
+    }
+}
