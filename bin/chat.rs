@@ -164,6 +164,42 @@ impl From<Which> for Selection {
 enum Bench {
     /// What one delivery costs: many sockets in one room and a burst of messages. Prints JSON.
     Fanout(bench::fanout::Fanout),
+    /// How fast many sockets come in: connected, authenticated, in their rooms. Prints JSON.
+    Connect(bench::storm::Storm),
+    /// What a socket at rest costs the server: its memory, before and after a burst. Prints JSON.
+    Idle(bench::storm::Storm),
+    /// How fast recent history is read over REST. Prints JSON.
+    History(bench::history::History),
+    /// Skeletons to compare with: bare code that does only what cannot be avoided.
+    Bare {
+        #[command(subcommand)]
+        what: Bare,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bare {
+    /// Publishes and confirms one message at a time, consumes, stores, acknowledges. Prints JSON.
+    Pipeline(bench::bare::pipeline::Pipeline),
+    /// A server that only moves bytes, for the others of these benchmarks.
+    Serve(bench::bare::serve::Serve),
+}
+
+async fn measure(what: Bench, config: &Config) -> Result<()> {
+    let report = match what {
+        Bench::Fanout(fanout) => raw(&bench::fanout::run(&fanout).await?),
+        Bench::Connect(storm) => raw(&bench::storm::connect(&storm).await?),
+        Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?),
+        Bench::History(history) => raw(&bench::history::run(&history).await?),
+        Bench::Bare {
+            what: Bare::Pipeline(pipeline),
+        } => raw(&bench::bare::pipeline::run(&pipeline, config).await?),
+        Bench::Bare {
+            what: Bare::Serve(serve),
+        } => return bench::bare::serve::run(&serve).await,
+    };
+    println!("{report}");
+    Ok(())
 }
 
 #[derive(Args)]
@@ -284,13 +320,8 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
         }
         Command::Doctor { json } => doctor(&config, json).await,
         Command::Bench {
-            what: Some(Bench::Fanout(fanout)),
-            ..
-        } => {
-            let report = bench::fanout::run(&fanout).await?;
-            println!("{}", raw(&report));
-            Ok(())
-        }
+            what: Some(what), ..
+        } => measure(what, &config).await,
         Command::Bench { load, what: None } => {
             let report = bench::load::run(&load).await?;
             println!("{:#}", serde_json::json!(report));

@@ -24,8 +24,8 @@ pub enum Transport {
 /// A server under test.
 pub struct Target {
     base: String,
-    authority: String,
-    address: SocketAddr,
+    pub authority: String,
+    pub address: SocketAddr,
     http: reqwest::Client,
 }
 
@@ -126,6 +126,19 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
         .filter(|stat| stat.parent == pid);
     let ticks: u64 = children.map(|stat| stat.ticks).sum::<u64>() + own.ticks;
     Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// The memory of a process that is its own and resident: a file that it maps is not counted.
+pub fn memory_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .map_err(|e| Error::field("--pid", format!("{pid} cannot be looked at: {e}")))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes
+        .map(|kibibytes| kibibytes * 1024)
+        .ok_or_else(|| failed("--pid", "an unknown format of /proc"))
 }
 
 /// What man 5 proc says of a process.

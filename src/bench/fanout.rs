@@ -1,7 +1,10 @@
 //! What one delivery costs: many sockets in one room, a burst of messages, and the server's CPU time from /proc. The
 //! sockets of this side look at the beginning of each frame only, so that they keep up on the same machine.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -11,7 +14,11 @@ use serde_json::json;
 use tokio::sync::{Barrier, mpsc};
 use uuid::Uuid;
 
-use super::client::{DEADLINE, Socket, Target, Transport, cpu_seconds, failed, open};
+use super::{
+    client::{DEADLINE, Socket, Target, Transport, cpu_seconds, failed, open},
+    load::duration,
+    wire::{self, Frame, Reader},
+};
 use crate::error::Result;
 
 /// Sockets opened at once.
@@ -23,18 +30,27 @@ pub struct Fanout {
     pub url: String,
     #[arg(long, value_enum, default_value = "ws")]
     pub transport: Transport,
-    /// Sockets in the room.
+    /// Sockets, all rooms together.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub sockets: u32,
+    /// Rooms: socket number n is in room n % rooms.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rooms: u32,
     /// Users they belong to, in turns; all of them send. Registering takes the server's time for a password.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub users: u32,
-    /// Messages in the burst; each user may send `limits.burst` at once.
+    /// Messages to each room; each user may send `limits.burst` at once.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub messages: u32,
     /// Bytes of each message's body.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub body: u32,
+    /// Spreads the messages over this time; otherwise they come in one burst.
+    #[arg(long, value_parser = duration)]
+    pub over: Option<Duration>,
+    /// Against `chat bench bare serve`: the port of its plain sockets, and no users.
+    #[arg(long)]
+    pub bare: bool,
     /// The server's process, on this machine, for its CPU time.
     #[arg(long)]
     pub pid: Option<u32>,
@@ -45,6 +61,7 @@ pub struct Fanout {
 pub struct Report {
     pub transport: Transport,
     pub sockets: u32,
+    pub rooms: u32,
     pub messages: u32,
     pub body_bytes: u32,
     /// Of one delivery, as it came.
@@ -57,41 +74,36 @@ pub struct Report {
     pub server_cpu_us_per_delivery: Option<f64>,
 }
 
-/// Runs one burst.
+/// Runs one burst, or what `--over` makes of it.
 ///
 /// # Errors
 /// Where the server refuses anything, or a delivery does not come.
 pub async fn run(fanout: &Fanout) -> Result<Report> {
-    let target = Target::new(&fanout.url)?;
-    let mut users = Vec::new();
-    for _ in 0..fanout.users {
-        users.push(target.register().await?.token);
+    let target = &Target::new(&fanout.url)?;
+    let (mut users, mut rooms) = (Vec::new(), Vec::new());
+    if !fanout.bare {
+        for _ in 0..fanout.users {
+            users.push(target.register().await?.token);
+        }
+        let made = stream::iter(0..fanout.rooms as usize)
+            .map(|room| target.room(&users[room % users.len()]))
+            .buffered(OPENING);
+        rooms = made.try_collect().await?;
     }
-    let room = target.room(&users[0]).await?;
+    let (users, rooms) = (&users, &rooms);
 
     let everyone_is_in = Arc::new(Barrier::new(fanout.sockets as usize + 1));
     let (done, mut finished) = mpsc::channel(fanout.sockets as usize);
-    let (target, users) = (&target, &users);
-    let sockets: Vec<Socket> = stream::iter(0..fanout.sockets as usize)
-        .map(|i| async move {
-            let mut socket = open(target, &users[i % users.len()], fanout.transport).await?;
-            let join = socket.request(1, "joinRoom", json!({"room": room}));
-            socket.say(&join).await?;
-            socket.answered(1).await?;
-            Ok::<_, crate::error::Error>(socket)
-        })
-        .buffered(OPENING)
+    let sockets: Vec<(Socket, Uuid)> = stream::iter(0..fanout.sockets as usize)
+        .map(|number| enter(fanout, target, users, rooms, number))
+        .buffered(if fanout.bare { 1 } else { OPENING })
         .try_collect()
         .await?;
-    for (number, socket) in sockets.into_iter().enumerate() {
-        // The first socket of each user sends the user's share.
-        let share = match number < users.len() {
-            true => share(fanout.messages, users.len(), number),
-            false => 0,
-        };
+    for (number, (socket, room)) in sockets.into_iter().enumerate() {
         let burst = Burst {
-            send: share,
+            send: fanout.share(number),
             receive: u64::from(fanout.messages),
+            over: fanout.over.unwrap_or_default(),
             body: "x".repeat(fanout.body as usize),
             room,
         };
@@ -119,6 +131,7 @@ pub async fn run(fanout: &Fanout) -> Result<Report> {
     Ok(Report {
         transport: fanout.transport,
         sockets: fanout.sockets,
+        rooms: fanout.rooms,
         messages: fanout.messages,
         body_bytes: fanout.body,
         frame_bytes,
@@ -129,29 +142,70 @@ pub async fn run(fanout: &Fanout) -> Result<Report> {
     })
 }
 
+impl Fanout {
+    /// How many messages the socket with this number sends: the first sockets of a room share them, so that each user
+    /// sends some.
+    fn share(&self, number: usize) -> u32 {
+        let place = number as u32 / self.rooms;
+        let in_room = (self.sockets / self.rooms).max(1);
+        let senders = if self.bare {
+            1
+        } else {
+            self.users.min(in_room)
+        };
+        match place < senders {
+            true => share(self.messages, senders, place),
+            false => 0,
+        }
+    }
+}
+
+/// Opens socket `number` and takes its place.
+async fn enter(
+    fanout: &Fanout,
+    target: &Target,
+    users: &[String],
+    rooms: &[Uuid],
+    number: usize,
+) -> Result<(Socket, Uuid)> {
+    if fanout.bare {
+        let (reader, writer) = wire::connect(target.address, &target.authority, "/ws", "").await?;
+        let transport = fanout.transport;
+        let socket = Socket {
+            transport,
+            reader,
+            writer,
+        };
+        return Ok((socket, Uuid::nil()));
+    }
+    let user = &users[number / rooms.len() % users.len()];
+    let room = rooms[number % rooms.len()];
+    let mut socket = open(target, user, fanout.transport).await?;
+    let join = socket.request(1, "joinRoom", json!({"room": room}));
+    socket.say(&join).await?;
+    socket.answered(1).await?;
+    Ok((socket, room))
+}
+
 fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }
 
 /// How many of `messages` the sender with this number sends.
-fn share(messages: u32, senders: usize, number: usize) -> u32 {
-    let (senders, number) = (senders as u32, number as u32);
+fn share(messages: u32, senders: u32, number: u32) -> u32 {
     messages / senders + u32::from(number < messages % senders)
 }
 
 struct Burst {
     send: u32,
     receive: u64,
+    over: Duration,
     body: String,
     room: Uuid,
 }
 
 /// Sends its share when everyone is ready, and waits for all the messages. Returns the length of one.
-async fn run_burst(mut socket: Socket, burst: Burst, ready: &Barrier) -> Result<usize> {
-    let (event, refusal) = match socket.transport {
-        Transport::Ws => (&b"{\"event\":\"newMessage\""[..], &b"\"ok\":false"[..]),
-        Transport::Socketio => (&b"42[\"newMessage\""[..], &b"[{\"ok\":false"[..]),
-    };
+async fn run_burst(socket: Socket, burst: Burst, ready: &Barrier) -> Result<usize> {
     let requests: Vec<String> = (0..burst.send)
         .map(|i| {
             let data =
@@ -159,33 +213,69 @@ async fn run_burst(mut socket: Socket, burst: Burst, ready: &Barrier) -> Result<
             socket.request(u64::from(i) + 2, "sendMessage", data)
         })
         .collect();
+    let Socket {
+        transport,
+        reader,
+        mut writer,
+    } = socket;
     ready.wait().await;
-    requests
-        .iter()
-        .for_each(|request| socket.writer.add(request));
-    let flushed = socket.writer.flush().await;
-    flushed.map_err(|e| failed("sending", e))?;
-    let (mut received, mut length) = (0, 0);
-    let all = socket.hear(|text| {
-        if text.starts_with(event) {
-            received += 1;
-            length = text.len();
-        } else if memmem::find(&text[..text.len().min(40)], refusal).is_some() {
-            return Some(Err(failed(
-                "a message was refused",
-                String::from_utf8_lossy(text),
-            )));
+    let started = Instant::now();
+    let sending = async {
+        for (i, request) in requests.iter().enumerate() {
+            writer.add(request);
+            if !burst.over.is_zero() {
+                let due = burst.over.mul_f64(i as f64 / f64::from(burst.send));
+                tokio::time::sleep_until((started + due).into()).await;
+                writer.flush().await.map_err(|e| failed("sending", e))?;
+            }
         }
-        (received == burst.receive).then_some(Ok(()))
-    });
-    match tokio::time::timeout(DEADLINE, all).await {
-        Ok(heard) => heard??,
-        Err(_) => {
-            let why = format!("{received} of {} came", burst.receive);
-            return Err(failed("waiting for messages", why));
+        writer.flush().await.map_err(|e| failed("sending", e))
+    };
+    let receiving = tokio::time::timeout(
+        DEADLINE + burst.over,
+        receive(reader, transport, burst.receive),
+    );
+    let (sent, received) = tokio::join!(sending, receiving);
+    sent?;
+    received.unwrap_or_else(|_| Err(failed("waiting for messages", "not all of them came")))
+}
+
+/// Waits for so many messages.
+async fn receive(mut reader: Reader, transport: Transport, messages: u64) -> Result<usize> {
+    let (event, refusal): (&[u8], &[u8]) = match transport {
+        Transport::Ws => (b"{\"event\":\"newMessage\"", b"\"ok\":false"),
+        Transport::Socketio => (b"42[\"newMessage\"", b"[{\"ok\":false"),
+    };
+    let (mut received, mut length) = (0, 0);
+    loop {
+        while let Some(frame) = reader.next() {
+            match frame {
+                Frame::Text(text) if text.starts_with(event) => {
+                    received += 1;
+                    length = text.len();
+                }
+                Frame::Text(text)
+                    if memmem::find(&text[..text.len().min(40)], refusal).is_some() =>
+                {
+                    let why = String::from_utf8_lossy(text);
+                    return Err(failed("a message was refused", why));
+                }
+                Frame::Close(code, reason) => {
+                    let why = format!("{code} {reason}");
+                    return Err(failed("a socket was closed", why));
+                }
+                _ => {}
+            }
+        }
+        if received >= messages {
+            return Ok(length);
+        }
+        match reader.more().await {
+            Ok(true) => {}
+            Ok(false) => return Err(failed("a socket ended", "without a word")),
+            Err(error) => return Err(failed("a socket broke", error)),
         }
     }
-    Ok(length)
 }
 
 #[cfg(test)]

@@ -311,6 +311,8 @@ impl<C: Codec> Connection<C> {
     /// Writes all that the outbox holds and flushes once. Ends early when the reader is too slow: a socket that
     /// takes nothing must not keep what others send to it.
     async fn write_all(&mut self) -> Result<(), Over> {
+        // Whoever woke us may have more for this socket: after the others had their turn it goes out in one write.
+        tokio::task::yield_now().await;
         loop {
             let ending = match self.link.is_writable(&self.outbox) {
                 true => self.outbox.take(&mut self.writing),

@@ -109,11 +109,11 @@ pub struct Partitions {
     all: u16,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "a whole number and one of ms, s, m, h, d".to_owned())
 }
 
-fn process(text: &str) -> Result<(String, u32), String> {
+pub fn process(text: &str) -> Result<(String, u32), String> {
     let (name, pid) = text.split_once('=').ok_or("NAME=PID")?;
     Ok((name.to_owned(), pid.parse().map_err(|_| "PID is a number")?))
 }

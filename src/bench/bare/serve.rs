@@ -1,0 +1,211 @@
+//! A server that does nothing but move bytes: poem answers `/static` with a page from memory and upgrades `/ws`; beside
+//! it, plain tokio sockets where every text that one sends is answered by a finished frame to all in its room.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use clap::Args;
+use futures_util::{SinkExt, StreamExt};
+use poem::{
+    EndpointExt, Route, Server, get, handler, http::StatusCode, listener::TcpListener as Listener,
+    web::Data,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use crate::{
+    bench::client::failed,
+    error::{Error, Result},
+};
+
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// Where poem listens on 127.0.0.1; the plain sockets are one port above.
+    #[arg(long, default_value_t = 3900)]
+    pub port: u16,
+    /// What `/static` answers; see `chat bench history --page`.
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    /// Bytes of the finished frame.
+    #[arg(long, default_value_t = 500)]
+    pub frame: usize,
+    /// Rooms: the socket that comes in as number n is in room n % rooms.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rooms: u32,
+}
+
+/// Serves until the process is stopped.
+///
+/// # Errors
+/// Where a port is taken.
+pub async fn run(serve: &Serve) -> Result<()> {
+    let page = match &serve.page {
+        Some(file) => std::fs::read(file)
+            .map_err(|e| Error::field("--page", format!("{}: {e}", file.display())))?,
+        None => vec![b'x'; 20_000],
+    };
+    let app = Route::new()
+        .at("/static", get(page_from_memory))
+        .at("/ws", get(upgrade))
+        .data(Bytes::from(page));
+    let http = Server::new(Listener::bind(("127.0.0.1", serve.port))).run(app);
+    tokio::select! {
+        ended = http => ended.map_err(|e| failed("poem", e)),
+        ended = sockets(serve) => ended.map_err(|e| failed("the plain sockets", e)),
+    }
+}
+
+#[handler]
+fn page_from_memory(page: Data<&Bytes>) -> poem::Response {
+    poem::Response::builder()
+        .content_type("application/json")
+        .body(page.0.clone())
+}
+
+#[handler]
+async fn upgrade(request: &poem::Request) -> poem::Response {
+    let (Some(key), Ok(stream)) = (request.header("sec-websocket-key"), request.take_upgrade())
+    else {
+        return StatusCode::BAD_REQUEST.into();
+    };
+    tokio::spawn(async move {
+        let Ok(stream) = stream.await else { return };
+        let config = WebSocketConfig::default().read_buffer_size(1024);
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config));
+        let (mut sink, mut source) = socket.await.split();
+        while let Some(Ok(_)) = source.next().await {}
+        let _ = sink.close().await;
+    });
+    poem::Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header("upgrade", "websocket")
+        .header("connection", "Upgrade")
+        .header("sec-websocket-accept", derive_accept_key(key.as_bytes()))
+        .finish()
+}
+
+/// The members of a room, by what is to be written to each: a number of frames.
+type Room = Mutex<Vec<mpsc::UnboundedSender<()>>>;
+
+async fn sockets(serve: &Serve) -> std::io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", serve.port + 1)).await?;
+    let rooms: Arc<[Room]> = (0..serve.rooms).map(|_| Room::default()).collect();
+    let frame: Arc<[u8]> = frame(serve.frame).into();
+    let mut number = 0;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let _ = stream.set_nodelay(true);
+        let (rooms, frame, room) = (rooms.clone(), frame.clone(), number % rooms.len());
+        number += 1;
+        tokio::spawn(async move {
+            let _ = socket(stream, &rooms[room], &frame).await;
+        });
+    }
+}
+
+/// A `newMessage` as it goes over the wire, filled up to about so many bytes.
+fn frame(bytes: usize) -> Vec<u8> {
+    let text = format!(
+        "{{\"event\":\"newMessage\",\"data\":\"{}\"}}",
+        "x".repeat(bytes.saturating_sub(35))
+    );
+    let mut frame = vec![0x81, 126];
+    frame.extend((text.len().min(65_535) as u16).to_be_bytes());
+    frame.extend(&text.as_bytes()[..text.len().min(65_535)]);
+    frame
+}
+
+async fn socket(mut stream: TcpStream, room: &Room, frame: &[u8]) -> std::io::Result<()> {
+    let mut request = Vec::with_capacity(1024);
+    while !request.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    stream
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        .await?;
+    let (due, mut frames) = mpsc::unbounded_channel();
+    lock(room).push(due);
+    let (mut reading, mut writing) = stream.into_split();
+    let mut out = Vec::new();
+    let mut heard = Reassembly::default();
+    loop {
+        tokio::select! {
+            Some(()) = frames.recv() => {
+                out.extend_from_slice(frame);
+                // All that is due, up to a fair share, and then one write.
+                while out.len() < 64 * 1024 && frames.try_recv().is_ok() {
+                    out.extend_from_slice(frame);
+                }
+                writing.write_all(&out).await?;
+                out.clear();
+            }
+            texts = heard.texts(&mut reading) => {
+                for _ in 0..texts? {
+                    lock(room).retain(|member| member.send(()).is_ok());
+                }
+            }
+        }
+    }
+}
+
+fn lock(room: &Room) -> std::sync::MutexGuard<'_, Vec<mpsc::UnboundedSender<()>>> {
+    room.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Counts the frames that come, whatever is in them.
+#[derive(Default)]
+struct Reassembly {
+    bytes: Vec<u8>,
+}
+
+impl Reassembly {
+    /// Cancel-safe.
+    async fn texts(
+        &mut self,
+        reading: &mut tokio::net::tcp::OwnedReadHalf,
+    ) -> std::io::Result<u32> {
+        if reading.read_buf(&mut self.bytes).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let (mut at, mut texts) = (0, 0);
+        while let Some(end) = self.end(at) {
+            at = end;
+            texts += 1;
+        }
+        self.bytes.drain(..at);
+        Ok(texts)
+    }
+
+    /// Where the masked frame ends that begins at `at`, if all of it is there.
+    fn end(&self, at: usize) -> Option<usize> {
+        let bytes = self.bytes.get(at..)?;
+        let (length, head) = match bytes.get(1)? & 0x7f {
+            126 => (
+                usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)),
+                8,
+            ),
+            127 => (
+                u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?) as usize,
+                14,
+            ),
+            short => (usize::from(short), 6),
+        };
+        (bytes.len() >= head + length).then_some(at + head + length)
+    }
+}
