@@ -170,6 +170,9 @@ enum Bench {
     Idle(bench::storm::Storm),
     /// How fast recent history is read over REST. Prints JSON.
     History(bench::history::History),
+    /// Draws a chart: reads what is to be drawn as JSON on standard input, prints SVG. For scripts/bench.
+    #[command(hide = true)]
+    Plot,
     /// Skeletons to compare with: bare code that does only what cannot be avoided.
     Bare {
         #[command(subcommand)]
@@ -187,13 +190,14 @@ enum Bare {
 
 async fn measure(what: Bench, config: &Config) -> Result<()> {
     let report = match what {
-        Bench::Fanout(fanout) => raw(&bench::fanout::run(&fanout).await?),
-        Bench::Connect(storm) => raw(&bench::storm::connect(&storm).await?),
-        Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?),
-        Bench::History(history) => raw(&bench::history::run(&history).await?),
+        Bench::Fanout(fanout) => raw(&bench::fanout::run(&fanout).await?).to_string(),
+        Bench::Connect(storm) => raw(&bench::storm::connect(&storm).await?).to_string(),
+        Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?).to_string(),
+        Bench::History(history) => raw(&bench::history::run(&history).await?).to_string(),
+        Bench::Plot => bench::plot::from_json(std::io::stdin())?,
         Bench::Bare {
             what: Bare::Pipeline(pipeline),
-        } => raw(&bench::bare::pipeline::run(&pipeline, config).await?),
+        } => raw(&bench::bare::pipeline::run(&pipeline, config).await?).to_string(),
         Bench::Bare {
             what: Bare::Serve(serve),
         } => return bench::bare::serve::run(&serve).await,

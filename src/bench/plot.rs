@@ -7,6 +7,9 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
 
 const WIDTH: u32 = 960;
 const TITLE: i32 = 44;
@@ -39,7 +42,7 @@ const STYLE: &str = "<style>svg.plot{max-width:100%;height:auto}@media (prefers-
      svg.plot [stroke=\"#24292F\"]{stroke:#8B949E}svg.plot [stroke=\"#D8DEE4\"]{stroke:#30363D}}</style>";
 
 /// One named line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
@@ -69,8 +72,9 @@ impl Series {
 }
 
 /// Lines that share both axes; charts may have several, one below the other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Panel {
+    #[serde(rename = "y")]
     pub y_label: String,
     pub series: Vec<Series>,
 }
@@ -82,6 +86,36 @@ impl Panel {
             series,
         }
     }
+}
+
+/// A chart as a script describes it: `{"title", "x", "panels": [{"y", "series": [{"name", "points": [[x, y]]}]}]}`, with
+/// `places`, the names of 0, 1, 2 … on the x axis, where it is no number.
+///
+/// # Errors
+/// `invalid`, where it is not that.
+pub fn from_json(input: impl std::io::Read) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Chart {
+        title: String,
+        x: String,
+        places: Option<Vec<String>>,
+        panels: Vec<Panel>,
+    }
+    let chart: Chart = serde_json::from_reader(input)
+        .map_err(|e| Error::field("standard input", e.to_string()))?;
+    let Chart {
+        title,
+        x,
+        places,
+        panels,
+    } = chart;
+    Ok(match places {
+        Some(places) => {
+            let places: Vec<&str> = places.iter().map(String::as_str).collect();
+            over(&title, &x, &places, &panels)
+        }
+        None => stacked(&title, &x, &panels),
+    })
 }
 
 /// One panel over a numeric axis, for example time.

@@ -80,6 +80,9 @@ pub struct Load {
     /// accepting alone, while no worker runs.
     #[arg(long)]
     pub accept_only: bool,
+    /// Once everyone has joined, waits for a line on standard input before it sends.
+    #[arg(long)]
+    pub pause: bool,
     /// Processes on this machine whose CPU time is told, their children's included, as NAME=PID.
     #[arg(long, value_name = "NAME=PID", value_delimiter = ',', value_parser = process)]
     pub pid: Vec<(String, u32)>,
@@ -207,6 +210,15 @@ pub async fn run(load: &Load) -> Result<Report> {
     let script = Script::of(load)?;
     let (users, rooms) = cast(load, &script, &targets).await?;
     let joined = join_all(load, &script, &targets, &users, &rooms).await?;
+    if load.pause {
+        eprintln!("ready: press Enter to send");
+        let waiting =
+            tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+        waiting
+            .await
+            .map_err(Error::internal)?
+            .map_err(|e| failed("--pause", e))?;
+    }
 
     let mut judge = Judge::new();
     // Everyone is in: what is heard from here on lies above what anyone's joining made.
