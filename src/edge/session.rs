@@ -52,6 +52,16 @@ pub struct Seated {
 }
 
 impl Seated {
+    pub fn new(session: u64, user: UserId, outbox: Arc<Outbox>) -> Self {
+        Seated {
+            session,
+            user,
+            outbox,
+            rooms: Mutex::default(),
+            active: AtomicI64::new(Timestamp::now().millis()),
+        }
+    }
+
     pub fn active(&self) -> Timestamp {
         Timestamp::from_millis(self.active.load(Ordering::Relaxed))
     }
@@ -104,13 +114,7 @@ impl Session {
             outbox.push(first);
         }
         outbox.push(Item::Event(event("connected", &connected)));
-        let who = Arc::new(Seated {
-            session,
-            user: identity.user,
-            outbox,
-            rooms: Mutex::default(),
-            active: AtomicI64::new(Timestamp::now().millis()),
-        });
+        let who = Arc::new(Seated::new(session, identity.user, outbox));
         edge.sessions.add(session, identity.login, who.clone());
         edge.say_here(&who);
         Ok(Session {

@@ -7,6 +7,8 @@
 //! `edge.reconcile_interval`, and at once when the bus comes back. The hub never decides who may be in a room.
 
 mod room;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
