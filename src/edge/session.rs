@@ -27,10 +27,11 @@ use crate::{
     },
     model::{self, FeedEvent, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
     protocol::{
-        self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined,
+        self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, Gap, JoinRoom, Joined,
         MissedEvent, Request, SendMessage, WireError, raw,
     },
     store::Window,
+    telemetry::metrics,
 };
 
 /// Events one `joinRoom` answers with, at most.
@@ -318,7 +319,10 @@ impl Session {
         // First the place, then the past: what is stored between the two comes as events.
         let joining = self.edge.hub.join(join.room, self.who.clone()).await?;
         let past = match join.after_seq {
-            Some(after) => self.missed(join.room, after).await?,
+            Some(after) => {
+                let head = room.head.max(joining.live_from);
+                self.missed(join.room, after, head).await?
+            }
             None => self.latest(join.room, joining.live_from).await?,
         };
         let unread = match room.head > member.read_seq {
@@ -357,30 +361,12 @@ impl Session {
         }
     }
 
-    /// What happened above `after`: as much as one answer holds.
-    async fn missed(&self, room: RoomId, after: Seq) -> Result<Past> {
-        let events = self
-            .edge
-            .reads
-            .events(room, after, after + RESUME_PAGE)
-            .await?;
-        let mut past = Past {
-            position: after,
-            more: events.len() as Seq == RESUME_PAGE,
-            ..Past::default()
-        };
+    /// What happened above `after`: as much as one answer holds. Everything up to `head` exists.
+    async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Past> {
+        let upto = after + RESUME_PAGE;
+        let events = self.edge.reads.events(room, after, upto).await?;
         let budget = self.edge.config.edge.send_queue_bytes / 4;
-        let mut bytes = 0;
-        for event in events {
-            bytes += event.data.len();
-            if bytes > budget && past.position > after {
-                past.more = true;
-                break;
-            }
-            past.position = event.seq;
-            past.add(event)?;
-        }
-        Ok(past)
+        Past::page(room, after, head, events, budget)
     }
 
     /// The newest messages up to `position`.
@@ -456,9 +442,51 @@ struct Past {
     messages: Vec<Box<RawValue>>,
     ids: HashSet<model::MessageId>,
     events: Vec<MissedEvent>,
+    gaps: Vec<Gap>,
 }
 
 impl Past {
+    /// What the store has of the `RESUME_PAGE` numbers above `after`, of which those up to `head` exist. What it does not
+    /// have is told, so that a client is never kept asking for it.
+    fn page(
+        room: RoomId,
+        after: Seq,
+        head: Seq,
+        events: Vec<FeedEvent>,
+        budget: usize,
+    ) -> Result<Past> {
+        let upto = after + RESUME_PAGE;
+        let mut past = Past {
+            position: after,
+            ..Past::default()
+        };
+        let mut bytes = 0;
+        for event in events {
+            bytes += event.data.len();
+            if bytes > budget && past.position > after {
+                past.more = true;
+                return Ok(past);
+            }
+            past.miss(room, event.seq - 1);
+            past.position = event.seq;
+            past.add(event)?;
+        }
+        past.miss(room, head.min(upto));
+        past.more = past.position == upto;
+        Ok(past)
+    }
+
+    /// The store has nothing between the position and this number.
+    fn miss(&mut self, room: RoomId, upto: Seq) {
+        let from = self.position + 1;
+        if from <= upto {
+            metrics().gaps.inc();
+            let to = upto;
+            self.gaps.push(Gap { room, from, to });
+            self.position = upto;
+        }
+    }
+
     fn add(&mut self, event: FeedEvent) -> Result<()> {
         let json = |data: String| RawValue::from_string(data).map_err(Error::internal);
         if event.kind.carries_message() {
@@ -497,6 +525,7 @@ fn answer_join(
         unread,
         messages: past.messages,
         events: past.events,
+        gaps: past.gaps,
         has_more: past.more,
     };
     joining.finish(past.position, past.more, |live| {
@@ -531,4 +560,37 @@ pub fn event(name: &'static str, data: &impl Serialize) -> Arc<Frame> {
 
 fn text(json: Box<RawValue>) -> String {
     Box::<str>::from(json).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EventKind;
+
+    fn page(after: Seq, head: Seq, seqs: &[Seq]) -> (Seq, bool, Vec<(Seq, Seq)>) {
+        let event = |seq: &Seq| FeedEvent {
+            seq: *seq,
+            kind: EventKind::MemberJoined,
+            data: "{}".to_owned(),
+        };
+        let events = seqs.iter().map(event).collect();
+        let past = Past::page(RoomId::nil(), after, head, events, 1000).unwrap();
+        let gaps = past.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
+        assert_eq!(past.events.len(), seqs.len());
+        (past.position, past.more, gaps)
+    }
+
+    #[test]
+    fn a_page_always_moves_on_and_tells_what_is_not_there() {
+        assert_eq!(page(3, 5, &[4, 5]), (5, false, vec![]));
+        assert_eq!(page(3, 4, &[4, 5]), (5, false, vec![]), "stored meanwhile");
+        assert_eq!(page(5, 5, &[]), (5, false, vec![]));
+        assert_eq!(
+            page(3, 9, &[5, 8]),
+            (9, false, vec![(4, 4), (6, 7), (9, 9)])
+        );
+        assert_eq!(page(3, 9, &[]), (9, false, vec![(4, 9)]));
+        let end = 3 + RESUME_PAGE;
+        assert_eq!(page(3, 9000, &[]), (end, true, vec![(4, end)]));
+    }
 }
