@@ -2,6 +2,7 @@
 
 mod crashes;
 mod dead;
+mod moments;
 mod readers;
 mod servers;
 mod twice;
