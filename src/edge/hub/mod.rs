@@ -77,9 +77,13 @@ impl Hub {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>> {
         let (subscriptions, incoming) = bus.listen().await?;
-        subscriptions
+        let subscribed = subscriptions
             .subscribe(&[edge_channel, Channel::Everyone])
             .await?;
+        metrics().bus_state.set(match subscribed {
+            true => crate::telemetry::UP,
+            false => crate::telemetry::DOWN,
+        });
         let hub = Arc::new(Hub {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             reads,
