@@ -188,6 +188,11 @@ impl Chat {
         &self.database.as_ref().expect("a cluster").name
     }
 
+    /// The address of its database; in a cluster only.
+    pub fn database_url(&self) -> &str {
+        &self.database.as_ref().expect("a cluster").url
+    }
+
     /// Another process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
     pub fn recipe(&self, name: &str, args: &[&str]) -> Recipe {
         Recipe {

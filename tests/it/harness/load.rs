@@ -71,6 +71,8 @@ pub struct Figures {
     pub slowest: Duration,
     /// Connections made after the first of each client.
     pub reconnects: u64,
+    /// Connections that ended with 1012 and a hint when to come back, which their client followed.
+    pub restarts: u64,
 }
 
 impl Load {
@@ -181,6 +183,7 @@ impl Load {
             .await;
         self.answered().await;
         let now = self.figures();
+        eprintln!("the slowest answer took {:.0?}", now.slowest);
         assert!(now.slowest < limit, "{now:?}");
         assert!(now.accepted > before.accepted, "{before:?}, then {now:?}");
         self.go_on();
@@ -351,9 +354,21 @@ impl Client {
             if let Ok(socket) = dial.attempt().await {
                 self.talk(&socket).await;
                 self.shared.book().figures.reconnects += 1;
+                self.follow_hint(&socket).await;
             }
             self.edge += 1;
             self.ticks.tick().await;
+        }
+    }
+
+    /// An edge that stops says when to come back.
+    async fn follow_hint(&self, socket: &Socket) {
+        let closed = socket.heard(|heard| heard.closed.clone());
+        if let Some(closed) = closed.filter(|closed| closed.code == 1012) {
+            let hint: Value = serde_json::from_str(&closed.reason).expect("the reason is JSON");
+            let pause = hint["retryAfterMs"].as_u64().expect("a number");
+            self.shared.book().figures.restarts += 1;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
     }
 

@@ -8,16 +8,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::PACE;
+use super::{AT_ONCE, PACE, edges_count, edges_say};
 use crate::{
     harness::{Kind, deployment::authority, load::Load, server},
     support::Line,
 };
 
-/// Every answer comes while the outage lasts, so that none can have waited for its end. This bounds how long one takes,
-/// loosely: the tests share their machine with each other.
-const AT_ONCE: Duration = Duration::from_secs(4);
-const OUTAGE: Duration = Duration::from_secs(5);
+const OUTAGE: Duration = Duration::from_secs(10);
 /// A database of Redis that may be emptied.
 const OWN: u8 = 9;
 
@@ -46,8 +43,12 @@ async fn redis_that_goes_away_and_forgets() {
         line.freeze();
         line.cut();
         load.accepted(400).await;
+        edges_say(&chat, 200, "bus", false).await;
+        edges_count(&chat, "chat_bus_state", 0).await;
         empty_redis().await;
         line.thaw();
+        edges_say(&chat, 200, "bus", true).await;
+        edges_count(&chat, "chat_bus_state", 1).await;
         load.accepted(200).await;
     }
     load.settled().await;
@@ -97,9 +98,12 @@ async fn a_database_that_goes_silent_or_away() {
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
+    edges_say(&chat, 200, "store", true).await;
     line.freeze();
     load.answers_within(AT_ONCE, OUTAGE).await;
+    edges_say(&chat, 503, "store", false).await;
     line.thaw();
+    edges_say(&chat, 200, "store", true).await;
     load.settled().await;
     load.go_on();
     load.accepted(200).await;
