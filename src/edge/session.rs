@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -38,6 +39,10 @@ use crate::{
 const RESUME_PAGE: Seq = 500;
 /// Sends refused in a row for their rate before the socket is closed with 4029.
 const MAX_REFUSED_SENDS: u32 = 1000;
+
+/// How long a request waits for the store or the bus. What the same client asks behind it waits as long: sends, above
+/// all, which need neither.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request's number in the client's counting; `None` where it wants no answer.
 pub type RequestId = Option<u64>;
@@ -288,7 +293,7 @@ impl Session {
         if self.who.rooms().contains(&room) {
             return Ok(());
         }
-        match self.edge.reads.membership(room, self.who.user).await? {
+        match soon(self.edge.reads.membership(room, self.who.user)).await? {
             Some((_, Some(_))) => Ok(()),
             Some((
                 Room {
@@ -317,7 +322,7 @@ impl Session {
             return Err(Error::field("afterSeq", message));
         }
         // First the place, then the past: what is stored between the two comes as events.
-        let joining = self.edge.hub.join(join.room, self.who.clone()).await?;
+        let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
         let past = match join.after_seq {
             Some(after) => {
                 let head = room.head.max(joining.live_from);
@@ -326,7 +331,7 @@ impl Session {
             None => self.latest(join.room, joining.live_from).await?,
         };
         let unread = match room.head > member.read_seq {
-            true => self.edge.reads.unread(join.room, member.read_seq).await?,
+            true => soon(self.edge.reads.unread(join.room, member.read_seq)).await?,
             false => 0,
         };
         answer_join(joining, id, &room, member, unread, past);
@@ -336,7 +341,7 @@ impl Session {
     /// The room and the caller's membership, which a public room grants on the way in.
     async fn enter(&self, room: RoomId) -> Result<(Room, Member)> {
         let user = self.who.user;
-        match self.edge.reads.membership(room, user).await? {
+        match soon(self.edge.reads.membership(room, user)).await? {
             Some((room, Some(member))) => return Ok((room, member)),
             Some((
                 Room {
@@ -352,11 +357,11 @@ impl Session {
             .submit
             .call(user, Command::Room(room, RoomCommand::Join))
             .await?;
-        match (joined, self.edge.reads.membership(room, user).await?) {
+        match (joined, soon(self.edge.reads.membership(room, user)).await?) {
             (_, Some((room, Some(member)))) => Ok((room, member)),
             _ => Err(Error::busy(
                 "joining takes longer than usual; try again",
-                std::time::Duration::from_secs(1),
+                Duration::from_secs(1),
             )),
         }
     }
@@ -364,7 +369,7 @@ impl Session {
     /// What happened above `after`: as much as one answer holds. Everything up to `head` exists.
     async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Past> {
         let upto = after + RESUME_PAGE;
-        let events = self.edge.reads.events(room, after, upto).await?;
+        let events = soon(self.edge.reads.events(room, after, upto)).await?;
         let budget = self.edge.config.edge.send_queue_bytes / 4;
         Past::page(room, after, head, events, budget)
     }
@@ -374,10 +379,8 @@ impl Session {
         let messages = match self.cached_latest(room, position).await {
             Some(messages) => messages,
             None => {
-                self.edge
-                    .reads
-                    .messages(room, Window::Latest, DEFAULT_PAGE)
-                    .await?
+                let reads = &self.edge.reads;
+                soon(reads.messages(room, Window::Latest, DEFAULT_PAGE)).await?
             }
         };
         let mut past = Past {
@@ -430,6 +433,14 @@ impl Drop for Session {
         for room in rooms {
             self.edge.hub.leave(room, &self.who);
         }
+    }
+}
+
+/// The result, or `busy` after [`READ_WITHIN`].
+async fn soon<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(READ_WITHIN, read).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(Error::unavailable("store", elapsed)),
     }
 }
 
