@@ -20,7 +20,7 @@ use std::{
 };
 
 use room::{Room, Seat};
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::{Notify, RwLock, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{outbox::Item, session::Seated};
@@ -52,6 +52,7 @@ pub struct Hub {
     /// never meets its own cancellation.
     opening: RwLock<()>,
     bus_lost: AtomicBool,
+    bus_back: Notify,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -91,6 +92,7 @@ impl Hub {
             subscriptions,
             opening: RwLock::new(()),
             bus_lost: AtomicBool::new(false),
+            bus_back: Notify::new(),
             tasks: tasks.clone(),
             shutdown,
         });
@@ -129,6 +131,11 @@ impl Hub {
             live_from,
             done: false,
         })
+    }
+
+    /// Resolves when the bus has come back since the last time, for one caller. Cancel-safe.
+    pub async fn bus_back(&self) {
+        self.bus_back.notified().await;
     }
 
     /// Takes a socket's place away; no event of the room follows.
@@ -228,6 +235,7 @@ impl Hub {
                     metrics().bus_state.set(crate::telemetry::UP);
                     let hub = self.clone();
                     self.tasks.spawn(async move { hub.reconcile().await });
+                    self.bus_back.notify_one();
                 }
             }
         }

@@ -161,6 +161,9 @@ impl Reads for Truth {
     async fn login(&self, _: LoginId) -> Result<Option<Login>> {
         unused()
     }
+    async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
+        unused()
+    }
     async fn room(&self, _: RoomId) -> Result<Option<Room>> {
         unused()
     }
