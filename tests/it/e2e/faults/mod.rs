@@ -2,6 +2,7 @@
 
 mod broker;
 mod crashes;
+mod crowd;
 mod dead;
 mod goodbye;
 mod long_ago;

@@ -42,7 +42,8 @@ use crate::{
 
 both_ways!(
     a_worker_that_dies_at_any_moment,
-    an_answer_that_is_lost_at_any_moment
+    an_answer_that_is_lost_at_any_moment,
+    two_owners_at_once
 );
 
 /// After which step of a batch it happens.
@@ -544,4 +545,69 @@ async fn an_answer_that_is_lost_at_any_moment(kind: Kind) {
         talk.is_whole(&next.reads).await;
         next.stop().await;
     }
+}
+
+/// Both partitions hold one room's messages, in part the same ones: two lanes store them at the same time, as two workers
+/// would that both take themselves for the owner. The database decides.
+async fn two_owners_at_once(kind: Kind) {
+    const ROUNDS: usize = 60;
+    let place = Arc::new(Place::new(kind).await);
+    let (mut life, mut worker) = Life::start(&place, Moment::Told, false, false).await;
+    let mut config = (*worker.config).clone();
+    // Many small transactions, so that they meet.
+    config.worker.batch_messages = 3;
+    worker.config = Arc::new(config);
+    let mut talk = Conversation::new(&worker.store).await;
+    talk.rooms.truncate(1);
+    let room = talk.rooms[0];
+    talk.go_on(&life.publisher, worker.config.queue.partitions)
+        .await;
+    // The room is there before anyone else writes to it.
+    life.work(worker);
+    talk.is_whole(&life.reads).await;
+    let line = |name: String| {
+        let id = message_id(room, talk.ada.id, &name);
+        let (body, reply_to, metadata) = (name.clone(), None, None);
+        let client_msg_id = name;
+        let send = Send {
+            id,
+            client_msg_id,
+            body,
+            reply_to,
+            metadata,
+        };
+        talk.line(room, RoomCommand::Send(send))
+    };
+    let publishing = (0..ROUNDS).flat_map(|round| {
+        let (a, b) = (line(format!("a {round}")), line(format!("b {round}")));
+        // One has its own and the other's, the other its own.
+        let both = [a.clone(), b].join("\n");
+        [
+            life.publisher.publish(0, a.into(), 1),
+            life.publisher.publish(1, both.into(), 2),
+        ]
+    });
+    let published = futures_util::future::join_all(publishing).await;
+    assert!(published.iter().all(Result::is_ok));
+    let (before, expected) = (talk.sent[&room].len(), 2 * ROUNDS);
+    let stored = async || {
+        let head = life.reads.heads(&[room]).await.unwrap()[0].1;
+        let events = life.reads.events(room, 0, head).await.unwrap();
+        let seqs: Vec<Seq> = events.iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, (1..=head).collect::<Vec<_>>(), "each number once");
+        let new = events.iter().filter(|e| e.kind == EventKind::NewMessage);
+        let names = new.map(|e| {
+            serde_json::from_str::<Message>(&e.data)
+                .unwrap()
+                .client_msg_id
+        });
+        names.skip(before).collect::<Vec<_>>()
+    };
+    let stored = until("all is stored", stored, |names| names.len() >= expected).await;
+    for who in ["a", "b"] {
+        let of: Vec<&String> = stored.iter().filter(|name| name.starts_with(who)).collect();
+        let all: Vec<String> = (0..ROUNDS).map(|round| format!("{who} {round}")).collect();
+        assert_eq!(of, all.iter().collect::<Vec<_>>(), "each once, in order");
+    }
+    life.stop().await;
 }

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,7 +12,7 @@ use tokio::{
 
 use super::{AT_ONCE, PACE, edges_count, edges_say};
 use crate::{
-    harness::{Kind, deployment::authority, load::Load, server},
+    harness::{Chat, Kind, deployment::authority, eventually, load::Load, server},
     support::Line,
 };
 
@@ -59,6 +61,51 @@ async fn redis_that_goes_away_and_forgets() {
         load.accepted(50).await;
     }
     load.end(&chat).await;
+}
+
+/// That a login was closed is told over Redis; a socket that missed it is closed when Redis comes back.
+#[tokio::test]
+async fn a_login_that_was_closed_meanwhile() {
+    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let chat = Chat::plan(Kind::Cluster)
+        .via("REDIS_URL", line.address)
+        .set("edge.wait", "1s")
+        // So that nothing else is what finds it.
+        .set("edge.reconcile_interval", "1h")
+        .start()
+        .await;
+    let ada = chat.register("ada").await;
+    let login = json!({"username": "ada", "password": ada.password});
+    let other = chat.rest(0).post("/v1/auth/login", login).await.ok(200);
+    let other = other["accessToken"].as_str().expect("a token").to_owned();
+    let closed = chat.connect(0, &ada).await;
+    let stays = chat
+        .dial(0)
+        .bearer(&other)
+        .connect()
+        .await
+        .expect("a socket");
+    line.freeze();
+    line.cut();
+    edges_count(&chat, "chat_bus_state", 0).await;
+    let refresh = json!({"refreshToken": ada.refresh});
+    eventually("the login is closed", || async {
+        let path = "/v1/auth/logout";
+        let answer = chat.rest(1).post(path, refresh.clone()).await;
+        assert!([202, 204, 503].contains(&answer.status), "{}", answer.text);
+        let mut database = PgConnection::connect(chat.database_url()).await.ok()?;
+        let sql = "SELECT 1 FROM logins WHERE revoked";
+        database
+            .fetch_optional(sql)
+            .await
+            .expect("an answer")
+            .map(drop)
+    })
+    .await;
+    closed.settle().await;
+    line.thaw();
+    assert_eq!(closed.closed().await.code, 4001);
+    stays.settle().await;
 }
 
 /// What is lost last has nothing behind it that would show the hole.
