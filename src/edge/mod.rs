@@ -9,6 +9,7 @@ pub mod limits;
 mod link;
 pub mod origin;
 pub mod outbox;
+mod past;
 pub mod server;
 pub mod session;
 pub mod sessions;
