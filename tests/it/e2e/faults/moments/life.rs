@@ -29,6 +29,9 @@ use crate::{
     support::{Line, PATIENCE, soon, unique},
 };
 
+/// Payloads that a consumer may hold.
+pub const PREFETCH: u16 = 20;
+
 /// Where the queue and the store are.
 pub enum Place {
     Servers(deployment::Database),
@@ -79,7 +82,7 @@ impl Place {
                     partitions: config.queue.partitions,
                     max_backlog: 1_000_000,
                     confirm_timeout: Duration::from_secs(20),
-                    prefetch: 100,
+                    prefetch: PREFETCH,
                     node: "moments".to_owned(),
                 };
                 let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());
@@ -114,7 +117,7 @@ impl Place {
                 let settings = chat::queue::sqlite::Settings {
                     partitions: config.queue.partitions,
                     confirm_timeout: Duration::from_secs(20),
-                    prefetch: 100,
+                    prefetch: PREFETCH,
                 };
                 let queue = Arc::new(SqliteQueue::open(database, settings).await.unwrap());
                 let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new(Default::default()));

@@ -16,7 +16,7 @@ use chat::{
     queue::Publisher,
     store::*,
 };
-use life::{Life, Place};
+use life::{Life, PREFETCH, Place};
 use trap::{MOMENTS, Moment};
 
 use crate::{
@@ -27,7 +27,8 @@ use crate::{
 both_ways!(
     a_worker_that_dies_at_any_moment,
     an_answer_that_is_lost_at_any_moment,
-    two_owners_at_once
+    two_owners_at_once,
+    a_consumer_that_falls_silent
 );
 
 /// What was sent to some rooms by one person.
@@ -249,5 +250,23 @@ async fn two_owners_at_once(kind: Kind) {
         let all: Vec<String> = (0..ROUNDS).map(|round| format!("{who} {round}")).collect();
         assert_eq!(of, all.iter().collect::<Vec<_>>(), "each once, in order");
     }
+    life.stop().await;
+}
+
+/// The queue has something and a consumer for it, and the consumer is not told.
+async fn a_consumer_that_falls_silent(kind: Kind) {
+    let place = Arc::new(Place::new(kind).await);
+    let (mut life, mut worker) = Life::start(&place, Moment::Silent, false, true).await;
+    // More than the consumer holds without acknowledging it, which does not wait any more.
+    let mut config = (*worker.config).clone();
+    config.worker.concurrency = 1;
+    worker.config = Arc::new(config);
+    let mut talk = Conversation::new(&worker.store).await;
+    let partitions = worker.config.queue.partitions;
+    for _ in 0..PREFETCH {
+        talk.go_on(&life.publisher, partitions).await;
+    }
+    life.work(worker);
+    talk.is_whole(&life.reads).await;
     life.stop().await;
 }

@@ -27,6 +27,8 @@ pub enum Moment {
     Committed,
     Told,
     Acknowledged,
+    /// Its consumer brings nothing from the beginning, and never says why.
+    Silent,
 }
 
 pub const MOMENTS: [Moment; 5] = [
@@ -106,7 +108,13 @@ impl Writes for Trapped<dyn Writes> {
 impl Queue for Trapped<dyn Queue> {
     async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>> {
         let consumer = self.inner.consume(partition).await?;
-        Ok(Box::new(TrappedConsumer(consumer, self.trap.clone())))
+        let sprung = self.trap.moment == Moment::Silent;
+        let silent = sprung && self.trap.set.swap(false, Ordering::SeqCst);
+        Ok(Box::new(TrappedConsumer(
+            consumer,
+            self.trap.clone(),
+            silent,
+        )))
     }
     async fn depths(&self) -> Result<Vec<Depth>> {
         self.inner.depths().await
@@ -119,15 +127,18 @@ impl Queue for Trapped<dyn Queue> {
     }
 }
 
-struct TrappedConsumer(Box<dyn Consumer>, Arc<Trap>);
+struct TrappedConsumer(Box<dyn Consumer>, Arc<Trap>, bool);
 
 #[async_trait]
 impl Consumer for TrappedConsumer {
     async fn next(&mut self) -> Option<Delivery> {
+        if self.2 {
+            return std::future::pending().await;
+        }
         self.0.next().await
     }
     fn try_next(&mut self) -> Option<Delivery> {
-        self.0.try_next()
+        if self.2 { None } else { self.0.try_next() }
     }
     /// What is told is told before this.
     async fn ack_through(&mut self, tag: u64) -> Result<()> {
