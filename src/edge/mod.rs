@@ -9,6 +9,7 @@ pub mod limits;
 mod link;
 pub mod origin;
 pub mod outbox;
+mod past;
 pub mod server;
 pub mod session;
 pub mod sessions;
@@ -112,6 +113,13 @@ pub async fn run(
         bus.clone(),
         sessions.clone(),
         beat(&config),
+        inner.clone(),
+    ));
+    internals.spawn(check_logins(
+        reads.clone(),
+        sessions.clone(),
+        hub.clone(),
+        config.edge.reconcile_interval * LOGINS,
         inner.clone(),
     ));
     let edge = Arc::new(Edge {
@@ -226,6 +234,36 @@ async fn be_here(
         }
         if let Err(error) = bus.here(&present, every * BEATS).await {
             tracing::debug!(error = %error.chain(), "nobody knows who is connected here");
+        }
+    }
+}
+
+/// How many times less often than the rooms' heads logins are compared with the store.
+const LOGINS: u32 = 10;
+
+/// That a login was closed is only a hint on the bus: whoever missed it finds out here, when the bus comes back and
+/// now and then.
+async fn check_logins(
+    reads: Arc<dyn Reads>,
+    sessions: Arc<sessions::Sessions>,
+    hub: Arc<hub::Hub>,
+    every: Duration,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = hub.bus_back() => {}
+            () = shutdown.cancelled() => return,
+        }
+        for logins in sessions.logins().chunks(5000) {
+            match reads.revoked(logins).await {
+                Ok(ended) => sessions.close_logins(&ended),
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), "logins could not be compared");
+                    break;
+                }
+            }
         }
     }
 }

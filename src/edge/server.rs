@@ -61,6 +61,18 @@ pub async fn serve<E>(
     }
 }
 
+/// Bytes that the system takes for a peer before they are sent; beyond it a socket counts as full. By itself Linux takes
+/// up to 4 MiB (`net.ipv4.tcp_wmem`), so that a reader who stopped would cost as much before anyone noticed.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 128 * 1024;
+
+fn limit_unsent(stream: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = stream;
+}
+
 async fn connection<E>(
     stream: TcpStream,
     remote: SocketAddr,
@@ -71,6 +83,7 @@ async fn connection<E>(
     E: Endpoint<Output = Response> + 'static,
 {
     let _ = stream.set_nodelay(true);
+    limit_unsent(&stream);
     let local = stream.local_addr().unwrap_or(remote);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(permit.clone());

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -17,6 +18,7 @@ use super::{
     auth::Identity,
     hub::Joining,
     outbox::{Frame, Item, Outbox},
+    past::{Past, RESUME_PAGE},
     submit::Answer,
 };
 use crate::{
@@ -25,18 +27,20 @@ use crate::{
         self, Command, Job, ReplyTo,
         room::{RoomCommand, Send},
     },
-    model::{self, FeedEvent, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
+    model::{self, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
     protocol::{
-        self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined,
-        MissedEvent, Request, SendMessage, WireError, raw,
+        self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined, Request,
+        SendMessage, WireError, raw,
     },
     store::Window,
 };
 
-/// Events one `joinRoom` answers with, at most.
-const RESUME_PAGE: Seq = 500;
 /// Sends refused in a row for their rate before the socket is closed with 4029.
 const MAX_REFUSED_SENDS: u32 = 1000;
+
+/// How long a request waits for the store or the bus. What the same client asks behind it waits as long: sends, above
+/// all, which need neither.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request's number in the client's counting; `None` where it wants no answer.
 pub type RequestId = Option<u64>;
@@ -52,6 +56,16 @@ pub struct Seated {
 }
 
 impl Seated {
+    pub fn new(session: u64, user: UserId, outbox: Arc<Outbox>) -> Self {
+        Seated {
+            session,
+            user,
+            outbox,
+            rooms: Mutex::default(),
+            active: AtomicI64::new(Timestamp::now().millis()),
+        }
+    }
+
     pub fn active(&self) -> Timestamp {
         Timestamp::from_millis(self.active.load(Ordering::Relaxed))
     }
@@ -104,13 +118,7 @@ impl Session {
             outbox.push(first);
         }
         outbox.push(Item::Event(event("connected", &connected)));
-        let who = Arc::new(Seated {
-            session,
-            user: identity.user,
-            outbox,
-            rooms: Mutex::default(),
-            active: AtomicI64::new(Timestamp::now().millis()),
-        });
+        let who = Arc::new(Seated::new(session, identity.user, outbox));
         edge.sessions.add(session, identity.login, who.clone());
         edge.say_here(&who);
         Ok(Session {
@@ -283,7 +291,7 @@ impl Session {
         if self.who.rooms().contains(&room) {
             return Ok(());
         }
-        match self.edge.reads.membership(room, self.who.user).await? {
+        match soon(self.edge.reads.membership(room, self.who.user)).await? {
             Some((_, Some(_))) => Ok(()),
             Some((
                 Room {
@@ -312,13 +320,16 @@ impl Session {
             return Err(Error::field("afterSeq", message));
         }
         // First the place, then the past: what is stored between the two comes as events.
-        let joining = self.edge.hub.join(join.room, self.who.clone()).await?;
+        let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
         let past = match join.after_seq {
-            Some(after) => self.missed(join.room, after).await?,
+            Some(after) => {
+                let head = room.head.max(joining.live_from);
+                self.missed(join.room, after, head).await?
+            }
             None => self.latest(join.room, joining.live_from).await?,
         };
         let unread = match room.head > member.read_seq {
-            true => self.edge.reads.unread(join.room, member.read_seq).await?,
+            true => soon(self.edge.reads.unread(join.room, member.read_seq)).await?,
             false => 0,
         };
         answer_join(joining, id, &room, member, unread, past);
@@ -328,7 +339,7 @@ impl Session {
     /// The room and the caller's membership, which a public room grants on the way in.
     async fn enter(&self, room: RoomId) -> Result<(Room, Member)> {
         let user = self.who.user;
-        match self.edge.reads.membership(room, user).await? {
+        match soon(self.edge.reads.membership(room, user)).await? {
             Some((room, Some(member))) => return Ok((room, member)),
             Some((
                 Room {
@@ -344,39 +355,21 @@ impl Session {
             .submit
             .call(user, Command::Room(room, RoomCommand::Join))
             .await?;
-        match (joined, self.edge.reads.membership(room, user).await?) {
+        match (joined, soon(self.edge.reads.membership(room, user)).await?) {
             (_, Some((room, Some(member)))) => Ok((room, member)),
             _ => Err(Error::busy(
                 "joining takes longer than usual; try again",
-                std::time::Duration::from_secs(1),
+                Duration::from_secs(1),
             )),
         }
     }
 
-    /// What happened above `after`: as much as one answer holds.
-    async fn missed(&self, room: RoomId, after: Seq) -> Result<Past> {
-        let events = self
-            .edge
-            .reads
-            .events(room, after, after + RESUME_PAGE)
-            .await?;
-        let mut past = Past {
-            position: after,
-            more: events.len() as Seq == RESUME_PAGE,
-            ..Past::default()
-        };
+    /// What happened above `after`: as much as one answer holds. Everything up to `head` exists.
+    async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Past> {
+        let upto = after + RESUME_PAGE;
+        let events = soon(self.edge.reads.events(room, after, upto)).await?;
         let budget = self.edge.config.edge.send_queue_bytes / 4;
-        let mut bytes = 0;
-        for event in events {
-            bytes += event.data.len();
-            if bytes > budget && past.position > after {
-                past.more = true;
-                break;
-            }
-            past.position = event.seq;
-            past.add(event)?;
-        }
-        Ok(past)
+        Past::page(room, after, head, events, budget)
     }
 
     /// The newest messages up to `position`.
@@ -384,10 +377,8 @@ impl Session {
         let messages = match self.cached_latest(room, position).await {
             Some(messages) => messages,
             None => {
-                self.edge
-                    .reads
-                    .messages(room, Window::Latest, DEFAULT_PAGE)
-                    .await?
+                let reads = &self.edge.reads;
+                soon(reads.messages(room, Window::Latest, DEFAULT_PAGE)).await?
             }
         };
         let mut past = Past {
@@ -443,37 +434,11 @@ impl Drop for Session {
     }
 }
 
-/// What a joining client has missed.
-#[derive(Default)]
-struct Past {
-    /// Everything up to here is in it.
-    position: Seq,
-    more: bool,
-    messages: Vec<Box<RawValue>>,
-    ids: HashSet<model::MessageId>,
-    events: Vec<MissedEvent>,
-}
-
-impl Past {
-    fn add(&mut self, event: FeedEvent) -> Result<()> {
-        let json = |data: String| RawValue::from_string(data).map_err(Error::internal);
-        if event.kind.carries_message() {
-            #[derive(serde::Deserialize)]
-            struct Id {
-                id: model::MessageId,
-            }
-            let id: Id = serde_json::from_str(&event.data).map_err(Error::internal)?;
-            // Every event shows its message as it is now: once is enough.
-            if self.ids.insert(id.id) {
-                self.messages.push(json(event.data)?);
-            }
-        } else {
-            self.events.push(MissedEvent {
-                event: event.kind.as_str(),
-                data: json(event.data)?,
-            });
-        }
-        Ok(())
+/// The result, or `busy` after [`READ_WITHIN`].
+async fn soon<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(READ_WITHIN, read).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(Error::unavailable("store", elapsed)),
     }
 }
 
@@ -493,6 +458,7 @@ fn answer_join(
         unread,
         messages: past.messages,
         events: past.events,
+        gaps: past.gaps,
         has_more: past.more,
     };
     joining.finish(past.position, past.more, |live| {

@@ -1,7 +1,7 @@
 //! Who is connected to this edge: to reach one session, or all of one login, or all of them at the end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -42,6 +42,21 @@ impl Sessions {
             .collect()
     }
 
+    /// The logins that have sockets here, each once.
+    pub fn logins(&self) -> Vec<LoginId> {
+        let logins: HashSet<LoginId> = self.lock().values().map(|(login, _)| *login).collect();
+        logins.into_iter().collect()
+    }
+
+    /// Closes every socket of these logins with 4001.
+    pub fn close_logins(&self, ended: &[LoginId]) {
+        for (login, who) in self.lock().values() {
+            if ended.contains(login) {
+                who.outbox.close(Close::Unauthorized);
+            }
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -65,13 +80,7 @@ impl Sessions {
                     who.outbox.push(Item::Event(event("sendFailed", &failed)));
                 }
             }
-            Notice::LoginClosed { login } => {
-                for (of, who) in self.lock().values() {
-                    if *of == login {
-                        who.outbox.close(Close::Unauthorized);
-                    }
-                }
-            }
+            Notice::LoginClosed { login } => self.close_logins(&[login]),
             Notice::Outcome { .. } => {}
         }
     }

@@ -310,6 +310,9 @@ pub struct Joined {
     pub messages: Vec<Box<RawValue>>,
     /// What else happened since `afterSeq`: members and the room itself.
     pub events: Vec<MissedEvent>,
+    /// Numbers between `afterSeq` and `seq` that cannot be brought, as in the event `gap`. Left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
     /// There is more: call `joinRoom` again with `afterSeq = seq`. Until it is false this socket gets no live
     /// events of the room, so that order holds.
     pub has_more: bool,

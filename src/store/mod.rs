@@ -100,6 +100,8 @@ pub trait Reads: Send + Sync {
     async fn users(&self, ids: &[UserId]) -> Result<Vec<User>>;
     /// A login that is neither revoked nor expired.
     async fn login(&self, login: LoginId) -> Result<Option<Login>>;
+    /// Those of them that were revoked; any number of logins.
+    async fn revoked(&self, logins: &[LoginId]) -> Result<Vec<LoginId>>;
 
     /// A room that is not deleted.
     async fn room(&self, room: RoomId) -> Result<Option<Room>>;

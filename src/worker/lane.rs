@@ -8,17 +8,19 @@ use std::{
 };
 
 use futures_util::future::select_all;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{Worker, batch::Runner};
 use crate::{
     error::Result,
-    queue::{Consumer, Delivery, Partition},
+    queue::{Consumer, Delivery, Load, Partition},
 };
 
 /// Before a lost consumer is opened again.
 const REOPEN: Duration = Duration::from_millis(100);
+/// How often the queue is asked whether something waits for a consumer that brings nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 pub async fn run(
     worker: Arc<Worker>,
@@ -30,13 +32,24 @@ pub async fn run(
         runner: Runner::new(worker.clone(), shutdown.clone()),
         consumers: HashMap::new(),
         opening: JoinSet::new(),
+        looking: JoinSet::new(),
+        busy: HashSet::new(),
+        suspects: HashSet::new(),
         wanted: HashSet::new(),
         lane,
         worker,
     };
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
+            _ = looks.tick() => lane.look(),
+            Some(seen) = lane.looking.join_next() => {
+                if let Ok(Ok(load)) = seen {
+                    lane.looked(&load).await;
+                }
+            }
             changed = owned.changed() => {
                 if changed.is_err() {
                     break;
@@ -85,6 +98,11 @@ struct Lane {
     wanted: HashSet<Partition>,
     consumers: HashMap<Partition, Box<dyn Consumer>>,
     opening: JoinSet<(Partition, Result<Box<dyn Consumer>>)>,
+    looking: JoinSet<Result<Load>>,
+    /// Brought something since the last look.
+    busy: HashSet<Partition>,
+    /// Brought nothing before the last look, although something waited.
+    suspects: HashSet<Partition>,
 }
 
 impl Lane {
@@ -143,6 +161,44 @@ impl Lane {
         }
     }
 
+    /// Asks the queue what waits, beside the work.
+    fn look(&mut self) {
+        if self.looking.is_empty() && !self.consumers.is_empty() {
+            let queue = self.worker.queue.clone();
+            self.looking.spawn(async move { queue.load().await });
+        }
+    }
+
+    /// A consumer that brought nothing between two looks, although something waited at both, may wait for ever: a
+    /// broker that lost track of it says nothing. Opening it again puts that right, and does no harm to one that waits
+    /// because another worker's is the active one.
+    async fn looked(&mut self, load: &Load) {
+        let busy = std::mem::take(&mut self.busy);
+        let waits = |partition: &Partition| {
+            let load = load.partitions.get(usize::from(*partition));
+            load.is_some_and(|load| load.ready > 0)
+        };
+        let silent: HashSet<Partition> = self
+            .consumers
+            .keys()
+            .filter(|partition| !busy.contains(partition) && waits(partition))
+            .copied()
+            .collect();
+        let before = std::mem::replace(&mut self.suspects, silent);
+        for partition in before {
+            if self.suspects.remove(&partition)
+                && let Some(consumer) = self.consumers.remove(&partition)
+            {
+                tracing::warn!(
+                    partition,
+                    "a partition's consumer brings nothing of what waits; opening it again"
+                );
+                consumer.close().await;
+                self.open(partition, Duration::ZERO);
+            }
+        }
+    }
+
     /// Runs what is there now as one batch, and acknowledges it.
     async fn work(&mut self, partition: Partition, first: Delivery) {
         let mut acks = HashMap::new();
@@ -164,6 +220,7 @@ impl Lane {
                 break;
             }
         }
+        self.busy.extend(acks.keys());
         if !self.runner.run().await {
             // Stopped in the middle of an outage: nothing is acknowledged, the next worker finds all of it.
             return;

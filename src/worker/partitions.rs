@@ -8,7 +8,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::{bus::WorkerId, model::derived_id, queue::Partition, telemetry::metrics};
+use crate::{
+    bus::WorkerId,
+    model::derived_id,
+    queue::Partition,
+    telemetry::{DOWN, UP, metrics},
+};
 
 /// Beats until `shutdown` and publishes our share as it changes.
 pub async fn claim(
@@ -22,7 +27,11 @@ pub async fn claim(
     let mut last_beat = Instant::now();
     let mut alone = false;
     loop {
-        let share = match worker.bus.beat(id, settings.heartbeat_ttl).await {
+        let beat = worker.bus.beat(id, settings.heartbeat_ttl).await;
+        metrics()
+            .bus_state
+            .set(if beat.is_ok() { UP } else { DOWN });
+        let share = match beat {
             Ok(live) => {
                 last_beat = Instant::now();
                 if std::mem::take(&mut alone) {

@@ -69,6 +69,78 @@ pub async fn until<T: fmt::Debug>(
     }
 }
 
+/// A RabbitMQ of the test's own, which may be killed and alarmed. Stopped at the end.
+pub struct OwnBroker {
+    directory: String,
+    port: u16,
+}
+
+impl OwnBroker {
+    /// Takes about ten seconds.
+    pub async fn start(name: &str) -> OwnBroker {
+        let directory = format!("{}/target/services-{name}", env!("CARGO_MANIFEST_DIR"));
+        let broker = OwnBroker {
+            directory,
+            port: four_free_ports(),
+        };
+        // What a run that was killed may have left.
+        let _ = broker.command(&["down", "--wipe"]).output();
+        broker.run(&["up", "rabbitmq"]).await;
+        broker
+    }
+
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// `scripts/services` for this instance. What takes too long on a busy machine is waited for once more.
+    pub async fn run(&self, arguments: &[&str]) {
+        let mut said = String::new();
+        for _ in 0..2 {
+            let mut command = tokio::process::Command::from(self.command(arguments));
+            let done = command.output().await.unwrap();
+            if done.status.success() {
+                return;
+            }
+            said = String::from_utf8_lossy(&done.stderr).into_owned();
+        }
+        panic!("scripts/services {arguments:?}: {said}");
+    }
+
+    /// Its memory alarm: it takes nothing from publishers.
+    pub async fn alarm(&self, on: bool) {
+        let watermark = if on { "0.0001" } else { "0.6" };
+        let arguments = ["rabbitmqctl", "set_vm_memory_high_watermark", watermark];
+        self.run(&arguments).await;
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let mut command = std::process::Command::new(format!("{root}/scripts/services"));
+        command
+            .args(arguments)
+            .env("CHAT_SERVICES_DIR", &self.directory)
+            .env("CHAT_AMQP_PORT", self.port.to_string())
+            .env_remove("CHAT_RABBIT_MGMT_PORT");
+        command
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        let _ = self.command(&["down", "--wipe"]).output();
+    }
+}
+
+/// The first of four ports in a row that are free just now, below those that systems hand out by themselves.
+fn four_free_ports() -> u16 {
+    let start = 20_000 + (std::process::id() % 2500) as u16 * 4;
+    let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut places = (start..32_000).step_by(4);
+    let place = places.find(|first| (*first..first + 4).all(free));
+    place.expect("four ports in a row")
+}
+
 /// A TCP line to a server that a test can cut, or make go silent without closing it.
 pub struct Line {
     pub address: SocketAddr,

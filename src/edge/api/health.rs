@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`: for those who run it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
@@ -10,7 +10,12 @@ use super::{
     access::Shared,
     payload::{Found, RawJson},
 };
-use crate::{edge::Edge, error::Result, queue::State, telemetry::metrics};
+use crate::{
+    edge::Edge,
+    error::Result,
+    queue::State,
+    telemetry::{BLOCKED, DOWN, UP, metrics},
+};
 
 /// How long a dependency may take to answer.
 const PING_WITHIN: Duration = Duration::from_secs(1);
@@ -119,9 +124,23 @@ impl HealthApi {
     ///
     /// For Prometheus, in its text format.
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
-    async fn metrics(&self) -> Scraped {
+    async fn metrics(&self, request: &poem::Request) -> Scraped {
+        if let Some(edge) = request.data::<Arc<Edge>>() {
+            look_at_queue(edge);
+        }
         Scraped::Ok(PlainText(metrics().render()))
     }
+}
+
+/// These are asked for rather than told of.
+fn look_at_queue(edge: &Edge) {
+    let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
+    metrics().queue_backlog_messages.set(backlog);
+    metrics().queue_state.set(match edge.publisher.state() {
+        State::Up => UP,
+        State::Blocked => BLOCKED,
+        State::Down => DOWN,
+    });
 }
 
 async fn readiness(edge: &Edge) -> Readiness {

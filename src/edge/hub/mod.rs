@@ -7,6 +7,8 @@
 //! `edge.reconcile_interval`, and at once when the bus comes back. The hub never decides who may be in a room.
 
 mod room;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -18,7 +20,7 @@ use std::{
 };
 
 use room::{Room, Seat};
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::{Notify, RwLock, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{outbox::Item, session::Seated};
@@ -50,6 +52,7 @@ pub struct Hub {
     /// never meets its own cancellation.
     opening: RwLock<()>,
     bus_lost: AtomicBool,
+    bus_back: Notify,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -75,9 +78,13 @@ impl Hub {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>> {
         let (subscriptions, incoming) = bus.listen().await?;
-        subscriptions
+        let subscribed = subscriptions
             .subscribe(&[edge_channel, Channel::Everyone])
             .await?;
+        metrics().bus_state.set(match subscribed {
+            true => crate::telemetry::UP,
+            false => crate::telemetry::DOWN,
+        });
         let hub = Arc::new(Hub {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             reads,
@@ -85,6 +92,7 @@ impl Hub {
             subscriptions,
             opening: RwLock::new(()),
             bus_lost: AtomicBool::new(false),
+            bus_back: Notify::new(),
             tasks: tasks.clone(),
             shutdown,
         });
@@ -123,6 +131,11 @@ impl Hub {
             live_from,
             done: false,
         })
+    }
+
+    /// Resolves when the bus has come back since the last time, for one caller. Cancel-safe.
+    pub async fn bus_back(&self) {
+        self.bus_back.notified().await;
     }
 
     /// Takes a socket's place away; no event of the room follows.
@@ -222,6 +235,7 @@ impl Hub {
                     metrics().bus_state.set(crate::telemetry::UP);
                     let hub = self.clone();
                     self.tasks.spawn(async move { hub.reconcile().await });
+                    self.bus_back.notify_one();
                 }
             }
         }

@@ -78,6 +78,12 @@ impl Reads for Store {
         .map_err(failure)
     }
 
+    async fn revoked(&self, logins: &[LoginId]) -> Result<Vec<LoginId>> {
+        const SQL: &str = "SELECT id FROM logins WHERE id = ANY($1) AND revoked";
+        let found = fetch!(self, fetch_all, SQL, logins);
+        rows::all(&found, |row| row.try_get(0))
+    }
+
     async fn room(&self, room: RoomId) -> Result<Option<Room>> {
         const SQL: &str = concat!(
             "SELECT ",

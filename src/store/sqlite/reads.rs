@@ -79,6 +79,14 @@ impl Reads for Store {
         .map_err(failure)
     }
 
+    async fn revoked(&self, logins: &[LoginId]) -> Result<Vec<LoginId>> {
+        const SQL: &str = "SELECT id FROM logins \
+             WHERE id IN (SELECT unhex(value) FROM jsonb_each(?1)) AND revoked";
+        let ids = json(logins.iter().map(Uuid::as_simple))?;
+        let found = fetch!(self, fetch_all, SQL, ids);
+        rows::all(&found, |row| row.try_get(0))
+    }
+
     async fn room(&self, room: RoomId) -> Result<Option<Room>> {
         const SQL: &str = concat!(
             "SELECT ",

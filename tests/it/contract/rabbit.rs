@@ -1,7 +1,6 @@
 //! What only a broker can do to us: go away, go silent, block, lose a queue.
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -20,7 +19,7 @@ use chat::{
 use tokio::time::Instant;
 
 use super::queue::{PARTITIONS, delete_queues, rabbit_settings};
-use crate::support::{Line, PATIENCE, amqp_url, soon, unique, until};
+use crate::support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until};
 
 /// A line to the broker, and settings that go through it.
 async fn through_a_line(prefix: &str) -> (Line, Settings) {
@@ -235,38 +234,10 @@ async fn nothing_hangs_without_a_broker() {
     assert!(RabbitQueue::connect(rabbit_settings("p", "http://x".to_owned())).is_err());
 }
 
-/// A broker of its own, since its alarm stops every publisher. Stopped at the end.
-struct OwnBroker;
-
-impl OwnBroker {
-    fn services(arguments: &[&str]) {
-        let root = env!("CARGO_MANIFEST_DIR");
-        let done = Command::new(format!("{root}/scripts/services"))
-            .args(arguments)
-            .env("CHAT_SERVICES_DIR", format!("{root}/target/services-alarm"))
-            .env("CHAT_AMQP_PORT", "15773")
-            .env_remove("CHAT_RABBIT_MGMT_PORT")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(
-            done.status.success(),
-            "scripts/services {arguments:?}: {said}"
-        );
-    }
-}
-
-impl Drop for OwnBroker {
-    fn drop(&mut self) {
-        OwnBroker::services(&["down", "--wipe"]);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_blocks_means_busy_at_once() {
-    OwnBroker::services(&["up", "rabbitmq"]);
-    let _broker = OwnBroker;
-    let url = "amqp://guest:guest@127.0.0.1:15773/%2f".to_owned();
+    let broker = OwnBroker::start("alarm").await;
+    let url = broker.url();
     let publisher = RabbitPublisher::connect(rabbit_settings("blocked", url.clone())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let publish = async || {
@@ -275,7 +246,7 @@ async fn a_broker_that_blocks_means_busy_at_once() {
         (result.map_err(|error| error.code), started.elapsed())
     };
     assert!(publish().await.0.is_ok());
-    OwnBroker::services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.0001"]);
+    broker.alarm(true).await;
     let refused = async || {
         let (result, took) = publish().await;
         assert!(took < Duration::from_secs(2), "{took:?}");
@@ -296,7 +267,7 @@ async fn a_broker_that_blocks_means_busy_at_once() {
         .unwrap();
     consumer.ack_through(delivery.tag).await.unwrap();
     queue.ping().await.unwrap();
-    OwnBroker::services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.6"]);
+    broker.alarm(false).await;
     until(
         "it is unblocked",
         async || publish().await.0.is_ok(),

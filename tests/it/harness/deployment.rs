@@ -188,6 +188,11 @@ impl Chat {
         &self.database.as_ref().expect("a cluster").name
     }
 
+    /// The address of its database; in a cluster only.
+    pub fn database_url(&self) -> &str {
+        &self.database.as_ref().expect("a cluster").url
+    }
+
     /// Another process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
     pub fn recipe(&self, name: &str, args: &[&str]) -> Recipe {
         Recipe {
@@ -313,6 +318,9 @@ impl Drop for Chat {
             for process in self.edges.iter().chain(&self.workers) {
                 eprintln!("---- {} logged:\n{}", process.name(), process.tail());
             }
+            if let Some(database) = &self.database {
+                database.explain();
+            }
         }
     }
 }
@@ -416,6 +424,45 @@ impl Database {
             name,
             admin,
         }
+    }
+
+    /// Says what the servers are doing for this deployment, before its processes end.
+    fn explain(&self) {
+        let (url, name) = (self.url.clone(), self.name.clone());
+        let explaining = async move {
+            if let Ok(mut connection) = PgConnection::connect(&url).await {
+                const SQL: &str = "SELECT concat_ws(' ', pid, state, wait_event_type, wait_event, \
+                     now() - query_start, left(query, 60)) FROM pg_stat_activity \
+                     WHERE datname = current_database()";
+                let rows = sqlx::query_scalar::<_, String>(SQL);
+                let rows = rows.fetch_all(&mut connection).await.unwrap_or_default();
+                eprintln!("---- PostgreSQL: {rows:#?}");
+            }
+            let Ok(api) = std::env::var("RABBITMQ_API_URL") else {
+                return;
+            };
+            let columns = "name,messages_ready,messages_unacknowledged,consumers";
+            let url = format!("{api}/queues/%2f?columns={columns}");
+            if let Ok(answer) = http_client().get(url).send().await {
+                let text = answer.text().await.unwrap_or_default();
+                let queues = serde_json::from_str::<Vec<Value>>(&text).unwrap_or_default();
+                let ours = queues.iter().filter(|queue| {
+                    let queue = queue["name"].as_str().unwrap_or_default();
+                    queue.starts_with(&format!("{name}.p."))
+                });
+                ours.for_each(|queue| eprintln!("---- RabbitMQ: {queue}"));
+            }
+        };
+        // The test's own runtime may be ending.
+        let explaining = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            if let Ok(runtime) = runtime {
+                let _ = runtime.block_on(tokio::time::timeout(super::DEADLINE, explaining));
+            }
+        });
+        let _ = explaining.join();
     }
 
     async fn remove(admin: String, name: String) {

@@ -92,6 +92,9 @@ impl Reads for Store {
     async fn login(&self, _: LoginId) -> Result<Option<Login>> {
         Ok(None)
     }
+    async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
+        Ok(Vec::new())
+    }
     async fn room(&self, room: RoomId) -> Result<Option<Room>> {
         Ok(self.found(room)?.map(|(room, _)| room))
     }

@@ -16,6 +16,7 @@ on_both! {
     a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only,
     an_old_token_ends_the_login,
     an_expired_login_is_refused,
+    revoked_logins_are_found_among_others,
     the_store_answers_a_ping,
 }
 
@@ -265,4 +266,26 @@ async fn an_expired_login_is_refused(store: Fixture) {
 
 async fn the_store_answers_a_ping(store: Fixture) {
     store.reads.ping().await.unwrap();
+}
+
+async fn revoked_logins_are_found_among_others(store: Fixture) {
+    let user = store.user("bob").await.id;
+    let mut logins = Vec::new();
+    for i in 0..5 {
+        let login = Login {
+            id: new_id(),
+            user,
+            token_hash: vec![i],
+            expires_at: at(Timestamp::now().millis() + 3_600_000),
+        };
+        let opened = store.writes.open_login(&login).await.unwrap();
+        assert_eq!(opened, Applied::Done);
+        logins.push(login.id);
+    }
+    for id in &logins[1..3] {
+        store.writes.close_login(*id).await.unwrap();
+    }
+    let asked = [logins[0], logins[1], new_id(), logins[4]];
+    assert_eq!(store.reads.revoked(&asked).await.unwrap(), [logins[1]]);
+    assert!(store.reads.revoked(&[]).await.unwrap().is_empty());
 }

@@ -1,7 +1,17 @@
 //! Payloads that no worker can read lie beside good ones: they are set aside with their reason, and nothing else
 //! suffers.
 
-use chat::job::partition_of;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat::{
+    job::partition_of,
+    queue::{
+        Publisher,
+        sqlite::{Settings, SqliteQueue},
+    },
+    sqlite::Database,
+};
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -9,12 +19,39 @@ use lapin::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Chat, Kind, eventually, server};
+use crate::harness::{Chat, Kind, both_ways, eventually, server};
+
+both_ways!(letters_that_nobody_can_read);
 
 /// As `Plan::start` sets it.
 const PARTITIONS: u16 = 4;
+/// As `config.toml` has it.
+const STANDALONE_PARTITIONS: u16 = 8;
 
-async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
+async fn publish(chat: &Chat, room: Uuid, payloads: &[&'static [u8]]) {
+    if chat.kind == Kind::Standalone {
+        // As `chat queue dead replay` does it, beside the running server.
+        let file = chat.dir().join("data/chat.db");
+        let database = Database::open(&file).await.expect("the database");
+        let settings = Settings {
+            partitions: STANDALONE_PARTITIONS,
+            confirm_timeout: Duration::from_secs(20),
+            prefetch: 1,
+        };
+        let queue = SqliteQueue::open(database.clone(), settings).await;
+        let queue = queue.expect("the queue");
+        let partition = partition_of(room, STANDALONE_PARTITIONS);
+        for payload in payloads {
+            let payload = Bytes::from_static(payload);
+            queue
+                .publish(partition, payload, 1)
+                .await
+                .expect("it is there");
+        }
+        queue.close().await;
+        database.close().await;
+        return;
+    }
     let broker = server("AMQP_URL");
     let connection = Connection::connect(&broker, ConnectionProperties::default())
         .await
@@ -42,7 +79,12 @@ async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
 }
 
 async fn run(chat: &Chat, args: &[&str]) -> String {
-    let ended = chat.recipe("queue", args).run().await;
+    let data = chat.dir().join("data");
+    let mut args = args.to_vec();
+    if chat.kind == Kind::Standalone {
+        args.splice(1..1, ["--data", data.to_str().expect("a path")]);
+    }
+    let ended = chat.recipe("queue", &args).run().await;
     assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
     ended.stdout
 }
@@ -60,9 +102,8 @@ async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
     .await
 }
 
-#[tokio::test]
-async fn letters_that_nobody_can_read() {
-    let mut chat = Chat::start(Kind::Cluster).await;
+async fn letters_that_nobody_can_read(kind: Kind) {
+    let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let mut socket = chat.connect(0, &ada).await;

@@ -3,21 +3,20 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use super::PACE;
+use super::{AT_ONCE, PACE, edges_count, edges_say};
 use crate::{
-    harness::{Kind, deployment::authority, load::Load, server},
+    harness::{Chat, Kind, deployment::authority, eventually, load::Load, server},
     support::Line,
 };
 
-/// Every answer comes while the outage lasts, so that none can have waited for its end. This bounds how long one takes,
-/// loosely: the tests share their machine with each other.
-const AT_ONCE: Duration = Duration::from_secs(4);
-const OUTAGE: Duration = Duration::from_secs(5);
+const OUTAGE: Duration = Duration::from_secs(10);
 /// A database of Redis that may be emptied.
 const OWN: u8 = 9;
 
@@ -46,8 +45,12 @@ async fn redis_that_goes_away_and_forgets() {
         line.freeze();
         line.cut();
         load.accepted(400).await;
+        edges_say(&chat, 200, "bus", false).await;
+        edges_count(&chat, "chat_bus_state", 0).await;
         empty_redis().await;
         line.thaw();
+        edges_say(&chat, 200, "bus", true).await;
+        edges_count(&chat, "chat_bus_state", 1).await;
         load.accepted(200).await;
     }
     load.settled().await;
@@ -58,6 +61,51 @@ async fn redis_that_goes_away_and_forgets() {
         load.accepted(50).await;
     }
     load.end(&chat).await;
+}
+
+/// That a login was closed is told over Redis; a socket that missed it is closed when Redis comes back.
+#[tokio::test]
+async fn a_login_that_was_closed_meanwhile() {
+    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let chat = Chat::plan(Kind::Cluster)
+        .via("REDIS_URL", line.address)
+        .set("edge.wait", "1s")
+        // So that nothing else is what finds it.
+        .set("edge.reconcile_interval", "1h")
+        .start()
+        .await;
+    let ada = chat.register("ada").await;
+    let login = json!({"username": "ada", "password": ada.password});
+    let other = chat.rest(0).post("/v1/auth/login", login).await.ok(200);
+    let other = other["accessToken"].as_str().expect("a token").to_owned();
+    let closed = chat.connect(0, &ada).await;
+    let stays = chat
+        .dial(0)
+        .bearer(&other)
+        .connect()
+        .await
+        .expect("a socket");
+    line.freeze();
+    line.cut();
+    edges_count(&chat, "chat_bus_state", 0).await;
+    let refresh = json!({"refreshToken": ada.refresh});
+    eventually("the login is closed", || async {
+        let path = "/v1/auth/logout";
+        let answer = chat.rest(1).post(path, refresh.clone()).await;
+        assert!([202, 204, 503].contains(&answer.status), "{}", answer.text);
+        let mut database = PgConnection::connect(chat.database_url()).await.ok()?;
+        let sql = "SELECT 1 FROM logins WHERE revoked";
+        database
+            .fetch_optional(sql)
+            .await
+            .expect("an answer")
+            .map(drop)
+    })
+    .await;
+    closed.settle().await;
+    line.thaw();
+    assert_eq!(closed.closed().await.code, 4001);
+    stays.settle().await;
 }
 
 /// What is lost last has nothing behind it that would show the hole.
@@ -97,9 +145,12 @@ async fn a_database_that_goes_silent_or_away() {
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
+    edges_say(&chat, 200, "store", true).await;
     line.freeze();
     load.answers_within(AT_ONCE, OUTAGE).await;
+    edges_say(&chat, 503, "store", false).await;
     line.thaw();
+    edges_say(&chat, 200, "store", true).await;
     load.settled().await;
     load.go_on();
     load.accepted(200).await;

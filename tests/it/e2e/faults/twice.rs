@@ -3,9 +3,13 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Chat, Kind, User, both_ways};
+use super::history;
+use crate::harness::{Chat, Kind, User, both_ways, eventually};
 
-both_ways!(the_same_through_two_edges_at_once);
+both_ways!(
+    the_same_through_two_edges_at_once,
+    the_same_after_days_and_restarts
+);
 
 /// Stores a message over REST, asking until it is stored.
 async fn store(chat: &Chat, edge: usize, user: &User, room: Uuid, name: &str) -> Value {
@@ -19,12 +23,6 @@ async fn store(chat: &Chat, edge: usize, user: &User, room: Uuid, name: &str) ->
             status => panic!("{status}: {}", answer.text),
         }
     }
-}
-
-async fn history(chat: &Chat, user: &User, room: Uuid) -> Vec<Value> {
-    let path = format!("/v1/rooms/{room}/messages?after=0&limit=200");
-    let page = chat.rest_as(0, user).get(&path).await.ok(200);
-    page["items"].as_array().expect("a list").clone()
 }
 
 async fn the_same_through_two_edges_at_once(kind: Kind) {
@@ -43,12 +41,9 @@ async fn the_same_through_two_edges_at_once(kind: Kind) {
         assert_eq!((&one["id"], &one["seq"]), (&third["id"], &third["seq"]));
     }
     let stored = history(&chat, &ada, room).await;
-    let names: Vec<&Value> = stored.iter().map(|item| &item["clientMsgId"]).collect();
-    let expected: Vec<String> = (0..MESSAGES).map(|i| i.to_string()).collect();
-    assert_eq!(names, expected.iter().collect::<Vec<_>>());
     // 1 is the owner.
-    let seqs: Vec<i64> = stored.iter().filter_map(|m| m["seq"].as_i64()).collect();
-    assert_eq!(seqs, (2..MESSAGES as i64 + 2).collect::<Vec<_>>());
+    let expected = (0..MESSAGES).map(|i| (i as i64 + 2, i.to_string()));
+    assert_eq!(stored, expected.collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -87,4 +82,65 @@ async fn the_same_after_crashes() {
         assert_eq!((&one["seq"], &other["seq"]), (&seq, &seq));
     }
     assert_eq!(history(&chat, &ada, room).await.len(), MESSAGES);
+}
+
+/// Nothing that anyone remembers for a while is left: every process is a new one, Redis's cache is behind hundreds of
+/// messages, and the message is older than any window.
+async fn the_same_after_days_and_restarts(kind: Kind) {
+    let mut chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
+    let ada = chat.register("ada").await;
+    let room = chat.room(&ada, "public", &[]).await;
+    let first = store(&chat, 0, &ada, room, "the same").await;
+    for process in chat.workers.iter_mut().chain(&mut chat.edges) {
+        process.sigterm();
+        assert_eq!(process.ended().await, Some(0));
+    }
+    age(&chat).await;
+    for process in chat.workers.iter_mut().chain(&mut chat.edges) {
+        process.restart().await;
+    }
+    let socket = chat.connect(1, &ada).await;
+    socket.join(room, Some(0)).await.expect("her own");
+    for i in 0..300 {
+        socket.say(room, &i.to_string(), "something else").await;
+    }
+    let again = store(&chat, 0, &ada, room, "the same").await;
+    let shown = |m: &Value| [m["id"].clone(), m["seq"].clone(), m["createdAt"].clone()];
+    assert_eq!(shown(&again)[..2], shown(&first)[..2]);
+    assert_ne!(shown(&again)[2], shown(&first)[2], "it is older now");
+    // Over a socket: the same id at once, and nothing new for anyone.
+    let id = socket.say(room, "the same", "another body").await;
+    assert_eq!(json!(id), first["id"]);
+    socket.say(room, "the last", "the last").await;
+    let last = eventually("the last message", || async {
+        let messages = socket.events("newMessage");
+        let last = messages
+            .into_iter()
+            .find(|m| m["clientMsgId"] == "the last");
+        last.and_then(|last| last["seq"].as_i64())
+    })
+    .await;
+    let stored = history(&chat, &ada, room).await;
+    assert_eq!(stored.len(), 302);
+    assert_eq!(last, 303, "1 is the owner");
+}
+
+/// Makes all messages two days older than they are.
+async fn age(chat: &Chat) {
+    use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
+    let done = match chat.kind {
+        Kind::Cluster => {
+            let mut database = PgConnection::connect(chat.database_url()).await.unwrap();
+            let sql = "UPDATE messages SET created_at = created_at - interval '2 days'";
+            database.execute(sql).await.unwrap().rows_affected()
+        }
+        Kind::Standalone => {
+            let file = chat.dir().join("data/chat.db");
+            let url = format!("sqlite://{}", file.display());
+            let mut database = SqliteConnection::connect(&url).await.unwrap();
+            let sql = "UPDATE messages SET created_at = created_at - 2 * 86400 * 1000";
+            database.execute(sql).await.unwrap().rows_affected()
+        }
+    };
+    assert_eq!(done, 1);
 }

@@ -1,0 +1,211 @@
+//! Whatever the bus loses, repeats or swaps, each socket sees each number once and in order, or hears of a gap.
+
+mod chaos;
+mod world;
+
+use std::time::Duration;
+
+use serde_json::json;
+use world::{Reader, World};
+
+use crate::{
+    bus::{Channel, Incoming},
+    model::*,
+};
+
+/// Heads are never compared but when the bus comes back.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// A world with one reader, who is live and has what there is.
+async fn one_reader(reconcile: Duration, events: usize) -> (World, Reader) {
+    let world = World::new(reconcile).await;
+    let room = new_id();
+    world.truth.append(room, events);
+    let mut reader = Reader::new(1, room, 0);
+    reader.come(&world, async || {}).await;
+    assert_eq!(reader.position, events as Seq);
+    (world, reader)
+}
+
+#[tokio::test]
+async fn repeats_are_dropped_and_swaps_put_right() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    let events = world.truth.append(reader.room, 6);
+    // None of it is a hole, so that the store need not be asked.
+    world.truth.lock().down = true;
+    for order in [[1, 0], [1, 0], [3, 2], [2, 3], [5, 5], [4, 0]] {
+        for at in order {
+            world.bring(reader.room, &events[at..=at]);
+        }
+    }
+    reader.has(9).await;
+    assert_eq!(reader.heard, (4..=9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_hole_is_filled_before_what_follows_it() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    let events = world.truth.append(reader.room, 2000);
+    world.bring(reader.room, &events[..1]);
+    // Most of it is lost; a page of repair is less than the hole.
+    world.bring(reader.room, &events[1999..]);
+    reader.has(2003).await;
+    assert!(reader.gaps.is_empty());
+    assert_eq!(reader.heard.len(), 2000);
+}
+
+#[tokio::test]
+async fn a_hole_waits_for_a_store_that_is_away() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    world.truth.lock().down = true;
+    let events = world.truth.append(reader.room, 5);
+    world.bring(reader.room, &events[4..]);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    reader.read();
+    assert_eq!(reader.position, 3, "nothing overtakes the hole");
+    world.truth.lock().down = false;
+    reader.has(8).await;
+    assert!(reader.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn a_hole_that_nothing_follows_is_found_by_the_heads() {
+    let (world, mut reader) = one_reader(Duration::from_millis(20), 3).await;
+    world.truth.append(reader.room, 4);
+    reader.has(7).await;
+    // Something that this version cannot read is a hole, too.
+    world.truth.append(reader.room, 1);
+    let payload = b"8 somethingNew {}".as_slice().into();
+    world.wire.send(Channel::Room(reader.room), payload);
+    reader.has(8).await;
+}
+
+#[tokio::test]
+async fn heads_are_compared_when_the_bus_comes_back() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    world.wire.tell(Incoming::Lost);
+    world.truth.append(reader.room, 4);
+    world.wire.tell(Incoming::Restored);
+    reader.has(7).await;
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_have_is_told_as_a_gap() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    let events = world.truth.append(reader.room, 10);
+    for seq in [5, 6, 8, 12, 13] {
+        world.truth.lock().lost.insert((reader.room, seq));
+    }
+    // 4 is missed, 11 shows it; 12 and 13 are what the bus is silent of.
+    world.bring(reader.room, &events[7..8]);
+    reader.has(11).await;
+    assert_eq!(reader.gaps, [5, 6, 8].into());
+    assert_eq!(reader.heard, [4, 7, 9, 10, 11]);
+    world.wire.tell(Incoming::Restored);
+    reader.has(13).await;
+    assert_eq!(reader.gaps, [5, 6, 8, 12, 13].into());
+    // And it goes on.
+    let next = world.truth.append(reader.room, 1);
+    world.bring(reader.room, &next);
+    reader.has(14).await;
+}
+
+/// What came between "fetched" and "live" comes after the answer, but for what the answer brought.
+#[tokio::test]
+async fn a_join_while_the_room_is_busy() {
+    let (world, mut other) = one_reader(NEVER, 3).await;
+    let room = other.room;
+    let mut reader = Reader::new(2, room, 1);
+    let brought = std::cell::Cell::new(0);
+    let busy = async || {
+        // Before the past is read, and again after it: all of it is brought, and in part twice.
+        let events = world.truth.append(room, 2);
+        world.bring(room, &events);
+        world.bring(room, &events[1..]);
+        brought.set(brought.get() + 2);
+        while world.hub.find(room).unwrap().lock().last < 3 + brought.get() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    reader.join(&world, busy).await.unwrap();
+    assert!(reader.live);
+    reader.has(7).await;
+    assert_eq!(reader.heard, [6, 7], "2 to 5 were in the answer");
+    other.has(7).await;
+    assert_eq!(other.heard, [4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn a_join_that_takes_too_long_in_a_busy_room_is_asked_again() {
+    let (world, mut other) = one_reader(NEVER, 3).await;
+    let room = other.room;
+    let mut reader = Reader::new(2, room, 3);
+    let joining = world.hub.join(room, reader.who.clone()).await.unwrap();
+    let events = world.truth.append(room, 5000);
+    for part in events.chunks(500) {
+        world.bring(room, part);
+    }
+    other.has(5003).await;
+    joining.finish(3, false, |live| crate::edge::outbox::Item::Ack {
+        id: None,
+        ok: true,
+        body: json!([3, live]).to_string(),
+    });
+    reader.read();
+    assert!(!reader.live, "4 and what follows would be missing");
+    reader.come(&world, async || {}).await;
+    assert_eq!(reader.position, 5003);
+}
+
+fn member(room: RoomId, user: UserId, event: &str) -> serde_json::Value {
+    let user = json!({"id": user, "username": "ada", "displayName": "Ada"});
+    let at = "2026-01-01T00:00:00.000Z";
+    json!({"room": room, "changeSeq": 0, "user": user, "role": "member", "by": new_id(), "at": at, "_": event})
+}
+
+#[tokio::test]
+async fn who_leaves_hears_it_and_nothing_more() {
+    let (world, mut stays) = one_reader(NEVER, 3).await;
+    let room = stays.room;
+    let mut leaves = Reader::new(2, room, 3);
+    leaves.come(&world, async || {}).await;
+    let left = member(room, leaves.who.user, "left");
+    let events = [
+        world.truth.append(room, 1).remove(0),
+        world.truth.add(room, EventKind::MemberLeft, left),
+        world.truth.append(room, 1).remove(0),
+    ];
+    // The bus loses the news of it: the heads bring it.
+    world.bring(room, &events[2..]);
+    stays.has(6).await;
+    leaves.read();
+    assert_eq!(leaves.heard, [4, 5]);
+    assert!(leaves.who.rooms().is_empty());
+}
+
+/// The store is ahead of the bus: someone left and came back before the bus says that they left.
+#[tokio::test]
+async fn late_news_that_someone_left_does_not_unseat_who_came_back() {
+    let (world, mut stays) = one_reader(NEVER, 3).await;
+    let room = stays.room;
+    let mut back = Reader::new(2, room, 3);
+    let user = back.who.user;
+    let events = [
+        world
+            .truth
+            .add(room, EventKind::MemberLeft, member(room, user, "left")),
+        world
+            .truth
+            .add(room, EventKind::MemberJoined, member(room, user, "joined")),
+    ];
+    back.come(&world, async || {}).await;
+    assert_eq!(back.position, 5);
+    world.bring(room, &events);
+    stays.has(5).await;
+    let next = world.truth.append(room, 1);
+    world.bring(room, &next);
+    back.has(6).await;
+    assert_eq!(back.heard, [6]);
+}

@@ -1,0 +1,420 @@
+//! A hub between a store that tests control and a bus that loses, repeats and swaps as they please.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    bus::{
+        Bus, Channel, Incoming, Presence, Publications, RoomEvents, Subscriptions, WorkerId,
+        encode_events, memory::MemoryBus,
+    },
+    edge::{
+        hub::Hub,
+        outbox::{Item, Outbox},
+        session::Seated,
+    },
+    error::{Error, Result},
+    model::*,
+    store::{Login, Reads, Window},
+};
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Events in one answer to a join.
+const PAGE: Seq = 7;
+
+pub struct World {
+    pub hub: Arc<Hub>,
+    pub truth: Arc<Truth>,
+    pub wire: Arc<Wire>,
+    shutdown: CancellationToken,
+}
+
+impl World {
+    /// With heads that are compared this often.
+    pub async fn new(reconcile: Duration) -> World {
+        let (truth, wire) = (Arc::<Truth>::default(), Arc::new(Wire::new()));
+        let shutdown = CancellationToken::new();
+        let (notices, _) = mpsc::channel(1);
+        let hub = Hub::start(
+            truth.clone(),
+            wire.clone(),
+            Channel::Edge(new_id()),
+            notices,
+            reconcile,
+            TaskTracker::new(),
+            shutdown.clone(),
+        )
+        .await
+        .unwrap();
+        World {
+            hub,
+            truth,
+            wire,
+            shutdown,
+        }
+    }
+
+    /// The bus brings these.
+    pub fn bring(&self, room: RoomId, events: &[FeedEvent]) {
+        self.wire
+            .send(Channel::Room(room), encode_events(events).into());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// The store: what happened, whatever the bus says.
+#[derive(Default)]
+pub struct Truth(Mutex<Facts>);
+
+#[derive(Default)]
+pub struct Facts {
+    feeds: HashMap<RoomId, Vec<FeedEvent>>,
+    /// Numbers without content.
+    pub lost: HashSet<(RoomId, Seq)>,
+    pub down: bool,
+}
+
+impl Truth {
+    pub fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap()
+    }
+
+    /// So many more messages.
+    pub fn append(&self, room: RoomId, count: usize) -> Vec<FeedEvent> {
+        (0..count)
+            .map(|_| self.add(room, EventKind::NewMessage, json!({})))
+            .collect()
+    }
+
+    pub fn add(&self, room: RoomId, kind: EventKind, mut data: Value) -> FeedEvent {
+        let mut facts = self.lock();
+        let feed = facts.feeds.entry(room).or_default();
+        let seq = feed.len() as Seq + 1;
+        data["changeSeq"] = seq.into();
+        let event = FeedEvent {
+            seq,
+            kind,
+            data: data.to_string(),
+        };
+        feed.push(event.clone());
+        event
+    }
+
+    pub fn head(&self, room: RoomId) -> Seq {
+        self.lock().feeds.get(&room).map_or(0, Vec::len) as Seq
+    }
+
+    fn up(&self) -> Result<MutexGuard<'_, Facts>> {
+        let facts = self.lock();
+        match facts.down {
+            true => Err(Error::unavailable("store", "the test took it away")),
+            false => Ok(facts),
+        }
+    }
+}
+
+fn unused<T>() -> Result<T> {
+    Err(Error::internal("a hub does not ask this"))
+}
+
+#[async_trait]
+impl Reads for Truth {
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
+        let facts = self.up()?;
+        let head = |room: &RoomId| facts.feeds.get(room).map(|feed| (*room, feed.len() as Seq));
+        Ok(rooms.iter().filter_map(head).collect())
+    }
+
+    async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
+        let facts = self.up()?;
+        let events = facts.feeds.get(&room).into_iter().flatten();
+        let events = events.filter(|e| e.seq > after && e.seq <= upto);
+        let found = events.filter(|e| !facts.lost.contains(&(room, e.seq)));
+        Ok(found.cloned().collect())
+    }
+
+    async fn credentials(&self, _: &str) -> Result<Option<Credentials>> {
+        unused()
+    }
+    async fn account(&self, _: UserId) -> Result<Option<Account>> {
+        unused()
+    }
+    async fn users(&self, _: &[UserId]) -> Result<Vec<User>> {
+        unused()
+    }
+    async fn login(&self, _: LoginId) -> Result<Option<Login>> {
+        unused()
+    }
+    async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
+        unused()
+    }
+    async fn room(&self, _: RoomId) -> Result<Option<Room>> {
+        unused()
+    }
+    async fn membership(&self, _: RoomId, _: UserId) -> Result<Option<(Room, Option<Member>)>> {
+        unused()
+    }
+    async fn members(&self, _: RoomId, _: Option<UserId>, _: u32) -> Result<Vec<Member>> {
+        unused()
+    }
+    async fn rooms_of(&self, _: UserId, _: Option<RoomId>, _: u32) -> Result<Vec<(Room, Member)>> {
+        unused()
+    }
+    async fn public_rooms(&self, _: Option<RoomId>, _: u32) -> Result<Vec<Room>> {
+        unused()
+    }
+    async fn messages(&self, _: RoomId, _: Window, _: u32) -> Result<Vec<Message>> {
+        unused()
+    }
+    async fn message(&self, _: RoomId, _: MessageId) -> Result<Option<Message>> {
+        unused()
+    }
+    async fn unread(&self, _: RoomId, _: Seq) -> Result<u32> {
+        unused()
+    }
+    async fn ping(&self) -> Result<()> {
+        unused()
+    }
+}
+
+/// The bus: the real cache of the memory bus, and a channel on which the test decides what comes.
+pub struct Wire {
+    cache: MemoryBus,
+    to_hub: mpsc::Sender<Incoming>,
+    from_test: Mutex<Option<mpsc::Receiver<Incoming>>>,
+    subscribed: Arc<Subscribed>,
+}
+
+#[derive(Default)]
+struct Subscribed(Mutex<HashSet<Channel>>);
+
+impl Wire {
+    fn new() -> Self {
+        let (to_hub, from_test) = mpsc::channel(10_000);
+        Wire {
+            cache: MemoryBus::new(Default::default()),
+            to_hub,
+            from_test: Mutex::new(Some(from_test)),
+            subscribed: Arc::default(),
+        }
+    }
+
+    pub fn send(&self, channel: Channel, payload: Bytes) {
+        if self.subscribed.0.lock().unwrap().contains(&channel) {
+            self.tell(Incoming::Message { channel, payload });
+        }
+    }
+
+    pub fn tell(&self, incoming: Incoming) {
+        self.to_hub.try_send(incoming).unwrap();
+    }
+
+    /// Into the cache only.
+    pub async fn keep(&self, room: RoomId, events: &[FeedEvent]) {
+        let publications = Publications {
+            rooms: vec![RoomEvents {
+                room,
+                events: events.to_vec(),
+            }],
+            ..Publications::default()
+        };
+        self.cache.publish(&publications).await.unwrap();
+    }
+}
+
+#[async_trait]
+impl Subscriptions for Subscribed {
+    async fn subscribe(&self, channels: &[Channel]) -> Result<bool> {
+        self.0.lock().unwrap().extend(channels);
+        Ok(true)
+    }
+
+    async fn unsubscribe(&self, channels: &[Channel]) -> Result<()> {
+        let mut subscribed = self.0.lock().unwrap();
+        for channel in channels {
+            subscribed.remove(channel);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Bus for Wire {
+    async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
+        let incoming = self.from_test.lock().unwrap().take();
+        Ok((self.subscribed.clone(), incoming.unwrap()))
+    }
+    async fn recent(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
+        self.cache.recent(room).await
+    }
+
+    async fn publish(&self, _: &Publications) -> Result<()> {
+        unused()
+    }
+    async fn put(&self, _: &str, _: &str, _: Duration) -> Result<()> {
+        unused()
+    }
+    async fn take(&self, _: &str) -> Result<Option<String>> {
+        unused()
+    }
+    async fn hit(&self, _: &str, _: Duration) -> Result<u64> {
+        unused()
+    }
+    async fn count(&self, _: &[(&str, u64)], _: Duration) -> Result<Vec<u64>> {
+        unused()
+    }
+    async fn lead(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
+        unused()
+    }
+    async fn resign(&self, _: &str, _: Uuid) -> Result<()> {
+        unused()
+    }
+    async fn beat(&self, _: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
+        unused()
+    }
+    async fn retire(&self, _: WorkerId) -> Result<()> {
+        unused()
+    }
+    async fn here(&self, _: &[(UserId, Timestamp)], _: Duration) -> Result<()> {
+        unused()
+    }
+    async fn presence(&self, _: &[UserId]) -> Result<Vec<Presence>> {
+        unused()
+    }
+    async fn ping(&self) -> Result<()> {
+        unused()
+    }
+}
+
+/// A socket as its client sees it. Whatever it reads must be next.
+pub struct Reader {
+    pub who: Arc<Seated>,
+    pub room: RoomId,
+    /// It has everything up to here, but for what is in `gaps`.
+    pub position: Seq,
+    pub live: bool,
+    /// Numbers it was told it will not get.
+    pub gaps: BTreeSet<Seq>,
+    /// Numbers that came while it was live.
+    pub heard: Vec<Seq>,
+}
+
+impl Reader {
+    pub fn new(session: u64, room: RoomId, after: Seq) -> Reader {
+        Reader {
+            who: Arc::new(Seated::new(session, new_id(), Outbox::new(1 << 20))),
+            room,
+            position: after,
+            live: false,
+            gaps: BTreeSet::new(),
+            heard: Vec::new(),
+        }
+    }
+
+    /// One `joinRoom` with `afterSeq`, as a session does it; `between` runs before and after the past is read.
+    pub async fn join(&mut self, world: &World, between: impl AsyncFn()) -> Result<()> {
+        let after = self.position;
+        let joining = world.hub.join(self.room, self.who.clone()).await?;
+        between().await;
+        let events = world.truth.events(self.room, after, after + PAGE).await?;
+        between().await;
+        let last = events.last().map_or(after, |event| event.seq);
+        let end = last.max(joining.live_from).min(after + PAGE).max(after);
+        let had: HashSet<Seq> = events.iter().map(|event| event.seq).collect();
+        self.gaps
+            .extend((after + 1..=end).filter(|seq| !had.contains(seq)));
+        joining.finish(end, end == after + PAGE, |live| Item::Ack {
+            id: Some(1),
+            ok: true,
+            body: json!([end, live]).to_string(),
+        });
+        self.read();
+        Ok(())
+    }
+
+    /// Until it is live, whatever the store does.
+    pub async fn come(&mut self, world: &World, between: impl AsyncFn()) {
+        let coming = async {
+            while !self.live {
+                if self.join(world, &between).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, coming).await;
+        came.expect("the join comes to an end");
+    }
+
+    pub fn leave(&mut self, world: &World) {
+        world.hub.leave(self.room, &self.who);
+        self.read();
+        self.live = false;
+    }
+
+    /// Takes what has come.
+    pub fn read(&mut self) {
+        let mut items = VecDeque::new();
+        let ending = self.who.outbox.take(&mut items);
+        assert_eq!(ending, None);
+        for item in items {
+            match item {
+                Item::Ack { body, .. } => {
+                    let (position, live) = serde_json::from_str(&body).unwrap();
+                    assert!(position >= self.position);
+                    (self.position, self.live) = (position, live);
+                }
+                Item::Event(frame) => self.hear(&frame.ws()),
+                Item::Text(text) => panic!("{text}"),
+            }
+        }
+    }
+
+    fn hear(&mut self, frame: &str) {
+        let Value::Object(frame) = serde_json::from_str(frame).unwrap() else {
+            panic!("{frame}");
+        };
+        let data = &frame["data"];
+        assert!(self.live, "an event before the answer: {frame:?}");
+        let next = self.position + 1;
+        if frame["event"] == "gap" {
+            let (from, to) = (data["from"].as_i64(), data["to"].as_i64());
+            assert_eq!(from, Some(next), "{frame:?}");
+            self.position = to.unwrap();
+            self.gaps.extend(next..=self.position);
+        } else {
+            assert_eq!(data["changeSeq"].as_i64(), Some(next), "{frame:?}");
+            self.position = next;
+            self.heard.push(next);
+        }
+    }
+
+    /// Waits until it has everything up to `seq`.
+    pub async fn has(&mut self, seq: Seq) {
+        let waiting = async {
+            while self.position < seq {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                self.read();
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("it is at {} for ever, not at {seq}", self.position);
+        }
+        assert_eq!(self.position, seq);
+    }
+}

@@ -1,0 +1,124 @@
+//! What a joining client has missed: one page of the room's feed. No I/O.
+
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Error, Result},
+    model::{self, FeedEvent, RoomId, Seq},
+    protocol::{Gap, MissedEvent},
+    telemetry::metrics,
+};
+
+/// Events one `joinRoom` answers with, at most.
+pub const RESUME_PAGE: Seq = 500;
+
+#[derive(Default)]
+pub struct Past {
+    /// Everything up to here is in it.
+    pub position: Seq,
+    pub more: bool,
+    pub messages: Vec<Box<RawValue>>,
+    /// Those of `messages`.
+    pub ids: HashSet<model::MessageId>,
+    pub events: Vec<MissedEvent>,
+    pub gaps: Vec<Gap>,
+}
+
+impl Past {
+    /// What the store has of the `RESUME_PAGE` numbers above `after`, of which those up to `head` exist. What it does not
+    /// have is told, so that a client is never kept asking for it.
+    pub fn page(
+        room: RoomId,
+        after: Seq,
+        head: Seq,
+        events: Vec<FeedEvent>,
+        budget: usize,
+    ) -> Result<Past> {
+        let upto = after + RESUME_PAGE;
+        let mut past = Past {
+            position: after,
+            ..Past::default()
+        };
+        let mut bytes = 0;
+        for event in events {
+            bytes += event.data.len();
+            if bytes > budget && past.position > after {
+                past.more = true;
+                return Ok(past);
+            }
+            past.miss(room, event.seq - 1);
+            past.position = event.seq;
+            past.add(event)?;
+        }
+        past.miss(room, head.min(upto));
+        past.more = past.position == upto;
+        Ok(past)
+    }
+
+    /// The store has nothing between the position and this number.
+    fn miss(&mut self, room: RoomId, upto: Seq) {
+        let from = self.position + 1;
+        if from <= upto {
+            metrics().gaps.inc();
+            let to = upto;
+            self.gaps.push(Gap { room, from, to });
+            self.position = upto;
+        }
+    }
+
+    fn add(&mut self, event: FeedEvent) -> Result<()> {
+        let json = |data: String| RawValue::from_string(data).map_err(Error::internal);
+        if event.kind.carries_message() {
+            #[derive(serde::Deserialize)]
+            struct Id {
+                id: model::MessageId,
+            }
+            let id: Id = serde_json::from_str(&event.data).map_err(Error::internal)?;
+            // Every event shows its message as it is now: once is enough.
+            if self.ids.insert(id.id) {
+                self.messages.push(json(event.data)?);
+            }
+        } else {
+            self.events.push(MissedEvent {
+                event: event.kind.as_str(),
+                data: json(event.data)?,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EventKind;
+
+    fn page(after: Seq, head: Seq, seqs: &[Seq]) -> (Seq, bool, Vec<(Seq, Seq)>) {
+        let event = |seq: &Seq| FeedEvent {
+            seq: *seq,
+            kind: EventKind::MemberJoined,
+            data: "{}".to_owned(),
+        };
+        let events = seqs.iter().map(event).collect();
+        let past = Past::page(RoomId::nil(), after, head, events, 1000).unwrap();
+        let gaps = past.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
+        assert_eq!(past.events.len(), seqs.len());
+        (past.position, past.more, gaps)
+    }
+
+    #[test]
+    fn a_page_always_moves_on_and_tells_what_is_not_there() {
+        assert_eq!(page(3, 5, &[4, 5]), (5, false, vec![]));
+        assert_eq!(page(3, 4, &[4, 5]), (5, false, vec![]), "stored meanwhile");
+        assert_eq!(page(5, 5, &[]), (5, false, vec![]));
+        assert_eq!(
+            page(3, 9, &[5, 8]),
+            (9, false, vec![(4, 4), (6, 7), (9, 9)])
+        );
+        assert_eq!(page(3, 9, &[]), (9, false, vec![(4, 9)]));
+        let end = 3 + RESUME_PAGE;
+        assert_eq!(page(3, 9000, &[]), (end, true, vec![(4, end)]));
+    }
+}

@@ -1,0 +1,259 @@
+//! A worker with everything that a process has of its own, inside the test: it can be dropped where it stands.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use chat::{
+    bus::{Bus, memory::MemoryBus, redis::RedisBus},
+    config::{Config, Role as Process, Sources},
+    error::Result,
+    job::notify::Notifier,
+    queue::{
+        Publisher,
+        rabbit::{RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
+        sqlite::SqliteQueue,
+    },
+    sqlite::Database,
+    store::{self, Reads},
+    worker::{self, Worker},
+};
+use tokio::{runtime::Runtime, sync::Notify};
+use tokio_util::sync::CancellationToken;
+
+use super::trap::{Moment, Trap, Trapped};
+use crate::{
+    harness::{Kind, deployment, server},
+    support::{Line, PATIENCE, soon, unique},
+};
+
+/// Payloads that a consumer may hold.
+pub const PREFETCH: u16 = 20;
+
+/// Where the queue and the store are.
+pub enum Place {
+    Servers(deployment::Database),
+    Directory(PathBuf),
+}
+
+impl Place {
+    pub async fn new(kind: Kind) -> Place {
+        match kind {
+            Kind::Cluster => Place::Servers(deployment::Database::create().await),
+            Kind::Standalone => {
+                let directory = std::env::temp_dir().join(unique("moments"));
+                std::fs::create_dir(&directory).unwrap();
+                Place::Directory(directory)
+            }
+        }
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::load(&Sources::default(), Process::Tool).unwrap();
+        config.queue.partitions = 2;
+        config.worker.heartbeat = Duration::from_millis(100);
+        config.worker.heartbeat_ttl = Duration::from_millis(500);
+        if let Place::Servers(database) = self {
+            config.queue.prefix = database.name.clone();
+        }
+        config
+    }
+
+    async fn open(&self, broker: &str) -> Parts {
+        let config = Arc::new(self.config());
+        match self {
+            Place::Servers(database) => {
+                let store = store::postgres::Store::connect(&database.url, 4, PATIENCE).unwrap();
+                store.migrate().await.unwrap();
+                let store = Arc::new(store);
+                let bus = RedisBus::connect(chat::bus::redis::Settings {
+                    url: server("REDIS_URL"),
+                    prefix: database.name.clone(),
+                    recent_messages: 200,
+                    recent_ttl: Duration::from_secs(60),
+                    pool: 2,
+                });
+                let bus: Arc<dyn Bus> = Arc::new(bus.unwrap());
+                let settings = chat::queue::rabbit::Settings {
+                    url: broker.to_owned(),
+                    prefix: database.name.clone(),
+                    partitions: config.queue.partitions,
+                    max_backlog: 1_000_000,
+                    confirm_timeout: Duration::from_secs(20),
+                    prefetch: PREFETCH,
+                    node: "moments".to_owned(),
+                };
+                let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());
+                publisher.ready(PATIENCE).await.unwrap();
+                let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
+                queue.ready(PATIENCE).await.unwrap();
+                let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
+                let jobs = Arc::new(RabbitJobs::new(publisher.clone(), queue.clone()));
+                let notifier = Notifier::new(
+                    config.clone(),
+                    store.clone(),
+                    jobs,
+                    bus.clone(),
+                    dead.clone(),
+                );
+                Parts {
+                    reads: store.clone(),
+                    publisher,
+                    worker: Worker {
+                        config,
+                        queue,
+                        dead,
+                        store,
+                        bus,
+                        notifier: notifier.unwrap(),
+                    },
+                }
+            }
+            Place::Directory(directory) => {
+                let database = Database::open(&directory.join("chat.db")).await.unwrap();
+                let store = Arc::new(store::sqlite::Store::new(database.clone()));
+                let settings = chat::queue::sqlite::Settings {
+                    partitions: config.queue.partitions,
+                    confirm_timeout: Duration::from_secs(20),
+                    prefetch: PREFETCH,
+                };
+                let queue = Arc::new(SqliteQueue::open(database, settings).await.unwrap());
+                let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new(Default::default()));
+                let notifier = Notifier::new(
+                    config.clone(),
+                    store.clone(),
+                    queue.clone(),
+                    bus.clone(),
+                    queue.clone(),
+                );
+                Parts {
+                    reads: store.clone(),
+                    publisher: queue.clone(),
+                    worker: Worker {
+                        config,
+                        queue: queue.clone(),
+                        dead: queue,
+                        store,
+                        bus,
+                        notifier: notifier.unwrap(),
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Place::Directory(directory) = self {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}
+
+struct Parts {
+    reads: Arc<dyn Reads>,
+    publisher: Arc<dyn Publisher>,
+    worker: Worker,
+}
+
+/// A worker with everything that a process has of its own.
+pub struct Life {
+    runtime: Option<Runtime>,
+    line: Option<Line>,
+    pub reads: Arc<dyn Reads>,
+    pub publisher: Arc<dyn Publisher>,
+    pub trap: Arc<Trap>,
+    stop: CancellationToken,
+    working: Option<tokio::task::JoinHandle<Result<()>>>,
+}
+
+impl Life {
+    /// It does not work yet.
+    pub async fn start(
+        place: &Arc<Place>,
+        moment: Moment,
+        deadly: bool,
+        set: bool,
+    ) -> (Life, Worker) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (mut broker, mut line) = (String::new(), None);
+        if let Place::Servers(_) = **place {
+            let direct = server("AMQP_URL");
+            let authority = deployment::authority(&direct);
+            let to = Line::to(&authority).await;
+            broker = direct.replacen(&authority, &to.address.to_string(), 1);
+            line = Some(to);
+        }
+        let opening = place.clone();
+        let handle = runtime.handle().clone();
+        let opened = tokio::task::spawn_blocking(move || handle.block_on(opening.open(&broker)));
+        let Parts {
+            reads,
+            publisher,
+            mut worker,
+        } = soon("everything is open", opened).await.unwrap();
+        let trap = Arc::new(Trap {
+            moment,
+            deadly,
+            set: AtomicBool::new(set),
+            sprung: Notify::new(),
+        });
+        worker.store = Arc::new(Trapped {
+            inner: worker.store,
+            trap: trap.clone(),
+        });
+        worker.queue = Arc::new(Trapped {
+            inner: worker.queue,
+            trap: trap.clone(),
+        });
+        let life = Life {
+            runtime: Some(runtime),
+            line,
+            reads,
+            publisher,
+            trap,
+            stop: CancellationToken::new(),
+            working: None,
+        };
+        (life, worker)
+    }
+
+    pub fn work(&mut self, worker: Worker) {
+        let runtime = self.runtime.as_ref().unwrap();
+        self.working = Some(runtime.spawn(worker::run(worker, self.stop.clone())));
+    }
+
+    /// Where it stands. Its connections break, as they do when a process ends.
+    pub fn die(mut self) {
+        if let Some(line) = &self.line {
+            line.cut();
+        }
+        self.end();
+    }
+
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let working = self.working.take().unwrap();
+        soon("the worker stops", working).await.unwrap().unwrap();
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,272 @@
+//! A worker that dies at a chosen moment of its batch, or is told at that moment that something failed: it runs inside
+//! the test, on a runtime of its own that is dropped where it stands. Whoever comes after it finishes: every message
+//! once, every number once, in order.
+
+mod life;
+mod trap;
+
+use std::{collections::HashMap, sync::Arc};
+
+use chat::{
+    job::{
+        self, Command, Job,
+        room::{RoomCommand, Send},
+    },
+    model::*,
+    queue::Publisher,
+    store::*,
+};
+use life::{Life, PREFETCH, Place};
+use trap::{MOMENTS, Moment};
+
+use crate::{
+    harness::{Kind, both_ways},
+    support::{soon, until},
+};
+
+both_ways!(
+    a_worker_that_dies_at_any_moment,
+    an_answer_that_is_lost_at_any_moment,
+    two_owners_at_once,
+    a_consumer_that_falls_silent
+);
+
+/// What was sent to some rooms by one person.
+struct Conversation {
+    rooms: Vec<RoomId>,
+    ada: User,
+    sent: HashMap<RoomId, Vec<MessageId>>,
+}
+
+impl Conversation {
+    async fn new(writes: &Arc<dyn Writes>) -> Conversation {
+        let ada = User {
+            id: new_id(),
+            username: format!("ada{}", new_id().simple()),
+            display_name: "Ada".to_owned(),
+        };
+        let account = NewAccount {
+            account: Account {
+                user: ada.clone(),
+                email: None,
+                phone: None,
+                created_at: Timestamp::now(),
+            },
+            password_hash: "$".to_owned(),
+        };
+        writes.register(&account).await.unwrap();
+        let rooms = vec![new_id(), new_id(), new_id()];
+        Conversation {
+            rooms,
+            ada,
+            sent: HashMap::new(),
+        }
+    }
+
+    /// Some batches in each partition, with edits and reactions among the messages.
+    async fn go_on(&mut self, publisher: &Arc<dyn Publisher>, partitions: u16) {
+        for _ in 0..3 {
+            for room in self.rooms.clone() {
+                let mut lines = Vec::new();
+                if !self.sent.contains_key(&room) {
+                    let (kind, name) = (RoomKind::Private, "room".to_owned());
+                    let members = Vec::new();
+                    lines.push(self.line(
+                        room,
+                        RoomCommand::Create {
+                            kind,
+                            name,
+                            members,
+                        },
+                    ));
+                }
+                for _ in 0..4 {
+                    let number = self.sent.entry(room).or_default().len();
+                    let client_msg_id = number.to_string();
+                    let id = message_id(room, self.ada.id, &client_msg_id);
+                    self.sent.get_mut(&room).unwrap().push(id);
+                    let body = format!("message {number}");
+                    let (reply_to, metadata) = (None, None);
+                    let send = Send {
+                        id,
+                        client_msg_id,
+                        body,
+                        reply_to,
+                        metadata,
+                    };
+                    lines.push(self.line(room, RoomCommand::Send(send)));
+                }
+                let message = self.sent[&room][0];
+                let body = format!("edited after {}", self.sent[&room].len());
+                lines.push(self.line(room, RoomCommand::Edit { message, body }));
+                let partition = job::partition_of(room, partitions);
+                let payload = lines.join("\n").into();
+                publisher
+                    .publish(partition, payload, lines.len() as u32)
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+
+    fn line(&self, room: RoomId, command: RoomCommand) -> String {
+        serde_json::to_string(&Job {
+            v: job::VERSION,
+            at: Timestamp::now(),
+            actor: self.ada.id,
+            reply: None,
+            command: Command::Room(room, command),
+        })
+        .unwrap()
+    }
+
+    /// Waits until all of it is stored, and looks at every number.
+    async fn is_whole(&self, reads: &Arc<dyn Reads>) {
+        for room in &self.rooms {
+            let sent = &self.sent[room];
+            let last = *sent.last().unwrap();
+            until(
+                "the last message is stored",
+                async || reads.message(*room, last).await.ok().flatten().is_some(),
+                |stored| *stored,
+            )
+            .await;
+            // The last edit of the last batch is in the same transaction as the last message.
+            let head = reads.heads(&[*room]).await.unwrap()[0].1;
+            let events = reads.events(*room, 0, head).await.unwrap();
+            let seqs: Vec<Seq> = events.iter().map(|event| event.seq).collect();
+            assert_eq!(seqs, (1..=head).collect::<Vec<_>>(), "each number once");
+            let new = events.iter().filter(|e| e.kind == EventKind::NewMessage);
+            let stored = new.map(|e| serde_json::from_str::<Message>(&e.data).unwrap().id);
+            assert_eq!(
+                &stored.collect::<Vec<_>>(),
+                sent,
+                "each message once, in order"
+            );
+        }
+    }
+}
+
+async fn a_worker_that_dies_at_any_moment(kind: Kind) {
+    let place = Arc::new(Place::new(kind).await);
+    for moment in MOMENTS {
+        let (mut first, worker) = Life::start(&place, moment, true, true).await;
+        let mut talk = Conversation::new(&worker.store).await;
+        let partitions = worker.config.queue.partitions;
+        talk.go_on(&first.publisher, partitions).await;
+        first.work(worker);
+        soon("the moment comes", first.trap.sprung.notified()).await;
+        first.die();
+        let (mut second, worker) = Life::start(&place, moment, true, false).await;
+        second.work(worker);
+        talk.is_whole(&second.reads).await;
+        talk.go_on(&second.publisher, partitions).await;
+        talk.is_whole(&second.reads).await;
+        second.stop().await;
+    }
+}
+
+/// The step was done, or not, and the worker hears that it was not.
+async fn an_answer_that_is_lost_at_any_moment(kind: Kind) {
+    let place = Arc::new(Place::new(kind).await);
+    for moment in MOMENTS {
+        let (mut life, worker) = Life::start(&place, moment, false, true).await;
+        let mut talk = Conversation::new(&worker.store).await;
+        let partitions = worker.config.queue.partitions;
+        talk.go_on(&life.publisher, partitions).await;
+        life.work(worker);
+        soon("the moment comes", life.trap.sprung.notified()).await;
+        talk.go_on(&life.publisher, partitions).await;
+        talk.is_whole(&life.reads).await;
+        life.stop().await;
+        // What was not acknowledged comes again, and changes nothing.
+        let (mut next, worker) = Life::start(&place, moment, false, false).await;
+        next.work(worker);
+        talk.go_on(&next.publisher, partitions).await;
+        talk.is_whole(&next.reads).await;
+        next.stop().await;
+    }
+}
+
+/// Both partitions hold one room's messages, in part the same ones: two lanes store them at the same time, as two workers
+/// would that both take themselves for the owner. The database decides.
+async fn two_owners_at_once(kind: Kind) {
+    const ROUNDS: usize = 60;
+    let place = Arc::new(Place::new(kind).await);
+    let (mut life, mut worker) = Life::start(&place, Moment::Told, false, false).await;
+    let mut config = (*worker.config).clone();
+    // Many small transactions, so that they meet.
+    config.worker.batch_messages = 3;
+    worker.config = Arc::new(config);
+    let mut talk = Conversation::new(&worker.store).await;
+    talk.rooms.truncate(1);
+    let room = talk.rooms[0];
+    talk.go_on(&life.publisher, worker.config.queue.partitions)
+        .await;
+    // The room is there before anyone else writes to it.
+    life.work(worker);
+    talk.is_whole(&life.reads).await;
+    let line = |name: String| {
+        let id = message_id(room, talk.ada.id, &name);
+        let (body, reply_to, metadata) = (name.clone(), None, None);
+        let client_msg_id = name;
+        let send = Send {
+            id,
+            client_msg_id,
+            body,
+            reply_to,
+            metadata,
+        };
+        talk.line(room, RoomCommand::Send(send))
+    };
+    let publishing = (0..ROUNDS).flat_map(|round| {
+        let (a, b) = (line(format!("a {round}")), line(format!("b {round}")));
+        // One has its own and the other's, the other its own.
+        let both = [a.clone(), b].join("\n");
+        [
+            life.publisher.publish(0, a.into(), 1),
+            life.publisher.publish(1, both.into(), 2),
+        ]
+    });
+    let published = futures_util::future::join_all(publishing).await;
+    assert!(published.iter().all(Result::is_ok));
+    let (before, expected) = (talk.sent[&room].len(), 2 * ROUNDS);
+    let stored = async || {
+        let head = life.reads.heads(&[room]).await.unwrap()[0].1;
+        let events = life.reads.events(room, 0, head).await.unwrap();
+        let seqs: Vec<Seq> = events.iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, (1..=head).collect::<Vec<_>>(), "each number once");
+        let new = events.iter().filter(|e| e.kind == EventKind::NewMessage);
+        let names = new.map(|e| {
+            serde_json::from_str::<Message>(&e.data)
+                .unwrap()
+                .client_msg_id
+        });
+        names.skip(before).collect::<Vec<_>>()
+    };
+    let stored = until("all is stored", stored, |names| names.len() >= expected).await;
+    for who in ["a", "b"] {
+        let of: Vec<&String> = stored.iter().filter(|name| name.starts_with(who)).collect();
+        let all: Vec<String> = (0..ROUNDS).map(|round| format!("{who} {round}")).collect();
+        assert_eq!(of, all.iter().collect::<Vec<_>>(), "each once, in order");
+    }
+    life.stop().await;
+}
+
+/// The queue has something and a consumer for it, and the consumer is not told.
+async fn a_consumer_that_falls_silent(kind: Kind) {
+    let place = Arc::new(Place::new(kind).await);
+    let (mut life, mut worker) = Life::start(&place, Moment::Silent, false, true).await;
+    // More than the consumer holds without acknowledging it, which does not wait any more.
+    let mut config = (*worker.config).clone();
+    config.worker.concurrency = 1;
+    worker.config = Arc::new(config);
+    let mut talk = Conversation::new(&worker.store).await;
+    let partitions = worker.config.queue.partitions;
+    for _ in 0..PREFETCH {
+        talk.go_on(&life.publisher, partitions).await;
+    }
+    life.work(worker);
+    talk.is_whole(&life.reads).await;
+    life.stop().await;
+}

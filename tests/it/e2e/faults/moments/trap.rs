@@ -1,0 +1,152 @@
+//! A worker's ports with a trap in them: at a chosen moment of a batch it never gets an answer, or a wrong one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chat::{
+    error::{Error, Result},
+    model::*,
+    queue::{Consumer, Delivery, Depth, Load, Partition, Queue},
+    store::{self, *},
+};
+use tokio::sync::Notify;
+
+/// After which step of a batch it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The rooms are locked.
+    Locked,
+    /// The transaction is about to be committed.
+    BeforeCommit,
+    Committed,
+    Told,
+    Acknowledged,
+    /// Its consumer brings nothing from the beginning, and never says why.
+    Silent,
+}
+
+pub const MOMENTS: [Moment; 5] = [
+    Moment::Locked,
+    Moment::BeforeCommit,
+    Moment::Committed,
+    Moment::Told,
+    Moment::Acknowledged,
+];
+
+/// Springs once.
+pub struct Trap {
+    pub moment: Moment,
+    /// Otherwise the caller hears of a failure.
+    pub deadly: bool,
+    pub set: AtomicBool,
+    pub sprung: Notify,
+}
+
+impl Trap {
+    async fn pass(&self, moment: Moment) -> Result<()> {
+        if moment != self.moment || !self.set.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.sprung.notify_one();
+        if self.deadly {
+            std::future::pending::<()>().await;
+        }
+        Err(Error::busy("the answer was lost", Duration::ZERO))
+    }
+}
+
+pub struct Trapped<T: ?Sized> {
+    pub inner: Arc<T>,
+    pub trap: Arc<Trap>,
+}
+
+struct TrappedTransaction(Box<dyn Transaction>, Arc<Trap>);
+
+#[async_trait]
+impl Transaction for TrappedTransaction {
+    async fn commit(self: Box<Self>, changes: Changes) -> Result<()> {
+        self.1.pass(Moment::BeforeCommit).await?;
+        self.0.commit(changes).await?;
+        self.1.pass(Moment::Committed).await
+    }
+}
+
+#[async_trait]
+impl Writes for Trapped<dyn Writes> {
+    async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+        let (facts, transaction) = self.inner.begin(scope).await?;
+        self.trap.pass(Moment::Locked).await?;
+        Ok((
+            facts,
+            Box::new(TrappedTransaction(transaction, self.trap.clone())),
+        ))
+    }
+    async fn register(&self, new: &NewAccount) -> Result<store::Applied> {
+        self.inner.register(new).await
+    }
+    async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<store::Applied> {
+        self.inner.update_account(user, patch).await
+    }
+    async fn open_login(&self, login: &Login) -> Result<store::Applied> {
+        self.inner.open_login(login).await
+    }
+    async fn rotate_login(&self, rotation: &Rotation) -> Result<store::Applied> {
+        self.inner.rotate_login(rotation).await
+    }
+    async fn close_login(&self, login: LoginId) -> Result<store::Applied> {
+        self.inner.close_login(login).await
+    }
+}
+
+#[async_trait]
+impl Queue for Trapped<dyn Queue> {
+    async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>> {
+        let consumer = self.inner.consume(partition).await?;
+        let sprung = self.trap.moment == Moment::Silent;
+        let silent = sprung && self.trap.set.swap(false, Ordering::SeqCst);
+        Ok(Box::new(TrappedConsumer(
+            consumer,
+            self.trap.clone(),
+            silent,
+        )))
+    }
+    async fn depths(&self) -> Result<Vec<Depth>> {
+        self.inner.depths().await
+    }
+    async fn load(&self) -> Result<Load> {
+        self.inner.load().await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.inner.ping().await
+    }
+}
+
+struct TrappedConsumer(Box<dyn Consumer>, Arc<Trap>, bool);
+
+#[async_trait]
+impl Consumer for TrappedConsumer {
+    async fn next(&mut self) -> Option<Delivery> {
+        if self.2 {
+            return std::future::pending().await;
+        }
+        self.0.next().await
+    }
+    fn try_next(&mut self) -> Option<Delivery> {
+        if self.2 { None } else { self.0.try_next() }
+    }
+    /// What is told is told before this.
+    async fn ack_through(&mut self, tag: u64) -> Result<()> {
+        self.1.pass(Moment::Told).await?;
+        self.0.ack_through(tag).await?;
+        self.1.pass(Moment::Acknowledged).await
+    }
+    async fn close(self: Box<Self>) {
+        self.0.close().await;
+    }
+}
