@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, marker::PhantomData};
 
+use bytes::Bytes;
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object,
@@ -123,7 +124,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 /// JSON text that is sent as it is; `T` says what it looks like.
 pub struct RawJson<T> {
-    json: String,
+    json: Bytes,
     shape: PhantomData<fn() -> T>,
 }
 
@@ -131,7 +132,15 @@ impl<T> RawJson<T> {
     /// JSON that is written already.
     pub fn of_raw(json: Box<RawValue>) -> Self {
         RawJson {
-            json: String::from(Box::<str>::from(json)),
+            json: String::from(Box::<str>::from(json)).into(),
+            shape: PhantomData,
+        }
+    }
+
+    /// The same as bytes, which others may be sending as well.
+    pub fn of_bytes(json: Bytes) -> Self {
+        RawJson {
+            json,
             shape: PhantomData,
         }
     }

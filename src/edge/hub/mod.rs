@@ -6,6 +6,7 @@
 //! delivered. A hole that nothing follows is found by comparing the rooms' heads with the store every
 //! `edge.reconcile_interval`, and at once when the bus comes back. The hub never decides who may be in a room.
 
+mod pages;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pages::Taken;
 use room::{Room, Seat};
 use tokio::sync::{Notify, RwLock, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -53,6 +55,7 @@ pub struct Hub {
     opening: RwLock<()>,
     bus_lost: AtomicBool,
     bus_back: Notify,
+    pages: Taken,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -92,6 +95,7 @@ impl Hub {
             subscriptions,
             opening: RwLock::new(()),
             bus_lost: AtomicBool::new(false),
+            pages: Taken::default(),
             bus_back: Notify::new(),
             tasks: tasks.clone(),
             shutdown,
@@ -168,7 +172,7 @@ impl Hub {
             .entry(id)
             .or_insert_with(|| {
                 metrics().rooms_subscribed.inc();
-                Arc::new(Room::new(id))
+                Arc::new(Room::new(id, self.pages.clone()))
             })
             .clone();
         room.open
@@ -289,6 +293,7 @@ impl Hub {
                     if state.seats.is_empty() {
                         state.last = state.last.max(state.target);
                         state.ahead.clear();
+                        state.pages.end();
                     }
                     state.repairing = false;
                     return;

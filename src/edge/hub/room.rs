@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::lock;
+use super::{
+    lock,
+    pages::{Pages, Taken},
+};
 use crate::{
     edge::{outbox::Frame, session::Seated},
     model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq},
@@ -23,6 +26,8 @@ pub(super) struct Room {
     pub id: RoomId,
     /// Filled once the room is subscribed and its head is known.
     pub open: OnceCell<()>,
+    /// Held by whoever reads the newest page, so that the others wait for it.
+    pub reading: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -35,6 +40,7 @@ pub(super) struct State {
     pub ahead: BTreeMap<Seq, FeedEvent>,
     pub repairing: bool,
     pub seats: Vec<Seat>,
+    pub pages: Pages,
 }
 
 /// A socket's place in a room.
@@ -50,10 +56,11 @@ pub(super) struct Seat {
 }
 
 impl Room {
-    pub fn new(id: RoomId) -> Self {
+    pub fn new(id: RoomId, taken: Taken) -> Self {
         Room {
             id,
             open: OnceCell::new(),
+            reading: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
                 room: id,
                 last: -1,
@@ -61,6 +68,7 @@ impl Room {
                 ahead: BTreeMap::new(),
                 repairing: false,
                 seats: Vec::new(),
+                pages: Pages::new(taken),
             }),
         }
     }
@@ -70,8 +78,10 @@ impl Room {
         state.last >= 0 && state.last < head
     }
 
+    /// Nobody is here, and nobody reads.
     pub fn is_empty(&self) -> bool {
-        self.lock().seats.is_empty()
+        let state = self.lock();
+        state.seats.is_empty() && !state.pages.is_read()
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,6 +112,7 @@ impl State {
         if events.is_empty() {
             return;
         }
+        self.pages.end();
         let mut room_deleted = false;
         let mut numbered = Vec::with_capacity(events.len());
         for event in events {
@@ -207,6 +218,7 @@ impl State {
             return;
         }
         metrics().gaps.inc();
+        self.pages.end();
         self.last = to;
         let gap = Gap {
             room: self.room,

@@ -1,6 +1,7 @@
 //! Whatever the bus loses, repeats or swaps, each socket sees each number once and in order, or hears of a gap.
 
 mod chaos;
+mod pages;
 mod world;
 
 use std::time::Duration;

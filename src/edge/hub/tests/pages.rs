@@ -1,0 +1,98 @@
+//! The newest page: read once, told to those who may, and ended by whatever happens in the room.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::error::{Error, Result};
+
+/// Counts what it is asked.
+#[derive(Default)]
+struct Desk {
+    checks: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+impl Desk {
+    async fn page(&self, world: &World, room: RoomId, user: UserId) -> Result<Bytes> {
+        let check = || async {
+            self.checks.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let read = async {
+            let number = self.reads.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            Ok(format!("page {number}").into())
+        };
+        world.hub.newest_page(room, user, 50, check, read).await
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_ask_at_once_one_reads() {
+    let (world, reader) = one_reader(NEVER, 3).await;
+    let (desk, user) = (Desk::default(), new_id());
+    let asking = (0..100).map(|_| desk.page(&world, reader.room, user));
+    for page in futures_util::future::join_all(asking).await {
+        assert_eq!(page.unwrap(), "page 0");
+    }
+    assert_eq!(desk.reads(), 1);
+    assert_eq!(world.hub.page(reader.room, user, 50).unwrap(), "page 0");
+    assert_eq!(world.hub.page(reader.room, user, 10), None, "another page");
+    assert_eq!(
+        world.hub.page(reader.room, new_id(), 50),
+        None,
+        "a stranger"
+    );
+}
+
+#[tokio::test]
+async fn an_event_of_the_room_ends_it() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    let (desk, user) = (Desk::default(), new_id());
+    for round in 0..3 {
+        let page = desk.page(&world, reader.room, user).await.unwrap();
+        assert_eq!(page, format!("page {round}"));
+        assert!(world.hub.page(reader.room, user, 50).is_some());
+        let events = world.truth.append(reader.room, 2);
+        // The second one alone shows a hole: what is known to exist has not been seen.
+        world.bring(reader.room, &events[1..]);
+        reader.has(events[1].seq).await;
+        assert_eq!(world.hub.page(reader.room, user, 50), None);
+    }
+}
+
+#[tokio::test]
+async fn without_the_bus_nothing_is_kept() {
+    let (world, reader) = one_reader(NEVER, 3).await;
+    let (desk, user) = (Desk::default(), new_id());
+    desk.page(&world, reader.room, user).await.unwrap();
+    world.wire.tell(Incoming::Lost);
+    while world.hub.page(reader.room, user, 50).is_some() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2 {
+        desk.page(&world, reader.room, user).await.unwrap();
+    }
+    assert_eq!(desk.reads(), 3);
+}
+
+#[tokio::test]
+async fn who_may_not_know_of_a_room_opens_nothing() {
+    let (world, reader) = one_reader(NEVER, 3).await;
+    let stranger = new_id();
+    let check = || async { Err(Error::not_found("room")) };
+    let read = async { Ok(Bytes::new()) };
+    let page = world
+        .hub
+        .newest_page(stranger, new_id(), 50, check, read)
+        .await;
+    assert!(page.is_err());
+    assert!(world.hub.find(stranger).is_none());
+    assert!(world.hub.find(reader.room).is_some());
+}
