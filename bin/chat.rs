@@ -48,6 +48,9 @@ enum Command {
     },
     /// Stores what edges accepted, and tells them. Start as many as you like.
     Worker {
+        /// What it does, of messages, notify, deliver and maintenance; all of it if left out [worker.jobs].
+        #[arg(long, value_name = "KIND,…")]
+        jobs: Option<String>,
         /// Stops gently when standard input ends; `chat autoscale` starts its workers so.
         #[arg(long, hide = true)]
         stop_with_stdin: bool,
@@ -60,6 +63,9 @@ enum Command {
         /// Most workers [autoscale.max].
         #[arg(long)]
         max: Option<u32>,
+        /// What its workers do, and what counts: a pool of its own, with a leader of its own [worker.jobs].
+        #[arg(long, value_name = "KIND,…")]
+        jobs: Option<String>,
         /// Starts nobody; prints what it sees and would do (and shows it as metrics).
         #[arg(long)]
         dry_run: bool,
@@ -120,7 +126,7 @@ enum Notify {
 
 #[derive(Subcommand)]
 enum Queue {
-    /// How many batches wait in each partition.
+    /// How much waits in each queue: batches in the partitions, jobs in the others.
     List,
     /// Commands that could not succeed, set aside with their reason.
     Dead {
@@ -246,6 +252,11 @@ fn main() -> ExitCode {
             }
         }
     }
+    if let Command::Worker { jobs, .. } | Command::Autoscale { jobs, .. } = &cli.command
+        && let Some(jobs) = jobs
+    {
+        sources = sources.with_flag("worker.jobs", jobs, "--jobs");
+    }
     if let Some(listen) = listen {
         if let Some(host) = &listen.host {
             sources = sources.with_flag("edge.host", host, "--host");
@@ -297,15 +308,17 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let listener = app::listen(&config).await?;
             app::edge(config, listener, shutdown, Box::new(say_ready)).await
         }
-        Command::Worker { stop_with_stdin } => {
+        Command::Worker {
+            stop_with_stdin, ..
+        } => {
             if stop_with_stdin {
                 app::stop_with_stdin(shutdown.clone());
             }
             let ready = Box::new(|_| println!("chat worker is ready"));
             app::worker(config, shutdown, ready).await
         }
-        Command::Autoscale { dry_run, .. } => {
-            let worker = Recipe::this_program(file.as_deref())?;
+        Command::Autoscale { dry_run, jobs, .. } => {
+            let worker = Recipe::this_program(file.as_deref(), jobs.as_deref())?;
             let ready = Box::new(|_| println!("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
@@ -346,7 +359,7 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
             if json {
                 println!("{}", raw(&depths));
             } else {
-                println!("{:<32} {:>8} {:>9}", "queue", "batches", "consumers");
+                println!("{:<32} {:>8} {:>9}", "queue", "waiting", "consumers");
                 for depth in depths {
                     println!(
                         "{:<32} {:>8} {:>9}",

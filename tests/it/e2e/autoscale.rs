@@ -39,7 +39,7 @@ async fn cluster() -> Chat {
 }
 
 /// Running processes whose parent is this one.
-fn children(parent: u32) -> BTreeSet<u32> {
+pub fn children(parent: u32) -> BTreeSet<u32> {
     let processes = std::fs::read_dir("/proc").expect("there is /proc");
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

@@ -11,6 +11,7 @@ mod lifecycle;
 mod logins;
 mod notify;
 mod people;
+mod pools;
 mod replay;
 mod rooms;
 mod settings;
