@@ -12,6 +12,7 @@ mod logins;
 mod notify;
 mod people;
 mod pools;
+mod prometheus;
 mod replay;
 mod rooms;
 mod settings;
