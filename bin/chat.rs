@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use chat::{
     admin::QueueTools,
     app,
-    autoscale::Recipe,
+    autoscale::{
+        self, Recipe,
+        simulate::{self, Simulate},
+    },
     bench,
     config::{Config, Role, Sources},
     error::{Error, Result},
@@ -69,6 +72,8 @@ enum Command {
         /// Starts nobody; prints what it sees and would do (and shows it as metrics).
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        simulate: Simulate,
     },
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
     Migrate,
@@ -317,7 +322,16 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let ready = Box::new(|_| println!("chat worker is ready"));
             app::worker(config, shutdown, ready).await
         }
-        Command::Autoscale { dry_run, jobs, .. } => {
+        Command::Autoscale {
+            dry_run,
+            jobs,
+            simulate,
+            ..
+        } => {
+            if let Some(day) = &simulate.simulate {
+                let rules = autoscale::rules(&config.autoscale, config.queue.partitions.into());
+                return simulate::run(day, &simulate, &rules);
+            }
             let worker = Recipe::this_program(file.as_deref(), jobs.as_deref())?;
             let ready = Box::new(|_| println!("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await

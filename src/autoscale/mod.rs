@@ -7,6 +7,7 @@ pub mod lead;
 pub mod pool;
 pub mod report;
 pub mod signal;
+pub mod simulate;
 #[cfg(test)]
 mod tests;
 
@@ -152,6 +153,25 @@ fn line(before: u32, sample: &Sample, decision: Decision) -> String {
     )
 }
 
+/// The settings as the decision wants them.
+pub fn rules(settings: &Autoscale, partitions: u32) -> Settings {
+    Settings {
+        min: settings.min,
+        max: settings.max,
+        partitions,
+        jobs_per_worker: settings.jobs_per_worker,
+        messages_per_worker: settings.messages_per_worker,
+        messages_per_second: settings.messages_per_second.into(),
+        target_age: settings.target_age,
+        cooldown: settings.cooldown,
+        // Time to start, to be given partitions, and to show.
+        settle: (settings.interval * 3).max(Duration::from_secs(2)),
+        step: settings.step,
+        hysteresis: HYSTERESIS,
+        memory: MEMORY,
+    }
+}
+
 /// What is remembered between two looks.
 struct Scaler {
     settings: Autoscale,
@@ -190,21 +210,7 @@ impl Scaler {
             jobs,
             soon: settings.cooldown,
         };
-        let rules = Settings {
-            min: settings.min,
-            max: settings.max,
-            partitions,
-            jobs_per_worker: settings.jobs_per_worker,
-            messages_per_worker: settings.messages_per_worker,
-            messages_per_second: settings.messages_per_second.into(),
-            target_age: settings.target_age,
-            cooldown: settings.cooldown,
-            // Time to start, to be given partitions, and to show.
-            settle: (settings.interval * 3).max(Duration::from_secs(2)),
-            step: settings.step,
-            hysteresis: HYSTERESIS,
-            memory: MEMORY,
-        };
+        let rules = rules(&settings, partitions);
         Scaler {
             settings,
             rules,
