@@ -181,6 +181,9 @@ enum Bench {
     Idle(bench::storm::Storm),
     /// How fast recent history is read over REST. Prints JSON.
     History(bench::history::History),
+    /// How the number of workers follows the load: quiet, a burst, quiet, against a deployment that `chat autoscale` runs.
+    /// Prints JSON; exit 1 if anything was lost, repeated or out of order.
+    Scaling(bench::scaling::Scaling),
     /// Skeletons to compare with: bare code that does only what cannot be avoided.
     Bare {
         #[command(subcommand)]
@@ -201,6 +204,17 @@ async fn measure(what: Bench, config: &Config) -> Result<()> {
         Bench::Fanout(fanout) => raw(&bench::fanout::run(&fanout).await?),
         Bench::Connect(storm) => raw(&bench::storm::connect(&storm).await?),
         Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?),
+        Bench::Scaling(scaling) => {
+            let report = bench::scaling::run(&scaling).await?;
+            println!("{:#}", serde_json::json!(report));
+            bench::scaling::write(&scaling, &report)?;
+            return match report.load.is_clean() {
+                true => Ok(()),
+                false => Err(Error::conflict(
+                    "messages were lost, repeated or out of order",
+                )),
+            };
+        }
         Bench::History(history) => raw(&bench::history::run(&history).await?),
         Bench::Bare {
             what: Bare::Pipeline(pipeline),

@@ -67,7 +67,8 @@ pub struct Report {
 pub async fn run(pipeline: &Pipeline, config: &Config) -> Result<Report> {
     let amqp = |e: lapin::Error| failed("RabbitMQ", e);
     let sql = |e: sqlx::Error| failed("PostgreSQL", e);
-    let connect = || Connection::connect(config.queue.url.expose(), ConnectionProperties::default());
+    let connect =
+        || Connection::connect(config.queue.url.expose(), ConnectionProperties::default());
     let publishing = connect().await.map_err(amqp)?;
     let consuming = connect().await.map_err(amqp)?;
     let names: Vec<String> = (0..pipeline.queues)

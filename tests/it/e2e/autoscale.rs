@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    harness::{Chat, Kind, Socket, User, eventually, process::Process, server},
+    harness::{Chat, Kind, Socket, User, deployment::Plan, eventually, process::Process, server},
     support::Line,
 };
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Said by everyone in every room, in each part of the burst.
 const EACH: usize = 10;
 
-async fn cluster() -> Chat {
+pub fn plan() -> Plan {
     Chat::plan(Kind::Cluster)
         .workers(0)
         // The first answers wait for the first worker.
@@ -34,8 +34,10 @@ async fn cluster() -> Chat {
         .set("autoscale.interval", "100ms")
         .set("autoscale.cooldown", "2s")
         .set("autoscale.messages_per_worker", 10)
-        .start()
-        .await
+}
+
+async fn cluster() -> Chat {
+    plan().start().await
 }
 
 /// Running processes whose parent is this one.
@@ -55,11 +57,11 @@ fn stat(pid: u32) -> Option<(String, u32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }
 
-async fn until_workers(
+pub async fn until_workers(
     autoscaler: &Process,
     what: &str,
     right: impl Fn(usize) -> bool,
@@ -169,7 +171,7 @@ async fn bad_settings_and_a_missing_broker_are_said_clearly() {
     );
 }
 
-fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+pub fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
     env.retain(|(key, _)| key != name);
     env.push((name.to_owned(), value.to_owned()));
 }
@@ -183,7 +185,7 @@ struct Member {
     connection: ConnectionNo,
 }
 
-struct Talk {
+pub struct Talk {
     judge: Judge,
     rooms: Vec<(Uuid, RoomNo)>,
     members: Vec<Member>,
@@ -281,7 +283,7 @@ fn kill(pid: u32) {
 }
 
 impl Talk {
-    async fn begin(chat: &Chat) -> Talk {
+    pub async fn begin(chat: &Chat) -> Talk {
         let mut judge = Judge::new();
         let users: Vec<User> = stream::iter(0..USERS)
             .map(|i| async move { chat.register(&format!("u{i}")).await })
@@ -318,7 +320,7 @@ impl Talk {
     }
 
     /// Everyone says something in every room; the acknowledgements are still to come.
-    async fn say(&mut self) -> Vec<(Key, crate::harness::socket::Pending)> {
+    pub async fn say(&mut self) -> Vec<(Key, crate::harness::socket::Pending)> {
         let mut pending = Vec::new();
         for _ in 0..EACH {
             for member in &self.members {
@@ -336,7 +338,7 @@ impl Talk {
         pending
     }
 
-    async fn accepted(&mut self, pending: Vec<(Key, crate::harness::socket::Pending)>) {
+    pub async fn accepted(&mut self, pending: Vec<(Key, crate::harness::socket::Pending)>) {
         for (key, pending) in pending {
             pending
                 .ack()
@@ -346,7 +348,7 @@ impl Talk {
         }
     }
 
-    async fn everything_arrived(mut self) {
+    pub async fn everything_arrived(mut self) {
         let rooms: HashMap<Uuid, usize> = self
             .rooms
             .iter()

@@ -15,6 +15,7 @@ mod pools;
 mod prometheus;
 mod replay;
 mod rooms;
+mod scaling;
 mod settings;
 mod socketio;
 mod socketio_mixed;
