@@ -57,11 +57,11 @@ fn stat(pid: u32) -> Option<(String, u32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-pub fn is_running(pid: u32) -> bool {
+fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }
 
-pub async fn until_workers(
+async fn until_workers(
     autoscaler: &Process,
     what: &str,
     right: impl Fn(usize) -> bool,
@@ -185,7 +185,7 @@ struct Member {
     connection: ConnectionNo,
 }
 
-pub struct Talk {
+struct Talk {
     judge: Judge,
     rooms: Vec<(Uuid, RoomNo)>,
     members: Vec<Member>,
@@ -283,7 +283,7 @@ fn kill(pid: u32) {
 }
 
 impl Talk {
-    pub async fn begin(chat: &Chat) -> Talk {
+    async fn begin(chat: &Chat) -> Talk {
         let mut judge = Judge::new();
         let users: Vec<User> = stream::iter(0..USERS)
             .map(|i| async move { chat.register(&format!("u{i}")).await })
@@ -320,7 +320,7 @@ impl Talk {
     }
 
     /// Everyone says something in every room; the acknowledgements are still to come.
-    pub async fn say(&mut self) -> Vec<(Key, crate::harness::socket::Pending)> {
+    async fn say(&mut self) -> Vec<(Key, crate::harness::socket::Pending)> {
         let mut pending = Vec::new();
         for _ in 0..EACH {
             for member in &self.members {
@@ -338,7 +338,7 @@ impl Talk {
         pending
     }
 
-    pub async fn accepted(&mut self, pending: Vec<(Key, crate::harness::socket::Pending)>) {
+    async fn accepted(&mut self, pending: Vec<(Key, crate::harness::socket::Pending)>) {
         for (key, pending) in pending {
             pending
                 .ack()
@@ -348,7 +348,7 @@ impl Talk {
         }
     }
 
-    pub async fn everything_arrived(mut self) {
+    async fn everything_arrived(mut self) {
         let rooms: HashMap<Uuid, usize> = self
             .rooms
             .iter()

@@ -1,10 +1,8 @@
-//! The pool follows the load: as `chat bench scaling` shows it, and with the broker killed in the middle.
+//! The pool follows the load, as `chat bench scaling` shows it.
 
 use serde_json::Value;
-use tokio::process::Command;
 
-use super::autoscale::{Talk, children, is_running, plan, set, until_workers};
-use crate::harness::eventually;
+use super::autoscale::{plan, set};
 
 #[tokio::test]
 async fn the_curve_of_a_burst() {
@@ -73,79 +71,4 @@ async fn the_curve_of_a_burst() {
     }
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
-}
-
-/// A RabbitMQ of its own, to be killed. Wiped at the end.
-struct Broker;
-
-impl Broker {
-    const URL: &str = "amqp://guest:guest@127.0.0.1:15973/%2f";
-
-    fn services(arguments: &[&str]) -> std::process::Command {
-        let root = env!("CARGO_MANIFEST_DIR");
-        let mut command = std::process::Command::new(format!("{root}/scripts/services"));
-        command
-            .args(arguments)
-            .env(
-                "CHAT_SERVICES_DIR",
-                format!("{root}/target/services-scaling"),
-            )
-            .env("CHAT_AMQP_PORT", "15973")
-            .env_remove("CHAT_RABBIT_MGMT_PORT");
-        command
-    }
-
-    async fn run(arguments: &[&str]) {
-        let done = Command::from(Broker::services(arguments)).output().await;
-        let done = done.expect("scripts/services can be run");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(
-            done.status.success(),
-            "scripts/services {arguments:?}: {said}"
-        );
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = Broker::services(&["down", "--wipe"]).output();
-    }
-}
-
-#[tokio::test]
-async fn a_burst_from_zero_and_back_with_the_broker_killed() {
-    let _broker = Broker;
-    Broker::run(&["up", "rabbitmq"]).await;
-    let chat = plan()
-        .address("AMQP_URL", Broker::URL.to_owned())
-        // Who sends waits for the broker's return, however long that takes on a busy machine.
-        .set("queue.confirm_timeout", "5m")
-        .start()
-        .await;
-    let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
-    let mut talk = Talk::begin(&chat).await;
-    until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
-    let first = talk.say().await;
-    let seen = until_workers(&autoscaler, "somebody works", |n| n > 0).await;
-    Broker::run(&["kill", "rabbitmq"]).await;
-    let second = talk.say().await;
-    // Whom it had started it keeps: nothing is known, and that is not nothing to do.
-    eventually("the autoscaler says that it does not know", async || {
-        autoscaler
-            .log()
-            .contains("unknown what waits")
-            .then_some(())
-    })
-    .await;
-    let kept = children(autoscaler.pid());
-    assert!(!kept.is_empty(), "{}", autoscaler.log());
-    Broker::run(&["start", "rabbitmq"]).await;
-    talk.accepted(first).await;
-    talk.accepted(second).await;
-    talk.everything_arrived().await;
-    until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
-    autoscaler.sigterm();
-    assert_eq!(autoscaler.ended().await, Some(0));
-    let all = seen.into_iter().chain(kept);
-    assert!(!all.into_iter().any(is_running), "nobody is left");
 }
