@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use chat::{
     admin::QueueTools,
     app,
-    autoscale::Recipe,
+    autoscale::{
+        self, Recipe,
+        simulate::{self, Simulate},
+    },
     bench,
     config::{Config, Role, Sources},
     error::{Error, Result},
@@ -48,6 +51,9 @@ enum Command {
     },
     /// Stores what edges accepted, and tells them. Start as many as you like.
     Worker {
+        /// What it does, of messages, notify, deliver and maintenance; all of it if left out [worker.jobs].
+        #[arg(long, value_name = "KIND,…")]
+        jobs: Option<String>,
         /// Stops gently when standard input ends; `chat autoscale` starts its workers so.
         #[arg(long, hide = true)]
         stop_with_stdin: bool,
@@ -60,9 +66,14 @@ enum Command {
         /// Most workers [autoscale.max].
         #[arg(long)]
         max: Option<u32>,
+        /// What its workers do, and what counts: a pool of its own, with a leader of its own [worker.jobs].
+        #[arg(long, value_name = "KIND,…")]
+        jobs: Option<String>,
         /// Starts nobody; prints what it sees and would do (and shows it as metrics).
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        simulate: Simulate,
     },
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
     Migrate,
@@ -120,7 +131,7 @@ enum Notify {
 
 #[derive(Subcommand)]
 enum Queue {
-    /// How many batches wait in each partition.
+    /// How much waits in each queue: batches in the partitions, jobs in the others.
     List,
     /// Commands that could not succeed, set aside with their reason.
     Dead {
@@ -173,6 +184,9 @@ enum Bench {
     /// Draws a chart: reads what is to be drawn as JSON on standard input, prints SVG. For scripts/bench.
     #[command(hide = true)]
     Plot,
+    /// How the number of workers follows the load: quiet, a burst, quiet, against a deployment that `chat autoscale` runs.
+    /// Prints JSON; exit 1 if anything was lost, repeated or out of order.
+    Scaling(bench::scaling::Scaling),
     /// Skeletons to compare with: bare code that does only what cannot be avoided.
     Bare {
         #[command(subcommand)]
@@ -195,6 +209,17 @@ async fn measure(what: Bench, config: &Config) -> Result<()> {
         Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?).to_string(),
         Bench::History(history) => raw(&bench::history::run(&history).await?).to_string(),
         Bench::Plot => bench::plot::from_json(std::io::stdin())?,
+        Bench::Scaling(scaling) => {
+            let report = bench::scaling::run(&scaling).await?;
+            println!("{:#}", serde_json::json!(report));
+            bench::scaling::write(&scaling, &report)?;
+            return match report.load.is_clean() {
+                true => Ok(()),
+                false => Err(Error::conflict(
+                    "messages were lost, repeated or out of order",
+                )),
+            };
+        }
         Bench::Bare {
             what: Bare::Pipeline(pipeline),
         } => raw(&bench::bare::pipeline::run(&pipeline, config).await?).to_string(),
@@ -250,6 +275,11 @@ fn main() -> ExitCode {
             }
         }
     }
+    if let Command::Worker { jobs, .. } | Command::Autoscale { jobs, .. } = &cli.command
+        && let Some(jobs) = jobs
+    {
+        sources = sources.with_flag("worker.jobs", jobs, "--jobs");
+    }
     if let Some(listen) = listen {
         if let Some(host) = &listen.host {
             sources = sources.with_flag("edge.host", host, "--host");
@@ -301,15 +331,26 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let listener = app::listen(&config).await?;
             app::edge(config, listener, shutdown, Box::new(say_ready)).await
         }
-        Command::Worker { stop_with_stdin } => {
+        Command::Worker {
+            stop_with_stdin, ..
+        } => {
             if stop_with_stdin {
                 app::stop_with_stdin(shutdown.clone());
             }
             let ready = Box::new(|_| println!("chat worker is ready"));
             app::worker(config, shutdown, ready).await
         }
-        Command::Autoscale { dry_run, .. } => {
-            let worker = Recipe::this_program(file.as_deref())?;
+        Command::Autoscale {
+            dry_run,
+            jobs,
+            simulate,
+            ..
+        } => {
+            if let Some(day) = &simulate.simulate {
+                let rules = autoscale::rules(&config.autoscale, config.queue.partitions.into());
+                return simulate::run(day, &simulate, &rules);
+            }
+            let worker = Recipe::this_program(file.as_deref(), jobs.as_deref())?;
             let ready = Box::new(|_| println!("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
@@ -350,7 +391,7 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
             if json {
                 println!("{}", raw(&depths));
             } else {
-                println!("{:<32} {:>8} {:>9}", "queue", "batches", "consumers");
+                println!("{:<32} {:>8} {:>9}", "queue", "waiting", "consumers");
                 for depth in depths {
                     println!(
                         "{:<32} {:>8} {:>9}",

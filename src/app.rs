@@ -209,6 +209,9 @@ pub async fn autoscale(
     if let Some(api) = &config.autoscale.api_url {
         queue = queue.with_api(api.expose())?;
     }
+    if config.notify.enabled() {
+        queue = queue.with_delays();
+    }
     let (cache, broker) = tokio::join!(
         patiently("Redis", config.start.timeout, || bus.ping()),
         queue.ready(config.start.timeout)
@@ -223,6 +226,8 @@ pub async fn autoscale(
     let queue = Arc::new(queue);
     let parts = autoscale::Parts {
         settings: config.autoscale.clone(),
+        jobs: config.worker.jobs.clone(),
+        notify: config.notify.enabled(),
         partitions: config.queue.partitions,
         queue: queue.clone(),
         bus,

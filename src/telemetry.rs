@@ -75,10 +75,13 @@ pub struct Metrics {
     pub dead_letters: IntCounterVec,
     pub partitions_owned: IntGauge,
 
+    pub expired_rows: IntCounter,
     pub autoscale_target: IntGauge,
     pub autoscale_workers: IntGauge,
     pub autoscale_waiting_messages: IntGauge,
     pub autoscale_oldest_seconds: Gauge,
+    pub autoscale_waiting_jobs: IntGauge,
+    pub autoscale_due_soon_jobs: IntGauge,
     /// [`UP`] or [`DOWN`].
     pub autoscale_signal: IntGauge,
 
@@ -191,6 +194,10 @@ impl Metrics {
             ),
             partitions_owned: m.gauge("chat_partitions_owned", "Partitions this worker consumes"),
 
+            expired_rows: m.counter(
+                "chat_expired_rows_total",
+                "Rows that this worker cleared away because they had expired",
+            ),
             autoscale_target: m.gauge(
                 "chat_autoscale_target",
                 "Workers there should be, by the autoscaler's decision",
@@ -206,6 +213,14 @@ impl Metrics {
             autoscale_oldest_seconds: m.float_gauge(
                 "chat_autoscale_oldest_seconds",
                 "How long the oldest waiting message may have waited, as last seen",
+            ),
+            autoscale_waiting_jobs: m.gauge(
+                "chat_autoscale_waiting_jobs",
+                "Jobs (notifications) that are due, as the autoscaler last saw it",
+            ),
+            autoscale_due_soon_jobs: m.gauge(
+                "chat_autoscale_due_soon_jobs",
+                "Delayed jobs that fall due within the cool-down",
             ),
             autoscale_signal: m.gauge(
                 "chat_autoscale_signal",

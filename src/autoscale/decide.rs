@@ -17,10 +17,14 @@ pub struct Settings {
     pub min: u32,
     /// Never more; at least 1 and at least `min`.
     pub max: u32,
+    /// More workers than these cannot share the messages: the partitions. Jobs know no such limit.
+    pub partitions: u32,
     /// Messages that may wait for each worker, at least 1.
     pub messages_per_worker: u64,
     /// Messages a second each worker is trusted with, above 0.
     pub messages_per_second: f64,
+    /// Jobs (notifications) that may wait for each worker, at least 1.
+    pub jobs_per_worker: u64,
     /// A message that waits longer asks for one more worker.
     pub target_age: Duration,
     /// Workers go only after this long of less need, and this long after the last change.
@@ -48,6 +52,10 @@ pub struct Sample {
     pub oldest: Option<Duration>,
     /// Messages accepted a second.
     pub arrival: Option<f64>,
+    /// Jobs that are due, those in a worker's hands included where they can be seen.
+    pub jobs: Option<u64>,
+    /// Jobs that fall due within the cool-down.
+    pub due_soon: Option<u64>,
 }
 
 /// What there should be, and in a few words why.
@@ -70,15 +78,25 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     if current > settings.max {
         return to(settings.max, "more than autoscale.max");
     }
-    let Some(waiting) = last.waiting else {
+    let (Some(waiting), Some(_)) = (last.waiting, last.jobs) else {
         return to(current, "unknown what waits");
     };
 
     let since_change = now.saturating_sub(level_since(samples));
+    let for_messages = last.for_messages(settings, 1.0).min(settings.partitions);
     let mut need = last.need(settings, 1.0);
-    let mut reason = "messages wait or arrive";
+    let mut reason = match need > for_messages {
+        true => "jobs wait",
+        false => "messages wait or arrive",
+    };
     let old = waiting > 0 && last.oldest.is_some_and(|age| age > settings.target_age);
     if old && need <= current && since_change >= settings.settle {
+        if current >= settings.partitions {
+            return to(
+                current,
+                "more would help, but every partition has its worker",
+            );
+        }
         need = current + 1;
         reason = "messages wait too long";
     }
@@ -110,12 +128,25 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     if target >= current {
         return to(current, "as many as it takes");
     }
+    // Who would go now would be started again at once. Later ones count when they are due.
+    if target == 0 && last.due_soon != Some(0) {
+        return to(1, "delayed jobs fall due soon");
+    }
     to(target, "fewer suffice")
 }
 
 impl Sample {
     /// Workers that this sample asks for when only `share` of each threshold may be used. Not above a million.
     fn need(&self, settings: &Settings, share: f64) -> u32 {
+        let jobs = self.jobs.unwrap_or_default() as f64;
+        let for_jobs = jobs / (settings.jobs_per_worker.max(1) as f64 * share);
+        let for_jobs = for_jobs.ceil().clamp(0.0, 1e6) as u32;
+        let for_messages = self.for_messages(settings, share);
+        for_messages.min(settings.partitions).max(for_jobs)
+    }
+
+    /// The same for messages alone, however many partitions there are.
+    fn for_messages(&self, settings: &Settings, share: f64) -> u32 {
         let waiting = self.waiting.unwrap_or_default() as f64;
         let arrival = self.arrival.unwrap_or_default();
         let by_backlog = waiting / (settings.messages_per_worker.max(1) as f64 * share);
@@ -144,6 +175,7 @@ fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32>
     for sample in samples.iter().rev().take_while(|s| s.at >= start) {
         sample.waiting?;
         sample.arrival?;
+        sample.jobs?;
         most = most.max(sample.need(settings, settings.hysteresis));
     }
     Some(most)
@@ -194,6 +226,6 @@ impl Sample {
     fn is_short(&self, settings: &Settings) -> bool {
         let waits = self.waiting.is_some_and(|waiting| waiting > 0);
         let old = self.oldest.is_some_and(|age| age > settings.target_age);
-        waits && (old || self.need(settings, 1.0) > self.workers)
+        waits && (old || self.for_messages(settings, 1.0) > self.workers)
     }
 }

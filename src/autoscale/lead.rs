@@ -1,4 +1,6 @@
 //! One autoscaler leads, the others wait: a leadership on the bus that ends by itself when its holder does not renew it.
+//! Pools of different workers have a leadership each.
+//!
 //! Two that lead for a moment start too many workers, which is harmless; that is all this must prevent.
 
 use std::{sync::Arc, time::Duration};
@@ -7,9 +9,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::bus::Bus;
+use crate::{bus::Bus, config::JobKind};
 
-const KEY: &str = "autoscale";
 /// How long the others wait for a leader that died without a word.
 const TTL: Duration = Duration::from_secs(3);
 const RENEW: Duration = Duration::from_millis(750);
@@ -23,12 +24,27 @@ pub enum Lead {
     Unknown,
 }
 
+/// The leadership over the workers that do `jobs`.
+pub fn key(jobs: &[JobKind]) -> String {
+    if JobKind::ALL.iter().all(|kind| jobs.contains(kind)) {
+        return "autoscale".to_owned();
+    }
+    let mut kinds: Vec<&str> = jobs.iter().map(|kind| kind.as_str()).collect();
+    kinds.sort_unstable();
+    format!("autoscale-{}", kinds.join("-"))
+}
+
 /// Asks for the leadership, and keeps it, until `shutdown`; then gives it up.
-pub async fn keep(bus: Arc<dyn Bus>, lead: watch::Sender<Lead>, shutdown: CancellationToken) {
+pub async fn keep(
+    bus: Arc<dyn Bus>,
+    key: String,
+    lead: watch::Sender<Lead>,
+    shutdown: CancellationToken,
+) {
     let me = Uuid::new_v4();
     let mut told = None;
     loop {
-        let now = match bus.lead(KEY, me, TTL).await {
+        let now = match bus.lead(&key, me, TTL).await {
             Ok(true) => Lead::Ours,
             Ok(false) => Lead::Theirs,
             Err(error) => {
@@ -50,7 +66,7 @@ pub async fn keep(bus: Arc<dyn Bus>, lead: watch::Sender<Lead>, shutdown: Cancel
             () = shutdown.cancelled() => break,
         }
     }
-    if let Err(error) = bus.resign(KEY, me).await {
+    if let Err(error) = bus.resign(&key, me).await {
         tracing::debug!(error = %error.chain(), "the leadership ends by itself");
     }
 }

@@ -7,6 +7,7 @@ pub mod lead;
 pub mod pool;
 pub mod report;
 pub mod signal;
+pub mod simulate;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +23,13 @@ use self::{
     decide::{Decision, Sample, Settings, decide},
     lead::Lead,
     pool::Pool,
-    signal::Tracker,
+    signal::{Scope, Tracker},
 };
 use crate::{
     bus::Bus,
-    config::Autoscale,
+    config::{Autoscale, JobKind},
     error::Result,
-    queue::{Partition, Queue},
+    queue::{JobQueue, Partition, Queue},
     telemetry::{DOWN, UP, metrics},
 };
 
@@ -44,7 +45,11 @@ const FLOW_EVERY: Duration = Duration::from_millis(500);
 /// What an autoscaler is made of.
 pub struct Parts {
     pub settings: Autoscale,
-    /// No more workers than these can be busy.
+    /// What its workers do. Only what they do counts.
+    pub jobs: Vec<JobKind>,
+    /// Whether there are notifications at all; without them nobody takes those jobs.
+    pub notify: bool,
+    /// No more workers than these can share the messages.
     pub partitions: Partition,
     pub queue: Arc<dyn Queue>,
     pub bus: Arc<dyn Bus>,
@@ -59,7 +64,12 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<()> {
     let mut pool = Pool::new(parts.worker.clone(), parts.settings.grace);
     let (sender, mut lead) = watch::channel(Lead::Unknown);
     let resign = CancellationToken::new();
-    let leading = tokio::spawn(lead::keep(parts.bus.clone(), sender, resign.clone()));
+    let leading = tokio::spawn(lead::keep(
+        parts.bus.clone(),
+        lead::key(&parts.jobs),
+        sender,
+        resign.clone(),
+    ));
     let mut scaler = Scaler::new(parts);
     let mut due = Instant::now();
     let mut led = false;
@@ -126,7 +136,7 @@ pub async fn watch(parts: Parts, shutdown: CancellationToken) {
     }
 }
 
-/// `waiting=120 oldest=0.5s arrival=80.0/s workers 1 -> 2: messages wait or arrive`
+/// `waiting=120 oldest=0.5s arrival=80.0/s jobs=0 workers 1 -> 2: messages wait or arrive`
 fn line(before: u32, sample: &Sample, decision: Decision) -> String {
     let unknown = || "unknown".to_owned();
     let waiting = sample.waiting.map_or_else(unknown, |n| n.to_string());
@@ -136,10 +146,30 @@ fn line(before: u32, sample: &Sample, decision: Decision) -> String {
     let arrival = sample
         .arrival
         .map_or_else(unknown, |rate| format!("{rate:.1}/s"));
+    let jobs = sample.jobs.map_or_else(unknown, |n| n.to_string());
     let Decision { target, reason } = decision;
     format!(
-        "waiting={waiting} oldest={oldest} arrival={arrival} workers {before} -> {target}: {reason}"
+        "waiting={waiting} oldest={oldest} arrival={arrival} jobs={jobs} workers {before} -> {target}: {reason}"
     )
+}
+
+/// The settings as the decision wants them.
+pub fn rules(settings: &Autoscale, partitions: u32) -> Settings {
+    Settings {
+        min: settings.min,
+        max: settings.max,
+        partitions,
+        jobs_per_worker: settings.jobs_per_worker,
+        messages_per_worker: settings.messages_per_worker,
+        messages_per_second: settings.messages_per_second.into(),
+        target_age: settings.target_age,
+        cooldown: settings.cooldown,
+        // Time to start, to be given partitions, and to show.
+        settle: (settings.interval * 3).max(Duration::from_secs(2)),
+        step: settings.step,
+        hysteresis: HYSTERESIS,
+        memory: MEMORY,
+    }
 }
 
 /// What is remembered between two looks.
@@ -160,33 +190,34 @@ impl Scaler {
     fn new(parts: Parts) -> Scaler {
         let settings = parts.settings;
         let partitions = u32::from(parts.partitions);
-        if settings.max > partitions {
+        let does = |kind| parts.jobs.contains(&kind);
+        let mut jobs = Vec::new();
+        if parts.notify && does(JobKind::Notify) {
+            jobs.push(JobQueue::Notify);
+        }
+        if parts.notify && does(JobKind::Deliver) {
+            jobs.extend([JobQueue::Email, JobQueue::Sms]);
+        }
+        if settings.max > partitions && jobs.is_empty() {
             tracing::warn!(
                 max = settings.max,
                 partitions,
-                "no more workers than queue.partitions are ever busy; taken as autoscale.max"
+                "no more workers than queue.partitions can share the messages"
             );
         }
-        let rules = Settings {
-            min: settings.min,
-            max: settings.max.min(partitions).max(settings.min),
-            messages_per_worker: settings.messages_per_worker,
-            messages_per_second: settings.messages_per_second.into(),
-            target_age: settings.target_age,
-            cooldown: settings.cooldown,
-            // Time to start, to be given partitions, and to show.
-            settle: (settings.interval * 3).max(Duration::from_secs(2)),
-            step: settings.step,
-            hysteresis: HYSTERESIS,
-            memory: MEMORY,
+        let scope = Scope {
+            messages: does(JobKind::Messages),
+            jobs,
+            soon: settings.cooldown,
         };
+        let rules = rules(&settings, partitions);
         Scaler {
             settings,
             rules,
             queue: parts.queue,
             bus: parts.bus,
             start: Instant::now(),
-            tracker: Tracker::default(),
+            tracker: Tracker::new(scope),
             samples: Vec::new(),
             target: 0,
             flow_due: Instant::now(),
@@ -214,7 +245,7 @@ impl Scaler {
     async fn step(&mut self, pool: &mut Pool, sure: bool) -> Result<()> {
         let before = self.target;
         let (sample, decision) = self.look().await;
-        if sample.waiting.is_none() || !sure {
+        if sample.waiting.is_none() || sample.jobs.is_none() || !sure {
             return Ok(());
         }
         self.follow(&sample, decision);
@@ -256,6 +287,8 @@ impl Scaler {
             waiting: seen.waiting,
             oldest: seen.oldest,
             arrival: seen.arrival,
+            jobs: seen.jobs,
+            due_soon: seen.due_soon,
         };
         self.remember(sample);
         let decision = decide(at, &self.samples, &self.rules);
@@ -269,6 +302,14 @@ impl Scaler {
         if let Some(waiting) = sample.waiting {
             let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
             metrics.autoscale_waiting_messages.set(waiting);
+        }
+        for (gauge, jobs) in [
+            (&metrics.autoscale_waiting_jobs, sample.jobs),
+            (&metrics.autoscale_due_soon_jobs, sample.due_soon),
+        ] {
+            if let Some(jobs) = jobs {
+                gauge.set(i64::try_from(jobs).unwrap_or(i64::MAX));
+            }
         }
         if let Some(oldest) = sample.oldest {
             metrics.autoscale_oldest_seconds.set(oldest.as_secs_f64());

@@ -47,15 +47,19 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// `chat worker` by the program that runs now, with its settings file.
+    /// `chat worker` by the program that runs now, with its settings file and, where they were given, its kinds of
+    /// work.
     ///
     /// # Errors
     /// Where the system does not say which program that is.
-    pub fn this_program(config: Option<&Path>) -> Result<Recipe> {
+    pub fn this_program(config: Option<&Path>, jobs: Option<&str>) -> Result<Recipe> {
         let program = std::env::current_exe().map_err(Error::internal)?;
         let mut args = vec!["worker".into(), "--stop-with-stdin".into()];
         if let Some(config) = config {
             args.extend(["--config".into(), config.into()]);
+        }
+        if let Some(jobs) = jobs {
+            args.extend(["--jobs".into(), jobs.into()]);
         }
         Ok(Recipe {
             program,

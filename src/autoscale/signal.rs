@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::queue::Load;
+use crate::queue::{JobQueue, Load};
 
 /// How far back the flow is remembered, for the age of what waits.
 const FLOW_MEMORY: Duration = Duration::from_secs(600);
@@ -25,11 +25,22 @@ pub struct Seen {
     pub waiting: Option<u64>,
     pub oldest: Option<Duration>,
     pub arrival: Option<f64>,
+    pub jobs: Option<u64>,
+    pub due_soon: Option<u64>,
+}
+
+/// What a pool of workers takes from the queue; the rest is somebody else's.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    pub messages: bool,
+    pub jobs: Vec<JobQueue>,
+    /// A delayed job is due soon when it is due within this time.
+    pub soon: Duration,
 }
 
 /// Remembers what it takes to understand the next look.
-#[derive(Default)]
 pub struct Tracker {
+    scope: Scope,
     flow: VecDeque<(Duration, Flow)>,
     /// Messages in a payload.
     size: Option<f64>,
@@ -38,6 +49,15 @@ pub struct Tracker {
 }
 
 impl Tracker {
+    pub fn new(scope: Scope) -> Tracker {
+        Tracker {
+            scope,
+            flow: VecDeque::new(),
+            size: None,
+            waiting_since: Vec::new(),
+        }
+    }
+
     /// The edges' totals, as they were at `at`; `None` if they could not be had.
     pub fn flowed(&mut self, at: Duration, flow: Option<Flow>) {
         let Some(flow) = flow else {
@@ -67,6 +87,18 @@ impl Tracker {
     /// The queue's answer at `at`; `None` if there was none.
     pub fn look(&mut self, at: Duration, load: Option<&Load>) -> Seen {
         let arrival = self.arrival(at);
+        let jobs = load.map(|load| self.jobs(load));
+        let due_soon = load.and_then(|load| self.due_soon(load));
+        if !self.scope.messages {
+            let known = load.is_some();
+            return Seen {
+                waiting: known.then_some(0),
+                oldest: known.then_some(Duration::ZERO),
+                arrival: Some(0.0),
+                jobs,
+                due_soon,
+            };
+        }
         let Some(load) = load else {
             // Whether a partition ran empty meanwhile is unknown; so it is not assumed.
             return Seen {
@@ -90,7 +122,26 @@ impl Tracker {
             waiting: Some(waiting),
             oldest,
             arrival,
+            jobs,
+            due_soon,
         }
+    }
+
+    fn jobs(&self, load: &Load) -> u64 {
+        let ours = |queue| self.scope.jobs.contains(queue);
+        let jobs = load.jobs.iter().filter(|jobs| ours(&jobs.queue));
+        jobs.map(|jobs| jobs.ready + jobs.unacked.unwrap_or_default())
+            .sum()
+    }
+
+    fn due_soon(&self, load: &Load) -> Option<u64> {
+        if self.scope.jobs.is_empty() {
+            return Some(0);
+        }
+        let delayed = load.delayed.as_ref()?.iter();
+        let soon = delayed
+            .filter(|jobs| self.scope.jobs.contains(&jobs.queue) && jobs.within <= self.scope.soon);
+        Some(soon.map(|jobs| jobs.jobs).sum())
     }
 
     fn oldest(&mut self, at: Duration, load: &Load, waiting: u64) -> Option<Duration> {
@@ -151,7 +202,7 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::PartitionLoad;
+    use crate::queue::{Delayed, JobLoad, PartitionLoad};
 
     fn load(ready: &[u64], consumers: u64) -> Load {
         let partitions = ready.iter().map(|ready| PartitionLoad {
@@ -162,7 +213,16 @@ mod tests {
         });
         Load {
             partitions: partitions.collect(),
+            ..Load::default()
         }
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(Scope {
+            messages: true,
+            jobs: Vec::new(),
+            soon: s(30),
+        })
     }
 
     fn flow(payloads: u64, messages: u64) -> Option<Flow> {
@@ -175,7 +235,7 @@ mod tests {
 
     #[test]
     fn payloads_are_counted_as_messages() {
-        let mut tracker = Tracker::default();
+        let mut tracker = tracker();
         assert_eq!(tracker.look(s(0), Some(&load(&[2, 0], 0))).waiting, Some(2));
         tracker.flowed(s(1), flow(10, 1000));
         assert_eq!(
@@ -197,7 +257,7 @@ mod tests {
 
     #[test]
     fn unknown_is_not_zero() {
-        let mut tracker = Tracker::default();
+        let mut tracker = tracker();
         assert_eq!(tracker.look(s(0), None), Seen::default());
         tracker.flowed(s(0), flow(5, 50));
         assert_eq!(tracker.look(s(0), Some(&load(&[0], 1))).arrival, None);
@@ -213,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_age_grows_while_nobody_takes_anything() {
-        let mut tracker = Tracker::default();
+        let mut tracker = tracker();
         for (second, ready, age) in [(0, 0, 0), (1, 3, 0), (2, 3, 1), (9, 1, 8), (10, 0, 0)] {
             let seen = tracker.look(s(second), Some(&load(&[ready, 0], 0)));
             assert_eq!(seen.oldest, Some(s(age)), "second {second}");
@@ -222,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_moves_is_only_as_old_as_its_place_in_line() {
-        let mut tracker = Tracker::default();
+        let mut tracker = tracker();
         // 100 messages a second, of which 150 wait at any time: they came within the last two seconds.
         for second in 0..60 {
             tracker.flowed(s(second), flow(second * 10, second * 100));
@@ -235,5 +295,48 @@ mod tests {
         // Without a consumer they only get older.
         let seen = tracker.look(s(60), Some(&load(&[15, 0], 0)));
         assert_eq!(seen.oldest, Some(s(60)));
+    }
+
+    #[test]
+    fn jobs_count_where_the_pool_takes_them_and_when_they_are_due() {
+        let mut load = load(&[5], 1);
+        let job = |queue, ready, unacked| JobLoad {
+            queue,
+            ready,
+            unacked,
+            consumers: 0,
+        };
+        load.jobs = vec![
+            job(JobQueue::Notify, 100, None),
+            job(JobQueue::Email, 3, Some(4)),
+            job(JobQueue::Sms, 0, Some(0)),
+        ];
+        let delayed = |queue, within, jobs| Delayed {
+            queue,
+            within: s(within),
+            jobs,
+        };
+        load.delayed = Some(vec![
+            delayed(JobQueue::Notify, 1, 1000),
+            delayed(JobQueue::Email, 16, 2),
+            delayed(JobQueue::Sms, 30, 1),
+            delayed(JobQueue::Sms, 64, 9),
+        ]);
+        let mut deliveries = Tracker::new(Scope {
+            messages: false,
+            jobs: vec![JobQueue::Email, JobQueue::Sms],
+            soon: s(30),
+        });
+        let seen = deliveries.look(s(0), Some(&load));
+        assert_eq!((seen.jobs, seen.due_soon), (Some(7), Some(3)));
+        // Messages are for another pool.
+        assert_eq!((seen.waiting, seen.arrival), (Some(0), Some(0.0)));
+        assert_eq!(deliveries.look(s(0), None).jobs, None);
+        load.delayed = None;
+        assert_eq!(deliveries.look(s(0), Some(&load)).due_soon, None);
+        // A pool without jobs does not care.
+        let seen = tracker().look(s(0), Some(&load));
+        assert_eq!((seen.jobs, seen.due_soon), (Some(0), Some(0)));
+        assert_eq!(seen.waiting, Some(5));
     }
 }

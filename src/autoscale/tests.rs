@@ -7,8 +7,10 @@ use super::decide::{Decision, Sample, Settings, decide};
 const SETTINGS: Settings = Settings {
     min: 0,
     max: 8,
+    partitions: 8,
     messages_per_worker: 1000,
     messages_per_second: 2000.0,
+    jobs_per_worker: 100,
     target_age: Duration::from_secs(2),
     cooldown: Duration::from_secs(30),
     settle: Duration::from_secs(3),
@@ -48,6 +50,8 @@ struct World {
     /// When the oldest of those came that wait: by second, how many.
     line: std::collections::VecDeque<(u64, f64)>,
     rate: f64,
+    jobs: u64,
+    due_soon: u64,
     workers: u32,
     samples: Vec<Sample>,
     changes: Vec<(u64, u32)>,
@@ -62,6 +66,8 @@ impl World {
             waiting: 0.0,
             line: Default::default(),
             rate: 0.0,
+            jobs: 0,
+            due_soon: 0,
             workers: settings.min,
             samples: Vec::new(),
             changes: Vec::new(),
@@ -101,6 +107,8 @@ impl World {
             waiting: seen.then_some(self.waiting.ceil() as u64),
             oldest: seen.then(|| self.age()),
             arrival: seen.then_some(self.rate),
+            jobs: seen.then_some(self.jobs),
+            due_soon: seen.then_some(self.due_soon),
         });
         let decision = decide(now, &self.samples, &self.settings);
         if decision.target != self.workers {
@@ -136,9 +144,11 @@ impl World {
 
 fn random_settings(random: &mut Random) -> Settings {
     let min = random.below(4) as u32;
+    let max = min + 1 + random.below(12) as u32;
     Settings {
         min,
-        max: min + 1 + random.below(12) as u32,
+        max,
+        partitions: max,
         messages_per_worker: 1 + random.below(5000),
         messages_per_second: 50.0 + random.part() * 5000.0,
         target_age: Duration::from_secs(1 + random.below(10)),
@@ -165,6 +175,8 @@ fn it_stays_between_min_and_max_whatever_it_sees() {
                 waiting: (random.below(5) > 0).then(|| random.below(huge.max(2))),
                 oldest: (random.below(5) > 0).then(|| Duration::from_millis(random.below(20_000))),
                 arrival: (random.below(5) > 0).then(|| random.part() * huge as f64),
+                jobs: (random.below(5) > 0).then(|| random.below(huge.max(2))),
+                due_soon: (random.below(5) > 0).then(|| random.below(2)),
             });
             let Decision { target, .. } = decide(at, &samples, &settings);
             assert!(
@@ -265,6 +277,7 @@ fn steps_are_limited_and_down_is_slow() {
     let mut world = World::new(
         Settings {
             max: 100,
+            partitions: 100,
             ..SETTINGS
         },
         500.0,
@@ -298,12 +311,97 @@ fn an_old_message_asks_for_help_even_if_it_is_alone() {
         waiting: Some(1),
         oldest: Some(Duration::from_secs(oldest)),
         arrival: Some(0.1),
+        jobs: Some(0),
+        due_soon: Some(0),
     };
     let samples = [sample(0, 0), sample(5, 5)];
     let now = samples[1].at;
     assert_eq!(decide(now, &samples, &SETTINGS).target, 2);
     // But not before the last change could show.
     assert_eq!(decide(now, &samples[1..], &SETTINGS).target, 1);
+}
+
+#[test]
+fn jobs_that_are_due_get_a_worker_and_those_to_come_keep_one() {
+    let mut world = World::new(SETTINGS, 500.0);
+    // Delayed ones alone start nobody, however long.
+    world.due_soon = 5;
+    for _ in 0..100 {
+        assert_eq!(world.step(0.0, true).target, 0);
+    }
+    // The first one that is due does, at once.
+    (world.jobs, world.due_soon) = (1, 4);
+    assert_eq!(world.step(0.0, true).target, 1);
+    // It stays while more fall due soon, and goes after them.
+    world.jobs = 0;
+    for _ in 0..100 {
+        assert_eq!(world.step(0.0, true).target, 1);
+    }
+    world.due_soon = 0;
+    assert_eq!(world.step(0.0, true).target, 0);
+}
+
+#[test]
+fn jobs_may_use_more_workers_than_there_are_partitions() {
+    let settings = Settings {
+        partitions: 2,
+        ..SETTINGS
+    };
+    let mut world = World::new(settings, 500.0);
+    for _ in 0..60 {
+        world.step(10_000.0, true);
+    }
+    assert_eq!(world.workers, 2, "messages use no more than the partitions");
+    world.jobs = 1000;
+    for _ in 0..10 {
+        world.step(10_000.0, true);
+    }
+    assert_eq!(world.workers, 8);
+}
+
+#[test]
+fn jobs_never_wait_with_nobody_to_do_them() {
+    for seed in 0..50 {
+        let mut random = Random(seed);
+        let settings = Settings {
+            min: 0,
+            jobs_per_worker: 1 + random.below(500),
+            ..random_settings(&mut random)
+        };
+        let mut world = World::new(settings, 500.0);
+        for _ in 0..400 {
+            world.jobs = [0, 0, 0, 1, 30, 3000][random.below(6) as usize];
+            world.due_soon = random.below(3);
+            let decision = world.step(0.0, true);
+            assert!(world.jobs == 0 || decision.target > 0, "seed {seed}");
+            assert!(decision.target <= settings.max, "seed {seed}");
+        }
+        (world.jobs, world.due_soon) = (0, 0);
+        for _ in 0..6 * 70 {
+            world.step(0.0, true);
+        }
+        assert_eq!(world.workers, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_steady_number_of_jobs_ends_in_a_steady_number_of_workers() {
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let settings = Settings {
+            jobs_per_worker: 1 + random.below(500),
+            ..random_settings(&mut random)
+        };
+        let mut world = World::new(settings, 500.0);
+        let jobs = random.below(settings.jobs_per_worker * u64::from(settings.max));
+        for _ in 0..900 {
+            let noise = 0.96 + 0.08 * random.part();
+            world.jobs = (jobs as f64 * noise).ceil() as u64;
+            world.step(0.0, true);
+        }
+        let turns = world.turns_after(200);
+        assert!(turns <= 2, "seed {seed}: {:?}", world.changes);
+    }
 }
 
 /// Messages a second over a day: nothing at night, a slow rise, two peaks, and minutes of twenty times as much.

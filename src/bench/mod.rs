@@ -8,6 +8,7 @@ pub mod history;
 pub mod judge;
 pub mod load;
 pub mod plot;
+pub mod scaling;
 pub mod storm;
 mod wire;
 

@@ -21,8 +21,8 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Auth, Autoscale, Database, Edge, Email, EmailProvider, Limits, Log, LogFormat, Metrics, Notify,
-    OnAmbiguous, Queue, Redis, Sms, SmsProvider, SocketIo, Start, Worker,
+    Auth, Autoscale, Database, Edge, Email, EmailProvider, JobKind, Limits, Log, LogFormat,
+    Metrics, Notify, OnAmbiguous, Queue, Redis, Sms, SmsProvider, SocketIo, Start, Worker,
 };
 pub use sources::Sources;
 
@@ -90,6 +90,19 @@ const fn minutes(n: u64) -> Duration {
 }
 const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
+}
+
+/// Each kind once, in the order of [`JobKind::ALL`].
+fn job_kinds(r: &mut Reader) -> Vec<JobKind> {
+    let allowed = JobKind::ALL.map(JobKind::as_str).join(", ");
+    let check = |text: &str| match JobKind::parse(text) {
+        Some(_) => Ok(()),
+        None => Err("is no kind of work".to_owned()),
+    };
+    let named = r.list("worker.jobs", &allowed, check);
+    let all = JobKind::ALL.into_iter();
+    all.filter(|kind| named.iter().any(|name| name == kind.as_str()))
+        .collect()
 }
 
 impl Config {
@@ -175,8 +188,13 @@ impl Config {
                 pool: r.number("redis.pool", 1..=1000, "connections"),
             },
             worker: Worker {
+                jobs: job_kinds(&mut r),
                 concurrency: r.number("worker.concurrency", 1..=64, ""),
                 batch_messages: r.number("worker.batch_messages", 1..=100_000, ""),
+                notify_concurrency: r.number("worker.notify_concurrency", 1..=1000, "jobs"),
+                notify_prefetch: r.number("worker.notify_prefetch", 1..=10_000, "jobs"),
+                deliver_prefetch: r.number("worker.deliver_prefetch", 1..=10_000, "jobs"),
+                maintenance_interval: r.duration("worker.maintenance_interval", ms(100)..=days(7)),
                 heartbeat: r.duration("worker.heartbeat", ms(10)..=minutes(1)),
                 heartbeat_ttl: r.duration("worker.heartbeat_ttl", ms(30)..=minutes(10)),
                 id: r.text(
@@ -195,6 +213,7 @@ impl Config {
                 max_attempts: r.number("notify.max_attempts", 1..=100, ""),
                 max_age: r.duration("notify.max_age", ms(1000)..=days(30)),
                 concurrency: r.number("notify.concurrency", 1..=1000, "requests"),
+                keep: r.duration("notify.keep", minutes(1)..=days(3650)),
                 timeout: r.duration("notify.timeout", ms(10)..=minutes(2)),
                 retry_initial: r.duration("notify.retry_initial", ms(10)..=minutes(60)),
                 pause: r.duration("notify.pause", ms(10)..=days(1)),
@@ -261,6 +280,7 @@ impl Config {
                 grace: r.duration("autoscale.grace", ms(0)..=minutes(60)),
                 messages_per_worker: r.number("autoscale.messages_per_worker", 1..=MANY, ""),
                 messages_per_second: r.number("autoscale.messages_per_second", 1..=MANY, ""),
+                jobs_per_worker: r.number("autoscale.jobs_per_worker", 1..=MANY, ""),
                 target_age: r.duration("autoscale.target_age", ms(10)..=minutes(60)),
                 cooldown: r.duration("autoscale.cooldown", ms(100)..=minutes(60)),
                 step: r.number("autoscale.step", 1..=1000, "workers"),
@@ -311,6 +331,13 @@ impl Config {
 
     /// What no value shows on its own.
     fn check(&self, role: Role, r: &mut Reader) {
+        if self.worker.jobs.is_empty() {
+            let allowed = JobKind::ALL.map(JobKind::as_str).join(", ");
+            // A list that could not be read was complained about before.
+            if r.shown.iter().any(|shown| shown.key == "worker.jobs") {
+                r.refuse("worker.jobs", "names no kind of work", &allowed);
+            }
+        }
         if role == Role::Edge && self.auth.secret.is_empty() {
             r.refuse(
                 "auth.secret",
@@ -345,6 +372,10 @@ impl Config {
             );
         }
         self.check_notify(r);
+        if self.notify.keep < self.notify.max_age {
+            let allowed = "at least as long: a notification that is still tried is in the ledger";
+            r.contradiction("notify.keep", "notify.max_age", "is less than", allowed);
+        }
         if self.autoscale.min > self.autoscale.max {
             let allowed = "at most autoscale.max";
             r.contradiction("autoscale.min", "autoscale.max", "is more than", allowed);

@@ -97,16 +97,67 @@ pub struct Redis {
 /// `[worker]`
 #[derive(Clone, Debug)]
 pub struct Worker {
+    /// What it does; never empty.
+    pub jobs: Vec<JobKind>,
     /// Batches stored at the same time.
     pub concurrency: usize,
     /// Commands in one transaction.
     pub batch_messages: usize,
+    /// Jobs of `notify` at once.
+    pub notify_concurrency: u16,
+    /// Jobs of `notify` in its hands.
+    pub notify_prefetch: u16,
+    /// Deliveries in its hands, for each channel.
+    pub deliver_prefetch: u16,
+    /// Between two clearings of what expired, all workers together.
+    pub maintenance_interval: Duration,
     /// Between two signs of life.
     pub heartbeat: Duration,
     /// After which silence a worker counts as gone; at least three heartbeats.
     pub heartbeat_ttl: Duration,
     /// Name among the workers; `None`: make one up.
     pub id: Option<String>,
+}
+
+impl Worker {
+    pub fn does(&self, kind: JobKind) -> bool {
+        self.jobs.contains(&kind)
+    }
+}
+
+/// A kind of work: an item of `worker.jobs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JobKind {
+    /// Storing what edges accepted.
+    Messages,
+    /// Whom stored messages concern.
+    Notify,
+    /// E-mails and text messages.
+    Deliver,
+    /// What expired.
+    Maintenance,
+}
+
+impl JobKind {
+    pub const ALL: [JobKind; 4] = [
+        JobKind::Messages,
+        JobKind::Notify,
+        JobKind::Deliver,
+        JobKind::Maintenance,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Messages => "messages",
+            JobKind::Notify => "notify",
+            JobKind::Deliver => "deliver",
+            JobKind::Maintenance => "maintenance",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<JobKind> {
+        JobKind::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
 }
 
 /// `[notify]`
@@ -124,6 +175,8 @@ pub struct Notify {
     pub max_age: Duration,
     /// Requests at once, for each worker and channel.
     pub concurrency: u16,
+    /// Age of the ledger's oldest rows.
+    pub keep: Duration,
     /// From request to answer.
     pub timeout: Duration,
     /// After a first failure.
@@ -221,6 +274,8 @@ pub struct Autoscale {
     pub messages_per_worker: u64,
     /// Messages a second each worker is trusted with.
     pub messages_per_second: u32,
+    /// Jobs that may wait for each worker.
+    pub jobs_per_worker: u64,
     /// A message's wait that calls for another worker.
     pub target_age: Duration,
     /// Quiet that lets workers go.

@@ -79,6 +79,10 @@ pub struct Depth {
 pub struct Load {
     /// By partition.
     pub partitions: Vec<PartitionLoad>,
+    /// Every queue for jobs.
+    pub jobs: Vec<JobLoad>,
+    /// Jobs that must not be taken yet, in the parts in which they are known; `None` where nobody looks at them.
+    pub delayed: Option<Vec<Delayed>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,12 +97,30 @@ pub struct PartitionLoad {
     pub consumers: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobLoad {
+    pub queue: JobQueue,
+    /// Jobs that are due and that no consumer has been given.
+    pub ready: u64,
+    /// Jobs that a consumer was given and has not acknowledged.
+    pub unacked: Option<u64>,
+    pub consumers: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delayed {
+    pub queue: JobQueue,
+    /// All of them are back in their queue, to be taken or to be moved on, after this long at the latest.
+    pub within: Duration,
+    pub jobs: u64,
+}
+
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Resolves once this consumer is registered; payloads come when it is the partition's active one.
     async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>>;
     async fn depths(&self) -> Result<Vec<Depth>>;
-    /// What waits in the partitions right now. Cheap enough to ask twenty times a second.
+    /// What waits right now. Cheap enough to ask twenty times a second; what is delayed may be seconds old.
     async fn load(&self) -> Result<Load>;
     /// `Ok` when the queue answers.
     async fn ping(&self) -> Result<()>;

@@ -10,7 +10,10 @@ pub mod postgres;
 mod rotation;
 pub mod sqlite;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
@@ -297,7 +300,7 @@ pub struct Rotation {
     pub asked_at: Timestamp,
     /// When it is done, which is what a repeat is measured from: clients repeat what nobody answered.
     pub applied_at: Timestamp,
-    pub grace: std::time::Duration,
+    pub grace: Duration,
 }
 
 /// A change of one's own account; `None` leaves a field, an empty string clears it. A cleared display name is the
@@ -308,6 +311,48 @@ pub struct AccountPatch {
     pub email: Option<String>,
     pub phone: Option<String>,
 }
+
+/// Rows that were deleted because nobody can use them any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expired {
+    pub logins: u64,
+    pub codes: u64,
+    pub bans: u64,
+    pub notifications: u64,
+    pub deliveries: u64,
+    /// There may be more.
+    pub more: bool,
+}
+
+impl Expired {
+    pub fn rows(&self) -> u64 {
+        self.logins + self.codes + self.bans + self.notifications + self.deliveries
+    }
+
+    /// Whether one of the kinds reached its bound, and may have more rows.
+    fn filled(&self) -> bool {
+        let all = [
+            self.logins,
+            self.codes,
+            self.bans,
+            self.notifications,
+            self.deliveries,
+        ];
+        all.into_iter().any(|rows| rows >= EXPIRE_AT_ONCE.into())
+    }
+
+    pub fn add(&mut self, other: &Expired) {
+        self.logins += other.logins;
+        self.codes += other.codes;
+        self.bans += other.bans;
+        self.notifications += other.notifications;
+        self.deliveries += other.deliveries;
+        self.more = other.more;
+    }
+}
+
+/// Rows of each kind that one [`Writes::expire`] deletes at most: few enough to be done in milliseconds.
+pub const EXPIRE_AT_ONCE: u32 = 1000;
 
 /// The writing half. Room commands go through [`Writes::begin`] in batches, account commands one at a time.
 #[async_trait]
@@ -331,4 +376,9 @@ pub trait Writes: Send + Sync {
     async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied>;
     /// Closing it again is `Done`.
     async fn close_login(&self, login: LoginId) -> Result<Applied>;
+
+    /// Deletes logins, codes and bans that ended longer than `after` ago, and what the ledger of notifications has held
+    /// for longer than `keep`; at most [`EXPIRE_AT_ONCE`] rows of each. By the store's own clock: a node whose clock
+    /// jumps must not delete what is good. An open digest stays, however old.
+    async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired>;
 }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Worker;
@@ -27,10 +28,18 @@ const HOLD: Policy = Policy {
 const TRIES: u32 = 3;
 
 pub async fn run(worker: Arc<Worker>, queue: JobQueue, shutdown: CancellationToken) {
-    let at_once = worker.config.notify.concurrency;
+    let settings = &worker.config.worker;
+    let (at_once, prefetch) = match queue {
+        JobQueue::Notify => (settings.notify_concurrency, settings.notify_prefetch),
+        JobQueue::Email | JobQueue::Sms => {
+            (worker.config.notify.concurrency, settings.deliver_prefetch)
+        }
+    };
+    // What is handed ahead costs no round trip when its turn comes.
+    let turns = Arc::new(Semaphore::new(usize::from(at_once)));
     let tasks = TaskTracker::new();
     while !shutdown.is_cancelled() {
-        let taken = worker.notifier.jobs.take(queue, at_once);
+        let taken = worker.notifier.jobs.take(queue, prefetch.max(at_once));
         let mut consumer = match shutdown.run_until_cancelled(taken).await {
             None => break,
             Some(Ok(consumer)) => consumer,
@@ -43,7 +52,13 @@ pub async fn run(worker: Arc<Worker>, queue: JobQueue, shutdown: CancellationTok
             }
         };
         while let Some(Some(job)) = shutdown.run_until_cancelled(consumer.next()).await {
-            tasks.spawn(one(worker.clone(), queue, job, shutdown.clone()));
+            let (worker, turns, shutdown) = (worker.clone(), turns.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                // Dropped on the way out, what was not begun goes back at once.
+                if let Some(Ok(_turn)) = shutdown.run_until_cancelled(turns.acquire()).await {
+                    one(worker, queue, job, shutdown.clone()).await;
+                }
+            });
         }
         // Acknowledgements of what is under way go over this consumer.
         tasks.close();

@@ -4,6 +4,7 @@
 mod batch;
 mod jobs;
 mod lane;
+mod maintenance;
 mod partitions;
 
 use std::{collections::HashSet, sync::Arc};
@@ -13,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bus::{Bus, WorkerId},
-    config::Config,
+    config::{Config, JobKind},
     error::Result,
     job::notify::Notifier,
     queue::{DeadLetters, JobQueue, Queue},
@@ -30,13 +31,18 @@ pub struct Worker {
     pub notifier: Notifier,
 }
 
-/// Works until `shutdown`, then finishes its batches, acknowledges them and leaves its partitions to others.
+/// Does what `worker.jobs` names until `shutdown`, then finishes its batches, acknowledges them and leaves its partitions to others.
 pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     let id = WorkerId::new_v4();
     let worker = Arc::new(worker);
     let (owned, watch) = watch::channel(HashSet::new());
     let lanes = TaskTracker::new();
-    for lane in 0..worker.config.worker.concurrency {
+    let does = |kind| worker.config.worker.does(kind);
+    let concurrency = match does(JobKind::Messages) {
+        true => worker.config.worker.concurrency,
+        false => 0,
+    };
+    for lane in 0..concurrency {
         lanes.spawn(lane::run(
             worker.clone(),
             lane,
@@ -45,12 +51,26 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         ));
     }
     if worker.config.notify.enabled() {
-        for queue in JobQueue::ALL {
+        let queues = JobQueue::ALL.into_iter().filter(|queue| match queue {
+            JobQueue::Notify => does(JobKind::Notify),
+            JobQueue::Email | JobQueue::Sms => does(JobKind::Deliver),
+        });
+        for queue in queues {
             lanes.spawn(jobs::run(worker.clone(), queue, shutdown.clone()));
         }
     }
-    tracing::info!(worker = %id, lanes = worker.config.worker.concurrency, "working");
-    partitions::claim(&worker, id, owned, shutdown).await;
+    if does(JobKind::Maintenance) {
+        lanes.spawn(maintenance::run(worker.clone(), id, shutdown.clone()));
+    }
+    let jobs = worker.config.worker.jobs.iter().map(|kind| kind.as_str());
+    let jobs = jobs.collect::<Vec<_>>().join(",");
+    tracing::info!(worker = %id, lanes = concurrency, jobs, "working");
+    if does(JobKind::Messages) {
+        partitions::claim(&worker, id, owned, shutdown).await;
+    } else {
+        // Whoever beats is given partitions.
+        shutdown.cancelled().await;
+    }
     lanes.close();
     lanes.wait().await;
     // Only now: until the last acknowledgement the partitions were still ours.

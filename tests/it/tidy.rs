@@ -17,9 +17,9 @@ const LAYERS: &[&[&str]] = &[
         "sqlite",
         "telemetry",
     ],
-    &["bench", "bus", "notify", "queue", "store"],
+    &["bus", "notify", "queue", "store"],
     &["job"],
-    &["autoscale", "edge", "worker"],
+    &["autoscale", "bench", "edge", "worker"],
     &["app"],
     &["admin"],
 ];

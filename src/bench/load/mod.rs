@@ -38,6 +38,8 @@ use crate::{
     model::Seq,
 };
 
+pub use self::plan::Step;
+
 /// Users registered, rooms made and sockets opened at once.
 const AT_ONCE: usize = 32;
 /// How long what was accepted may take to arrive once nothing more is sent and nothing comes any more.
@@ -83,6 +85,9 @@ pub struct Load {
     /// Once everyone has joined, waits for a line on standard input before it sends.
     #[arg(long)]
     pub pause: bool,
+    /// Instead of `rate` and `duration`: one after the other.
+    #[arg(skip)]
+    pub steps: Vec<Step>,
     /// Processes on this machine whose CPU time is told, their children's included, as NAME=PID.
     #[arg(long, value_name = "NAME=PID", value_delimiter = ',', value_parser = process)]
     pub pid: Vec<(String, u32)>,
@@ -172,6 +177,9 @@ pub struct Report {
     /// What happened in each second.
     #[serde(skip)]
     pub seconds: Vec<Second>,
+    /// When the first message was to be sent.
+    #[serde(skip)]
+    pub started: Instant,
 }
 
 #[derive(Debug, Serialize)]
@@ -443,7 +451,7 @@ pub fn write(load: &Load, report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn save(flag: &str, file: &Path, text: &str) -> Result<()> {
+pub fn save(flag: &str, file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).map_err(|e| {
         let why = format!("{} cannot be written: {e}", file.display());
         Error::field(flag, why)

@@ -30,10 +30,10 @@ pub struct Script {
 }
 
 enum Kind {
-    /// Message `n` is sent by user `n % senders` at `n / rate` seconds; a sender's rooms take turns.
+    /// Message `n` is sent by user `n % senders`, evenly within each step; a sender's rooms take turns.
     Even {
         senders: u64,
-        rate: f64,
+        steps: Vec<Step>,
         body: String,
     },
     Log(Vec<Line>),
@@ -43,6 +43,32 @@ struct Line {
     at: Duration,
     user: usize,
     body: String,
+}
+
+/// As many messages a second for so long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    pub rate: f64,
+    pub duration: Duration,
+}
+
+impl Step {
+    fn messages(self) -> u64 {
+        (self.duration.as_secs_f64() * self.rate) as u64
+    }
+}
+
+/// When message `n` is to be sent.
+fn offset(steps: &[Step], mut n: MessageNo) -> Duration {
+    let mut begin = Duration::ZERO;
+    for (i, step) in steps.iter().enumerate() {
+        if n < step.messages() || i + 1 == steps.len() {
+            return begin + Duration::from_secs_f64(n as f64 / step.rate);
+        }
+        n -= step.messages();
+        begin += step.duration;
+    }
+    begin
 }
 
 impl Script {
@@ -58,6 +84,13 @@ impl Script {
     fn even(load: &Load) -> Script {
         let users = load.senders.max(load.members) as usize;
         let mut places = vec![Vec::new(); users];
+        let steps = match load.steps.as_slice() {
+            [] => vec![Step {
+                rate: load.rate.into(),
+                duration: load.duration,
+            }],
+            steps => steps.to_vec(),
+        };
         for room in 0..load.rooms as usize {
             for member in 0..load.members as usize {
                 places[(room * load.members as usize + member) % users].push(room);
@@ -68,10 +101,10 @@ impl Script {
             rooms: load.rooms as usize,
             places,
             members: vec![load.members.into(); load.rooms as usize],
-            messages: (load.duration.as_secs_f64() * f64::from(load.rate)) as u64,
+            messages: steps.iter().map(|step| step.messages()).sum(),
             kind: Kind::Even {
                 senders: load.senders.into(),
-                rate: load.rate.into(),
+                steps,
                 body: "x".repeat(load.body as usize),
             },
         }
@@ -127,7 +160,7 @@ impl Script {
     /// When the last message is to be sent.
     pub fn duration(&self) -> Duration {
         match &self.kind {
-            Kind::Even { rate, .. } => Duration::from_secs_f64(self.messages as f64 / rate),
+            Kind::Even { steps, .. } => offset(steps, self.messages),
             Kind::Log(lines) => lines.last().map_or(Duration::ZERO, |line| line.at),
         }
     }
@@ -153,7 +186,7 @@ pub struct Plan {
 impl Plan {
     pub fn offset(&self, message: MessageNo) -> Duration {
         match &self.script.kind {
-            Kind::Even { rate, .. } => Duration::from_secs_f64(message as f64 / rate),
+            Kind::Even { steps, .. } => offset(steps, message),
             Kind::Log(lines) => lines[message as usize].at,
         }
     }
@@ -210,6 +243,27 @@ mod tests {
                 "{rooms} {members} {senders}: {count:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_step_begins_when_the_one_before_it_ends() {
+        let step = |rate, seconds| Step {
+            rate,
+            duration: Duration::from_secs(seconds),
+        };
+        let steps = [step(10.0, 2), step(200.0, 1), step(10.0, 3)];
+        let load = Load {
+            steps: steps.to_vec(),
+            ..Load::default()
+        };
+        let script = Script::even(&load);
+        assert_eq!(script.messages, 20 + 200 + 30);
+        assert_eq!(script.duration(), Duration::from_secs(6));
+        let at = |n| offset(&steps, n).as_millis();
+        assert_eq!(
+            [0, 19, 20, 21, 219, 220, 249].map(at),
+            [0, 1900, 2000, 2005, 2995, 3000, 5900]
+        );
     }
 
     #[test]

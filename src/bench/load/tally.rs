@@ -190,6 +190,7 @@ impl<'a> Tally<'a> {
             errors: self.errors,
             cpu_us_per_message,
             examples,
+            started: self.plan.started,
             distribution: quantiles
                 .map(|q| (q, self.latency.value_at_quantile(q) as f64 / 1000.0))
                 .to_vec(),

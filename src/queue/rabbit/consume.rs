@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::{
     Settings, busy,
+    jobs::LEVELS,
     link::{Link, Live},
     load::Looker,
     topology, unavailable, within,
@@ -50,8 +51,14 @@ impl RabbitQueue {
     /// Lets [`Queue::load`] see what consumers hold, too, by RabbitMQ's management API at `api`. It may hold a
     /// password: never logged.
     pub fn with_api(mut self, api: &str) -> Result<RabbitQueue> {
-        self.looker = Looker::with_api(api, &self.settings)?;
+        self.looker.use_api(api, &self.settings)?;
         Ok(self)
+    }
+
+    /// Lets [`Queue::load`] see what is delayed, too.
+    pub fn with_delays(mut self) -> RabbitQueue {
+        self.looker.use_delays();
+        self
     }
 
     /// Waits for a connection, at most `patience`; the error says what the last try failed of.
@@ -155,6 +162,21 @@ impl Queue for RabbitQueue {
                 ready: found.message_count().into(),
                 consumers: found.consumer_count().into(),
             });
+        }
+        for queue in JobQueue::ALL {
+            for level in LEVELS {
+                let name = topology::delay_queue(prefix, queue, level);
+                // One that nothing was ever put into is not there, and asking for it closes the channel.
+                let channel = self.channel(LOOK_DEADLINE).await?;
+                let looked = within(LOOK_DEADLINE, topology::look(&channel, name.clone())).await;
+                if let Ok(found) = looked {
+                    depths.push(Depth {
+                        queue: name,
+                        ready: found.message_count().into(),
+                        consumers: found.consumer_count().into(),
+                    });
+                }
+            }
         }
         Ok(depths)
     }

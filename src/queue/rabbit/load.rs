@@ -4,6 +4,9 @@
 //!
 //! Payloads cannot be looked into: a queue with a single active consumer refuses `basic.get`, and giving back what
 //! was taken would disturb its order.
+//!
+//! What is delayed waits in a queue for each level ([`super::jobs`]). They are looked at in the background, since nothing
+//! has to be done about them before they are back in their job queue.
 
 use std::{
     collections::HashMap,
@@ -17,10 +20,10 @@ use serde::Deserialize;
 use tokio::{sync::Mutex, time::timeout};
 use tracing::debug;
 
-use super::{Settings, link::Link, topology, unavailable};
+use super::{Settings, jobs::LEVELS, link::Link, topology, unavailable};
 use crate::{
     error::{Error, Result},
-    queue::{Load, Partition, PartitionLoad},
+    queue::{Delayed, JobLoad, JobQueue, Load, PartitionLoad},
 };
 
 /// For all partitions together: who asks decides by the answer, and must not wait for it long.
@@ -36,15 +39,19 @@ const FETCHED_LONG_AGO: Duration = Duration::from_secs(15);
 pub(super) struct Looker {
     channel: Mutex<Option<Channel>>,
     statistics: Option<Arc<Statistics>>,
+    delays: Option<Arc<Delays>>,
 }
 
 impl Looker {
     /// `api` is the management API's address, its user and password included.
-    pub fn with_api(api: &str, settings: &Settings) -> Result<Looker> {
-        Ok(Looker {
-            channel: Mutex::default(),
-            statistics: Some(Arc::new(Statistics::new(api, settings)?)),
-        })
+    pub fn use_api(&mut self, api: &str, settings: &Settings) -> Result<()> {
+        self.statistics = Some(Arc::new(Statistics::new(api, settings)?));
+        Ok(())
+    }
+
+    /// Looks at delayed jobs, too.
+    pub fn use_delays(&mut self) {
+        self.delays = Some(Arc::default());
     }
 
     pub async fn load(&self, link: &Link, settings: &Settings) -> Result<Load> {
@@ -58,10 +65,19 @@ impl Looker {
         *slot = Some(channel);
         drop(slot);
         if let Some(statistics) = &self.statistics {
-            for (partition, found) in load.partitions.iter_mut().enumerate() {
-                found.unacked = statistics.unacked(partition);
+            for (partition, found) in (0..).zip(&mut load.partitions) {
+                let name = topology::partition_queue(&settings.prefix, partition);
+                found.unacked = statistics.unacked(&name);
+            }
+            for found in &mut load.jobs {
+                let name = topology::job_queue(&settings.prefix, found.queue);
+                found.unacked = statistics.unacked(&name);
             }
             statistics.refresh();
+        }
+        if let Some(delays) = &self.delays {
+            load.delayed = delays.seen();
+            delays.refresh(link, settings).await;
         }
         Ok(load)
     }
@@ -84,16 +100,31 @@ async fn look(
     };
     let queues = (0..settings.partitions)
         .map(|p| topology::look(&channel, topology::partition_queue(&settings.prefix, p)));
-    match future::try_join_all(queues).await {
-        Ok(queues) => {
+    let jobs = JobQueue::ALL
+        .map(|queue| topology::look(&channel, topology::job_queue(&settings.prefix, queue)));
+    match future::try_join(future::try_join_all(queues), future::try_join_all(jobs)).await {
+        Ok((queues, jobs)) => {
             let partitions = queues.iter().map(|queue| PartitionLoad {
                 ready: queue.message_count().into(),
                 unacked: None,
                 messages: None,
                 consumers: queue.consumer_count().into(),
             });
-            let partitions = partitions.collect();
-            Ok((channel, Load { partitions }))
+            let jobs = JobQueue::ALL
+                .iter()
+                .zip(&jobs)
+                .map(|(kind, queue)| JobLoad {
+                    queue: *kind,
+                    ready: queue.message_count().into(),
+                    unacked: None,
+                    consumers: queue.consumer_count().into(),
+                });
+            let load = Load {
+                partitions: partitions.collect(),
+                jobs: jobs.collect(),
+                delayed: None,
+            };
+            Ok((channel, load))
         }
         Err(error) => {
             // Someone may have deleted a queue; without this nobody would ever know what waits in the others.
@@ -110,11 +141,67 @@ async fn declare_again(link: &Link, settings: &Settings) {
     }
 }
 
+/// What waits in the queues of all levels. Who looks declares them: most of them are there as soon as anything was
+/// delayed, and to ask for one that is not would close the channel and be an error in the broker's log each time.
+#[derive(Default)]
+struct Delays {
+    started: Lock<Option<Instant>>,
+    seen: Lock<Option<(Instant, Vec<Delayed>)>>,
+}
+
+impl Delays {
+    /// `None` while it is not known.
+    fn seen(&self) -> Option<Vec<Delayed>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, delayed) = seen.as_ref()?;
+        (at.elapsed() < FETCHED_LONG_AGO).then(|| delayed.clone())
+    }
+
+    async fn refresh(self: &Arc<Self>, link: &Link, settings: &Settings) {
+        {
+            let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+            if started.is_some_and(|started| started.elapsed() < FETCH_EVERY) {
+                return;
+            }
+            *started = Some(Instant::now());
+        }
+        let (this, live, prefix) = (self.clone(), link.live().await, settings.prefix.clone());
+        tokio::spawn(async move {
+            let looking = async {
+                let channel = live.connection.create_channel().await?;
+                let mut delayed = Vec::new();
+                for queue in JobQueue::ALL {
+                    for within in LEVELS {
+                        let found =
+                            topology::declare_delay(&channel, &prefix, queue, within).await?;
+                        delayed.push(Delayed {
+                            queue,
+                            within,
+                            jobs: found.message_count().into(),
+                        });
+                    }
+                }
+                channel.close(200, "done".into()).await?;
+                Ok::<_, lapin::Error>(delayed)
+            };
+            match timeout(FETCHED_LONG_AGO, looking).await {
+                Ok(Ok(delayed)) => {
+                    let mut seen = this.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    *seen = Some((Instant::now(), delayed));
+                }
+                Ok(Err(error)) => {
+                    debug!(error = error.to_string(), "delayed jobs could not be seen");
+                }
+                Err(_) => debug!("delayed jobs could not be seen in time"),
+            }
+        });
+    }
+}
+
 /// The management API's figures, fetched in the background.
 struct Statistics {
     client: reqwest::Client,
     url: String,
-    names: Vec<String>,
     fetched: Lock<Fetched>,
 }
 
@@ -147,23 +234,20 @@ impl Statistics {
                 b => format!("%{b:02X}"),
             })
             .collect();
-        let names = (0..settings.partitions)
-            .map(|partition: Partition| topology::partition_queue(&settings.prefix, partition));
         Ok(Statistics {
             client,
             url: format!(
                 "{}/queues/{vhost}?columns=name,messages_unacknowledged",
                 api.trim_end_matches('/')
             ),
-            names: names.collect(),
             fetched: Lock::default(),
         })
     }
 
-    fn unacked(&self, partition: usize) -> Option<u64> {
+    fn unacked(&self, queue: &str) -> Option<u64> {
         let fetched = self.fetched();
         fetched.at.filter(|at| at.elapsed() < FETCHED_LONG_AGO)?;
-        fetched.unacked.get(self.names.get(partition)?).copied()
+        fetched.unacked.get(queue).copied()
     }
 
     fn refresh(self: &Arc<Self>) {

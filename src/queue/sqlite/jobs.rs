@@ -17,7 +17,7 @@ use super::{SqliteQueue, json_ids};
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{Ack, JobConsumer, JobQueue, Jobs, NewJob, TakenJob},
+    queue::{Ack, Delayed, JobConsumer, JobLoad, JobQueue, Jobs, Load, NewJob, TakenJob},
     sqlite::{Database, failure},
 };
 
@@ -97,6 +97,41 @@ impl Desk {
                 state.done.extend(done);
             }
         }
+    }
+
+    /// Adds what waits of every queue.
+    pub async fn load(&self, load: &mut Load) -> Result<()> {
+        let now = Timestamp::now().millis();
+        let taken: Vec<i64> = self.lock().taken.iter().copied().collect();
+        let mut delayed = Vec::new();
+        for queue in JobQueue::ALL {
+            let row = sqlx::query(
+                "SELECT coalesce(sum(due <= $2 AND id NOT IN (SELECT value FROM json_each($3))), 0), \
+                 coalesce(sum(id IN (SELECT value FROM json_each($3))), 0), \
+                 coalesce(sum(due > $2), 0), coalesce(max(due), 0) FROM jobs WHERE queue = $1",
+            )
+            .bind(queue.as_str())
+            .bind(now)
+            .bind(json_ids(&taken))
+            .fetch_one(self.database.readers())
+            .await
+            .map_err(failure)?;
+            let number = |column| u64::try_from(row.get::<i64, _>(column)).unwrap_or_default();
+            load.jobs.push(JobLoad {
+                queue,
+                ready: number(0),
+                unacked: Some(number(1)),
+                // Any number of them, and who asks is in the same process.
+                consumers: 0,
+            });
+            delayed.push(Delayed {
+                queue,
+                within: Duration::from_millis(number(3).saturating_sub(now.unsigned_abs())),
+                jobs: number(2),
+            });
+        }
+        load.delayed = Some(delayed);
+        Ok(())
     }
 
     /// Jobs that are due and in nobody's hands, and how long until the next one is.

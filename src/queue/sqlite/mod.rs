@@ -296,6 +296,14 @@ impl Queue for SqliteQueue {
                 ready: self.count(due).await?,
                 consumers: 0,
             });
+            let later = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE queue = ? AND due > ?")
+                .bind(queue.as_str())
+                .bind(Timestamp::now().millis());
+            depths.push(Depth {
+                queue: format!("delay.{}", queue.as_str()),
+                ready: self.count(later).await?,
+                consumers: 0,
+            });
         }
         Ok(depths)
     }
@@ -323,6 +331,7 @@ impl Queue for SqliteQueue {
                 consumers: lane.consumers.load(Ordering::Relaxed),
             });
         }
+        self.desk.load(&mut load).await?;
         Ok(load)
     }
 

@@ -1,10 +1,12 @@
 //! The writing half: accounts and logins, one statement each where one is enough.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
 use super::{
-    Store,
+    Store, expire,
     pool::{Lease, answer, failure},
     rows, transaction,
 };
@@ -12,7 +14,8 @@ use crate::{
     error::Result,
     model::{LoginId, UserId},
     store::{
-        AccountPatch, Applied, Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes,
+        AccountPatch, Applied, Expired, Facts, Login, NewAccount, Rotation, Scope, Transaction,
+        Writes,
         rotation::{self, Step},
     },
 };
@@ -136,6 +139,10 @@ impl Writes for Store {
             0 => Applied::LoginRefused,
             _ => Applied::Done,
         })
+    }
+
+    async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired> {
+        expire::run(self, after, keep).await
     }
 }
 

@@ -2,6 +2,7 @@
 //! every statement a walk along an index. It decides nothing; see [`crate::store`].
 
 mod accounts;
+mod expire;
 mod notify;
 mod pool;
 mod reads;

@@ -1,15 +1,18 @@
 //! The writing half: accounts and logins.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{Row, sqlite::SqliteRow};
 
-use super::{Store, rows, transaction};
+use super::{Store, expire, rows, transaction};
 use crate::{
     error::Result,
     model::{LoginId, UserId},
     sqlite::failure,
     store::{
-        AccountPatch, Applied, Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes,
+        AccountPatch, Applied, Expired, Facts, Login, NewAccount, Rotation, Scope, Transaction,
+        Writes,
         rotation::{self, Step},
     },
 };
@@ -132,6 +135,10 @@ impl Writes for Store {
             0 => Applied::LoginRefused,
             _ => Applied::Done,
         })
+    }
+
+    async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired> {
+        expire::run(self, after, keep).await
     }
 }
 

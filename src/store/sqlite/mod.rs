@@ -4,6 +4,7 @@
 //! nothing; see [`crate::store`].
 
 mod accounts;
+mod expire;
 mod notify;
 mod reads;
 mod rows;

@@ -55,7 +55,10 @@ pub async fn delete_queues(prefix: &str) {
     let channel = connection.create_channel().await.unwrap();
     let partitions = (0..PARTITIONS).map(|p| format!("{prefix}.p.{p}"));
     let jobs = JobQueue::ALL.iter().flat_map(|queue| {
-        let (name, levels) = (queue.as_str(), [250, 1000, 4000]);
+        let name = queue.as_str();
+        let levels = [
+            250, 1000, 4000, 16_000, 64_000, 256_000, 1_024_000, 4_096_000,
+        ];
         let delays = levels.map(|level| format!("{prefix}.delay.{name}.{level}"));
         delays.into_iter().chain([format!("{prefix}.job.{name}")])
     });
@@ -85,7 +88,8 @@ impl Place {
             Place::Rabbit { prefix } => {
                 let settings = rabbit_settings(prefix, amqp_url());
                 let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());
-                let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
+                let queue = RabbitQueue::connect(settings).unwrap();
+                let queue = Arc::new(queue.with_delays());
                 publisher.ready(PATIENCE).await.unwrap();
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
@@ -269,7 +273,11 @@ async fn the_backlog_is_counted(place: Place) {
         |depths| depths[0].ready == 5,
     )
     .await;
-    assert_eq!(depths.len(), usize::from(PARTITIONS) + 4);
+    let there = ["p.0", "p.2", "dead", "job.notify", "job.sms"];
+    for part in there {
+        let found = depths.iter().find(|depth| depth.queue.ends_with(part));
+        assert!(found.is_some(), "{part} in {depths:?}");
+    }
     assert_eq!(
         (depths[1].ready, depths[2].ready, depths[0].consumers),
         (5, 0, 0)
@@ -317,6 +325,64 @@ async fn what_waits_is_known(place: Place) {
         partition.ready + partition.unacked.unwrap_or_default() == 3 && partition.consumers == 0
     };
     until("nothing was lost", look, waits).await;
+    place.remove().await;
+}
+
+async fn jobs_that_wait_are_known(place: Place) {
+    let Opened { queue, jobs, .. } = place.open().await;
+    let job = |queue, delay| NewJob {
+        queue,
+        payload: Bytes::from_static(b"{}"),
+        delay: Duration::from_secs(delay),
+    };
+    let new = vec![
+        job(JobQueue::Notify, 0),
+        job(JobQueue::Notify, 0),
+        job(JobQueue::Notify, 4),
+        job(JobQueue::Email, 3600),
+    ];
+    jobs.push(new).await.unwrap();
+    let look = async || queue.load().await.unwrap();
+    let of = |load: &Load, queue| *load.jobs.iter().find(|jobs| jobs.queue == queue).unwrap();
+    let delayed = |load: &Load, queue, within| -> Option<u64> {
+        let within = Duration::from_secs(within);
+        let all = load.delayed.as_ref()?.iter();
+        let soon = all.filter(|jobs| jobs.queue == queue && jobs.within <= within);
+        Some(soon.map(|jobs| jobs.jobs).sum())
+    };
+    let both = |load: &Load| of(load, JobQueue::Notify).ready == 2;
+    let load = until("two are due", look, both).await;
+    assert_eq!(of(&load, JobQueue::Sms).ready, 0);
+    let later = |load: &Load| delayed(load, JobQueue::Email, 5000) == Some(1);
+    let load = until("one waits an hour", look, later).await;
+    assert_eq!(delayed(&load, JobQueue::Email, 60), Some(0), "not soon");
+    // The third one is due by itself, with nobody there to take it; however late it is looked at.
+    let all = |load: &Load| of(load, JobQueue::Notify).ready == 3;
+    let load = until("the third one is due", look, all).await;
+    assert_eq!(of(&load, JobQueue::Email).ready, 0);
+    let gone = |load: &Load| delayed(load, JobQueue::Notify, 5000) == Some(0);
+    until("nothing of it is delayed any more", look, gone).await;
+
+    let depths = queue.depths().await.unwrap();
+    let shown = |part: &str| -> u64 {
+        let named = depths.iter().filter(|depth| depth.queue.contains(part));
+        named.map(|depth| depth.ready).sum()
+    };
+    assert_eq!((shown("job.notify"), shown("delay.email")), (3, 1));
+
+    // What someone holds is not forgotten where it can be seen.
+    let mut hand = jobs.take(JobQueue::Notify, 10).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(soon("a job", hand.next()).await.unwrap());
+    }
+    let none = |load: &Load| of(load, JobQueue::Notify).ready == 0;
+    let load = until("none is ready", look, none).await;
+    assert!([None, Some(3)].contains(&of(&load, JobQueue::Notify).unacked));
+    for job in held {
+        job.ack.ack().await.unwrap();
+    }
+    drop(hand);
     place.remove().await;
 }
 
@@ -513,6 +579,7 @@ suite!(
     the_backlog_is_counted,
     what_waits_is_known,
     many_partitions_at_once,
+    jobs_that_wait_are_known,
     opening_again,
     dead_letters,
     jobs_come_when_they_are_due_until_they_are_done,

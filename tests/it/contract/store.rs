@@ -21,6 +21,7 @@ macro_rules! on_both {
 
 mod accounts;
 mod commit;
+mod expire;
 mod feed;
 mod fixture;
 mod people;

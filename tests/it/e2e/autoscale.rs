@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    harness::{Chat, Kind, Socket, User, eventually, process::Process, server},
+    harness::{Chat, Kind, Socket, User, deployment::Plan, eventually, process::Process, server},
     support::Line,
 };
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Said by everyone in every room, in each part of the burst.
 const EACH: usize = 10;
 
-async fn cluster() -> Chat {
+pub fn plan() -> Plan {
     Chat::plan(Kind::Cluster)
         .workers(0)
         // The first answers wait for the first worker.
@@ -34,12 +34,14 @@ async fn cluster() -> Chat {
         .set("autoscale.interval", "100ms")
         .set("autoscale.cooldown", "2s")
         .set("autoscale.messages_per_worker", 10)
-        .start()
-        .await
+}
+
+async fn cluster() -> Chat {
+    plan().start().await
 }
 
 /// Running processes whose parent is this one.
-fn children(parent: u32) -> BTreeSet<u32> {
+pub fn children(parent: u32) -> BTreeSet<u32> {
     let processes = std::fs::read_dir("/proc").expect("there is /proc");
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -169,7 +171,7 @@ async fn bad_settings_and_a_missing_broker_are_said_clearly() {
     );
 }
 
-fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+pub fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
     env.retain(|(key, _)| key != name);
     env.push((name.to_owned(), value.to_owned()));
 }

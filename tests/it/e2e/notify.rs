@@ -61,7 +61,7 @@ async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat {
 }
 
 /// Gives a user a proven address.
-async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
+pub async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
     let rest = chat.rest_as(0, user);
     let field = if which == "email" { "email" } else { "phone" };
     rest.patch("/v1/me", json!({ field: address }))
@@ -99,7 +99,7 @@ async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, addr
     provider.forget();
 }
 
-async fn say(chat: &Chat, user: &User, room: Uuid, body: &str) -> String {
+pub async fn say(chat: &Chat, user: &User, room: Uuid, body: &str) -> String {
     let path = format!("/v1/rooms/{room}/messages?wait=stored");
     let said = chat
         .rest_as(0, user)

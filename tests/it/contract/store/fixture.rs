@@ -29,6 +29,7 @@ pub fn at(millis: i64) -> Timestamp {
 pub struct Fixture {
     pub reads: Arc<dyn Reads>,
     pub writes: Arc<dyn Writes>,
+    pub notify: Arc<dyn store::notify::NotifyWrites>,
 }
 
 /// What a later version's migration leaves behind.
@@ -76,6 +77,7 @@ pub async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F
     let fixture = Fixture {
         reads: Arc::new(store.clone()),
         writes: Arc::new(store.clone()),
+        notify: Arc::new(store.clone()),
     };
     let outcome = AssertUnwindSafe(test(fixture)).catch_unwind().await;
     store.close().await;
@@ -92,7 +94,8 @@ pub async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F) 
     let store = store::sqlite::Store::new(database.clone());
     let fixture = Fixture {
         reads: Arc::new(store.clone()),
-        writes: Arc::new(store),
+        writes: Arc::new(store.clone()),
+        notify: Arc::new(store),
     };
     let outcome = AssertUnwindSafe(test(fixture)).catch_unwind().await;
     database.close().await;

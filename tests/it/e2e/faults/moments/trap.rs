@@ -102,6 +102,9 @@ impl Writes for Trapped<dyn Writes> {
     async fn close_login(&self, login: LoginId) -> Result<store::Applied> {
         self.inner.close_login(login).await
     }
+    async fn expire(&self, after: Duration, keep: Duration) -> Result<store::Expired> {
+        self.inner.expire(after, keep).await
+    }
 }
 
 #[async_trait]

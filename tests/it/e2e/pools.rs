@@ -1,0 +1,298 @@
+//! Pools of workers that do different work, and what moves when one comes or goes.
+
+use std::time::{Duration, Instant};
+
+use chat::queue::{Queue as _, rabbit};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use super::notify::{say, verify};
+use crate::harness::{Chat, Kind, eventually, process::Process, provider::Provider, server};
+
+const PARTITIONS: u16 = 16;
+
+fn variable(chat: &Chat, name: &str) -> String {
+    let env = chat.recipe("any", &[]).env;
+    let found = env.into_iter().find(|(key, _)| key == name);
+    found.expect("a deployment has it").1
+}
+
+fn plan(mail: &Provider) -> crate::harness::deployment::Plan {
+    Chat::plan(Kind::Cluster)
+        .workers(0)
+        .set("notify.delay", "300ms")
+        .set("notify.digest_window", "0s")
+        .set("notify.away_after", "400ms")
+        .set("notify.email.provider", "sendgrid")
+        .set("notify.email.from", "Chat <chat@example.com>")
+        .set("notify.email.api_key", "SG.test")
+        .set("notify.email.base_url", &mail.url)
+}
+
+#[tokio::test]
+async fn kinds_of_work_are_named_or_refused() {
+    let nowhere = crate::harness::deployment::Nowhere::new();
+    for (given, complaint) in [
+        ("messages,mail", "\"mail\" is no kind of work"),
+        ("", "names no kind of work"),
+    ] {
+        for command in ["worker", "autoscale"] {
+            let recipe = nowhere.recipe(&[command, "--jobs", given], &[]);
+            let ended = recipe.run().await;
+            assert_eq!(ended.code, Some(2), "{command} {given}: {}", ended.stderr);
+            assert!(ended.stderr.contains(complaint), "{}", ended.stderr);
+            let allowed = "messages, notify, deliver, maintenance";
+            assert!(ended.stderr.contains(allowed), "{}", ended.stderr);
+            assert!(ended.stderr.contains("--jobs"), "{}", ended.stderr);
+        }
+    }
+}
+
+/// Pools that do one thing each, and together all of it.
+#[tokio::test]
+async fn each_pool_does_its_own_work() {
+    let mail = Provider::start().await;
+    let chat = plan(&mail).start().await;
+    let kinds = ["messages", "deliver", "notify"];
+    let mut workers = Vec::new();
+    for kind in kinds {
+        let recipe = chat.recipe(&format!("worker {kind}"), &["worker", "--jobs", kind]);
+        workers.push(recipe.start().await);
+    }
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    say(&chat, &ada, room, "one").await;
+    eventually("it is delivered", async || {
+        (mail.asked().len() == 1).then_some(())
+    })
+    .await;
+    // Without those who find out whom a message concerns nobody is told, and the job waits.
+    let mut notify = workers.pop().expect("three were started");
+    notify.sigterm();
+    assert_eq!(notify.ended().await, Some(0));
+    say(&chat, &ada, room, "two").await;
+    eventually("the job is due and waits", async || {
+        let listed = chat
+            .recipe("queue", &["queue", "list", "--json"])
+            .run()
+            .await;
+        let depths: serde_json::Value = serde_json::from_str(&listed.stdout).ok()?;
+        let waits = depths.as_array()?.iter().any(|depth| {
+            let name = depth["queue"].as_str().unwrap_or_default();
+            name.ends_with(".job.notify") && depth["ready"].as_u64() > Some(0)
+        });
+        waits.then_some(())
+    })
+    .await;
+    assert_eq!(mail.asked().len(), 1);
+    // And only who stores messages has partitions.
+    for worker in &workers {
+        let has = worker.log().contains("partitions owned");
+        assert_eq!(has, worker.name() == "worker messages", "{}", worker.log());
+    }
+    workers.push(
+        chat.recipe("worker late", &["worker", "--jobs", "notify"])
+            .start()
+            .await,
+    );
+    eventually("it is delivered after all", async || {
+        (mail.asked().len() == 2).then_some(())
+    })
+    .await;
+}
+
+/// With one partition one of two workers has none. It is the only one that may deliver here.
+#[tokio::test]
+async fn a_worker_without_a_partition_still_serves_notifications() {
+    let mail = Provider::start().await;
+    let chat = plan(&mail).set("queue.partitions", 1).start().await;
+    let first = chat.recipe("storing", &["worker", "--jobs", "messages"]);
+    let _first = first.start().await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    // Which of two is given the partition is decided by their ids, drawn at each start.
+    let mut idle = None;
+    for attempt in 0..40 {
+        let recipe = chat.recipe(&format!("all {attempt}"), &["worker"]);
+        let mut second = recipe.start().await;
+        let owns = || second.log().contains("partitions owned");
+        // Two beats of everyone: by then it knows.
+        let beats = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < beats && !owns() {
+            say_something(&chat, &ada).await;
+        }
+        if !owns() {
+            idle = Some(second);
+            break;
+        }
+        second.sigterm();
+        assert_eq!(second.ended().await, Some(0));
+    }
+    let idle = idle.expect("one of forty is not given the partition");
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    say(&chat, &ada, room, "one").await;
+    eventually("it is delivered", async || {
+        (mail.asked().len() == 1).then_some(())
+    })
+    .await;
+    assert!(!idle.log().contains("partitions owned"), "{}", idle.log());
+}
+
+async fn say_something(chat: &Chat, user: &crate::harness::User) {
+    let name = json!({"displayName": "Ada"});
+    chat.rest_as(0, user).patch("/v1/me", name).await.ok(200);
+}
+
+/// Nobody works while a notification is not due, and somebody does when it is.
+#[tokio::test]
+async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
+    let mail = Provider::start().await;
+    let chat = plan(&mail)
+        // Longer than the rate of arrival is remembered, which keeps a worker.
+        .set("notify.delay", "16s")
+        .set("autoscale.interval", "100ms")
+        .set("autoscale.cooldown", "300ms")
+        .start()
+        .await;
+    let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    say(&chat, &ada, room, "one").await;
+    let asleep = eventually("nobody works", async || {
+        let nobody = super::autoscale::children(autoscaler.pid()).is_empty();
+        nobody.then(|| mail.asked().len())
+    })
+    .await;
+    assert_eq!(asleep, 0, "it is not due yet");
+    eventually("it is delivered", async || {
+        (mail.asked().len() == 1).then_some(())
+    })
+    .await;
+    autoscaler.sigterm();
+    assert_eq!(autoscaler.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_expired_is_cleared_away_by_one_worker_at_a_time() {
+    let chat = Chat::plan(Kind::Cluster)
+        .set("worker.maintenance_interval", "300ms")
+        .start()
+        .await;
+    let ada = chat.register("ada").await;
+    let mut database = PgConnection::connect(&variable(&chat, "DATABASE_URL"))
+        .await
+        .expect("the deployment's database");
+    let old = "INSERT INTO logins (id, user_id, token_hash, expires_at) \
+         SELECT gen_random_uuid(), gen_random_uuid(), '', now() - interval '8 days' \
+         FROM generate_series(1, 2500)";
+    database.execute(old).await.expect("rows are written");
+    let old = format!(
+        "INSERT INTO notifications (message, user_id, channel, room, seq, cause, at) \
+         SELECT gen_random_uuid(), '{}', '', gen_random_uuid(), 1, 'mention', \
+         (extract(epoch FROM now() - interval '91 days') * 1000)::bigint \
+         FROM generate_series(1, 10)",
+        ada.id
+    );
+    database.execute(AssertSqlSafe(old)).await.expect("rows");
+    let left = "SELECT (SELECT count(*) FROM logins), (SELECT count(*) FROM notifications)";
+    loop {
+        let (logins, notifications): (i64, i64) = sqlx::query_as(left)
+            .fetch_one(&mut database)
+            .await
+            .expect("an answer");
+        if (logins, notifications) == (1, 0) {
+            break;
+        }
+        eventually("someone clears", async || {
+            let said = |worker: &Process| worker.log().contains("expired rows cleared away");
+            chat.workers.iter().any(said).then_some(())
+        })
+        .await;
+    }
+    // All of it by one of them: the other was told that it is being done.
+    let all = chat.workers.iter().map(Process::log).collect::<String>();
+    assert_eq!(all.matches("expired rows cleared away").count(), 1, "{all}");
+    // Who is logged in stays so.
+    chat.rest_as(0, &ada).get("/v1/me").await.ok(200);
+    let refreshed = json!({"refreshToken": ada.refresh});
+    let answer = chat.rest(0).post("/v1/auth/refresh", refreshed).await;
+    answer.ok(200);
+}
+
+// ---- partitions
+
+/// Partitions that each have exactly one consumer.
+async fn served(queue: &rabbit::RabbitQueue) -> Option<usize> {
+    let load = queue.load().await.ok()?;
+    Some(load.partitions.iter().filter(|p| p.consumers == 1).count())
+}
+
+/// What its last word on the subject was.
+fn owned(worker: &Process) -> usize {
+    let log = worker.log();
+    let line = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("partitions owned"));
+    let number = line.and_then(|line| line.rsplit_once("partitions=")?.1.split(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// The design says 2 s for each move. A busy machine may need longer; the figures are printed.
+#[tokio::test]
+async fn partitions_follow_who_comes_and_who_goes() {
+    let mut chat = Chat::plan(Kind::Cluster)
+        .workers(1)
+        .set("queue.partitions", PARTITIONS)
+        .start()
+        .await;
+    let queue = rabbit::RabbitQueue::connect(rabbit::Settings {
+        url: server("AMQP_URL"),
+        prefix: chat.prefix().to_owned(),
+        partitions: PARTITIONS,
+        max_backlog: 1,
+        confirm_timeout: Duration::from_secs(1),
+        prefetch: 1,
+        node: "looking on".to_owned(),
+    })
+    .expect("an address");
+    let all = usize::from(PARTITIONS);
+    let settled = async |chat: &Chat, what: &str, gone: usize| {
+        eventually(what, async || {
+            let staying = &chat.workers[..chat.workers.len() - gone];
+            let shares: Vec<usize> = staying.iter().map(owned).collect();
+            let whole = shares.iter().sum::<usize>() == all && !shares.contains(&0);
+            (whole && served(&queue).await == Some(all)).then_some(())
+        })
+        .await;
+    };
+    settled(&chat, "the first one has them all", 0).await;
+    let ada = chat.register("ada").await;
+    let room = chat.room(&ada, "public", &[]).await;
+    let mut moves = Vec::new();
+    for _ in 0..2 {
+        chat.add_worker().await;
+        let joined = Instant::now();
+        settled(&chat, "the new one has its share", 0).await;
+        moves.push(("joined", joined.elapsed()));
+        say(&chat, &ada, room, "while they move").await;
+    }
+    for _ in 0..2 {
+        let last = chat.workers.len() - 1;
+        chat.workers[last].sigterm();
+        let left = Instant::now();
+        settled(&chat, "the others have its share", 1).await;
+        moves.push(("left", left.elapsed()));
+        let mut gone = chat.workers.pop().expect("it is there");
+        assert_eq!(gone.ended().await, Some(0));
+        say(&chat, &ada, room, "while they move").await;
+    }
+    eprintln!("{PARTITIONS} partitions moved: {moves:?}");
+    let slowest = moves.iter().map(|(_, took)| *took).max();
+    assert!(slowest < Some(Duration::from_secs(15)), "{moves:?}");
+    let path = format!("/v1/rooms/{room}/messages?limit=50");
+    let page = chat.rest_as(0, &ada).get(&path).await.ok(200);
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(4), "{page}");
+}
