@@ -459,7 +459,8 @@ impl Database {
                 .enable_all()
                 .build();
             if let Ok(runtime) = runtime {
-                let _ = runtime.block_on(tokio::time::timeout(super::DEADLINE, explaining));
+                let _ = runtime
+                    .block_on(async { tokio::time::timeout(super::DEADLINE, explaining).await });
             }
         });
         let _ = explaining.join();
