@@ -110,7 +110,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Notify {
-    /// Prints what an e-mail looks like: its subject and text, or its HTML.
+    /// Prints what notifications look like with the templates in use: an e-mail's subject and text with the text messages,
+    /// or its HTML.
     Preview {
         /// The HTML, for a browser: `chat notify preview --html >mail.html`.
         #[arg(long)]
@@ -183,12 +184,6 @@ fn main() -> ExitCode {
         Command::Standalone { listen, .. } => (Role::Standalone, Some(listen)),
         Command::Edge { listen } => (Role::Edge, Some(listen)),
         Command::Worker { .. } => (Role::Worker, None),
-        Command::Notify {
-            what: Notify::Preview { html },
-        } => {
-            print!("{}", chat::notify::template::preview(*html));
-            return ExitCode::SUCCESS;
-        }
         Command::Openapi => {
             println!("{}", chat::edge::api::spec().trim_end());
             return ExitCode::SUCCESS;
@@ -225,6 +220,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Command::Notify {
+        what: Notify::Preview { html },
+    } = &cli.command
+    {
+        let templates = &config.notify.templates;
+        print!("{}", chat::notify::template::preview(templates, *html));
+        return ExitCode::SUCCESS;
+    }
     if let Command::Config { check } = cli.command {
         if !check {
             print!("{}", config.effective());
