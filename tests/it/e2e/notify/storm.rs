@@ -1,7 +1,7 @@
 //! Thousands of notifications to a provider that fails three times in ten, while every process is killed in turn:
 //! each notification is delivered once, or the ledger says what became of it.
 //!
-//! 1,000 of them by default. The 10,000 of the promise:
+//! 300 of them by default. The 10,000 of the promise:
 //! `CHAT_TEST_NOTIFICATIONS=10000 scripts/test --test it e2e::notify::storm -- --nocapture`
 
 use std::{
@@ -34,7 +34,7 @@ const ATTEMPTS: usize = 4;
 
 fn count() -> usize {
     let count = std::env::var("CHAT_TEST_NOTIFICATIONS");
-    count.ok().and_then(|n| n.parse().ok()).unwrap_or(1000)
+    count.ok().and_then(|n| n.parse().ok()).unwrap_or(300)
 }
 
 /// Thirty of a hundred fail, in every way a provider can; the five last of those took the mail.
