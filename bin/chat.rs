@@ -103,7 +103,7 @@ enum Command {
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
         #[command(flatten)]
-        load: bench::load::Load,
+        load: Box<bench::load::Load>,
         #[command(subcommand)]
         what: Option<Bench>,
     },
@@ -121,7 +121,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Notify {
-    /// Prints what an e-mail looks like: its subject and text, or its HTML.
+    /// Prints what notifications look like with the templates in use: an e-mail's subject and text with the text messages,
+    /// or its HTML.
     Preview {
         /// The HTML, for a browser: `chat notify preview --html >mail.html`.
         #[arg(long)]
@@ -248,12 +249,6 @@ fn main() -> ExitCode {
         Command::Standalone { listen, .. } => (Role::Standalone, Some(listen)),
         Command::Edge { listen } => (Role::Edge, Some(listen)),
         Command::Worker { .. } => (Role::Worker, None),
-        Command::Notify {
-            what: Notify::Preview { html },
-        } => {
-            print!("{}", chat::notify::template::preview(*html));
-            return ExitCode::SUCCESS;
-        }
         Command::Openapi => {
             println!("{}", chat::edge::api::spec().trim_end());
             return ExitCode::SUCCESS;
@@ -295,6 +290,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Command::Notify {
+        what: Notify::Preview { html },
+    } = &cli.command
+    {
+        let templates = &config.notify.templates;
+        print!("{}", chat::notify::template::preview(templates, *html));
+        return ExitCode::SUCCESS;
+    }
     if let Command::Config { check } = cli.command {
         if !check {
             print!("{}", config.effective());

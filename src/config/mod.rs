@@ -10,6 +10,7 @@ mod read;
 mod secret;
 mod sections;
 mod sources;
+mod templates;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use sections::{
     Metrics, Notify, OnAmbiguous, Queue, Redis, Sms, SmsProvider, SocketIo, Start, Worker,
 };
 pub use sources::Sources;
+pub use templates::{CodeValues, DigestValues, Said, Templates, escape};
 
 use read::{Reader, Shown};
 use secret::split_url;
@@ -217,6 +219,7 @@ impl Config {
                 timeout: r.duration("notify.timeout", ms(10)..=minutes(2)),
                 retry_initial: r.duration("notify.retry_initial", ms(10)..=minutes(60)),
                 pause: r.duration("notify.pause", ms(10)..=days(1)),
+                templates: r.templates("notify.templates"),
                 email: Email {
                     provider: r.text(
                         "notify.email.provider",

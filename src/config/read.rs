@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::{Entry, Raw, list_in};
 use super::secret::{mask, split_url};
-use super::{Problem, Secret, SecretUrl, Source};
+use super::{Problem, Secret, SecretUrl, Source, Templates};
 
 /// A setting in effect, as it may be shown.
 #[derive(Clone, Debug)]
@@ -79,6 +80,19 @@ impl Reader {
                 _ => Err(format!("{number} is out of range")),
             }
         })
+    }
+
+    /// A directory of templates, or none; with everything that is wrong with them.
+    pub fn templates(&mut self, key: &'static str) -> Templates {
+        let dir = self.text(key, "a directory of templates, or \"\"", |text| {
+            Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+        });
+        let Some(dir) = dir else {
+            return Templates::default();
+        };
+        let (templates, problems) = Templates::read(&dir, &self.entries[key].source);
+        self.problems.extend(problems);
+        templates
     }
 
     /// Yes or no.

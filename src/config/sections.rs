@@ -183,6 +183,8 @@ pub struct Notify {
     pub retry_initial: Duration,
     /// After refused credentials.
     pub pause: Duration,
+    /// What notifications say.
+    pub templates: super::Templates,
     /// `[notify.email]`
     pub email: Email,
     /// `[notify.sms]`

@@ -92,12 +92,25 @@ impl Reply {
     pub fn common(&self) -> Option<Verdict> {
         let after = self.retry_after();
         match self.status.as_u16() {
+            // No provider answers a page: something stands between us, and nobody knows what became of the request.
+            200..=299 if self.is_page() => Some(Verdict::Unknown { after }),
+            // The same, and it did not pass the request on.
+            300..=399 => Some(Verdict::NotSent { after }),
             401 | 403 => Some(Verdict::Locked),
             408 => Some(Verdict::Unknown { after }),
             // Refused before anything was done with it.
             429 => Some(Verdict::NotSent { after }),
             500..=599 => Some(Verdict::Unknown { after }),
             _ => None,
+        }
+    }
+
+    fn is_page(&self) -> bool {
+        let kind = self.headers.get("content-type");
+        let said = kind.and_then(|kind| kind.to_str().ok());
+        said.is_some_and(|kind| kind.starts_with("text/html")) || {
+            let body = self.body.trim_start().as_bytes();
+            body.first() == Some(&b'<')
         }
     }
 
@@ -188,6 +201,11 @@ mod tests {
             Some(Verdict::Unknown { after: None })
         );
         assert_eq!(reply(400, &[]).common(), None);
+        let page = reply(200, &[("content-type", "text/html; charset=utf-8")]);
+        assert_eq!(page.common(), Some(Verdict::Unknown { after: None }));
+        assert_eq!(reply(202, &[]).common(), None);
+        let away = reply(302, &[]).common();
+        assert_eq!(away, Some(Verdict::NotSent { after: None }));
         let html = reply(502, &[]).shown("<html>\n  <body>Bad   gateway");
         assert_eq!(html, "502 Bad Gateway: <html> <body>Bad gateway");
     }

@@ -78,17 +78,13 @@ impl Channel for SendGrid {
             Ok(reply) => reply,
             Err(answer) => return answer,
         };
-        let verdict = match reply.status.as_u16() {
-            200..=299 => Verdict::Sent {
-                provider_id: reply
-                    .headers
-                    .get("x-message-id")
-                    .and_then(|id| id.to_str().ok())
-                    .map(str::to_owned),
+        let id = || reply.headers.get("x-message-id")?.to_str().ok();
+        let verdict = match (reply.common(), reply.status.as_u16()) {
+            (Some(verdict), _) => verdict,
+            (None, 200..=299) => Verdict::Sent {
+                provider_id: id().map(str::to_owned),
             },
-            _ => reply
-                .common()
-                .unwrap_or(Verdict::Refused { address: false }),
+            (None, _) => Verdict::Refused { address: false },
         };
         let said = match verdict {
             Verdict::Sent { .. } => String::new(),

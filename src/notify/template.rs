@@ -1,23 +1,20 @@
-//! What a notification says, as text and as HTML: the rooms, who wrote, the lines, and one link. Compiled in. Whatever
-//! people wrote is escaped, and a subject has no line break.
+//! What a notification says, as text and as HTML: the rooms, who wrote, the lines, and one link. The words are those of
+//! the settings' templates; here is what they are given, and where they are cut. Whatever people wrote is escaped, and a
+//! subject has no line break.
 
-use std::fmt::Write;
+use serde::Serialize;
+
+use crate::config::{CodeValues, DigestValues, Templates};
+pub use crate::config::{Said, escape};
 
 /// Messages shown in one e-mail; of the others only the number is told.
 const MAX_LINES: usize = 20;
 /// Characters of one message shown.
 const MAX_CHARS: usize = 500;
+/// Characters of a subject.
+const MAX_SUBJECT: usize = 120;
 /// Characters of a text message, three segments of 153.
 const MAX_SMS: usize = 459;
-
-/// One message, as it is told.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    /// Empty for a direct room.
-    pub room: String,
-    pub sender: String,
-    pub body: String,
-}
 
 /// A finished text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,110 +25,73 @@ pub struct Rendered {
 }
 
 /// Tells of messages, the oldest first, by e-mail.
-pub fn digest(shown: &[Shown], link: &str, unsubscribe: &str) -> Rendered {
-    let count = shown.len();
-    let subject = match shown {
-        [one] if one.room.is_empty() => format!("{} wrote to you", one.sender),
-        [one] => format!("{} wrote in {}", one.sender, one.room),
-        _ => format!("{count} new messages"),
-    };
-    let (mut text, mut html) = (String::new(), String::new());
-    let mut room = None;
-    for line in shown.iter().take(MAX_LINES) {
-        if room != Some(&line.room) {
-            room = Some(&line.room);
-            let title = match line.room.is_empty() {
-                true => "Direct messages",
-                false => &line.room,
-            };
-            let _ = writeln!(text, "# {}\n", one_line(title));
-            let _ = writeln!(html, "<h3>{}</h3>", escape(title));
-        }
-        let body = shorten(&line.body, MAX_CHARS);
-        let _ = writeln!(text, "{}: {body}\n", one_line(&line.sender));
-        let _ = writeln!(
-            html,
-            "<p><b>{}</b><br>{}</p>",
-            escape(&line.sender),
-            escape(&body).replace('\n', "<br>")
-        );
-    }
-    if count > MAX_LINES {
-        let more = count - MAX_LINES;
-        let _ = writeln!(text, "... and {more} more.\n");
-        let _ = writeln!(html, "<p>… and {more} more.</p>");
-    }
-    let _ = write!(
-        text,
-        "Read and answer: {link}\n\n-- \nYou get this because you were away. Stop these e-mails: {unsubscribe}\n"
-    );
-    let _ = write!(
-        html,
-        "<p><a href=\"{}\">Read and answer</a></p>\n\
-         <p style=\"color:#666;font-size:small\">You get this because you were away. \
-         <a href=\"{}\">Stop these e-mails</a></p>\n",
-        escape(link),
-        escape(unsubscribe)
-    );
-    Rendered {
-        subject: shorten(&one_line(&subject), 120),
-        text,
-        html: page(&html),
-    }
+pub fn digest(templates: &Templates, said: &[Said], link: &str, unsubscribe: &str) -> Rendered {
+    mail(templates, "digest", &values(said, link, unsubscribe))
 }
 
-/// The same for a text message: who, and the beginning of what.
-pub fn short(shown: &[Shown], link: &str) -> String {
-    let text = match shown {
-        [one] => format!("{}: {}", one.sender, one.body),
-        _ => {
-            let mut senders: Vec<&str> = shown.iter().map(|line| line.sender.as_str()).collect();
-            senders.sort_unstable();
-            senders.dedup();
-            format!("{} new messages from {}", shown.len(), senders.join(", "))
-        }
-    };
+/// The same for a text message: who, and the beginning of what, and the link.
+pub fn short(templates: &Templates, said: &[Said], link: &str) -> String {
+    let text = render(templates, "digest.sms", &values(said, link, ""));
     let room = MAX_SMS.saturating_sub(link.chars().count() + 1);
-    format!("{} {link}", shorten(&one_line(&text), room))
+    format!("{} {link}", shorten(one_line(&text).trim(), room))
 }
 
 /// A code that proves an address.
-pub fn code(code: &str, minutes: u64) -> Rendered {
-    let text = format!(
-        "Your code is {code}. It is good for {minutes} minutes.\n\nIf you did not ask for it, ignore this message.\n"
-    );
+pub fn code(templates: &Templates, code: &str, minutes: u64) -> Rendered {
+    mail(templates, "code", &code_values(code, minutes))
+}
+
+/// The same for a phone number.
+pub fn short_code(templates: &Templates, code: &str, minutes: u64) -> String {
+    let text = render(templates, "code.sms", &code_values(code, minutes));
+    shorten(one_line(&text).trim(), MAX_SMS)
+}
+
+fn code_values(code: &str, minutes: u64) -> CodeValues {
+    CodeValues {
+        code: code.to_owned(),
+        minutes,
+    }
+}
+
+fn values(said: &[Said], link: &str, unsubscribe: &str) -> DigestValues {
+    let mut senders: Vec<String> = said.iter().map(|line| one_line(&line.sender)).collect();
+    senders.sort_unstable();
+    senders.dedup();
+    let shown = said.iter().take(MAX_LINES).map(|line| Said {
+        room: one_line(&line.room),
+        sender: one_line(&line.sender),
+        body: shorten(&line.body, MAX_CHARS),
+    });
+    DigestValues {
+        count: said.len(),
+        messages: shown.collect(),
+        more: said.len().saturating_sub(MAX_LINES),
+        senders,
+        link: link.to_owned(),
+        unsubscribe: unsubscribe.to_owned(),
+    }
+}
+
+fn mail(templates: &Templates, name: &str, values: &impl Serialize) -> Rendered {
+    let part = |part: &str| render(templates, &format!("{name}.{part}"), values);
     Rendered {
-        subject: "Your code".to_owned(),
-        html: page(&format!(
-            "<p>Your code is <b>{}</b>. It is good for {minutes} minutes.</p>\n\
-             <p>If you did not ask for it, ignore this message.</p>\n",
-            escape(code)
-        )),
-        text,
+        subject: shorten(one_line(&part("subject")).trim(), MAX_SUBJECT),
+        text: part("txt"),
+        html: part("html"),
     }
 }
 
-fn page(body: &str) -> String {
-    format!(
-        "<!doctype html>\n<html><head><meta charset=\"utf-8\"></head>\n\
-         <body style=\"font-family:sans-serif\">\n{body}</body></html>\n"
-    )
-}
-
-/// Text that stands for itself in HTML, in an attribute as well.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
+/// A template of the operator's that fails on a value all the same must not keep anyone from being told.
+fn render(templates: &Templates, name: &str, values: &impl Serialize) -> String {
+    templates.render(name, values).unwrap_or_else(|error| {
+        tracing::error!(
+            template = name,
+            error,
+            "a template failed; the built-in one was used"
+        );
+        templates.render_built_in(name, values)
+    })
 }
 
 fn one_line(text: &str) -> String {
@@ -146,24 +106,29 @@ fn shorten(text: &str, max: usize) -> String {
     }
 }
 
-/// A mail as it would be sent, made of [`sample`]: its HTML, or its subject and text with the text message below.
-pub fn preview(html: bool) -> String {
+/// A mail as it would be sent, made of [`sample`]: its HTML, or its subject and text with the text messages and the mail
+/// with a code below.
+pub fn preview(templates: &Templates, html: bool) -> String {
     let (link, unsubscribe) = ("https://chat.example.com", "https://chat.example.com/stop");
-    let mail = digest(&sample(), link, unsubscribe);
-    match html {
-        true => mail.html,
-        false => format!(
-            "Subject: {}\n\n{}\n---- as a text message\n{}\n",
-            mail.subject,
-            mail.text,
-            short(&sample(), link)
-        ),
+    let mail = digest(templates, &sample(), link, unsubscribe);
+    if html {
+        return mail.html;
     }
+    let proof = code(templates, "123456", 10);
+    format!(
+        "Subject: {}\n\n{}\n---- as a text message\n{}\n\n---- a code\nSubject: {}\n\n{}\n---- as a text message\n{}\n",
+        mail.subject,
+        mail.text,
+        short(templates, &sample(), link),
+        proof.subject,
+        proof.text,
+        short_code(templates, "123456", 10),
+    )
 }
 
 /// Messages to look at a template with.
-pub fn sample() -> Vec<Shown> {
-    let line = |room: &str, sender: &str, body: &str| Shown {
+pub fn sample() -> Vec<Said> {
+    let line = |room: &str, sender: &str, body: &str| Said {
         room: room.to_owned(),
         sender: sender.to_owned(),
         body: body.to_owned(),
@@ -179,14 +144,23 @@ pub fn sample() -> Vec<Shown> {
 mod tests {
     use super::*;
 
+    fn templates() -> Templates {
+        Templates::default()
+    }
+
     #[test]
     fn what_people_wrote_stays_text() {
-        let evil = Shown {
+        let evil = Said {
             room: "<img src=x>\r\nBcc: all@example.com".to_owned(),
             sender: "\"><script>".to_owned(),
             body: "a\n</p><script>alert('x')</script>".to_owned(),
         };
-        let mail = digest(&[evil], "https://x.example/?a=1&b=2", "https://x.example/u");
+        let mail = digest(
+            &templates(),
+            &[evil],
+            "https://x.example/?a=1&b=2",
+            "https://x.example/u",
+        );
         assert!(!mail.html.contains("<script") && !mail.html.contains("<img"));
         assert!(mail.html.contains("a<br>&lt;/p&gt;"));
         assert!(
@@ -199,19 +173,24 @@ mod tests {
 
     #[test]
     fn many_messages_are_one_digest() {
-        let many: Vec<Shown> = (0..50).flat_map(|_| sample()).take(50).collect();
-        let mail = digest(&many, "l", "u");
+        let many: Vec<Said> = (0..50).flat_map(|_| sample()).take(50).collect();
+        let mail = digest(&templates(), &many, "l", "u");
         assert_eq!(mail.subject, "50 new messages");
         assert!(mail.text.contains("... and 30 more."));
-        let sms = short(&many, "https://x.example");
+        let sms = short(&templates(), &many, "https://x.example");
         assert_eq!(
             sms,
             "50 new messages from Ada, Charles, Grace https://x.example"
         );
-        let long = Shown {
+        let long = Said {
             body: "x".repeat(2000),
             ..many[0].clone()
         };
-        assert!(short(&[long], "https://x.example").chars().count() <= MAX_SMS + 1);
+        assert!(
+            short(&templates(), &[long], "https://x.example")
+                .chars()
+                .count()
+                <= MAX_SMS + 1
+        );
     }
 }

@@ -71,14 +71,15 @@ impl Channel for Twilio {
         };
         let json: Value = serde_json::from_str(&reply.body).unwrap_or_default();
         let code = json.get("code").and_then(Value::as_i64);
-        let verdict = match reply.status.as_u16() {
-            200..=299 => Verdict::Sent {
+        let verdict = match (reply.common(), reply.status.as_u16()) {
+            // By the status first; the code only says whose fault it is.
+            (Some(verdict), _) => verdict,
+            (None, 200..=299) => Verdict::Sent {
                 provider_id: json.get("sid").and_then(Value::as_str).map(str::to_owned),
             },
-            // By the status first; the code only says whose fault it is.
-            _ => reply.common().unwrap_or(Verdict::Refused {
+            (None, _) => Verdict::Refused {
                 address: code.is_some_and(|code| ADDRESS.contains(&code)),
-            }),
+            },
         };
         let said = match (&verdict, code, json.get("message").and_then(Value::as_str)) {
             (Verdict::Sent { .. }, ..) => String::new(),

@@ -120,6 +120,21 @@ pub fn twilio_report(delivery: Uuid, form: &BTreeMap<String, String>) -> Option<
     })
 }
 
+/// What someone answered to a text message: `true` where they want none any more, `false` where they want them again.
+/// Twilio's own words (<https://help.twilio.com/articles/223134027>); it says which it understood in `OptOutType` where a
+/// messaging service handles them.
+pub fn twilio_opt_out(form: &BTreeMap<String, String>) -> Option<(String, bool)> {
+    let said = form.get("OptOutType").or(form.get("Body"))?;
+    let stop = match said.trim().to_uppercase().as_str() {
+        "STOP" | "STOPALL" | "UNSUBSCRIBE" | "CANCEL" | "END" | "QUIT" | "REVOKE" | "OPTOUT" => {
+            true
+        }
+        "START" | "UNSTOP" | "YES" => false,
+        _ => return None,
+    };
+    Some((form.get("From")?.clone(), stop))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +188,24 @@ mod tests {
             "https://mycompany.com/"
         ));
         assert!(!signed("", url) && !signed("AAAA", url));
+    }
+
+    #[test]
+    fn stop_and_start_are_understood() {
+        let understood = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            twilio_opt_out(&pairs.collect())
+        };
+        let from = ("From", "+4915");
+        let yes = |stop| Some(("+4915".to_owned(), stop));
+        assert_eq!(understood(&[from, ("Body", " Stop ")]), yes(true));
+        assert_eq!(understood(&[from, ("Body", "start")]), yes(false));
+        let both = [from, ("Body", "Arrêt"), ("OptOutType", "STOP")];
+        assert_eq!(understood(&both), yes(true));
+        assert_eq!(understood(&[from, ("Body", "stop it, please")]), None);
+        assert_eq!(understood(&[("Body", "STOP")]), None);
     }
 
     #[test]

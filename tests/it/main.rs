@@ -8,3 +8,4 @@ mod harness;
 mod pool;
 mod support;
 mod tidy;
+mod vendors;

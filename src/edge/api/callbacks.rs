@@ -45,7 +45,7 @@ pub async fn sendgrid(edge: Arc<Edge>, mut request: Request) -> Result<Response>
     take(&edge, reports).await
 }
 
-/// `POST /v1/webhooks/twilio?notification=…`
+/// `POST /v1/webhooks/twilio?notification=…` for what became of a message, without the query for one that came in.
 pub async fn twilio(edge: Arc<Edge>, mut request: Request) -> Result<Response> {
     let body = request.take_body().into_bytes().await?;
     let form = form(&body);
@@ -58,6 +58,19 @@ pub async fn twilio(edge: Arc<Edge>, mut request: Request) -> Result<Response> {
     let token = config.notify.sms.auth_token.expose();
     if token.is_empty() || !webhook::twilio_signed(token, signature, &url, &form) {
         return Err(refused());
+    }
+    if request.uri().query().is_none() {
+        let Some((address, stop)) = webhook::twilio_opt_out(&form) else {
+            return Ok(StatusCode::NO_CONTENT.into());
+        };
+        let command = Command::Notify(NotifyCommand::OptOut {
+            channel: ChannelKind::Sms,
+            address,
+            stop,
+        });
+        let taken = edge.submit.call(UserId::nil(), command).await;
+        taken.map_err(Problem)?;
+        return Ok(StatusCode::NO_CONTENT.into());
     }
     let delivery = request
         .uri()

@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error, Result},
     job::{Outcome, Refusal},
     model::{
-        RoomId, Timestamp, UserId,
+        RoomId, Timestamp, UserId, derived_id,
         notify::{ChannelKind, Delivery, DeliveryState, Preferences, Purpose, Report, RoomMode},
     },
     store::notify::{CodeAnswer, NewCode},
@@ -16,6 +16,8 @@ use crate::{
 
 /// Changes that may get in between while a report is put down.
 const CLASHES: usize = 20;
+/// Why an address is suppressed that asked for it: that, and nothing else, it can lift itself.
+const OPTED_OUT: &str = "the recipient answered STOP";
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +44,12 @@ pub enum NotifyCommand {
     Unsubscribe {
         delivery: Uuid,
     },
+    /// An address asked for nothing more, or for notifications again, whosever it is.
+    OptOut {
+        channel: ChannelKind,
+        address: String,
+        stop: bool,
+    },
     /// Out of the dead letters.
     Replay {
         delivery: Uuid,
@@ -54,6 +62,7 @@ impl NotifyCommand {
         match self {
             NotifyCommand::Report(report) => report.delivery,
             NotifyCommand::Replay { delivery } => *delivery,
+            NotifyCommand::OptOut { address, .. } => derived_id("address", &[address.as_bytes()]),
             _ => actor,
         }
     }
@@ -68,6 +77,7 @@ impl std::fmt::Debug for NotifyCommand {
             NotifyCommand::TryCode { .. } => "TryCode",
             NotifyCommand::Report(_) => "Report",
             NotifyCommand::Unsubscribe { .. } => "Unsubscribe",
+            NotifyCommand::OptOut { .. } => "OptOut",
             NotifyCommand::Replay { .. } => "Replay",
         })
     }
@@ -135,6 +145,14 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
                 .put_notify_settings(delivery.user, &preferences, &settings.rooms)
                 .await?;
         }
+        NotifyCommand::OptOut {
+            channel,
+            address,
+            stop,
+        } => match stop {
+            true => store.suppress(*channel, address, OPTED_OUT).await?,
+            false => store.lift(*channel, address, OPTED_OUT).await?,
+        },
         NotifyCommand::Replay { delivery } => replay(notifier, *delivery).await?,
     }
     Ok(Outcome::Done(None))

@@ -41,6 +41,11 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     if let Some(next) = broken_off(notifier, &mut delivery).await? {
         return Ok(next);
     }
+    if delivery.tries() >= notifier.config.notify.max_attempts {
+        // A worker was stopped between its last answer and the dead letter, or between letter and ledger.
+        let next = finish(notifier, &mut delivery, Conclusion::Dead).await?;
+        return Ok(next);
+    }
     let now = Timestamp::now();
     let settings = notifier.store.notify_settings(delivery.user).await?;
     if delivery.record.purpose == Purpose::Messages {
@@ -97,9 +102,8 @@ async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Opti
     }
     let now = Timestamp::now();
     let patience = notifier.config.notify.timeout + BROKEN_OFF;
-    let gone = between(last.started_at, now);
-    if gone < patience {
-        return Ok(Some(Next::Again(patience - gone)));
+    if let Some(left) = under_way(last.started_at, now, patience) {
+        return Ok(Some(Next::Again(left)));
     }
     last.ended_at = Some(now);
     last.answer = Some("no answer: the worker was stopped while it waited".to_owned());
@@ -111,6 +115,17 @@ async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Opti
             false => Next::Again(MET),
         },
     ))
+}
+
+/// How long an attempt may still be under way. One that began further in the future than any attempt takes was begun
+/// before the clock went back: waiting for that time would keep the delivery for as long as the jump was.
+fn under_way(started: Timestamp, now: Timestamp, patience: Duration) -> Option<Duration> {
+    if between(now, started) > patience {
+        return None;
+    }
+    patience
+        .checked_sub(between(started, now))
+        .filter(|left| !left.is_zero())
 }
 
 fn unwanted(settings: &NotifySettings, channel: ChannelKind) -> Option<&'static str> {
@@ -141,6 +156,7 @@ async fn compose(
     code: Option<&str>,
 ) -> Result<Option<Outgoing>> {
     let url = notifier.public_url();
+    let templates = &notifier.config.notify.templates;
     let (id, sms) = (delivery.id, delivery.channel == ChannelKind::Sms);
     let report_to = notifier
         .config
@@ -158,14 +174,16 @@ async fn compose(
         report_to,
     };
     if let Some(code) = code {
-        let rendered = template::code(code, CODE_TTL.as_secs() / 60);
+        let minutes = CODE_TTL.as_secs() / 60;
         outgoing.to = delivery.record.address.clone().unwrap_or_default();
-        outgoing.subject = rendered.subject;
-        outgoing.text = match sms {
-            true => rendered.text.lines().next().unwrap_or_default().to_owned(),
-            false => rendered.text,
-        };
-        outgoing.html = rendered.html;
+        if sms {
+            outgoing.text = template::short_code(templates, code, minutes);
+        } else {
+            let rendered = template::code(templates, code, minutes);
+            outgoing.subject = rendered.subject;
+            outgoing.text = rendered.text;
+            outgoing.html = rendered.html;
+        }
         return Ok(Some(outgoing));
     }
     let lines = needed(notifier, delivery).await?;
@@ -178,7 +196,7 @@ async fn compose(
     }
     let shown: Vec<_> = lines
         .into_iter()
-        .map(|line| template::Shown {
+        .map(|line| template::Said {
             room: if line.direct {
                 String::new()
             } else {
@@ -189,11 +207,11 @@ async fn compose(
         })
         .collect();
     if sms {
-        outgoing.text = template::short(&shown, &url);
+        outgoing.text = template::short(templates, &shown, &url);
     } else {
         let secret = delivery.record.secret;
         let link = format!("{url}/v1/unsubscribe/{id}/{secret}");
-        let rendered = template::digest(&shown, &url, &link);
+        let rendered = template::digest(templates, &shown, &url, &link);
         outgoing.subject = rendered.subject;
         outgoing.text = rendered.text;
         outgoing.html = rendered.html;
@@ -430,4 +448,23 @@ fn count(channel: ChannelKind, verdict: &Verdict) {
 fn between(from: Timestamp, to: Timestamp) -> Duration {
     let millis = to.millis().saturating_sub(from.millis());
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_broken_off_whatever_the_clock_does() {
+        let at = |seconds: i64| Timestamp::from_millis(1_800_000_000_000 + seconds * 1000);
+        let patience = Duration::from_secs(17);
+        let left = |started, now| under_way(at(started), at(now), patience);
+        assert_eq!(left(0, 5), Some(Duration::from_secs(12)));
+        assert_eq!(left(0, 17), None);
+        // Another machine's clock is a little ahead.
+        assert_eq!(left(3, 0), Some(patience));
+        // The clock went back by a day, or forward.
+        assert_eq!(left(86_400, 0), None);
+        assert_eq!(left(0, 86_400), None);
+    }
 }

@@ -177,7 +177,10 @@ pub trait NotifyWrites: NotifyReads {
     async fn close_delivery(&self, id: Uuid) -> Result<Vec<Line>>;
     /// Takes messages out of their delivery, and says why.
     async fn drop_lines(&self, id: Uuid, lines: &[(MessageId, &'static str)]) -> Result<()>;
+    /// The first reason stays.
     async fn suppress(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()>;
+    /// Takes it back, if it was for this reason.
+    async fn lift(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()>;
 }
 
 pub(super) use statements::{columns, notify_store};

@@ -492,6 +492,21 @@ macro_rules! notify_store {
                     .map(drop)
                 })
             }
+
+            async fn lift(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()> {
+                $write!(self, connection, {
+                    sqlx::query(
+                        "DELETE FROM suppressions \
+                         WHERE channel = $1 AND address = $2 AND reason = $3",
+                    )
+                    .bind(channel.as_str())
+                    .bind(address.to_lowercase())
+                    .bind(reason)
+                    .execute(&mut *connection)
+                    .await
+                    .map(drop)
+                })
+            }
         }
     };
 }

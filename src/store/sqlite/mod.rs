@@ -10,17 +10,24 @@ mod reads;
 mod rows;
 mod transaction;
 
+use std::sync::Arc;
+
 use crate::{error::Result, sqlite::Database};
 
 /// Clones share the same connections.
 #[derive(Debug, Clone)]
 pub struct Store {
     database: Database,
+    /// Notifications stand in the writer's line one at a time: a message waits for one of them, and not for all.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Store {
     pub fn new(database: Database) -> Self {
-        Store { database }
+        Store {
+            database,
+            turn: Arc::default(),
+        }
     }
 }
 

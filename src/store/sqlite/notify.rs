@@ -16,6 +16,7 @@ macro_rules! read {
 
 macro_rules! write {
     ($store:expr, $connection:ident, $body:block) => {{
+        let _turn = $store.turn.lock().await;
         let mut tx = $store.database.write().await?;
         let $connection: &mut SqliteConnection = &mut tx;
         let result: sqlx::Result<_> = async { $body }.await;

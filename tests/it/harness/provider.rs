@@ -43,6 +43,12 @@ impl Asked {
             .to_owned()
     }
 
+    /// Whether it goes to this address or number.
+    pub fn is_to(&self, address: &str) -> bool {
+        let (mail, number) = (format!("\"{address}\""), address.replace('+', "%2B"));
+        self.body.contains(&mail) || self.body.contains(&format!("To={number}&"))
+    }
+
     pub fn taken(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -52,8 +58,12 @@ impl Asked {
 pub enum Does {
     Answer(u16, &'static str, &'static str),
     Reset,
+    /// Takes it, and resets the connection instead of saying so.
+    TakeAndReset,
     /// Holds the connection for this long.
     Nothing(Duration),
+    /// Takes it, and says so so late.
+    TakeLate(Duration),
 }
 
 impl Does {
@@ -109,6 +119,18 @@ impl Provider {
         self.asked.lock().expect("no panic").clear();
     }
 
+    /// How many requests came.
+    pub fn count(&self) -> usize {
+        self.asked.lock().expect("no panic").len()
+    }
+
+    /// The first that came to this address or number of which `look` finds something.
+    pub fn find<T>(&self, address: &str, look: impl Fn(&Asked) -> Option<T>) -> Option<T> {
+        let asked = self.asked.lock().expect("no panic");
+        let mut to = asked.iter().filter(|asked| asked.is_to(address));
+        to.find_map(look)
+    }
+
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("no panic").clone()
     }
@@ -132,22 +154,23 @@ async fn serve(
         let mut asked = asked.lock().expect("no panic");
         let before = asked.len();
         let does = behaviour.lock().expect("no panic")(before, &request);
-        if let Does::Answer(status, ..) = does {
-            request.status = status;
+        match does {
+            Does::Answer(status, ..) => request.status = status,
+            Does::TakeAndReset | Does::TakeLate(_) => request.status = 202,
+            Does::Reset | Does::Nothing(_) => {}
         }
         asked.push(request);
         does
     };
     match does {
-        Does::Answer(status, headers, body) => {
-            let answer = format!(
-                "HTTP/1.1 {status} Status\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = stream.write_all(answer.as_bytes()).await;
-            let _ = stream.shutdown().await;
+        Does::Answer(status, headers, body) => say(&mut stream, status, headers, body).await,
+        Does::TakeLate(hold) => {
+            // The client has gone by then, which is the end of the hold as well.
+            let mut rest = [0; 1];
+            let _ = tokio::time::timeout(hold, stream.read(&mut rest)).await;
+            say(&mut stream, 202, "", "").await;
         }
-        Does::Reset => {
+        Does::Reset | Does::TakeAndReset => {
             let _ = stream.set_zero_linger();
         }
         Does::Nothing(hold) => {
@@ -155,6 +178,15 @@ async fn serve(
             let _ = tokio::time::timeout(hold, stream.read(&mut rest)).await;
         }
     }
+}
+
+async fn say(stream: &mut TcpStream, status: u16, headers: &str, body: &str) {
+    let answer = format!(
+        "HTTP/1.1 {status} Status\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 async fn read(stream: &mut TcpStream) -> Option<Asked> {

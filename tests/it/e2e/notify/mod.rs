@@ -1,14 +1,18 @@
 //! Notifications against providers that behave and providers that do not.
 
-use std::{collections::HashMap, time::Duration};
+mod storm;
+
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
 use p256::{
     ecdsa::{Signature, SigningKey, signature::Signer},
     pkcs8::EncodePublicKey,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha1::Sha1;
 use uuid::Uuid;
 
 use crate::harness::{
@@ -24,7 +28,8 @@ both_ways!(
     a_provider_that_stumbles_gets_it_once,
     what_is_given_up_says_so,
     a_text_message_that_may_have_been_sent_is_not_sent_again,
-    nothing_is_lost_when_workers_are_killed,
+    a_number_that_answers_stop_gets_nothing_until_it_says_start,
+    who_cannot_be_reached_any_more_is_not_told_and_it_says_why,
 );
 
 fn key() -> SigningKey {
@@ -60,29 +65,31 @@ async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat {
     plan.start().await
 }
 
-/// Gives a user a proven address.
+/// Gives a user a proven address, and lets the provider forget how.
 pub async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
+    prove(chat, user, provider, which, address).await;
+    provider.forget();
+}
+
+/// The address may be anything but one that was used before.
+async fn prove(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
     let rest = chat.rest_as(0, user);
     let field = if which == "email" { "email" } else { "phone" };
     rest.patch("/v1/me", json!({ field: address }))
         .await
         .ok(200);
-    provider.forget();
     rest.post(&format!("/v1/me/verify/{which}"), json!({}))
         .await
         .ok(204);
     let code = eventually("the code", async || {
-        provider.asked().iter().find_map(|asked| {
-            let text = if which == "email" {
-                asked.text()
-            } else {
-                asked.body.clone()
+        provider.find(address, |asked| {
+            let text = match which {
+                "email" => asked.text(),
+                _ => asked.body.clone(),
             };
-            let digits = text.split(|c: char| !c.is_ascii_digit());
-            digits
-                .filter(|digits| digits.len() == 6)
-                .map(str::to_owned)
-                .next()
+            let mut digits = text.split(|c: char| !c.is_ascii_digit());
+            let code = digits.find(|digits| digits.len() == 6);
+            code.map(str::to_owned)
         })
     })
     .await;
@@ -96,7 +103,6 @@ pub async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, 
     rest.post(&confirm, json!({"code": code}))
         .await
         .problem(422, "invalid");
-    provider.forget();
 }
 
 pub async fn say(chat: &Chat, user: &User, room: Uuid, body: &str) -> String {
@@ -316,16 +322,18 @@ async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
         2 => Does::Reset,
         3 => Does::Answer(401, "", "{}"),
         4 => Does::Nothing(Duration::from_secs(5)),
+        // Someone between us and the provider.
+        5 => Does::Answer(200, "Content-Type: text/html\r\n", "<h1>Please log in</h1>"),
         _ => Does::take(),
     });
     let message = say(&chat, &ada, room, "hello").await;
     let told = row(&chat, &ada, &message, is("sent")).await;
     let asked = mail.asked();
-    assert_eq!(asked.iter().filter(|asked| asked.taken()).count(), 1);
-    assert_eq!(asked.len(), 6);
+    assert_eq!(asked.len(), 7);
     // A refused credential is no attempt at the message.
     let attempts = told["attempts"].as_array().expect("attempts");
-    assert_eq!(attempts.len(), 5, "{told}");
+    assert_eq!(attempts.len(), 6, "{told}");
+    assert_eq!(attempts[4]["answer"], "200 OK: <h1>Please log in</h1>");
     assert_eq!(
         attempts[0]["answer"],
         "503 Service Unavailable: <html>Service Unavailable</html>"
@@ -379,9 +387,10 @@ async fn what_is_given_up_says_so(kind: Kind) {
     assert_eq!(mail.asked().len(), 1);
 }
 
-async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
-    let (mail, sms) = (Provider::start().await, Provider::start().await);
-    let settings = [
+const PUBLIC_URL: &str = "https://chat.example.com";
+
+fn by_text_message(sms: &Provider) -> [(&str, &str); 8] {
+    [
         ("notify.email.provider", ""),
         ("notify.sms.provider", "twilio"),
         ("notify.sms.base_url", &sms.url),
@@ -389,8 +398,112 @@ async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
         ("notify.sms.auth_token", "token"),
         ("notify.sms.from", "+15550006789"),
         ("notify.sms.per_second", "1000"),
-    ];
-    let chat = start(kind, &mail, &settings).await;
+        ("edge.public_url", PUBLIC_URL),
+    ]
+}
+
+/// What Twilio posts when someone answers; signed as its page on security says, or wrongly.
+async fn answered(chat: &Chat, words: &str, signed: bool) {
+    let path = "/v1/webhooks/twilio";
+    let signature = {
+        let mut mac = Hmac::<Sha1>::new_from_slice(b"token").expect("any key");
+        let from = if signed {
+            "+4915112345678"
+        } else {
+            "+4915112345679"
+        };
+        mac.update(format!("{PUBLIC_URL}{path}Body{words}From{from}").as_bytes());
+        STANDARD.encode(mac.finalize().into_bytes())
+    };
+    let answer = chat
+        .http
+        .post(format!("{}{path}", chat.edge(0).url()))
+        .header("X-Twilio-Signature", signature)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("From=%2B4915112345678&Body={words}"))
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
+}
+
+async fn a_number_that_answers_stop_gets_nothing_until_it_says_start(kind: Kind) {
+    let (mail, sms) = (Provider::start().await, Provider::start().await);
+    let chat = start(kind, &mail, &by_text_message(&sms)).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    sms.does(|_, _| Does::Answer(201, "", r#"{"sid":"SM1"}"#));
+    verify(&chat, &bob, &sms, "sms", "+4915112345678").await;
+    let wishes = json!({"email": false, "sms": true});
+    chat.rest_as(0, &bob)
+        .put("/v1/me/notifications", wishes)
+        .await
+        .ok(200);
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    answered(&chat, "STOP", false).await;
+    let message = say(&chat, &ada, room, "before").await;
+    row(&chat, &ada, &message, is("sent")).await;
+    answered(&chat, "Stop", true).await;
+    let message = say(&chat, &ada, room, "between").await;
+    let told = row(&chat, &ada, &message, is("suppressed")).await;
+    assert_eq!(told["reason"], "the recipient answered STOP");
+    answered(&chat, "thanks", true).await;
+    answered(&chat, "START", true).await;
+    let message = say(&chat, &ada, room, "after").await;
+    row(&chat, &ada, &message, is("sent")).await;
+    assert_eq!(sms.asked().len(), 2);
+    // A number that is none is not tried a second time.
+    sms.does(|_, _| Does::Answer(400, "", r#"{"code":21211,"message":"Invalid 'To'"}"#));
+    let message = say(&chat, &ada, room, "wrong").await;
+    let told = row(&chat, &ada, &message, is("failed")).await;
+    assert_eq!(
+        told["attempts"][0]["answer"],
+        "400 Bad Request: error 21211"
+    );
+    let message = say(&chat, &ada, room, "again").await;
+    let told = row(&chat, &ada, &message, is("suppressed")).await;
+    let reason = told["reason"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("the provider refuses the address"),
+        "{reason}"
+    );
+    // Which no START lifts.
+    answered(&chat, "START", true).await;
+    let message = say(&chat, &ada, room, "still").await;
+    row(&chat, &ada, &message, is("suppressed")).await;
+    assert_eq!(sms.asked().len(), 3);
+}
+
+/// Between the decision and the sending someone leaves the room, or changes their address.
+async fn who_cannot_be_reached_any_more_is_not_told_and_it_says_why(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[("notify.digest_window", "2s")]).await;
+    let ada = chat.register("ada").await;
+    let (bob, eve) = (chat.register("bob").await, chat.register("eve").await);
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    verify(&chat, &eve, &mail, "email", "eve@example.com").await;
+    let room = chat.room(&ada, "public", &[&bob, &eve]).await;
+    let to_bob = say(&chat, &ada, room, "@bob?").await;
+    let to_eve = say(&chat, &ada, room, "@eve?").await;
+    for message in [&to_bob, &to_eve] {
+        row(&chat, &ada, message, is("queued")).await;
+    }
+    let leave = format!("/v1/rooms/{room}/leave");
+    let left = chat.rest_as(0, &bob).post(&leave, json!({})).await;
+    assert!(left.status < 300, "{left:?}");
+    chat.rest_as(0, &eve)
+        .patch("/v1/me", json!({"email": "other@example.com"}))
+        .await
+        .ok(200);
+    let told = row(&chat, &ada, &to_bob, is("cancelled")).await;
+    assert_eq!(told["reason"], "no member of the room any more");
+    let told = row(&chat, &ada, &to_eve, is("suppressed")).await;
+    assert_eq!(told["reason"], "the address is not verified any more");
+    assert!(mail.asked().is_empty(), "{:?}", mail.asked());
+}
+
+async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
+    let (mail, sms) = (Provider::start().await, Provider::start().await);
+    let chat = start(kind, &mail, &by_text_message(&sms)).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     sms.does(|_, _| Does::Answer(201, "", r#"{"sid":"SM1"}"#));
     verify(&chat, &bob, &sms, "sms", "+4915112345678").await;
@@ -428,92 +541,4 @@ async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
             .head
             .contains(&format!("Basic {}", STANDARD.encode("AC1:token")))
     );
-}
-
-/// 200 messages, or as many as CHAT_TEST_NOTIFICATIONS says, to a provider that fails every third time, with workers
-/// killed meanwhile.
-async fn nothing_is_lost_when_workers_are_killed(kind: Kind) {
-    let count: usize = std::env::var("CHAT_TEST_NOTIFICATIONS")
-        .ok()
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(200);
-    let mail = Provider::start().await;
-    let settings = [
-        // As many deliveries as there can be.
-        ("notify.digest_window", "0s"),
-        ("notify.max_attempts", "30"),
-        ("notify.delay", "100ms"),
-    ];
-    let mut chat = start(kind, &mail, &settings).await;
-    let ada = chat.register("ada").await;
-    let mut rooms = Vec::new();
-    for i in 0..4 {
-        let user = chat.register(&format!("user{i}")).await;
-        verify(
-            &chat,
-            &user,
-            &mail,
-            "email",
-            &format!("user{i}@example.com"),
-        )
-        .await;
-        rooms.push(chat.room(&ada, "direct", &[&user]).await);
-    }
-    mail.does(|before, _| match before % 10 {
-        1 => Does::fail(),
-        4 => Does::Answer(429, "", "{}"),
-        7 => Does::Reset,
-        _ => Does::take(),
-    });
-    let mut messages = Vec::new();
-    for i in 0..count {
-        messages.push(
-            say(
-                &chat,
-                &ada,
-                rooms[i % rooms.len()],
-                &format!("message-{i}-"),
-            )
-            .await,
-        );
-        if i == count / 2 || i == count - 1 {
-            chat.worker_mut(0).kill9().await;
-            chat.worker_mut(0).restart().await;
-        }
-    }
-    let mut rows = HashMap::new();
-    for message in &messages {
-        let row = row(&chat, &ada, message, is("sent")).await;
-        rows.insert(
-            row["delivery"].as_str().expect("it was sent").to_owned(),
-            row,
-        );
-    }
-    // Every message stands in a mail that was taken, and in one only; unless a worker died in the middle of asking, or
-    // the connection broke, and the ledger says that.
-    let taken: Vec<Asked> = mail.asked().into_iter().filter(Asked::taken).collect();
-    for i in 0..count {
-        let token = format!("message-{i}-");
-        let with: Vec<String> = taken
-            .iter()
-            .filter(|asked| asked.text().contains(&token))
-            .map(Asked::notification)
-            .collect();
-        assert!(!with.is_empty(), "{token} was never taken");
-        let row = &rows[&with[0]];
-        let unclear = row["attempts"]
-            .as_array()
-            .expect("attempts")
-            .iter()
-            .filter(|attempt| {
-                attempt["answer"]
-                    .as_str()
-                    .is_some_and(|said| said.starts_with("no answer"))
-            });
-        assert!(
-            with.len() <= 1 + unclear.count(),
-            "{token} was taken {} times: {row}",
-            with.len()
-        );
-    }
 }
