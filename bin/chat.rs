@@ -209,7 +209,7 @@ async fn measure(what: Bench, config: &Config) -> Result<()> {
         Bench::Connect(storm) => raw(&bench::storm::connect(&storm).await?).to_string(),
         Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?).to_string(),
         Bench::History(history) => raw(&bench::history::run(&history).await?).to_string(),
-        Bench::Plot => bench::plot::from_json(std::io::stdin())?,
+        Bench::Plot => chat::plot::from_json(std::io::stdin())?,
         Bench::Scaling(scaling) => {
             let report = bench::scaling::run(&scaling).await?;
             println!("{:#}", serde_json::json!(report));

@@ -7,7 +7,7 @@
 //! - [`job`] holds the commands, and the pure function that decides what they do to a room.
 //! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins;
 //!   [`notify`] holds the ways out, by e-mail and text message.
-//! - [`protocol`], [`model`], [`error`] and [`config`] are what all of them speak of.
+//! - [`protocol`], [`model`], [`error`] and [`config`] are what all of them speak of; [`plot`] draws what was measured.
 //!
 //! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
 
@@ -22,6 +22,7 @@ pub mod error;
 pub mod job;
 pub mod model;
 pub mod notify;
+pub mod plot;
 pub mod protocol;
 pub mod queue;
 pub mod retry;

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::decide::{Sample, Settings, decide};
 use crate::{
-    bench::plot::{Panel, Series, stacked},
     error::{Error, Result},
+    plot::{Panel, Series, stacked},
 };
 
 /// Over how long the rate of arrival is taken, as from the edges' reports.

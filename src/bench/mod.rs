@@ -7,7 +7,6 @@ pub mod fanout;
 pub mod history;
 pub mod judge;
 pub mod load;
-pub mod plot;
 pub mod scaling;
 pub mod storm;
 mod wire;

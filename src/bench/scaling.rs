@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     client::failed,
     load::{self, Load, Report, Step, duration, process},
+};
+use crate::{
+    error::{Error, Result},
     plot::{Panel, Series, stacked},
 };
-use crate::error::{Error, Result};
 
 /// Between two readings of the metrics.
 const EVERY: Duration = Duration::from_millis(250);

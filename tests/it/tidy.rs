@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
         "config",
         "error",
         "model",
+        "plot",
         "protocol",
         "retry",
         "sqlite",

@@ -1,7 +1,7 @@
 //! The report as one page without scripts: what was run, what the judge says, and three charts.
 
 use super::{Load, Report, Second};
-use crate::bench::plot::{Panel, Series, over, stacked};
+use crate::plot::{Panel, Series, over, stacked};
 
 pub fn page(load: &Load, report: &Report) -> String {
     let what = match &load.replay {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crate::support::soon;
 use chat::{
     error::Result,
     model::*,
@@ -64,7 +65,15 @@ impl Server {
     pub async fn drop(self) {
         let mut connection = self.admin.connect().await.unwrap();
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        // While autovacuum is in it, only a superuser may throw it out.
+        let gone = async {
+            while let Err(error) = connection.execute(AssertSqlSafe(sql.clone())).await {
+                let code = error.as_database_error().and_then(|error| error.code());
+                assert_eq!(code.as_deref(), Some("42501"), "{error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        soon("the database can be dropped", gone).await;
         connection.close().await.unwrap();
     }
 }
