@@ -1,6 +1,9 @@
 //! Many sockets: how fast they come in ([`connect`]), and what they cost the server while nothing happens ([`idle`]).
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -104,21 +107,54 @@ async fn cast(storm: &Storm) -> Result<Cast> {
         join => (u64::from(storm.connections) * u64::from(join)).div_ceil(storm.members.into()),
     };
     let bar = progress("making rooms", count);
-    let rooms = stream::iter(0..count as usize)
+    let rooms: Vec<Uuid> = stream::iter(0..count as usize)
         .map(|room| target.room(&users[room % users.len()].token))
         .buffered(16)
         .inspect(|_| bar.inc(1))
         .try_collect()
         .await?;
     bar.finish();
-    Ok(Cast {
+    let cast = Cast {
         target,
         users,
         rooms,
-    })
+    };
+    cast.make_members(storm).await?;
+    Ok(cast)
 }
 
 impl Cast {
+    /// Everyone is a member before the storm, as after the restart of an edge: to become one is a write.
+    async fn make_members(&self, storm: &Storm) -> Result<()> {
+        let all = (0..storm.connections).flat_map(|number| {
+            let rooms = self.rooms_of(storm, number as usize);
+            rooms.map(move |room| (room, number as usize % self.users.len()))
+        });
+        let pairs: BTreeSet<(Uuid, usize)> = all.collect();
+        let bar = progress("making members", pairs.len() as u64);
+        stream::iter(pairs)
+            .map(|(room, user)| async move {
+                let path = format!("/v1/rooms/{room}/join");
+                let token = Some(self.users[user].token.as_str());
+                self.target.post(&path, token, json!({})).await
+            })
+            .buffer_unordered(64)
+            .inspect(|_| bar.inc(1))
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
+        bar.finish();
+        Ok(())
+    }
+
+    /// Neighbours meet in one room, and others in the next.
+    fn rooms_of(&self, storm: &Storm, number: usize) -> impl Iterator<Item = Uuid> {
+        let (connections, members) = (storm.connections as usize, storm.members as usize);
+        (0..storm.join as usize).map(move |join| {
+            let room = (number + join * connections) / members;
+            self.rooms[room % self.rooms.len()]
+        })
+    }
+
     async fn open(&self, storm: &Storm, number: u32) -> Result<Socket> {
         if storm.bare {
             let (reader, writer) =
@@ -132,10 +168,7 @@ impl Cast {
         let number = number as usize;
         let user = &self.users[number % self.users.len()];
         let mut socket = open(&self.target, &user.token, storm.transport).await?;
-        for join in 0..storm.join as usize {
-            // Neighbours meet in one room, and others in the next.
-            let room = (number + join * storm.connections as usize) / storm.members as usize;
-            let room = self.rooms[room % self.rooms.len()];
+        for (join, room) in self.rooms_of(storm, number).enumerate() {
             let id = join as u64 + 1;
             let request = socket.request(id, "joinRoom", json!({"room": room}));
             socket.say(&request).await?;
