@@ -1,7 +1,14 @@
 //! Consuming: one channel a partition. A consumer ends by closing its channel and never by `basic.cancel`: a
 //! cancelled one's successor would get new payloads before those this one gives back.
+//!
+//! Acknowledgements are sent a moment later, several as one: to a quorum queue each is an entry of its log, which at
+//! a low rate costs as much as the payload's own. Payloads whose acknowledgement is lost with a worker come again, as
+//! they would had it died a moment earlier.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +29,7 @@ use super::{
     topology, unavailable, within,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     queue::{Consumer, Delivery, Depth, JobQueue, Load, Partition, Queue, State},
 };
 
@@ -30,6 +37,8 @@ use crate::{
 const CONSUME_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long an acknowledgement waits for others.
+const ACK_WITHIN: Duration = Duration::from_millis(20);
 
 /// The consuming side. Its connection closes when it and its consumers are dropped.
 pub struct RabbitQueue {
@@ -137,11 +146,11 @@ impl Queue for RabbitQueue {
         let open = |live: Arc<Live>| async move {
             let channel = live.connection.create_channel().await?;
             let deliveries = self.start(&channel, partition).await?;
-            Ok(RabbitConsumer {
+            Ok(RabbitConsumer::new(
                 deliveries,
                 channel,
-                lost: false,
-            })
+                self.settings.prefetch,
+            ))
         };
         let consumer = self.on_connection(CONSUME_DEADLINE, open).await?;
         Ok(Box::new(consumer))
@@ -199,9 +208,64 @@ struct RabbitConsumer {
     deliveries: lapin::Consumer,
     channel: Channel,
     lost: bool,
+    acks: Arc<Acks>,
+    /// So many unacknowledged payloads do not wait: the broker gives no more than `queue.prefetch`.
+    most: u64,
+}
+
+/// A consumer's acknowledgements on their way.
+struct Acks {
+    channel: Channel,
+    marks: Mutex<Marks>,
+}
+
+/// Delivery tags, each meant with all before it.
+#[derive(Default)]
+struct Marks {
+    done: u64,
+    sent: u64,
+    /// Someone sends what is done, [`ACK_WITHIN`] after the first of it.
+    timed: bool,
+}
+
+impl Acks {
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Under the lock, so that no tag follows a higher one: the broker closes the channel for that.
+    fn send(&self) {
+        let mut marks = self.marks();
+        if marks.sent < marks.done {
+            marks.sent = marks.done;
+            let options = BasicAckOptions { multiple: true };
+            // The first poll sends the frame. If it does not arrive the consumer is lost, and says so.
+            let _ = self.channel.basic_ack(marks.done, options).now_or_never();
+        }
+    }
+
+    async fn send_soon(self: Arc<Self>) {
+        tokio::time::sleep(ACK_WITHIN).await;
+        self.marks().timed = false;
+        self.send();
+    }
 }
 
 impl RabbitConsumer {
+    fn new(deliveries: lapin::Consumer, channel: Channel, prefetch: u16) -> RabbitConsumer {
+        let acks = Acks {
+            channel: channel.clone(),
+            marks: Mutex::default(),
+        };
+        RabbitConsumer {
+            deliveries,
+            channel,
+            lost: false,
+            acks: Arc::new(acks),
+            most: u64::from(prefetch / 2),
+        }
+    }
+
     fn take(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Option<Delivery> {
         match next {
             Some(Ok(delivery)) => {
@@ -238,14 +302,27 @@ impl Consumer for RabbitConsumer {
     }
 
     async fn ack_through(&mut self, tag: u64) -> Result<()> {
-        let ack = self
-            .channel
-            .basic_ack(tag, BasicAckOptions { multiple: true });
-        ack.await.map_err(unavailable)
+        if self.lost || !self.channel.status().connected() {
+            return Err(Error::unavailable("queue", "the consumer is lost"));
+        }
+        let (timed, waiting) = {
+            let mut marks = self.acks.marks();
+            marks.done = tag;
+            let waiting = tag - marks.sent;
+            (std::mem::replace(&mut marks.timed, true), waiting)
+        };
+        if waiting >= self.most {
+            self.acks.send();
+        }
+        if !timed {
+            tokio::spawn(self.acks.clone().send_soon());
+        }
+        Ok(())
     }
 
     async fn close(self: Box<Self>) {
         if self.channel.status().connected() {
+            self.acks.send();
             let closed = self.channel.close(200, "done".into());
             let _ = timeout(CLOSE_DEADLINE, closed).await;
         }
@@ -255,6 +332,7 @@ impl Consumer for RabbitConsumer {
 impl Drop for RabbitConsumer {
     fn drop(&mut self) {
         if self.channel.status().connected() {
+            self.acks.send();
             // The first poll sends the frame, and that is all it takes.
             let _ = self.channel.close(200, "done".into()).now_or_never();
         }
