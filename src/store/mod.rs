@@ -145,14 +145,21 @@ pub trait Reads: Send + Sync {
 pub struct Scope {
     /// Locked in id order for the whole transaction.
     pub rooms: BTreeSet<RoomId>,
-    /// Messages that may exist: ids about to be stored, edited, deleted, replied to.
+    /// Messages that may exist: ids about to be edited, deleted, replied to.
     pub messages: HashSet<MessageId>,
+    /// Ids about to be stored; they may exist if their commands come again.
+    pub new_messages: HashSet<MessageId>,
     /// Membership and ban of these.
     pub members: HashSet<(RoomId, UserId)>,
     /// Users who must be known by name although they are no members.
     pub users: HashSet<UserId>,
     /// Members looked for by user name, in lower case.
     pub named: HashSet<(RoomId, String)>,
+    /// Nothing but new messages is stored, and they are expected to be new. A store may then look without locking
+    /// (at `rooms`, `members`, `messages` and `named`), and `commit` fails with [`Code::Conflict`](crate::error::Code) if
+    /// a room's head has moved since or a message is there already: begin again without this. Everything that bears
+    /// on who may write in a room moves its head.
+    pub optimistic: bool,
 }
 
 /// What is true of a [`Scope`] while its rooms are locked.

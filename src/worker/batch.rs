@@ -371,20 +371,29 @@ impl Runner {
     }
 }
 
-/// One transaction.
+/// One transaction. Where the rooms moved on, or a command comes again, it is begun anew under their locks.
 async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
-    let (facts, transaction) = worker.store.begin(&room::scope(jobs)).await?;
-    let mut applied = room::apply(facts, jobs);
-    let changes = std::mem::take(&mut applied.changes);
-    let stored = changes.new_messages.len() as u64;
-    if !changes.is_empty() {
-        transaction.commit(changes).await?;
+    let mut scope = room::scope(jobs);
+    loop {
+        let (facts, transaction) = worker.store.begin(&scope).await?;
+        let mut applied = room::apply(facts, jobs);
+        let changes = std::mem::take(&mut applied.changes);
+        let stored = changes.new_messages.len() as u64;
+        if !changes.is_empty() {
+            match transaction.commit(changes).await {
+                Err(error) if scope.optimistic && error.code == Code::Conflict => {
+                    scope.optimistic = false;
+                    continue;
+                }
+                result => result?,
+            }
+        }
+        metrics().messages_stored.inc_by(stored);
+        metrics()
+            .messages_duplicate
+            .inc_by(applied.repeats.len() as u64);
+        return Ok(applied);
     }
-    metrics().messages_stored.inc_by(stored);
-    metrics()
-        .messages_duplicate
-        .inc_by(applied.repeats.len() as u64);
-    Ok(applied)
 }
 
 /// The messages that are stored now, or were already: whoever stored them may have died before it left word of them.

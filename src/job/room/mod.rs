@@ -91,13 +91,17 @@ pub struct RoomJob {
 
 /// Everything [`apply`] will look at.
 pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
-    let mut scope = Scope::default();
+    let mut scope = Scope {
+        optimistic: true,
+        ..Scope::default()
+    };
     for job in jobs {
         scope.rooms.insert(job.room);
         scope.members.insert((job.room, job.actor));
+        scope.optimistic &= matches!(job.command, RoomCommand::Send(_));
         match &job.command {
             RoomCommand::Send(send) => {
-                scope.messages.insert(send.id);
+                scope.new_messages.insert(send.id);
                 scope.messages.extend(send.reply_to);
                 named(&mut scope, job.room, &send.body);
             }

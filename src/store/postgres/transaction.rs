@@ -1,4 +1,5 @@
-//! One batch, one transaction: four round trips to open it, one for each kind of change, one to commit.
+//! One batch, one transaction: up to five round trips to open it, one for each kind of change, one to commit. A batch
+//! of new messages needs two in all: a look without locks, and one statement (see [`append`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -18,6 +19,22 @@ use crate::{
     store::{Changes, Facts, FeedEntry, Scope, Transaction},
 };
 
+/// With [`bind_messages`], which fills $1 to $14.
+macro_rules! insert_messages {
+    () => {
+        "INSERT INTO messages (room, seq, id, change_seq, sender, body, \
+             client_msg_id, reply_to, mentions, reactions, metadata, created_at, edited_at, \
+             deleted_at) \
+         SELECT n.room, n.seq, n.id, n.change_seq, n.sender, n.body, n.client_msg_id, \
+             n.reply_to, n.mentions::uuid[], n.reactions::jsonb, n.metadata, n.created_at, \
+             n.edited_at, n.deleted_at \
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::uuid[], $6::text[], \
+             $7::text[], $8::uuid[], $9::text[], $10::text[], $11::text[], $12::timestamptz[], \
+             $13::timestamptz[], $14::timestamptz[]) \
+             AS n (room, seq, id, change_seq, sender, body, client_msg_id, reply_to, mentions, \
+                 reactions, metadata, created_at, edited_at, deleted_at)"
+    };
+}
 struct Open {
     lease: Lease,
     locked: BTreeSet<RoomId>,
@@ -25,15 +42,26 @@ struct Open {
     known: HashSet<RoomId>,
 }
 
+/// What was seen without locks.
+struct Seen {
+    lease: Lease,
+    rooms: BTreeSet<RoomId>,
+    heads: HashMap<RoomId, Seq>,
+}
+
 pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+    if scope.optimistic {
+        return look(store, scope).await;
+    }
     let mut lease = Lease::begin(&store.pool).await?;
     let mut facts = Facts::default();
     // Each statement takes its own snapshot, so what follows the locks sees what was committed before them.
     if !scope.rooms.is_empty() {
         read_rooms(&mut lease, &scope.rooms, &mut facts).await?;
     }
-    if !scope.messages.is_empty() {
-        read_messages(&mut lease, &scope.messages, &mut facts).await?;
+    let mut messages = scope.messages.union(&scope.new_messages).peekable();
+    if messages.peek().is_some() {
+        read_messages(&mut lease, messages, &mut facts).await?;
     }
     if !scope.members.is_empty() || !scope.users.is_empty() {
         read_people(&mut lease, scope, &mut facts).await?;
@@ -47,6 +75,60 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
         known: facts.rooms.keys().copied().collect(),
     };
     Ok((facts, Box::new(open)))
+}
+
+async fn look(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+    let mut lease = Lease::take(&store.pool).await?;
+    let mut facts = Facts::default();
+    read_places(&mut lease, &scope.members, &mut facts).await?;
+    if !scope.messages.is_empty() {
+        read_messages(&mut lease, scope.messages.iter(), &mut facts).await?;
+    }
+    if !scope.named.is_empty() {
+        read_named(&mut lease, scope, &mut facts).await?;
+    }
+    let rooms = facts.rooms.values();
+    let seen = Seen {
+        lease,
+        rooms: scope.rooms.clone(),
+        heads: rooms.map(|room| (room.id, room.head)).collect(),
+    };
+    Ok((facts, Box::new(seen)))
+}
+
+/// Rooms, and what those who write there are in them.
+async fn read_places(
+    lease: &mut Lease,
+    places: &HashSet<(RoomId, UserId)>,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        room_columns!(),
+        ", ",
+        member_columns!(),
+        " FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
+         JOIN rooms r ON r.id = p.room \
+         LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
+         LEFT JOIN users u ON u.id = m.user_id"
+    );
+    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = places.iter().copied().unzip();
+    let query = sqlx::query(SQL).bind(rooms).bind(users);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    let places = rows::all(&found, |row| {
+        let member = match row.try_get::<Option<Uuid>, _>(8)? {
+            Some(_) => Some(rows::member(row, 7)?),
+            None => None,
+        };
+        Ok((rows::room(row, 0)?, member))
+    })?;
+    for (room, member) in places {
+        facts.rooms.insert(room.id, room);
+        if let Some(member) = member {
+            facts.members.insert((member.room, member.user.id), member);
+        }
+    }
+    Ok(())
 }
 
 async fn read_rooms(lease: &mut Lease, ids: &BTreeSet<RoomId>, facts: &mut Facts) -> Result<()> {
@@ -65,13 +147,17 @@ async fn read_rooms(lease: &mut Lease, ids: &BTreeSet<RoomId>, facts: &mut Facts
     Ok(())
 }
 
-async fn read_messages(lease: &mut Lease, ids: &HashSet<Uuid>, facts: &mut Facts) -> Result<()> {
+async fn read_messages(
+    lease: &mut Lease,
+    ids: impl Iterator<Item = &Uuid>,
+    facts: &mut Facts,
+) -> Result<()> {
     const SQL: &str = concat!(
         "SELECT ",
         message_columns!(),
         " FROM messages m LEFT JOIN users u ON u.id = m.sender WHERE m.id = ANY($1)"
     );
-    let ids: Vec<Uuid> = ids.iter().copied().collect();
+    let ids: Vec<Uuid> = ids.copied().collect();
     let found = answer(sqlx::query(SQL).bind(ids).fetch_all(&mut **lease)).await?;
     for message in rows::all(&found, |row| rows::message(row, 0))? {
         facts.messages.insert(message.id, message);
@@ -178,6 +264,78 @@ impl Transaction for Open {
         self.lease.commit().await
     }
 }
+
+#[async_trait]
+impl Transaction for Seen {
+    async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
+        changes.check(&self.rooms)?;
+        let Changes {
+            heads,
+            new_messages,
+            rooms,
+            updated_messages,
+            entries,
+            members,
+            removed_members,
+            bans,
+            lifted_bans,
+        } = changes;
+        let only_new = rooms.is_empty()
+            && updated_messages.is_empty()
+            && entries.is_empty()
+            && members.is_empty()
+            && removed_members.is_empty()
+            && bans.is_empty()
+            && lifted_bans.is_empty();
+        if !only_new {
+            return Err(Error::internal("an optimistic batch stores new messages only"));
+        }
+        append(&mut self.lease, &self.heads, heads, &new_messages).await
+    }
+}
+
+/// Moves heads and stores messages, all or nothing, in one statement that is a transaction of its own. It fails where a
+/// head is not what it was: a division by zero ends it, for want of a plainer way to say so in SQL.
+///
+/// Heads are moved in id order, as the locks of [`read_rooms`] are taken, so that two batches do not wait for each
+/// other; a lock that was waited for shows the head as it is then.
+async fn append(
+    lease: &mut Lease,
+    before: &HashMap<RoomId, Seq>,
+    after: HashMap<RoomId, Seq>,
+    messages: &[Message],
+) -> Result<()> {
+    const SQL: &str = concat!(
+        "WITH moved AS ( \
+             UPDATE rooms r SET head = n.head \
+             FROM UNNEST($15::uuid[], $16::bigint[], $17::bigint[]) AS n (id, before, head) \
+             WHERE r.id = n.id AND r.head = n.before RETURNING 1), \
+         stored AS (",
+        insert_messages!(),
+        ") SELECT 1 / (count(*) = cardinality($15))::int FROM moved"
+    );
+    let mut heads: Vec<(RoomId, Seq)> = after.into_iter().collect();
+    heads.sort_unstable();
+    let was = column(&heads, |(room, _)| before.get(room).copied());
+    let (ids, heads): (Vec<RoomId>, Vec<Seq>) = heads.into_iter().unzip();
+    let query = bind_messages(sqlx::query(SQL), messages)?
+        .bind(ids)
+        .bind(was)
+        .bind(heads);
+    let appended = answer(async { Ok(query.execute(&mut **lease).await) }).await?;
+    appended.map(drop).map_err(|error| match &error {
+        sqlx::Error::Database(database)
+            if database.is_unique_violation()
+                || database.code().as_deref() == Some(DIVISION_BY_ZERO) =>
+        {
+            Error::conflict("a room moved on, or a message is stored already")
+        }
+        _ => failure(error),
+    })
+}
+
+/// PostgreSQL's manual, appendix A.
+const DIVISION_BY_ZERO: &str = "22012";
 
 /// Every row must have been there or been new: anything else means that the facts were not true.
 fn expect(result: &PgQueryResult, rows: usize, what: &str) -> Result<()> {
@@ -291,22 +449,10 @@ fn metadata(message: &Message) -> Option<&str> {
     message.metadata.as_ref().map(|json| json.0.get())
 }
 
-async fn insert_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> {
-    const SQL: &str = "INSERT INTO messages (room, seq, id, change_seq, sender, body, \
-             client_msg_id, reply_to, mentions, reactions, metadata, created_at, edited_at, \
-             deleted_at) \
-         SELECT n.room, n.seq, n.id, n.change_seq, n.sender, n.body, n.client_msg_id, \
-             n.reply_to, n.mentions::uuid[], n.reactions::jsonb, n.metadata, n.created_at, \
-             n.edited_at, n.deleted_at \
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::uuid[], $6::text[], \
-             $7::text[], $8::uuid[], $9::text[], $10::text[], $11::text[], $12::timestamptz[], \
-             $13::timestamptz[], $14::timestamptz[]) \
-             AS n (room, seq, id, change_seq, sender, body, client_msg_id, reply_to, mentions, \
-                 reactions, metadata, created_at, edited_at, deleted_at)";
-    if messages.is_empty() {
-        return Ok(());
-    }
-    let query = sqlx::query(SQL)
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind_messages<'q>(query: Query<'q>, messages: &'q [Message]) -> Result<Query<'q>> {
+    Ok(query
         .bind(column(messages, |m| m.room))
         .bind(column(messages, |m| m.seq))
         .bind(column(messages, |m| m.id))
@@ -320,7 +466,15 @@ async fn insert_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> 
         .bind(column(messages, metadata))
         .bind(column(messages, |m| m.created_at.datetime()))
         .bind(times(messages, |m| m.edited_at))
-        .bind(times(messages, |m| m.deleted_at));
+        .bind(times(messages, |m| m.deleted_at)))
+}
+
+async fn insert_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> {
+    const SQL: &str = insert_messages!();
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let query = bind_messages(sqlx::query(SQL), messages)?;
     let result = answer(query.execute(&mut **lease)).await?;
     expect(&result, messages.len(), "new messages")
 }

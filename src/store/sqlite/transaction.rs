@@ -32,8 +32,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     if !scope.rooms.is_empty() {
         read_rooms(&mut tx, &scope.rooms, &mut facts).await?;
     }
-    if !scope.messages.is_empty() {
-        read_messages(&mut tx, &scope.messages, &mut facts).await?;
+    let mut messages = scope.messages.union(&scope.new_messages).peekable();
+    if messages.peek().is_some() {
+        read_messages(&mut tx, messages, &mut facts).await?;
     }
     if !scope.members.is_empty() || !scope.users.is_empty() {
         read_people(&mut tx, scope, &mut facts).await?;
@@ -77,7 +78,7 @@ async fn read_rooms(
 
 async fn read_messages(
     connection: &mut SqliteConnection,
-    ids: &HashSet<Uuid>,
+    ids: impl Iterator<Item = &Uuid>,
     facts: &mut Facts,
 ) -> Result<()> {
     const SQL: &str = concat!(
@@ -86,7 +87,7 @@ async fn read_messages(
         " FROM messages m LEFT JOIN users u ON u.id = m.sender \
           WHERE m.id IN (SELECT unhex(value) FROM jsonb_each(?1))"
     );
-    let found = fetch(connection, SQL, json(ids.iter().map(Uuid::as_simple))?).await?;
+    let found = fetch(connection, SQL, json(ids.map(Uuid::as_simple))?).await?;
     for message in rows::all(&found, |row| rows::message(row, 0))? {
         facts.messages.insert(message.id, message);
     }
