@@ -214,12 +214,7 @@ async fn measure(what: Bench, config: &Config) -> Result<()> {
             let report = bench::scaling::run(&scaling).await?;
             println!("{:#}", serde_json::json!(report));
             bench::scaling::write(&scaling, &report)?;
-            return match report.load.is_clean() {
-                true => Ok(()),
-                false => Err(Error::conflict(
-                    "messages were lost, repeated or out of order",
-                )),
-            };
+            return clean(&report.load);
         }
         Bench::Bare {
             what: Bare::Pipeline(pipeline),
@@ -230,6 +225,15 @@ async fn measure(what: Bench, config: &Config) -> Result<()> {
     };
     println!("{report}");
     Ok(())
+}
+
+fn clean(report: &bench::load::Report) -> Result<()> {
+    match report.is_clean() {
+        true => Ok(()),
+        false => Err(Error::conflict(
+            "messages were lost, repeated or out of order",
+        )),
+    }
 }
 
 #[derive(Args)]
@@ -374,12 +378,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let report = bench::load::run(&load).await?;
             println!("{:#}", serde_json::json!(report));
             bench::load::write(&load, &report)?;
-            match report.is_clean() {
-                true => Ok(()),
-                false => Err(Error::conflict(
-                    "messages were lost, repeated or out of order",
-                )),
-            }
+            clean(&report)
         }
         Command::Config { .. } | Command::Notify { .. } | Command::Openapi | Command::Asyncapi => {
             Ok(())

@@ -112,58 +112,6 @@ pub fn failed(what: &str, why: impl std::fmt::Display) -> Error {
     Error::new(Code::Conflict, format!("{what}: {why}"))
 }
 
-/// The CPU time of a process so far, with that of its children: PostgreSQL has one for each connection.
-pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    /// `sysconf(_SC_CLK_TCK)`, which Linux has fixed for programs (man 7 time).
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let own = Stat::of(pid)
-        .map_err(|e| Error::field("--pid", format!("{pid} cannot be looked at: {e}")))?;
-    let processes = std::fs::read_dir("/proc").map_err(|e| failed("--pid", e))?;
-    let children = processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        // One that ended meanwhile counts in its parent.
-        .filter_map(|other: u32| Stat::of(other).ok())
-        .filter(|stat| stat.parent == pid);
-    let ticks: u64 = children.map(|stat| stat.ticks).sum::<u64>() + own.ticks;
-    Ok(ticks as f64 / TICKS_PER_SECOND)
-}
-
-/// The memory of a process that is its own and resident: a file that it maps is not counted.
-pub fn memory_bytes(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
-        .map_err(|e| Error::field("--pid", format!("{pid} cannot be looked at: {e}")))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kibibytes
-        .map(|kibibytes| kibibytes * 1024)
-        .ok_or_else(|| failed("--pid", "an unknown format of /proc"))
-}
-
-/// What man 5 proc says of a process.
-struct Stat {
-    parent: u32,
-    /// User and system time, of the process and of children that have ended.
-    ticks: u64,
-}
-
-impl Stat {
-    fn of(pid: u32) -> std::io::Result<Stat> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is the name, in parentheses, and may hold anything.
-        let read = || {
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-            let parent = fields.nth(1)?.parse().ok()?;
-            // Fields 14 to 17.
-            let times = fields.skip(9).take(4).map(|ticks| ticks.parse::<u64>());
-            let ticks = times.sum::<Result<u64, _>>().ok()?;
-            Some(Stat { parent, ticks })
-        };
-        read().ok_or_else(|| std::io::Error::other("an unknown format of /proc"))
-    }
-}
-
 /// An authenticated socket.
 pub struct Socket {
     pub transport: Transport,
@@ -267,16 +215,5 @@ impl Socket {
             (true, answer) => Ok(answer),
             (false, answer) => Err(failed("the server refused", answer)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_has_used_some_time() {
-        assert!(cpu_seconds(std::process::id()).is_ok());
-        assert!(cpu_seconds(0).is_err());
     }
 }

@@ -15,8 +15,8 @@ use tokio::sync::{Barrier, mpsc};
 use uuid::Uuid;
 
 use super::{
-    client::{DEADLINE, Socket, Target, Transport, cpu_seconds, failed, open},
-    load::duration,
+    client::{DEADLINE, Socket, Target, Transport, failed, open},
+    measure::{cpu_seconds, duration},
     wire::{self, Frame, Reader},
 };
 use crate::error::Result;

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hdrhistogram::Histogram;
 use memchr::memmem;
 use serde::Serialize;
 use serde_json::json;
@@ -15,7 +14,7 @@ use tokio::{
 
 use super::{
     client::{Target, failed},
-    load::{Latency, Meter, duration, process},
+    measure::{Latency, Meter, duration, histogram, process},
 };
 use crate::error::Result;
 
@@ -96,7 +95,7 @@ pub async fn run(history: &History) -> Result<Report> {
         let (target, requests) = (&target, &requests);
         async move {
             let mut connection = Connection::open(target).await?;
-            let mut took: Histogram<u64> = histogram();
+            let mut took = histogram(3);
             let mut next = reader;
             while Instant::now() < until {
                 let started = Instant::now();
@@ -107,7 +106,7 @@ pub async fn run(history: &History) -> Result<Report> {
             Ok::<_, crate::error::Error>(took)
         }
     });
-    let mut latency = histogram();
+    let mut latency = histogram(3);
     for took in futures_util::future::try_join_all(readers).await? {
         latency += took;
     }
@@ -119,10 +118,6 @@ pub async fn run(history: &History) -> Result<Report> {
         latency_ms: Latency::of(&latency),
         cpu_us_per_request: meter.per(latency.len())?,
     })
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000, 3).expect("bounds that fit three digits")
 }
 
 /// A user and rooms full of messages: the paths of their newest pages, and the head that opens them.

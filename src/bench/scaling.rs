@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     client::failed,
-    load::{self, Load, Report, Step, duration, process},
+    load::{self, Load, Report, Step},
+    measure::{duration, process, save},
+    report,
 };
 use crate::{
     error::{Error, Result},
@@ -247,41 +249,22 @@ pub fn write(scaling: &Scaling, curve: &Curve) -> Result<()> {
         let mut value = json!(curve);
         value["seconds"] = json!(curve.load.seconds);
         value["seen"] = json!(curve.seen);
-        load::save("--json", file, &format!("{value:#}\n"))?;
+        save("--json", file, &format!("{value:#}\n"))?;
     }
     if let Some(file) = &scaling.html {
-        load::save("--html", file, &page(scaling, curve))?;
+        save("--html", file, &page(scaling, curve))?;
     }
     Ok(())
 }
 
 fn page(scaling: &Scaling, curve: &Curve) -> String {
-    let seconds = |value: fn(&load::Second) -> f64| -> Vec<(f64, f64)> {
-        let all = curve.load.seconds.iter().enumerate();
-        all.map(|(at, second)| (at as f64, value(second))).collect()
-    };
     let seen = |value: fn(&Seen) -> f64| -> Vec<(f64, f64)> {
-        curve
-            .seen
-            .iter()
-            .map(|seen| (seen.at, value(seen)))
-            .collect()
+        let all = curve.seen.iter();
+        all.map(|seen| (seen.at, value(seen))).collect()
     };
     let one = |name: &str, points| Panel::new(name, vec![Series::new(name, points)]);
-    // A second without a delivery has no latency.
-    let latency = |value: fn(&load::Second) -> f64| {
-        let all = seconds(value).into_iter().zip(&curve.load.seconds);
-        all.map(|((at, ms), second)| (at, if second.delivered > 0 { ms } else { f64::NAN }))
-            .collect()
-    };
     let panels = [
-        Panel::new(
-            "messages a second",
-            vec![
-                Series::new("accepted", seconds(|s| s.accepted as f64)),
-                Series::new("delivered, all members", seconds(|s| s.delivered as f64)),
-            ],
-        ),
+        report::rates(&curve.load),
         one("messages waiting", seen(|s| s.waiting)),
         one(
             "age of the oldest, at most, in seconds",
@@ -294,28 +277,27 @@ fn page(scaling: &Scaling, curve: &Curve) -> String {
                 Series::steps("running", &seen(|s| s.workers)),
             ],
         ),
-        Panel::new(
-            "latency in ms, intended send to each member",
-            vec![
-                Series::new("p50", latency(|s| s.p50_ms)),
-                Series::new("p99", latency(|s| s.p99_ms)),
-            ],
-        ),
+        report::latencies(&curve.load),
     ];
-    let verdict = match curve.load.is_clean() {
-        true => "Every accepted message came to every member once and in order.".to_owned(),
-        false => format!(
-            "{} lost, {} duplicated, {} reordered",
-            curve.load.lost, curve.load.duplicated, curve.load.reordered
-        ),
-    };
+    let what = format!(
+        "{} messages a second for {} s, {} for {} s, {} for {} s; {} rooms of {} members.",
+        scaling.quiet,
+        scaling.before.as_secs_f64(),
+        scaling.burst(),
+        scaling.during.as_secs_f64(),
+        scaling.quiet,
+        scaling.after.as_secs_f64(),
+        scaling.rooms,
+        scaling.members,
+    );
     let seconds = |value: Option<f64>| value.map_or("–".to_owned(), |s| format!("{s:.1} s"));
+    let latency = &curve.load.latency_ms;
     let rows = [
         ("accepted", curve.load.accepted.to_string()),
         ("most that waited", curve.most_waiting.to_string()),
         (
             "oldest that waited, at most",
-            format!("{:.1} s", curve.oldest_seconds),
+            seconds(Some(curve.oldest_seconds)),
         ),
         (
             "workers before the burst, at most, in the end",
@@ -334,31 +316,15 @@ fn page(scaling: &Scaling, curve: &Curve) -> String {
         ),
         (
             "latency p50 / p99 / max",
-            format!(
-                "{} / {} / {} ms",
-                curve.load.latency_ms.p50, curve.load.latency_ms.p99, curve.load.latency_ms.max
-            ),
+            format!("{} / {} / {} ms", latency.p50, latency.p99, latency.max),
         ),
     ];
-    let rows: String = rows
-        .iter()
-        .map(|(name, value)| format!("<tr><td>{name}</td><td>{value}</td></tr>"))
-        .collect();
-    super::page(
+    report::page(
         "chat bench scaling",
-        &format!(
-            "<p>{} messages a second for {} s, {} for {} s, {} for {} s; {} rooms of {} members.</p>\
-             <p><b>{verdict}</b></p><table>{rows}</table>{}",
-            scaling.quiet,
-            scaling.before.as_secs_f64(),
-            scaling.burst(),
-            scaling.during.as_secs_f64(),
-            scaling.quiet,
-            scaling.after.as_secs_f64(),
-            scaling.rooms,
-            scaling.members,
-            stacked("The pool follows the load", "seconds", &panels),
-        ),
+        &what,
+        &curve.load,
+        &rows.map(|(name, value)| (name.to_owned(), value)),
+        &stacked("The pool follows the load", "seconds", &panels),
     )
 }
 

@@ -13,8 +13,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    client::{Registered, Socket, Target, Transport, failed, memory_bytes, open},
-    load::{Latency, Meter, process, progress},
+    client::{Registered, Socket, Target, Transport, failed, open},
+    measure::{Latency, Meter, histogram, memory_bytes, process, progress},
     wire,
 };
 use crate::error::Result;
@@ -180,8 +180,7 @@ impl Cast {
     /// Everyone, as fast as it goes.
     async fn open_all(&self, storm: &Storm) -> (Vec<Socket>, u32, Histogram<u64>, Duration) {
         let bar = progress("connecting", storm.connections.into());
-        let mut took =
-            Histogram::new_with_bounds(1, 600_000_000, 3).expect("bounds that fit three digits");
+        let mut took = histogram(3);
         let started = Instant::now();
         let mut opened = stream::iter(0..storm.connections)
             .map(|number| async move {

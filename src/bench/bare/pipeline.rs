@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::{
     bench::{
         client::failed,
-        load::{Meter, duration, process},
+        measure::{Meter, duration, process},
     },
     config::Config,
     error::Result,

@@ -315,6 +315,10 @@ impl Judge {
         }
     }
 
+    pub fn seats(&self) -> impl Iterator<Item = SeatNo> + use<> {
+        (0..self.seats.len() as u32).map(SeatNo)
+    }
+
     /// The seat has gone: left, removed, or disconnected for good. Without `upto` it owes nothing above what it
     /// was given.
     pub fn left(&mut self, seat: SeatNo, upto: Option<Seq>) {

@@ -2,21 +2,20 @@
 //! once and in order. Latency counts from when a message was *meant* to be sent, so that a server that makes the
 //! generator wait does not look fast.
 
-mod html;
 mod plan;
 mod sockets;
 mod tally;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::{Args, Parser};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -28,14 +27,16 @@ use self::{
     tally::Tally,
 };
 use super::{
-    client::{Registered, Socket, Target, Transport, cpu_seconds, failed, open},
+    client::{Registered, Socket, Target, Transport, failed, open},
     judge::{Judge, RoomNo},
+    measure::{Latency, Meter, duration, process, progress, save},
+    report,
 };
 use crate::{
-    config::parse_duration,
     error::{Error, Result},
     job::partition_of,
     model::Seq,
+    plot::{Panel, Series, over, stacked},
 };
 
 pub use self::plan::Step;
@@ -117,15 +118,6 @@ pub struct Partitions {
     all: u16,
 }
 
-pub fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "a whole number and one of ms, s, m, h, d".to_owned())
-}
-
-pub fn process(text: &str) -> Result<(String, u32), String> {
-    let (name, pid) = text.split_once('=').ok_or("NAME=PID")?;
-    Ok((name.to_owned(), pid.parse().map_err(|_| "PID is a number")?))
-}
-
 fn positive(text: &str) -> Result<f64, String> {
     let number = text
         .parse()
@@ -180,14 +172,6 @@ pub struct Report {
     /// When the first message was to be sent.
     #[serde(skip)]
     pub started: Instant,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Latency {
-    pub p50: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub max: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -290,15 +274,10 @@ pub async fn run(load: &Load) -> Result<Report> {
     }
     bar.finish();
     let cpu = meter.per(tally.accepted)?;
-    let mut report = tally.report(cpu);
     if load.accept_only {
-        report.expected = report.delivered;
-        report.lost = 0;
-        report
-            .examples
-            .retain(|example| !example.starts_with("lost"));
+        tally.dismiss();
     }
-    Ok(report)
+    Ok(tally.report(cpu))
 }
 
 /// Registers the users and makes the rooms.
@@ -396,39 +375,6 @@ async fn join(
     Ok((socket, joined))
 }
 
-/// CPU time of processes, this one included, since it was started.
-pub struct Meter(Vec<(String, u32, f64)>);
-
-impl Meter {
-    pub fn start(processes: &[(String, u32)]) -> Result<Meter> {
-        let this = ("generator".to_owned(), std::process::id());
-        let all = processes.iter().cloned().chain([this]);
-        let started = all.map(|(name, pid)| Ok((name, pid, cpu_seconds(pid)?)));
-        started.collect::<Result<_>>().map(Meter)
-    }
-
-    /// Microseconds for each of `count`.
-    pub fn per(&self, count: u64) -> Result<BTreeMap<String, f64>> {
-        let spent = self.0.iter().map(|(name, pid, before)| {
-            let micros = (cpu_seconds(*pid)? - before) * 1e6 / count.max(1) as f64;
-            Ok((name.clone(), (micros * 10.0).round() / 10.0))
-        });
-        spent.collect()
-    }
-}
-
-/// A bar on a terminal; a line elsewhere.
-pub fn progress(what: &'static str, total: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total).with_message(what);
-    if bar.is_hidden() {
-        eprintln!("{what}: {total}");
-    }
-    if let Ok(style) = ProgressStyle::with_template("{msg:>18} {wide_bar} {pos}/{len} {eta}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
 async fn counted<T>(bar: &ProgressBar, what: impl Future<Output = Result<T>>) -> Result<T> {
     let result = what.await;
     bar.inc(1);
@@ -446,14 +392,72 @@ pub fn write(load: &Load, report: &Report) -> Result<()> {
         save("--json", file, &format!("{value:#}\n"))?;
     }
     if let Some(file) = &load.html {
-        save("--html", file, &html::page(load, report))?;
+        save("--html", file, &page(load, report))?;
     }
     Ok(())
 }
 
-pub fn save(flag: &str, file: &Path, text: &str) -> Result<()> {
-    std::fs::write(file, text).map_err(|e| {
-        let why = format!("{} cannot be written: {e}", file.display());
-        Error::field(flag, why)
-    })
+fn page(load: &Load, report: &Report) -> String {
+    let what = match &load.replay {
+        Some(log) => format!("{} at {} times its speed", log.display(), load.speed),
+        None => format!(
+            "{} messages a second of {} bytes for {} s: {} rooms of {} members, {} senders",
+            load.rate,
+            load.body,
+            load.duration.as_secs_f64(),
+            load.rooms,
+            load.members,
+            load.senders
+        ),
+    };
+    let Latency {
+        p50,
+        p99,
+        p999,
+        max,
+    } = report.latency_ms;
+    let mut rows: Vec<(String, String)> = [
+        ("sent", report.sent.to_string()),
+        ("accepted", report.accepted.to_string()),
+        (
+            "delivered",
+            format!("{} of {}", report.delivered, report.expected),
+        ),
+        ("accepted a second", report.accepted_per_s.to_string()),
+        ("delivered a second", report.delivered_per_s.to_string()),
+        (
+            "latency from the intended send, p50 / p99 / p99.9 / max, ms",
+            format!("{p50} / {p99} / {p999} / {max}"),
+        ),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec();
+    let cpu = report.cpu_us_per_message.iter();
+    rows.extend(cpu.map(|(name, micros)| {
+        let name = format!("CPU of {name}, µs a message");
+        (name, micros.to_string())
+    }));
+
+    let places = report.distribution.iter();
+    let places: Vec<String> = places
+        .map(|(quantile, _)| format!("{} %", quantile * 100.0))
+        .collect();
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    let points = report.distribution.iter().enumerate();
+    let points = points.map(|(at, (_, ms))| (at as f64, *ms)).collect();
+    let distribution = [Panel::new("ms", vec![Series::new("latency", points)])];
+    let charts = [
+        stacked(
+            "Over time",
+            "seconds",
+            &[report::rates(report), report::latencies(report)],
+        ),
+        over(
+            "How long deliveries took",
+            "of all deliveries within",
+            &places,
+            &distribution,
+        ),
+    ];
+    report::page("chat bench", &what, report, &rows, &charts.concat())
 }

@@ -8,17 +8,17 @@ use std::{
 use hdrhistogram::Histogram;
 
 use super::{
-    Latency, Report, Second,
+    Report, Second,
     plan::{MessageNo, Plan},
     sockets::Note,
 };
 use crate::{
-    bench::judge::{ConnectionNo, Judge, Key, RoomNo, Verdict},
+    bench::{
+        judge::{ConnectionNo, Judge, Key, RoomNo, Verdict},
+        measure::{Latency, histogram},
+    },
     error::Result,
 };
-
-/// The longest latency told apart from longer ones, in microseconds.
-const MAX_LATENCY: u64 = 10 * 60 * 1_000_000;
 
 pub struct Tally<'a> {
     plan: &'a Plan,
@@ -43,10 +43,6 @@ struct Bucket {
     accepted: u64,
     delivered: u64,
     latency: Histogram<u64>,
-}
-
-fn histogram(digits: u8) -> Histogram<u64> {
-    Histogram::new_with_bounds(1, MAX_LATENCY, digits).expect("bounds that fit the digits")
 }
 
 impl<'a> Tally<'a> {
@@ -154,6 +150,13 @@ impl<'a> Tally<'a> {
         &mut self.seconds[second]
     }
 
+    /// Nobody waits for what has not come.
+    pub fn dismiss(&mut self) {
+        for seat in self.judge.seats() {
+            self.judge.left(seat, None);
+        }
+    }
+
     pub fn report(self, cpu_us_per_message: BTreeMap<String, f64>) -> Report {
         let Verdict {
             sent,
@@ -204,18 +207,6 @@ impl<'a> Tally<'a> {
                     p99_ms: second.latency.value_at_quantile(0.99) as f64 / 1000.0,
                 })
                 .collect(),
-        }
-    }
-}
-
-impl Latency {
-    pub fn of(histogram: &Histogram<u64>) -> Latency {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-        Latency {
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: histogram.max() as f64 / 1000.0,
         }
     }
 }

@@ -288,7 +288,9 @@ impl Transaction for Seen {
             && bans.is_empty()
             && lifted_bans.is_empty();
         if !only_new {
-            return Err(Error::internal("an optimistic batch stores new messages only"));
+            return Err(Error::internal(
+                "an optimistic batch stores new messages only",
+            ));
         }
         append(&mut self.lease, &self.heads, heads, &new_messages).await
     }

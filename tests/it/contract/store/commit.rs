@@ -22,6 +22,7 @@ on_both! {
     nothing_may_be_changed_twice_in_one_batch,
     a_nul_in_a_text_is_refused,
     a_thousand_messages_in_one_batch,
+    an_optimistic_batch_sees_what_it_needs,
     nothing_to_do_is_done,
 }
 
@@ -308,6 +309,38 @@ async fn a_thousand_messages_in_one_batch(store: Fixture) {
         ..scope(rooms)
     };
     assert_eq!(store.facts(&asked).await.messages.len(), 1000);
+}
+
+async fn an_optimistic_batch_sees_what_it_needs(store: Fixture) {
+    let ada = store.user("ada").await;
+    let id = store.public_room(&ada).await;
+    let said = store.say(id, &ada, 1..=1).await.remove(0);
+    let reply = Message {
+        reply_to: Some(said.id),
+        ..message(id, &ada, 2, "to @ada")
+    };
+    let asked = Scope {
+        members: HashSet::from([(id, ada.id)]),
+        messages: HashSet::from([said.id]),
+        new_messages: HashSet::from([reply.id]),
+        named: HashSet::from([(id, "ada".to_owned())]),
+        optimistic: true,
+        ..scope([id, new_id()])
+    };
+    let (facts, transaction) = store.writes.begin(&asked).await.unwrap();
+    assert_eq!(facts.rooms.len(), 1);
+    assert_eq!(facts.rooms[&id].head, 1);
+    assert_eq!(facts.members[&(id, ada.id)].role, Role::Owner);
+    assert!(facts.messages.contains_key(&said.id));
+    assert_eq!(facts.named["ada"], ada.id);
+    let changes = Changes {
+        heads: [(id, 2)].into(),
+        new_messages: vec![reply.clone()],
+        ..Changes::default()
+    };
+    transaction.commit(changes).await.unwrap();
+    let found = store.reads.messages(id, Window::Latest, 9).await.unwrap();
+    assert_eq!(wires(&found), wires(&[said, reply]));
 }
 
 async fn nothing_to_do_is_done(store: Fixture) {

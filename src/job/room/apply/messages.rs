@@ -1,0 +1,186 @@
+//! What becomes of messages.
+
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+
+use super::{Batch, Decided, MAX_REACTIONS, Touched, json, refuse};
+use crate::{
+    error::Code,
+    job::room::{RoomJob, Send, mentions},
+    model::{EventKind, FeedEvent, Message, MessageId, Reaction, Role, RoomId, UserId},
+};
+
+impl Batch {
+    pub(super) fn send(&mut self, job: &RoomJob, send: &Send) -> Decided {
+        let sender = self.writer(job)?;
+        if let Some(known) = self.facts.messages.get(&send.id) {
+            let resource = json(known);
+            let mut first = known.clone();
+            first.change_seq = first.seq;
+            if !self.touched.contains(&Touched::NewMessage(send.id)) {
+                let event = FeedEvent {
+                    seq: first.seq,
+                    kind: EventKind::NewMessage,
+                    data: json(&first).get().to_owned(),
+                };
+                self.applied.repeats.push((job.room, event));
+            }
+            return Ok(Some(resource));
+        }
+        if let Some(reply_to) = send.reply_to
+            && self
+                .facts
+                .messages
+                .get(&reply_to)
+                .is_none_or(|m| m.room != job.room)
+        {
+            return refuse(
+                Code::Invalid,
+                "replyTo: there is no such message in this room",
+            );
+        }
+        let seq = self.next_seq(job.room);
+        let message = Message {
+            id: send.id,
+            room: job.room,
+            seq,
+            change_seq: seq,
+            sender,
+            body: send.body.clone(),
+            client_msg_id: send.client_msg_id.clone(),
+            reply_to: send.reply_to,
+            mentions: self.mentioned(job.room, &send.body),
+            reactions: Vec::new(),
+            metadata: send.metadata.clone(),
+            created_at: job.at,
+            edited_at: None,
+            deleted_at: None,
+        };
+        let resource = json(&message);
+        self.emit(
+            job.room,
+            FeedEvent {
+                seq,
+                kind: EventKind::NewMessage,
+                data: resource.get().to_owned(),
+            },
+        );
+        self.facts.messages.insert(send.id, message);
+        self.touched.insert(Touched::NewMessage(send.id));
+        Ok(Some(resource))
+    }
+
+    /// The members that a body names, each once, in the order in which they are named.
+    fn mentioned(&self, room: RoomId, body: &str) -> Vec<UserId> {
+        let mut found = Vec::new();
+        mentions::resolve(body, |name| {
+            let user = *self.facts.named.get(name)?;
+            // Only while they are a member: someone may have left earlier in this batch.
+            let member = self.facts.members.contains_key(&(room, user));
+            member.then(|| found.push(user))
+        });
+        let mut seen = HashSet::new();
+        found.retain(|user| seen.insert(*user));
+        found
+    }
+
+    pub(super) fn edit(&mut self, job: &RoomJob, id: MessageId, body: &str) -> Decided {
+        self.writer(job)?;
+        let mut message = self.message(job.room, id)?;
+        if message.sender.id != job.actor {
+            return refuse(Code::Forbidden, "only its sender may edit a message");
+        }
+        if message.deleted_at.is_some() {
+            return refuse(Code::Conflict, "this message is deleted");
+        }
+        if message.body == body {
+            return Ok(Some(json(&message)));
+        }
+        message.body = body.to_owned();
+        message.mentions = self.mentioned(job.room, body);
+        message.edited_at = Some(job.at);
+        Ok(Some(self.change_message(
+            job,
+            message,
+            EventKind::MessageUpdated,
+        )))
+    }
+
+    pub(super) fn delete(&mut self, job: &RoomJob, id: MessageId) -> Decided {
+        let role = self.member(job.room, job.actor)?.role;
+        let mut message = self.message(job.room, id)?;
+        if message.sender.id != job.actor && role < Role::Admin {
+            return refuse(
+                Code::Forbidden,
+                "only its sender, an admin or the owner may delete a message",
+            );
+        }
+        if message.deleted_at.is_some() {
+            return Ok(Some(json(&message)));
+        }
+        message.body = String::new();
+        message.metadata = None;
+        message.mentions = Vec::new();
+        message.reactions = Vec::new();
+        message.deleted_at = Some(job.at);
+        Ok(Some(self.change_message(
+            job,
+            message,
+            EventKind::MessageDeleted,
+        )))
+    }
+
+    pub(super) fn react(&mut self, job: &RoomJob, id: MessageId, emoji: &str, on: bool) -> Decided {
+        self.writer(job)?;
+        let mut message = self.message(job.room, id)?;
+        if message.deleted_at.is_some() {
+            return refuse(Code::Conflict, "this message is deleted");
+        }
+        let place = message.reactions.iter().position(|r| r.emoji == emoji);
+        let given = place.is_some_and(|i| message.reactions[i].users.contains(&job.actor));
+        if given == on {
+            return Ok(Some(json(&message)));
+        }
+        match (place, on) {
+            (Some(i), true) => message.reactions[i].users.push(job.actor),
+            (Some(i), false) => {
+                message.reactions[i].users.retain(|user| *user != job.actor);
+                if message.reactions[i].users.is_empty() {
+                    message.reactions.remove(i);
+                }
+            }
+            (None, _) if message.reactions.len() >= MAX_REACTIONS => {
+                return refuse(
+                    Code::Conflict,
+                    "this message has 50 different reactions already",
+                );
+            }
+            (None, _) => message.reactions.push(Reaction {
+                emoji: emoji.to_owned(),
+                users: vec![job.actor],
+            }),
+        }
+        Ok(Some(self.change_message(
+            job,
+            message,
+            EventKind::ReactionUpdated,
+        )))
+    }
+
+    /// Gives a changed message its number and tells of it.
+    fn change_message(
+        &mut self,
+        job: &RoomJob,
+        mut message: Message,
+        kind: EventKind,
+    ) -> Box<RawValue> {
+        let seq = self.next_seq(job.room);
+        message.change_seq = seq;
+        let resource = json(&message);
+        self.record(job, seq, kind, Some(message.id), resource.get());
+        self.touched.insert(Touched::Message(message.id));
+        self.facts.messages.insert(message.id, message);
+        resource
+    }
+}
