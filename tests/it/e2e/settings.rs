@@ -204,10 +204,11 @@ async fn a_missing_server_is_named_and_waited_for() {
         );
         assert!(took < Duration::from_secs(15), "and no longer: {what}");
         assert_eq!(ended.stdout, "", "it was never ready: {what}");
-        let last = ended.stderr.trim_end().lines().last().unwrap_or_default();
+        // A server that is there may not have answered in time either, on a busy machine.
+        let mut lines = ended.stderr.lines();
         assert!(
-            last.contains(address.as_str()) && last.contains(name),
-            "a clear last line: {what}"
+            lines.any(|line| line.contains(address.as_str()) && line.contains(name)),
+            "a clear line: {what}"
         );
     }
     let env = [

@@ -23,7 +23,7 @@ pub use rest::Rest;
 pub use socket::Socket;
 
 /// How long anything may take before a test gives up on it. Generous: a loaded machine is no failure.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Makes two tests of each function that takes a [`Kind`]: on one process, and on a cluster.
 macro_rules! both_ways {
