@@ -112,6 +112,7 @@ impl Batch {
             RoomCommand::LiftBan { user } => self.lift_ban(job, *user),
             RoomCommand::Mute { user, until } => self.mute(job, *user, *until),
             RoomCommand::MarkRead { seq } => self.mark_read(job, *seq),
+            RoomCommand::Depart => self.depart(job),
         }
     }
 
@@ -412,6 +413,25 @@ impl Batch {
             );
         }
         self.drop_member(job, job.actor, MemberLeftReason::Left);
+        Ok(None)
+    }
+
+    fn depart(&mut self, job: &RoomJob) -> Decided {
+        let Some(member) = self.facts.members.get(&(job.room, job.actor)) else {
+            return Ok(None);
+        };
+        let heir = self.facts.heirs.get(&job.room).copied();
+        let owned = member.role == Role::Owner;
+        if let (true, Some(heir)) = (owned, heir) {
+            self.change_role(job, heir, Role::Owner);
+        }
+        self.drop_member(job, job.actor, MemberLeftReason::Deleted);
+        if heir.is_none() && (owned || self.room(job).kind == RoomKind::Direct) {
+            self.room(job).deleted = true;
+            self.room_updated(job, None);
+        }
+        let forgotten = (job.room, job.actor);
+        self.applied.changes.forgotten.push(forgotten);
         Ok(None)
     }
 

@@ -82,6 +82,7 @@ macro_rules! notify_store {
                 preferences: Preferences::parse(row.try_get(8)?),
                 email: row.try_get(9)?,
                 phone: row.try_get(10)?,
+                gone: row.try_get(11)?,
             })
         }
 
@@ -109,7 +110,13 @@ macro_rules! notify_store {
                     .bind(user)
                     .fetch_all(&mut *connection)
                     .await?;
+                    let gone: Option<bool> =
+                        sqlx::query_scalar("SELECT deleted_at IS NOT NULL FROM users WHERE id = $1")
+                            .bind(user)
+                            .fetch_optional(&mut *connection)
+                            .await?;
                     Ok(NotifySettings {
+                        gone: gone.unwrap_or(true),
                         preferences: Preferences::parse(settings.as_deref()),
                         rooms: rooms
                             .iter()
@@ -215,14 +222,18 @@ macro_rules! notify_store {
                 let settings =
                     serde_json::to_string(preferences).map_err(crate::error::Error::internal)?;
                 $write!(self, connection, {
-                    sqlx::query(
-                        "INSERT INTO notify_settings (user_id, settings) VALUES ($1, $2) \
+                    let put = sqlx::query(
+                        "INSERT INTO notify_settings (user_id, settings) \
+                         SELECT id, $2 FROM users WHERE id = $1 AND deleted_at IS NULL \
                          ON CONFLICT (user_id) DO UPDATE SET settings = excluded.settings",
                     )
                     .bind(user)
                     .bind(&settings)
                     .execute(&mut *connection)
                     .await?;
+                    if put.rows_affected() == 0 {
+                        return Ok(());
+                    }
                     sqlx::query("DELETE FROM notify_rooms WHERE user_id = $1")
                         .bind(user)
                         .execute(&mut *connection)
@@ -246,7 +257,8 @@ macro_rules! notify_store {
                     sqlx::query(
                         "INSERT INTO verification_codes \
                              (user_id, channel, address, code_hash, expires_at, tries) \
-                         VALUES ($1, $2, $3, $4, $5, 0) \
+                         SELECT id, $2, $3, $4, $5, 0 FROM users \
+                             WHERE id = $1 AND deleted_at IS NULL \
                          ON CONFLICT (user_id, channel) DO UPDATE SET address = excluded.address, \
                              code_hash = excluded.code_hash, expires_at = excluded.expires_at, \
                              tries = 0",
@@ -405,6 +417,26 @@ macro_rules! notify_store {
                     .execute(&mut *connection)
                     .await
                     .map(drop)
+                })
+            }
+
+            async fn deliveries_to(
+                &self,
+                user: UserId,
+                after: Option<Uuid>,
+                limit: u32,
+            ) -> Result<Vec<Delivery>> {
+                $read!(self, connection, {
+                    let rows = sqlx::query(
+                        "SELECT id, user_id, channel, at, version, record FROM deliveries \
+                         WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT $3",
+                    )
+                    .bind(user)
+                    .bind(after.unwrap_or(Uuid::nil()))
+                    .bind(i64::from(limit))
+                    .fetch_all(&mut *connection)
+                    .await?;
+                    rows.iter().map(|row| delivery(row, 0)).collect()
                 })
             }
 

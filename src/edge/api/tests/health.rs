@@ -96,7 +96,7 @@ fn the_specification_says_everything_and_always_the_same() {
             );
         }
     }
-    assert_eq!(operations, 39);
+    assert_eq!(operations, 40);
     assert_eq!(
         spec["components"]["securitySchemes"]["bearer"]["scheme"],
         "bearer"

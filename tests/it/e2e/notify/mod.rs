@@ -1,5 +1,7 @@
 //! Notifications against providers that behave and providers that do not.
 
+mod deleted;
+mod limits;
 mod storm;
 
 use std::time::Duration;
