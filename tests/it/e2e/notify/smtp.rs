@@ -46,7 +46,7 @@ async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
     let mail = server.mail().await;
     assert_eq!(mail["from"], "chat@example.com");
     assert_eq!(mail["to"], json!([address]));
-    assert_eq!(mail["subject"], "1 new message");
+    assert_eq!(mail["subject"], "Ada wrote to you");
     assert!(
         mail["text"]
             .as_str()
