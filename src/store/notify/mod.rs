@@ -195,4 +195,4 @@ pub trait NotifyWrites: NotifyReads {
     async fn lift(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()>;
 }
 
-pub(super) use statements::{columns, notify_store};
+pub(super) use statements::{columns, notify_reads, notify_store, notify_writes};
