@@ -331,11 +331,12 @@ fn deleted_key(user: UserId) -> String {
     format!("~{user}")
 }
 
-/// What an erased account leaves of its own, in both stores; the user is the only parameter.
+/// What an erased account leaves of its own, in both stores; the user is the only parameter. That it was to be told of
+/// everything in a room stays until it expires: messages may wait to be looked at.
 const ERASE: [&str; 5] = [
     "UPDATE logins SET revoked = true WHERE user_id = $1",
     "DELETE FROM notify_settings WHERE user_id = $1",
-    "DELETE FROM notify_rooms WHERE user_id = $1",
+    "DELETE FROM notify_rooms WHERE user_id = $1 AND mode <> 'all'",
     "DELETE FROM verified_addresses WHERE user_id = $1",
     "DELETE FROM verification_codes WHERE user_id = $1",
 ];
@@ -419,7 +420,7 @@ pub trait Writes: Send + Sync {
         limit: u32,
     ) -> Result<Vec<RoomId>>;
 
-    /// Deletes logins, codes and bans that ended longer than `after` ago, and what the ledger of notifications has held
+    /// Deletes logins, codes and bans that ended longer than `after` ago, what accounts that ended so long ago left, and what the ledger of notifications has held
     /// for longer than `keep`; at most [`EXPIRE_AT_ONCE`] rows of each. By the store's own clock: a node whose clock
     /// jumps must not delete what is good. An open digest stays, however old.
     async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired>;

@@ -27,7 +27,7 @@ macro_rules! write {
 }
 
 /// Three ways to be concerned, each a walk along an index: a direct room's members, those named, those who set the
-/// room to "all". Who left since is among the first two, so that the ledger can say why they were not told: a direct
+/// room to "all". Who has left since is still among them, so that the ledger can say why they were not told; a direct
 /// room is left only with the account. `DISTINCT ON` keeps the strongest cause.
 const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
          SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
@@ -46,7 +46,11 @@ const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
          UNION ALL \
          SELECT a.id, p.user_id, 'all', 3 FROM asked a \
              JOIN notify_rooms p ON p.room = a.room AND p.mode = 'all' \
-             JOIN members y ON y.room = p.room AND y.user_id = p.user_id \
+             WHERE EXISTS (SELECT 1 FROM members y \
+                     WHERE y.room = p.room AND y.user_id = p.user_id) \
+                 OR EXISTS (SELECT 1 FROM feed f WHERE f.room = a.room AND f.seq > a.seq \
+                     AND f.kind = 'memberLeft' \
+                     AND f.data::jsonb #>> '{user,id}' = p.user_id::text) \
      ) \
      SELECT DISTINCT ON (a.id, c.user_id) a.id, a.room, a.seq, a.deleted_at IS NOT NULL, \
          c.user_id, c.cause, x.read_seq >= a.seq, p.mode, s.settings, e.address, t.address, \

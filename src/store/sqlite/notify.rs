@@ -45,7 +45,11 @@ const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
          UNION ALL \
          SELECT a.id, p.user_id, 'all', 3 FROM asked a \
              CROSS JOIN notify_rooms p ON p.room = a.room AND p.mode = 'all' \
-             CROSS JOIN members y ON y.room = p.room AND y.user_id = p.user_id \
+             WHERE EXISTS (SELECT 1 FROM members y \
+                     WHERE y.room = p.room AND y.user_id = p.user_id) \
+                 OR EXISTS (SELECT 1 FROM feed f WHERE f.room = a.room AND f.seq > a.seq \
+                     AND f.kind = 'memberLeft' \
+                     AND unhex(replace(f.data ->> '$.user.id', '-', '')) = p.user_id) \
      ), strongest AS ( \
          SELECT id, user_id, cause, min(rank) FROM concerned GROUP BY id, user_id \
      ) \

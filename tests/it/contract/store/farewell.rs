@@ -53,7 +53,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         sms: true,
         ..Preferences::default()
     };
-    let rooms = [(new_id(), RoomMode::All)];
+    let rooms = [(new_id(), RoomMode::Mentions)];
     let notify = &store.notify;
     notify
         .put_notify_settings(ada.id, &wishes, &rooms)
@@ -245,7 +245,7 @@ async fn a_member_who_is_just_added_is_found(store: Fixture) {
 }
 
 async fn who_is_gone_or_has_left_is_still_considered(store: Fixture) {
-    let ada = store.user("ada").await;
+    let (ada, zoe) = (store.user("ada").await, store.user("zoe").await);
     let (bob, eve) = (store.user("bob").await, store.user("eve").await);
     let direct = store.put_room(room(RoomKind::Direct, &ada), &ada).await;
     let public = store.public_room(&ada).await;
@@ -254,19 +254,37 @@ async fn who_is_gone_or_has_left_is_still_considered(store: Fixture) {
         mentions: vec![bob.id, eve.id],
         ..message(public, &ada, 1, "@bob @eve")
     };
-    let left = serde_json::json!({"user": {"id": bob.id, "username": "bob", "displayName": "b"}});
+    let all = [(public, RoomMode::All)];
+    let wishes = Preferences::default();
+    for user in [&bob, &zoe] {
+        let put = store.notify.put_notify_settings(user.id, &wishes, &all);
+        put.await.unwrap();
+    }
+    let left = |user: &User| {
+        let data =
+            serde_json::json!({"user": {"id": user.id, "username": "x", "displayName": "x"}});
+        Some(data.to_string())
+    };
     let changes = Changes {
-        heads: HashMap::from([(direct, 2), (public, 1)]),
+        heads: HashMap::from([(direct, 2), (public, 2)]),
         new_messages: vec![named.clone()],
-        entries: vec![FeedEntry {
-            data: Some(left.to_string()),
-            ..entry(direct, 2, EventKind::MemberLeft, None)
-        }],
+        entries: vec![
+            FeedEntry {
+                data: left(&bob),
+                ..entry(direct, 2, EventKind::MemberLeft, None)
+            },
+            FeedEntry {
+                data: left(&zoe),
+                ..entry(public, 2, EventKind::MemberLeft, None)
+            },
+        ],
         members: vec![member(public, &eve, Role::Member)],
         ..Changes::default()
     };
     store.commit([direct, public], changes).await.unwrap();
-    erase(&store, &bob).await;
+    for user in [&bob, &zoe] {
+        erase(&store, user).await;
+    }
     let messages = [told[0].id, named.id];
     let mut found: Vec<_> = store
         .notify
@@ -280,10 +298,17 @@ async fn who_is_gone_or_has_left_is_still_considered(store: Fixture) {
         (direct, bob.id, Cause::Direct, None, true),
         (public, bob.id, Cause::Mention, None, true),
         (public, eve.id, Cause::Mention, Some(false), false),
+        (public, zoe.id, Cause::All, None, true),
     ];
     found.sort_by_key(|(room, user, ..)| (*room, *user));
     expected.sort_by_key(|(room, user, ..)| (*room, *user));
     assert_eq!(found, expected);
+
+    // In the end that is forgotten, too.
+    let keep = Duration::from_secs(1_000_000_000);
+    store.writes.expire(Duration::ZERO, keep).await.unwrap();
+    let found = store.notify.candidates(&[named.id]).await.unwrap();
+    assert!(found.iter().all(|candidate| candidate.user != zoe.id));
 
     let delivery = Delivery::new(new_id(), bob.id, ChannelKind::Email, Purpose::Messages);
     store.notify.put_delivery(&delivery).await.unwrap();
