@@ -66,6 +66,7 @@ struct Inner {
     hits: Expiring<String, u64>,
     counters: Expiring<String, u64>,
     leaders: Expiring<String, Uuid>,
+    places: HashMap<String, Expiring<Uuid, ()>>,
     workers: Expiring<WorkerId, ()>,
     connected: Expiring<UserId, ()>,
     active: Expiring<UserId, Timestamp>,
@@ -142,6 +143,7 @@ impl MemoryBus {
                 hits: Expiring::new(),
                 counters: Expiring::new(),
                 leaders: Expiring::new(),
+                places: HashMap::new(),
                 workers: Expiring::new(),
                 connected: Expiring::new(),
                 active: Expiring::new(),
@@ -412,6 +414,33 @@ impl Bus for MemoryBus {
         let mut inner = self.lock();
         if inner.leaders.get(&key) == Some(&mut { holder }) {
             inner.leaders.take(&key);
+        }
+        Ok(())
+    }
+
+    async fn occupy(&self, key: &str, holder: Uuid, places: u32, ttl: Duration) -> Result<bool> {
+        let mut inner = self.lock();
+        let taken = inner
+            .places
+            .entry(key.to_owned())
+            .or_insert_with(Expiring::new);
+        let now = Instant::now();
+        taken.entries.retain(|_, (end, ())| *end > now);
+        let free = taken.entries.len() < places as usize;
+        if free || taken.entries.contains_key(&holder) {
+            taken.put(holder, (), ttl);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    async fn vacate(&self, key: &str, holder: Uuid) -> Result<()> {
+        let mut inner = self.lock();
+        if let Some(taken) = inner.places.get_mut(key) {
+            taken.entries.remove(&holder);
+            if taken.entries.is_empty() {
+                inner.places.remove(key);
+            }
         }
         Ok(())
     }

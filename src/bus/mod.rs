@@ -98,6 +98,12 @@ pub trait Bus: Send + Sync {
     /// Gives it up, if `holder` has it.
     async fn resign(&self, key: &str, holder: Uuid) -> Result<()>;
 
+    /// Takes, or keeps for longer, one of `places` places named `key`: it is the holder's until `ttl` after the last call,
+    /// by the bus's own clock, or until [`Bus::vacate`]. Returns whether `holder` has one now.
+    async fn occupy(&self, key: &str, holder: Uuid, places: u32, ttl: Duration) -> Result<bool>;
+    /// Gives its place to whoever asks next; without one it changes nothing.
+    async fn vacate(&self, key: &str, holder: Uuid) -> Result<()>;
+
     /// Says that a worker lives, and tells which do (itself included). Lives end `ttl` after the last beat, by the
     /// bus's own clock.
     async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>>;

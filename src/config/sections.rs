@@ -173,7 +173,7 @@ pub struct Notify {
     pub max_attempts: usize,
     /// Age of a delivery that is not tried again.
     pub max_age: Duration,
-    /// Requests at once, for each worker and channel.
+    /// Requests at once for each channel, all workers together; without the bus, for each worker.
     pub concurrency: u16,
     /// Age of the ledger's oldest rows.
     pub keep: Duration,

@@ -39,6 +39,8 @@ pub enum AccountCommand {
         email: Option<String>,
         phone: Option<String>,
     },
+    /// For good. The worker ends the sockets, deliveries and memberships afterwards, and acknowledges only then.
+    Delete,
 }
 
 /// Without hashes: a command is logged when it fails.
@@ -50,6 +52,7 @@ impl std::fmt::Debug for AccountCommand {
             AccountCommand::RotateLogin { .. } => "RotateLogin",
             AccountCommand::CloseLogin { .. } => "CloseLogin",
             AccountCommand::Update { .. } => "Update",
+            AccountCommand::Delete => "Delete",
         })
     }
 }
@@ -115,6 +118,7 @@ pub async fn run(
             };
             store.update_account(actor, &patch).await?
         }
+        AccountCommand::Delete => store.erase_account(actor, at).await?,
     };
     Ok(match applied {
         Applied::Done => Outcome::Done(None),

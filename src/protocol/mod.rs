@@ -109,6 +109,8 @@ pub enum MemberLeftReason {
     Left,
     Removed,
     Banned,
+    /// Their account was deleted.
+    Deleted,
 }
 
 /// The data of `roomUpdated`: the room as it is now, and the member whose role or mute changed.

@@ -155,6 +155,8 @@ pub struct Scope {
     pub users: HashSet<UserId>,
     /// Members looked for by user name, in lower case.
     pub named: HashSet<(RoomId, String)>,
+    /// Who would take these members' places if they went for good.
+    pub heirs: HashSet<(RoomId, UserId)>,
     /// Nothing but new messages is stored, and they are expected to be new. A store may then look without locking
     /// (at `rooms`, `members`, `messages` and `named`), and `commit` fails with [`Code::Conflict`](crate::error::Code) if
     /// a room's head has moved since or a message is there already: begin again without this. Everything that bears
@@ -170,13 +172,17 @@ pub struct Facts {
     /// With `change_seq` as stored.
     pub messages: HashMap<MessageId, Message>,
     pub members: HashMap<(RoomId, UserId), Member>,
-    /// Every user named in the scope, members included.
+    /// Every user named in the scope whose account was not deleted, members included. Those of [`Scope::users`] stay
+    /// so until the transaction ends.
     pub users: HashMap<UserId, User>,
     /// Who is kept out, until when; `None` is for good.
     pub bans: HashMap<(RoomId, UserId), Option<Timestamp>>,
     /// Whose user names, in lower case, the scope asked for: those who are members of that room. They are in
     /// `members` too.
     pub named: HashMap<String, UserId>,
+    /// Of each room in [`Scope::heirs`] that its member owns, or that is a direct room: the admin, or else the member,
+    /// who has been there longest, of those whose accounts were not deleted. They are in `members` too.
+    pub heirs: HashMap<RoomId, UserId>,
 }
 
 /// An entry of the feed that is not a new message (those are rows of their own).
@@ -210,6 +216,8 @@ pub struct Changes {
     pub removed_members: Vec<(RoomId, UserId)>,
     pub bans: Vec<(RoomId, UserId, Option<Timestamp>)>,
     pub lifted_bans: Vec<(RoomId, UserId)>,
+    /// Users whose names the room's old events forget. They are no members any more.
+    pub forgotten: Vec<(RoomId, UserId)>,
 }
 
 impl Changes {
@@ -223,6 +231,7 @@ impl Changes {
             && self.removed_members.is_empty()
             && self.bans.is_empty()
             && self.lifted_bans.is_empty()
+            && self.forgotten.is_empty()
     }
 
     /// Refuses what no store may write: a change of a room that is not locked, a thing that is changed twice (a
@@ -241,7 +250,8 @@ impl Changes {
             .chain(self.updated_messages.iter().map(|m| m.room))
             .chain(self.entries.iter().map(|e| e.room))
             .chain(members.clone().map(|(room, _)| room))
-            .chain(bans.clone().map(|(room, _)| room));
+            .chain(bans.clone().map(|(room, _)| room))
+            .chain(self.forgotten.iter().map(|(room, _)| *room));
         if !touched.all(|room| locked.contains(&room)) {
             return fault("a batch changes a room that it has not locked");
         }
@@ -319,6 +329,25 @@ pub struct AccountPatch {
     pub phone: Option<String>,
 }
 
+/// Under which name a deleted account's messages stay. Nobody can register it: it has a space in it.
+pub const DELETED_USERNAME: &str = "deleted user";
+pub const DELETED_DISPLAY_NAME: &str = "Deleted user";
+
+/// In the place of the lower-case user name, which is unique: no name begins like this.
+fn deleted_key(user: UserId) -> String {
+    format!("~{user}")
+}
+
+/// What an erased account leaves of its own, in both stores; the user is the only parameter. That it was to be told of
+/// everything in a room stays until it expires: messages may wait to be looked at.
+const ERASE: [&str; 5] = [
+    "UPDATE logins SET revoked = true WHERE user_id = $1",
+    "DELETE FROM notify_settings WHERE user_id = $1",
+    "DELETE FROM notify_rooms WHERE user_id = $1 AND mode <> 'all'",
+    "DELETE FROM verified_addresses WHERE user_id = $1",
+    "DELETE FROM verification_codes WHERE user_id = $1",
+];
+
 /// Rows that were deleted because nobody can use them any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expired {
@@ -384,7 +413,21 @@ pub trait Writes: Send + Sync {
     /// Closing it again is `Done`.
     async fn close_login(&self, login: LoginId) -> Result<Applied>;
 
-    /// Deletes logins, codes and bans that ended longer than `after` ago, and what the ledger of notifications has held
+    /// Ends an account for good: nobody logs in with it, its logins are revoked, and of what was personal nothing is
+    /// left but the memberships. The row stays under [`DELETED_USERNAME`], and the user name is free. Again it is `Done`
+    /// and erases what has come since.
+    async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<Applied>;
+    /// All of a user's logins that have not expired.
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>>;
+    /// Rooms that are not deleted and have the user as a member, by id, those above `after`.
+    async fn member_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u32,
+    ) -> Result<Vec<RoomId>>;
+
+    /// Deletes logins, codes and bans that ended longer than `after` ago, what accounts that ended so long ago left, and what the ledger of notifications has held
     /// for longer than `keep`; at most [`EXPIRE_AT_ONCE`] rows of each. By the store's own clock: a node whose clock
     /// jumps must not delete what is good. An open digest stays, however old.
     async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired>;

@@ -36,13 +36,13 @@ const MAX_STALE: usize = 100_000;
 
 /// A lane's batches.
 pub struct Runner {
-    worker: Arc<Worker>,
+    pub(super) worker: Arc<Worker>,
     shutdown: CancellationToken,
     rooms: Vec<Line<RoomJob>>,
     singles: Vec<Line<SingleJob>>,
     dead: Vec<(DeadLetter, Bytes)>,
     /// Rooms whose events could not be published: their cached events are forgotten first when it works again.
-    stale: HashSet<RoomId>,
+    pub(super) stale: HashSet<RoomId>,
     bus_failed: bool,
     /// Messages stored and not yet handed on to be notified of.
     stored: Vec<MessageId>,
@@ -72,9 +72,9 @@ enum Single {
 
 /// What is told to the edges after the commit.
 #[derive(Default)]
-struct Told {
-    events: BTreeMap<RoomId, Vec<FeedEvent>>,
-    notices: Vec<(Channel, Bytes)>,
+pub(super) struct Told {
+    pub events: BTreeMap<RoomId, Vec<FeedEvent>>,
+    pub notices: Vec<(Channel, Bytes)>,
 }
 
 impl Runner {
@@ -223,7 +223,7 @@ impl Runner {
         for line in lines {
             let SingleJob { actor, at, command } = &line.job;
             let (store, notifier) = (&self.worker.store, &self.worker.notifier);
-            match self
+            let mut applied = self
                 .patiently(|| async move {
                     match command {
                         Single::Account(command) => {
@@ -234,8 +234,17 @@ impl Runner {
                         }
                     }
                 })
-                .await
+                .await;
+            if let (Single::Account(AccountCommand::Delete), Some(Ok(Outcome::Done(_)))) =
+                (command, &applied)
             {
+                match self.farewell(*actor, *at).await {
+                    None => return false,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => applied = Some(Err(error)),
+                }
+            }
+            match applied {
                 None => return false,
                 Some(Ok(outcome)) => {
                     if let Single::Account(AccountCommand::CloseLogin { login }) = command {
@@ -264,7 +273,7 @@ impl Runner {
     }
 
     /// Tries until the store answers, with pauses; `None` when the worker must stop first. `Err` is final.
-    async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Option<Result<T>>
+    pub(super) async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Option<Result<T>>
     where
         F: Future<Output = Result<T>>,
     {
@@ -294,7 +303,7 @@ impl Runner {
 
     // ---- afterwards
 
-    async fn tell(&mut self, told: Told) {
+    pub(super) async fn tell(&mut self, told: Told) {
         let publications = Publications {
             rooms: told
                 .events
@@ -372,7 +381,7 @@ impl Runner {
 }
 
 /// One transaction. Where the rooms moved on, or a command comes again, it is begun anew under their locks.
-async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
+pub(super) async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
     let mut scope = room::scope(jobs);
     loop {
         let (facts, transaction) = worker.store.begin(&scope).await?;
@@ -469,7 +478,7 @@ fn count_refusal(refusal: &job::Refusal) {
         .inc();
 }
 
-fn encode(notice: &Notice) -> Bytes {
+pub(super) fn encode(notice: &Notice) -> Bytes {
     crate::protocol::raw(notice).get().to_owned().into()
 }
 

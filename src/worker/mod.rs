@@ -2,6 +2,7 @@
 //! worker does not find in the queue or the store, so it may be killed at any moment.
 
 mod batch;
+mod farewell;
 mod jobs;
 mod lane;
 mod maintenance;

@@ -56,6 +56,20 @@ const RESIGN: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1";
 
+/// Forgets the holders whose time is over, and takes or keeps a place if one is left, all by the server's clock. The key
+/// goes with its last holder.
+const OCCUPY: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then
+    return 0
+end
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+redis.call('PEXPIREAT', KEYS[1], last[2])
+return 1";
+
 #[derive(Clone)]
 pub struct Settings {
     /// `redis://` or `rediss://`. May hold a password: never logged.
@@ -330,6 +344,30 @@ impl Bus for RedisBus {
             .arg(holder.to_string())
             .ignore();
         self.run(resign).await
+    }
+
+    async fn occupy(&self, key: &str, holder: Uuid, places: u32, ttl: Duration) -> Result<bool> {
+        let mut occupy = pipe();
+        occupy
+            .cmd("EVAL")
+            .arg(OCCUPY)
+            .arg(1)
+            .arg(self.key("places", key))
+            .arg(holder.to_string())
+            .arg(places)
+            .arg(millis(ttl));
+        let (has,): (bool,) = self.run(occupy).await?;
+        Ok(has)
+    }
+
+    async fn vacate(&self, key: &str, holder: Uuid) -> Result<()> {
+        let mut vacate = pipe();
+        vacate
+            .cmd("ZREM")
+            .arg(self.key("places", key))
+            .arg(holder.to_string())
+            .ignore();
+        self.run(vacate).await
     }
 
     async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>> {

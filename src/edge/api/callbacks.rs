@@ -1,20 +1,16 @@
-//! What comes from outside without a login: providers' signed reports, and the link that stops notifications. Not part
-//! of the described API, since nobody but a provider or a mail program calls it.
+//! What comes from outside without a login: providers' signed reports, and the link that stops notifications.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
-use poem::{
-    IntoResponse, Request, Response, Result,
-    http::{StatusCode, header},
-    web::Html,
-};
+use poem::{Body, Request};
+use poem_openapi::{ApiResponse, OpenApi, param::Path, payload::Html};
 use uuid::Uuid;
 
-use super::problem::Problem;
+use super::{Tags, access::Shared, problem::Problem};
 use crate::{
     edge::Edge,
-    error::Error,
+    error::{Error, Result},
     job::{Command, notify::NotifyCommand},
     model::{
         Timestamp, UserId,
@@ -26,78 +22,177 @@ use crate::{
 /// The longest report taken: SendGrid sends up to 768 KiB at once.
 pub const MAX_REPORT: usize = 1 << 20;
 
-/// `POST /v1/webhooks/sendgrid`
-pub async fn sendgrid(edge: Arc<Edge>, mut request: Request) -> Result<Response> {
-    let body = request.take_body().into_bytes().await?;
-    let header = |name: &str| request.header(name).unwrap_or_default();
-    let signed = webhook::sendgrid_signed(
-        &edge.config.notify.email.webhook_key,
-        header("X-Twilio-Email-Event-Webhook-Signature"),
-        header("X-Twilio-Email-Event-Webhook-Timestamp"),
-        &body,
-        Timestamp::now().millis() / 1000,
-    );
-    if !signed {
-        return Err(refused());
-    }
-    let reports = webhook::sendgrid_reports(&body)
-        .ok_or_else(|| Problem(Error::malformed("the body must be a list of events")))?;
-    take(&edge, reports).await
+pub struct CallbacksApi;
+
+/// The answer to a provider.
+#[derive(ApiResponse)]
+enum Taken {
+    /// The queue holds all of it, or there was nothing in it for us.
+    #[oai(status = 204)]
+    Done,
 }
 
-/// `POST /v1/webhooks/twilio?notification=…` for what became of a message, without the query for one that came in.
-pub async fn twilio(edge: Arc<Edge>, mut request: Request) -> Result<Response> {
-    let body = request.take_body().into_bytes().await?;
-    let form = form(&body);
-    let config = &edge.config;
-    // The URL that Twilio was given, which is not the one a proxy passes on.
-    let base = config.edge.public_url.as_deref().unwrap_or_default();
-    let path = request.original_uri().path_and_query();
-    let url = format!("{base}{}", path.map_or("", |path| path.as_str()));
-    let signature = request.header("X-Twilio-Signature").unwrap_or_default();
-    let token = config.notify.sms.auth_token.expose();
-    if token.is_empty() || !webhook::twilio_signed(token, signature, &url, &form) {
-        return Err(refused());
+/// The answer to a person.
+#[derive(ApiResponse)]
+enum Page {
+    /// A page to read. Its address is a secret and is not passed on.
+    #[oai(status = 200)]
+    Ok(Html<String>, #[oai(header = "Referrer-Policy")] String),
+}
+
+impl Page {
+    fn of(body: &str) -> Self {
+        let page =
+            format!("<!doctype html><meta charset=\"utf-8\"><title>Notifications</title>{body}");
+        Page::Ok(Html(page), "no-referrer".to_owned())
     }
-    if request.uri().query().is_none() {
-        let Some((address, stop)) = webhook::twilio_opt_out(&form) else {
-            return Ok(StatusCode::NO_CONTENT.into());
+}
+
+#[OpenApi(prefix_path = "/v1", tag = "Tags::Callbacks")]
+impl CallbacksApi {
+    /// Take SendGrid's events
+    ///
+    /// For SendGrid's Event Webhook: a list of events, signed over its very bytes in the headers
+    /// `X-Twilio-Email-Event-Webhook-Signature` and `X-Twilio-Email-Event-Webhook-Timestamp`. What is not signed with
+    /// `notify.email.webhook_key`, or too long ago, is forbidden. The same events again change nothing.
+    #[oai(
+        path = "/webhooks/sendgrid",
+        method = "post",
+        operation_id = "takeSendgridEvents"
+    )]
+    async fn sendgrid(
+        &self,
+        edge: Shared<'_>,
+        request: &Request,
+        body: Body,
+    ) -> Result<Taken, Problem> {
+        let body = body.into_bytes().await.map_err(unread)?;
+        let header = |name: &str| request.header(name).unwrap_or_default();
+        let signed = webhook::sendgrid_signed(
+            &edge.config.notify.email.webhook_key,
+            header("X-Twilio-Email-Event-Webhook-Signature"),
+            header("X-Twilio-Email-Event-Webhook-Timestamp"),
+            &body,
+            Timestamp::now().millis() / 1000,
+        );
+        if !signed {
+            return Err(refused());
+        }
+        let reports = webhook::sendgrid_reports(&body)
+            .ok_or_else(|| Error::malformed("the body must be a list of events"))?;
+        take(&edge, reports).await
+    }
+
+    /// Take Twilio's reports
+    ///
+    /// A form: with `?notification=…`, what became of a text message; without, one that somebody sent (STOP and START
+    /// count). Signed with the account's token in `X-Twilio-Signature`, over the URL below `edge.public_url`; anything else
+    /// is forbidden.
+    #[oai(
+        path = "/webhooks/twilio",
+        method = "post",
+        operation_id = "takeTwilioReport"
+    )]
+    async fn twilio(
+        &self,
+        edge: Shared<'_>,
+        request: &Request,
+        body: Body,
+    ) -> Result<Taken, Problem> {
+        let body = body.into_bytes().await.map_err(unread)?;
+        let form = form(&body);
+        let config = &edge.config;
+        // The URL that Twilio was given, which is not the one a proxy passes on.
+        let base = config.edge.public_url.as_deref().unwrap_or_default();
+        let path = request.original_uri().path_and_query();
+        let url = format!("{base}{}", path.map_or("", |path| path.as_str()));
+        let signature = request.header("X-Twilio-Signature").unwrap_or_default();
+        let token = config.notify.sms.auth_token.expose();
+        if token.is_empty() || !webhook::twilio_signed(token, signature, &url, &form) {
+            return Err(refused());
+        }
+        let Some(query) = request.uri().query() else {
+            let Some((address, stop)) = webhook::twilio_opt_out(&form) else {
+                return Ok(Taken::Done);
+            };
+            let command = Command::Notify(NotifyCommand::OptOut {
+                channel: ChannelKind::Sms,
+                address,
+                stop,
+            });
+            edge.submit.call(UserId::nil(), command).await?;
+            return Ok(Taken::Done);
         };
-        let command = Command::Notify(NotifyCommand::OptOut {
-            channel: ChannelKind::Sms,
-            address,
-            stop,
-        });
-        let taken = edge.submit.call(UserId::nil(), command).await;
-        taken.map_err(Problem)?;
-        return Ok(StatusCode::NO_CONTENT.into());
+        let delivery = query
+            .split('&')
+            .find_map(|p| p.strip_prefix("notification="))
+            .and_then(|id| Uuid::parse_str(id).ok())
+            .ok_or_else(|| Error::malformed("the URL names no notification"))?;
+        let report = webhook::twilio_report(delivery, &form);
+        take(&edge, report.into_iter().collect()).await
     }
-    let delivery = request
-        .uri()
-        .query()
-        .and_then(|query| {
-            query
-                .split('&')
-                .find_map(|p| p.strip_prefix("notification="))
-        })
-        .and_then(|id| Uuid::parse_str(id).ok())
-        .ok_or_else(|| Problem(Error::malformed("the URL names no notification")))?;
-    let report = webhook::twilio_report(delivery, &form);
-    take(&edge, report.into_iter().collect()).await
+
+    /// Ask whether to stop notifications
+    ///
+    /// The link in an e-mail. It only asks, since mail programs follow links on their own.
+    #[oai(
+        path = "/unsubscribe/:delivery/:secret",
+        method = "get",
+        operation_id = "askToUnsubscribe"
+    )]
+    async fn ask(
+        &self,
+        edge: Shared<'_>,
+        delivery: Path<String>,
+        secret: Path<String>,
+    ) -> Result<Page, Problem> {
+        let (_, channel) = known(&edge, &delivery.0, &secret.0).await?;
+        Ok(Page::of(&format!(
+            "<form method=\"post\"><p>Stop notifications by {}?</p><button>Stop them</button></form>",
+            escape(channel.as_str())
+        )))
+    }
+
+    /// Stop notifications
+    ///
+    /// By the page, or by a mail program with one click (RFC 8058).
+    #[oai(
+        path = "/unsubscribe/:delivery/:secret",
+        method = "post",
+        operation_id = "unsubscribe"
+    )]
+    async fn unsubscribe(
+        &self,
+        edge: Shared<'_>,
+        delivery: Path<String>,
+        secret: Path<String>,
+    ) -> Result<Page, Problem> {
+        let (delivery, channel) = known(&edge, &delivery.0, &secret.0).await?;
+        let command = Command::Notify(NotifyCommand::Unsubscribe { delivery });
+        edge.submit.call(UserId::nil(), command).await?;
+        Ok(Page::of(&format!(
+            "<p>Notifications by {} are off. They can be switched on again in the account's settings.</p>",
+            escape(channel.as_str())
+        )))
+    }
 }
 
 /// Into the queue, all at once; the provider sends them again unless it holds all of them.
-async fn take(edge: &Edge, reports: Vec<Report>) -> Result<Response> {
+async fn take(edge: &Edge, reports: Vec<Report>) -> Result<Taken, Problem> {
     let calls = reports.into_iter().map(|report| {
         let command = Command::Notify(NotifyCommand::Report(report));
         edge.submit.call(UserId::nil(), command)
     });
-    try_join_all(calls).await.map_err(Problem)?;
-    Ok(StatusCode::NO_CONTENT.into())
+    try_join_all(calls).await?;
+    Ok(Taken::Done)
 }
 
-fn refused() -> poem::Error {
-    Problem(Error::forbidden("the signature is not right")).into()
+fn unread(error: impl std::fmt::Display) -> Error {
+    Error::malformed(format!("the body cannot be read: {error}"))
+}
+
+fn refused() -> Problem {
+    Error::forbidden("the signature is not right").into()
 }
 
 /// `application/x-www-form-urlencoded`.
@@ -132,44 +227,14 @@ fn decode(text: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// `GET /v1/unsubscribe/{delivery}/{secret}`: asks, since mail programs follow links on their own.
-pub async fn unsubscribe_page(edge: Arc<Edge>, request: Request) -> Result<Response> {
-    let (_, channel) = known(&edge, &request).await?;
-    let page = format!(
-        "<!doctype html><meta charset=\"utf-8\"><title>Notifications</title>\
-         <form method=\"post\"><p>Stop notifications by {}?</p><button>Stop them</button></form>",
-        escape(channel.as_str())
-    );
-    let page = Html(page).with_header(header::REFERRER_POLICY, "no-referrer");
-    Ok(page.into_response())
-}
-
-/// `POST` to the same: by the page, or by a mail program (RFC 8058).
-pub async fn unsubscribe(edge: Arc<Edge>, request: Request) -> Result<Response> {
-    let (delivery, channel) = known(&edge, &request).await?;
-    let command = Command::Notify(NotifyCommand::Unsubscribe { delivery });
-    edge.submit
-        .call(UserId::nil(), command)
-        .await
-        .map_err(Problem)?;
-    let page = format!(
-        "<!doctype html><meta charset=\"utf-8\"><title>Notifications</title>\
-         <p>Notifications by {} are off. They can be switched on again in the account's settings.</p>",
-        escape(channel.as_str())
-    );
-    Ok(Html(page).into_response())
-}
-
 /// The delivery that a link belongs to. An id alone opens nothing.
-async fn known(edge: &Edge, request: &Request) -> Result<(Uuid, ChannelKind)> {
-    let unknown = || Problem(Error::not_found("notification"));
-    let (id, secret) = request
-        .path_params::<(Uuid, Uuid)>()
-        .map_err(|_| unknown())?;
-    let delivery = edge.ledger.delivery(id).await.map_err(Problem)?;
-    match delivery {
-        Some(delivery) if delivery.record.secret == secret => Ok((id, delivery.channel)),
-        _ => Err(unknown().into()),
+async fn known(edge: &Edge, delivery: &str, secret: &str) -> Result<(Uuid, ChannelKind)> {
+    let unknown = || Error::not_found("notification");
+    let id = |text| Uuid::parse_str(text).map_err(|_| unknown());
+    let (delivery, secret) = (id(delivery)?, id(secret)?);
+    match edge.ledger.delivery(delivery).await? {
+        Some(known) if known.record.secret == secret => Ok((delivery, known.channel)),
+        _ => Err(unknown()),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Tags,
     access::{Caller, Shared},
     fields,
-    payload::{Body, Changed, Found, Pending, RawJson},
+    payload::{Body, Changed, Found, Gone, Pending, RawJson},
     problem::Problem,
 };
 use crate::{
@@ -106,6 +106,23 @@ impl MeApi {
                 Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
             },
         )
+    }
+
+    /// Delete my account
+    ///
+    /// For good, and at once: nobody can log in with it any more, every login ends and every socket closes with 4001.
+    /// The name (free for others from now on), display name, addresses, password and preferences are erased. It leaves
+    /// its rooms; what it owned passes to the admin, or else the member, who has been there longest, and a room in which
+    /// nobody is left is deleted. Its messages stay, from a "Deleted user". Nothing is sent to it any more. Again it
+    /// changes nothing.
+    #[oai(path = "/", method = "delete", operation_id = "deleteMe")]
+    async fn delete(&self, edge: Shared<'_>, caller: Caller) -> Result<Gone, Problem> {
+        let user = caller.user();
+        let command = Command::Account(AccountCommand::Delete);
+        Ok(match edge.submit.call(user, command).await? {
+            Answer::Done(_) => Gone::Done,
+            Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(user))),
+        })
     }
 }
 

@@ -22,12 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, Response, Route,
-    endpoint::{make, make_sync},
-    get, post,
-    web::Html,
-};
+use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, endpoint::make_sync, web::Html};
 use poem_openapi::{OpenApi, OpenApiService, Tags as TagsDerive};
 
 use super::Edge;
@@ -48,6 +43,8 @@ enum Tags {
     Messages,
     /// What someone is told of while they are away.
     Notifications,
+    /// For providers, and for links in e-mails: no login, but a signature or a secret.
+    Callbacks,
     /// For those who run it.
     Operations,
 }
@@ -60,6 +57,7 @@ type Apis = (
     messages::MessagesApi,
     changes::ChangesApi,
     notifications::NotificationsApi,
+    callbacks::CallbacksApi,
     health::HealthApi,
 );
 
@@ -71,6 +69,7 @@ const APIS: Apis = (
     messages::MessagesApi,
     changes::ChangesApi,
     notifications::NotificationsApi,
+    callbacks::CallbacksApi,
     health::HealthApi,
 );
 
@@ -134,13 +133,6 @@ pub fn routes(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
         methods: gate::methods(<Apis as OpenApi>::meta()),
     };
     let api = Arc::new(service().into_endpoint());
-    // Handed to each of its requests.
-    macro_rules! with_edge {
-        ($handler:path) => {{
-            let edge = edge.clone();
-            make(move |request| $handler(edge.clone(), request))
-        }};
-    }
     let routes = Route::new()
         .at("/", make_sync(|_| Html(INDEX)))
         // Made anew each time: it is 1.6 MB that nobody needs while nobody looks.
@@ -154,15 +146,6 @@ pub fn routes(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
             }),
         )
         .at("/v1/*rest", api.clone())
-        .at(
-            "/v1/webhooks/sendgrid",
-            post(with_edge!(callbacks::sendgrid)),
-        )
-        .at("/v1/webhooks/twilio", post(with_edge!(callbacks::twilio)))
-        .at(
-            "/v1/unsubscribe/:delivery/:secret",
-            get(with_edge!(callbacks::unsubscribe_page)).post(with_edge!(callbacks::unsubscribe)),
-        )
         .at("/healthz", api.clone())
         .at("/readyz", api.clone())
         .at("/metrics", api)

@@ -26,7 +26,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// Two workers met at one delivery: the second looks again after this.
 const MET: Duration = Duration::from_millis(500);
 /// How long after its time is up an attempt without an answer counts as broken off.
-const BROKEN_OFF: Duration = Duration::from_secs(2);
+pub(super) const BROKEN_OFF: Duration = Duration::from_secs(2);
 /// Changes that may get in between while an answer is put down.
 const CLASHES: usize = 20;
 
@@ -41,13 +41,16 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     if let Some(next) = broken_off(notifier, &mut delivery).await? {
         return Ok(next);
     }
+    let settings = notifier.store.notify_settings(delivery.user).await?;
+    if settings.gone {
+        return cancel(notifier, delivery).await;
+    }
     if delivery.tries() >= notifier.config.notify.max_attempts {
         // A worker was stopped between its last answer and the dead letter, or between letter and ledger.
         let next = finish(notifier, &mut delivery, Conclusion::Dead).await?;
         return Ok(next);
     }
     let now = Timestamp::now();
-    let settings = notifier.store.notify_settings(delivery.user).await?;
     if delivery.record.purpose == Purpose::Messages {
         if let Some(reason) = unwanted(&settings, delivery.channel) {
             notifier.store.close_delivery(id).await?;
@@ -85,10 +88,48 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
         delivery.now(DeliveryState::Suppressed, reason);
         return put(notifier, delivery).await;
     }
-    if let Some(wait) = gate.place(notifier.bus.as_ref()).await {
-        return Ok(Next::Again(wait));
+    let place = match gate.enter(notifier.bus.as_ref()).await {
+        Ok(place) => place,
+        Err(wait) => return Ok(Next::Again(wait)),
+    };
+    let next = attempt(notifier, delivery, &outgoing).await;
+    gate.leave(notifier.bus.as_ref(), place).await;
+    next
+}
+
+/// Whom it was for is gone.
+async fn cancel(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
+    notifier.store.close_delivery(delivery.id).await?;
+    delivery.record.address = None;
+    delivery.now(DeliveryState::Cancelled, super::GONE);
+    put(notifier, delivery).await
+}
+
+/// Ends a delivery to somebody who is gone, unless it is being attempted, and takes the address out of it.
+pub(super) async fn forget(notifier: &Notifier, mut delivery: Delivery) -> Result<()> {
+    for _ in 0..CLASHES {
+        let attempts = delivery.record.attempts.last();
+        let attempted = attempts.is_some_and(|attempt| attempt.ended_at.is_none());
+        let ends = !delivery.record.state.is_final() && !attempted;
+        if ends {
+            notifier.store.close_delivery(delivery.id).await?;
+            delivery.now(DeliveryState::Cancelled, super::GONE);
+        } else if delivery.record.address.is_none() {
+            return Ok(());
+        }
+        delivery.record.address = None;
+        if notifier.store.change_delivery(&mut delivery).await? {
+            return Ok(());
+        }
+        match notifier.store.delivery(delivery.id).await? {
+            Some(fresh) => delivery = fresh,
+            None => return Ok(()),
+        }
     }
-    attempt(notifier, delivery, &outgoing).await
+    Err(Error::unavailable(
+        "database",
+        "a delivery changes all the time",
+    ))
 }
 
 /// Someone began an attempt and did not finish it: they are still at it, or they died and nobody knows whether the
@@ -233,7 +274,7 @@ async fn needed(notifier: &Notifier, delivery: &Delivery) -> Result<Vec<Line>> {
     lines.retain(|line| {
         let reason = match line.read {
             _ if line.deleted => "the message was deleted",
-            None => "no member of the room any more",
+            None => super::LEFT,
             Some(true) => "read before it was sent",
             _ if line.mode == Some(RoomMode::None) => "the room was muted",
             Some(false) => return true,

@@ -1,5 +1,6 @@
 //! Whether a channel may be used just now: closed for a while after its provider refused our credentials or failed
-//! many times in a row, and no faster than its provider allows. Nothing here is kept: a new process tries for itself.
+//! many times in a row, and no faster, and with no more requests at once, than its provider allows: both are counted on
+//! the bus, all workers together. Nothing here is kept: a new process tries for itself.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,6 +8,7 @@ use std::{
 };
 
 use rand::RngExt;
+use uuid::Uuid;
 
 use crate::{
     bus::Bus,
@@ -20,9 +22,19 @@ const BREAK_AFTER: u32 = 10;
 /// Longest pause of a channel, as a multiple of `notify.pause`.
 const MAX_PAUSE: u32 = 32;
 
+/// How long a job waits for a place before it makes room for the next one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One of the requests that may be under way; `None` where the bus could not be asked. Not given back, it ends by
+/// itself, so that a killed worker's places come back.
+pub struct Place(Option<Uuid>);
+
 pub struct Gate {
     channel: ChannelKind,
     per_second: u32,
+    places: u32,
+    /// Longer than a request can be under way.
+    lease: Duration,
     pause: Duration,
     rest: Duration,
     state: Mutex<State>,
@@ -43,6 +55,8 @@ impl Gate {
         Gate {
             channel,
             per_second,
+            places: settings.concurrency.into(),
+            lease: settings.timeout + super::deliver::BROKEN_OFF,
             pause: settings.pause,
             rest: settings.retry_initial,
             state: Mutex::default(),
@@ -61,15 +75,57 @@ impl Gate {
         Some((left + left.mul_f64(jitter), state.locked))
     }
 
-    /// Takes one of this second's places, all workers together; how long to wait where none is left.
-    pub async fn place(&self, bus: &dyn Bus) -> Option<Duration> {
+    /// Lets one request through; `Err` says how long to wait where too many are under way.
+    pub async fn enter(&self, bus: &dyn Bus) -> Result<Place, Duration> {
+        let place = self.occupy(bus).await?;
+        match self.turn(bus).await {
+            None => Ok(place),
+            Some(wait) => {
+                self.leave(bus, place).await;
+                Err(wait)
+            }
+        }
+    }
+
+    /// The request is over.
+    pub async fn leave(&self, bus: &dyn Bus, place: Place) {
+        if let Place(Some(holder)) = place
+            && let Err(error) = bus.vacate(&self.key(), holder).await
+        {
+            tracing::debug!(error = %error.chain(), "a place is not given back; it ends by itself");
+        }
+    }
+
+    fn key(&self) -> String {
+        format!("notify:{}", self.channel)
+    }
+
+    async fn occupy(&self, bus: &dyn Bus) -> Result<Place, Duration> {
+        let (key, holder) = (self.key(), Uuid::new_v4());
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            match bus.occupy(&key, holder, self.places, self.lease).await {
+                Ok(true) => return Ok(Place(Some(holder))),
+                // Waiting here costs less than the way back through the queue.
+                Ok(false) => {
+                    let pause = rand::rng().random_range(20..100);
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                // Without the bus each worker's own concurrency is the limit.
+                Err(_) => return Ok(Place(None)),
+            }
+        }
+        Err(Duration::from_millis(rand::rng().random_range(100..1000)))
+    }
+
+    /// Takes one of this second's requests; how long to wait where none is left.
+    async fn turn(&self, bus: &dyn Bus) -> Option<Duration> {
         let second = Timestamp::now().millis() / 1000;
         let key = format!("notify:{}:{second}", self.channel);
         match bus.hit(&key, Duration::from_secs(2)).await {
             Ok(count) if count > u64::from(self.per_second) => {
                 Some(Duration::from_millis(rand::rng().random_range(250..1500)))
             }
-            // Without the bus each worker's own concurrency is the limit.
             Ok(_) | Err(_) => None,
         }
     }

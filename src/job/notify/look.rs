@@ -109,8 +109,13 @@ fn decide(notifier: &Notifier, candidate: &Candidate, there: Presence, again: u3
     if candidate.deleted {
         return Decided::Not(Cancelled, "the message was deleted");
     }
-    if candidate.read {
-        return Decided::Not(Cancelled, "read before it was time to tell");
+    if candidate.gone {
+        return Decided::Not(Cancelled, super::GONE);
+    }
+    match candidate.read {
+        None => return Decided::Not(Cancelled, super::LEFT),
+        Some(true) => return Decided::Not(Cancelled, "read before it was time to tell"),
+        Some(false) => {}
     }
     let unwanted = match (candidate.mode, candidate.cause) {
         (Some(RoomMode::All), _) => None,

@@ -23,7 +23,7 @@ use crate::{
     bus::Bus,
     config::Config,
     error::{Error, Result},
-    model::{MessageId, notify::ChannelKind},
+    model::{MessageId, UserId, notify::ChannelKind},
     notify::Channels,
     queue::{DeadLetters, JobQueue, Jobs, NewJob},
     store::notify::NotifyWrites,
@@ -31,6 +31,11 @@ use crate::{
 
 /// How long a code that proves an address is good.
 pub const CODE_TTL: Duration = Duration::from_secs(600);
+/// Why somebody is not told.
+const GONE: &str = "the account was deleted";
+const LEFT: &str = "no member of the room any more";
+/// Deliveries of a deleted account that are read at once.
+const FORGET_AT_ONCE: u32 = 200;
 /// Messages in one [`Task::Look`].
 const LOOK_AT_ONCE: usize = 500;
 
@@ -155,6 +160,23 @@ impl Notifier {
             Task::Look { messages, again } => look::run(self, &messages, again).await,
             Task::Deliver { delivery } => deliver::run(self, delivery, None).await,
             Task::Verify { delivery, code } => deliver::run(self, delivery, Some(&code)).await,
+        }
+    }
+
+    /// The account was deleted: what still waits for it ends, and the addresses go from what was sent. What is being
+    /// sent at this moment ends at its next step.
+    pub async fn forget(&self, user: UserId) -> Result<()> {
+        let mut after = None;
+        loop {
+            let some = self.store.deliveries_to(user, after, FORGET_AT_ONCE);
+            let some = some.await?;
+            let Some(last) = some.last() else {
+                return Ok(());
+            };
+            after = Some(last.id);
+            for delivery in some {
+                deliver::forget(self, delivery).await?;
+            }
         }
     }
 

@@ -65,6 +65,9 @@ pub enum RoomCommand {
     MarkRead {
         seq: Seq,
     },
+    /// The actor's account was deleted: they leave whatever they are, and what they owned passes on. Alone of its room
+    /// in its batch.
+    Depart,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,6 +129,9 @@ pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
             }
             RoomCommand::Join => {
                 scope.users.insert(job.actor);
+            }
+            RoomCommand::Depart => {
+                scope.heirs.insert((job.room, job.actor));
             }
             RoomCommand::Rename { .. }
             | RoomCommand::DeleteRoom

@@ -385,3 +385,44 @@ fn a_read_mark_is_told_when_it_moves() {
     );
     assert!(applied.events.is_empty(), "it takes no number");
 }
+
+#[test]
+fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
+    let mut w = world();
+    let guest = w.guest.clone();
+    let mut facts = w.facts.clone();
+    facts.members.insert(
+        (w.room, guest.id),
+        Member {
+            user: guest.clone(),
+            role: Role::Member,
+            ..facts.members[&(w.room, w.owner.id)].clone()
+        },
+    );
+    facts.heirs.insert(w.room, guest.id);
+    let jobs = [w.job(&w.owner, RoomCommand::Depart)];
+    let applied = apply(facts, &jobs);
+    assert_eq!(
+        numbers(&applied, w.room),
+        [(3, EventKind::RoomUpdated), (4, EventKind::MemberLeft)]
+    );
+    let changes = &applied.changes;
+    assert_eq!(changes.members[0].user, guest);
+    assert_eq!(changes.members[0].role, Role::Owner);
+    assert_eq!(changes.removed_members, [(w.room, w.owner.id)]);
+    assert_eq!(changes.forgotten, [(w.room, w.owner.id)]);
+    assert!(changes.rooms.iter().all(|room| !room.deleted));
+
+    // Nobody is there to have it.
+    let applied = apply(w.facts.clone(), &jobs);
+    assert_eq!(
+        numbers(&applied, w.room),
+        [(3, EventKind::MemberLeft), (4, EventKind::RoomUpdated)]
+    );
+    assert!(applied.changes.rooms[0].deleted);
+
+    // Who has left already changes nothing.
+    w.facts.members.clear();
+    let applied = apply(w.facts, &jobs);
+    assert!(applied.changes.is_empty());
+}

@@ -28,7 +28,10 @@ pub struct Candidate {
     pub deleted: bool,
     pub user: UserId,
     pub cause: Cause,
-    pub read: bool,
+    /// `None`: no member any more.
+    pub read: Option<bool>,
+    /// Their account was deleted.
+    pub gone: bool,
     /// What they set for this room.
     pub mode: Option<RoomMode>,
     pub preferences: Preferences,
@@ -100,6 +103,8 @@ pub struct NotifySettings {
     pub rooms: Vec<(RoomId, RoomMode)>,
     /// Verified, and still the account's.
     pub verified: Vec<(ChannelKind, String)>,
+    /// The account was deleted, or never was.
+    pub gone: bool,
 }
 
 impl NotifySettings {
@@ -171,6 +176,13 @@ pub trait NotifyWrites: NotifyReads {
     async fn decide(&self, decisions: &[Decision]) -> Result<Vec<(Uuid, ChannelKind)>>;
     /// A delivery of its own, for no message. The same id again changes nothing.
     async fn put_delivery(&self, delivery: &Delivery) -> Result<()>;
+    /// Deliveries to a user, by id, those above `after`.
+    async fn deliveries_to(
+        &self,
+        user: UserId,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>>;
     /// Writes the record if the row is still at `delivery.version`, which then goes up by one here and there.
     async fn change_delivery(&self, delivery: &mut Delivery) -> Result<bool>;
     /// From here on no message joins it. Returns those that did, as far as nothing was decided of them since.
@@ -183,4 +195,4 @@ pub trait NotifyWrites: NotifyReads {
     async fn lift(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()>;
 }
 
-pub(super) use statements::{columns, notify_store};
+pub(super) use statements::{columns, notify_reads, notify_store, notify_writes};

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{LoginId, UserId},
+    model::{LoginId, RoomId, Timestamp, UserId},
     store::{
-        AccountPatch, Applied, Expired, Facts, Login, NewAccount, Rotation, Scope, Transaction,
-        Writes,
+        AccountPatch, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired, Facts,
+        Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
         rotation::{self, Step},
     },
 };
@@ -58,7 +58,7 @@ impl Writes for Store {
                  display_name = CASE $2 WHEN '' THEN username ELSE coalesce($2, display_name) END, \
                  email = CASE WHEN $3::text IS NULL THEN email ELSE nullif($3, '') END, \
                  phone = CASE WHEN $4::text IS NULL THEN phone ELSE nullif($4, '') END \
-             WHERE id = $1";
+             WHERE id = $1 AND deleted_at IS NULL";
         let mut lease = Lease::take(&self.pool).await?;
         let update = sqlx::query(SQL)
             .bind(user)
@@ -76,8 +76,9 @@ impl Writes for Store {
     async fn open_login(&self, login: &Login) -> Result<Applied> {
         const SQL: &str = "WITH opened AS ( \
                  INSERT INTO logins (id, user_id, token_hash, expires_at) \
-                 SELECT $1, u.id, $3, $4 FROM users u WHERE u.id = $2 ON CONFLICT DO NOTHING \
-             ) SELECT EXISTS (SELECT 1 FROM users u WHERE u.id = $2)";
+                 SELECT $1, u.id, $3, $4 FROM users u WHERE u.id = $2 AND u.deleted_at IS NULL \
+                     FOR KEY SHARE ON CONFLICT DO NOTHING \
+             ) SELECT EXISTS (SELECT 1 FROM users u WHERE u.id = $2 AND u.deleted_at IS NULL)";
         let mut lease = Lease::take(&self.pool).await?;
         let query = sqlx::query_scalar::<_, bool>(SQL)
             .bind(login.id)
@@ -139,6 +140,53 @@ impl Writes for Store {
             0 => Applied::LoginRefused,
             _ => Applied::Done,
         })
+    }
+
+    async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<Applied> {
+        // The key column changes, so the row is locked against `FOR KEY SHARE`: who adds this user to a room, or opens a
+        // login, is done before, or sees that the account is gone.
+        const ACCOUNT: &str = "UPDATE users SET username = $2, username_key = $3, \
+                 display_name = $4, email = NULL, phone = NULL, password_hash = '', \
+                 deleted_at = coalesce(deleted_at, $5) WHERE id = $1";
+        let mut lease = Lease::begin(&self.pool).await?;
+        let update = sqlx::query(ACCOUNT)
+            .bind(user)
+            .bind(DELETED_USERNAME)
+            .bind(deleted_key(user))
+            .bind(DELETED_DISPLAY_NAME)
+            .bind(at.datetime());
+        if answer(update.execute(&mut *lease)).await?.rows_affected() == 0 {
+            return Ok(Applied::NoSuchUser);
+        }
+        for sql in ERASE {
+            answer(sqlx::query(sql).bind(user).execute(&mut *lease)).await?;
+        }
+        lease.commit().await?;
+        Ok(Applied::Done)
+    }
+
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+        const SQL: &str = "SELECT id FROM logins WHERE user_id = $1 AND expires_at > now()";
+        let mut lease = Lease::take(&self.pool).await?;
+        let query = sqlx::query_scalar(SQL).bind(user);
+        answer(query.fetch_all(&mut *lease)).await
+    }
+
+    async fn member_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u32,
+    ) -> Result<Vec<RoomId>> {
+        const SQL: &str = "SELECT m.room FROM members m \
+             JOIN rooms r ON r.id = m.room AND NOT r.deleted \
+             WHERE m.user_id = $1 AND m.room > $2 ORDER BY m.room LIMIT $3";
+        let mut lease = Lease::take(&self.pool).await?;
+        let query = sqlx::query_scalar(SQL)
+            .bind(user)
+            .bind(after.unwrap_or(RoomId::nil()))
+            .bind(i64::from(limit));
+        answer(query.fetch_all(&mut *lease)).await
     }
 
     async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired> {

@@ -21,6 +21,9 @@ const CODES: &str = "DELETE FROM verification_codes WHERE (user_id, channel) IN 
      SELECT user_id, channel FROM verification_codes \
      WHERE expires_at < (extract(epoch FROM now()) * 1000)::bigint - $1 \
      LIMIT $2 FOR UPDATE SKIP LOCKED)";
+const WISHES: &str = "DELETE FROM notify_rooms WHERE (user_id, room) IN ( \
+     SELECT p.user_id, p.room FROM users u JOIN notify_rooms p ON p.user_id = u.id \
+     WHERE u.deleted_at < now() - $1 * interval '1 millisecond' LIMIT $2)";
 const NOTIFICATIONS: &str = "DELETE FROM notifications WHERE (message, user_id, channel) IN ( \
      SELECT message, user_id, channel FROM notifications \
      WHERE at < (extract(epoch FROM now()) * 1000)::bigint - $1 \
@@ -40,6 +43,7 @@ pub(super) async fn run(store: &Store, after: Duration, keep: Duration) -> Resul
             .await
             .map(|done| done.rows_affected())
     };
+    delete(WISHES, after).await?;
     let mut expired = Expired {
         logins: delete(LOGINS, after).await?,
         codes: delete(CODES, after).await?,

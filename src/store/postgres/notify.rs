@@ -27,7 +27,8 @@ macro_rules! write {
 }
 
 /// Three ways to be concerned, each a walk along an index: a direct room's members, those named, those who set the
-/// room to "all". `DISTINCT ON` keeps the strongest cause.
+/// room to "all". Who has left since is still among them, so that the ledger can say why they were not told; a direct
+/// room is left only with the account. `DISTINCT ON` keeps the strongest cause.
 const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
          SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
          FROM messages m JOIN rooms r ON r.id = m.room \
@@ -36,17 +37,27 @@ const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
          SELECT a.id, x.user_id, 'direct' AS cause, 1 AS rank FROM asked a \
              JOIN members x ON x.room = a.room WHERE a.kind = 'direct' \
          UNION ALL \
+         SELECT a.id, (f.data::jsonb #>> '{user,id}')::uuid, 'direct', 1 FROM asked a \
+             JOIN feed f ON f.room = a.room AND f.seq > a.seq AND f.kind = 'memberLeft' \
+             WHERE a.kind = 'direct' \
+         UNION ALL \
          SELECT a.id, named.user_id, 'mention', 2 FROM asked a \
              CROSS JOIN LATERAL UNNEST(a.mentions) AS named (user_id) \
          UNION ALL \
          SELECT a.id, p.user_id, 'all', 3 FROM asked a \
              JOIN notify_rooms p ON p.room = a.room AND p.mode = 'all' \
+             WHERE EXISTS (SELECT 1 FROM members y \
+                     WHERE y.room = p.room AND y.user_id = p.user_id) \
+                 OR EXISTS (SELECT 1 FROM feed f WHERE f.room = a.room AND f.seq > a.seq \
+                     AND f.kind = 'memberLeft' \
+                     AND f.data::jsonb #>> '{user,id}' = p.user_id::text) \
      ) \
      SELECT DISTINCT ON (a.id, c.user_id) a.id, a.room, a.seq, a.deleted_at IS NOT NULL, \
-         c.user_id, c.cause, x.read_seq >= a.seq, p.mode, s.settings, e.address, t.address \
+         c.user_id, c.cause, x.read_seq >= a.seq, p.mode, s.settings, e.address, t.address, \
+         u.deleted_at IS NOT NULL \
      FROM asked a \
      JOIN concerned c ON c.id = a.id AND c.user_id <> a.sender \
-     JOIN members x ON x.room = a.room AND x.user_id = c.user_id \
+     LEFT JOIN members x ON x.room = a.room AND x.user_id = c.user_id \
      JOIN users u ON u.id = c.user_id \
      LEFT JOIN notify_rooms p ON p.user_id = c.user_id AND p.room = a.room \
      LEFT JOIN notify_settings s ON s.user_id = c.user_id \

@@ -32,7 +32,7 @@ impl Reads for Store {
         const SQL: &str = concat!(
             "SELECT ",
             account_columns!(),
-            " FROM users u WHERE u.username_key = $1"
+            " FROM users u WHERE u.username_key = $1 AND u.deleted_at IS NULL"
         );
         let row = fetch!(self, fetch_optional, SQL, username.to_lowercase());
         row.map(|row| {
@@ -49,7 +49,7 @@ impl Reads for Store {
         const SQL: &str = concat!(
             "SELECT ",
             account_columns!(),
-            " FROM users u WHERE u.id = $1"
+            " FROM users u WHERE u.id = $1 AND u.deleted_at IS NULL"
         );
         let row = fetch!(self, fetch_optional, SQL, user);
         row.as_ref().map(rows::account).transpose().map_err(failure)

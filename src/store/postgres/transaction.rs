@@ -16,7 +16,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{Member, Message, Room, RoomId, Seq, Timestamp, UserId},
-    store::{Changes, Facts, FeedEntry, Scope, Transaction},
+    store::{
+        Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, Facts, FeedEntry, Scope, Transaction,
+    },
 };
 
 /// With [`bind_messages`], which fills $1 to $14.
@@ -65,6 +67,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     }
     if !scope.members.is_empty() || !scope.users.is_empty() {
         read_people(&mut lease, scope, &mut facts).await?;
+    }
+    if !scope.heirs.is_empty() {
+        read_heirs(&mut lease, scope, &mut facts).await?;
     }
     if !scope.named.is_empty() {
         read_named(&mut lease, scope, &mut facts).await?;
@@ -167,16 +172,23 @@ async fn read_messages(
 
 /// Users, members and bans in one round trip; a user asked for without a room goes with the nil room.
 async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
-    // The first eight columns are a member's.
-    const SQL: &str = "SELECT p.room, u.id, u.username, u.display_name, \
-             m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until \
+    // The first eight columns are a member's. Who may become a member is locked against the end of their account, and
+    // seen as they are once they are locked.
+    const SQL: &str = "WITH kept AS MATERIALIZED ( \
+             SELECT id, deleted_at FROM users WHERE id = ANY($3) ORDER BY id FOR KEY SHARE \
+         ) \
+         SELECT p.room, u.id, u.username, u.display_name, \
+             m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until, \
+             coalesce(k.deleted_at, u.deleted_at) IS NOT NULL \
          FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
          JOIN users u ON u.id = p.user_id \
+         LEFT JOIN kept k ON k.id = u.id \
          LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
          LEFT JOIN bans b ON b.room = p.room AND b.user_id = p.user_id";
     let alone = scope.users.iter().map(|&user| (Uuid::nil(), user));
     let (rooms, users): (Vec<_>, Vec<_>) = scope.members.iter().copied().chain(alone).unzip();
-    let query = sqlx::query(SQL).bind(rooms).bind(users);
+    let kept: Vec<UserId> = scope.users.iter().copied().collect();
+    let query = sqlx::query(SQL).bind(rooms).bind(users).bind(kept);
     let found = answer(query.fetch_all(&mut **lease)).await?;
     let people = rows::all(&found, |row| {
         let member = match row.try_get::<Option<&str>, _>(4)? {
@@ -188,9 +200,15 @@ async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Res
             .try_get::<bool, _>(8)?
             .then(|| rows::optional_time(row, 9))
             .transpose()?;
-        Ok((room, rows::user(row, 1)?, member, ban))
+        Ok((
+            room,
+            rows::user(row, 1)?,
+            member,
+            ban,
+            row.try_get::<bool, _>(10)?,
+        ))
     })?;
-    for (room, user, member, ban) in people {
+    for (room, user, member, ban, deleted) in people {
         let key = (room, user.id);
         if let Some(member) = member {
             facts.members.insert(key, member);
@@ -198,7 +216,31 @@ async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Res
         if let Some(until) = ban {
             facts.bans.insert(key, until);
         }
-        facts.users.insert(user.id, user);
+        if !deleted {
+            facts.users.insert(user.id, user);
+        }
+    }
+    Ok(())
+}
+
+async fn read_heirs(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT DISTINCT ON (m.room) ",
+        member_columns!(),
+        " FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
+         JOIN rooms r ON r.id = p.room \
+         JOIN members gone ON gone.room = p.room AND gone.user_id = p.user_id \
+             AND (gone.role = 'owner' OR r.kind = 'direct') \
+         JOIN members m ON m.room = p.room AND m.user_id <> p.user_id \
+         JOIN users u ON u.id = m.user_id AND u.deleted_at IS NULL \
+         ORDER BY m.room, (m.role = 'admin') DESC, m.joined_at, m.user_id"
+    );
+    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = scope.heirs.iter().copied().unzip();
+    let query = sqlx::query(SQL).bind(rooms).bind(users);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    for heir in rows::all(&found, |row| rows::member(row, 0))? {
+        facts.heirs.insert(heir.room, heir.user.id);
+        facts.members.insert((heir.room, heir.user.id), heir);
     }
     Ok(())
 }
@@ -240,6 +282,7 @@ impl Transaction for Open {
             removed_members,
             bans,
             lifted_bans,
+            forgotten,
         } = changes;
         let (old, new): (Vec<Room>, Vec<Room>) = rooms
             .into_iter()
@@ -261,6 +304,7 @@ impl Transaction for Open {
         put_members(lease, &members).await?;
         lift_bans(lease, &lifted_bans).await?;
         put_bans(lease, &bans).await?;
+        forget_names(lease, &forgotten).await?;
         self.lease.commit().await
     }
 }
@@ -279,6 +323,7 @@ impl Transaction for Seen {
             removed_members,
             bans,
             lifted_bans,
+            forgotten,
         } = changes;
         let only_new = rooms.is_empty()
             && updated_messages.is_empty()
@@ -286,7 +331,8 @@ impl Transaction for Seen {
             && members.is_empty()
             && removed_members.is_empty()
             && bans.is_empty()
-            && lifted_bans.is_empty();
+            && lifted_bans.is_empty()
+            && forgotten.is_empty();
         if !only_new {
             return Err(Error::internal(
                 "an optimistic batch stores new messages only",
@@ -579,5 +625,26 @@ async fn remove(lease: &mut Lease, sql: &'static str, pairs: &[(RoomId, UserId)]
     }
     let (rooms, users): (Vec<RoomId>, Vec<UserId>) = pairs.iter().copied().unzip();
     let query = sqlx::query(sql).bind(rooms).bind(users);
+    answer(query.execute(&mut **lease)).await.map(drop)
+}
+
+/// Comings and goings, and changes of a role, tell who it was.
+async fn forget_names(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
+    const SQL: &str = "UPDATE feed f SET data = jsonb_set(f.data::jsonb, \
+             CASE f.kind WHEN 'roomUpdated' THEN '{member,user}' ELSE '{user}' END::text[], \
+             jsonb_build_object('id', p.user_id, 'username', $3::text, 'displayName', $4::text))::text \
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
+         WHERE f.room = p.room AND f.kind IN ('memberJoined', 'memberLeft', 'roomUpdated') \
+             AND coalesce(f.data::jsonb #>> '{user,id}', f.data::jsonb #>> '{member,user,id}') \
+                 = p.user_id::text";
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = pairs.iter().copied().unzip();
+    let query = sqlx::query(SQL)
+        .bind(rooms)
+        .bind(users)
+        .bind(DELETED_USERNAME)
+        .bind(DELETED_DISPLAY_NAME);
     answer(query.execute(&mut **lease)).await.map(drop)
 }

@@ -8,11 +8,11 @@ use sqlx::{Row, sqlite::SqliteRow};
 use super::{Store, expire, rows, transaction};
 use crate::{
     error::Result,
-    model::{LoginId, UserId},
+    model::{LoginId, RoomId, Timestamp, UserId},
     sqlite::failure,
     store::{
-        AccountPatch, Applied, Expired, Facts, Login, NewAccount, Rotation, Scope, Transaction,
-        Writes,
+        AccountPatch, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired, Facts,
+        Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
         rotation::{self, Step},
     },
 };
@@ -58,7 +58,7 @@ impl Writes for Store {
                  display_name = CASE ?2 WHEN '' THEN username ELSE coalesce(?2, display_name) END, \
                  email = CASE WHEN ?3 IS NULL THEN email ELSE nullif(?3, '') END, \
                  phone = CASE WHEN ?4 IS NULL THEN phone ELSE nullif(?4, '') END \
-             WHERE id = ?1";
+             WHERE id = ?1 AND deleted_at IS NULL";
         let mut tx = self.database.write().await?;
         let update = sqlx::query(SQL)
             .bind(user)
@@ -74,7 +74,7 @@ impl Writes for Store {
     }
 
     async fn open_login(&self, login: &Login) -> Result<Applied> {
-        const USER: &str = "SELECT 1 FROM users WHERE id = ?1";
+        const USER: &str = "SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NULL";
         const INSERT: &str = "INSERT INTO logins (id, user_id, token_hash, expires_at) \
              VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
         let mut tx = self.database.write().await?;
@@ -135,6 +135,55 @@ impl Writes for Store {
             0 => Applied::LoginRefused,
             _ => Applied::Done,
         })
+    }
+
+    async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<Applied> {
+        const ACCOUNT: &str = "UPDATE users SET username = ?2, username_key = ?3, \
+                 display_name = ?4, email = NULL, phone = NULL, password_hash = '', \
+                 deleted_at = coalesce(deleted_at, ?5) WHERE id = ?1";
+        let mut tx = self.database.write().await?;
+        let update = sqlx::query(ACCOUNT)
+            .bind(user)
+            .bind(DELETED_USERNAME)
+            .bind(deleted_key(user))
+            .bind(DELETED_DISPLAY_NAME)
+            .bind(at.millis());
+        let updated = update.execute(&mut *tx).await.map_err(failure)?;
+        if updated.rows_affected() == 0 {
+            return Ok(Applied::NoSuchUser);
+        }
+        for sql in ERASE {
+            let erase = sqlx::query(sql).bind(user);
+            erase.execute(&mut *tx).await.map_err(failure)?;
+        }
+        tx.commit().await.map_err(failure)?;
+        Ok(Applied::Done)
+    }
+
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+        const SQL: &str = "SELECT id FROM logins WHERE user_id = ?1 AND expires_at > ?2";
+        let query = sqlx::query_scalar(SQL)
+            .bind(user)
+            .bind(Timestamp::now().millis());
+        let logins = query.fetch_all(self.database.readers()).await;
+        logins.map_err(failure)
+    }
+
+    async fn member_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u32,
+    ) -> Result<Vec<RoomId>> {
+        const SQL: &str = "SELECT m.room FROM members m \
+             JOIN rooms r ON r.id = m.room AND NOT r.deleted \
+             WHERE m.user_id = ?1 AND m.room > ?2 ORDER BY m.room LIMIT ?3";
+        let query = sqlx::query_scalar(SQL)
+            .bind(user)
+            .bind(after.unwrap_or(RoomId::nil()))
+            .bind(i64::from(limit));
+        let rooms = query.fetch_all(self.database.readers()).await;
+        rooms.map_err(failure)
     }
 
     async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired> {

@@ -17,6 +17,9 @@ const BANS: &str = "DELETE FROM bans WHERE (room, user_id) IN \
      (SELECT room, user_id FROM bans WHERE until < ?1 LIMIT ?2)";
 const CODES: &str = "DELETE FROM verification_codes WHERE (user_id, channel) IN \
      (SELECT user_id, channel FROM verification_codes WHERE expires_at < ?1 LIMIT ?2)";
+const WISHES: &str = "DELETE FROM notify_rooms WHERE (user_id, room) IN \
+     (SELECT p.user_id, p.room FROM users u JOIN notify_rooms p ON p.user_id = u.id \
+      WHERE u.deleted_at < ?1 LIMIT ?2)";
 const NOTIFICATIONS: &str = "DELETE FROM notifications WHERE (message, user_id, channel) IN \
      (SELECT message, user_id, channel FROM notifications WHERE at < ?1 LIMIT ?2)";
 const DELIVERIES: &str = "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries d \
@@ -34,6 +37,7 @@ pub(super) async fn run(store: &Store, after: Duration, keep: Duration) -> Resul
         let done = statement.execute(&mut *tx).await.map_err(failure)?;
         Ok::<_, crate::error::Error>(done.rows_affected())
     };
+    delete(WISHES, after).await?;
     let mut expired = Expired {
         logins: delete(LOGINS, after).await?,
         codes: delete(CODES, after).await?,

@@ -15,7 +15,9 @@ use crate::{
     error::{Error, Result},
     model::{Member, Message, Room, RoomId, Seq, Timestamp, UserId},
     sqlite::failure,
-    store::{Changes, Facts, FeedEntry, Scope, Transaction},
+    store::{
+        Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, Facts, FeedEntry, Scope, Transaction,
+    },
 };
 
 struct Open {
@@ -38,6 +40,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     }
     if !scope.members.is_empty() || !scope.users.is_empty() {
         read_people(&mut tx, scope, &mut facts).await?;
+    }
+    if !scope.heirs.is_empty() {
+        read_heirs(&mut tx, scope, &mut facts).await?;
     }
     if !scope.named.is_empty() {
         read_named(&mut tx, scope, &mut facts).await?;
@@ -102,7 +107,8 @@ async fn read_people(
 ) -> Result<()> {
     // The first eight columns are a member's. CROSS JOIN keeps the list outermost.
     const SQL: &str = "SELECT unhex(p.value ->> 0), u.id, u.username, u.display_name, \
-             m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until \
+             m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until, \
+             u.deleted_at IS NOT NULL \
          FROM jsonb_each(?1) p \
          CROSS JOIN users u ON u.id = unhex(p.value ->> 1) \
          LEFT JOIN members m ON m.room = unhex(p.value ->> 0) AND m.user_id = u.id \
@@ -124,9 +130,15 @@ async fn read_people(
             .try_get::<bool, _>(8)?
             .then(|| rows::optional_time(row, 9))
             .transpose()?;
-        Ok((room, rows::user(row, 1)?, member, ban))
+        Ok((
+            room,
+            rows::user(row, 1)?,
+            member,
+            ban,
+            row.try_get::<bool, _>(10)?,
+        ))
     })?;
-    for (room, user, member, ban) in people {
+    for (room, user, member, ban, deleted) in people {
         let key = (room, user.id);
         if let Some(member) = member {
             facts.members.insert(key, member);
@@ -134,7 +146,36 @@ async fn read_people(
         if let Some(until) = ban {
             facts.bans.insert(key, until);
         }
-        facts.users.insert(user.id, user);
+        if !deleted {
+            facts.users.insert(user.id, user);
+        }
+    }
+    Ok(())
+}
+
+async fn read_heirs(
+    connection: &mut SqliteConnection,
+    scope: &Scope,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        member_columns!(),
+        " FROM jsonb_each(?1) p \
+         CROSS JOIN rooms r ON r.id = unhex(p.value ->> 0) \
+         CROSS JOIN members gone ON gone.room = r.id AND gone.user_id = unhex(p.value ->> 1) \
+             AND (gone.role = 'owner' OR r.kind = 'direct') \
+         CROSS JOIN members m ON m.room = r.id AND m.user_id = ( \
+             SELECT x.user_id FROM members x \
+             JOIN users y ON y.id = x.user_id AND y.deleted_at IS NULL \
+             WHERE x.room = r.id AND x.user_id <> gone.user_id \
+             ORDER BY x.role = 'admin' DESC, x.joined_at, x.user_id LIMIT 1) \
+         JOIN users u ON u.id = m.user_id"
+    );
+    let found = fetch(connection, SQL, pairs(scope.heirs.iter().copied())?).await?;
+    for heir in rows::all(&found, |row| rows::member(row, 0))? {
+        facts.heirs.insert(heir.room, heir.user.id);
+        facts.members.insert((heir.room, heir.user.id), heir);
     }
     Ok(())
 }
@@ -179,6 +220,7 @@ impl Transaction for Open {
             removed_members,
             bans,
             lifted_bans,
+            forgotten,
         } = changes;
         let (old, new): (Vec<Room>, Vec<Room>) = rooms
             .into_iter()
@@ -195,6 +237,7 @@ impl Transaction for Open {
         put_members(connection, &members).await?;
         lift_bans(connection, &lifted_bans).await?;
         put_bans(connection, &bans).await?;
+        forget_names(connection, &forgotten).await?;
         self.tx.commit().await.map_err(failure)
     }
 }
@@ -417,5 +460,27 @@ async fn lift_bans(connection: &mut SqliteConnection, pairs: &[(RoomId, UserId)]
     const SQL: &str = "DELETE FROM bans WHERE (room, user_id) IN \
          (SELECT unhex(value ->> 0), unhex(value ->> 1) FROM jsonb_each(?1))";
     let items = rows_of(pairs, |&(room, user)| (room.simple(), user.simple()));
+    write(connection, SQL, items).await.map(drop)
+}
+
+/// Comings and goings, and changes of a role, tell who it was.
+async fn forget_names(connection: &mut SqliteConnection, pairs: &[(RoomId, UserId)]) -> Result<()> {
+    const SQL: &str = "UPDATE feed SET data = CASE kind WHEN 'roomUpdated' \
+             THEN json_set(data, '$.member.user.username', p.value ->> 2, \
+                 '$.member.user.displayName', p.value ->> 3) \
+             ELSE json_set(data, '$.user.username', p.value ->> 2, \
+                 '$.user.displayName', p.value ->> 3) END \
+         FROM jsonb_each(?1) p \
+         WHERE feed.room = unhex(p.value ->> 0) \
+             AND feed.kind IN ('memberJoined', 'memberLeft', 'roomUpdated') \
+             AND coalesce(feed.data ->> '$.user.id', feed.data ->> '$.member.user.id') = p.value ->> 1";
+    let items = rows_of(pairs, |&(room, user)| {
+        (
+            room.simple(),
+            user.hyphenated(),
+            DELETED_USERNAME,
+            DELETED_DISPLAY_NAME,
+        )
+    });
     write(connection, SQL, items).await.map(drop)
 }

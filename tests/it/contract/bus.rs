@@ -337,6 +337,38 @@ async fn one_leads_at_a_time(nodes: Nodes) {
     until("the first one leads again", ask, |leads| *leads).await;
 }
 
+async fn places_are_as_many_as_there_are(nodes: Nodes) {
+    let Nodes { one, two } = nodes;
+    let (key, long) = (unique("places"), PATIENCE);
+    let (a, b, c) = (new_id(), new_id(), new_id());
+    assert!(one.occupy(&key, a, 2, long).await.unwrap());
+    assert!(two.occupy(&key, b, 2, long).await.unwrap());
+    assert!(!one.occupy(&key, c, 2, long).await.unwrap());
+    assert!(two.occupy(&key, a, 2, long).await.unwrap(), "it has one");
+    assert!(two.occupy(&unique("places"), c, 1, long).await.unwrap());
+    // Given back once, by whoever had it.
+    two.vacate(&key, c).await.unwrap();
+    assert!(!one.occupy(&key, c, 2, long).await.unwrap());
+    for _ in 0..2 {
+        two.vacate(&key, a).await.unwrap();
+    }
+    assert!(one.occupy(&key, c, 2, long).await.unwrap());
+    assert!(!one.occupy(&key, a, 2, long).await.unwrap());
+    // One whose holder died; the other's stays.
+    let short = Duration::from_millis(200);
+    assert!(one.occupy(&key, c, 2, short).await.unwrap());
+    let ask = async || two.occupy(&key, a, 2, long).await.unwrap();
+    until("the place is free again", ask, |has| *has).await;
+    assert!(!one.occupy(&key, c, 2, long).await.unwrap());
+    assert!(one.occupy(&key, b, 2, long).await.unwrap());
+    // Many at once.
+    let key = unique("places");
+    let all = (0..50).map(|_| one.occupy(&key, new_id(), 7, long));
+    let got = future::join_all(all).await;
+    let got = got.into_iter().filter(|has| *has.as_ref().unwrap());
+    assert_eq!(got.count(), 7);
+}
+
 async fn beats_say_who_lives(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (long, short, retired) = (new_id(), new_id(), new_id());
@@ -431,6 +463,7 @@ suite!(
     hits_are_counted_within_their_window(super::PATIENCE),
     counters_add_up(super::PATIENCE),
     one_leads_at_a_time(super::PATIENCE),
+    places_are_as_many_as_there_are(super::PATIENCE),
     beats_say_who_lives(super::PATIENCE),
     who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(super::PATIENCE),
     a_reader_that_falls_behind_is_told(super::PATIENCE),

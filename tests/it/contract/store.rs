@@ -22,6 +22,7 @@ macro_rules! on_both {
 mod accounts;
 mod commit;
 mod expire;
+mod farewell;
 mod feed;
 mod fixture;
 mod people;

@@ -14,6 +14,7 @@ pub mod node;
 pub mod process;
 pub mod provider;
 pub mod rest;
+pub mod smtp;
 pub mod socket;
 
 use std::{future::Future, time::Duration};

@@ -212,6 +212,12 @@ impl Bus for Notes {
     async fn resign(&self, _: &str, _: Uuid) -> Result<()> {
         Ok(())
     }
+    async fn occupy(&self, _: &str, _: Uuid, _: u32, _: Duration) -> Result<bool> {
+        Ok(true)
+    }
+    async fn vacate(&self, _: &str, _: Uuid) -> Result<()> {
+        Ok(())
+    }
     async fn beat(&self, worker: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
         Ok(vec![worker])
     }

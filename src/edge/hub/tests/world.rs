@@ -285,6 +285,12 @@ impl Bus for Wire {
     async fn resign(&self, _: &str, _: Uuid) -> Result<()> {
         unused()
     }
+    async fn occupy(&self, _: &str, _: Uuid, _: u32, _: Duration) -> Result<bool> {
+        unused()
+    }
+    async fn vacate(&self, _: &str, _: Uuid) -> Result<()> {
+        unused()
+    }
     async fn beat(&self, _: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
         unused()
     }

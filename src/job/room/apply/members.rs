@@ -139,6 +139,25 @@ impl Batch {
         Ok(None)
     }
 
+    pub(super) fn depart(&mut self, job: &RoomJob) -> Decided {
+        let Some(member) = self.facts.members.get(&(job.room, job.actor)) else {
+            return Ok(None);
+        };
+        let heir = self.facts.heirs.get(&job.room).copied();
+        let owned = member.role == Role::Owner;
+        if let (true, Some(heir)) = (owned, heir) {
+            self.change_role(job, heir, Role::Owner);
+        }
+        self.drop_member(job, job.actor, MemberLeftReason::Deleted);
+        if heir.is_none() && (owned || self.room(job).kind == RoomKind::Direct) {
+            self.room(job).deleted = true;
+            self.room_updated(job, None);
+        }
+        let forgotten = (job.room, job.actor);
+        self.applied.changes.forgotten.push(forgotten);
+        Ok(None)
+    }
+
     pub(super) fn set_member(&mut self, job: &RoomJob, user: UserId, role: Role) -> Decided {
         let actor_role = self.at_least(job, Role::Admin)?;
         if self.room(job).kind == RoomKind::Direct {

@@ -114,6 +114,7 @@ impl Batch {
             RoomCommand::LiftBan { user } => self.lift_ban(job, *user),
             RoomCommand::Mute { user, until } => self.mute(job, *user, *until),
             RoomCommand::MarkRead { seq } => self.mark_read(job, *seq),
+            RoomCommand::Depart => self.depart(job),
         }
     }
 

@@ -1,23 +1,26 @@
 //! Notifications against providers that behave and providers that do not.
 
+mod deleted;
+mod judged;
+mod limits;
+mod sms;
+mod smtp;
 mod storm;
 
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::{Hmac, KeyInit, Mac};
 use p256::{
     ecdsa::{Signature, SigningKey, signature::Signer},
     pkcs8::EncodePublicKey,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use sha1::Sha1;
 use uuid::Uuid;
 
 use crate::harness::{
     Chat, Kind, User, both_ways, eventually,
-    provider::{Asked, Does, Provider},
+    provider::{Does, Provider},
     socket::Heard,
 };
 
@@ -27,8 +30,6 @@ both_ways!(
     who_is_there_is_told_only_after_they_went_quiet,
     a_provider_that_stumbles_gets_it_once,
     what_is_given_up_says_so,
-    a_text_message_that_may_have_been_sent_is_not_sent_again,
-    a_number_that_answers_stop_gets_nothing_until_it_says_start,
     who_cannot_be_reached_any_more_is_not_told_and_it_says_why,
 );
 
@@ -73,14 +74,7 @@ pub async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, 
 
 /// The address may be anything but one that was used before.
 async fn prove(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
-    let rest = chat.rest_as(0, user);
-    let field = if which == "email" { "email" } else { "phone" };
-    rest.patch("/v1/me", json!({ field: address }))
-        .await
-        .ok(200);
-    rest.post(&format!("/v1/me/verify/{which}"), json!({}))
-        .await
-        .ok(204);
+    request_code(chat, user, which, address).await;
     let code = eventually("the code", async || {
         provider.find(address, |asked| {
             let text = match which {
@@ -93,6 +87,22 @@ async fn prove(chat: &Chat, user: &User, provider: &Provider, which: &str, addre
         })
     })
     .await;
+    confirm(chat, user, which, &code).await;
+}
+
+async fn request_code(chat: &Chat, user: &User, which: &str, address: &str) {
+    let rest = chat.rest_as(0, user);
+    let field = if which == "email" { "email" } else { "phone" };
+    rest.patch("/v1/me", json!({ field: address }))
+        .await
+        .ok(200);
+    rest.post(&format!("/v1/me/verify/{which}"), json!({}))
+        .await
+        .ok(204);
+}
+
+async fn confirm(chat: &Chat, user: &User, which: &str, code: &str) {
+    let rest = chat.rest_as(0, user);
     let confirm = format!("/v1/me/verify/{which}/confirm");
     let wrong = if code == "000000" { "000001" } else { "000000" };
     rest.post(&confirm, json!({"code": wrong}))
@@ -387,92 +397,6 @@ async fn what_is_given_up_says_so(kind: Kind) {
     assert_eq!(mail.asked().len(), 1);
 }
 
-const PUBLIC_URL: &str = "https://chat.example.com";
-
-fn by_text_message(sms: &Provider) -> [(&str, &str); 8] {
-    [
-        ("notify.email.provider", ""),
-        ("notify.sms.provider", "twilio"),
-        ("notify.sms.base_url", &sms.url),
-        ("notify.sms.account_sid", "AC1"),
-        ("notify.sms.auth_token", "token"),
-        ("notify.sms.from", "+15550006789"),
-        ("notify.sms.per_second", "1000"),
-        ("edge.public_url", PUBLIC_URL),
-    ]
-}
-
-/// What Twilio posts when someone answers; signed as its page on security says, or wrongly.
-async fn answered(chat: &Chat, words: &str, signed: bool) {
-    let path = "/v1/webhooks/twilio";
-    let signature = {
-        let mut mac = Hmac::<Sha1>::new_from_slice(b"token").expect("any key");
-        let from = if signed {
-            "+4915112345678"
-        } else {
-            "+4915112345679"
-        };
-        mac.update(format!("{PUBLIC_URL}{path}Body{words}From{from}").as_bytes());
-        STANDARD.encode(mac.finalize().into_bytes())
-    };
-    let answer = chat
-        .http
-        .post(format!("{}{path}", chat.edge(0).url()))
-        .header("X-Twilio-Signature", signature)
-        .header("content-type", "application/x-www-form-urlencoded")
-        .body(format!("From=%2B4915112345678&Body={words}"))
-        .send()
-        .await
-        .expect("an answer");
-    assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
-}
-
-async fn a_number_that_answers_stop_gets_nothing_until_it_says_start(kind: Kind) {
-    let (mail, sms) = (Provider::start().await, Provider::start().await);
-    let chat = start(kind, &mail, &by_text_message(&sms)).await;
-    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
-    sms.does(|_, _| Does::Answer(201, "", r#"{"sid":"SM1"}"#));
-    verify(&chat, &bob, &sms, "sms", "+4915112345678").await;
-    let wishes = json!({"email": false, "sms": true});
-    chat.rest_as(0, &bob)
-        .put("/v1/me/notifications", wishes)
-        .await
-        .ok(200);
-    let room = chat.room(&ada, "direct", &[&bob]).await;
-    answered(&chat, "STOP", false).await;
-    let message = say(&chat, &ada, room, "before").await;
-    row(&chat, &ada, &message, is("sent")).await;
-    answered(&chat, "Stop", true).await;
-    let message = say(&chat, &ada, room, "between").await;
-    let told = row(&chat, &ada, &message, is("suppressed")).await;
-    assert_eq!(told["reason"], "the recipient answered STOP");
-    answered(&chat, "thanks", true).await;
-    answered(&chat, "START", true).await;
-    let message = say(&chat, &ada, room, "after").await;
-    row(&chat, &ada, &message, is("sent")).await;
-    assert_eq!(sms.asked().len(), 2);
-    // A number that is none is not tried a second time.
-    sms.does(|_, _| Does::Answer(400, "", r#"{"code":21211,"message":"Invalid 'To'"}"#));
-    let message = say(&chat, &ada, room, "wrong").await;
-    let told = row(&chat, &ada, &message, is("failed")).await;
-    assert_eq!(
-        told["attempts"][0]["answer"],
-        "400 Bad Request: error 21211"
-    );
-    let message = say(&chat, &ada, room, "again").await;
-    let told = row(&chat, &ada, &message, is("suppressed")).await;
-    let reason = told["reason"].as_str().expect("a reason");
-    assert!(
-        reason.starts_with("the provider refuses the address"),
-        "{reason}"
-    );
-    // Which no START lifts.
-    answered(&chat, "START", true).await;
-    let message = say(&chat, &ada, room, "still").await;
-    row(&chat, &ada, &message, is("suppressed")).await;
-    assert_eq!(sms.asked().len(), 3);
-}
-
 /// Between the decision and the sending someone leaves the room, or changes their address.
 async fn who_cannot_be_reached_any_more_is_not_told_and_it_says_why(kind: Kind) {
     let mail = Provider::start().await;
@@ -499,46 +423,4 @@ async fn who_cannot_be_reached_any_more_is_not_told_and_it_says_why(kind: Kind) 
     let told = row(&chat, &ada, &to_eve, is("suppressed")).await;
     assert_eq!(told["reason"], "the address is not verified any more");
     assert!(mail.asked().is_empty(), "{:?}", mail.asked());
-}
-
-async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
-    let (mail, sms) = (Provider::start().await, Provider::start().await);
-    let chat = start(kind, &mail, &by_text_message(&sms)).await;
-    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
-    sms.does(|_, _| Does::Answer(201, "", r#"{"sid":"SM1"}"#));
-    verify(&chat, &bob, &sms, "sms", "+4915112345678").await;
-    let wishes = json!({"email": false, "sms": true});
-    chat.rest_as(0, &bob)
-        .put("/v1/me/notifications", wishes)
-        .await
-        .ok(200);
-    let room = chat.room(&ada, "direct", &[&bob]).await;
-    sms.does(|before, _| match before {
-        0 => Does::Answer(429, "", r#"{"code":20429}"#),
-        _ => Does::Answer(500, "", "{}"),
-    });
-    let message = say(&chat, &ada, room, "hello").await;
-    let told = row(&chat, &ada, &message, is("failed")).await;
-    assert!(
-        told["reason"]
-            .as_str()
-            .is_some_and(|r| r.starts_with("it may have been sent"))
-    );
-    let asked: Vec<Asked> = sms.asked();
-    assert_eq!(
-        asked.len(),
-        2,
-        "429 was certainly not sent, 500 may have been"
-    );
-    assert_eq!(asked[0].path, "/2010-04-01/Accounts/AC1/Messages.json");
-    assert!(
-        asked[0]
-            .body
-            .starts_with("To=%2B4915112345678&From=%2B15550006789&Body=Ada%3A+hello+")
-    );
-    assert!(
-        asked[0]
-            .head
-            .contains(&format!("Basic {}", STANDARD.encode("AC1:token")))
-    );
 }

@@ -102,6 +102,20 @@ impl Writes for Trapped<dyn Writes> {
     async fn close_login(&self, login: LoginId) -> Result<store::Applied> {
         self.inner.close_login(login).await
     }
+    async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<store::Applied> {
+        self.inner.erase_account(user, at).await
+    }
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+        self.inner.logins_of(user).await
+    }
+    async fn member_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u32,
+    ) -> Result<Vec<RoomId>> {
+        self.inner.member_of(user, after, limit).await
+    }
     async fn expire(&self, after: Duration, keep: Duration) -> Result<store::Expired> {
         self.inner.expire(after, keep).await
     }

@@ -1,59 +1,8 @@
-//! The statements of both traits, as a macro that each store expands over its own kind of connection: nearly all of them
-//! are the same text for PostgreSQL and for SQLite, which reads `$1` as well.
+//! What workers do; see [`super`]. Made beside `notify_reads`, whose functions it uses.
 
-/// The statements that are the same for both databases, as one `impl` of both traits. `$run` opens a transaction
-/// (`$write` one that may change something), runs a future over its connection, and commits.
-macro_rules! notify_store {
+/// `$write` opens a transaction that may change something, runs a future over its connection, and commits.
+macro_rules! notify_writes {
     ($store:ty, $row:ty, $read:ident, $write:ident, $failure:path, $candidates:expr, $bind_ids:expr) => {
-        use async_trait::async_trait;
-        use sqlx::Row;
-        use uuid::Uuid;
-
-        use crate::{
-            error::Result,
-            model::{
-                MessageId, RoomId, Timestamp, UserId,
-                notify::{
-                    Cause, ChannelKind, Delivery, Preferences, Purpose, RoomMode, delivery_id,
-                },
-            },
-            store::notify::{
-                Candidate, CodeAnswer, Decision, Entry, Line, MAX_TRIES, NewCode, NotifyReads, Place,
-                NotifySettings, NotifyWrites, Verdict, columns,
-            },
-        };
-
-        const ENTRY: &str = "SELECT n.message, n.room, n.seq, n.user_id, n.channel, n.cause, n.at, \
-                 n.state, n.reason, d.id, d.user_id, d.channel, d.at, d.version, d.record \
-             FROM notifications n LEFT JOIN deliveries d ON d.id = n.delivery ";
-
-        fn delivery(row: &$row, at: usize) -> sqlx::Result<Delivery> {
-            Ok(Delivery {
-                id: row.try_get(at)?,
-                user: row.try_get(at + 1)?,
-                channel: columns::word(row.try_get(at + 2)?, ChannelKind::parse)?,
-                at: Timestamp::from_millis(row.try_get(at + 3)?),
-                version: row.try_get(at + 4)?,
-                record: columns::record(row.try_get(at + 5)?)?,
-            })
-        }
-
-        fn entry(row: &$row) -> sqlx::Result<Entry> {
-            let state: Option<&str> = row.try_get(7)?;
-            let delivered: Option<Uuid> = row.try_get(9)?;
-            Ok(Entry {
-                message: row.try_get(0)?,
-                room: row.try_get(1)?,
-                seq: row.try_get(2)?,
-                user: row.try_get(3)?,
-                channel: ChannelKind::parse(row.try_get(4)?),
-                cause: columns::word(row.try_get(5)?, Cause::parse)?,
-                at: Timestamp::from_millis(row.try_get(6)?),
-                decided: columns::decided(state, row.try_get(8)?)?,
-                delivery: delivered.map(|_| delivery(row, 9)).transpose()?,
-            })
-        }
-
         fn line(row: &$row) -> sqlx::Result<Line> {
             Ok(Line {
                 message: row.try_get(0)?,
@@ -82,126 +31,8 @@ macro_rules! notify_store {
                 preferences: Preferences::parse(row.try_get(8)?),
                 email: row.try_get(9)?,
                 phone: row.try_get(10)?,
+                gone: row.try_get(11)?,
             })
-        }
-
-        #[async_trait]
-        impl NotifyReads for $store {
-            async fn notify_settings(&self, user: UserId) -> Result<NotifySettings> {
-                $read!(self, connection, {
-                    let settings: Option<String> =
-                        sqlx::query_scalar("SELECT settings FROM notify_settings WHERE user_id = $1")
-                            .bind(user)
-                            .fetch_optional(&mut *connection)
-                            .await?;
-                    let rooms =
-                        sqlx::query("SELECT room, mode FROM notify_rooms WHERE user_id = $1 ORDER BY room")
-                            .bind(user)
-                            .fetch_all(&mut *connection)
-                            .await?;
-                    let verified = sqlx::query(
-                        "SELECT v.channel, v.address FROM verified_addresses v \
-                         JOIN users u ON u.id = v.user_id \
-                         WHERE v.user_id = $1 AND v.address = \
-                             CASE v.channel WHEN 'email' THEN u.email ELSE u.phone END \
-                         ORDER BY v.channel",
-                    )
-                    .bind(user)
-                    .fetch_all(&mut *connection)
-                    .await?;
-                    Ok(NotifySettings {
-                        preferences: Preferences::parse(settings.as_deref()),
-                        rooms: rooms
-                            .iter()
-                            .map(|row| {
-                                Ok((row.try_get(0)?, columns::word(row.try_get(1)?, RoomMode::parse)?))
-                            })
-                            .collect::<sqlx::Result<_>>()?,
-                        verified: verified
-                            .iter()
-                            .map(|row| {
-                                let channel = columns::word(row.try_get(0)?, ChannelKind::parse)?;
-                                Ok((channel, row.try_get(1)?))
-                            })
-                            .collect::<sqlx::Result<_>>()?,
-                    })
-                })
-            }
-
-            async fn delivery(&self, id: Uuid) -> Result<Option<Delivery>> {
-                $read!(self, connection, {
-                    let row = sqlx::query(
-                        "SELECT id, user_id, channel, at, version, record FROM deliveries WHERE id = $1",
-                    )
-                    .bind(id)
-                    .fetch_optional(&mut *connection)
-                    .await?;
-                    row.map(|row| delivery(&row, 0)).transpose()
-                })
-            }
-
-            async fn told_of(&self, message: MessageId) -> Result<Vec<Entry>> {
-                $read!(self, connection, {
-                    let sql = format!("{ENTRY} WHERE n.message = $1 ORDER BY n.user_id, n.channel LIMIT 1000");
-                    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-                        .bind(message)
-                        .fetch_all(&mut *connection)
-                        .await?;
-                    rows.iter().map(entry).collect()
-                })
-            }
-
-            async fn told_to(
-                &self,
-                user: UserId,
-                before: Option<&Place>,
-                limit: u32,
-            ) -> Result<Vec<Entry>> {
-                let (at, message, channel) = match before {
-                    Some(place) => (place.at.millis(), place.message, place.channel.as_str()),
-                    None => (i64::MAX, Uuid::max(), ""),
-                };
-                $read!(self, connection, {
-                    let sql = format!(
-                        "{ENTRY} WHERE n.user_id = $1 AND (n.at, n.message, n.channel) < ($2, $3, $4) \
-                         ORDER BY n.at DESC, n.message DESC, n.channel DESC LIMIT $5"
-                    );
-                    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-                        .bind(user)
-                        .bind(at)
-                        .bind(message)
-                        .bind(channel)
-                        .bind(i64::from(limit))
-                        .fetch_all(&mut *connection)
-                        .await?;
-                    rows.iter().map(entry).collect()
-                })
-            }
-
-            async fn room_of(&self, message: MessageId) -> Result<Option<RoomId>> {
-                $read!(self, connection, {
-                    sqlx::query_scalar("SELECT room FROM messages WHERE id = $1")
-                        .bind(message)
-                        .fetch_optional(&mut *connection)
-                        .await
-                })
-            }
-
-            async fn suppressed(
-                &self,
-                channel: ChannelKind,
-                address: &str,
-            ) -> Result<Option<String>> {
-                $read!(self, connection, {
-                    sqlx::query_scalar(
-                        "SELECT reason FROM suppressions WHERE channel = $1 AND address = $2",
-                    )
-                    .bind(channel.as_str())
-                    .bind(address.to_lowercase())
-                    .fetch_optional(&mut *connection)
-                    .await
-                })
-            }
         }
 
         #[async_trait]
@@ -215,14 +46,18 @@ macro_rules! notify_store {
                 let settings =
                     serde_json::to_string(preferences).map_err(crate::error::Error::internal)?;
                 $write!(self, connection, {
-                    sqlx::query(
-                        "INSERT INTO notify_settings (user_id, settings) VALUES ($1, $2) \
+                    let put = sqlx::query(
+                        "INSERT INTO notify_settings (user_id, settings) \
+                         SELECT id, $2 FROM users WHERE id = $1 AND deleted_at IS NULL \
                          ON CONFLICT (user_id) DO UPDATE SET settings = excluded.settings",
                     )
                     .bind(user)
                     .bind(&settings)
                     .execute(&mut *connection)
                     .await?;
+                    if put.rows_affected() == 0 {
+                        return Ok(());
+                    }
                     sqlx::query("DELETE FROM notify_rooms WHERE user_id = $1")
                         .bind(user)
                         .execute(&mut *connection)
@@ -246,7 +81,8 @@ macro_rules! notify_store {
                     sqlx::query(
                         "INSERT INTO verification_codes \
                              (user_id, channel, address, code_hash, expires_at, tries) \
-                         VALUES ($1, $2, $3, $4, $5, 0) \
+                         SELECT id, $2, $3, $4, $5, 0 FROM users \
+                             WHERE id = $1 AND deleted_at IS NULL \
                          ON CONFLICT (user_id, channel) DO UPDATE SET address = excluded.address, \
                              code_hash = excluded.code_hash, expires_at = excluded.expires_at, \
                              tries = 0",
@@ -408,6 +244,26 @@ macro_rules! notify_store {
                 })
             }
 
+            async fn deliveries_to(
+                &self,
+                user: UserId,
+                after: Option<Uuid>,
+                limit: u32,
+            ) -> Result<Vec<Delivery>> {
+                $read!(self, connection, {
+                    let rows = sqlx::query(
+                        "SELECT id, user_id, channel, at, version, record FROM deliveries \
+                         WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT $3",
+                    )
+                    .bind(user)
+                    .bind(after.unwrap_or(Uuid::nil()))
+                    .bind(i64::from(limit))
+                    .fetch_all(&mut *connection)
+                    .await?;
+                    rows.iter().map(|row| delivery(row, 0)).collect()
+                })
+            }
+
             async fn change_delivery(&self, delivery: &mut Delivery) -> Result<bool> {
                 let record = columns::json(&delivery.record).map_err($failure)?;
                 let (id, version) = (delivery.id, delivery.version);
@@ -511,39 +367,4 @@ macro_rules! notify_store {
     };
 }
 
-pub(crate) use notify_store;
-
-/// Columns to values, for both databases.
-pub mod columns {
-    use crate::model::notify::{DeliveryRecord, DeliveryState};
-
-    fn decode(message: String) -> sqlx::Error {
-        sqlx::Error::Decode(message.into())
-    }
-
-    pub fn word<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> sqlx::Result<T> {
-        parse(text).ok_or_else(|| decode(format!("a word that nobody knows: {text}")))
-    }
-
-    pub fn record(json: &str) -> sqlx::Result<DeliveryRecord> {
-        serde_json::from_str(json).map_err(|error| sqlx::Error::Decode(error.into()))
-    }
-
-    pub fn json(record: &DeliveryRecord) -> sqlx::Result<String> {
-        serde_json::to_string(record).map_err(|error| sqlx::Error::Encode(error.into()))
-    }
-
-    pub fn decided(
-        state: Option<&str>,
-        reason: Option<String>,
-    ) -> sqlx::Result<Option<(DeliveryState, String)>> {
-        state
-            .map(|state| {
-                Ok((
-                    word(state, DeliveryState::parse)?,
-                    reason.unwrap_or_default(),
-                ))
-            })
-            .transpose()
-    }
-}
+pub(crate) use notify_writes;

@@ -4,19 +4,22 @@
 //! 300 of them by default. The 10,000 of the promise:
 //! `CHAT_TEST_NOTIFICATIONS=10000 scripts/test --test it e2e::notify::storm -- --nocapture`
 
+mod judge;
+mod sending;
+
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
-use uuid::Uuid;
+use serde_json::Value;
 
+use self::{
+    judge::{Row, Rows, judge},
+    sending::{Sending, moves},
+};
 use super::{prove, start};
 use crate::harness::{
     Chat, DEADLINE, Kind, User, both_ways,
@@ -50,43 +53,6 @@ fn stumbling(before: usize, _: &Asked) -> Does {
     }
 }
 
-/// What the ledger has of one message.
-struct Row {
-    state: String,
-    reason: String,
-    delivery: String,
-    attempts: Vec<Value>,
-}
-
-impl Row {
-    fn read(row: &Value) -> Row {
-        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
-        Row {
-            state: text("state"),
-            reason: text("reason"),
-            delivery: text("delivery"),
-            attempts: row["attempts"].as_array().cloned().unwrap_or_default(),
-        }
-    }
-
-    fn is_final(&self) -> bool {
-        ["sent", "dead"].contains(&self.state.as_str())
-    }
-
-    /// Attempts of which the ledger says that nobody knows whether the provider has it.
-    fn unclear(&self) -> usize {
-        let unclear = |attempt: &&Value| {
-            let said = attempt["answer"].as_str().unwrap_or_default();
-            ["no answer", "the connection", "the provider did not answer"]
-                .iter()
-                .any(|words| said.starts_with(words))
-        };
-        self.attempts.iter().filter(unclear).count()
-    }
-}
-
-type Rows = HashMap<String, Row>;
-
 async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
     let count = count();
     let mail = Arc::new(Provider::start().await);
@@ -97,6 +63,8 @@ async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
         ("notify.max_attempts", attempts.as_str()),
         ("notify.delay", "100ms"),
         ("notify.concurrency", "16"),
+        // On a busy machine it takes longer than a token lives.
+        ("auth.access_ttl", "1d"),
     ];
     let mut chat = start(kind, &mail, &settings).await;
     let ada = chat.register("ada").await;
@@ -161,85 +129,6 @@ async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
     judge(&messages, &rows, &asked);
 }
 
-struct Figures {
-    deliveries: usize,
-    dead: usize,
-    twice: usize,
-}
-
-/// Holds what the provider saw against what the ledger says.
-fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
-    let mut requests: HashMap<String, Vec<&Asked>> = HashMap::new();
-    for asked in asked {
-        requests
-            .entry(asked.notification())
-            .or_default()
-            .push(asked);
-    }
-    let mut deliveries: HashMap<&str, (&Row, Vec<usize>)> = HashMap::new();
-    for (i, message) in messages.iter().enumerate() {
-        let row = &rows[message];
-        let entry = deliveries.entry(&row.delivery);
-        entry.or_insert((row, Vec::new())).1.push(i);
-    }
-    let (mut dead, mut twice) = (0, 0);
-    for (id, (row, contents)) in &deliveries {
-        let said = || format!("{id}: {}, {}, {:?}", row.state, row.reason, row.attempts);
-        let came = requests.remove(*id).unwrap_or_default();
-        // An attempt is on disk before its request leaves.
-        assert!(
-            came.len() <= row.attempts.len(),
-            "{} requests: {}",
-            came.len(),
-            said()
-        );
-        let taken: Vec<_> = came.iter().filter(|asked| asked.taken()).collect();
-        match row.state.as_str() {
-            "sent" => {
-                assert!(!taken.is_empty(), "was never taken: {}", said());
-                assert!(
-                    taken.len() <= 1 + row.unclear(),
-                    "taken {} times: {}",
-                    taken.len(),
-                    said()
-                );
-            }
-            _ => {
-                dead += 1;
-                assert!(
-                    taken.len() <= row.unclear(),
-                    "taken {} times: {}",
-                    taken.len(),
-                    said()
-                );
-            }
-        }
-        twice += usize::from(taken.len() > 1);
-        for asked in taken {
-            let text = asked.text();
-            let there: Vec<usize> = text
-                .split("message-")
-                .skip(1)
-                .filter_map(|rest| rest.split('-').next()?.parse().ok())
-                .collect();
-            // A mail shows 20 messages and tells the number of the others.
-            assert_eq!(there.len(), contents.len().min(20), "{}: {text}", said());
-            assert!(
-                there.iter().all(|i| contents.contains(i)),
-                "{}: {text}",
-                said()
-            );
-        }
-    }
-    let unknown: Vec<_> = requests.keys().collect();
-    assert!(unknown.is_empty(), "sent and in no ledger: {unknown:?}");
-    Figures {
-        deliveries: deliveries.len(),
-        dead,
-        twice,
-    }
-}
-
 async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
     let mut readers = Vec::new();
     for i in 0..count {
@@ -255,115 +144,6 @@ async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
         mail.forget();
     }
     readers
-}
-
-/// Clients that send, and send again what was not accepted, to whichever edge is there.
-struct Sending {
-    shared: Arc<Shared>,
-    senders: Vec<tokio::task::JoinHandle<()>>,
-}
-
-struct Shared {
-    http: reqwest::Client,
-    token: String,
-    rooms: Vec<Uuid>,
-    urls: Mutex<Vec<String>>,
-    next: AtomicUsize,
-    accepted: AtomicUsize,
-    ids: Mutex<Vec<String>>,
-}
-
-impl Sending {
-    fn start(chat: &Chat, user: &User, rooms: Vec<Uuid>, count: usize) -> Sending {
-        let shared = Arc::new(Shared {
-            http: chat.http.clone(),
-            token: user.access.clone(),
-            rooms,
-            urls: Mutex::default(),
-            next: AtomicUsize::new(0),
-            accepted: AtomicUsize::new(0),
-            ids: Mutex::new(vec![String::new(); count]),
-        });
-        let sending = Sending {
-            senders: (0..SENDERS)
-                .map(|_| tokio::spawn(send(shared.clone(), count)))
-                .collect(),
-            shared,
-        };
-        sending.tell(chat);
-        sending
-    }
-
-    /// Where the edges are now.
-    fn tell(&self, chat: &Chat) {
-        let urls = chat.edges.iter().map(|edge| edge.url().to_owned());
-        *self.shared.urls.lock().expect("no panic") = urls.collect();
-    }
-
-    fn accepted(&self) -> usize {
-        self.shared.accepted.load(Ordering::Relaxed)
-    }
-
-    /// Kills a process and starts it again: workers and edges in turn, or the only one.
-    async fn kill(&self, chat: &mut Chat, turn: usize) {
-        let victim = match turn % 2 {
-            0 => chat.worker_mut(turn / 2),
-            _ => chat.edge_mut(turn / 2),
-        };
-        victim.kill9().await;
-        victim.restart().await;
-        self.tell(chat);
-    }
-
-    /// The ids, in the order of their numbers.
-    async fn finished(&self) -> Vec<String> {
-        let all = self.shared.ids.lock().expect("no panic").len();
-        moves(|| self.accepted() == all, || self.accepted()).await;
-        self.shared.ids.lock().expect("no panic").clone()
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.senders.iter().for_each(|sender| sender.abort());
-    }
-}
-
-async fn send(shared: Arc<Shared>, count: usize) {
-    loop {
-        let i = shared.next.fetch_add(1, Ordering::Relaxed);
-        if i >= count {
-            return;
-        }
-        let room = shared.rooms[i % shared.rooms.len()];
-        let body = json!({"body": format!("message-{i}-"), "clientMsgId": i.to_string()});
-        let mut pause = tokio::time::interval(Duration::from_millis(20));
-        for turn in i.. {
-            let url = {
-                let urls = shared.urls.lock().expect("no panic");
-                urls.get(turn % urls.len().max(1))
-                    .cloned()
-                    .unwrap_or_default()
-            };
-            let request = shared
-                .http
-                .post(format!("{url}/v1/rooms/{room}/messages"))
-                .bearer_auth(&shared.token)
-                .header("content-type", "application/json")
-                .body(body.to_string());
-            if let Ok(answer) = request.send().await
-                && answer.status() == 202
-                && let Ok(bytes) = answer.bytes().await
-                && let Ok(said) = serde_json::from_slice::<Value>(&bytes)
-            {
-                let id = said["id"].as_str().expect("an id").to_owned();
-                shared.ids.lock().expect("no panic")[i] = id;
-                shared.accepted.fetch_add(1, Ordering::Relaxed);
-                break;
-            }
-            pause.tick().await;
-        }
-    }
 }
 
 /// Waits until so many requests came; `false` if everything is told before that.
@@ -393,20 +173,6 @@ async fn more_requests(
                 "no request comes any more: {last}"
             );
         }
-    }
-}
-
-/// Waits for a condition for as long as a figure still changes.
-async fn moves(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
-    let mut poll = tokio::time::interval(Duration::from_millis(10));
-    let (mut last, mut since) = (figure(), Instant::now());
-    while !done() {
-        poll.tick().await;
-        let now = figure();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        assert!(since.elapsed() < DEADLINE, "nothing moves any more: {last}");
     }
 }
 

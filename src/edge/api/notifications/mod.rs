@@ -1,13 +1,20 @@
 //! Notifications of one's own: wishes, proving an address, and who was told of what, and why not.
 
+mod ledger;
+mod wishes;
+
 use poem_openapi::{
     Enum, Object, OpenApi,
     param::{Path, Query},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use self::{
+    ledger::{NotificationView, Page},
+    wishes::{Settings, Wishes},
+};
 use super::{
     Tags,
     access::{self, Caller, Shared},
@@ -21,140 +28,14 @@ use crate::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
     },
-    model::{
-        MessageId, Role, RoomId, Seq, Timestamp, UserId, new_id,
-        notify::{Cause, ChannelKind, DeliveryState, Preferences, QuietHours, RoomMode},
-    },
+    model::{MessageId, Role, Timestamp, UserId, new_id, notify::ChannelKind},
     protocol::check_limit,
-    store::notify::{Entry, NotifySettings, Place},
 };
 
 /// Codes that one user may ask for within [`CODE_TTL`], for each channel.
 const CODES: u64 = 3;
-/// Rooms that one user may set apart.
-const MAX_ROOMS: usize = 1000;
 
 pub struct NotificationsApi;
-
-/// When nothing is sent.
-#[derive(Serialize, Deserialize, Object)]
-#[oai(rename = "QuietHours")]
-struct QuietHoursView {
-    /// `HH:MM` in the user's time zone.
-    from: String,
-    /// `HH:MM`; not after `from` means on the next day.
-    to: String,
-}
-
-/// What a room may tell of.
-#[derive(Serialize, Deserialize, Object)]
-#[oai(rename = "RoomNotifications")]
-struct RoomView {
-    room: RoomId,
-    mode: RoomMode,
-}
-
-/// A user's wishes. What is left out is as it is by default.
-#[derive(Serialize, Deserialize, Object)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-#[oai(rename_all = "camelCase", rename = "NotificationPreferences", default)]
-struct Wishes {
-    /// By e-mail, once the address is verified. On by default.
-    email: bool,
-    /// By text message, once the number is verified. Off by default.
-    sms: bool,
-    /// Of messages in direct rooms. On by default.
-    direct: bool,
-    /// Of messages that name the user. On by default.
-    mentions: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[oai(skip_serializing_if_is_none)]
-    quiet_hours: Option<QuietHoursView>,
-    /// A name of the IANA time zone database, such as `Europe/Berlin`. `UTC` by default.
-    time_zone: String,
-    /// Rooms that differ from the default: direct rooms tell of everything, others of mentions.
-    rooms: Vec<RoomView>,
-}
-
-impl Default for Wishes {
-    fn default() -> Self {
-        Wishes::of(&Preferences::default(), &[])
-    }
-}
-
-impl Wishes {
-    fn of(preferences: &Preferences, rooms: &[(RoomId, RoomMode)]) -> Self {
-        let time = |time: chrono::NaiveTime| time.format("%H:%M").to_string();
-        let rooms = rooms.iter().map(|&(room, mode)| RoomView { room, mode });
-        Wishes {
-            email: preferences.email,
-            sms: preferences.sms,
-            direct: preferences.direct,
-            mentions: preferences.mentions,
-            quiet_hours: preferences.quiet_hours.map(|hours| QuietHoursView {
-                from: time(hours.from),
-                to: time(hours.to),
-            }),
-            time_zone: preferences.time_zone.clone(),
-            rooms: rooms.collect(),
-        }
-    }
-
-    fn read(self) -> Result<(Preferences, Vec<(RoomId, RoomMode)>)> {
-        if self.time_zone.parse::<chrono_tz::Tz>().is_err() {
-            let message = "must be a name of the IANA time zone database, such as Europe/Berlin";
-            return Err(Error::field("timeZone", message));
-        }
-        let time = |field: &str, text: &str| {
-            chrono::NaiveTime::parse_from_str(text, "%H:%M")
-                .map_err(|_| Error::field(field, "must be a time of day such as 22:30"))
-        };
-        let hours = |hours: QuietHoursView| {
-            Ok::<_, Error>(QuietHours {
-                from: time("quietHours.from", &hours.from)?,
-                to: time("quietHours.to", &hours.to)?,
-            })
-        };
-        if self.rooms.len() > MAX_ROOMS {
-            let message = format!("at most {MAX_ROOMS} rooms can be set apart");
-            return Err(Error::field("rooms", message));
-        }
-        let mut rooms: Vec<_> = self.rooms.iter().map(|r| (r.room, r.mode)).collect();
-        rooms.sort_unstable_by_key(|(room, _)| *room);
-        if rooms.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(Error::field("rooms", "names a room twice"));
-        }
-        let preferences = Preferences {
-            email: self.email,
-            sms: self.sms,
-            direct: self.direct,
-            mentions: self.mentions,
-            quiet_hours: self.quiet_hours.map(hours).transpose()?,
-            time_zone: self.time_zone,
-        };
-        Ok((preferences, rooms))
-    }
-}
-
-/// Wishes, and the addresses they can be fulfilled at.
-#[derive(Serialize, Object)]
-#[serde(rename_all = "camelCase")]
-#[oai(rename_all = "camelCase", rename = "NotificationSettings")]
-struct Settings {
-    preferences: Wishes,
-    email_verified: bool,
-    phone_verified: bool,
-}
-
-impl Settings {
-    fn of(settings: &NotifySettings) -> Self {
-        Settings {
-            preferences: Wishes::of(&settings.preferences, &settings.rooms),
-            email_verified: settings.verified(ChannelKind::Email).is_some(),
-            phone_verified: settings.verified(ChannelKind::Sms).is_some(),
-        }
-    }
-}
 
 /// What is verified.
 #[derive(Clone, Copy, Enum)]
@@ -169,91 +50,6 @@ enum Which {
 #[derive(Deserialize, Object)]
 struct VerificationCode {
     code: String,
-}
-
-/// One try.
-#[derive(Serialize, Object)]
-#[serde(rename_all = "camelCase")]
-#[oai(rename_all = "camelCase", rename = "NotificationAttempt")]
-struct AttemptView {
-    started_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[oai(skip_serializing_if_is_none)]
-    ended_at: Option<Timestamp>,
-    /// What the provider said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[oai(skip_serializing_if_is_none)]
-    answer: Option<String>,
-}
-
-/// That someone was told of a message, or was not.
-#[derive(Serialize, Object)]
-#[serde(rename_all = "camelCase")]
-#[oai(rename_all = "camelCase", rename = "Notification")]
-struct NotificationView {
-    message: MessageId,
-    room: RoomId,
-    seq: Seq,
-    user: UserId,
-    /// Left out where it was decided before any channel.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[oai(skip_serializing_if_is_none)]
-    channel: Option<ChannelKind>,
-    cause: Cause,
-    state: DeliveryState,
-    /// In words.
-    reason: String,
-    /// When it was decided that the message concerns the user.
-    at: Timestamp,
-    /// Messages with the same delivery are one digest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[oai(skip_serializing_if_is_none)]
-    delivery: Option<Uuid>,
-    attempts: Vec<AttemptView>,
-}
-
-impl From<Entry> for NotificationView {
-    fn from(entry: Entry) -> Self {
-        let record = entry.delivery.as_ref().map(|delivery| &delivery.record);
-        let (state, reason) = match (&entry.decided, record) {
-            (Some((state, reason)), _) => (*state, reason.clone()),
-            (None, Some(record)) => (record.state, record.reason.clone()),
-            (None, None) => (DeliveryState::Cancelled, "its delivery is gone".to_owned()),
-        };
-        let attempts = record.filter(|_| entry.decided.is_none());
-        let attempts = attempts
-            .map(|record| record.attempts.as_slice())
-            .unwrap_or_default();
-        NotificationView {
-            message: entry.message,
-            room: entry.room,
-            seq: entry.seq,
-            user: entry.user,
-            channel: entry.channel,
-            cause: entry.cause,
-            state,
-            reason,
-            at: entry.at,
-            delivery: entry.delivery.as_ref().map(|delivery| delivery.id),
-            attempts: attempts
-                .iter()
-                .map(|attempt| AttemptView {
-                    started_at: attempt.started_at,
-                    ended_at: attempt.ended_at,
-                    answer: attempt.answer.clone(),
-                })
-                .collect(),
-        }
-    }
-}
-
-#[derive(Serialize, Object)]
-#[serde(rename_all = "camelCase")]
-#[oai(rename_all = "camelCase", rename = "NotificationPage")]
-struct Page {
-    items: Vec<NotificationView>,
-    next_cursor: Cursor<String>,
-    has_more: bool,
 }
 
 #[OpenApi(prefix_path = "/v1", tag = "Tags::Notifications")]
@@ -397,7 +193,7 @@ impl NotificationsApi {
         limit: Query<Option<u32>>,
     ) -> Result<Found<Page>, Problem> {
         let limit = check_limit(limit.0)?;
-        let before = cursor.0.as_deref().map(place).transpose()?;
+        let before = cursor.0.as_deref().map(ledger::place).transpose()?;
         let user = caller.user();
         let mut entries = edge
             .ledger
@@ -405,7 +201,7 @@ impl NotificationsApi {
             .await?;
         let has_more = entries.len() > limit as usize;
         entries.truncate(limit as usize);
-        let last = entries.last().filter(|_| has_more).map(cursor_of);
+        let last = entries.last().filter(|_| has_more).map(ledger::cursor_of);
         Ok(Found::of(&Page {
             items: entries.into_iter().map(NotificationView::from).collect(),
             next_cursor: Cursor(last),
@@ -444,24 +240,6 @@ impl NotificationsApi {
             has_more: false,
         }))
     }
-}
-
-/// `at_message_channel`.
-fn cursor_of(entry: &Entry) -> String {
-    let channel = entry.channel.map_or("", ChannelKind::as_str);
-    format!("{}_{}_{channel}", entry.at.millis(), entry.message.simple())
-}
-
-fn place(cursor: &str) -> Result<Place> {
-    let mut parts = cursor.splitn(3, '_');
-    let mut read = || {
-        Some(Place {
-            at: Timestamp::from_millis(parts.next()?.parse().ok()?),
-            message: parts.next()?.parse().ok()?,
-            channel: parts.next()?.to_owned(),
-        })
-    };
-    read().ok_or_else(|| Error::field("cursor", "is not one that a page had"))
 }
 
 impl Which {

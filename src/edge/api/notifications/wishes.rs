@@ -1,0 +1,136 @@
+//! What a user wants to be told of, as it is read and shown.
+
+use poem_openapi::Object;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    model::{
+        RoomId,
+        notify::{ChannelKind, Preferences, QuietHours, RoomMode},
+    },
+    store::notify::NotifySettings,
+};
+
+/// Rooms that one user may set apart.
+const MAX_ROOMS: usize = 1000;
+
+/// When nothing is sent.
+#[derive(Serialize, Deserialize, Object)]
+#[oai(rename = "QuietHours")]
+pub(super) struct QuietHoursView {
+    /// `HH:MM` in the user's time zone.
+    from: String,
+    /// `HH:MM`; not after `from` means on the next day.
+    to: String,
+}
+
+/// What a room may tell of.
+#[derive(Serialize, Deserialize, Object)]
+#[oai(rename = "RoomNotifications")]
+pub(super) struct RoomView {
+    room: RoomId,
+    mode: RoomMode,
+}
+
+/// A user's wishes. What is left out is as it is by default.
+#[derive(Serialize, Deserialize, Object)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[oai(rename_all = "camelCase", rename = "NotificationPreferences", default)]
+pub(super) struct Wishes {
+    /// By e-mail, once the address is verified. On by default.
+    email: bool,
+    /// By text message, once the number is verified. Off by default.
+    sms: bool,
+    /// Of messages in direct rooms. On by default.
+    direct: bool,
+    /// Of messages that name the user. On by default.
+    mentions: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    quiet_hours: Option<QuietHoursView>,
+    /// A name of the IANA time zone database, such as `Europe/Berlin`. `UTC` by default.
+    time_zone: String,
+    /// Rooms that differ from the default: direct rooms tell of everything, others of mentions.
+    rooms: Vec<RoomView>,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Wishes::of(&Preferences::default(), &[])
+    }
+}
+
+impl Wishes {
+    pub(super) fn of(preferences: &Preferences, rooms: &[(RoomId, RoomMode)]) -> Self {
+        let time = |time: chrono::NaiveTime| time.format("%H:%M").to_string();
+        let rooms = rooms.iter().map(|&(room, mode)| RoomView { room, mode });
+        Wishes {
+            email: preferences.email,
+            sms: preferences.sms,
+            direct: preferences.direct,
+            mentions: preferences.mentions,
+            quiet_hours: preferences.quiet_hours.map(|hours| QuietHoursView {
+                from: time(hours.from),
+                to: time(hours.to),
+            }),
+            time_zone: preferences.time_zone.clone(),
+            rooms: rooms.collect(),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(Preferences, Vec<(RoomId, RoomMode)>)> {
+        if self.time_zone.parse::<chrono_tz::Tz>().is_err() {
+            let message = "must be a name of the IANA time zone database, such as Europe/Berlin";
+            return Err(Error::field("timeZone", message));
+        }
+        let time = |field: &str, text: &str| {
+            chrono::NaiveTime::parse_from_str(text, "%H:%M")
+                .map_err(|_| Error::field(field, "must be a time of day such as 22:30"))
+        };
+        let hours = |hours: QuietHoursView| {
+            Ok::<_, Error>(QuietHours {
+                from: time("quietHours.from", &hours.from)?,
+                to: time("quietHours.to", &hours.to)?,
+            })
+        };
+        if self.rooms.len() > MAX_ROOMS {
+            let message = format!("at most {MAX_ROOMS} rooms can be set apart");
+            return Err(Error::field("rooms", message));
+        }
+        let mut rooms: Vec<_> = self.rooms.iter().map(|r| (r.room, r.mode)).collect();
+        rooms.sort_unstable_by_key(|(room, _)| *room);
+        if rooms.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::field("rooms", "names a room twice"));
+        }
+        let preferences = Preferences {
+            email: self.email,
+            sms: self.sms,
+            direct: self.direct,
+            mentions: self.mentions,
+            quiet_hours: self.quiet_hours.map(hours).transpose()?,
+            time_zone: self.time_zone,
+        };
+        Ok((preferences, rooms))
+    }
+}
+
+/// Wishes, and the addresses they can be fulfilled at.
+#[derive(Serialize, Object)]
+#[serde(rename_all = "camelCase")]
+#[oai(rename_all = "camelCase", rename = "NotificationSettings")]
+pub(super) struct Settings {
+    preferences: Wishes,
+    email_verified: bool,
+    phone_verified: bool,
+}
+
+impl Settings {
+    pub(super) fn of(settings: &NotifySettings) -> Self {
+        Settings {
+            preferences: Wishes::of(&settings.preferences, &settings.rooms),
+            email_verified: settings.verified(ChannelKind::Email).is_some(),
+            phone_verified: settings.verified(ChannelKind::Sms).is_some(),
+        }
+    }
+}

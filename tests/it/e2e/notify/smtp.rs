@@ -1,0 +1,93 @@
+//! E-mail over one's own server: what a server and a reader of mails that others wrote make of ours.
+
+use serde_json::{Value, json};
+
+use super::{confirm, is, request_code, row, say, start};
+use crate::harness::{Kind, both_ways, provider::Provider, smtp::MailServer};
+
+both_ways!(a_mail_server_takes_our_mails_and_its_answers_count);
+
+async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
+    let (mut server, nobody) = (MailServer::start().await, Provider::start().await);
+    let url = format!("smtp://chat:p%40ss%3Aword@127.0.0.1:{}", server.port);
+    let change = [
+        ("notify.email.provider", "smtp"),
+        ("notify.email.smtp_url", url.as_str()),
+        ("edge.public_url", "https://chat.example.com"),
+    ];
+    let chat = start(kind, &nobody, &change).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+
+    // Greylisted once, the code comes all the same.
+    let address = "bob@example.com";
+    server.answer(address, &[451]).await;
+    request_code(&chat, &bob, "email", address).await;
+    let mail = server.mail().await;
+    let text = mail["text"].as_str().expect("a text");
+    let code = text.split(|c: char| !c.is_ascii_digit());
+    let code = code.into_iter().find(|digits| digits.len() == 6);
+    confirm(&chat, &bob, "email", code.expect("a code")).await;
+    assert!(mail["lines"]["list-unsubscribe"].is_null(), "{mail}");
+
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    server.answer(address, &[421, 451]).await;
+    let message = say(&chat, &ada, room, "Grüße <b> an alle").await;
+    let told = row(&chat, &ada, &message, is("sent")).await;
+    let answers: Vec<&str> = told["attempts"]
+        .as_array()
+        .expect("attempts")
+        .iter()
+        .filter_map(|attempt| attempt["answer"].as_str())
+        .collect();
+    assert_eq!(
+        answers,
+        ["the server answered 421", "the server answered 451", "250"]
+    );
+    let mail = server.mail().await;
+    assert_eq!(mail["from"], "chat@example.com");
+    assert_eq!(mail["to"], json!([address]));
+    assert_eq!(mail["subject"], "Ada wrote to you");
+    assert!(
+        mail["text"]
+            .as_str()
+            .expect("text")
+            .contains("Grüße <b> an alle")
+    );
+    let html = mail["html"].as_str().expect("html");
+    assert!(html.contains("Grüße &lt;b&gt; an alle"), "{html}");
+    let line = |name: &str| {
+        mail["lines"][name]
+            .as_str()
+            .unwrap_or_default()
+            .replace("\r\n ", " ")
+    };
+    let delivery = told["delivery"].as_str().expect("an id");
+    assert_eq!(
+        line("message-id"),
+        format!("Message-ID: <{delivery}@example.com>")
+    );
+    assert_eq!(line("from"), "From: Chat <chat@example.com>");
+    assert!(line("content-type").starts_with("Content-Type: multipart/alternative"));
+    assert_eq!(
+        line("list-unsubscribe-post"),
+        "List-Unsubscribe-Post: List-Unsubscribe=One-Click"
+    );
+    let link = line("list-unsubscribe");
+    let begin = format!("List-Unsubscribe: <https://chat.example.com/v1/unsubscribe/{delivery}/");
+    assert!(link.starts_with(&begin) && link.ends_with('>'), "{link}");
+
+    // A mailbox that is none is asked for once and never again.
+    server.answer(address, &[550, 550]).await;
+    let message = say(&chat, &ada, room, "again").await;
+    let told = row(&chat, &ada, &message, is("failed")).await;
+    let attempts: &Value = &told["attempts"];
+    assert_eq!(attempts.as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(attempts[0]["answer"], "the server answered 550");
+    let message = say(&chat, &ada, room, "still").await;
+    let told = row(&chat, &ada, &message, is("suppressed")).await;
+    let reason = told["reason"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("the provider refuses the address"),
+        "{reason}"
+    );
+}

@@ -1,0 +1,76 @@
+//! A mail server of someone else's making: `tests/node/smtp.mjs`. `scripts/test` installs what it needs.
+
+use std::{path::Path, process::Stdio};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+use super::DEADLINE;
+
+/// Ends with the test.
+pub struct MailServer {
+    pub port: u64,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+    _child: Child,
+}
+
+impl MailServer {
+    pub async fn start() -> MailServer {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+        assert!(
+            dir.join("node_modules/smtp-server").is_dir(),
+            "the mail server is not installed: run the tests with scripts/test, or npm ci in tests/node"
+        );
+        let mut child = Command::new("node")
+            .arg("smtp.mjs")
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node can be started");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut server = MailServer {
+            port: 0,
+            stdin: child.stdin.take().expect("stdin is piped"),
+            lines: BufReader::new(stdout).lines(),
+            _child: child,
+        };
+        let port = server.next("port").await;
+        server.port = port.as_u64().expect("a number");
+        server
+    }
+
+    /// The next lines of this kind; what stands before it is passed over.
+    async fn next(&mut self, kind: &str) -> Value {
+        let said = async {
+            loop {
+                let line = self.lines.next_line().await.expect("its output");
+                let line = line.expect("the mail server goes on");
+                let mut line: Value = serde_json::from_str(&line).expect("JSON");
+                if !line[kind].is_null() {
+                    return line[kind].take();
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, said)
+            .await
+            .unwrap_or_else(|_| panic!("the mail server says nothing of {kind}"))
+    }
+
+    /// The answers to the next times that this address is asked for; after them it is taken.
+    pub async fn answer(&mut self, address: &str, codes: &[u16]) {
+        let line = format!("{}\n", json!({"address": address, "codes": codes}));
+        let written = self.stdin.write_all(line.as_bytes()).await;
+        written.expect("the mail server reads");
+        self.next("told").await;
+    }
+
+    pub async fn mail(&mut self) -> Value {
+        self.next("mail").await
+    }
+}
