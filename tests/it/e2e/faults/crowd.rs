@@ -1,5 +1,5 @@
 //! A room of a thousand sockets in which a hundred stop reading and one reads a byte a second: they are closed, they can
-//! come back, the server's memory stays where it is, and the others notice nothing.
+//! come back, the edges' memory stays where it is, and the others notice nothing.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 };
 use uuid::Uuid;
 
-use crate::harness::{Chat, Kind, Socket, User, eventually, load::Load};
+use crate::harness::{Chat, Kind, Socket, User, eventually, load::Load, process::Process};
 
 const FAST: usize = 900;
 const SLOW: usize = 100;
@@ -46,8 +46,14 @@ fn seq(text: &str) -> Option<i64> {
 }
 
 /// A socket that is live in the room, lighter than [`Socket`].
-async fn join(chat: &Chat, user: &User, room: Uuid, receive_buffer: Option<u32>) -> Stream {
-    let url = format!("{}/ws", chat.edge(0).url().replacen("http", "ws", 1));
+async fn join(
+    chat: &Chat,
+    edge: usize,
+    user: &User,
+    room: Uuid,
+    receive_buffer: Option<u32>,
+) -> Stream {
+    let url = format!("{}/ws", chat.edge(edge).url().replacen("http", "ws", 1));
     let mut request = url.into_client_request().expect("a URL");
     let token = format!("Bearer {}", user.access);
     let headers = request.headers_mut();
@@ -118,20 +124,28 @@ async fn latency(times: &Mutex<Times>, from: usize, upto: usize) -> [Duration; 2
     [all[all.len() / 2], all[all.len() * 99 / 100]]
 }
 
-/// Resident memory, in MiB.
+/// Resident memory of all edges, in MiB.
 fn memory(chat: &Chat) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", chat.edge(0).pid()));
-    let status = status.expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.expect("a number") / 1024
+    let of = |edge: &Process| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", edge.pid()));
+        let status = status.expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("a number") / 1024
+    };
+    chat.edges.iter().map(of).sum()
 }
 
 async fn slow_ones(chat: &Chat) -> usize {
-    let metrics = chat.rest(0).get("/metrics").await.text;
-    let mut lines = metrics.lines();
-    let count = lines.find_map(|line| line.strip_prefix("chat_slow_readers_closed_total "));
-    count.and_then(|count| count.parse().ok()).expect("a count")
+    let mut slow = 0;
+    for edge in 0..chat.edges.len() {
+        let metrics = chat.rest(edge).get("/metrics").await.text;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("chat_slow_readers_closed_total "));
+        let count = count.and_then(|count| count.parse::<usize>().ok());
+        slow += count.expect("a count");
+    }
+    slow
 }
 
 /// Sends one message every [`PACE`].
@@ -153,7 +167,17 @@ async fn talk(socket: Arc<Socket>, room: Uuid, times: Arc<Mutex<Times>>, enough:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_slow_readers_in_a_room_of_a_thousand() {
-    let chat = Load::plan(Kind::Standalone)
+    a_crowd(Kind::Standalone).await;
+}
+
+/// Half of them on each of two edges.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_slow_readers_on_two_edges() {
+    a_crowd(Kind::Cluster).await;
+}
+
+async fn a_crowd(kind: Kind) {
+    let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 64 * 1024)
         .start()
         .await;
@@ -163,7 +187,7 @@ async fn a_hundred_slow_readers_in_a_room_of_a_thousand() {
     let enter = |buffer: Option<u32>| {
         let (chat, ada) = (&chat, &ada);
         stream::iter(0..if buffer.is_some() { SLOW + 1 } else { FAST })
-            .map(move |_| join(chat, ada, room, buffer))
+            .map(move |i| join(chat, i, ada, room, buffer))
             .buffer_unordered(32)
     };
     let slow: Vec<Stream> = enter(Some(4096)).collect().await;
@@ -215,7 +239,7 @@ async fn a_hundred_slow_readers_in_a_room_of_a_thousand() {
     assert!(readers.iter().all(|reader| !reader.is_finished()));
     eprintln!(
         "p50 and p99 of {FAST} readers: {before:.0?} before, {during:.0?} while {SLOW} stood still ({} messages), \
-         {after:.0?} after; server memory {memory_before} MiB, then {memory_after} MiB; {told} heard 4008",
+         {after:.0?} after; the edges' memory {memory_before} MiB, then {memory_after} MiB; {told} heard 4008",
         upto - from
     );
     assert!(told > 0, "nobody heard why");
@@ -231,7 +255,7 @@ async fn a_hundred_slow_readers_in_a_room_of_a_thousand() {
 
     // Some of them come back to where they were.
     let head = said() as i64;
-    let back = chat.connect(0, &ada).await;
+    let back = chat.connect(1, &ada).await;
     for last in lasts.into_iter().take(5) {
         let (mut position, mut got) = (last, Vec::new());
         loop {
