@@ -309,10 +309,17 @@ mod tests {
             assert_eq!((empty.waiting, empty.oldest), (Some(0), Some(s(0))));
             // And from there on it is right again.
             for second in 1..60 {
-                tracker.flowed(s(then + second), flow(610 + second * 10, 6100 + second * 100));
+                tracker.flowed(
+                    s(then + second),
+                    flow(610 + second * 10, 6100 + second * 100),
+                );
                 let seen = tracker.look(s(then + second), Some(&load(&[15], 1)));
                 if second > 5 {
-                    assert_eq!((seen.oldest, seen.arrival), (Some(s(2)), Some(100.0)), "{then}");
+                    assert_eq!(
+                        (seen.oldest, seen.arrival),
+                        (Some(s(2)), Some(100.0)),
+                        "{then}"
+                    );
                 }
             }
         }

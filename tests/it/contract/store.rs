@@ -26,5 +26,4 @@ mod feed;
 mod fixture;
 mod people;
 mod postgres;
-mod rate;
 mod sqlite;

@@ -149,7 +149,11 @@ async fn pump(
     snare: &Snare,
 ) {
     let mut buffer = Vec::with_capacity(64 * 1024);
-    while from.read_buf(&mut buffer).await.is_ok_and(|count| count > 0) {
+    while from
+        .read_buf(&mut buffer)
+        .await
+        .is_ok_and(|count| count > 0)
+    {
         let (mut passes, mut sprung) = (0, None);
         while sprung.is_none()
             && let Some((length, moments)) = talk.lock().unwrap().frame(side, &buffer[passes..])
