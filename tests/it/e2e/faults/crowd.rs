@@ -221,9 +221,10 @@ async fn a_crowd(kind: Kind) {
     .await;
     assert_eq!(slow_ones(&chat).await, SLOW + 1);
     let upto = said();
-    let during = latency(&times, from, upto).await;
     let memory_after = memory(&chat);
+    // At once: what they have not read five seconds after they were closed, they never hear.
     reading.store(true, Ordering::Relaxed);
+    let during = latency(&times, from, upto).await;
     let (mut told, mut lasts) = (0, Vec::new());
     for dawdler in dawdlers {
         let (code, last) = dawdler.await.expect("it reads on");

@@ -60,6 +60,8 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
         assert_eq!(victim.ended().await, None, "a signal ends it");
         load.accepted(60).await;
         victim.restart().await;
+        load.settled().await;
+        load.go_on();
     }
     if let Some(editing) = editing {
         editing.abort();
