@@ -65,7 +65,7 @@ pub struct Decision {
     pub reason: &'static str,
 }
 
-/// `samples`: ascending in time, the last one is the present. Those older than `memory` are not looked at.
+/// `samples`: ascending in time, the last one is the present. By a clock that jumped nobody is sent away. Those older than `memory` are not looked at.
 pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decision {
     let to = |target, reason| Decision { target, reason };
     let Some(last) = samples.last() else {
@@ -155,28 +155,40 @@ impl Sample {
     }
 }
 
-/// When the present number of workers began; the first sample's time if it always was this.
+/// When the present number of workers began; the first sample's time if it always was this. What was seen before a
+/// clock went back is not counted.
 fn level_since(samples: &[Sample]) -> Duration {
-    let Some(last) = samples.last() else {
-        return Duration::ZERO;
-    };
-    samples
-        .iter()
-        .rev()
-        .take_while(|sample| sample.workers == last.workers)
-        .last()
-        .map_or(last.at, |sample| sample.at)
+    let mut since = samples.last().map_or(Duration::ZERO, |last| last.at);
+    let level = samples.last().map(|last| last.workers);
+    for sample in samples.iter().rev() {
+        if Some(sample.workers) != level || sample.at > since {
+            break;
+        }
+        since = sample.at;
+    }
+    since
 }
 
-/// The fewest workers that would have sufficed through the whole cool-down; `None` where that is not known.
+/// The fewest workers that would have sufficed through the whole cool-down; `None` where that is not known. It is not
+/// where nothing was seen for long: while a queue could not be asked, or by a clock that jumped.
 fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
     let start = now.saturating_sub(settings.cooldown);
+    let longest = settings.cooldown.max(settings.settle);
     let mut most = 0;
-    for sample in samples.iter().rev().take_while(|s| s.at >= start) {
+    let mut next = now;
+    for sample in samples.iter().rev() {
+        // What was seen last before the cool-down holds until it is seen again.
         sample.waiting?;
         sample.arrival?;
         sample.jobs?;
+        if sample.at > next || sample.at + longest < next {
+            return None;
+        }
+        if sample.at < start {
+            break;
+        }
         most = most.max(sample.need(settings, settings.hysteresis));
+        next = sample.at;
     }
     Some(most)
 }

@@ -64,9 +64,9 @@ impl Tracker {
             self.flow.clear();
             return;
         };
-        // The bus lost them and began again.
-        if let Some((_, last)) = self.flow.back()
-            && (flow.payloads < last.payloads || flow.messages < last.messages)
+        // The bus lost them and began again; or the clock did.
+        if let Some((then, last)) = self.flow.back()
+            && (flow.payloads < last.payloads || flow.messages < last.messages || at < *then)
         {
             self.flow.clear();
         }
@@ -269,6 +269,60 @@ mod tests {
         tracker.flowed(s(3), flow(5, 50));
         tracker.flowed(s(4), flow(1, 1));
         assert_eq!(tracker.look(s(4), Some(&load(&[1], 1))).arrival, None);
+    }
+
+    #[test]
+    fn a_broker_that_forgot_its_statistics_hides_nothing_that_waits() {
+        let mut tracker = tracker();
+        tracker.flowed(s(0), flow(10, 100));
+        let mut known = load(&[2, 1], 1);
+        known.partitions[0].unacked = Some(4);
+        assert_eq!(tracker.look(s(0), Some(&known)).waiting, Some(70));
+        // What consumers hold is unknown, and none of it can be hidden: who goes gives it back.
+        let unknown = load(&[2, 1], 1);
+        assert_eq!(tracker.look(s(1), Some(&unknown)).waiting, Some(30));
+        // Or it says that nobody holds anything.
+        known.partitions[0].unacked = Some(0);
+        assert_eq!(tracker.look(s(2), Some(&known)).waiting, Some(30));
+        // No answer at all is no zero, and the age goes on where it was.
+        assert_eq!(tracker.look(s(60), None).waiting, None);
+        let nobody = load(&[2, 1], 0);
+        assert_eq!(tracker.look(s(61), Some(&nobody)).oldest, Some(s(61)));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_a_wrong_age_at_most() {
+        const HOUR: u64 = 3600;
+        for then in [2 * HOUR, 0] {
+            let mut tracker = tracker();
+            for second in HOUR..HOUR + 60 {
+                let n = second - HOUR + 1;
+                tracker.flowed(s(second), flow(n * 10, n * 100));
+                tracker.look(s(second), Some(&load(&[15], 1)));
+            }
+            tracker.flowed(s(then), flow(610, 6100));
+            let seen = tracker.look(s(then), Some(&load(&[15], 1)));
+            assert_eq!(seen.waiting, Some(150), "{then}");
+            // A rate over no time, or less, is unknown; over an hour it is small.
+            assert!(seen.arrival.is_none_or(|rate| rate <= 100.0), "{seen:?}");
+            let empty = tracker.look(s(then), Some(&load(&[0], 1)));
+            assert_eq!((empty.waiting, empty.oldest), (Some(0), Some(s(0))));
+            // And from there on it is right again.
+            for second in 1..60 {
+                tracker.flowed(
+                    s(then + second),
+                    flow(610 + second * 10, 6100 + second * 100),
+                );
+                let seen = tracker.look(s(then + second), Some(&load(&[15], 1)));
+                if second > 5 {
+                    assert_eq!(
+                        (seen.oldest, seen.arrival),
+                        (Some(s(2)), Some(100.0)),
+                        "{then}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -272,6 +272,65 @@ fn what_is_unknown_takes_nobody_away_and_adds_nobody() {
     assert_eq!(world.workers, 0);
 }
 
+/// The queue was asked in vain, each time until the deadline: few looks, far apart.
+#[test]
+fn what_is_known_again_takes_nobody_away_before_a_whole_cooldown_of_it() {
+    for pause in 1..40 {
+        let mut world = World::new(SETTINGS, 500.0);
+        for _ in 0..60 {
+            world.step(1500.0, true);
+        }
+        let before = world.workers;
+        for _ in 0..20 {
+            world.second += pause;
+            world.step(0.0, false);
+        }
+        world.waiting = 0.0;
+        for second in 0..29 {
+            world.step(0.0, true);
+            assert_eq!(world.workers, before, "{pause} s apart, {second} s after");
+        }
+        for _ in 0..300 {
+            world.step(0.0, true);
+        }
+        assert_eq!(world.workers, 0);
+    }
+}
+
+/// No clock that is used here does, but nobody must be sent away by one: an hour says nothing where nobody looked.
+#[test]
+fn a_clock_that_jumps_takes_nobody_away() {
+    const HOUR: u64 = 3600;
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let mut world = World::new(random_settings(&mut random), 500.0);
+        world.second = 2 * HOUR;
+        for _ in 0..300 {
+            world.step(1500.0, true);
+        }
+        let before = world.workers;
+        match seed % 3 {
+            0 => world.second += HOUR,
+            1 => world.second -= HOUR,
+            // Back by a little, as a clock that is set right.
+            _ => world.second -= 1 + random.below(20),
+        }
+        // At the first look everything is gone that was there at the last one.
+        (world.waiting, world.rate) = (0.0, 0.0);
+        world.line.clear();
+        assert_eq!(world.step(0.0, true).target, before, "seed {seed}");
+        // And whatever the time is, who waits is served.
+        let decision = world.step(1.0, true);
+        assert!(decision.target > 0, "seed {seed}");
+        assert!(decision.target <= world.settings.max, "seed {seed}");
+        // A jump is over after a cool-down, from which on fewer are halved again and again.
+        for _ in 0..6 * 70 {
+            world.step(0.0, true);
+        }
+        assert_eq!(world.workers, world.settings.min, "seed {seed}");
+    }
+}
+
 #[test]
 fn steps_are_limited_and_down_is_slow() {
     let mut world = World::new(

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -78,19 +78,33 @@ pub struct OwnBroker {
 impl OwnBroker {
     /// Takes about ten seconds.
     pub async fn start(name: &str) -> OwnBroker {
-        let directory = format!("{}/target/services-{name}", env!("CARGO_MANIFEST_DIR"));
-        let broker = OwnBroker {
-            directory,
+        let target = format!("{}/target", env!("CARGO_MANIFEST_DIR"));
+        let mut broker = OwnBroker {
+            directory: String::new(),
             port: four_free_ports(),
         };
         // What a run that was killed may have left.
-        let _ = broker.command(&["down", "--wipe"]).output();
+        for entry in std::fs::read_dir(&target).unwrap() {
+            let found = entry.unwrap().file_name().into_string().unwrap();
+            let of = found.strip_prefix(&format!("services-{name}-"));
+            if of.is_some_and(|of| !std::fs::exists(format!("/proc/{of}")).unwrap()) {
+                broker.directory = format!("{target}/{found}");
+                let _ = broker.command(&["down", "--wipe"]).output();
+                let _ = std::fs::remove_dir_all(&broker.directory);
+            }
+        }
+        broker.directory = format!("{target}/services-{name}-{}", std::process::id());
         broker.run(&["up", "rabbitmq"]).await;
         broker
     }
 
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// Its management API.
+    pub fn api_url(&self) -> String {
+        format!("http://guest:guest@127.0.0.1:{}/api", self.port + 1)
     }
 
     /// `scripts/services` for this instance. What takes too long on a busy machine is waited for once more.
@@ -129,16 +143,23 @@ impl OwnBroker {
 impl Drop for OwnBroker {
     fn drop(&mut self) {
         let _ = self.command(&["down", "--wipe"]).output();
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
-/// The first of four ports in a row that are free just now, below those that systems hand out by themselves.
+/// The first of four ports in a row that are free just now, below those that systems hand out by themselves. Nobody else
+/// in this process is given them: it takes seconds until a broker has taken its own.
 fn four_free_ports() -> u16 {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
     let start = 20_000 + (std::process::id() % 2500) as u16 * 4;
     let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let mut places = (start..32_000).step_by(4);
-    let place = places.find(|first| (*first..first + 4).all(free));
-    place.expect("four ports in a row")
+    loop {
+        let first = start + GIVEN.fetch_add(4, Ordering::Relaxed);
+        assert!(first < 32_000, "four ports in a row");
+        if (first..first + 4).all(free) {
+            return first;
+        }
+    }
 }
 
 /// A TCP line to a server that a test can cut, or make go silent without closing it.

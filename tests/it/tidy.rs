@@ -65,6 +65,20 @@ fn an_edge_cannot_write_the_database() {
     complaints.none();
 }
 
+/// Wall clocks jump; who decides by one starts and ends processes for nothing.
+#[test]
+fn the_autoscaler_knows_no_wall_clock() {
+    let mut complaints = Complaints::default();
+    for file in rust_files("src/autoscale") {
+        for (line, text) in numbered(&file.code()) {
+            if words(text).any(|word| ["SystemTime", "Timestamp", "Utc"].contains(&word)) {
+                complaints.add(&file, line, "a wall clock; take tokio's Instant");
+            }
+        }
+    }
+    complaints.none();
+}
+
 #[test]
 fn every_module_says_what_it_is_for() {
     let mut complaints = Complaints::default();

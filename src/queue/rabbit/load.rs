@@ -18,7 +18,7 @@ use futures_util::future;
 use lapin::Channel;
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::timeout};
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::{Settings, jobs::LEVELS, link::Link, topology, unavailable};
 use crate::{
@@ -209,6 +209,8 @@ struct Statistics {
 struct Fetched {
     started: Option<Instant>,
     at: Option<Instant>,
+    /// Whether the last try failed; logged when it changes.
+    failing: bool,
     unacked: HashMap<String, u64>,
 }
 
@@ -267,13 +269,18 @@ impl Statistics {
                     let mut fetched = this.fetched();
                     fetched.at = Some(Instant::now());
                     fetched.unacked = unacked;
+                    if std::mem::replace(&mut fetched.failing, false) {
+                        info!("the management API answers again");
+                    }
                 }
-                // Without its URL, which holds a password.
                 Err(error) => {
-                    debug!(
-                        error = error.without_url().to_string(),
-                        "management API without an answer"
-                    );
+                    if !std::mem::replace(&mut this.fetched().failing, true) {
+                        // Without its URL, which holds a password.
+                        warn!(
+                            error = error.without_url().to_string(),
+                            "the management API has no figures; unknown what workers hold"
+                        );
+                    }
                 }
             }
         });

@@ -19,7 +19,10 @@ use chat::{
 use tokio::time::Instant;
 
 use super::queue::{PARTITIONS, delete_queues, rabbit_settings};
-use crate::support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until};
+use crate::{
+    harness::provider::{Does, Provider},
+    support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until},
+};
 
 /// A line to the broker, and settings that go through it.
 async fn through_a_line(prefix: &str) -> (Line, Settings) {
@@ -305,6 +308,47 @@ async fn what_consumers_hold_is_seen_by_the_management_api() {
     .await;
     assert_eq!((load.ready, load.consumers), (0, 1));
     consumer.close().await;
+    delete_queues(&prefix).await;
+}
+
+/// After a restart the API has no figures for a while; a proxy before it may say anything. What is ready is known all
+/// the same, and what consumers hold is unknown: never an old figure, never zero.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_management_api_that_forgets_or_talks_nonsense() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let prefix = unique("nonsense");
+    let settings = rabbit_settings(&prefix, amqp_url());
+    let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    let payload = Bytes::from_static(b"waits");
+    publisher.publish(1, payload, 1).await.unwrap();
+    let api = Provider::start().await;
+    let queue = RabbitQueue::connect(settings).unwrap();
+    let queue = queue.with_api(&api.url).unwrap();
+    let named: &str = format!(r#"[{{"name":"{prefix}.p.1"}}]"#).leak();
+    let held: &str = format!(r#"[{{"name":"{prefix}.p.1","messages_unacknowledged":7}}]"#).leak();
+    let look = async || {
+        let load = queue.load().await.unwrap().partitions[1];
+        assert_eq!(load.ready, 1);
+        load.unacked
+    };
+    let nonsense = [
+        (404, r#"{"error":"Object Not Found"}"#),
+        (200, "<html>Please log in</html>"),
+        (200, named),
+    ];
+    for (status, body) in nonsense {
+        api.does(move |_, _| Does::Answer(status, "", body));
+        let asked = api.count();
+        // The answer before the last one was taken in before the last question.
+        let ask = async || (look().await, api.count());
+        let (known, _) = until(body, ask, |(_, count)| *count >= asked + 2).await;
+        assert_eq!(known, None, "{status} {body}");
+    }
+    api.does(move |_, _| Does::Answer(200, "", held));
+    until("the API knows", look, |known| *known == Some(7)).await;
+    api.does(|_, _| Does::Reset);
+    until("an old figure is none", look, Option::is_none).await;
     delete_queues(&prefix).await;
 }
 

@@ -27,5 +27,4 @@ mod feed;
 mod fixture;
 mod people;
 mod postgres;
-mod rate;
 mod sqlite;

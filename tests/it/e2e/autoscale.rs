@@ -57,11 +57,12 @@ fn stat(pid: u32) -> Option<(String, u32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }
 
-async fn until_workers(
+/// Waits until so many workers run as its children, and says which.
+pub async fn until_workers(
     autoscaler: &Process,
     what: &str,
     right: impl Fn(usize) -> bool,

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use chat::queue::{Queue as _, rabbit};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use uuid::Uuid;
 
 use super::notify::{say, verify};
-use crate::harness::{Chat, Kind, eventually, process::Process, provider::Provider, server};
+use crate::harness::{Chat, Kind, User, eventually, process::Process, provider::Provider, server};
 
-const PARTITIONS: u16 = 16;
+/// So many that three workers each have one but for one chance in a hundred thousand.
+const PARTITIONS: u16 = 32;
 
 fn variable(chat: &Chat, name: &str) -> String {
     let env = chat.recipe("any", &[]).env;
@@ -27,6 +29,20 @@ fn plan(mail: &Provider) -> crate::harness::deployment::Plan {
         .set("notify.email.from", "Chat <chat@example.com>")
         .set("notify.email.api_key", "SG.test")
         .set("notify.email.base_url", &mail.url)
+}
+
+/// A direct room with someone who is told by mail.
+async fn with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
+    let bob = chat.register("bob").await;
+    verify(chat, &bob, mail, "email", "bob@example.com").await;
+    chat.room(ada, "direct", &[&bob]).await
+}
+
+async fn delivered(mail: &Provider, count: usize) {
+    eventually("it is delivered", async || {
+        (mail.asked().len() == count).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -59,14 +75,10 @@ async fn each_pool_does_its_own_work() {
         let recipe = chat.recipe(&format!("worker {kind}"), &["worker", "--jobs", kind]);
         workers.push(recipe.start().await);
     }
-    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
-    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
-    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let ada = chat.register("ada").await;
+    let room = with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    eventually("it is delivered", async || {
-        (mail.asked().len() == 1).then_some(())
-    })
-    .await;
+    delivered(&mail, 1).await;
     // Without those who find out whom a message concerns nobody is told, and the job waits.
     let mut notify = workers.pop().expect("three were started");
     notify.sigterm();
@@ -96,10 +108,7 @@ async fn each_pool_does_its_own_work() {
             .start()
             .await,
     );
-    eventually("it is delivered after all", async || {
-        (mail.asked().len() == 2).then_some(())
-    })
-    .await;
+    delivered(&mail, 2).await;
 }
 
 /// With one partition one of two workers has none. It is the only one that may deliver here.
@@ -109,7 +118,7 @@ async fn a_worker_without_a_partition_still_serves_notifications() {
     let chat = plan(&mail).set("queue.partitions", 1).start().await;
     let first = chat.recipe("storing", &["worker", "--jobs", "messages"]);
     let _first = first.start().await;
-    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    let ada = chat.register("ada").await;
     // Which of two is given the partition is decided by their ids, drawn at each start.
     let mut idle = None;
     for attempt in 0..40 {
@@ -129,17 +138,13 @@ async fn a_worker_without_a_partition_still_serves_notifications() {
         assert_eq!(second.ended().await, Some(0));
     }
     let idle = idle.expect("one of forty is not given the partition");
-    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
-    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let room = with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    eventually("it is delivered", async || {
-        (mail.asked().len() == 1).then_some(())
-    })
-    .await;
+    delivered(&mail, 1).await;
     assert!(!idle.log().contains("partitions owned"), "{}", idle.log());
 }
 
-async fn say_something(chat: &Chat, user: &crate::harness::User) {
+async fn say_something(chat: &Chat, user: &User) {
     let name = json!({"displayName": "Ada"});
     chat.rest_as(0, user).patch("/v1/me", name).await.ok(200);
 }
@@ -156,9 +161,8 @@ async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
         .start()
         .await;
     let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
-    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
-    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
-    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let ada = chat.register("ada").await;
+    let room = with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
     let asleep = eventually("nobody works", async || {
         let nobody = super::autoscale::children(autoscaler.pid()).is_empty();
@@ -166,10 +170,7 @@ async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
     })
     .await;
     assert_eq!(asleep, 0, "it is not due yet");
-    eventually("it is delivered", async || {
-        (mail.asked().len() == 1).then_some(())
-    })
-    .await;
+    delivered(&mail, 1).await;
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
 }

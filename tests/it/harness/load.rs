@@ -171,6 +171,11 @@ impl Load {
         self.shared.book().figures
     }
 
+    /// Sends that are not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.shared.book().open.iter().sum()
+    }
+
     /// Waits until so many more sends are acknowledged.
     pub async fn accepted(&self, more: u64) {
         let goal = self.figures().accepted + more;

@@ -40,7 +40,7 @@ pub struct Ended {
 
 impl Recipe {
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
+        let mut command = Command::new(program());
         command
             .args(&self.args)
             .current_dir(&self.dir)
@@ -120,6 +120,12 @@ impl Recipe {
             url,
         }
     }
+}
+
+/// The program that is tried: the one of this build, unless scripts/soak keeps a copy.
+fn program() -> PathBuf {
+    let kept = std::env::var_os("CHAT_TEST_PROGRAM");
+    kept.map_or_else(|| env!("CARGO_BIN_EXE_chat").into(), PathBuf::from)
 }
 
 /// A running process; killed when dropped.

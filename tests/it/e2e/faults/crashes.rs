@@ -1,6 +1,8 @@
 //! Processes end in the middle of a load, without a word or for a while: nothing that was acknowledged is lost, nothing
 //! comes twice, the order holds and the numbers have no gap.
 
+use sqlx::{Connection, Executor, SqliteConnection};
+
 use super::PACE;
 use crate::harness::{Kind, load::Load};
 
@@ -44,6 +46,28 @@ async fn standalone_that_crashes() {
     }
     load.accepted(150).await;
     assert!(load.figures().reconnects >= 16, "{:?}", load.figures());
+    load.end(&chat).await;
+}
+
+/// Another process holds the database's file, so that nothing can be kept when it crashes; and nobody was told so.
+#[tokio::test]
+async fn standalone_that_crashes_before_it_kept_anything() {
+    const LOST: usize = 100;
+    let mut chat = Load::plan(Kind::Standalone).start().await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    let url = format!("sqlite://{}", chat.dir().join("data/chat.db").display());
+    for _ in 0..3 {
+        load.accepted(150).await;
+        let mut other = SqliteConnection::connect(&url).await.expect("the file");
+        other.execute("BEGIN IMMEDIATE").await.expect("its turn");
+        load.until("nothing is answered", || load.in_flight() >= LOST)
+            .await;
+        chat.edge_mut(0).kill9().await;
+        other.close().await.expect("it held it to the end");
+        chat.edge_mut(0).restart().await;
+        load.moved(&chat);
+    }
+    load.accepted(150).await;
     load.end(&chat).await;
 }
 

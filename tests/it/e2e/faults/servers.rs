@@ -31,8 +31,8 @@ async fn empty_redis() {
     assert_eq!(&answer, b"+OK\r\n+OK\r\n");
 }
 
-#[tokio::test]
-async fn redis_that_goes_away_and_forgets() {
+/// A cluster at work that reaches [`OWN`] by a line.
+async fn on_a_line_to_redis() -> (Line, Chat, Load) {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
         .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
@@ -40,6 +40,12 @@ async fn redis_that_goes_away_and_forgets() {
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
+    (line, chat, load)
+}
+
+#[tokio::test]
+async fn redis_that_goes_away_and_forgets() {
+    let (line, chat, load) = on_a_line_to_redis().await;
     for _ in 0..2 {
         // Nothing gets through, to open connections and to new ones.
         line.freeze();
@@ -111,13 +117,7 @@ async fn a_login_that_was_closed_meanwhile() {
 /// What is lost last has nothing behind it that would show the hole.
 #[tokio::test]
 async fn a_hole_that_nothing_follows() {
-    let line = Line::to(&authority(&server("REDIS_URL"))).await;
-    let chat = Load::plan(Kind::Cluster)
-        .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
-        .start()
-        .await;
-    let load = Load::start(&chat, 3, 4, PACE).await;
-    load.accepted(200).await;
+    let (line, chat, load) = on_a_line_to_redis().await;
     for _ in 0..3 {
         load.settled().await;
         line.freeze();

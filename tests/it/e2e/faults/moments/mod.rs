@@ -15,6 +15,7 @@ use chat::{
     model::*,
     queue::Publisher,
     store::*,
+    worker::Worker,
 };
 use life::{Life, PREFETCH, Place};
 use trap::{MOMENTS, Moment};
@@ -35,11 +36,12 @@ both_ways!(
 struct Conversation {
     rooms: Vec<RoomId>,
     ada: User,
+    partitions: u16,
     sent: HashMap<RoomId, Vec<MessageId>>,
 }
 
 impl Conversation {
-    async fn new(writes: &Arc<dyn Writes>) -> Conversation {
+    async fn new(worker: &Worker) -> Conversation {
         let ada = User {
             id: new_id(),
             username: format!("ada{}", new_id().simple()),
@@ -54,17 +56,18 @@ impl Conversation {
             },
             password_hash: "$".to_owned(),
         };
-        writes.register(&account).await.unwrap();
+        worker.store.register(&account).await.unwrap();
         let rooms = vec![new_id(), new_id(), new_id()];
         Conversation {
             rooms,
             ada,
+            partitions: worker.config.queue.partitions,
             sent: HashMap::new(),
         }
     }
 
     /// Some batches in each partition, with edits and reactions among the messages.
-    async fn go_on(&mut self, publisher: &Arc<dyn Publisher>, partitions: u16) {
+    async fn go_on(&mut self, publisher: &Arc<dyn Publisher>) {
         for _ in 0..3 {
             for room in self.rooms.clone() {
                 let mut lines = Vec::new();
@@ -99,7 +102,7 @@ impl Conversation {
                 let message = self.sent[&room][0];
                 let body = format!("edited after {}", self.sent[&room].len());
                 lines.push(self.line(room, RoomCommand::Edit { message, body }));
-                let partition = job::partition_of(room, partitions);
+                let partition = job::partition_of(room, self.partitions);
                 let payload = lines.join("\n").into();
                 publisher
                     .publish(partition, payload, lines.len() as u32)
@@ -147,20 +150,35 @@ impl Conversation {
     }
 }
 
+/// A worker with a set trap that finds a conversation in its queue.
+async fn caught(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conversation) {
+    let (mut life, worker) = Life::start(place, moment, deadly, true).await;
+    let mut talk = Conversation::new(&worker).await;
+    talk.go_on(&life.publisher).await;
+    life.work(worker);
+    soon("the moment comes", life.trap.sprung.notified()).await;
+    (life, talk)
+}
+
+/// A worker without a trap, at work.
+async fn free(place: &Arc<Place>) -> Life {
+    let (mut life, worker) = Life::start(place, Moment::Told, false, false).await;
+    life.work(worker);
+    life
+}
+
 async fn a_worker_that_dies_at_any_moment(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
-        let (mut first, worker) = Life::start(&place, moment, true, true).await;
-        let mut talk = Conversation::new(&worker.store).await;
-        let partitions = worker.config.queue.partitions;
-        talk.go_on(&first.publisher, partitions).await;
-        first.work(worker);
-        soon("the moment comes", first.trap.sprung.notified()).await;
+        let (first, mut talk) = caught(&place, moment, true).await;
+        if moment == Moment::Taken {
+            // What was acknowledged too early would be gone with what is published now.
+            talk.go_on(&first.publisher).await;
+        }
         first.die();
-        let (mut second, worker) = Life::start(&place, moment, true, false).await;
-        second.work(worker);
+        let second = free(&place).await;
         talk.is_whole(&second.reads).await;
-        talk.go_on(&second.publisher, partitions).await;
+        talk.go_on(&second.publisher).await;
         talk.is_whole(&second.reads).await;
         second.stop().await;
     }
@@ -170,19 +188,13 @@ async fn a_worker_that_dies_at_any_moment(kind: Kind) {
 async fn an_answer_that_is_lost_at_any_moment(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
-        let (mut life, worker) = Life::start(&place, moment, false, true).await;
-        let mut talk = Conversation::new(&worker.store).await;
-        let partitions = worker.config.queue.partitions;
-        talk.go_on(&life.publisher, partitions).await;
-        life.work(worker);
-        soon("the moment comes", life.trap.sprung.notified()).await;
-        talk.go_on(&life.publisher, partitions).await;
+        let (life, mut talk) = caught(&place, moment, false).await;
+        talk.go_on(&life.publisher).await;
         talk.is_whole(&life.reads).await;
         life.stop().await;
         // What was not acknowledged comes again, and changes nothing.
-        let (mut next, worker) = Life::start(&place, moment, false, false).await;
-        next.work(worker);
-        talk.go_on(&next.publisher, partitions).await;
+        let next = free(&place).await;
+        talk.go_on(&next.publisher).await;
         talk.is_whole(&next.reads).await;
         next.stop().await;
     }
@@ -198,11 +210,10 @@ async fn two_owners_at_once(kind: Kind) {
     // Many small transactions, so that they meet.
     config.worker.batch_messages = 3;
     worker.config = Arc::new(config);
-    let mut talk = Conversation::new(&worker.store).await;
+    let mut talk = Conversation::new(&worker).await;
     talk.rooms.truncate(1);
     let room = talk.rooms[0];
-    talk.go_on(&life.publisher, worker.config.queue.partitions)
-        .await;
+    talk.go_on(&life.publisher).await;
     // The room is there before anyone else writes to it.
     life.work(worker);
     talk.is_whole(&life.reads).await;
@@ -261,10 +272,9 @@ async fn a_consumer_that_falls_silent(kind: Kind) {
     let mut config = (*worker.config).clone();
     config.worker.concurrency = 1;
     worker.config = Arc::new(config);
-    let mut talk = Conversation::new(&worker.store).await;
-    let partitions = worker.config.queue.partitions;
+    let mut talk = Conversation::new(&worker).await;
     for _ in 0..PREFETCH {
-        talk.go_on(&life.publisher, partitions).await;
+        talk.go_on(&life.publisher).await;
     }
     life.work(worker);
     talk.is_whole(&life.reads).await;

@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 /// After which step of a batch it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
+    /// Nothing of the batch is in the store.
+    Taken,
     /// The rooms are locked.
     Locked,
     /// The transaction is about to be committed.
@@ -31,7 +33,8 @@ pub enum Moment {
     Silent,
 }
 
-pub const MOMENTS: [Moment; 5] = [
+pub const MOMENTS: [Moment; 6] = [
+    Moment::Taken,
     Moment::Locked,
     Moment::BeforeCommit,
     Moment::Committed,
@@ -80,6 +83,7 @@ impl Transaction for TrappedTransaction {
 #[async_trait]
 impl Writes for Trapped<dyn Writes> {
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+        self.trap.pass(Moment::Taken).await?;
         let (facts, transaction) = self.inner.begin(scope).await?;
         self.trap.pass(Moment::Locked).await?;
         Ok((
