@@ -15,6 +15,7 @@ pub mod session;
 pub mod sessions;
 mod socketio;
 pub mod submit;
+mod websocket;
 pub mod ws;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -120,8 +120,7 @@ impl Hub {
                 }
                 None => state.seats.push(Seat {
                     who: who.clone(),
-                    pending: Some(Vec::new()),
-                    overflow: false,
+                    pending: Some(Box::default()),
                     above: -1,
                 }),
             }
@@ -436,7 +435,10 @@ impl Joining {
             .position(|seat| seat.who.session == self.who.session);
         // Removed from the room while it joined, or out of order by too much to keep.
         let live = match place {
-            Some(i) => !more && !state.seats[i].overflow && position >= self.live_from,
+            Some(i) => {
+                let overflow = state.seats[i].pending.as_ref().is_some_and(|p| p.overflow);
+                !more && !overflow && position >= self.live_from
+            }
             None => false,
         };
         outbox.push(answer(live));
@@ -445,6 +447,7 @@ impl Joining {
                 state.seats[i].above = position;
                 let pending = state.seats[i].pending.take().unwrap_or_default();
                 let frames: Vec<_> = pending
+                    .events
                     .into_iter()
                     .filter(|(seq, _)| *seq > position)
                     .map(|(_, frame)| frame)
