@@ -4,6 +4,7 @@
 pub mod api;
 pub mod auth;
 mod connection;
+mod gather;
 pub mod hub;
 pub mod limits;
 mod link;
@@ -20,7 +21,7 @@ pub mod ws;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make};
+use poem::{Endpoint, EndpointExt, Request, Response, endpoint::make};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,6 +46,7 @@ pub struct Edge {
     pub submit: Arc<submit::Submitter>,
     pub auth: auth::Auth,
     pub hub: Arc<hub::Hub>,
+    pub gathers: gather::Gathers,
     pub sessions: Arc<sessions::Sessions>,
     pub rates: limits::Rates,
     /// The sockets' tasks: they outlive the requests that made them.
@@ -126,6 +128,7 @@ pub async fn run(
     let edge = Arc::new(Edge {
         id,
         auth: auth::Auth::new(&config),
+        gathers: gather::Gathers::new(&reads, &bus, beat(&config) * BEATS),
         rates: limits::Rates::new(config.limits.messages_per_second, config.limits.burst),
         reads,
         ledger,
@@ -197,11 +200,10 @@ pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
 
 impl Edge {
     /// Says at once that someone came; from then on [`be_here`] does.
-    fn say_here(&self, who: &session::Seated) {
-        let (bus, ttl) = (self.bus.clone(), beat(&self.config) * BEATS);
-        let here = [(who.user, who.active())];
+    fn say_here(self: &Arc<Self>, who: &session::Seated) {
+        let (edge, here) = (self.clone(), (who.user, who.active()));
         self.tasks.spawn(async move {
-            if let Err(error) = bus.here(&here, ttl).await {
+            if let Err(error) = edge.gathers.here.ask(here).await {
                 tracing::debug!(error = %error.chain(), "nobody knows yet who came");
             }
         });
