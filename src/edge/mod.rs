@@ -169,27 +169,18 @@ pub async fn run(
 
 /// Everything an edge answers.
 pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
-    let sockets = edge.clone();
     let socketio = socketio::Engine::new(edge.clone());
-    let slashless = socketio.clone();
-    Route::new()
-        .at(
-            "/socket.io/",
-            make(move |request| socketio.clone().answer(request)),
-        )
-        .at(
-            "/socket.io",
-            make(move |request| slashless.clone().answer(request)),
-        )
-        .at(
-            "/ws",
-            make(move |request| {
-                let edge = sockets.clone();
-                async move { ws::upgrade(&edge, request).await }
-            }),
-        )
-        .nest_no_strip("/", api::routes(edge))
-        .map_to_response()
+    let api = Arc::new(api::routes(edge.clone()));
+    make(move |request: Request| {
+        let (edge, socketio, api) = (edge.clone(), socketio.clone(), api.clone());
+        async move {
+            match request.uri().path() {
+                "/ws" => ws::upgrade(&edge, request).await,
+                "/socket.io/" | "/socket.io" => socketio.answer(request).await,
+                _ => api.get_response(request).await,
+            }
+        }
+    })
 }
 
 /// Serves `/healthz` and `/metrics` alone, for a process without an edge.
