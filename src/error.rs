@@ -159,6 +159,19 @@ impl Error {
         }
     }
 
+    /// The same for one more of several whose work failed together; its causes are told as text.
+    pub fn shared(&self) -> Self {
+        let chain = self.chain();
+        let causes = chain[self.message.len()..].trim_start_matches(": ");
+        Error {
+            code: self.code,
+            message: self.message.clone(),
+            retry_after: self.retry_after,
+            fields: self.fields.clone(),
+            source: (!causes.is_empty()).then(|| causes.into()),
+        }
+    }
+
     pub fn retry_after_ms(&self) -> Option<u64> {
         self.retry_after.map(|d| d.as_millis() as u64)
     }

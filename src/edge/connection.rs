@@ -106,6 +106,9 @@ impl Over {
     }
 }
 
+/// The session, if there is one yet.
+pub(super) type Opened = Result<Option<Session>, Over>;
+
 pub(super) struct Connection<C> {
     edge: Arc<Edge>,
     outbox: Arc<Outbox>,
@@ -119,8 +122,9 @@ pub(super) struct Connection<C> {
 }
 
 impl<C: Codec> Connection<C> {
-    pub fn new(edge: Arc<Edge>, codec: C, link: Link, outbox: Arc<Outbox>) -> Self {
-        Connection {
+    /// On the heap, so that the task of an idle socket is little more than a pointer to it.
+    pub fn new(edge: Arc<Edge>, codec: C, link: Link, outbox: Arc<Outbox>) -> Box<Self> {
+        Box::new(Connection {
             edge,
             outbox,
             codec,
@@ -128,17 +132,23 @@ impl<C: Codec> Connection<C> {
             writing: VecDeque::new(),
             heard: Instant::now(),
             malformed: 0,
+        })
+    }
+
+    /// What came with the handshake opens the session. Without it, the peer brings its credentials within
+    /// `edge.auth_timeout`.
+    pub async fn begin(&mut self, identity: Option<Result<Identity>>) -> Opened {
+        match identity {
+            Some(identity) => self.open(None, identity).await,
+            None => Ok(None),
         }
     }
 
-    /// Serves the socket to its end. Without `identity`, the peer brings its credentials within `edge.auth_timeout`.
-    pub async fn serve(mut self, identity: Option<Result<Identity>>) {
+    /// Serves the socket to its end. Of what is only now and then, nothing is part of this future: it is as large as
+    /// its largest part for as long as the socket lives.
+    pub async fn serve(mut self: Box<Self>, opened: Opened) {
         let open = metrics().sockets_open.with_label_values(&[C::TRANSPORT]);
         open.inc();
-        let opened = match identity {
-            Some(identity) => Box::pin(self.open(None, identity)).await,
-            None => Ok(None),
-        };
         let over = match opened {
             Ok(session) => self.talk(session).await,
             Err(over) => over,
@@ -149,11 +159,7 @@ impl<C: Codec> Connection<C> {
         open.dec();
     }
 
-    async fn open(
-        &mut self,
-        id: RequestId,
-        identity: Result<Identity>,
-    ) -> Result<Option<Session>, Over> {
+    async fn open(&mut self, id: RequestId, identity: Result<Identity>) -> Opened {
         let identity = match identity {
             Ok(identity) => identity,
             Err(error) => {
@@ -202,7 +208,7 @@ impl<C: Codec> Connection<C> {
                     match input {
                         Ok(Input::Nothing) => continue,
                         Ok(Input::Alive(again)) => beat_at = tokio::time::Instant::now() + again,
-                        Ok(input) => if let Err(over) = self.input(&mut session, input).await {
+                        Ok(input) => if let Err(over) = Box::pin(self.input(&mut session, input)).await {
                             return over;
                         },
                         Err(over) => return over,
@@ -220,7 +226,7 @@ impl<C: Codec> Connection<C> {
                         let (beat, again) = self.codec.beat(self.heard.elapsed());
                         match beat {
                             Beat::Nothing => {}
-                            Beat::Ping => if self.link.ping().await.is_err() {
+                            Beat::Ping => if Box::pin(self.link.ping()).await.is_err() {
                                 return Over::Gone;
                             },
                             Beat::Send(item) => outbox.push(item),
@@ -255,7 +261,7 @@ impl<C: Codec> Connection<C> {
             (Input::Bad(id, error), _) => self.answer_error(id, error),
             (Input::Open(id, token), None) => {
                 let identity = token.and_then(|token| self.edge.auth.verify(&token));
-                *session = Box::pin(self.open(id, identity)).await?;
+                *session = self.open(id, identity).await?;
                 Ok(())
             }
             (Input::Early(id, error), _) => self.codec.refuse(&self.outbox, id, error),
@@ -348,8 +354,8 @@ impl<C: Codec> Connection<C> {
 
     async fn write_taken(&mut self) -> Result<(), Broken> {
         self.link.write(&mut self.writing, C::render).await?;
-        // A burst's buffer is not kept by an idle socket.
-        self.writing.shrink_to(8);
+        // An idle socket keeps no buffer.
+        self.writing = VecDeque::new();
         Ok(())
     }
 
@@ -388,5 +394,23 @@ impl<C: Codec> Connection<C> {
             }
         }
         self.link.close(ending).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::ws::Plain;
+
+    fn future_size<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_socket_takes_little() {
+        let task = future_size(Connection::<Plain>::serve);
+        let connection = size_of::<Connection<Plain>>();
+        println!("task {task}, connection {connection}");
+        assert!(task <= 1024 && connection <= 512, "{task}, {connection}");
     }
 }

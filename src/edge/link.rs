@@ -3,30 +3,20 @@
 
 use std::collections::VecDeque;
 
-use futures_util::{SinkExt, StreamExt};
 use poem::{
     OnUpgrade, Request, Response, Upgraded,
     http::{HeaderValue, StatusCode, header},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message, Utf8Bytes,
-        error::CapacityError,
-        handshake::derive_accept_key,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::{Utf8Bytes, handshake::derive_accept_key};
 
+pub(super) use super::websocket::{Broken, Received};
 use super::{
     outbox::{Ending, Item, Outbox},
     server::Permit,
     socketio::Polling,
+    websocket,
 };
 use crate::error::{Error, Result};
-
-/// Bytes gathered before they are written to the socket.
-const WRITE_BUFFER: usize = 16 * 1024;
 
 #[expect(
     clippy::large_enum_variant,
@@ -35,24 +25,6 @@ const WRITE_BUFFER: usize = 16 * 1024;
 pub(super) enum Link {
     WebSocket(WebSocket),
     Polling(Polling),
-}
-
-/// What the peer sent.
-pub(super) enum Received {
-    Text(Utf8Bytes),
-    Binary,
-    /// Something that needs nothing from us.
-    Nothing,
-}
-
-/// Why there is nothing more to receive.
-pub(super) enum Broken {
-    /// There is nobody to tell any more.
-    Gone,
-    /// A message over the limit, in bytes.
-    TooLong(usize),
-    /// Not what the protocol allows.
-    Malformed(&'static str),
 }
 
 impl Link {
@@ -93,12 +65,7 @@ impl Link {
         render: fn(&Item) -> Utf8Bytes,
     ) -> Result<(), Broken> {
         match self {
-            Link::WebSocket(socket) => {
-                while let Some(item) = items.pop_front() {
-                    socket.feed(Message::Text(render(&item))).await?;
-                }
-                socket.flush().await
-            }
+            Link::WebSocket(socket) => socket.write(items, render).await,
             Link::Polling(polling) => polling.write(items, render).ok_or(Broken::Gone),
         }
     }
@@ -106,8 +73,7 @@ impl Link {
     /// An RFC 6455 ping; long polling has none.
     pub async fn ping(&mut self) -> Result<(), Broken> {
         if let Link::WebSocket(socket) = self {
-            socket.feed(Message::Ping(Vec::new().into())).await?;
-            socket.flush().await?;
+            socket.socket.ping().await?;
         }
         Ok(())
     }
@@ -126,21 +92,13 @@ impl Link {
         let Link::WebSocket(WebSocket { socket, .. }) = self else {
             return;
         };
-        let mut reason = ending.reason;
-        reason.truncate(123);
-        let frame = CloseFrame {
-            code: ending.close.code().into(),
-            reason: reason.into(),
-        };
-        if socket.close(Some(frame)).await.is_ok() {
-            while let Some(Ok(_)) = socket.next().await {}
-        }
+        socket.close(ending.close.code(), &ending.reason).await;
     }
 }
 
-/// A WebSocket with small buffers. It holds its share of `edge.max_connections`.
+/// A WebSocket. It holds its share of `edge.max_connections`.
 pub(super) struct WebSocket {
-    socket: WebSocketStream<Upgraded>,
+    socket: websocket::WebSocket<Upgraded>,
     _permit: Option<Permit>,
 }
 
@@ -190,14 +148,9 @@ pub(super) fn accept(request: &Request) -> Result<(Response, Upgrading)> {
 impl Upgrading {
     /// The WebSocket, once the answer is out; messages from the peer may have `max_message` bytes.
     pub async fn finish(self, max_message: usize) -> Option<WebSocket> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(1024)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
         let stream = self.stream.await.ok()?;
         Some(WebSocket {
-            socket: WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await,
+            socket: websocket::WebSocket::new(stream, max_message),
             _permit: self.permit,
         })
     }
@@ -206,40 +159,19 @@ impl Upgrading {
 impl WebSocket {
     /// Cancel-safe.
     pub async fn receive(&mut self) -> Result<Received, Broken> {
-        match self.socket.next().await {
-            None | Some(Ok(Message::Close(_))) => Err(Broken::Gone),
-            Some(Ok(Message::Text(text))) => Ok(Received::Text(text)),
-            Some(Ok(Message::Binary(_))) => Ok(Received::Binary),
-            Some(Ok(_)) => Ok(Received::Nothing),
-            Some(Err(error)) => Err(error.into()),
-        }
+        self.socket.receive().await
     }
 
     /// One text, at once.
-    pub async fn send(&mut self, text: &'static str) -> Result<(), Broken> {
-        self.feed(Message::Text(Utf8Bytes::from_static(text)))
-            .await?;
-        self.flush().await
+    pub async fn send(&mut self, text: &str) -> Result<(), Broken> {
+        self.socket.send(text).await
     }
 
-    async fn feed(&mut self, message: Message) -> Result<(), Broken> {
-        Ok(self.socket.feed(message).await?)
-    }
-
-    async fn flush(&mut self) -> Result<(), Broken> {
-        Ok(self.socket.flush().await?)
-    }
-}
-
-impl From<WsError> for Broken {
-    fn from(error: WsError) -> Self {
-        match error {
-            WsError::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
-                Broken::TooLong(max_size)
-            }
-            WsError::Utf8(_) => Broken::Malformed("text frames are UTF-8"),
-            WsError::Protocol(_) => Broken::Malformed("not the WebSocket protocol"),
-            _ => Broken::Gone,
-        }
+    async fn write(
+        &mut self,
+        items: &mut VecDeque<Item>,
+        render: fn(&Item) -> Utf8Bytes,
+    ) -> Result<(), Broken> {
+        self.socket.write(items, render).await
     }
 }

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod auth;
 mod connection;
+mod gather;
 pub mod hub;
 pub mod limits;
 mod link;
@@ -15,11 +16,12 @@ pub mod session;
 pub mod sessions;
 mod socketio;
 pub mod submit;
+mod websocket;
 pub mod ws;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make};
+use poem::{Endpoint, EndpointExt, Request, Response, endpoint::make};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -44,6 +46,7 @@ pub struct Edge {
     pub submit: Arc<submit::Submitter>,
     pub auth: auth::Auth,
     pub hub: Arc<hub::Hub>,
+    pub gathers: gather::Gathers,
     pub sessions: Arc<sessions::Sessions>,
     pub rates: limits::Rates,
     /// The sockets' tasks: they outlive the requests that made them.
@@ -125,6 +128,7 @@ pub async fn run(
     let edge = Arc::new(Edge {
         id,
         auth: auth::Auth::new(&config),
+        gathers: gather::Gathers::new(&reads, &bus, beat(&config) * BEATS),
         rates: limits::Rates::new(config.limits.messages_per_second, config.limits.burst),
         reads,
         ledger,
@@ -165,27 +169,18 @@ pub async fn run(
 
 /// Everything an edge answers.
 pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
-    let sockets = edge.clone();
     let socketio = socketio::Engine::new(edge.clone());
-    let slashless = socketio.clone();
-    Route::new()
-        .at(
-            "/socket.io/",
-            make(move |request| socketio.clone().answer(request)),
-        )
-        .at(
-            "/socket.io",
-            make(move |request| slashless.clone().answer(request)),
-        )
-        .at(
-            "/ws",
-            make(move |request| {
-                let edge = sockets.clone();
-                async move { ws::upgrade(&edge, request).await }
-            }),
-        )
-        .nest_no_strip("/", api::routes(edge))
-        .map_to_response()
+    let api = Arc::new(api::routes(edge.clone()));
+    make(move |request: Request| {
+        let (edge, socketio, api) = (edge.clone(), socketio.clone(), api.clone());
+        async move {
+            match request.uri().path() {
+                "/ws" => ws::upgrade(&edge, request).await,
+                "/socket.io/" | "/socket.io" => socketio.answer(request).await,
+                _ => api.get_response(request).await,
+            }
+        }
+    })
 }
 
 /// Serves `/healthz` and `/metrics` alone, for a process without an edge.
@@ -196,11 +191,10 @@ pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
 
 impl Edge {
     /// Says at once that someone came; from then on [`be_here`] does.
-    fn say_here(&self, who: &session::Seated) {
-        let (bus, ttl) = (self.bus.clone(), beat(&self.config) * BEATS);
-        let here = [(who.user, who.active())];
+    fn say_here(self: &Arc<Self>, who: &session::Seated) {
+        let (edge, here) = (self.clone(), (who.user, who.active()));
         self.tasks.spawn(async move {
-            if let Err(error) = bus.here(&here, ttl).await {
+            if let Err(error) = edge.gathers.here.ask(here).await {
                 tracing::debug!(error = %error.chain(), "nobody knows yet who came");
             }
         });

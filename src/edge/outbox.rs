@@ -193,7 +193,8 @@ impl Outbox {
         let mut queue = self.lock();
         queue.bytes = 0;
         if into.is_empty() {
-            std::mem::swap(&mut queue.items, into);
+            // With its buffer: an idle socket keeps none.
+            *into = std::mem::take(&mut queue.items);
         } else {
             into.append(&mut queue.items);
         }

@@ -1,6 +1,6 @@
 //! What a joining client has missed: one page of the room's feed. No I/O.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::value::RawValue;
 
@@ -19,7 +19,7 @@ pub struct Past {
     /// Everything up to here is in it.
     pub position: Seq,
     pub more: bool,
-    pub messages: Vec<Box<RawValue>>,
+    pub messages: Vec<Arc<RawValue>>,
     /// Those of `messages`.
     pub ids: HashSet<model::MessageId>,
     pub events: Vec<MissedEvent>,
@@ -78,7 +78,7 @@ impl Past {
             let id: Id = serde_json::from_str(&event.data).map_err(Error::internal)?;
             // Every event shows its message as it is now: once is enough.
             if self.ids.insert(id.id) {
-                self.messages.push(json(event.data)?);
+                self.messages.push(json(event.data)?.into());
             }
         } else {
             self.events.push(MissedEvent {

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     Edge,
     auth::Identity,
-    hub::Joining,
+    hub::{Joining, Newest},
     outbox::{Frame, Item, Outbox},
     past::{Past, RESUME_PAGE},
     submit::Answer,
@@ -104,8 +104,9 @@ impl Session {
         greeting: Greeting,
     ) -> Result<Session> {
         let account = edge
-            .reads
-            .account(identity.user)
+            .gathers
+            .accounts
+            .ask(identity.user)
             .await?
             .ok_or_else(|| Error::unauthorized("this account is gone"))?;
         let session = edge.submit.next_number();
@@ -312,7 +313,7 @@ impl Session {
         if join.after_seq.is_some_and(|seq| seq < 0) {
             return Err(Error::field("afterSeq", "must be 0 or more"));
         }
-        let (room, member) = self.enter(join.room).await?;
+        let (room, member, unread) = self.enter(join.room).await?;
         if let Some(after) = join.after_seq
             && after > room.head
         {
@@ -326,28 +327,28 @@ impl Session {
                 let head = room.head.max(joining.live_from);
                 self.missed(join.room, after, head).await?
             }
-            None => self.latest(join.room, joining.live_from).await?,
+            None => self.latest(&joining).await?,
         };
-        let unread = match room.head > member.read_seq {
+        let unread = match joining.live_from > room.head {
+            // More came before the place was taken.
             true => soon(self.edge.reads.unread(join.room, member.read_seq)).await?,
-            false => 0,
+            false => unread,
         };
         answer_join(joining, id, &room, member, unread, past);
         Ok(())
     }
 
-    /// The room and the caller's membership, which a public room grants on the way in.
-    async fn enter(&self, room: RoomId) -> Result<(Room, Member)> {
+    /// The room, the caller's membership, which a public room grants on the way in, and how much is unread.
+    async fn enter(&self, room: RoomId) -> Result<(Room, Member, u32)> {
         let user = self.who.user;
-        match soon(self.edge.reads.membership(room, user)).await? {
-            Some((room, Some(member))) => return Ok((room, member)),
-            Some((
-                Room {
-                    kind: RoomKind::Public,
-                    ..
-                },
-                None,
-            )) => {}
+        let found = async || -> Result<_> {
+            let entry = soon(self.edge.gathers.entries.ask((room, user))).await?;
+            let entry = entry.ok_or_else(|| Error::not_found("room"))?;
+            Ok((entry.room, entry.member, entry.unread))
+        };
+        match found().await? {
+            (room, Some(member), unread) => return Ok((room, member, unread)),
+            (room, None, _) if room.kind == RoomKind::Public => {}
             _ => return Err(Error::not_found("room")),
         }
         let joined = self
@@ -355,8 +356,8 @@ impl Session {
             .submit
             .call(user, Command::Room(room, RoomCommand::Join))
             .await?;
-        match (joined, soon(self.edge.reads.membership(room, user)).await?) {
-            (_, Some((room, Some(member)))) => Ok((room, member)),
+        match (joined, found().await?) {
+            (_, (room, Some(member), unread)) => Ok((room, member, unread)),
             _ => Err(Error::busy(
                 "joining takes longer than usual; try again",
                 Duration::from_secs(1),
@@ -372,8 +373,26 @@ impl Session {
         Past::page(room, after, head, events, budget)
     }
 
-    /// The newest messages up to `position`.
-    async fn latest(&self, room: RoomId, position: Seq) -> Result<Past> {
+    /// The newest messages up to the number that the socket is live from.
+    async fn latest(&self, joining: &Joining) -> Result<Past> {
+        let position = joining.live_from;
+        let messages = soon(joining.newest(self.newest(joining.room(), position))).await?;
+        let mut past = Past {
+            position,
+            ..Past::default()
+        };
+        let budget = self.edge.config.edge.send_queue_bytes / 4;
+        let mut bytes = 0;
+        let fits = messages.iter().rev().enumerate().take_while(|(i, json)| {
+            bytes += json.get().len();
+            *i == 0 || bytes <= budget
+        });
+        let first = messages.len() - fits.count();
+        past.messages = messages[first..].to_vec();
+        Ok(past)
+    }
+
+    async fn newest(&self, room: RoomId, position: Seq) -> Result<Newest> {
         let messages = match self.cached_latest(room, position).await {
             Some(messages) => messages,
             None => {
@@ -381,24 +400,8 @@ impl Session {
                 soon(reads.messages(room, Window::Latest, DEFAULT_PAGE)).await?
             }
         };
-        let mut past = Past {
-            position,
-            ..Past::default()
-        };
-        let budget = self.edge.config.edge.send_queue_bytes / 4;
-        let mut bytes = 0;
-        let mut newest_first = Vec::new();
-        for message in messages.iter().rev().filter(|m| m.seq <= position) {
-            let json = protocol::message_json(message);
-            bytes += json.get().len();
-            if bytes > budget && !newest_first.is_empty() {
-                break;
-            }
-            newest_first.push(json);
-        }
-        newest_first.reverse();
-        past.messages = newest_first;
-        Ok(past)
+        let upto = messages.iter().filter(|m| m.seq <= position);
+        Ok(upto.map(|m| protocol::message_json(m).into()).collect())
     }
 
     /// From the cache, where it reaches far enough back and as far as `position`.

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::{
     Edge,
     auth::Identity,
-    connection::{Beat, Codec, Connection, Input, Over},
+    connection::{Beat, Codec, Connection, Input, Opened, Over},
     link::{self, Link, Upgrading},
     outbox::{Ending, Item, Outbox},
     session::{Greeting, RequestId, answer_to},
@@ -26,7 +26,12 @@ use crate::{
 pub async fn upgrade(edge: &Arc<Edge>, request: HttpRequest) -> Response {
     match accept(edge, &request).await {
         Ok((response, upgrading, identity)) => {
-            edge.tasks.spawn(run(edge.clone(), upgrading, identity));
+            let beginning = Box::pin(begin(edge.clone(), upgrading, identity));
+            edge.tasks.spawn(async move {
+                if let Some((connection, opened)) = beginning.await {
+                    connection.serve(opened).await;
+                }
+            });
             response
         }
         Err(error) => super::api::problem_response(&error),
@@ -44,18 +49,21 @@ async fn accept(
     Ok((response, upgrading, identity))
 }
 
-async fn run(edge: Arc<Edge>, upgrading: Upgrading, identity: Option<Result<Identity>>) {
-    let Some(socket) = upgrading.finish(edge.config.edge.max_frame_bytes).await else {
-        return;
-    };
+async fn begin(
+    edge: Arc<Edge>,
+    upgrading: Upgrading,
+    identity: Option<Result<Identity>>,
+) -> Option<(Box<Connection<Plain>>, Opened)> {
+    let max = edge.config.edge.max_frame_bytes;
+    let socket = upgrading.finish(max).await?;
     let outbox = Outbox::new(edge.config.edge.send_queue_bytes);
     let codec = Plain {
         config: edge.config.clone(),
         open: false,
     };
-    Connection::new(edge, codec, Link::WebSocket(socket), outbox)
-        .serve(identity)
-        .await;
+    let mut connection = Connection::new(edge, codec, Link::WebSocket(socket), outbox);
+    let opened = connection.begin(identity).await;
+    Some((connection, opened))
 }
 
 /// What the handshake brought.
@@ -87,7 +95,7 @@ async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result
 }
 
 /// JSON text frames.
-struct Plain {
+pub(super) struct Plain {
     config: Arc<Config>,
     open: bool,
 }

@@ -4,6 +4,8 @@
 pub mod asyncapi;
 mod openapi;
 
+use std::sync::Arc;
+
 use poem_openapi::Object;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -309,7 +311,7 @@ pub struct Joined {
     pub unread: u32,
     /// Messages that are new or changed since `afterSeq`, each once, as they are now; or the latest 50.
     #[schemars(with = "Vec<Message>")]
-    pub messages: Vec<Box<RawValue>>,
+    pub messages: Vec<Arc<RawValue>>,
     /// What else happened since `afterSeq`: members and the room itself.
     pub events: Vec<MissedEvent>,
     /// Numbers between `afterSeq` and `seq` that cannot be brought, as in the event `gap`. Left out where there are none.

@@ -94,11 +94,29 @@ fn ascending(mut messages: Vec<Message>) -> Vec<Message> {
     messages
 }
 
+/// What someone finds who enters a room.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Not deleted.
+    pub room: Room,
+    pub member: Option<Member>,
+    /// What [`Reads::unread`] says of a member; 0 for others.
+    pub unread: u32,
+}
+
 #[async_trait]
 pub trait Reads: Send + Sync {
     /// By user name, compared without regard to case.
     async fn credentials(&self, username: &str) -> Result<Option<Credentials>>;
     async fn account(&self, user: UserId) -> Result<Option<Account>>;
+    /// [`Reads::account`] of each, in the order asked; any number of users.
+    async fn accounts(&self, users: &[UserId]) -> Result<Vec<Option<Account>>> {
+        let mut accounts = Vec::with_capacity(users.len());
+        for user in users {
+            accounts.push(self.account(*user).await?);
+        }
+        Ok(accounts)
+    }
     /// Those that exist, in any order.
     async fn users(&self, ids: &[UserId]) -> Result<Vec<User>>;
     /// A login that is neither revoked nor expired.
@@ -114,6 +132,28 @@ pub trait Reads: Send + Sync {
         room: RoomId,
         user: UserId,
     ) -> Result<Option<(Room, Option<Member>)>>;
+    /// What each of these finds who enters a room, in the order asked; any number of them.
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+        let mut entries = Vec::with_capacity(who.len());
+        for (room, user) in who {
+            let Some((room, member)) = self.membership(*room, *user).await? else {
+                entries.push(None);
+                continue;
+            };
+            let unread = match &member {
+                Some(member) if member.read_seq < room.head => {
+                    self.unread(room.id, member.read_seq).await?
+                }
+                _ => 0,
+            };
+            entries.push(Some(Entry {
+                room,
+                member,
+                unread,
+            }));
+        }
+        Ok(entries)
+    }
     /// Members by user id, those above `after`.
     async fn members(&self, room: RoomId, after: Option<UserId>, limit: u32)
     -> Result<Vec<Member>>;

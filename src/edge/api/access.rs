@@ -46,7 +46,7 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Identit
     let edge = request
         .data::<Arc<Edge>>()
         .ok_or_else(|| Problem(Error::internal("the API was built without its edge")))?;
-    let identity = edge.auth.verify(&bearer.token).map_err(Problem::from)?;
+    let identity = edge.auth.recognise(&bearer.token).map_err(Problem::from)?;
     // Writes share one budget with the user's sockets; reads cost no place in the queue.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         edge.rates.of(identity.user).take().map_err(Problem::from)?;

@@ -16,6 +16,7 @@ mod notifications;
 mod page;
 mod payload;
 mod problem;
+mod recent;
 mod rooms;
 #[cfg(test)]
 mod tests;
@@ -149,6 +150,9 @@ pub fn routes(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
         .at("/healthz", api.clone())
         .at("/readyz", api.clone())
         .at("/metrics", api)
-        .data(edge);
-    gate.around(routes)
+        .data(edge.clone());
+    gate.around(recent::Recent {
+        edge,
+        inner: routes,
+    })
 }

@@ -1,6 +1,10 @@
 //! Access tokens: JWT (RFC 7519), HS256 and nothing else. Short-lived, since they cannot be revoked.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -21,12 +25,54 @@ struct Claims {
     exp: u64,
 }
 
+impl Claims {
+    fn identity(&self) -> Identity {
+        Identity {
+            user: self.sub,
+            login: self.sid,
+        }
+    }
+}
+
 /// Signs and verifies access tokens.
 pub struct AccessTokens {
     signing: EncodingKey,
     verifying: DecodingKey,
     validation: Validation,
     ttl: Duration,
+    known: Mutex<Known>,
+}
+
+/// Verified tokens that are remembered, at least; at most twice as many are.
+const KNOWN: usize = 4096;
+
+/// Tokens that were verified of late, whole: another token is never taken for one of them. Who they are for and when
+/// they end, in seconds since 1970. Those that nobody brings any more are forgotten with the older half.
+#[derive(Default)]
+struct Known {
+    newer: HashMap<Box<str>, (Identity, u64)>,
+    older: HashMap<Box<str>, (Identity, u64)>,
+}
+
+impl Known {
+    fn find(&mut self, token: &str, now: u64) -> Option<Identity> {
+        let (identity, exp) = match self.newer.get(token) {
+            Some(found) => *found,
+            None => {
+                let (token, found) = self.older.remove_entry(token)?;
+                self.add(token, found);
+                found
+            }
+        };
+        (now <= exp).then_some(identity)
+    }
+
+    fn add(&mut self, token: Box<str>, found: (Identity, u64)) {
+        if self.newer.len() >= KNOWN {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(token, found);
+    }
 }
 
 impl AccessTokens {
@@ -41,6 +87,7 @@ impl AccessTokens {
             verifying: DecodingKey::from_secret(secret),
             validation,
             ttl,
+            known: Mutex::default(),
         }
     }
 
@@ -66,11 +113,28 @@ impl AccessTokens {
     /// # Errors
     /// `token_expired` for one of ours that has ended, `unauthorized` for everything else.
     pub fn verify(&self, token: &str) -> Result<Identity> {
+        self.claims(token).map(|claims| claims.identity())
+    }
+
+    /// The same, remembered until the token ends. Nothing is asked that could change in the meantime.
+    ///
+    /// # Errors
+    /// Those of [`AccessTokens::verify`].
+    pub fn recognise(&self, token: &str) -> Result<Identity> {
+        let now = Timestamp::now().millis() as u64 / 1000;
+        // The maps are whole between any two statements.
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = known().find(token, now) {
+            return Ok(identity);
+        }
+        let claims = self.claims(token)?;
+        known().add(token.into(), (claims.identity(), claims.exp));
+        Ok(claims.identity())
+    }
+
+    fn claims(&self, token: &str) -> Result<Claims> {
         match jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation) {
-            Ok(data) => Ok(Identity {
-                user: data.claims.sub,
-                login: data.claims.sid,
-            }),
+            Ok(data) => Ok(data.claims),
             Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => Err(Error::new(
                 Code::TokenExpired,
                 "the access token has expired; get a new one with POST /v1/auth/refresh",
@@ -107,6 +171,32 @@ mod tests {
         let (tokens, who) = (tokens(), someone());
         let token = tokens.sign(who, Timestamp::now()).unwrap();
         assert_eq!(tokens.verify(&token).unwrap(), who);
+    }
+
+    #[test]
+    fn a_known_token_ends_like_any_other_and_no_other_is_taken_for_it() {
+        let (tokens, who) = (tokens(), someone());
+        let token = tokens.sign(who, Timestamp::now()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(tokens.recognise(&token).unwrap(), who);
+        }
+        let mut forged = token.clone();
+        forged.pop();
+        assert!(tokens.recognise(&forged).is_err());
+        let exp = tokens.claims(&token).unwrap().exp;
+        let mut known = tokens.known.lock().unwrap();
+        assert_eq!(known.find(&token, exp), Some(who));
+        assert_eq!(known.find(&token, exp + 1), None);
+    }
+
+    #[test]
+    fn as_many_tokens_are_known_as_may_be() {
+        let (mut known, who) = (Known::default(), someone());
+        for number in 0..10 * KNOWN {
+            known.add(number.to_string().into(), (who, 1));
+            assert!(known.find("0", 1).is_some(), "what is brought often stays");
+            assert!(known.newer.len() + known.older.len() <= 2 * KNOWN);
+        }
     }
 
     #[test]

@@ -86,6 +86,14 @@ impl Auth {
         self.access.verify(token)
     }
 
+    /// The same for a token that comes with every request: what was verified is remembered while it is good.
+    ///
+    /// # Errors
+    /// Those of [`Auth::verify`].
+    pub fn recognise(&self, token: &str) -> Result<Identity> {
+        self.access.recognise(token)
+    }
+
     /// How long a new access token is good for.
     pub fn access_ttl(&self) -> Duration {
         self.access.ttl()

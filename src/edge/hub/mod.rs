@@ -20,12 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use pages::Newest;
 use pages::Taken;
 use room::{Room, Seat};
 use tokio::sync::{Notify, RwLock, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{outbox::Item, session::Seated};
+use super::{gather::Gather, outbox::Item, session::Seated};
 use crate::{
     bus::{self, Bus, Channel, Incoming, RoomNews, Subscriptions},
     error::Result,
@@ -48,6 +49,8 @@ const SHARDS: usize = 64;
 pub struct Hub {
     shards: Vec<Mutex<HashMap<RoomId, Arc<Room>>>>,
     reads: Arc<dyn Reads>,
+    /// Heads of rooms that are being opened.
+    heads: Gather<RoomId, Seq>,
     bus: Arc<dyn Bus>,
     subscriptions: Arc<dyn Subscriptions>,
     /// Held for reading while a room is being opened, for writing while empty rooms are given up: a subscription
@@ -88,7 +91,16 @@ impl Hub {
             true => crate::telemetry::UP,
             false => crate::telemetry::DOWN,
         });
+        let truth = reads.clone();
         let hub = Arc::new(Hub {
+            heads: Gather::new(move |rooms: Vec<RoomId>| {
+                let reads = truth.clone();
+                async move {
+                    let heads: HashMap<_, _> = reads.heads(&rooms).await?.into_iter().collect();
+                    let head = |room| heads.get(room).copied().unwrap_or(0);
+                    Ok(rooms.iter().map(head).collect())
+                }
+            }),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             reads,
             bus,
@@ -120,8 +132,7 @@ impl Hub {
                 }
                 None => state.seats.push(Seat {
                     who: who.clone(),
-                    pending: Some(Vec::new()),
-                    overflow: false,
+                    pending: Some(Box::default()),
                     above: -1,
                 }),
             }
@@ -179,12 +190,7 @@ impl Hub {
             .get_or_try_init(|| async {
                 self.subscriptions.subscribe(&[Channel::Room(id)]).await?;
                 // Read after the subscription holds: what is stored from here on will be announced.
-                let head = self
-                    .reads
-                    .heads(&[id])
-                    .await?
-                    .first()
-                    .map_or(0, |(_, head)| *head);
+                let head = self.heads.ask(id).await?;
                 let mut state = room.lock();
                 state.last = head;
                 state.target = state.target.max(head);
@@ -391,6 +397,7 @@ impl Hub {
         let mut gone = Vec::new();
         for shard in &self.shards {
             lock(shard).retain(|id, room| {
+                room.lock().pages.forget_old();
                 // A joiner holds the room while it takes its seat.
                 let keep = !room.is_empty() || Arc::strong_count(room) > 1;
                 if !keep {
@@ -423,6 +430,10 @@ impl Hub {
 }
 
 impl Joining {
+    pub fn room(&self) -> RoomId {
+        self.room.id
+    }
+
     /// Answers the `joinRoom` and goes live: first `answer`, then every event above `position` that came meanwhile,
     /// then whatever comes. With `more`, the place is given up instead: the client asks again. Returns whether
     /// the socket is live, which the answer must say, so `answer` is made from it.
@@ -436,7 +447,10 @@ impl Joining {
             .position(|seat| seat.who.session == self.who.session);
         // Removed from the room while it joined, or out of order by too much to keep.
         let live = match place {
-            Some(i) => !more && !state.seats[i].overflow && position >= self.live_from,
+            Some(i) => {
+                let overflow = state.seats[i].pending.as_ref().is_some_and(|p| p.overflow);
+                !more && !overflow && position >= self.live_from
+            }
             None => false,
         };
         outbox.push(answer(live));
@@ -445,6 +459,7 @@ impl Joining {
                 state.seats[i].above = position;
                 let pending = state.seats[i].pending.take().unwrap_or_default();
                 let frames: Vec<_> = pending
+                    .events
                     .into_iter()
                     .filter(|(seq, _)| *seq > position)
                     .map(|(_, frame)| frame)

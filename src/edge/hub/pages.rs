@@ -12,11 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
-use super::{Hub, room::State};
+use super::{Hub, Joining, room::State};
 use crate::{
     error::Result,
-    model::{RoomId, UserId},
+    model::{RoomId, Seq, UserId},
 };
 
 /// How long a page may be told although no event of the room came.
@@ -27,6 +28,13 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that all rooms' pages take.
 pub(super) type Taken = Arc<AtomicUsize>;
 
+/// The newest messages of a room, ascending, each as everyone is told it.
+pub type Newest = Arc<[Arc<RawValue>]>;
+
+fn size(newest: &Newest) -> usize {
+    newest.iter().map(|json| json.get().len() + 32).sum()
+}
+
 /// One room's pages.
 pub(super) struct Pages {
     /// Goes up whenever what was read before may not be true any more.
@@ -36,6 +44,8 @@ pub(super) struct Pages {
     readers: HashSet<UserId>,
     /// By the limit that was asked for.
     pages: Vec<(u32, Bytes)>,
+    /// What a joining socket is told, up to a number.
+    newest: Option<(Seq, Newest)>,
     taken: Taken,
 }
 
@@ -46,6 +56,7 @@ impl Pages {
             since: Instant::now(),
             readers: HashSet::new(),
             pages: Vec::new(),
+            newest: None,
             taken,
         }
     }
@@ -55,13 +66,24 @@ impl Pages {
         self.version += 1;
         self.since = Instant::now();
         self.readers = HashSet::new();
-        let bytes = self.pages.drain(..).map(|(_, page)| page.len()).sum();
+        let pages = std::mem::take(&mut self.pages);
+        let mut bytes = pages.iter().map(|(_, page)| page.len()).sum();
+        if let Some((_, newest)) = self.newest.take() {
+            bytes += size(&newest);
+        }
         self.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Whether anyone has read here of late.
     pub fn is_read(&self) -> bool {
         !self.pages.is_empty() && self.since.elapsed() < MAX_AGE
+    }
+
+    /// Nobody is told a page any more that is too old.
+    pub fn forget_old(&mut self) {
+        if self.since.elapsed() >= MAX_AGE && (!self.pages.is_empty() || self.newest.is_some()) {
+            self.end();
+        }
     }
 
     fn version(&mut self) -> u64 {
@@ -79,11 +101,24 @@ impl Pages {
     }
 
     fn keep(&mut self, limit: u32, page: &Bytes) {
-        if self.taken.fetch_add(page.len(), Ordering::Relaxed) + page.len() > MAX_BYTES {
-            self.taken.fetch_sub(page.len(), Ordering::Relaxed);
-        } else {
+        if self.reserve(page.len()) {
             self.pages.push((limit, page.clone()));
         }
+    }
+
+    fn keep_newest(&mut self, upto: Seq, newest: &Newest) {
+        if self.newest.is_none() && self.reserve(size(newest)) {
+            self.newest = Some((upto, newest.clone()));
+        }
+    }
+
+    /// Whether there is room for so many bytes more.
+    fn reserve(&self, bytes: usize) -> bool {
+        let fits = self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_BYTES;
+        if !fits {
+            self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
     }
 }
 
@@ -161,5 +196,42 @@ impl Hub {
             state.pages.keep(limit, &page);
         }
         Ok(page)
+    }
+}
+
+impl Joining {
+    /// The room's newest messages up to [`Joining::live_from`]: kept ones, or what `read` reads, which are then kept. Of
+    /// many who join at once, one reads. Whoever joins has shown that it may.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub async fn newest(&self, read: impl Future<Output = Result<Newest>>) -> Result<Newest> {
+        if self.hub.bus_lost.load(Ordering::Relaxed) {
+            return read.await;
+        }
+        let kept = || {
+            let mut state = self.room.lock();
+            let version = state.pages.version();
+            match &state.pages.newest {
+                Some((upto, newest)) if *upto == self.live_from && state.is_whole() => {
+                    Ok(newest.clone())
+                }
+                _ => Err(version),
+            }
+        };
+        if let Ok(newest) = kept() {
+            return Ok(newest);
+        }
+        let _turn = self.room.reading.lock().await;
+        let version = match kept() {
+            Ok(newest) => return Ok(newest),
+            Err(version) => version,
+        };
+        let newest = read.await?;
+        let mut state = self.room.lock();
+        if state.pages.version() == version && state.is_whole() && state.last == self.live_from {
+            state.pages.keep_newest(self.live_from, &newest);
+        }
+        Ok(newest)
     }
 }

@@ -47,12 +47,18 @@ pub(super) struct State {
 pub(super) struct Seat {
     pub who: Arc<Seated>,
     /// `Some` while its `joinRoom` is being answered: events wait here so that the answer comes first.
-    pub pending: Option<Vec<(Seq, Arc<Frame>)>>,
-    /// More came than `pending` keeps.
-    pub overflow: bool,
+    pub pending: Option<Box<Pending>>,
     /// What the answer to its `joinRoom` brought it up to. The store may be ahead of the bus: events up to here may
     /// still arrive, and this socket has them already.
     pub above: Seq,
+}
+
+/// What waits for one socket.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub events: Vec<(Seq, Arc<Frame>)>,
+    /// More came than is kept.
+    pub overflow: bool,
 }
 
 impl Room {
@@ -167,12 +173,12 @@ impl State {
                         seat.who.outbox.push_frames(&frames[known..]);
                     }
                 }
-                Some(pending) if pending.len() + numbered.len() > MAX_PENDING => {
-                    seat.overflow = true;
-                    pending.clear();
+                Some(pending) if pending.overflow => {}
+                Some(pending) if pending.events.len() + numbered.len() > MAX_PENDING => {
+                    pending.overflow = true;
+                    pending.events = Vec::new();
                 }
-                Some(_) if seat.overflow => {}
-                Some(pending) => pending.extend_from_slice(numbered),
+                Some(pending) => pending.events.extend_from_slice(numbered),
             }
         }
         metrics()

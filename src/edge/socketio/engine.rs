@@ -79,7 +79,7 @@ impl Engine {
         }
         let link = Link::Polling(Polling::new(self.clone(), sid, incoming, poll));
         let connection = Connection::new(self.edge.clone(), self.codec(request), link, outbox);
-        self.edge.tasks.spawn(connection.serve(None));
+        self.edge.tasks.spawn(connection.serve(Ok(None)));
         Ok(payload(self.handshake(sid, &["websocket"])))
     }
 
@@ -89,12 +89,14 @@ impl Engine {
         let outbox = Outbox::new(self.edge.config.edge.send_queue_bytes);
         outbox.push(Item::Text(self.handshake(Uuid::new_v4(), &[]).into()));
         let (edge, codec) = (self.edge.clone(), self.codec(request));
+        let beginning = Box::pin(async move {
+            let socket = upgrading.finish(edge.config.socketio.max_payload).await?;
+            let link = Link::WebSocket(socket);
+            Some(Connection::new(edge, codec, link, outbox))
+        });
         self.edge.tasks.spawn(async move {
-            let max = edge.config.socketio.max_payload;
-            if let Some(socket) = upgrading.finish(max).await {
-                Connection::new(edge, codec, Link::WebSocket(socket), outbox)
-                    .serve(None)
-                    .await;
+            if let Some(connection) = beginning.await {
+                connection.serve(Ok(None)).await;
             }
         });
         Ok(response)

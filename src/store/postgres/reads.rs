@@ -1,5 +1,7 @@
 //! What an edge may ask. One round trip each.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use sqlx::Row;
 use uuid::Uuid;
@@ -15,7 +17,7 @@ use crate::{
         Account, Credentials, FeedEvent, LoginId, Member, Message, MessageId, Room, RoomId, Seq,
         Timestamp, User, UserId,
     },
-    store::{Login, MAX_EVENTS, Reads, StoredEvent, Window, ascending, feed_events},
+    store::{Entry, Login, MAX_EVENTS, Reads, StoredEvent, Window, ascending, feed_events},
 };
 
 /// Runs one query on a connection of the pool: `fetch!(store, fetch_all, SQL, bind, bind …)`.
@@ -53,6 +55,20 @@ impl Reads for Store {
         );
         let row = fetch!(self, fetch_optional, SQL, user);
         row.as_ref().map(rows::account).transpose().map_err(failure)
+    }
+
+    async fn accounts(&self, users: &[UserId]) -> Result<Vec<Option<Account>>> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            account_columns!(),
+            " FROM users u WHERE u.id = ANY($1)"
+        );
+        let found = fetch!(self, fetch_all, SQL, users);
+        let found: HashMap<UserId, Account> = rows::all(&found, rows::account)?
+            .into_iter()
+            .map(|account| (account.user.id, account))
+            .collect();
+        Ok(users.iter().map(|user| found.get(user).cloned()).collect())
     }
 
     async fn users(&self, ids: &[UserId]) -> Result<Vec<User>> {
@@ -121,6 +137,44 @@ impl Reads for Store {
         })
         .transpose()
         .map_err(failure)
+    }
+
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            room_columns!(),
+            ", ",
+            member_columns!(),
+            ", unread.count, asked.place \
+              FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (room, user_id, place) \
+              JOIN rooms r ON r.id = asked.room AND NOT r.deleted \
+              LEFT JOIN members m ON m.room = r.id AND m.user_id = asked.user_id \
+              LEFT JOIN users u ON u.id = m.user_id \
+              CROSS JOIN LATERAL (SELECT count(*) AS count FROM (SELECT FROM messages x \
+                WHERE x.room = m.room AND x.seq > m.read_seq LIMIT 1000) AS above) AS unread"
+        );
+        let (rooms, users): (Vec<RoomId>, Vec<UserId>) = who.iter().copied().unzip();
+        let found = fetch!(self, fetch_all, SQL, rooms, users);
+        let found = rows::all(&found, |row| {
+            let member = match row.try_get::<Option<Uuid>, _>(8)? {
+                Some(_) => Some(rows::member(row, 7)?),
+                None => None,
+            };
+            let entry = Entry {
+                room: rows::room(row, 0)?,
+                member,
+                unread: row.try_get::<i64, _>(15)?.try_into().unwrap_or(u32::MAX),
+            };
+            Ok((row.try_get::<i64, _>(16)?, entry))
+        })?;
+        let mut entries = vec![None; who.len()];
+        for (place, entry) in found {
+            // Places are counted from 1.
+            if let Some(slot) = entries.get_mut((place - 1) as usize) {
+                *slot = Some(entry);
+            }
+        }
+        Ok(entries)
     }
 
     async fn members(

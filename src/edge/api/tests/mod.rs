@@ -27,6 +27,7 @@ use crate::{
     edge::{
         Edge,
         auth::{Auth, Identity},
+        gather::Gathers,
         hub::Hub,
         limits::Rates,
         sessions::Sessions,
@@ -337,7 +338,9 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     )
     .await
     .unwrap();
+    let (reads, presence): (Arc<dyn Reads>, Arc<dyn Bus>) = (store.clone(), bus.clone());
     let edge = Arc::new(Edge {
+        gathers: Gathers::new(&reads, &presence, Duration::from_secs(60)),
         hub,
         sessions: Arc::<Sessions>::default(),
         tasks,

@@ -96,3 +96,40 @@ async fn who_may_not_know_of_a_room_opens_nothing() {
     assert!(world.hub.find(stranger).is_none());
     assert!(world.hub.find(reader.room).is_some());
 }
+
+#[tokio::test]
+async fn of_many_who_join_at_once_one_reads_and_an_event_ends_what_it_read() {
+    let (world, mut reader) = one_reader(NEVER, 3).await;
+    let reads = AtomicUsize::new(0);
+    let room = reader.room;
+    let newest = async |session| {
+        let who = Reader::new(session, room, 0).who;
+        let joining = world.hub.join(room, who).await.unwrap();
+        let read = async {
+            let number = reads.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            let text = serde_json::value::RawValue::from_string(number.to_string()).unwrap();
+            Ok([text.into()].into())
+        };
+        let newest = joining.newest(read).await.unwrap();
+        (joining.live_from, newest[0].get().to_owned())
+    };
+    let joining = (10..110).map(&newest);
+    for (upto, read) in futures_util::future::join_all(joining).await {
+        assert_eq!((upto, read.as_str()), (3, "0"));
+    }
+    let events = world.truth.append(reader.room, 2);
+    world.bring(reader.room, &events);
+    reader.has(5).await;
+    assert_eq!(newest(200).await, (5, "1".to_owned()));
+    assert_eq!(newest(201).await, (5, "1".to_owned()));
+    // Something is known to exist that no socket here has seen: what is read now may be behind it.
+    world.truth.lock().down = true;
+    let events = world.truth.append(reader.room, 2);
+    world.bring(reader.room, &events[1..]);
+    while newest(202).await.1 == "1" {
+        tokio::task::yield_now().await;
+    }
+    let read = reads.load(Ordering::Relaxed);
+    assert_eq!(newest(203).await, (5, read.to_string()));
+}

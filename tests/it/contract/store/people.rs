@@ -9,6 +9,7 @@ use super::fixture::*;
 on_both! {
     a_room_is_found_until_it_is_deleted,
     membership_tells_room_and_member_at_once,
+    many_are_told_what_each_is_told_alone,
     members_come_by_user_id_page_by_page,
     rooms_of_a_user_come_by_room_id_page_by_page,
     public_rooms_come_page_by_page,
@@ -62,6 +63,41 @@ async fn membership_tells_room_and_member_at_once(store: Fixture) {
     );
     assert_eq!(membership(id, bob.id).await, Some((tea, None)));
     assert_eq!(membership(new_id(), ada.id).await, None);
+}
+
+async fn many_are_told_what_each_is_told_alone(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let tea = store.public_room(&ada).await;
+    store.say(tea, &ada, 1..=3).await;
+    let den = room(RoomKind::Private, &bob);
+    let den = store.put_room(den, &bob).await;
+    let nowhere = new_id();
+    let who = [
+        (den, ada.id),
+        (tea, bob.id),
+        (nowhere, ada.id),
+        (tea, ada.id),
+        (den, bob.id),
+        (tea, ada.id),
+    ];
+    let entries = store.reads.entries(&who).await.unwrap();
+    let mut unread = Vec::new();
+    for ((room, user), entry) in who.iter().zip(entries) {
+        unread.push(entry.as_ref().map(|entry| entry.unread));
+        let together = entry.map(|entry| (entry.room, entry.member));
+        let alone = store.reads.membership(*room, *user).await.unwrap();
+        assert_eq!(together, alone);
+    }
+    let expected = [Some(0), Some(0), None, Some(3), Some(0), Some(3)];
+    assert_eq!(unread, expected);
+    assert!(store.reads.entries(&[]).await.unwrap().is_empty());
+
+    let users = [bob.id, new_id(), ada.id, bob.id];
+    let accounts = store.reads.accounts(&users).await.unwrap();
+    assert_eq!(accounts.len(), users.len());
+    for (user, account) in users.iter().zip(accounts) {
+        assert_eq!(account, store.reads.account(*user).await.unwrap());
+    }
 }
 
 async fn members_come_by_user_id_page_by_page(store: Fixture) {

@@ -1,0 +1,56 @@
+//! `GET /v1/rooms/{room}/messages` for the newest page where it is kept, answered before the router looks at the request:
+//! the one read that every client repeats. Whatever is not exactly that, the router's endpoint answers, with every
+//! reason to refuse.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use poem::{
+    Endpoint, IntoResponse, Request, Response,
+    http::{Method, header},
+};
+use uuid::Uuid;
+
+use super::{page::MessagePage, payload::RawJson};
+use crate::{edge::Edge, protocol::check_limit};
+
+/// Asks the hub first, then `inner`.
+pub struct Recent<E> {
+    pub edge: Arc<Edge>,
+    pub inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Recent<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        match kept(&self.edge, &request) {
+            Some(page) => Ok(RawJson::<MessagePage>::of_bytes(page).into_response()),
+            None => self.inner.call(request).await,
+        }
+    }
+}
+
+fn kept(edge: &Edge, request: &Request) -> Option<Bytes> {
+    if *request.method() != Method::GET {
+        return None;
+    }
+    let path = request.uri().path().strip_prefix("/v1/rooms/")?;
+    let room = Uuid::try_parse(path.strip_suffix("/messages")?).ok()?;
+    let limit = match request.uri().query() {
+        None => None,
+        Some(query) => Some(number(query.strip_prefix("limit=")?)?),
+    };
+    let limit = check_limit(limit).ok()?;
+    let token = request
+        .header(header::AUTHORIZATION)?
+        .strip_prefix("Bearer ")?;
+    let identity = edge.auth.recognise(token).ok()?;
+    edge.hub.page(room, identity.user, limit)
+}
+
+/// Digits and nothing else, which need no decoding.
+fn number(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}

@@ -1,0 +1,302 @@
+//! Many who ask for the same kind of thing at the same time share one read. While a read is under way those who come
+//! wait for the next one, as commands do on their way to the queue: idle, a read of one and no delay; when everyone
+//! comes back after a restart, one read for hundreds. A read begins after all of its askers asked, so that nobody is
+//! told less than a read of their own would have told: this is no cache.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::{
+    bus::Bus,
+    error::{Error, Result},
+    model::{Account, RoomId, Timestamp, UserId},
+    store::{Entry, Reads},
+};
+
+/// Reads under way at once, so that a slow one does not hold up everyone.
+const READS: usize = 2;
+/// Keys in one read.
+const KEYS: usize = 256;
+/// What a read may take before its place is given to the next one.
+const WITHIN: Duration = Duration::from_secs(5);
+
+type Read<K, V> = dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>>> + Send + Sync;
+
+pub struct Gather<K, V> {
+    shared: Arc<Shared<K, V>>,
+}
+
+struct Shared<K, V> {
+    read: Box<Read<K, V>>,
+    state: Mutex<State<K, V>>,
+}
+
+struct State<K, V> {
+    waiting: Vec<Asked<K, V>>,
+    /// Reads under way.
+    reading: usize,
+}
+
+struct Asked<K, V> {
+    key: K,
+    answer: oneshot::Sender<Result<V>>,
+}
+
+impl<K: Send + 'static, V: Send + 'static> Gather<K, V> {
+    /// `read` answers each key, in the order given.
+    pub fn new<F>(read: impl Fn(Vec<K>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Vec<V>>> + Send + 'static,
+    {
+        Gather {
+            shared: Arc::new(Shared {
+                read: Box::new(move |keys| Box::pin(read(keys))),
+                state: Mutex::new(State {
+                    waiting: Vec::new(),
+                    reading: 0,
+                }),
+            }),
+        }
+    }
+
+    /// What a read that begins from now on says of `key`.
+    ///
+    /// # Errors
+    /// Those of the read, which all its askers get; `busy` where it takes too long.
+    pub async fn ask(&self, key: K) -> Result<V> {
+        let (answer, answered) = oneshot::channel();
+        let begins = {
+            let mut state = self.shared.lock();
+            state.waiting.push(Asked { key, answer });
+            let begins = state.reading < READS;
+            state.reading += usize::from(begins);
+            begins
+        };
+        if begins {
+            // A task of its own: whoever asked may give up, and the others still get their answer.
+            tokio::spawn(Shared::keep_reading(self.shared.clone()));
+        }
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Error::internal("a shared read broke off")))
+    }
+}
+
+impl<K, V> Shared<K, V> {
+    async fn keep_reading(shared: Arc<Self>) {
+        let mut reading = Reading {
+            shared,
+            ended: false,
+        };
+        while let Some(batch) = reading.next() {
+            let (keys, answers): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|asked| (asked.key, asked.answer))
+                .unzip();
+            let read = tokio::time::timeout(WITHIN, (reading.shared.read)(keys));
+            let result = match read.await {
+                Ok(result) => result,
+                Err(elapsed) => Err(Error::unavailable("store", elapsed)),
+            };
+            match result {
+                Ok(values) => {
+                    for (answer, value) in answers.into_iter().zip(values) {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(Ok(value));
+                    }
+                }
+                Err(error) => {
+                    for answer in answers {
+                        let _ = answer.send(Err(error.shared()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<K, V>> {
+        // The list is whole between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What every socket asks for when it comes.
+pub struct Gathers {
+    pub accounts: Gather<UserId, Option<Account>>,
+    pub entries: Gather<(RoomId, UserId), Option<Entry>>,
+    /// Says on the bus that someone is connected.
+    pub here: Gather<(UserId, Timestamp), ()>,
+}
+
+impl Gathers {
+    /// Users count as connected for `ttl`.
+    pub fn new(reads: &Arc<dyn Reads>, bus: &Arc<dyn Bus>, ttl: Duration) -> Self {
+        let (accounts, entries, bus) = (reads.clone(), reads.clone(), bus.clone());
+        Gathers {
+            accounts: Gather::new(move |users| {
+                let reads = accounts.clone();
+                async move { reads.accounts(&users).await }
+            }),
+            entries: Gather::new(move |who| {
+                let reads = entries.clone();
+                async move { reads.entries(&who).await }
+            }),
+            here: Gather::new(move |users| {
+                let bus = bus.clone();
+                async move {
+                    bus.here(&users, ttl).await?;
+                    Ok(vec![(); users.len()])
+                }
+            }),
+        }
+    }
+}
+
+/// One of the reads under way; it counts until it ends, even by a panic.
+struct Reading<K, V> {
+    shared: Arc<Shared<K, V>>,
+    ended: bool,
+}
+
+impl<K, V> Reading<K, V> {
+    /// The next to be read; `None` ends it.
+    fn next(&mut self) -> Option<Vec<Asked<K, V>>> {
+        let mut state = self.shared.lock();
+        state.waiting.retain(|asked| !asked.answer.is_closed());
+        if state.waiting.is_empty() {
+            // Under the same lock, so that whoever asks next begins a read.
+            state.reading -= 1;
+            state.waiting = Vec::new();
+            self.ended = true;
+            return None;
+        }
+        let many = state.waiting.len().min(KEYS);
+        Some(state.waiting.drain(..many).collect())
+    }
+}
+
+impl<K, V> Drop for Reading<K, V> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.lock().reading -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
+    fn gather() -> (
+        Arc<Gather<u32, (u32, usize)>>,
+        Arc<Semaphore>,
+        Arc<AtomicU32>,
+    ) {
+        let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
+        let (gate, count) = (permits.clone(), begun.clone());
+        let gather = Gather::new(move |keys: Vec<u32>| {
+            let gate = gate.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                assert!(!keys.contains(&0), "a read that panics");
+                if keys.contains(&u32::MAX) {
+                    return Err(Error::not_found("key"));
+                }
+                Ok(keys.iter().map(|key| (key * 2, keys.len())).collect())
+            }
+        });
+        (Arc::new(gather), permits, begun)
+    }
+
+    async fn until(begun: &AtomicU32, count: u32) {
+        let reached = async {
+            while begun.load(Ordering::SeqCst) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reached)
+            .await
+            .unwrap();
+    }
+
+    /// As many reads under way as may be, so that the next askers wait.
+    async fn busy(gather: &Arc<Gather<u32, (u32, usize)>>, begun: &AtomicU32, key: u32) {
+        for read in 1..=READS as u32 {
+            let gather = gather.clone();
+            tokio::spawn(async move { gather.ask(key).await });
+            until(begun, read).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_a_read_is_under_way_shares_the_next_one() {
+        let (gather, permits, begun) = gather();
+        busy(&gather, &begun, 7).await;
+        let keys = 1..=KEYS as u32 + 1;
+        let all = join_all(keys.clone().map(|key| gather.ask(key)));
+        let release = async { permits.add_permits(10) };
+        let (answers, ()) = tokio::join!(all, release);
+        for (key, answer) in keys.zip(answers) {
+            let together = if key <= KEYS as u32 { KEYS } else { 1 };
+            assert_eq!(answer.unwrap(), (key * 2, together));
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), READS as u32 + 2);
+        assert_eq!(gather.ask(3).await.unwrap(), (6, 1), "idle again");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_to_all_of_its_askers_and_to_no_one_else() {
+        let (gather, permits, begun) = gather();
+        busy(&gather, &begun, 7).await;
+        let all = join_all([1, u32::MAX, 2].map(|key| gather.ask(key)));
+        let (answers, ()) = tokio::join!(all, async { permits.add_permits(10) });
+        for answer in answers {
+            assert_eq!(answer.unwrap_err().code, crate::error::Code::NotFound);
+        }
+        assert_eq!(gather.ask(3).await.unwrap(), (6, 1));
+    }
+
+    #[tokio::test]
+    async fn nobody_reads_for_those_who_gave_up() {
+        let (gather, permits, begun) = gather();
+        busy(&gather, &begun, 7).await;
+        let gone = tokio::spawn({
+            let gather = gather.clone();
+            async move { gather.ask(u32::MAX).await }
+        });
+        tokio::task::yield_now().await;
+        gone.abort();
+        let _ = gone.await;
+        let (answer, ()) = tokio::join!(gather.ask(1), async { permits.add_permits(10) });
+        assert_eq!(answer.unwrap(), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_keeps_no_place() {
+        let (gather, permits, begun) = gather();
+        busy(&gather, &begun, 0).await;
+        permits.add_permits(READS);
+        let reached = async {
+            while gather.shared.lock().reading > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reached)
+            .await
+            .unwrap();
+        permits.add_permits(1);
+        assert_eq!(gather.ask(2).await.unwrap(), (4, 1));
+    }
+}

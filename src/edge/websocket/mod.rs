@@ -1,0 +1,420 @@
+//! The server's half of a WebSocket (RFC 6455), without extensions. It keeps no buffer between messages: what is read
+//! goes over the stack, what is written is gathered in a buffer that a thread's sockets share, and only what is begun
+//! and not whole stays with the socket. An idle socket costs its struct.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    future::poll_fn,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// Bytes read at once.
+const READ: usize = 8 * 1024;
+/// Bytes gathered before they are written; the last frame may pass it.
+const WRITE: usize = 32 * 1024;
+/// The longest payload of a control frame, as is the longest reason of a close frame with its code (RFC 6455, 5.5).
+const MAX_CONTROL: usize = 125;
+
+/// How long a peer that sent what it may not must be quiet before the connection is closed.
+const QUIET: Duration = Duration::from_millis(500);
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// What the peer sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    Text(Utf8Bytes),
+    Binary,
+    /// Something that needs nothing from us.
+    Nothing,
+}
+
+/// Why there is nothing more to receive.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// There is nobody to tell any more.
+    Gone,
+    /// A message over the limit, in bytes.
+    TooLong(usize),
+    /// Not what the protocol allows.
+    Malformed(&'static str),
+}
+
+const PROTOCOL: Broken = Broken::Malformed("not the WebSocket protocol");
+
+impl From<std::io::Error> for Broken {
+    fn from(_: std::io::Error) -> Self {
+        Broken::Gone
+    }
+}
+
+pub(super) struct WebSocket<S> {
+    stream: S,
+    max_message: usize,
+    /// Read, and where that begins which is not taken yet.
+    reading: Vec<u8>,
+    taken: usize,
+    /// The message whose last fragment has not come.
+    fragments: Option<Box<Fragments>>,
+    /// Framed, and not yet taken by the system.
+    unsent: Vec<u8>,
+    /// The answer to the last ping that could not go out yet.
+    pong: Option<Box<[u8]>>,
+    /// What comes cannot be understood any more.
+    lost: bool,
+    /// Our goodbye is on its way.
+    closing: bool,
+}
+
+struct Fragments {
+    text: bool,
+    payload: Vec<u8>,
+}
+
+/// A whole frame, next in what was read.
+struct Frame {
+    last: bool,
+    opcode: u8,
+    mask: [u8; 4],
+    /// Where the payload begins, and where it ends.
+    from: usize,
+    to: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// On a stream whose handshake is done; messages from the peer may have `max_message` bytes.
+    pub fn new(stream: S, max_message: usize) -> Self {
+        WebSocket {
+            stream,
+            max_message,
+            reading: Vec::new(),
+            taken: 0,
+            fragments: None,
+            unsent: Vec::new(),
+            pong: None,
+            lost: false,
+            closing: false,
+        }
+    }
+
+    // ---- reading
+
+    /// The next thing from the peer, whose pings and goodbye are answered here. Cancel-safe.
+    pub async fn receive(&mut self) -> Result<Received, Broken> {
+        let received = poll_fn(|cx| self.poll_receive(cx)).await;
+        self.lost |= matches!(received, Err(Broken::TooLong(_) | Broken::Malformed(_)));
+        received
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
+        if !self.unsent.is_empty() || self.pong.is_some() {
+            // Whoever writes waits for it; here nobody does.
+            if let Poll::Ready(sent) = self.poll_unsent(cx) {
+                sent?;
+            }
+        }
+        loop {
+            if let Some(frame) = self.frame()? {
+                return self.take(&frame, cx).into();
+            }
+            self.reading.drain(..std::mem::take(&mut self.taken));
+            if ready!(self.poll_more(cx))? == 0 {
+                return Poll::Ready(Err(Broken::Gone));
+            }
+        }
+    }
+
+    /// Reads once; 0 at the end of the stream.
+    fn poll_more(&mut self, cx: &mut Context) -> Poll<Result<usize, Broken>> {
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut space = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        self.reading.extend_from_slice(space.filled());
+        Poll::Ready(Ok(space.filled().len()))
+    }
+
+    /// The next frame, if all of it is here.
+    fn frame(&self) -> Result<Option<Frame>, Broken> {
+        let bytes = &self.reading[self.taken..];
+        let &[first, second, ref rest @ ..] = bytes else {
+            return Ok(None);
+        };
+        let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
+        let control = opcode & 0x08 != 0;
+        let known = matches!(opcode, 0..=BINARY | CLOSE..=PONG);
+        // Bits that only extensions use, and frames that no client may send.
+        if first & 0x70 != 0 || second & 0x80 == 0 || !known {
+            return Err(PROTOCOL);
+        }
+        let (length, head) = match second & 0x7f {
+            126 => match rest.first_chunk() {
+                Some(length) => (u16::from_be_bytes(*length).into(), 4),
+                None => return Ok(None),
+            },
+            127 => match rest.first_chunk() {
+                Some(length) => (u64::from_be_bytes(*length), 10),
+                None => return Ok(None),
+            },
+            short => (u64::from(short), 2),
+        };
+        if control && (!last || length > MAX_CONTROL as u64) {
+            return Err(PROTOCOL);
+        }
+        let before = self.fragments.as_ref().map_or(0, |f| f.payload.len());
+        let length = match usize::try_from(length) {
+            Ok(length) if control || length <= self.max_message.saturating_sub(before) => length,
+            _ => return Err(Broken::TooLong(self.max_message)),
+        };
+        let Some(mask) = bytes.get(head..).and_then(|rest| rest.first_chunk()) else {
+            return Ok(None);
+        };
+        let from = head + mask.len();
+        Ok((bytes.len() - from >= length).then_some(Frame {
+            last,
+            opcode,
+            mask: *mask,
+            from,
+            to: from + length,
+        }))
+    }
+
+    /// Takes the frame out of what was read, and does what it asks for.
+    fn take(&mut self, frame: &Frame, cx: &mut Context) -> Result<Received, Broken> {
+        let bytes = &self.reading[self.taken..];
+        let mut payload = bytes[frame.from..frame.to].to_vec();
+        if frame.to == bytes.len() {
+            (self.reading, self.taken) = (Vec::new(), 0);
+        } else {
+            self.taken += frame.to;
+        }
+        for (at, byte) in payload.iter_mut().enumerate() {
+            *byte ^= frame.mask[at % 4];
+        }
+        match frame.opcode {
+            PING => {
+                self.pong = Some(payload.into());
+                if let Poll::Ready(sent) = self.poll_unsent(cx) {
+                    sent?;
+                }
+                Ok(Received::Nothing)
+            }
+            PONG => Ok(Received::Nothing),
+            CLOSE => {
+                let answer = closing(&payload)?;
+                if !self.closing {
+                    frame_into(&mut self.unsent, CLOSE, &answer);
+                    let _ = self.poll_unsent(cx);
+                }
+                Err(Broken::Gone)
+            }
+            opcode => self.data(opcode, frame.last, payload),
+        }
+    }
+
+    fn data(&mut self, opcode: u8, last: bool, payload: Vec<u8>) -> Result<Received, Broken> {
+        let (text, payload) = match (opcode, self.fragments.take()) {
+            (0, None) | (TEXT | BINARY, Some(_)) => return Err(PROTOCOL),
+            (0, Some(mut fragments)) => {
+                fragments.payload.extend_from_slice(&payload);
+                if !last {
+                    self.fragments = Some(fragments);
+                    return Ok(Received::Nothing);
+                }
+                (fragments.text, fragments.payload)
+            }
+            (opcode, None) => {
+                let text = opcode == TEXT;
+                if !last {
+                    self.fragments = Some(Box::new(Fragments { text, payload }));
+                    return Ok(Received::Nothing);
+                }
+                (text, payload)
+            }
+            (_, Some(_)) => return Err(PROTOCOL),
+        };
+        if !text {
+            return Ok(Received::Binary);
+        }
+        String::from_utf8(payload)
+            .map(|text| Received::Text(text.into()))
+            .map_err(|_| Broken::Malformed("text frames are UTF-8"))
+    }
+
+    // ---- writing
+
+    /// Writes all the items as texts. Cancelled, what is left of the items stays there, and what is left of a frame is
+    /// written before anything else.
+    pub async fn write<T>(
+        &mut self,
+        items: &mut VecDeque<T>,
+        render: fn(&T) -> Utf8Bytes,
+    ) -> Result<(), Broken> {
+        poll_fn(|cx| {
+            loop {
+                ready!(self.poll_unsent(cx))?;
+                if items.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                let mut out = Gathered::take();
+                while out.bytes.len() < WRITE
+                    && let Some(item) = items.pop_front()
+                {
+                    frame_into(&mut out.bytes, TEXT, render(&item).as_bytes());
+                }
+                self.poll_gathered(cx, &out.bytes)?;
+            }
+        })
+        .await
+    }
+
+    /// One text, at once.
+    pub async fn send(&mut self, text: &str) -> Result<(), Broken> {
+        self.control(TEXT, text.as_bytes()).await
+    }
+
+    pub async fn ping(&mut self) -> Result<(), Broken> {
+        self.control(PING, b"").await
+    }
+
+    async fn control(&mut self, opcode: u8, payload: &[u8]) -> Result<(), Broken> {
+        frame_into(&mut self.unsent, opcode, payload);
+        poll_fn(|cx| self.poll_unsent(cx)).await
+    }
+
+    /// Tells the peer that this is the end, and waits for its answer. If what it sends cannot be understood, waits until
+    /// it is quiet instead: a connection that is closed with bytes unread is reset, and the peer may not see why.
+    pub async fn close(&mut self, code: u16, reason: &str) {
+        let mut payload = Vec::with_capacity(MAX_CONTROL);
+        payload.extend_from_slice(&code.to_be_bytes());
+        let end = reason.floor_char_boundary(MAX_CONTROL - payload.len());
+        payload.extend_from_slice(&reason.as_bytes()[..end]);
+        self.closing = true;
+        if self.control(CLOSE, &payload).await.is_err() {
+            return;
+        }
+        while !self.lost {
+            if self.receive().await == Err(Broken::Gone) {
+                return;
+            }
+        }
+        loop {
+            (self.reading, self.taken) = (Vec::new(), 0);
+            let more = tokio::time::timeout(QUIET, poll_fn(|cx| self.poll_more(cx)));
+            if !matches!(more.await, Ok(Ok(1..))) {
+                return;
+            }
+        }
+    }
+
+    /// Writes what could not be written before.
+    fn poll_unsent(&mut self, cx: &mut Context) -> Poll<Result<(), Broken>> {
+        loop {
+            if self.unsent.is_empty() {
+                self.unsent = Vec::new();
+                match self.pong.take() {
+                    Some(payload) => frame_into(&mut self.unsent, PONG, &payload),
+                    None => {
+                        return Pin::new(&mut self.stream)
+                            .poll_flush(cx)
+                            .map_err(Broken::from);
+                    }
+                }
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.unsent))? {
+                0 => return Poll::Ready(Err(Broken::Gone)),
+                written => drop(self.unsent.drain(..written)),
+            }
+        }
+    }
+
+    /// Writes as much as the system takes now, and keeps the rest.
+    fn poll_gathered(&mut self, cx: &mut Context, mut bytes: &[u8]) -> Result<(), Broken> {
+        while !bytes.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
+                Poll::Ready(0) => return Err(Broken::Gone),
+                Poll::Ready(written) => bytes = &bytes[written..],
+                Poll::Pending => {
+                    self.unsent.extend_from_slice(bytes);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The payload of the answer to a close frame.
+fn closing(payload: &[u8]) -> Result<Vec<u8>, Broken> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload {
+            [] => Ok(Vec::new()),
+            _ => Err(PROTOCOL),
+        };
+    };
+    if std::str::from_utf8(reason).is_err() {
+        return Err(PROTOCOL);
+    }
+    // Those of RFC 6455, 7.4 that may be sent, and those of libraries and applications.
+    match u16::from_be_bytes(*code) {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code.to_vec()),
+        _ => Err(PROTOCOL),
+    }
+}
+
+fn frame_into(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.reserve(payload.len() + 10);
+    out.push(0x80 | opcode);
+    match payload.len() {
+        short @ ..126 => out.push(short as u8),
+        middle @ ..0x1_0000 => {
+            out.push(126);
+            out.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            out.push(127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
+thread_local! {
+    static GATHERED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The thread's buffer for what goes out, empty; given back when dropped.
+struct Gathered {
+    bytes: Vec<u8>,
+}
+
+impl Gathered {
+    fn take() -> Self {
+        Gathered {
+            bytes: GATHERED.take(),
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        // One frame may have been a large one.
+        bytes.shrink_to(2 * WRITE);
+        GATHERED.set(bytes);
+    }
+}
