@@ -1,4 +1,7 @@
 //! E-mail over one's own server (RFC 5321), by `lettre`. A 4yz answer is worth another try, a 5yz is not.
+//!
+//! Each mail has a connection of its own: `lettre`'s pool takes back one that a timeout broke off in the middle, and the
+//! next mail would read the answers to that one as its own.
 
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use lettre::{
         Mailbox, MultiPart,
         header::{HeaderName, HeaderValue},
     },
-    transport::smtp,
+    transport::smtp::{self, response::Severity},
 };
 
 use super::{Answer, Channel, Outgoing, Verdict};
@@ -78,7 +81,11 @@ impl Channel for Smtp {
         };
         match tokio::time::timeout(self.timeout, self.transport.send(mail)).await {
             Ok(Ok(response)) => Answer {
-                verdict: Verdict::Sent { provider_id: None },
+                verdict: match response.code().severity {
+                    Severity::PositiveCompletion => Verdict::Sent { provider_id: None },
+                    // What a server should not end with.
+                    _ => Verdict::Unknown { after: None },
+                },
                 said: response.code().to_string(),
             },
             Ok(Err(error)) => meaning(&error),

@@ -26,7 +26,9 @@ const server = new SMTPServer({
   onRcptTo({ address }, _session, done) {
     const code = codes.get(address)?.shift();
     say({ asked: address, code: code ?? 250 });
-    done(code ? refusal(code) : undefined);
+    // 0 is for late.
+    if (code === 0) setTimeout(done, 2500);
+    else done(code ? refusal(code) : undefined);
   },
   onData(stream, session, done) {
     simpleParser(stream).then((mail) => {

@@ -62,7 +62,7 @@ impl MailServer {
             .unwrap_or_else(|_| panic!("the mail server says nothing of {kind}"))
     }
 
-    /// The answers to the next times that this address is asked for; after them it is taken.
+    /// The answers to the next times that this address is asked for, 0 for none within 2.5 s; after them it is taken.
     pub async fn answer(&mut self, address: &str, codes: &[u16]) {
         let line = format!("{}\n", json!({"address": address, "codes": codes}));
         let written = self.stdin.write_all(line.as_bytes()).await;

@@ -76,6 +76,23 @@ async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
     let begin = format!("List-Unsubscribe: <https://chat.example.com/v1/unsubscribe/{delivery}/");
     assert!(link.starts_with(&begin) && link.ends_with('>'), "{link}");
 
+    // An answer that comes too late is not taken for one to the next mail.
+    server.answer(address, &[0]).await;
+    let message = say(&chat, &ada, room, "are you there?").await;
+    let told = row(&chat, &ada, &message, is("sent")).await;
+    let answers = [
+        &told["attempts"][0]["answer"],
+        &told["attempts"][1]["answer"],
+    ];
+    assert_eq!(
+        answers,
+        ["the server did not answer in time", "250"],
+        "{told}"
+    );
+    let mail = server.mail().await;
+    let text = mail["text"].as_str().expect("text");
+    assert!(text.contains("are you there?"), "{text}");
+
     // A mailbox that is none is asked for once and never again.
     server.answer(address, &[550, 550]).await;
     let message = say(&chat, &ada, room, "again").await;
