@@ -210,7 +210,8 @@ struct Sender {
     id: Uuid,
 }
 
-#[tokio::test]
+// Whoever counts processes must not hold up the line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_from_zero_and_back_whoever_dies() {
     let chat = cluster().await;
     // The autoscaler and its workers reach the broker by a line that can be cut; the edges have their own.

@@ -22,6 +22,7 @@ use std::{future::Future, time::Duration};
 pub use deployment::{Chat, Kind, User};
 pub use rest::Rest;
 pub use socket::Socket;
+use tokio::time::MissedTickBehavior;
 
 /// How long anything may take before a test gives up on it. Generous: a loaded machine is no failure.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -54,6 +55,8 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
 ) -> T {
     let asking = async {
         let mut pause = tokio::time::interval(Duration::from_millis(20));
+        // A question that takes longer than the pause must leave the others in this process some time, too.
+        pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             pause.tick().await;
             if let Some(answer) = ask().await {

@@ -10,7 +10,8 @@ use crate::{
 /// The most workers there may be.
 const MOST: usize = 3;
 
-#[tokio::test]
+// Whoever counts processes must not hold up the load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_while_the_pool_works() {
     let broker = OwnBroker::start("pool").await;
     let chat = plan()
