@@ -4,12 +4,13 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::Instant,
@@ -150,14 +151,6 @@ impl MemoryBus {
             })),
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
-    }
-}
-
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inner {
@@ -237,7 +230,7 @@ impl Inner {
 /// Waits until the listener has taken something, then tells it what happened and lets it have messages again.
 async fn restore(inner: Weak<Mutex<Inner>>, id: u64) {
     let Some(sender) = inner.upgrade().and_then(|inner| {
-        let inner = lock(&inner);
+        let inner = inner.lock();
         inner
             .listeners
             .get(&id)
@@ -251,7 +244,7 @@ async fn restore(inner: Weak<Mutex<Inner>>, id: u64) {
     };
     if let Some(inner) = inner.upgrade() {
         // Under the lock: nothing comes between the two, and nothing is missed after them.
-        let mut inner = lock(&inner);
+        let mut inner = inner.lock();
         for (place, news) in places.zip([Incoming::Lost, Incoming::Restored]) {
             place.send(news);
         }
@@ -269,7 +262,7 @@ struct MemorySubscriptions {
 #[async_trait]
 impl Subscriptions for MemorySubscriptions {
     async fn subscribe(&self, channels: &[Channel]) -> Result<bool> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let Some(listener) = inner.listeners.get_mut(&self.id) else {
             return Ok(false);
         };
@@ -281,7 +274,7 @@ impl Subscriptions for MemorySubscriptions {
     }
 
     async fn unsubscribe(&self, channels: &[Channel]) -> Result<()> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         for channel in channels {
             if let Some(listener) = inner.listeners.get_mut(&self.id) {
                 listener.channels.remove(channel);
@@ -297,7 +290,7 @@ impl Bus for MemoryBus {
     async fn publish(&self, publications: &Publications) -> Result<()> {
         let mut fallen = Vec::new();
         {
-            let mut inner = self.lock();
+            let mut inner = self.inner.lock();
             for room in &publications.stale {
                 inner.recent.take(room);
             }
@@ -326,7 +319,7 @@ impl Bus for MemoryBus {
 
     async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let deaf = inner
             .listeners
             .iter()
@@ -352,7 +345,7 @@ impl Bus for MemoryBus {
     }
 
     async fn recent(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         Ok(inner
             .recent
             .get(&room)
@@ -361,19 +354,20 @@ impl Bus for MemoryBus {
     }
 
     async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<()> {
-        self.lock()
+        self.inner
+            .lock()
             .values
             .put(key.to_owned(), value.to_owned(), ttl);
         Ok(())
     }
 
     async fn take(&self, key: &str) -> Result<Option<String>> {
-        Ok(self.lock().values.take(&key.to_owned()))
+        Ok(self.inner.lock().values.take(&key.to_owned()))
     }
 
     async fn hit(&self, key: &str, window: Duration) -> Result<u64> {
         let key = key.to_owned();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if let Some(count) = inner.hits.get(&key) {
             *count += 1;
             return Ok(*count);
@@ -383,7 +377,7 @@ impl Bus for MemoryBus {
     }
 
     async fn count(&self, additions: &[(&str, u64)], ttl: Duration) -> Result<Vec<u64>> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let totals = additions.iter().map(|(key, addition)| {
             let key = (*key).to_owned();
             let total = inner.counters.get(&key).map_or(0, |total| *total) + addition;
@@ -397,7 +391,7 @@ impl Bus for MemoryBus {
 
     async fn lead(&self, key: &str, holder: Uuid, ttl: Duration) -> Result<bool> {
         let key = key.to_owned();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner
             .leaders
             .get(&key)
@@ -411,7 +405,7 @@ impl Bus for MemoryBus {
 
     async fn resign(&self, key: &str, holder: Uuid) -> Result<()> {
         let key = key.to_owned();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.leaders.get(&key) == Some(&mut { holder }) {
             inner.leaders.take(&key);
         }
@@ -419,7 +413,7 @@ impl Bus for MemoryBus {
     }
 
     async fn occupy(&self, key: &str, holder: Uuid, places: u32, ttl: Duration) -> Result<bool> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let taken = inner
             .places
             .entry(key.to_owned())
@@ -435,7 +429,7 @@ impl Bus for MemoryBus {
     }
 
     async fn vacate(&self, key: &str, holder: Uuid) -> Result<()> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if let Some(taken) = inner.places.get_mut(key) {
             taken.entries.remove(&holder);
             if taken.entries.is_empty() {
@@ -446,7 +440,7 @@ impl Bus for MemoryBus {
     }
 
     async fn beat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.workers.put(worker, (), ttl);
         let now = Instant::now();
         let alive = inner
@@ -458,12 +452,12 @@ impl Bus for MemoryBus {
     }
 
     async fn retire(&self, worker: WorkerId) -> Result<()> {
-        self.lock().workers.take(&worker);
+        self.inner.lock().workers.take(&worker);
         Ok(())
     }
 
     async fn here(&self, users: &[(UserId, Timestamp)], ttl: Duration) -> Result<()> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         for (user, active) in users {
             inner.connected.prolong(*user, (), ttl);
             let known = inner.active.get(user).copied();
@@ -474,7 +468,7 @@ impl Bus for MemoryBus {
     }
 
     async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let presence = users.iter().map(|user| Presence {
             connected: inner.connected.get(user).is_some(),
             active: inner.active.get(user).copied(),

@@ -3,12 +3,10 @@
 //! comes back after a restart, one read for hundreds. A read begins after all of its askers asked, so that nobody is
 //! told less than a read of their own would have told: this is no cache.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -121,7 +119,7 @@ impl<K, V> Shared<K, V> {
 
     fn lock(&self) -> MutexGuard<'_, State<K, V>> {
         // The list is whole between any two statements.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

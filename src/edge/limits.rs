@@ -2,9 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     error::{Code, Error, Result},
@@ -28,7 +30,7 @@ impl Rates {
 
     /// The user's bucket. It is forgotten when nobody holds it and it is full again.
     pub fn of(&self, user: UserId) -> Arc<Bucket> {
-        let mut buckets = lock(&self.buckets);
+        let mut buckets = self.buckets.lock();
         // Once in a while, so that users who left do not pile up.
         if buckets.len() == buckets.capacity() {
             let now = Instant::now();
@@ -67,11 +69,11 @@ impl Bucket {
     }
 
     fn is_full_at(&self, now: Instant) -> bool {
-        self.tokens_at(*lock(&self.state), now) >= self.burst
+        self.tokens_at(*self.state.lock(), now) >= self.burst
     }
 
     fn take_at(&self, now: Instant) -> Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let tokens = self.tokens_at(*state, now);
         if tokens >= 1.0 {
             *state = (tokens - 1.0, now);
@@ -87,10 +89,6 @@ impl Bucket {
             )
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -122,10 +120,10 @@ mod tests {
         for n in 1..1000 {
             rates.of(UserId::from_u128(n));
         }
-        let state = *lock(&rates.of(UserId::nil()).state);
+        let state = *rates.of(UserId::nil()).state.lock();
         assert!(state.0 < 3.0, "a user cannot get a new one by coming again");
         assert!(
-            lock(&rates.buckets).len() < 1000,
+            rates.buckets.lock().len() < 1000,
             "those of others are forgotten"
         );
     }

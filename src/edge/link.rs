@@ -18,10 +18,6 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every link is a WebSocket: a box would only add to it"
-)]
 pub(super) enum Link {
     WebSocket(WebSocket),
     Polling(Polling),

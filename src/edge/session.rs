@@ -4,12 +4,13 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -77,7 +78,7 @@ impl Seated {
 
     /// The rooms it has a place in.
     pub fn rooms(&self) -> MutexGuard<'_, HashSet<RoomId>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rooms.lock()
     }
 }
 

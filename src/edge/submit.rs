@@ -9,13 +9,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -120,7 +121,7 @@ impl Submitter {
         let key = job.command.key(job.actor);
         let partition =
             &self.partitions[usize::from(job::partition_of(key, self.limits.partitions))];
-        let mut buffer = lock(&partition.buffer);
+        let mut buffer = partition.buffer.lock();
         // As many again as the queue may hold would be a second backlog: a few batches are enough to keep it busy.
         if buffer.closed || buffer.waiting >= self.limits.batch_messages * 64 {
             metrics().commands_busy.inc();
@@ -173,7 +174,7 @@ impl Submitter {
     pub async fn call(&self, actor: UserId, command: Command) -> Result<Answer> {
         let number = self.next_number();
         let (tx, mut rx) = oneshot::channel();
-        lock(&self.waiting).insert(number, tx);
+        self.waiting.lock().insert(number, tx);
         let _forget = Forget(self, number);
         let reply = ReplyTo {
             edge: self.edge,
@@ -195,7 +196,7 @@ impl Submitter {
 
     /// A worker's answer has come.
     pub fn answered(&self, number: u64, outcome: Outcome) {
-        if let Some(waiting) = lock(&self.waiting).remove(&number) {
+        if let Some(waiting) = self.waiting.lock().remove(&number) {
             let _ = waiting.send(outcome);
         }
     }
@@ -213,7 +214,7 @@ impl Submitter {
         let place = &self.partitions[usize::from(partition)];
         loop {
             let next = {
-                let mut buffer = lock(&place.buffer);
+                let mut buffer = place.buffer.lock();
                 let next = buffer.batches.pop_front();
                 match &next {
                     Some(batch) => buffer.waiting -= batch.done.len(),
@@ -276,18 +277,11 @@ fn busy() -> Error {
     )
 }
 
-/// A lock whose holder panicked guards plain data that is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// A caller that went away is not waited for.
 struct Forget<'a>(&'a Submitter, u64);
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        lock(&self.0.waiting).remove(&self.1);
+        self.0.waiting.lock().remove(&self.1);
     }
 }

@@ -1,14 +1,12 @@
 //! A server that does nothing but move bytes: poem answers `/static` with a page from memory and upgrades `/ws`; beside
 //! it, plain tokio sockets where every text that one sends is answered by a finished frame to all in its room.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use clap::Args;
 use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
 use poem::{
     EndpointExt, Route, Server, get, handler, http::StatusCode, listener::TcpListener as Listener,
     web::Data,
@@ -139,7 +137,7 @@ async fn socket(mut stream: TcpStream, room: &Room, frame: &[u8]) -> std::io::Re
         .write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
         .await?;
     let (due, mut frames) = mpsc::unbounded_channel();
-    lock(room).push(due);
+    room.lock().push(due);
     let (mut reading, mut writing) = stream.into_split();
     let mut out = Vec::new();
     let mut heard = Reassembly::default();
@@ -156,16 +154,11 @@ async fn socket(mut stream: TcpStream, room: &Room, frame: &[u8]) -> std::io::Re
             }
             texts = heard.texts(&mut reading) => {
                 for _ in 0..texts? {
-                    lock(room).retain(|member| member.send(()).is_ok());
+                    room.lock().retain(|member| member.send(()).is_ok());
                 }
             }
         }
     }
-}
-
-fn lock(room: &Room) -> std::sync::MutexGuard<'_, Vec<mpsc::UnboundedSender<()>>> {
-    room.lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Counts the frames that come, whatever is in them.

@@ -3,11 +3,7 @@
 //! silent counts as gone, and so does a reader that falls behind: its connection is dropped rather than memory
 //! filled.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +12,7 @@ use deadpool_redis::redis::{
     aio::{PubSubSink, PubSubStream},
 };
 use futures_util::StreamExt;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -60,7 +57,7 @@ struct Change {
 
 impl Shared {
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanted.lock()
     }
 }
 

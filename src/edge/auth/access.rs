@@ -1,12 +1,9 @@
 //! Access tokens: JWT (RFC 7519), HS256 and nothing else. Short-lived, since they cannot be revoked.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
@@ -123,7 +120,7 @@ impl AccessTokens {
     pub fn recognise(&self, token: &str) -> Result<Identity> {
         let now = Timestamp::now().millis() as u64 / 1000;
         // The maps are whole between any two statements.
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.known.lock();
         if let Some(identity) = known().find(token, now) {
             return Ok(identity);
         }
@@ -184,7 +181,7 @@ mod tests {
         forged.pop();
         assert!(tokens.recognise(&forged).is_err());
         let exp = tokens.claims(&token).unwrap().exp;
-        let mut known = tokens.known.lock().unwrap();
+        let mut known = tokens.known.lock();
         assert_eq!(known.find(&token, exp), Some(who));
         assert_eq!(known.find(&token, exp + 1), None);
     }

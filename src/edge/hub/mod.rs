@@ -14,11 +14,13 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 pub use pages::Newest;
 use pages::Taken;
@@ -179,7 +181,9 @@ impl Hub {
 
     async fn open(self: &Arc<Self>, id: RoomId) -> Result<Arc<Room>> {
         let _opening = self.opening.read().await;
-        let room = lock(self.shard(id))
+        let room = self
+            .shard(id)
+            .lock()
             .entry(id)
             .or_insert_with(|| {
                 metrics().rooms_subscribed.inc();
@@ -396,7 +400,7 @@ impl Hub {
         let _closing = self.opening.write().await;
         let mut gone = Vec::new();
         for shard in &self.shards {
-            lock(shard).retain(|id, room| {
+            shard.lock().retain(|id, room| {
                 room.lock().pages.forget_old();
                 // A joiner holds the room while it takes its seat.
                 let keep = !room.is_empty() || Arc::strong_count(room) > 1;
@@ -415,13 +419,13 @@ impl Hub {
     fn rooms(&self) -> Vec<Arc<Room>> {
         let mut rooms = Vec::new();
         for shard in &self.shards {
-            rooms.extend(lock(shard).values().cloned());
+            rooms.extend(shard.lock().values().cloned());
         }
         rooms
     }
 
     fn find(&self, room: RoomId) -> Option<Arc<Room>> {
-        lock(self.shard(room)).get(&room).cloned()
+        self.shard(room).lock().get(&room).cloned()
     }
 
     fn shard(&self, room: RoomId) -> &Mutex<HashMap<RoomId, Arc<Room>>> {
@@ -482,9 +486,4 @@ impl Drop for Joining {
             self.hub.leave(self.room.id, &self.who);
         }
     }
-}
-
-/// Plain data, whole between any two statements, even if a holder panicked.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

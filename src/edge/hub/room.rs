@@ -1,17 +1,12 @@
 //! One room on this edge: its sockets, the last number they were given, and what waits for a hole to be filled.
 //! Nothing here waits or does I/O.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OnceCell;
 
-use super::{
-    lock,
-    pages::{Pages, Taken},
-};
+use super::pages::{Pages, Taken};
 use crate::{
     edge::{outbox::Frame, session::Seated},
     model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq},
@@ -91,7 +86,7 @@ impl Room {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock()
     }
 }
 

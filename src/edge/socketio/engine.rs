@@ -4,9 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use poem::{Request, Response, http::header};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -130,7 +131,7 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Handle>>> {
-        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
+        self.polling.lock()
     }
 }
 

@@ -4,12 +4,13 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use poem::{
     Body, Response,
     error::ReadBodyError,
@@ -48,7 +49,7 @@ pub(super) struct Poll(Mutex<Option<oneshot::Sender<String>>>);
 
 impl Poll {
     fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Ends the poll that waits, if one does.

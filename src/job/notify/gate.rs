@@ -2,11 +2,9 @@
 //! many times in a row, and no faster, and with no more requests at once, than its provider allows: both are counted on
 //! the bus, all workers together. Nothing here is kept: a new process tries for itself.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::RngExt;
 use uuid::Uuid;
 
@@ -63,8 +61,8 @@ impl Gate {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     /// How long it is closed yet, with jitter so that not everyone comes at once, and whether for our credentials.

@@ -3,11 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::queue::Partition;
 
@@ -109,9 +108,7 @@ impl Backlog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Sizes>> {
-        self.partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.partitions.lock()
     }
 }
 

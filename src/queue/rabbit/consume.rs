@@ -5,10 +5,7 @@
 //! a low rate costs as much as the payload's own. Payloads whose acknowledgement is lost with a worker come again, as
 //! they would had it died a moment earlier.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +15,7 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -230,7 +228,7 @@ struct Marks {
 
 impl Acks {
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.marks.lock()
     }
 
     /// Under the lock, so that no tag follows a higher one: the broker closes the channel for that.

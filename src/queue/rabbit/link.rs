@@ -4,7 +4,7 @@
 use std::{
     future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use lapin::{
     Connection, ConnectionProperties, Event,
     uri::{AMQPScheme, AMQPUri},
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -104,7 +105,7 @@ impl Link {
         if timeout(patience, self.established()).await.is_ok() {
             return Ok(());
         }
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = self.failure.lock();
         let reason = match failure.as_str() {
             "" => "no connection yet",
             reason => reason,
@@ -197,10 +198,7 @@ async fn keep(
                 }
             }
             Err(failure) => {
-                last_failure
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone_from(&failure.reason);
+                last_failure.lock().clone_from(&failure.reason);
                 suspicious = failure.timed_out;
                 if reported {
                     debug!(role, error = failure.reason, "RabbitMQ still not reachable");

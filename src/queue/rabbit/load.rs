@@ -10,12 +10,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex as Lock, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future;
 use lapin::Channel;
+use parking_lot::{Mutex as Lock, MutexGuard};
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::timeout};
 use tracing::{debug, info, warn};
@@ -152,14 +153,14 @@ struct Delays {
 impl Delays {
     /// `None` while it is not known.
     fn seen(&self) -> Option<Vec<Delayed>> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock();
         let (at, delayed) = seen.as_ref()?;
         (at.elapsed() < FETCHED_LONG_AGO).then(|| delayed.clone())
     }
 
     async fn refresh(self: &Arc<Self>, link: &Link, settings: &Settings) {
         {
-            let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut started = self.started.lock();
             if started.is_some_and(|started| started.elapsed() < FETCH_EVERY) {
                 return;
             }
@@ -186,7 +187,7 @@ impl Delays {
             };
             match timeout(FETCHED_LONG_AGO, looking).await {
                 Ok(Ok(delayed)) => {
-                    let mut seen = this.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut seen = this.seen.lock();
                     *seen = Some((Instant::now(), delayed));
                 }
                 Ok(Err(error)) => {
@@ -295,7 +296,7 @@ impl Statistics {
             .collect())
     }
 
-    fn fetched(&self) -> std::sync::MutexGuard<'_, Fetched> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn fetched(&self) -> MutexGuard<'_, Fetched> {
+        self.fetched.lock()
     }
 }
