@@ -195,12 +195,11 @@ mod tests {
 
     use super::*;
 
+    /// Answers twice the key, and how many keys were read together.
+    type Doubled = Gather<u32, (u32, usize)>;
+
     /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
-    fn gather() -> (
-        Arc<Gather<u32, (u32, usize)>>,
-        Arc<Semaphore>,
-        Arc<AtomicU32>,
-    ) {
+    fn gather() -> (Arc<Doubled>, Arc<Semaphore>, Arc<AtomicU32>) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
         let (gate, count) = (permits.clone(), begun.clone());
         let gather = Gather::new(move |keys: Vec<u32>| {
@@ -230,7 +229,7 @@ mod tests {
     }
 
     /// As many reads under way as may be, so that the next askers wait.
-    async fn busy(gather: &Arc<Gather<u32, (u32, usize)>>, begun: &AtomicU32, key: u32) {
+    async fn busy(gather: &Arc<Doubled>, begun: &AtomicU32, key: u32) {
         for read in 1..=READS as u32 {
             let gather = gather.clone();
             tokio::spawn(async move { gather.ask(key).await });

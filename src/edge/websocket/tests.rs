@@ -28,6 +28,7 @@ async fn pair(room: usize) -> (WebSocket<DuplexStream>, WebSocketStream<DuplexSt
     (WebSocket::new(ours, MAX), client)
 }
 
+#[expect(clippy::ptr_arg, reason = "items are rendered by what they are")]
 fn render(text: &String) -> Utf8Bytes {
     text.as_str().into()
 }
