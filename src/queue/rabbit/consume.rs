@@ -204,8 +204,8 @@ impl Queue for RabbitQueue {
 /// lapin cancels a consumer that is dropped while its channel is open; so the channel goes first.
 struct RabbitConsumer {
     deliveries: lapin::Consumer,
-    channel: Channel,
     lost: bool,
+    /// With the channel.
     acks: Arc<Acks>,
     /// So many unacknowledged payloads do not wait: the broker gives no more than `queue.prefetch`.
     most: u64,
@@ -252,12 +252,11 @@ impl Acks {
 impl RabbitConsumer {
     fn new(deliveries: lapin::Consumer, channel: Channel, prefetch: u16) -> RabbitConsumer {
         let acks = Acks {
-            channel: channel.clone(),
+            channel,
             marks: Mutex::default(),
         };
         RabbitConsumer {
             deliveries,
-            channel,
             lost: false,
             acks: Arc::new(acks),
             most: u64::from(prefetch / 2),
@@ -300,7 +299,7 @@ impl Consumer for RabbitConsumer {
     }
 
     async fn ack_through(&mut self, tag: u64) -> Result<()> {
-        if self.lost || !self.channel.status().connected() {
+        if self.lost || !self.acks.channel.status().connected() {
             return Err(Error::unavailable("queue", "the consumer is lost"));
         }
         let (timed, waiting) = {
@@ -319,9 +318,9 @@ impl Consumer for RabbitConsumer {
     }
 
     async fn close(self: Box<Self>) {
-        if self.channel.status().connected() {
+        if self.acks.channel.status().connected() {
             self.acks.send();
-            let closed = self.channel.close(200, "done".into());
+            let closed = self.acks.channel.close(200, "done".into());
             let _ = timeout(CLOSE_DEADLINE, closed).await;
         }
     }
@@ -329,10 +328,10 @@ impl Consumer for RabbitConsumer {
 
 impl Drop for RabbitConsumer {
     fn drop(&mut self) {
-        if self.channel.status().connected() {
+        if self.acks.channel.status().connected() {
             self.acks.send();
             // The first poll sends the frame, and that is all it takes.
-            let _ = self.channel.close(200, "done".into()).now_or_never();
+            let _ = self.acks.channel.close(200, "done".into()).now_or_never();
         }
     }
 }
