@@ -262,9 +262,12 @@ pub struct Changes {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
+        self.heads.is_empty() && self.new_messages.is_empty() && self.is_only_new_messages()
+    }
+
+    /// New messages and the heads that they move, or nothing.
+    fn is_only_new_messages(&self) -> bool {
         self.rooms.is_empty()
-            && self.heads.is_empty()
-            && self.new_messages.is_empty()
             && self.updated_messages.is_empty()
             && self.entries.is_empty()
             && self.members.is_empty()

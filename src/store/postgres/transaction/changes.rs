@@ -1,23 +1,17 @@
-//! One batch, one transaction: up to five round trips to open it, one for each kind of change, one to commit. A batch
-//! of new messages needs two in all: a look without locks, and one statement (see [`append`]).
+//! What a batch writes, one statement for each kind of change.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{Row, postgres::PgQueryResult};
+use sqlx::postgres::PgQueryResult;
 use uuid::Uuid;
 
-use super::{
-    Store,
-    pool::{Lease, answer, failure},
-    rows::{self, member_columns, message_columns, room_columns},
-};
 use crate::{
     error::{Error, Result},
     model::{Member, Message, Room, RoomId, Seq, Timestamp, UserId},
     store::{
-        Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, Facts, FeedEntry, Scope, Transaction,
+        DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry,
+        postgres::pool::{Lease, answer, failure},
     },
 };
 
@@ -37,317 +31,13 @@ macro_rules! insert_messages {
                  reactions, metadata, created_at, edited_at, deleted_at)"
     };
 }
-struct Open {
-    lease: Lease,
-    locked: BTreeSet<RoomId>,
-    /// Those of `locked` that exist.
-    known: HashSet<RoomId>,
-}
-
-/// What was seen without locks.
-struct Seen {
-    lease: Lease,
-    rooms: BTreeSet<RoomId>,
-    heads: HashMap<RoomId, Seq>,
-}
-
-pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
-    if scope.optimistic {
-        return look(store, scope).await;
-    }
-    let mut lease = Lease::begin(&store.pool).await?;
-    let mut facts = Facts::default();
-    // Each statement takes its own snapshot, so what follows the locks sees what was committed before them.
-    if !scope.rooms.is_empty() {
-        read_rooms(&mut lease, &scope.rooms, &mut facts).await?;
-    }
-    let mut messages = scope.messages.union(&scope.new_messages).peekable();
-    if messages.peek().is_some() {
-        read_messages(&mut lease, messages, &mut facts).await?;
-    }
-    if !scope.members.is_empty() || !scope.users.is_empty() {
-        read_people(&mut lease, scope, &mut facts).await?;
-    }
-    if !scope.heirs.is_empty() {
-        read_heirs(&mut lease, scope, &mut facts).await?;
-    }
-    if !scope.named.is_empty() {
-        read_named(&mut lease, scope, &mut facts).await?;
-    }
-    let open = Open {
-        lease,
-        locked: scope.rooms.clone(),
-        known: facts.rooms.keys().copied().collect(),
-    };
-    Ok((facts, Box::new(open)))
-}
-
-async fn look(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
-    let mut lease = Lease::take(&store.pool).await?;
-    let mut facts = Facts::default();
-    read_places(&mut lease, &scope.members, &mut facts).await?;
-    if !scope.messages.is_empty() {
-        read_messages(&mut lease, scope.messages.iter(), &mut facts).await?;
-    }
-    if !scope.named.is_empty() {
-        read_named(&mut lease, scope, &mut facts).await?;
-    }
-    let rooms = facts.rooms.values();
-    let seen = Seen {
-        lease,
-        rooms: scope.rooms.clone(),
-        heads: rooms.map(|room| (room.id, room.head)).collect(),
-    };
-    Ok((facts, Box::new(seen)))
-}
-
-/// Rooms, and what those who write there are in them.
-async fn read_places(
-    lease: &mut Lease,
-    places: &HashSet<(RoomId, UserId)>,
-    facts: &mut Facts,
-) -> Result<()> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        room_columns!(),
-        ", ",
-        member_columns!(),
-        " FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
-         JOIN rooms r ON r.id = p.room \
-         LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
-         LEFT JOIN users u ON u.id = m.user_id"
-    );
-    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = places.iter().copied().unzip();
-    let query = sqlx::query(SQL).bind(rooms).bind(users);
-    let found = answer(query.fetch_all(&mut **lease)).await?;
-    let places = rows::all(&found, |row| {
-        let member = match row.try_get::<Option<Uuid>, _>(8)? {
-            Some(_) => Some(rows::member(row, 7)?),
-            None => None,
-        };
-        Ok((rows::room(row, 0)?, member))
-    })?;
-    for (room, member) in places {
-        facts.rooms.insert(room.id, room);
-        if let Some(member) = member {
-            facts.members.insert((member.room, member.user.id), member);
-        }
-    }
-    Ok(())
-}
-
-async fn read_rooms(lease: &mut Lease, ids: &BTreeSet<RoomId>, facts: &mut Facts) -> Result<()> {
-    // In id order, so that two batches never wait for each other. NO KEY UPDATE, because no id changes. A row
-    // that was updated while we waited comes as it is now.
-    const SQL: &str = concat!(
-        "SELECT ",
-        room_columns!(),
-        " FROM rooms r WHERE r.id = ANY($1) ORDER BY r.id FOR NO KEY UPDATE"
-    );
-    let ids: Vec<Uuid> = ids.iter().copied().collect();
-    let found = answer(sqlx::query(SQL).bind(ids).fetch_all(&mut **lease)).await?;
-    for room in rows::all(&found, |row| rows::room(row, 0))? {
-        facts.rooms.insert(room.id, room);
-    }
-    Ok(())
-}
-
-async fn read_messages(
-    lease: &mut Lease,
-    ids: impl Iterator<Item = &Uuid>,
-    facts: &mut Facts,
-) -> Result<()> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        message_columns!(),
-        " FROM messages m LEFT JOIN users u ON u.id = m.sender WHERE m.id = ANY($1)"
-    );
-    let ids: Vec<Uuid> = ids.copied().collect();
-    let found = answer(sqlx::query(SQL).bind(ids).fetch_all(&mut **lease)).await?;
-    for message in rows::all(&found, |row| rows::message(row, 0))? {
-        facts.messages.insert(message.id, message);
-    }
-    Ok(())
-}
-
-/// Users, members and bans in one round trip; a user asked for without a room goes with the nil room.
-async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
-    // The first eight columns are a member's. Who may become a member is locked against the end of their account, and
-    // seen as they are once they are locked.
-    const SQL: &str = "WITH kept AS MATERIALIZED ( \
-             SELECT id, deleted_at FROM users WHERE id = ANY($3) ORDER BY id FOR KEY SHARE \
-         ) \
-         SELECT p.room, u.id, u.username, u.display_name, \
-             m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until, \
-             coalesce(k.deleted_at, u.deleted_at) IS NOT NULL \
-         FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
-         JOIN users u ON u.id = p.user_id \
-         LEFT JOIN kept k ON k.id = u.id \
-         LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
-         LEFT JOIN bans b ON b.room = p.room AND b.user_id = p.user_id";
-    let alone = scope.users.iter().map(|&user| (Uuid::nil(), user));
-    let (rooms, users): (Vec<_>, Vec<_>) = scope.members.iter().copied().chain(alone).unzip();
-    let kept: Vec<UserId> = scope.users.iter().copied().collect();
-    let query = sqlx::query(SQL).bind(rooms).bind(users).bind(kept);
-    let found = answer(query.fetch_all(&mut **lease)).await?;
-    let people = rows::all(&found, |row| {
-        let member = match row.try_get::<Option<&str>, _>(4)? {
-            Some(_) => Some(rows::member(row, 0)?),
-            None => None,
-        };
-        let room: RoomId = row.try_get(0)?;
-        let ban = row
-            .try_get::<bool, _>(8)?
-            .then(|| rows::optional_time(row, 9))
-            .transpose()?;
-        Ok((
-            room,
-            rows::user(row, 1)?,
-            member,
-            ban,
-            row.try_get::<bool, _>(10)?,
-        ))
-    })?;
-    for (room, user, member, ban, deleted) in people {
-        let key = (room, user.id);
-        if let Some(member) = member {
-            facts.members.insert(key, member);
-        }
-        if let Some(until) = ban {
-            facts.bans.insert(key, until);
-        }
-        if !deleted {
-            facts.users.insert(user.id, user);
-        }
-    }
-    Ok(())
-}
-
-async fn read_heirs(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
-    const SQL: &str = concat!(
-        "SELECT DISTINCT ON (m.room) ",
-        member_columns!(),
-        " FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
-         JOIN rooms r ON r.id = p.room \
-         JOIN members gone ON gone.room = p.room AND gone.user_id = p.user_id \
-             AND (gone.role = 'owner' OR r.kind = 'direct') \
-         JOIN members m ON m.room = p.room AND m.user_id <> p.user_id \
-         JOIN users u ON u.id = m.user_id AND u.deleted_at IS NULL \
-         ORDER BY m.room, (m.role = 'admin') DESC, m.joined_at, m.user_id"
-    );
-    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = scope.heirs.iter().copied().unzip();
-    let query = sqlx::query(SQL).bind(rooms).bind(users);
-    let found = answer(query.fetch_all(&mut **lease)).await?;
-    for heir in rows::all(&found, |row| rows::member(row, 0))? {
-        facts.heirs.insert(heir.room, heir.user.id);
-        facts.members.insert((heir.room, heir.user.id), heir);
-    }
-    Ok(())
-}
-
-async fn read_named(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        member_columns!(),
-        ", u.username_key FROM UNNEST($1::uuid[], $2::text[]) AS p (room, name) \
-         JOIN users u ON u.username_key = p.name \
-         JOIN members m ON m.room = p.room AND m.user_id = u.id"
-    );
-    let (rooms, names): (Vec<RoomId>, Vec<&str>) = scope
-        .named
-        .iter()
-        .map(|(room, name)| (*room, name.as_str()))
-        .unzip();
-    let query = sqlx::query(SQL).bind(rooms).bind(names);
-    let found = answer(query.fetch_all(&mut **lease)).await?;
-    let named = rows::all(&found, |row| Ok((rows::member(row, 0)?, row.try_get(8)?)))?;
-    for (member, name) in named {
-        facts.named.insert(name, member.user.id);
-        facts.members.insert((member.room, member.user.id), member);
-    }
-    Ok(())
-}
-
-#[async_trait]
-impl Transaction for Open {
-    async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
-        changes.check(&self.locked)?;
-        let Changes {
-            rooms,
-            heads,
-            new_messages,
-            updated_messages,
-            entries,
-            members,
-            removed_members,
-            bans,
-            lifted_bans,
-            forgotten,
-        } = changes;
-        let (old, new): (Vec<Room>, Vec<Room>) = rooms
-            .into_iter()
-            .map(|room| Room {
-                head: heads.get(&room.id).copied().unwrap_or(room.head),
-                ..room
-            })
-            .partition(|room| self.known.contains(&room.id));
-        let created: HashSet<RoomId> = new.iter().map(|room| room.id).collect();
-
-        let lease = &mut self.lease;
-        insert_rooms(lease, &new).await?;
-        update_rooms(lease, &old).await?;
-        move_heads(lease, &heads, &created).await?;
-        insert_messages(lease, &new_messages).await?;
-        update_messages(lease, &updated_messages).await?;
-        insert_entries(lease, &entries).await?;
-        remove_members(lease, &removed_members).await?;
-        put_members(lease, &members).await?;
-        lift_bans(lease, &lifted_bans).await?;
-        put_bans(lease, &bans).await?;
-        forget_names(lease, &forgotten).await?;
-        self.lease.commit().await
-    }
-}
-
-#[async_trait]
-impl Transaction for Seen {
-    async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
-        changes.check(&self.rooms)?;
-        let Changes {
-            heads,
-            new_messages,
-            rooms,
-            updated_messages,
-            entries,
-            members,
-            removed_members,
-            bans,
-            lifted_bans,
-            forgotten,
-        } = changes;
-        let only_new = rooms.is_empty()
-            && updated_messages.is_empty()
-            && entries.is_empty()
-            && members.is_empty()
-            && removed_members.is_empty()
-            && bans.is_empty()
-            && lifted_bans.is_empty()
-            && forgotten.is_empty();
-        if !only_new {
-            return Err(Error::internal(
-                "an optimistic batch stores new messages only",
-            ));
-        }
-        append(&mut self.lease, &self.heads, heads, &new_messages).await
-    }
-}
 
 /// Moves heads and stores messages, all or nothing, in one statement that is a transaction of its own. It fails where a
 /// head is not what it was: a division by zero ends it, for want of a plainer way to say so in SQL.
 ///
-/// Heads are moved in id order, as the locks of [`read_rooms`] are taken, so that two batches do not wait for each
+/// Heads are moved in id order, as the locks of [`super::facts::read_rooms`] are taken, so that two batches do not wait for each
 /// other; a lock that was waited for shows the head as it is then.
-async fn append(
+pub(super) async fn append(
     lease: &mut Lease,
     before: &HashMap<RoomId, Seq>,
     after: HashMap<RoomId, Seq>,
@@ -407,7 +97,7 @@ fn times<T>(items: &[T], value: impl Fn(&T) -> Option<Timestamp>) -> Vec<Option<
         .collect()
 }
 
-async fn insert_rooms(lease: &mut Lease, rooms: &[Room]) -> Result<()> {
+pub(super) async fn insert_rooms(lease: &mut Lease, rooms: &[Room]) -> Result<()> {
     const SQL: &str = "INSERT INTO rooms (id, kind, name, head, created_by, created_at, deleted) \
          SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], \
              $6::timestamptz[], $7::bool[])";
@@ -436,7 +126,7 @@ fn is_unique_violation(error: &sqlx::Error) -> bool {
         .is_some_and(|error| error.is_unique_violation())
 }
 
-async fn update_rooms(lease: &mut Lease, rooms: &[Room]) -> Result<()> {
+pub(super) async fn update_rooms(lease: &mut Lease, rooms: &[Room]) -> Result<()> {
     const SQL: &str = "UPDATE rooms r SET name = n.name, deleted = n.deleted \
          FROM UNNEST($1::uuid[], $2::text[], $3::bool[]) AS n (id, name, deleted) \
          WHERE r.id = n.id";
@@ -452,7 +142,7 @@ async fn update_rooms(lease: &mut Lease, rooms: &[Room]) -> Result<()> {
 }
 
 /// A new room was stored with its head.
-async fn move_heads(
+pub(super) async fn move_heads(
     lease: &mut Lease,
     heads: &HashMap<RoomId, Seq>,
     created: &HashSet<RoomId>,
@@ -517,7 +207,7 @@ fn bind_messages<'q>(query: Query<'q>, messages: &'q [Message]) -> Result<Query<
         .bind(times(messages, |m| m.deleted_at)))
 }
 
-async fn insert_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> {
+pub(super) async fn insert_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> {
     const SQL: &str = insert_messages!();
     if messages.is_empty() {
         return Ok(());
@@ -527,7 +217,7 @@ async fn insert_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> 
     expect(&result, messages.len(), "new messages")
 }
 
-async fn update_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> {
+pub(super) async fn update_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> {
     const SQL: &str = "UPDATE messages m SET change_seq = n.change_seq, body = n.body, \
              mentions = n.mentions::uuid[], reactions = n.reactions::jsonb, \
              metadata = n.metadata, edited_at = n.edited_at, deleted_at = n.deleted_at \
@@ -553,7 +243,7 @@ async fn update_messages(lease: &mut Lease, messages: &[Message]) -> Result<()> 
     expect(&result, messages.len(), "changed messages")
 }
 
-async fn insert_entries(lease: &mut Lease, entries: &[FeedEntry]) -> Result<()> {
+pub(super) async fn insert_entries(lease: &mut Lease, entries: &[FeedEntry]) -> Result<()> {
     const SQL: &str = "INSERT INTO feed (room, seq, kind, message, data, at) \
          SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::text[], \
              $6::timestamptz[])";
@@ -571,7 +261,7 @@ async fn insert_entries(lease: &mut Lease, entries: &[FeedEntry]) -> Result<()> 
     expect(&result, entries.len(), "feed entries")
 }
 
-async fn put_members(lease: &mut Lease, members: &[Member]) -> Result<()> {
+pub(super) async fn put_members(lease: &mut Lease, members: &[Member]) -> Result<()> {
     const SQL: &str = "INSERT INTO members AS m (room, user_id, role, joined_at, read_seq, muted_until) \
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], \
              $5::bigint[], $6::timestamptz[]) \
@@ -591,7 +281,10 @@ async fn put_members(lease: &mut Lease, members: &[Member]) -> Result<()> {
     answer(query.execute(&mut **lease)).await.map(drop)
 }
 
-async fn put_bans(lease: &mut Lease, bans: &[(RoomId, UserId, Option<Timestamp>)]) -> Result<()> {
+pub(super) async fn put_bans(
+    lease: &mut Lease,
+    bans: &[(RoomId, UserId, Option<Timestamp>)],
+) -> Result<()> {
     const SQL: &str = "INSERT INTO bans (room, user_id, until) \
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[]) \
          ON CONFLICT (room, user_id) DO UPDATE SET until = excluded.until";
@@ -605,14 +298,14 @@ async fn put_bans(lease: &mut Lease, bans: &[(RoomId, UserId, Option<Timestamp>)
     answer(query.execute(&mut **lease)).await.map(drop)
 }
 
-async fn remove_members(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
+pub(super) async fn remove_members(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
     const SQL: &str = "DELETE FROM members m \
          USING UNNEST($1::uuid[], $2::uuid[]) AS n (room, user_id) \
          WHERE m.room = n.room AND m.user_id = n.user_id";
     remove(lease, SQL, pairs).await
 }
 
-async fn lift_bans(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
+pub(super) async fn lift_bans(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
     const SQL: &str = "DELETE FROM bans b \
          USING UNNEST($1::uuid[], $2::uuid[]) AS n (room, user_id) \
          WHERE b.room = n.room AND b.user_id = n.user_id";
@@ -629,7 +322,7 @@ async fn remove(lease: &mut Lease, sql: &'static str, pairs: &[(RoomId, UserId)]
 }
 
 /// Comings and goings, and changes of a role, tell who it was.
-async fn forget_names(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
+pub(super) async fn forget_names(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
     const SQL: &str = "UPDATE feed f SET data = jsonb_set(f.data::jsonb, \
              CASE f.kind WHEN 'roomUpdated' THEN '{member,user}' ELSE '{user}' END::text[], \
              jsonb_build_object('id', p.user_id, 'username', $3::text, 'displayName', $4::text))::text \

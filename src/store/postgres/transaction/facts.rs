@@ -1,0 +1,189 @@
+//! What is true of a batch's scope, one round trip for each kind of fact.
+
+use std::collections::{BTreeSet, HashSet};
+
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::{
+    error::Result,
+    model::{RoomId, UserId},
+    store::{
+        Facts, Scope,
+        postgres::{
+            pool::{Lease, answer},
+            rows::{self, member_columns, message_columns, room_columns},
+        },
+    },
+};
+
+/// Rooms, and what those who write there are in them.
+pub(super) async fn read_places(
+    lease: &mut Lease,
+    places: &HashSet<(RoomId, UserId)>,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        room_columns!(),
+        ", ",
+        member_columns!(),
+        " FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
+         JOIN rooms r ON r.id = p.room \
+         LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
+         LEFT JOIN users u ON u.id = m.user_id"
+    );
+    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = places.iter().copied().unzip();
+    let query = sqlx::query(SQL).bind(rooms).bind(users);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    let places = rows::all(&found, |row| {
+        let member = match row.try_get::<Option<Uuid>, _>(8)? {
+            Some(_) => Some(rows::member(row, 7)?),
+            None => None,
+        };
+        Ok((rows::room(row, 0)?, member))
+    })?;
+    for (room, member) in places {
+        facts.rooms.insert(room.id, room);
+        if let Some(member) = member {
+            facts.members.insert((member.room, member.user.id), member);
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn read_rooms(
+    lease: &mut Lease,
+    ids: &BTreeSet<RoomId>,
+    facts: &mut Facts,
+) -> Result<()> {
+    // In id order, so that two batches never wait for each other. NO KEY UPDATE, because no id changes. A row
+    // that was updated while we waited comes as it is now.
+    const SQL: &str = concat!(
+        "SELECT ",
+        room_columns!(),
+        " FROM rooms r WHERE r.id = ANY($1) ORDER BY r.id FOR NO KEY UPDATE"
+    );
+    let ids: Vec<Uuid> = ids.iter().copied().collect();
+    let found = answer(sqlx::query(SQL).bind(ids).fetch_all(&mut **lease)).await?;
+    for room in rows::all(&found, |row| rows::room(row, 0))? {
+        facts.rooms.insert(room.id, room);
+    }
+    Ok(())
+}
+
+pub(super) async fn read_messages(
+    lease: &mut Lease,
+    ids: impl Iterator<Item = &Uuid>,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        message_columns!(),
+        " FROM messages m LEFT JOIN users u ON u.id = m.sender WHERE m.id = ANY($1)"
+    );
+    let ids: Vec<Uuid> = ids.copied().collect();
+    let found = answer(sqlx::query(SQL).bind(ids).fetch_all(&mut **lease)).await?;
+    for message in rows::all(&found, |row| rows::message(row, 0))? {
+        facts.messages.insert(message.id, message);
+    }
+    Ok(())
+}
+
+/// Users, members and bans in one round trip; a user asked for without a room goes with the nil room.
+pub(super) async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
+    // The first eight columns are a member's. Who may become a member is locked against the end of their account, and
+    // seen as they are once they are locked.
+    const SQL: &str = "WITH kept AS MATERIALIZED ( \
+             SELECT id, deleted_at FROM users WHERE id = ANY($3) ORDER BY id FOR KEY SHARE \
+         ) \
+         SELECT p.room, u.id, u.username, u.display_name, \
+             m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until, \
+             coalesce(k.deleted_at, u.deleted_at) IS NOT NULL \
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
+         JOIN users u ON u.id = p.user_id \
+         LEFT JOIN kept k ON k.id = u.id \
+         LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
+         LEFT JOIN bans b ON b.room = p.room AND b.user_id = p.user_id";
+    let alone = scope.users.iter().map(|&user| (Uuid::nil(), user));
+    let (rooms, users): (Vec<_>, Vec<_>) = scope.members.iter().copied().chain(alone).unzip();
+    let kept: Vec<UserId> = scope.users.iter().copied().collect();
+    let query = sqlx::query(SQL).bind(rooms).bind(users).bind(kept);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    let people = rows::all(&found, |row| {
+        let member = match row.try_get::<Option<&str>, _>(4)? {
+            Some(_) => Some(rows::member(row, 0)?),
+            None => None,
+        };
+        let room: RoomId = row.try_get(0)?;
+        let ban = row
+            .try_get::<bool, _>(8)?
+            .then(|| rows::optional_time(row, 9))
+            .transpose()?;
+        Ok((
+            room,
+            rows::user(row, 1)?,
+            member,
+            ban,
+            row.try_get::<bool, _>(10)?,
+        ))
+    })?;
+    for (room, user, member, ban, deleted) in people {
+        let key = (room, user.id);
+        if let Some(member) = member {
+            facts.members.insert(key, member);
+        }
+        if let Some(until) = ban {
+            facts.bans.insert(key, until);
+        }
+        if !deleted {
+            facts.users.insert(user.id, user);
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn read_heirs(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT DISTINCT ON (m.room) ",
+        member_columns!(),
+        " FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
+         JOIN rooms r ON r.id = p.room \
+         JOIN members gone ON gone.room = p.room AND gone.user_id = p.user_id \
+             AND (gone.role = 'owner' OR r.kind = 'direct') \
+         JOIN members m ON m.room = p.room AND m.user_id <> p.user_id \
+         JOIN users u ON u.id = m.user_id AND u.deleted_at IS NULL \
+         ORDER BY m.room, (m.role = 'admin') DESC, m.joined_at, m.user_id"
+    );
+    let (rooms, users): (Vec<RoomId>, Vec<UserId>) = scope.heirs.iter().copied().unzip();
+    let query = sqlx::query(SQL).bind(rooms).bind(users);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    for heir in rows::all(&found, |row| rows::member(row, 0))? {
+        facts.heirs.insert(heir.room, heir.user.id);
+        facts.members.insert((heir.room, heir.user.id), heir);
+    }
+    Ok(())
+}
+
+pub(super) async fn read_named(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        member_columns!(),
+        ", u.username_key FROM UNNEST($1::uuid[], $2::text[]) AS p (room, name) \
+         JOIN users u ON u.username_key = p.name \
+         JOIN members m ON m.room = p.room AND m.user_id = u.id"
+    );
+    let (rooms, names): (Vec<RoomId>, Vec<&str>) = scope
+        .named
+        .iter()
+        .map(|(room, name)| (*room, name.as_str()))
+        .unzip();
+    let query = sqlx::query(SQL).bind(rooms).bind(names);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    let named = rows::all(&found, |row| Ok((rows::member(row, 0)?, row.try_get(8)?)))?;
+    for (member, name) in named {
+        facts.named.insert(name, member.user.id);
+        facts.members.insert((member.room, member.user.id), member);
+    }
+    Ok(())
+}
