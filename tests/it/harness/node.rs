@@ -69,21 +69,26 @@ impl Ear {
     }
 }
 
+/// A script of `tests/node` that talks over its standard input and output, with a package that it needs.
+pub fn script(name: &str, package: &str) -> Child {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+    assert!(
+        dir.join("node_modules").join(package).is_dir(),
+        "{package} is not installed: run the tests with scripts/test, or npm ci in tests/node"
+    );
+    Command::new("node")
+        .arg(name)
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node can be started")
+}
+
 impl Clients {
     pub fn start() -> Clients {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
-        assert!(
-            dir.join("node_modules").is_dir(),
-            "the Socket.IO client is not installed: run the tests with scripts/test, or npm ci in tests/node"
-        );
-        let mut child = Command::new("node")
-            .arg("clients.mjs")
-            .current_dir(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("node can be started");
+        let mut child = script("clients.mjs", "socket.io-client");
         let mut stdin = child.stdin.take().expect("stdin is piped");
         let stdout = child.stdout.take().expect("stdout is piped");
         let (say, mut said) = mpsc::unbounded_channel::<String>();

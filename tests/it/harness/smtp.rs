@@ -1,11 +1,9 @@
 //! A mail server of someone else's making: `tests/node/smtp.mjs`. `scripts/test` installs what it needs.
 
-use std::{path::Path, process::Stdio};
-
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout},
 };
 
 use super::DEADLINE;
@@ -20,19 +18,7 @@ pub struct MailServer {
 
 impl MailServer {
     pub async fn start() -> MailServer {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
-        assert!(
-            dir.join("node_modules/smtp-server").is_dir(),
-            "the mail server is not installed: run the tests with scripts/test, or npm ci in tests/node"
-        );
-        let mut child = Command::new("node")
-            .arg("smtp.mjs")
-            .current_dir(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("node can be started");
+        let mut child = super::node::script("smtp.mjs", "smtp-server");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut server = MailServer {
             port: 0,
