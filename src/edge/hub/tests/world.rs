@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Events in one answer to a join.
 const PAGE: Seq = 7;
 
