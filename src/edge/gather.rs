@@ -3,7 +3,10 @@
 //! comes back after a restart, one read for hundreds. A read begins after all of its askers asked, so that nobody is
 //! told less than a read of their own would have told: this is no cache.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
@@ -16,8 +19,10 @@ use crate::{
     store::{Entry, Reads},
 };
 
-/// Reads under way at once, so that a slow one does not hold up everyone.
+/// Reads under way at once: a second one only beside one that is slow, as two would share the askers between them.
 const READS: usize = 2;
+/// A read that takes longer does not hold up who comes after that.
+const SLOW: Duration = Duration::from_millis(50);
 /// Keys in one read.
 const KEYS: usize = 256;
 /// What a read may take before its place is given to the next one.
@@ -38,6 +43,8 @@ struct State<K, V> {
     waiting: Vec<Asked<K, V>>,
     /// Reads under way.
     reading: usize,
+    /// When the last of them began.
+    began: Instant,
 }
 
 struct Asked<K, V> {
@@ -57,6 +64,7 @@ impl<K: Send + 'static, V: Send + 'static> Gather<K, V> {
                 state: Mutex::new(State {
                     waiting: Vec::new(),
                     reading: 0,
+                    began: Instant::now(),
                 }),
             }),
         }
@@ -71,8 +79,12 @@ impl<K: Send + 'static, V: Send + 'static> Gather<K, V> {
         let begins = {
             let mut state = self.shared.lock();
             state.waiting.push(Asked { key, answer });
-            let begins = state.reading < READS;
-            state.reading += usize::from(begins);
+            let begins =
+                state.reading == 0 || state.reading < READS && state.began.elapsed() >= SLOW;
+            if begins {
+                state.reading += 1;
+                state.began = Instant::now();
+            }
             begins
         };
         if begins {
@@ -173,6 +185,7 @@ impl<K, V> Reading<K, V> {
             self.ended = true;
             return None;
         }
+        state.began = Instant::now();
         let many = state.waiting.len().min(KEYS);
         Some(state.waiting.drain(..many).collect())
     }
@@ -234,6 +247,7 @@ mod tests {
             let gather = gather.clone();
             tokio::spawn(async move { gather.ask(key).await });
             until(begun, read).await;
+            tokio::time::sleep(SLOW).await;
         }
     }
 
