@@ -128,15 +128,19 @@ impl Writer {
             new.sort_unstable();
             ids.extend(new);
         }
-        for (partition, (acked, deleted)) in acked.iter().zip(&self.deleted).enumerate() {
-            if acked > deleted {
-                sqlx::query("DELETE FROM queue WHERE partition = ? AND id <= ?")
-                    .bind(partition as i64)
-                    .bind(acked)
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(failure)?;
-            }
+        let done: Vec<(usize, i64)> = (acked.iter().zip(&self.deleted).enumerate())
+            .filter(|(_, (acked, deleted))| acked > deleted)
+            .map(|(partition, (acked, _))| (partition, *acked))
+            .collect();
+        if !done.is_empty() {
+            // One statement, as each crosses to SQLite's thread and back. CROSS JOIN keeps the list outermost.
+            let gone = "DELETE FROM queue WHERE id IN (SELECT q.id FROM json_each(?1) done \
+                 CROSS JOIN queue q ON q.partition = done.value ->> 0 AND q.id <= done.value ->> 1)";
+            sqlx::query(gone)
+                .bind(serde_json::to_string(&done).map_err(Error::internal)?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(failure)?;
         }
         transaction.commit().await.map_err(failure)?;
         Ok(ids)

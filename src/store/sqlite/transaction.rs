@@ -1,4 +1,5 @@
-//! One batch, one transaction, one statement for each kind of change.
+//! One batch, one transaction, one statement for each kind of change. Each statement crosses to SQLite's thread and back,
+//! so a batch of new messages takes two: one that reads, one that writes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,21 +26,30 @@ struct Open {
     locked: BTreeSet<RoomId>,
     /// Those of `locked` that exist.
     known: HashSet<RoomId>,
+    /// Nobody looked whether the new messages are there already.
+    optimistic: bool,
 }
 
 /// The writer is the lock of all rooms, so none can come to be between here and the commit.
 pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
     let mut tx = store.database.write().await?;
     let mut facts = Facts::default();
-    if !scope.rooms.is_empty() {
-        read_rooms(&mut tx, &scope.rooms, &mut facts).await?;
-    }
-    let mut messages = scope.messages.union(&scope.new_messages).peekable();
-    if messages.peek().is_some() {
-        read_messages(&mut tx, messages, &mut facts).await?;
-    }
-    if !scope.members.is_empty() || !scope.users.is_empty() {
-        read_people(&mut tx, scope, &mut facts).await?;
+    if scope.optimistic {
+        read_places(&mut tx, &scope.members, &mut facts).await?;
+        if !scope.messages.is_empty() {
+            read_messages(&mut tx, scope.messages.iter(), &mut facts).await?;
+        }
+    } else {
+        if !scope.rooms.is_empty() {
+            read_rooms(&mut tx, &scope.rooms, &mut facts).await?;
+        }
+        let mut messages = scope.messages.union(&scope.new_messages).peekable();
+        if messages.peek().is_some() {
+            read_messages(&mut tx, messages, &mut facts).await?;
+        }
+        if !scope.members.is_empty() || !scope.users.is_empty() {
+            read_people(&mut tx, scope, &mut facts).await?;
+        }
     }
     if !scope.heirs.is_empty() {
         read_heirs(&mut tx, scope, &mut facts).await?;
@@ -51,6 +61,7 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
         tx,
         locked: scope.rooms.clone(),
         known: facts.rooms.keys().copied().collect(),
+        optimistic: scope.optimistic,
     };
     Ok((facts, Box::new(open)))
 }
@@ -62,6 +73,40 @@ async fn fetch(
 ) -> Result<Vec<SqliteRow>> {
     let query = sqlx::query(sql).bind(list);
     query.fetch_all(connection).await.map_err(failure)
+}
+
+/// Rooms, and what those who write there are in them.
+async fn read_places(
+    connection: &mut SqliteConnection,
+    places: &HashSet<(RoomId, UserId)>,
+    facts: &mut Facts,
+) -> Result<()> {
+    // CROSS JOIN keeps the list outermost.
+    const SQL: &str = concat!(
+        "SELECT ",
+        room_columns!(),
+        ", ",
+        member_columns!(),
+        " FROM jsonb_each(?1) p \
+         CROSS JOIN rooms r ON r.id = unhex(p.value ->> 0) \
+         LEFT JOIN members m ON m.room = r.id AND m.user_id = unhex(p.value ->> 1) \
+         LEFT JOIN users u ON u.id = m.user_id"
+    );
+    let found = fetch(connection, SQL, pairs(places.iter().copied())?).await?;
+    let places = rows::all(&found, |row| {
+        let member = match row.try_get::<Option<Uuid>, _>(8)? {
+            Some(_) => Some(rows::member(row, 7)?),
+            None => None,
+        };
+        Ok((rows::room(row, 0)?, member))
+    })?;
+    for (room, member) in places {
+        facts.rooms.insert(room.id, room);
+        if let Some(member) = member {
+            facts.members.insert((member.room, member.user.id), member);
+        }
+    }
+    Ok(())
 }
 
 async fn read_rooms(
@@ -229,8 +274,7 @@ impl Transaction for Open {
         let connection = &mut *self.tx;
         insert_rooms(connection, &new).await?;
         update_rooms(connection, &old).await?;
-        move_heads(connection, &heads).await?;
-        insert_messages(connection, &new_messages).await?;
+        append(connection, &heads, &new_messages, self.optimistic).await?;
         update_messages(connection, &updated_messages).await?;
         insert_entries(connection, &entries).await?;
         remove_members(connection, &removed_members).await?;
@@ -297,14 +341,6 @@ async fn update_rooms(connection: &mut SqliteConnection, rooms: &[Room]) -> Resu
     expect(written, rooms.len(), "changed rooms")
 }
 
-async fn move_heads(connection: &mut SqliteConnection, heads: &HashMap<RoomId, Seq>) -> Result<()> {
-    const SQL: &str = "UPDATE rooms SET head = n.value ->> 1 \
-         FROM jsonb_each(?1) n WHERE rooms.id = unhex(n.value ->> 0)";
-    let items = heads.iter().map(|(room, head)| (room.simple(), head));
-    let written = write(connection, SQL, items).await?;
-    expect(written, heads.len(), "moved heads")
-}
-
 fn rows_of<'a, T, R>(items: &'a [T], row: impl Fn(&'a T) -> R) -> impl ExactSizeIterator<Item = R> {
     items.iter().map(row)
 }
@@ -338,15 +374,27 @@ struct NewMessage<'a>(
     Option<i64>,
 );
 
-async fn insert_messages(connection: &mut SqliteConnection, messages: &[Message]) -> Result<()> {
-    const SQL: &str = "INSERT INTO messages (room, seq, id, change_seq, sender, body, \
+/// Moves heads and stores messages. An `optimistic` caller is told by [`Code::Conflict`] that a message is there already.
+async fn append(
+    connection: &mut SqliteConnection,
+    heads: &HashMap<RoomId, Seq>,
+    messages: &[Message],
+    optimistic: bool,
+) -> Result<()> {
+    const SQL: &str = "UPDATE rooms SET head = n.value ->> 1 \
+         FROM jsonb_each(?1) n WHERE rooms.id = unhex(n.value ->> 0); \
+         INSERT INTO messages (room, seq, id, change_seq, sender, body, \
              client_msg_id, reply_to, mentions, reactions, metadata, created_at, edited_at, \
              deleted_at) \
          SELECT unhex(value ->> 0), value ->> 1, unhex(value ->> 2), value ->> 3, \
              unhex(value ->> 4), value ->> 5, value ->> 6, unhex(value ->> 7), value ->> 8, \
              value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13 \
-         FROM jsonb_each(?1)";
-    let items = rows_of(messages, |m| {
+         FROM jsonb_each(?2)";
+    if heads.is_empty() && messages.is_empty() {
+        return Ok(());
+    }
+    let moved = heads.iter().map(|(room, head)| (room.simple(), head));
+    let new = rows_of(messages, |m| {
         NewMessage(
             m.room.simple(),
             m.seq,
@@ -364,8 +412,21 @@ async fn insert_messages(connection: &mut SqliteConnection, messages: &[Message]
             millis(m.deleted_at),
         )
     });
-    let written = write(connection, SQL, items).await?;
-    expect(written, messages.len(), "new messages")
+    let query = sqlx::query(SQL).bind(json(moved)?).bind(json(new)?);
+    let written = query
+        .execute(connection)
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(database) if optimistic && database.is_unique_violation() => {
+                Error::conflict("a message is stored already")
+            }
+            _ => failure(error),
+        })?;
+    expect(
+        written.rows_affected(),
+        heads.len() + messages.len(),
+        "moved heads and new messages",
+    )
 }
 
 async fn update_messages(connection: &mut SqliteConnection, messages: &[Message]) -> Result<()> {
