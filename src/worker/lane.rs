@@ -7,11 +7,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::select_all;
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Worker, batch::Runner};
+use super::{Worker, batch::Runner, turns::Turns};
 use crate::{
     error::Result,
     queue::{Consumer, Delivery, Load, Partition},
@@ -30,7 +29,7 @@ pub async fn run(
 ) {
     let mut lane = Lane {
         runner: Runner::new(worker.clone(), shutdown.clone()),
-        consumers: HashMap::new(),
+        consumers: Turns::default(),
         opening: JoinSet::new(),
         looking: JoinSet::new(),
         busy: HashSet::new(),
@@ -62,33 +61,17 @@ pub async fn run(
                     lane.opened(partition, opened).await;
                 }
             }
-            (partition, first) = next(&mut lane.consumers) => match first {
+            (partition, first) = lane.consumers.next() => match first {
                 Some(first) => lane.work(partition, first).await,
                 None => {
                     tracing::info!(partition, "a partition's consumer was lost");
-                    lane.consumers.remove(&partition);
+                    lane.consumers.remove(partition);
                     lane.open(partition, REOPEN);
                 }
             }
         }
     }
-    for (_, consumer) in lane.consumers.drain() {
-        consumer.close().await;
-    }
-}
-
-/// The next delivery of any partition. Never resolves without consumers. Cancel-safe, as each `next` is.
-async fn next(
-    consumers: &mut HashMap<Partition, Box<dyn Consumer>>,
-) -> (Partition, Option<Delivery>) {
-    if consumers.is_empty() {
-        return std::future::pending().await;
-    }
-    let nexts = consumers.iter_mut().map(|(partition, consumer)| {
-        let partition = *partition;
-        Box::pin(async move { (partition, consumer.next().await) })
-    });
-    select_all(nexts).await.0
+    lane.consumers.close().await;
 }
 
 struct Lane {
@@ -96,7 +79,7 @@ struct Lane {
     lane: usize,
     runner: Runner,
     wanted: HashSet<Partition>,
-    consumers: HashMap<Partition, Box<dyn Consumer>>,
+    consumers: Turns,
     opening: JoinSet<(Partition, Result<Box<dyn Consumer>>)>,
     looking: JoinSet<Result<Load>>,
     /// Brought something since the last look.
@@ -115,18 +98,17 @@ impl Lane {
             .collect();
         let gone: Vec<Partition> = self
             .consumers
-            .keys()
+            .partitions()
             .filter(|partition| !self.wanted.contains(partition))
-            .copied()
             .collect();
         for partition in gone {
-            if let Some(consumer) = self.consumers.remove(&partition) {
+            if let Some(consumer) = self.consumers.remove(partition) {
                 consumer.close().await;
             }
         }
         // What is being opened comes back through `opened`; opening twice is refused by the set below.
         for partition in self.wanted.clone() {
-            if !self.consumers.contains_key(&partition) {
+            if !self.consumers.contains(partition) {
                 self.open(partition, Duration::ZERO);
             }
         }
@@ -146,7 +128,7 @@ impl Lane {
     async fn opened(&mut self, partition: Partition, opened: Result<Box<dyn Consumer>>) {
         match opened {
             Ok(consumer) => {
-                if !self.wanted.contains(&partition) || self.consumers.contains_key(&partition) {
+                if !self.wanted.contains(&partition) || self.consumers.contains(partition) {
                     consumer.close().await;
                 } else {
                     self.consumers.insert(partition, consumer);
@@ -154,7 +136,7 @@ impl Lane {
             }
             Err(error) => {
                 tracing::debug!(partition, error = %error.chain(), "a partition could not be consumed yet");
-                if !self.consumers.contains_key(&partition) {
+                if !self.consumers.contains(partition) {
                     self.open(partition, REOPEN);
                 }
             }
@@ -180,14 +162,13 @@ impl Lane {
         };
         let silent: HashSet<Partition> = self
             .consumers
-            .keys()
+            .partitions()
             .filter(|partition| !busy.contains(partition) && waits(partition))
-            .copied()
             .collect();
         let before = std::mem::replace(&mut self.suspects, silent);
         for partition in before {
             if self.suspects.remove(&partition)
-                && let Some(consumer) = self.consumers.remove(&partition)
+                && let Some(consumer) = self.consumers.remove(partition)
             {
                 tracing::warn!(
                     partition,
@@ -204,21 +185,11 @@ impl Lane {
         let mut acks = HashMap::new();
         acks.insert(partition, first.tag);
         self.runner.add(partition, first);
-        'more: loop {
-            let mut any = false;
-            for (partition, consumer) in &mut self.consumers {
-                if self.runner.len() >= self.worker.config.worker.batch_messages {
-                    break 'more;
-                }
-                if let Some(delivery) = consumer.try_next() {
-                    acks.insert(*partition, delivery.tag);
-                    self.runner.add(*partition, delivery);
-                    any = true;
-                }
-            }
-            if !any {
-                break;
-            }
+        while self.runner.len() < self.worker.config.worker.batch_messages
+            && let Some((partition, delivery)) = self.consumers.try_next()
+        {
+            acks.insert(partition, delivery.tag);
+            self.runner.add(partition, delivery);
         }
         self.busy.extend(acks.keys());
         if !self.runner.run().await {
@@ -226,9 +197,7 @@ impl Lane {
             return;
         }
         for (partition, tag) in acks {
-            if let Some(consumer) = self.consumers.get_mut(&partition)
-                && let Err(error) = consumer.ack_through(tag).await
-            {
+            if let Err(error) = self.consumers.ack_through(partition, tag).await {
                 // It comes again, and its ids say that it is stored.
                 tracing::debug!(partition, error = %error.chain(), "a batch could not be acknowledged");
             }

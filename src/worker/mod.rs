@@ -7,6 +7,7 @@ mod jobs;
 mod lane;
 mod maintenance;
 mod partitions;
+mod turns;
 
 use std::{collections::HashSet, sync::Arc};
 
