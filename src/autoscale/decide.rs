@@ -208,6 +208,11 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
             from_above = sample.workers < samples[level_start].workers;
             level_start = i;
         }
+        // While the queue was away nobody worked; when it is back, everyone begins anew.
+        if sample.waiting.is_none() {
+            (from_above, level_start) = (false, i + 1);
+            continue;
+        }
         // The newest sample of the same level that is at least `settle` older.
         before = before.max(level_start);
         while before + 1 < i && samples[before + 1].at + settings.settle <= sample.at {
@@ -225,7 +230,8 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
             let most = soon
                 .map(|s| s.arrival)
                 .try_fold(0.0, |most: f64, rate| Some(most.max(rate?)));
-            if most.is_none_or(|rate| rate > arrival * SAME_ARRIVAL) {
+            // Where nothing came, it is not the number of workers that keeps what waits from growing less.
+            if most.is_none_or(|rate| rate == 0.0 || rate > arrival * SAME_ARRIVAL) {
                 continue;
             }
             worst = worst.max(Some(sample.workers));

@@ -245,6 +245,7 @@ impl Scaler {
     async fn step(&mut self, pool: &mut Pool, sure: bool) -> Result<()> {
         let before = self.target;
         let (sample, decision) = self.look().await;
+        tracing::debug!(sure, due_soon = ?sample.due_soon, "{}", line(before, &sample, decision));
         if sample.waiting.is_none() || sample.jobs.is_none() || !sure {
             return Ok(());
         }

@@ -297,6 +297,31 @@ fn what_is_known_again_takes_nobody_away_before_a_whole_cooldown_of_it() {
     }
 }
 
+/// After an outage the workers find the queue again one by one, and until then nothing of what waits grows less.
+#[test]
+fn a_backlog_of_an_outage_keeps_nobody() {
+    for idle in 1..40 {
+        for arriving in [0.0, 300.0] {
+            let mut world = World::new(Settings { max: 4, ..SETTINGS }, 500.0);
+            for _ in 0..60 {
+                world.step(1500.0, true);
+            }
+            for _ in 0..60 {
+                world.step(0.0, false);
+            }
+            (world.waiting, world.capacity) = (50_000.0, 0.0);
+            for _ in 0..idle {
+                world.step(arriving, true);
+            }
+            world.capacity = 500.0;
+            for _ in 0..600 {
+                world.step(0.0, true);
+            }
+            assert_eq!(world.workers, 0, "idle for {idle} s at {arriving}/s");
+        }
+    }
+}
+
 /// No clock that is used here does, but nobody must be sent away by one: an hour says nothing where nobody looked.
 #[test]
 fn a_clock_that_jumps_takes_nobody_away() {

@@ -20,6 +20,8 @@ async fn a_broker_that_is_killed_while_the_pool_works() {
         .set("autoscale.api_url", broker.api_url())
         .set("queue.confirm_timeout", "5s")
         .set("autoscale.max", MOST)
+        // What was seen at each look, for a failure.
+        .set("log.filter", "info,chat::autoscale=debug")
         // Longer than the edges may take to find the broker again, and to fill its queues.
         .set("autoscale.cooldown", "6s")
         // So few that the load asks for all of them, however fast this machine is.
