@@ -51,9 +51,7 @@ impl Turns {
             .map(|(_, consumer)| consumer.next());
         let (delivery, served, _) = select_all(nexts).await;
         // Those before it had nothing: they stay the first to be asked.
-        let mut served = self.consumers.split_off(served);
-        let (partition, consumer) = served.pop_front().expect("it has just answered");
-        self.consumers.append(&mut served);
+        let (partition, consumer) = self.consumers.remove(served).expect("it has just answered");
         self.consumers.push_back((partition, consumer));
         (partition, delivery)
     }
