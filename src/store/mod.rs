@@ -225,6 +225,13 @@ pub struct Facts {
     pub heirs: HashMap<RoomId, UserId>,
 }
 
+impl Facts {
+    fn add_members(&mut self, members: impl IntoIterator<Item = Member>) {
+        let by_place = |member: Member| ((member.room, member.user.id), member);
+        self.members.extend(members.into_iter().map(by_place));
+    }
+}
+
 /// An entry of the feed that is not a new message (those are rows of their own).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedEntry {

@@ -129,10 +129,7 @@ impl Reads for Store {
         );
         let row = fetch!(self, fetch_optional, SQL, room, user);
         row.map(|row| {
-            let member = match row.try_get::<Option<Uuid>, _>(8)? {
-                Some(_) => Some(rows::member(&row, 7)?),
-                None => None,
-            };
+            let member = rows::optional_member(&row, 7)?;
             Ok((rows::room(&row, 0)?, member))
         })
         .transpose()
@@ -156,10 +153,7 @@ impl Reads for Store {
         let (rooms, users): (Vec<RoomId>, Vec<UserId>) = who.iter().copied().unzip();
         let found = fetch!(self, fetch_all, SQL, rooms, users);
         let found = rows::all(&found, |row| {
-            let member = match row.try_get::<Option<Uuid>, _>(8)? {
-                Some(_) => Some(rows::member(row, 7)?),
-                None => None,
-            };
+            let member = rows::optional_member(row, 7)?;
             let entry = Entry {
                 room: rows::room(row, 0)?,
                 member,

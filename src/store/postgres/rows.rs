@@ -90,6 +90,12 @@ pub(super) fn member(row: &PgRow, at: usize) -> sqlx::Result<Member> {
     })
 }
 
+/// A member's columns where there may be no member: those of a left join.
+pub(super) fn optional_member(row: &PgRow, at: usize) -> sqlx::Result<Option<Member>> {
+    let role: Option<&str> = row.try_get(at + 4)?;
+    role.map(|_| member(row, at)).transpose()
+}
+
 pub(super) fn message(row: &PgRow, at: usize) -> sqlx::Result<Message> {
     let mentions: Option<Vec<Uuid>> = row.try_get(at + 10)?;
     let reactions: Option<Json<Vec<Reaction>>> = row.try_get(at + 11)?;

@@ -116,10 +116,7 @@ impl Reads for Store {
         );
         let row = fetch!(self, fetch_optional, SQL, room, user);
         row.map(|row| {
-            let member = match row.try_get::<Option<Uuid>, _>(8)? {
-                Some(_) => Some(rows::member(&row, 7)?),
-                None => None,
-            };
+            let member = rows::optional_member(&row, 7)?;
             Ok((rows::room(&row, 0)?, member))
         })
         .transpose()

@@ -89,6 +89,12 @@ pub(super) fn member(row: &SqliteRow, at: usize) -> sqlx::Result<Member> {
     })
 }
 
+/// A member's columns where there may be no member: those of a left join.
+pub(super) fn optional_member(row: &SqliteRow, at: usize) -> sqlx::Result<Option<Member>> {
+    let role: Option<&str> = row.try_get(at + 4)?;
+    role.map(|_| member(row, at)).transpose()
+}
+
 pub(super) fn message(row: &SqliteRow, at: usize) -> sqlx::Result<Message> {
     let mentions: Option<Json<Vec<Uuid>>> = row.try_get(at + 10)?;
     let reactions: Option<Json<Vec<Reaction>>> = row.try_get(at + 11)?;

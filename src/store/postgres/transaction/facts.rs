@@ -37,17 +37,11 @@ pub(super) async fn read_places(
     let query = sqlx::query(SQL).bind(rooms).bind(users);
     let found = answer(query.fetch_all(&mut **lease)).await?;
     let places = rows::all(&found, |row| {
-        let member = match row.try_get::<Option<Uuid>, _>(8)? {
-            Some(_) => Some(rows::member(row, 7)?),
-            None => None,
-        };
-        Ok((rows::room(row, 0)?, member))
+        Ok((rows::room(row, 0)?, rows::optional_member(row, 7)?))
     })?;
     for (room, member) in places {
         facts.rooms.insert(room.id, room);
-        if let Some(member) = member {
-            facts.members.insert((member.room, member.user.id), member);
-        }
+        facts.add_members(member);
     }
     Ok(())
 }
@@ -111,10 +105,7 @@ pub(super) async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Fa
     let query = sqlx::query(SQL).bind(rooms).bind(users).bind(kept);
     let found = answer(query.fetch_all(&mut **lease)).await?;
     let people = rows::all(&found, |row| {
-        let member = match row.try_get::<Option<&str>, _>(4)? {
-            Some(_) => Some(rows::member(row, 0)?),
-            None => None,
-        };
+        let member = rows::optional_member(row, 0)?;
         let room: RoomId = row.try_get(0)?;
         let ban = row
             .try_get::<bool, _>(8)?
@@ -129,12 +120,9 @@ pub(super) async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Fa
         ))
     })?;
     for (room, user, member, ban, deleted) in people {
-        let key = (room, user.id);
-        if let Some(member) = member {
-            facts.members.insert(key, member);
-        }
+        facts.add_members(member);
         if let Some(until) = ban {
-            facts.bans.insert(key, until);
+            facts.bans.insert((room, user.id), until);
         }
         if !deleted {
             facts.users.insert(user.id, user);
@@ -160,7 +148,7 @@ pub(super) async fn read_heirs(lease: &mut Lease, scope: &Scope, facts: &mut Fac
     let found = answer(query.fetch_all(&mut **lease)).await?;
     for heir in rows::all(&found, |row| rows::member(row, 0))? {
         facts.heirs.insert(heir.room, heir.user.id);
-        facts.members.insert((heir.room, heir.user.id), heir);
+        facts.add_members([heir]);
     }
     Ok(())
 }
@@ -183,7 +171,7 @@ pub(super) async fn read_named(lease: &mut Lease, scope: &Scope, facts: &mut Fac
     let named = rows::all(&found, |row| Ok((rows::member(row, 0)?, row.try_get(8)?)))?;
     for (member, name) in named {
         facts.named.insert(name, member.user.id);
-        facts.members.insert((member.room, member.user.id), member);
+        facts.add_members([member]);
     }
     Ok(())
 }

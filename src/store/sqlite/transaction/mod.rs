@@ -1,0 +1,104 @@
+//! One batch, one transaction, one statement for each kind of change. Each statement crosses to SQLite's thread and back,
+//! so a batch of new messages takes two: one that reads, one that writes.
+
+mod changes;
+mod facts;
+
+use std::collections::{BTreeSet, HashSet};
+
+use async_trait::async_trait;
+use sqlx::Sqlite;
+
+use self::{
+    changes::{
+        append, forget_names, insert_entries, insert_rooms, lift_bans, put_bans, put_members,
+        remove_members, update_messages, update_rooms,
+    },
+    facts::{read_heirs, read_messages, read_named, read_people, read_places, read_rooms},
+};
+use super::Store;
+use crate::{
+    error::Result,
+    model::{Room, RoomId},
+    sqlite::failure,
+    store::{Changes, Facts, Scope, Transaction},
+};
+
+struct Open {
+    tx: sqlx::Transaction<'static, Sqlite>,
+    locked: BTreeSet<RoomId>,
+    /// Those of `locked` that exist.
+    known: HashSet<RoomId>,
+    /// Nobody looked whether the new messages are there already.
+    optimistic: bool,
+}
+
+/// The writer is the lock of all rooms, so none can come to be between here and the commit.
+pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+    let mut tx = store.database.write().await?;
+    let mut facts = Facts::default();
+    if scope.optimistic {
+        read_places(&mut tx, &scope.members, &mut facts).await?;
+        if !scope.messages.is_empty() {
+            read_messages(&mut tx, scope.messages.iter(), &mut facts).await?;
+        }
+    } else {
+        if !scope.rooms.is_empty() {
+            read_rooms(&mut tx, &scope.rooms, &mut facts).await?;
+        }
+        let mut messages = scope.messages.union(&scope.new_messages).peekable();
+        if messages.peek().is_some() {
+            read_messages(&mut tx, messages, &mut facts).await?;
+        }
+        if !scope.members.is_empty() || !scope.users.is_empty() {
+            read_people(&mut tx, scope, &mut facts).await?;
+        }
+    }
+    if !scope.heirs.is_empty() {
+        read_heirs(&mut tx, scope, &mut facts).await?;
+    }
+    if !scope.named.is_empty() {
+        read_named(&mut tx, scope, &mut facts).await?;
+    }
+    let open = Open {
+        tx,
+        locked: scope.rooms.clone(),
+        known: facts.rooms.keys().copied().collect(),
+        optimistic: scope.optimistic,
+    };
+    Ok((facts, Box::new(open)))
+}
+#[async_trait]
+impl Transaction for Open {
+    async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
+        changes.check(&self.locked)?;
+        let Changes {
+            rooms,
+            heads,
+            new_messages,
+            updated_messages,
+            entries,
+            members,
+            removed_members,
+            bans,
+            lifted_bans,
+            forgotten,
+        } = changes;
+        let (old, new): (Vec<Room>, Vec<Room>) = rooms
+            .into_iter()
+            .partition(|room| self.known.contains(&room.id));
+
+        let connection = &mut *self.tx;
+        insert_rooms(connection, &new).await?;
+        update_rooms(connection, &old).await?;
+        append(connection, &heads, &new_messages, self.optimistic).await?;
+        update_messages(connection, &updated_messages).await?;
+        insert_entries(connection, &entries).await?;
+        remove_members(connection, &removed_members).await?;
+        put_members(connection, &members).await?;
+        lift_bans(connection, &lifted_bans).await?;
+        put_bans(connection, &bans).await?;
+        forget_names(connection, &forgotten).await?;
+        self.tx.commit().await.map_err(failure)
+    }
+}
