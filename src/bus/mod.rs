@@ -138,18 +138,13 @@ pub fn encode_events(events: &[FeedEvent]) -> Vec<u8> {
         if !out.is_empty() {
             out.push(b'\n');
         }
-        encode_event(event, &mut out);
+        out.extend_from_slice(event.seq.to_string().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(event.kind.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(event.data.as_bytes());
     }
     out
-}
-
-/// One line of [`encode_events`], without its line feed.
-pub fn encode_event(event: &FeedEvent, out: &mut Vec<u8>) {
-    out.extend_from_slice(event.seq.to_string().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(event.kind.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(event.data.as_bytes());
 }
 
 /// `None` where the bytes are not what [`encode_events`] makes (a newer version's, say): the reader treats the

@@ -125,4 +125,8 @@ pub enum Notice {
     LoginClosed {
         login: Uuid,
     },
+    /// Someone has another name: workers remember names.
+    AccountChanged {
+        user: UserId,
+    },
 }

@@ -197,14 +197,31 @@ pub struct Scope {
     pub named: HashSet<(RoomId, String)>,
     /// Who would take these members' places if they went for good.
     pub heirs: HashSet<(RoomId, UserId)>,
-    /// Nothing but new messages is stored, and they are expected to be new. A store may then look without locking
-    /// (at `rooms`, `members`, `messages` and `named`), and `commit` fails with [`Code::Conflict`](crate::error::Code) if
-    /// a room's head has moved since or a message is there already: begin again without this. Everything that bears
-    /// on who may write in a room moves its head.
-    pub optimistic: bool,
 }
 
-/// What is true of a [`Scope`] while its rooms are locked.
+impl Scope {
+    /// There is nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        let Scope {
+            rooms,
+            messages,
+            new_messages,
+            members,
+            users,
+            named,
+            heirs,
+        } = self;
+        rooms.is_empty()
+            && messages.is_empty()
+            && new_messages.is_empty()
+            && members.is_empty()
+            && users.is_empty()
+            && named.is_empty()
+            && heirs.is_empty()
+    }
+}
+
+/// What is true of a [`Scope`]: while its rooms are locked, or when someone looked.
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
     /// Deleted rooms are there too, with `deleted` set.
@@ -226,6 +243,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What was seen of other places, or of messages.
+    pub fn add(&mut self, seen: Facts) {
+        self.rooms.extend(seen.rooms);
+        self.messages.extend(seen.messages);
+        self.members.extend(seen.members);
+        self.named.extend(seen.named);
+    }
+
     fn add_members(&mut self, members: impl IntoIterator<Item = Member>) {
         let by_place = |member: Member| ((member.room, member.user.id), member);
         self.members.extend(members.into_iter().map(by_place));
@@ -284,9 +309,17 @@ impl Changes {
             && self.forgotten.is_empty()
     }
 
+    /// For [`Writes::append`].
+    fn check_only_new_messages(&self, before: &HashMap<RoomId, Seq>) -> Result<()> {
+        if !self.is_only_new_messages() {
+            return Err(Error::internal("only new messages are appended"));
+        }
+        self.check(|room| before.contains_key(room))
+    }
+
     /// Refuses what no store may write: a change of a room that is not locked, a thing that is changed twice (a
     /// store could only guess which of the two counts), and U+0000, which PostgreSQL cannot keep.
-    fn check(&self, locked: &BTreeSet<RoomId>) -> Result<()> {
+    fn check(&self, is_locked: impl Fn(&RoomId) -> bool) -> Result<()> {
         let fault = |what: &str| Err(Error::internal(what));
         let members = self.members.iter().map(|m| (m.room, m.user.id));
         let members = members.chain(self.removed_members.iter().copied());
@@ -302,7 +335,7 @@ impl Changes {
             .chain(members.clone().map(|(room, _)| room))
             .chain(bans.clone().map(|(room, _)| room))
             .chain(self.forgotten.iter().map(|(room, _)| *room));
-        if !touched.all(|room| locked.contains(&room)) {
+        if !touched.all(|room| is_locked(&room)) {
             return fault("a batch changes a room that it has not locked");
         }
 
@@ -449,6 +482,18 @@ pub trait Writes: Send + Sync {
     /// A room that does not exist yet cannot be locked. When two transactions create the same one, the second
     /// `commit` fails with a retryable error; run again, it finds the room.
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)>;
+
+    /// Reads a scope's `members`, with their rooms, its `messages` and its `named`, and locks nothing.
+    async fn look(&self, scope: &Scope) -> Result<Facts>;
+    /// Stores new messages, which are expected to be new, and the heads that they move, all or nothing. `before` has the
+    /// head of each room that they were numbered from.
+    ///
+    /// Everything that bears on who may write in a room moves its head: where the heads are what someone saw, so is all
+    /// the rest but the names of users.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`](crate::error::Code) where a head is another one or a message is there already.
+    async fn append(&self, before: &HashMap<RoomId, Seq>, changes: &Changes) -> Result<()>;
 
     /// The same id and name again is `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;

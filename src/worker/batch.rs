@@ -24,10 +24,12 @@ use crate::{
         room::{self, RoomCommand, RoomJob},
     },
     model::{
-        EphemeralEvent, EphemeralKind, FeedEvent, MessageId, RoomId, Timestamp, UserId, new_id,
+        EphemeralEvent, EphemeralKind, FeedEvent, MessageId, Room, RoomId, Timestamp, UserId,
+        new_id,
     },
     protocol::{ReadUpdated, raw},
     queue::{DeadLetter, Delivery, Partition},
+    store::{Facts, Scope},
     telemetry::metrics,
 };
 
@@ -177,7 +179,7 @@ impl Runner {
             if part.is_empty() {
                 continue;
             }
-            let jobs: Vec<RoomJob> = part.iter().map(|line| line.job.clone()).collect();
+            let jobs: Vec<&RoomJob> = part.iter().map(|line| &line.job).collect();
             match self.patiently(|| commit(&self.worker, &jobs)).await {
                 None => return false,
                 Some(Ok(applied)) => {
@@ -247,10 +249,19 @@ impl Runner {
             match applied {
                 None => return false,
                 Some(Ok(outcome)) => {
-                    if let Single::Account(AccountCommand::CloseLogin { login }) = command {
-                        let notice = Notice::LoginClosed { login: *login };
-                        told.notices.push((Channel::Everyone, encode(&notice)));
-                    }
+                    let notice = match command {
+                        Single::Account(AccountCommand::CloseLogin { login }) => {
+                            Some(Notice::LoginClosed { login: *login })
+                        }
+                        Single::Account(AccountCommand::Update { .. } | AccountCommand::Delete) => {
+                            // This worker's memory need not wait for the bus.
+                            self.worker.memory.forget_user(*actor);
+                            Some(Notice::AccountChanged { user: *actor })
+                        }
+                        _ => None,
+                    };
+                    told.notices
+                        .extend(notice.map(|notice| (Channel::Everyone, encode(&notice))));
                     if let Outcome::Refused(refusal) = &outcome {
                         count_refusal(refusal);
                     }
@@ -380,29 +391,77 @@ impl Runner {
     }
 }
 
-/// One transaction. Where the rooms moved on, or a command comes again, it is begun anew under their locks.
-pub(super) async fn commit(worker: &Worker, jobs: &[RoomJob]) -> Result<room::Applied> {
-    let mut scope = room::scope(jobs);
-    loop {
-        let (facts, transaction) = worker.store.begin(&scope).await?;
-        let mut applied = room::apply(facts, jobs);
-        let changes = std::mem::take(&mut applied.changes);
-        let stored = changes.new_messages.len() as u64;
-        if !changes.is_empty() {
-            match transaction.commit(changes).await {
-                Err(error) if scope.optimistic && error.code == Code::Conflict => {
-                    scope.optimistic = false;
-                    continue;
-                }
-                result => result?,
-            }
-        }
-        metrics().messages_stored.inc_by(stored);
-        metrics()
-            .messages_duplicate
-            .inc_by(applied.repeats.len() as u64);
+/// One transaction.
+pub(super) async fn commit(worker: &Worker, jobs: &[&RoomJob]) -> Result<room::Applied> {
+    let scope = room::scope(jobs.iter().copied());
+    let is_send = |job: &&RoomJob| matches!(job.command, RoomCommand::Send(_));
+    if jobs.iter().all(is_send)
+        && let Some(applied) = append(worker, &scope, jobs).await?
+    {
         return Ok(applied);
     }
+    let (facts, transaction) = worker.store.begin(&scope).await?;
+    let mut applied = room::apply(facts, jobs.iter().copied());
+    let changes = std::mem::take(&mut applied.changes);
+    let stored = changes.new_messages.len();
+    if !changes.is_empty() {
+        worker.memory.forget(&scope.rooms);
+        transaction.commit(changes).await?;
+    }
+    count(stored, &applied);
+    Ok(applied)
+}
+
+/// New messages, without locks. `None` where the rooms moved on meanwhile, or a command comes again.
+async fn append(
+    worker: &Worker,
+    scope: &Scope,
+    jobs: &[&RoomJob],
+) -> Result<Option<room::Applied>> {
+    let (store, memory) = (&worker.store, &worker.memory);
+    let since = Instant::now();
+    let (mut facts, unknown) = memory.recall(&scope.members);
+    let asked = Scope {
+        members: unknown,
+        messages: scope.messages.clone(),
+        named: scope.named.clone(),
+        ..Scope::default()
+    };
+    let seen = match asked.is_empty() {
+        true => Facts::default(),
+        false => store.look(&asked).await?,
+    };
+    let moved_on = |room: &Room| {
+        let known = facts.rooms.get(&room.id);
+        known.is_some_and(|known| known.head != room.head)
+    };
+    if seen.rooms.values().any(moved_on) {
+        memory.forget(&scope.rooms);
+        return Ok(None);
+    }
+    facts.add(seen.clone());
+    let before = facts.rooms.values().map(|room| (room.id, room.head));
+    let before = before.collect();
+    let mut applied = room::apply(facts, jobs.iter().copied());
+    let changes = std::mem::take(&mut applied.changes);
+    if !changes.is_empty()
+        && let Err(error) = store.append(&before, &changes).await
+    {
+        memory.forget(&scope.rooms);
+        return match error.code {
+            Code::Conflict => Ok(None),
+            _ => Err(error),
+        };
+    }
+    memory.stored(seen, since, &changes.heads);
+    count(changes.new_messages.len(), &applied);
+    Ok(Some(applied))
+}
+
+fn count(stored: usize, applied: &room::Applied) {
+    metrics().messages_stored.inc_by(stored as u64);
+    let repeats = applied.repeats.len();
+    metrics().messages_duplicate.inc_by(repeats as u64);
 }
 
 /// The messages that are stored now, or were already: whoever stored them may have died before it left word of them.

@@ -65,6 +65,7 @@ impl Runner {
                 command: RoomCommand::Depart,
             })
             .collect();
+        let jobs: Vec<&RoomJob> = jobs.iter().collect();
         let applied = match self.patiently(|| commit(&self.worker, &jobs)).await? {
             Ok(applied) => applied,
             Err(error) => return Some(Err(error)),

@@ -6,11 +6,13 @@ mod farewell;
 mod jobs;
 mod lane;
 mod maintenance;
+mod memory;
 mod partitions;
 mod turns;
 
 use std::{collections::HashSet, sync::Arc};
 
+pub use memory::Memory;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,6 +33,7 @@ pub struct Worker {
     pub store: Arc<dyn Writes>,
     pub bus: Arc<dyn Bus>,
     pub notifier: Notifier,
+    pub memory: Memory,
 }
 
 /// Does what `worker.jobs` names until `shutdown`, then finishes its batches, acknowledges them and leaves its partitions to others.
@@ -44,6 +47,9 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         true => worker.config.worker.concurrency,
         false => 0,
     };
+    if concurrency > 0 {
+        lanes.spawn(memory::listen(worker.clone(), shutdown.clone()));
+    }
     for lane in 0..concurrency {
         lanes.spawn(lane::run(
             worker.clone(),

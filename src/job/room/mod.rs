@@ -94,14 +94,10 @@ pub struct RoomJob {
 
 /// Everything [`apply`] will look at.
 pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
-    let mut scope = Scope {
-        optimistic: true,
-        ..Scope::default()
-    };
+    let mut scope = Scope::default();
     for job in jobs {
         scope.rooms.insert(job.room);
         scope.members.insert((job.room, job.actor));
-        scope.optimistic &= matches!(job.command, RoomCommand::Send(_));
         match &job.command {
             RoomCommand::Send(send) => {
                 scope.new_messages.insert(send.id);

@@ -1,6 +1,6 @@
 //! The writing half: accounts and logins, one statement each where one is enough.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{LoginId, RoomId, Timestamp, UserId},
+    model::{LoginId, RoomId, Seq, Timestamp, UserId},
     store::{
-        AccountPatch, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired, Facts,
-        Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
+        AccountPatch, Applied, Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired,
+        Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
         rotation::{self, Step},
     },
 };
@@ -24,6 +24,14 @@ use crate::{
 impl Writes for Store {
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
         transaction::begin(self, scope).await
+    }
+
+    async fn look(&self, scope: &Scope) -> Result<Facts> {
+        transaction::look(self, scope).await
+    }
+
+    async fn append(&self, before: &HashMap<RoomId, Seq>, changes: &Changes) -> Result<()> {
+        transaction::append(self, before, changes).await
     }
 
     async fn register(&self, new: &NewAccount) -> Result<Applied> {

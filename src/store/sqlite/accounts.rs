@@ -1,6 +1,6 @@
 //! The writing half: accounts and logins.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{Row, sqlite::SqliteRow};
@@ -8,11 +8,11 @@ use sqlx::{Row, sqlite::SqliteRow};
 use super::{Store, expire, rows, transaction};
 use crate::{
     error::Result,
-    model::{LoginId, RoomId, Timestamp, UserId},
+    model::{LoginId, RoomId, Seq, Timestamp, UserId},
     sqlite::failure,
     store::{
-        AccountPatch, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired, Facts,
-        Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
+        AccountPatch, Applied, Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired,
+        Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
         rotation::{self, Step},
     },
 };
@@ -21,6 +21,14 @@ use crate::{
 impl Writes for Store {
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
         transaction::begin(self, scope).await
+    }
+
+    async fn look(&self, scope: &Scope) -> Result<Facts> {
+        transaction::look(self, scope).await
+    }
+
+    async fn append(&self, before: &HashMap<RoomId, Seq>, changes: &Changes) -> Result<()> {
+        transaction::append(self, before, changes).await
     }
 
     async fn register(&self, new: &NewAccount) -> Result<Applied> {

@@ -40,7 +40,7 @@ pub struct Applied {
 }
 
 /// Decides what `jobs` do to a world of `facts`, in their order.
-pub fn apply(facts: Facts, jobs: &[RoomJob]) -> Applied {
+pub fn apply<'a>(facts: Facts, jobs: impl IntoIterator<Item = &'a RoomJob>) -> Applied {
     let mut batch = Batch {
         facts,
         applied: Applied::default(),
@@ -253,9 +253,7 @@ impl Batch {
             match touched {
                 Touched::Room(id) => changes.rooms.extend(self.facts.rooms.get(id).cloned()),
                 Touched::NewMessage(id) => {
-                    changes
-                        .new_messages
-                        .extend(self.facts.messages.get(id).cloned());
+                    changes.new_messages.extend(self.facts.messages.remove(id));
                 }
                 Touched::Message(id) => {
                     if !self.touched.contains(&Touched::NewMessage(*id)) {

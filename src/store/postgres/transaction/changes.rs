@@ -40,7 +40,7 @@ macro_rules! insert_messages {
 pub(super) async fn append(
     lease: &mut Lease,
     before: &HashMap<RoomId, Seq>,
-    after: HashMap<RoomId, Seq>,
+    after: &HashMap<RoomId, Seq>,
     messages: &[Message],
 ) -> Result<()> {
     const SQL: &str = concat!(
@@ -52,7 +52,7 @@ pub(super) async fn append(
         insert_messages!(),
         ") SELECT 1 / (count(*) = cardinality($15))::int FROM moved"
     );
-    let mut heads: Vec<(RoomId, Seq)> = after.into_iter().collect();
+    let mut heads: Vec<(RoomId, Seq)> = after.iter().map(|(&room, &head)| (room, head)).collect();
     heads.sort_unstable();
     let was = column(&heads, |(room, _)| before.get(room).copied());
     let (ids, heads): (Vec<RoomId>, Vec<Seq>) = heads.into_iter().unzip();

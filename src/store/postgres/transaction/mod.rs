@@ -1,5 +1,6 @@
-//! One batch, one transaction: up to five round trips to open it, one for each kind of change, one to commit. A batch
-//! of new messages needs two in all: a look without locks, and one statement (see [`append`]).
+//! One batch, one transaction: up to five round trips to open it, one for each kind of change, one to commit. New
+//! messages alone need one in all (see [`append`]), and one more for a look without locks, where there is something to
+//! look at.
 
 mod changes;
 mod facts;
@@ -10,14 +11,14 @@ use async_trait::async_trait;
 
 use self::{
     changes::{
-        append, forget_names, insert_entries, insert_messages, insert_rooms, lift_bans, move_heads,
+        forget_names, insert_entries, insert_messages, insert_rooms, lift_bans, move_heads,
         put_bans, put_members, remove_members, update_messages, update_rooms,
     },
     facts::{read_heirs, read_messages, read_named, read_people, read_places, read_rooms},
 };
 use super::{Store, pool::Lease};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     model::{Room, RoomId, Seq},
     store::{Changes, Facts, Scope, Transaction},
 };
@@ -29,17 +30,7 @@ struct Open {
     known: HashSet<RoomId>,
 }
 
-/// What was seen without locks.
-struct Seen {
-    lease: Lease,
-    rooms: BTreeSet<RoomId>,
-    heads: HashMap<RoomId, Seq>,
-}
-
 pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
-    if scope.optimistic {
-        return look(store, scope).await;
-    }
     let mut lease = Lease::begin(&store.pool).await?;
     let mut facts = Facts::default();
     // Each statement takes its own snapshot, so what follows the locks sees what was committed before them.
@@ -67,29 +58,35 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     Ok((facts, Box::new(open)))
 }
 
-async fn look(store: &Store, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
+pub(super) async fn look(store: &Store, scope: &Scope) -> Result<Facts> {
     let mut lease = Lease::take(&store.pool).await?;
     let mut facts = Facts::default();
-    read_places(&mut lease, &scope.members, &mut facts).await?;
+    if !scope.members.is_empty() {
+        read_places(&mut lease, &scope.members, &mut facts).await?;
+    }
     if !scope.messages.is_empty() {
         read_messages(&mut lease, scope.messages.iter(), &mut facts).await?;
     }
     if !scope.named.is_empty() {
         read_named(&mut lease, scope, &mut facts).await?;
     }
-    let rooms = facts.rooms.values();
-    let seen = Seen {
-        lease,
-        rooms: scope.rooms.clone(),
-        heads: rooms.map(|room| (room.id, room.head)).collect(),
-    };
-    Ok((facts, Box::new(seen)))
+    Ok(facts)
+}
+
+pub(super) async fn append(
+    store: &Store,
+    before: &HashMap<RoomId, Seq>,
+    changes: &Changes,
+) -> Result<()> {
+    changes.check_only_new_messages(before)?;
+    let mut lease = Lease::take(&store.pool).await?;
+    changes::append(&mut lease, before, &changes.heads, &changes.new_messages).await
 }
 
 #[async_trait]
 impl Transaction for Open {
     async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
-        changes.check(&self.locked)?;
+        changes.check(|room| self.locked.contains(room))?;
         let Changes {
             rooms,
             heads,
@@ -124,24 +121,5 @@ impl Transaction for Open {
         put_bans(lease, &bans).await?;
         forget_names(lease, &forgotten).await?;
         self.lease.commit().await
-    }
-}
-
-#[async_trait]
-impl Transaction for Seen {
-    async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
-        changes.check(&self.rooms)?;
-        if !changes.is_only_new_messages() {
-            return Err(Error::internal(
-                "an optimistic batch stores new messages only",
-            ));
-        }
-        append(
-            &mut self.lease,
-            &self.heads,
-            changes.heads,
-            &changes.new_messages,
-        )
-        .await
     }
 }

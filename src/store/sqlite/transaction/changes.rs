@@ -101,15 +101,17 @@ struct NewMessage<'a>(
     Option<i64>,
 );
 
-/// Moves heads and stores messages. An `optimistic` caller is told by [`Code::Conflict`] that a message is there already.
+/// Moves heads and stores messages. Who did not look under the lock says what the heads were `before`, and hears
+/// [`Code::Conflict`](crate::error::Code) where one is another or a message is there already.
 pub(super) async fn append(
     connection: &mut SqliteConnection,
+    before: Option<&HashMap<RoomId, Seq>>,
     heads: &HashMap<RoomId, Seq>,
     messages: &[Message],
-    optimistic: bool,
 ) -> Result<()> {
     const SQL: &str = "UPDATE rooms SET head = n.value ->> 1 \
-         FROM jsonb_each(?1) n WHERE rooms.id = unhex(n.value ->> 0); \
+         FROM jsonb_each(?1) n WHERE rooms.id = unhex(n.value ->> 0) \
+             AND rooms.head = coalesce(n.value ->> 2, rooms.head); \
          INSERT INTO messages (room, seq, id, change_seq, sender, body, \
              client_msg_id, reply_to, mentions, reactions, metadata, created_at, edited_at, \
              deleted_at) \
@@ -120,7 +122,10 @@ pub(super) async fn append(
     if heads.is_empty() && messages.is_empty() {
         return Ok(());
     }
-    let moved = heads.iter().map(|(room, head)| (room.simple(), head));
+    let moved = heads.iter().map(|(room, head)| {
+        let was = before.and_then(|before| before.get(room));
+        (room.simple(), head, was)
+    });
     let new = rows_of(messages, |m| {
         NewMessage(
             m.room.simple(),
@@ -144,16 +149,18 @@ pub(super) async fn append(
         .execute(connection)
         .await
         .map_err(|error| match &error {
-            sqlx::Error::Database(database) if optimistic && database.is_unique_violation() => {
+            sqlx::Error::Database(database)
+                if before.is_some() && database.is_unique_violation() =>
+            {
                 Error::conflict("a message is stored already")
             }
             _ => failure(error),
         })?;
-    expect(
-        written.rows_affected(),
-        heads.len() + messages.len(),
-        "moved heads and new messages",
-    )
+    let (written, rows) = (written.rows_affected(), heads.len() + messages.len());
+    if before.is_some() && written < rows as u64 {
+        return Err(Error::conflict("a room moved on"));
+    }
+    expect(written, rows, "moved heads and new messages")
 }
 
 pub(super) async fn update_messages(

@@ -1,6 +1,9 @@
 //! What a transaction promises.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use chat::{
     error::{Code, Result},
@@ -22,7 +25,8 @@ on_both! {
     nothing_may_be_changed_twice_in_one_batch,
     a_nul_in_a_text_is_refused,
     a_thousand_messages_in_one_batch,
-    an_optimistic_batch_sees_what_it_needs,
+    a_look_sees_what_new_messages_need,
+    new_messages_are_appended_whole_or_not_at_all,
     nothing_to_do_is_done,
 }
 
@@ -311,7 +315,7 @@ async fn a_thousand_messages_in_one_batch(store: Fixture) {
     assert_eq!(store.facts(&asked).await.messages.len(), 1000);
 }
 
-async fn an_optimistic_batch_sees_what_it_needs(store: Fixture) {
+async fn a_look_sees_what_new_messages_need(store: Fixture) {
     let ada = store.user("ada").await;
     let id = store.public_room(&ada).await;
     let said = store.say(id, &ada, 1..=1).await.remove(0);
@@ -320,14 +324,12 @@ async fn an_optimistic_batch_sees_what_it_needs(store: Fixture) {
         ..message(id, &ada, 2, "to @ada")
     };
     let asked = Scope {
-        members: HashSet::from([(id, ada.id)]),
+        members: HashSet::from([(id, ada.id), (new_id(), ada.id)]),
         messages: HashSet::from([said.id]),
-        new_messages: HashSet::from([reply.id]),
         named: HashSet::from([(id, "ada".to_owned())]),
-        optimistic: true,
-        ..scope([id, new_id()])
+        ..Scope::default()
     };
-    let (facts, transaction) = store.writes.begin(&asked).await.unwrap();
+    let facts = store.writes.look(&asked).await.unwrap();
     assert_eq!(facts.rooms.len(), 1);
     assert_eq!(facts.rooms[&id].head, 1);
     assert_eq!(facts.members[&(id, ada.id)].role, Role::Owner);
@@ -338,9 +340,80 @@ async fn an_optimistic_batch_sees_what_it_needs(store: Fixture) {
         new_messages: vec![reply.clone()],
         ..Changes::default()
     };
-    transaction.commit(changes).await.unwrap();
+    let before = HashMap::from([(id, 1)]);
+    store.writes.append(&before, &changes).await.unwrap();
     let found = store.reads.messages(id, Window::Latest, 9).await.unwrap();
     assert_eq!(wires(&found), wires(&[said, reply]));
+}
+
+async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
+    let ada = store.user("ada").await;
+    let (one, other) = (store.public_room(&ada).await, store.public_room(&ada).await);
+    let bodies = async |room| -> Vec<String> {
+        let found = store.reads.messages(room, Window::Latest, 9).await.unwrap();
+        found.into_iter().map(|message| message.body).collect()
+    };
+    let refused = |result: Result<()>| assert_eq!(result.unwrap_err().code, Code::Conflict);
+    let both = |first: Message, second: Message| Changes {
+        heads: [(one, first.seq), (other, second.seq)].into(),
+        new_messages: vec![first, second],
+        ..Changes::default()
+    };
+    let heads = |first, second| HashMap::from([(one, first), (other, second)]);
+
+    let first = message(one, &ada, 1, "first");
+    let changes = both(first.clone(), message(other, &ada, 1, "beside it"));
+    store.writes.append(&heads(0, 0), &changes).await.unwrap();
+    // Whoever saw the same comes too late.
+    let late = both(
+        message(one, &ada, 1, "late"),
+        message(other, &ada, 1, "late"),
+    );
+    refused(store.writes.append(&heads(0, 0), &late).await);
+    assert_eq!(bodies(one).await, ["first"]);
+
+    // One of two rooms moved, by something that is no message.
+    let entry = FeedEntry {
+        room: other,
+        seq: 2,
+        kind: EventKind::RoomUpdated,
+        message: None,
+        data: Some("{}".to_owned()),
+        at: Timestamp::now(),
+    };
+    let moved = Changes {
+        heads: [(other, 2)].into(),
+        entries: vec![entry],
+        ..Changes::default()
+    };
+    store.commit([other], moved).await.unwrap();
+    let changes = both(
+        message(one, &ada, 2, "lost"),
+        message(other, &ada, 2, "lost"),
+    );
+    refused(store.writes.append(&heads(1, 1), &changes).await);
+    assert_eq!(bodies(one).await, ["first"]);
+    assert_eq!(store.reads.heads(&[one]).await.unwrap(), [(one, 1)]);
+
+    // A message that is there already.
+    let again = Message {
+        seq: 2,
+        change_seq: 2,
+        ..first
+    };
+    let changes = both(again, message(other, &ada, 3, "lost"));
+    refused(store.writes.append(&heads(1, 2), &changes).await);
+    assert_eq!(bodies(other).await, ["beside it"]);
+
+    // A room that was not looked at, and something that is no new message.
+    let unseen = store.writes.append(&HashMap::new(), &changes).await;
+    assert_eq!(unseen.unwrap_err().code, Code::Internal);
+    let renamed = Changes {
+        rooms: vec![room(RoomKind::Public, &ada)],
+        ..Changes::default()
+    };
+    let other_change = store.writes.append(&heads(1, 2), &renamed).await;
+    assert_eq!(other_change.unwrap_err().code, Code::Internal);
 }
 
 async fn nothing_to_do_is_done(store: Fixture) {

@@ -2,11 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chat::{
-    error::{Code, Result},
-    model::*,
-    store::{self, *},
-};
+use chat::store::{self, *};
 use sqlx::{Connection, Executor};
 
 use super::fixture::*;
@@ -89,80 +85,6 @@ async fn a_frozen_worker_loses_its_locks() {
         let found = store.reads.messages(id, Window::Latest, 9).await.unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].body, "the next one's");
-    })
-    .await;
-}
-
-/// A batch that did not lock: it is stored if nothing that it saw has changed, or not at all.
-#[tokio::test]
-async fn an_optimistic_batch_is_stored_whole_or_refused() {
-    on_postgres(async |store: Fixture| {
-        let ada = store.user("ada").await;
-        let (one, other) = (store.public_room(&ada).await, store.public_room(&ada).await);
-        let bodies = async |room| -> Vec<String> {
-            let found = store.reads.messages(room, Window::Latest, 9).await.unwrap();
-            found.into_iter().map(|message| message.body).collect()
-        };
-        let asked = Scope {
-            members: [(one, ada.id), (other, ada.id)].into(),
-            optimistic: true,
-            ..scope([one, other])
-        };
-        let refused = |result: Result<()>| assert_eq!(result.unwrap_err().code, Code::Conflict);
-        let both = |first: Message, second: Message| Changes {
-            heads: [(one, first.seq), (other, second.seq)].into(),
-            new_messages: vec![first, second],
-            ..Changes::default()
-        };
-
-        let (facts, stored) = store.writes.begin(&asked).await.unwrap();
-        assert_eq!(facts.rooms[&one].head, 0);
-        assert_eq!(facts.members[&(other, ada.id)].role, Role::Owner);
-        // It holds no lock: another batch passes it, and then it is too late for this one.
-        let (_, late) = store.writes.begin(&asked).await.unwrap();
-        let first = message(one, &ada, 1, "first");
-        let changes = both(first.clone(), message(other, &ada, 1, "beside it"));
-        stored.commit(changes.clone()).await.unwrap();
-        refused(late.commit(changes).await);
-        assert_eq!(bodies(one).await, ["first"]);
-
-        // One of two rooms moved, by something that is no message.
-        let (_, passed) = store.writes.begin(&asked).await.unwrap();
-        let entry = FeedEntry {
-            room: other,
-            seq: 2,
-            kind: EventKind::RoomUpdated,
-            message: None,
-            data: Some("{}".to_owned()),
-            at: Timestamp::now(),
-        };
-        let moved = Changes {
-            heads: [(other, 2)].into(),
-            entries: vec![entry],
-            ..Changes::default()
-        };
-        store.commit([other], moved).await.unwrap();
-        let changes = both(
-            message(one, &ada, 2, "lost"),
-            message(other, &ada, 2, "lost"),
-        );
-        refused(passed.commit(changes).await);
-        assert_eq!(bodies(one).await, ["first"]);
-        assert_eq!(store.reads.heads(&[one]).await.unwrap(), [(one, 1)]);
-
-        // A message that is there already.
-        let (_, repeat) = store.writes.begin(&asked).await.unwrap();
-        let again = Message {
-            seq: 2,
-            change_seq: 2,
-            ..first
-        };
-        refused(
-            repeat
-                .commit(both(again, message(other, &ada, 3, "lost")))
-                .await,
-        );
-        assert_eq!(bodies(other).await, ["beside it"]);
     })
     .await;
 }

@@ -18,7 +18,7 @@ use chat::{
     },
     sqlite::Database,
     store::{self, Reads},
-    worker::{self, Worker},
+    worker::{self, Memory, Worker},
 };
 use tokio::{runtime::Runtime, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -108,6 +108,7 @@ impl Place {
                         store,
                         bus,
                         notifier: notifier.unwrap(),
+                        memory: Memory::default(),
                     },
                 }
             }
@@ -138,6 +139,7 @@ impl Place {
                         store,
                         bus,
                         notifier: notifier.unwrap(),
+                        memory: Memory::default(),
                     },
                 }
             }

@@ -1,6 +1,7 @@
 //! A worker's ports with a trap in them: at a chosen moment of a batch it never gets an answer, or a wrong one.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,9 +23,9 @@ use tokio::sync::Notify;
 pub enum Moment {
     /// Nothing of the batch is in the store.
     Taken,
-    /// The rooms are locked.
-    Locked,
-    /// The transaction is about to be committed.
+    /// The rooms are locked, or were looked at.
+    Seen,
+    /// What it comes to is about to be committed.
     BeforeCommit,
     Committed,
     Told,
@@ -35,7 +36,7 @@ pub enum Moment {
 
 pub const MOMENTS: [Moment; 6] = [
     Moment::Taken,
-    Moment::Locked,
+    Moment::Seen,
     Moment::BeforeCommit,
     Moment::Committed,
     Moment::Told,
@@ -85,11 +86,25 @@ impl Writes for Trapped<dyn Writes> {
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
         self.trap.pass(Moment::Taken).await?;
         let (facts, transaction) = self.inner.begin(scope).await?;
-        self.trap.pass(Moment::Locked).await?;
+        self.trap.pass(Moment::Seen).await?;
         Ok((
             facts,
             Box::new(TrappedTransaction(transaction, self.trap.clone())),
         ))
+    }
+    async fn look(&self, scope: &Scope) -> Result<Facts> {
+        self.trap.pass(Moment::Taken).await?;
+        let facts = self.inner.look(scope).await?;
+        self.trap.pass(Moment::Seen).await?;
+        Ok(facts)
+    }
+    async fn append(&self, before: &HashMap<RoomId, Seq>, changes: &Changes) -> Result<()> {
+        // What is remembered is not looked at.
+        self.trap.pass(Moment::Taken).await?;
+        self.trap.pass(Moment::Seen).await?;
+        self.trap.pass(Moment::BeforeCommit).await?;
+        self.inner.append(before, changes).await?;
+        self.trap.pass(Moment::Committed).await
     }
     async fn register(&self, new: &NewAccount) -> Result<store::Applied> {
         self.inner.register(new).await
