@@ -29,7 +29,7 @@ use crate::{
     },
     sqlite::Database,
     store,
-    worker::{self, Worker},
+    worker::{self, Memory, Worker},
 };
 
 /// The name of the database file in a standalone data directory.
@@ -91,6 +91,7 @@ pub async fn standalone(
                 bus.clone(),
                 queue.clone(),
             )?,
+            memory: Memory::default(),
         },
         worker_stop.clone(),
     ));
@@ -184,6 +185,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
             store: servers.store.clone(),
             bus: servers.bus.clone(),
             notifier,
+            memory: Memory::default(),
         },
         shutdown,
     )

@@ -4,7 +4,9 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -197,18 +199,20 @@ impl<C: Codec> Connection<C> {
         let timer = tokio::time::sleep_until(next(session.is_some(), beat_at, open_by));
         let mut timer = std::pin::pin!(timer);
         loop {
-            // What waits goes out first, then one thing at a time is waited for.
+            // What may go out goes first, then one thing at a time is waited for.
             if let Err(over) = self.write_all().await {
                 return over;
             }
             tokio::select! {
-                () = outbox.wait() => continue,
+                biased;
                 input = self.receive() => {
                     let was_open = session.is_some();
                     match input {
                         Ok(Input::Nothing) => continue,
                         Ok(Input::Alive(again)) => beat_at = tokio::time::Instant::now() + again,
-                        Ok(input) => if let Err(over) = Box::pin(self.input(&mut session, input)).await {
+                        Ok(input) => if let Some(input) = self.input_now(&mut session, input)
+                            && let Err(over) = Box::pin(self.input(&mut session, input)).await
+                        {
                             return over;
                         },
                         Err(over) => return over,
@@ -235,6 +239,8 @@ impl<C: Codec> Connection<C> {
                         beat_at = now + again;
                     }
                 }
+                // The last to be asked: the writer has its turn in each round anyway.
+                () = outbox.wait() => continue,
             }
             let due = next(session.is_some(), beat_at, open_by);
             if timer.deadline() != due {
@@ -243,11 +249,22 @@ impl<C: Codec> Connection<C> {
         }
     }
 
+    /// Handles what needs no waiting, and gives the rest back.
+    fn input_now(&mut self, session: &mut Option<Session>, input: Input) -> Option<Input> {
+        match (input, session) {
+            (Input::Request(id, request), Some(session)) => {
+                self.malformed = 0;
+                let request = session.handle_now(id, request)?;
+                Some(Input::Request(id, request))
+            }
+            (input, _) => Some(input),
+        }
+    }
+
     /// Handles one thing the peer sent; while it takes its time, what the outbox holds is still written.
     async fn input(&mut self, session: &mut Option<Session>, input: Input) -> Result<(), Over> {
         match (input, session.as_mut()) {
             (Input::Request(id, request), Some(session)) => {
-                self.malformed = 0;
                 let outbox = self.outbox.clone();
                 let mut handling = std::pin::pin!(session.handle(id, request));
                 loop {
@@ -302,7 +319,13 @@ impl<C: Codec> Connection<C> {
         match received {
             Ok(Received::Text(text)) => Ok(self.codec.read(&text)),
             Ok(Received::Binary) => Ok(self.codec.read_binary()),
-            Ok(Received::Nothing) => Ok(Input::Nothing),
+            Ok(Received::Nothing) => {
+                // It may be a new wire, which takes what waited for room on the old one.
+                if !self.outbox.is_empty() {
+                    self.outbox.poke();
+                }
+                Ok(Input::Nothing)
+            }
             Err(Broken::TooLong(max)) => {
                 let message = format!("a frame may have at most {max} bytes");
                 let error = Error::new(Code::TooLarge, message);
@@ -314,42 +337,48 @@ impl<C: Codec> Connection<C> {
         }
     }
 
-    /// Writes all that the outbox holds and flushes once. Ends early when the reader is too slow: a socket that
-    /// takes nothing must not keep what others send to it.
+    /// Writes all that the outbox holds and flushes once, if it is this socket's turn. Ends early when the reader is too
+    /// slow: a socket that takes nothing must not keep what others send to it.
     async fn write_all(&mut self) -> Result<(), Over> {
-        // Whoever woke us may have more for this socket: after the others had their turn it goes out in one write.
-        tokio::task::yield_now().await;
-        loop {
-            let ending = match self.link.is_writable(&self.outbox) {
-                true => self.outbox.take(&mut self.writing),
-                false => self.outbox.ending(),
+        let outbox = self.outbox.clone();
+        while let Some(turn) = outbox.turn() {
+            let ending = match self.link.is_writable(&outbox) {
+                true => outbox.take(&mut self.writing),
+                false => outbox.ending(),
             };
-            if self.writing.is_empty() {
-                return match ending {
-                    Some(ending) => Err(Over::End(ending)),
-                    None => Ok(()),
+            if !self.writing.is_empty() {
+                let written = {
+                    let mut writing = std::pin::pin!(self.write_taken());
+                    let first = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await;
+                    drop(turn);
+                    match first {
+                        Poll::Ready(written) => Some(written),
+                        Poll::Pending => {
+                            outbox.block();
+                            loop {
+                                tokio::select! {
+                                    biased;
+                                    written = &mut writing => break Some(written),
+                                    () = outbox.wait() => if outbox.is_slow() { break None },
+                                }
+                            }
+                        }
+                    }
                 };
-            }
-            let outbox = self.outbox.clone();
-            let written = {
-                let mut writing = std::pin::pin!(self.write_taken());
-                loop {
-                    tokio::select! {
-                        biased;
-                        written = &mut writing => break Some(written),
-                        () = outbox.wait() => if outbox.is_slow() { break None },
+                match written {
+                    Some(Ok(())) => {}
+                    Some(Err(_)) => return Err(Over::Gone),
+                    None => {
+                        self.writing.clear();
+                        return Err(Over::with(Close::Slow));
                     }
                 }
-            };
-            match written {
-                Some(Ok(())) => {}
-                Some(Err(_)) => return Err(Over::Gone),
-                None => {
-                    self.writing.clear();
-                    return Err(Over::with(Close::Slow));
-                }
+            }
+            if let Some(ending) = ending {
+                return Err(Over::End(ending));
             }
         }
+        Ok(())
     }
 
     async fn write_taken(&mut self) -> Result<(), Broken> {
@@ -362,6 +391,7 @@ impl<C: Codec> Connection<C> {
     /// Everything that still waits, what the codec says at the end, and the link's own goodbye.
     async fn goodbye(&mut self, ending: Ending) {
         let outbox = self.outbox.clone();
+        outbox.block();
         if ending.close != Close::Slow {
             loop {
                 if self.link.is_writable(&outbox) {

@@ -16,6 +16,7 @@ pub mod session;
 pub mod sessions;
 mod socketio;
 pub mod submit;
+pub mod waves;
 mod websocket;
 pub mod ws;
 
@@ -49,6 +50,8 @@ pub struct Edge {
     pub gathers: gather::Gathers,
     pub sessions: Arc<sessions::Sessions>,
     pub rates: limits::Rates,
+    /// When sockets write.
+    pub waves: Arc<waves::Waves>,
     /// The sockets' tasks: they outlive the requests that made them.
     pub tasks: TaskTracker,
 }
@@ -137,6 +140,7 @@ pub async fn run(
         submit,
         hub,
         sessions: sessions.clone(),
+        waves: waves::Waves::start(&internals, inner.clone()),
         tasks: sockets.clone(),
         config: config.clone(),
     });
@@ -190,6 +194,11 @@ pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
 }
 
 impl Edge {
+    /// For a new socket.
+    fn outbox(&self) -> Arc<outbox::Outbox> {
+        outbox::Outbox::new(self.config.edge.send_queue_bytes, self.waves.clone())
+    }
+
     /// Says at once that someone came; from then on [`be_here`] does.
     fn say_here(self: &Arc<Self>, who: &session::Seated) {
         let (edge, here) = (self.clone(), (who.user, who.active()));

@@ -1,15 +1,22 @@
 //! What waits to be written to one socket: bounded in bytes, so that a slow reader hurts only itself. The hub and
-//! the session put things in; the socket's own writer drains all of it and flushes once. Knows no transport.
+//! the session put things in; the socket's own writer, when it is its turn, drains all of it and flushes once. Knows no
+//! transport.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, OnceLock},
+    future::poll_fn,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
 };
 
+use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::waves::{Turn, Waves};
 use crate::{model::FeedEvent, protocol::Close, telemetry::metrics};
 
 /// An event on its way to sockets, rendered at most once for each transport whatever the number of sockets.
@@ -98,7 +105,11 @@ pub struct Outbox {
     /// Bytes that may wait.
     limit: usize,
     queue: Mutex<Queue>,
-    wake: Notify,
+    /// There may be something to take; and who waits for that.
+    woken: AtomicBool,
+    writer: AtomicWaker,
+    waves: Arc<Waves>,
+    this: Weak<Outbox>,
 }
 
 #[derive(Default)]
@@ -108,14 +119,32 @@ struct Queue {
     ending: Option<Ending>,
     /// Answers that the queue's confirms will bring.
     owed: usize,
+    turn: Place,
+}
+
+/// Where the writer stands.
+#[derive(Default)]
+enum Place {
+    /// It has nothing to do.
+    #[default]
+    Idle,
+    /// In the line for a turn.
+    Waiting,
+    /// It may write.
+    Turn(Turn),
+    /// In the middle of a write that its reader does not take.
+    Blocked,
 }
 
 impl Outbox {
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Outbox {
+    pub fn new(limit: usize, waves: Arc<Waves>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Outbox {
             limit,
             queue: Mutex::default(),
-            wake: Notify::new(),
+            woken: AtomicBool::new(false),
+            writer: AtomicWaker::new(),
+            waves,
+            this: this.clone(),
         })
     }
 
@@ -147,9 +176,39 @@ impl Outbox {
                 close: Close::Slow,
                 reason: Close::Slow.reason().to_owned(),
             });
+            // Its writer may wait for the reader, and for no turn.
+            self.wake();
         }
-        drop(queue);
-        self.wake.notify_one();
+        self.ask(&mut queue);
+    }
+
+    /// Asks for a turn, unless that is done already.
+    fn ask(&self, queue: &mut Queue) {
+        if !matches!(queue.turn, Place::Idle) {
+            return;
+        }
+        queue.turn = match self.waves.ask(&self.this) {
+            Some(turn) => {
+                self.wake();
+                Place::Turn(turn)
+            }
+            None => Place::Waiting,
+        };
+    }
+
+    /// The turn that was asked for.
+    pub(super) fn take_turn(&self, turn: Turn) {
+        let mut queue = self.lock();
+        if matches!(queue.turn, Place::Waiting) {
+            queue.turn = Place::Turn(turn);
+            self.wake();
+        }
+    }
+
+    /// The writer waits for its reader: it holds up nobody, and needs no turn to go on.
+    pub fn block(&self) {
+        // A turn ends outside the lock.
+        let _turn = std::mem::replace(&mut self.lock().turn, Place::Blocked);
     }
 
     /// Says that an answer will come later; a goodbye waits for it.
@@ -162,7 +221,7 @@ impl Outbox {
         let mut queue = self.lock();
         queue.owed = queue.owed.saturating_sub(1);
         if queue.owed == 0 && queue.ending.is_some() {
-            self.wake.notify_one();
+            self.wake();
         }
     }
 
@@ -180,13 +239,41 @@ impl Outbox {
         if queue.ending.is_none() {
             queue.ending = Some(Ending { close, reason });
         }
-        drop(queue);
-        self.wake.notify_one();
+        self.ask(&mut queue);
     }
 
-    /// Resolves when there may be something to take. Cancel-safe.
+    /// Resolves when there may be something to take. For one writer at a time. Cancel-safe.
     pub async fn wait(&self) {
-        self.wake.notified().await;
+        poll_fn(|cx| {
+            if !self.woken.load(Ordering::Acquire) {
+                self.writer.register(cx.waker());
+            }
+            // Once more: what came while it was registered wakes nobody.
+            match self.woken.swap(false, Ordering::AcqRel) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.writer.wake();
+    }
+
+    /// The writer's turn, if it has one; or that it may go on, or end, without.
+    pub fn turn(&self) -> Option<Option<Turn>> {
+        let mut queue = self.lock();
+        match std::mem::take(&mut queue.turn) {
+            Place::Turn(turn) => Some(Some(turn)),
+            Place::Blocked => Some(None),
+            place => {
+                queue.turn = place;
+                let slow = |ending: &Ending| ending.close == Close::Slow;
+                queue.ending.as_ref().is_some_and(slow).then_some(None)
+            }
+        }
     }
 
     /// Moves all that waits to the end of `into`, and says whether the socket should end after it.
@@ -202,9 +289,10 @@ impl Outbox {
         queue.ending.clone()
     }
 
-    /// Wakes whoever waits, with nothing new: there is room to write.
-    pub fn wake(&self) {
-        self.wake.notify_one();
+    /// There is room to write what waits, if anything does.
+    pub fn poke(&self) {
+        self.ask(&mut self.lock());
+        self.wake();
     }
 
     pub fn is_empty(&self) -> bool {
@@ -244,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_waits_beyond_the_limit_ends_the_socket_and_frees_it() {
-        let outbox = Outbox::new(1000);
+        let outbox = Outbox::new(1000, Arc::default());
         outbox.push(ack(500));
         assert!(!outbox.is_slow());
         outbox.push(ack(500));

@@ -24,6 +24,17 @@ pub struct Permit(#[allow(dead_code, reason = "held, never read")] Arc<OwnedSema
 /// since whoever closes first breaks the request that the other one is just sending.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// Connections that wait to be accepted, if the system's own limit (`net.core.somaxconn`) allows as many. Who comes when the
+/// list is full, as after an edge's restart, tries again a second later; the standard library's list has 128 places.
+const BACKLOG: i32 = 4096;
+
+/// Lengthens the list of connections that wait to be accepted.
+fn lengthen_backlog(listener: &TcpListener) {
+    if let Err(error) = socket2::SockRef::from(listener).listen(BACKLOG) {
+        tracing::warn!(%error, "a storm of connections may be slow: the backlog stays short");
+    }
+}
+
 /// Serves `endpoint` until `stop`: then accepts nothing more, lets requests finish, and returns at once. The
 /// connections' tasks are in `tasks`.
 pub async fn serve<E>(
@@ -35,6 +46,7 @@ pub async fn serve<E>(
 ) where
     E: Endpoint<Output = Response> + 'static,
 {
+    lengthen_backlog(&listener);
     let permits = Arc::new(Semaphore::new(max_connections));
     loop {
         let permit = tokio::select! {
@@ -116,5 +128,25 @@ async fn connection<E>(
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn those_who_come_at_once_wait_instead_of_trying_again() {
+        let places = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let many = 500.min(places.trim().parse::<usize>().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        lengthen_backlog(&listener);
+        let all = (0..many).map(|_| TcpStream::connect(address));
+        let connected = futures_util::future::try_join_all(all);
+        // Nobody accepts; one who finds no place hears nothing until it tries again, after a second, in vain.
+        let connected = tokio::time::timeout(Duration::from_secs(30), connected).await;
+        assert_eq!(connected.unwrap().unwrap().len(), many);
     }
 }

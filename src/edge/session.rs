@@ -227,13 +227,36 @@ impl Session {
 
     // ---- sending
 
+    /// What nearly all requests are, without waiting for anything: a send to a room where this session has a place. Any
+    /// other is given back, for [`Session::handle`].
+    pub fn handle_now(&mut self, id: RequestId, request: Request) -> Option<Request> {
+        match request {
+            Request::SendMessage(send) if self.who.rooms().contains(&send.room) => {
+                self.who.act();
+                let sent = self.check_send(&send).and_then(|()| self.submit(id, send));
+                if let Err(error) = sent {
+                    answer_to(&self.who.outbox, id, Err(error));
+                }
+                None
+            }
+            other => Some(other),
+        }
+    }
+
     async fn send(&mut self, id: RequestId, send: SendMessage) -> Result<()> {
+        self.check_send(&send)?;
+        self.check_member(send.room).await?;
+        self.submit(id, send)
+    }
+
+    fn check_send(&mut self, send: &SendMessage) -> Result<()> {
         protocol::check_body(&send.body, self.edge.config.edge.max_body_bytes)?;
         protocol::check_client_msg_id(&send.client_msg_id)?;
         protocol::check_metadata(send.metadata.as_ref())?;
-        self.take_rate()?;
-        self.check_member(send.room).await?;
+        self.take_rate()
+    }
 
+    fn submit(&self, id: RequestId, send: SendMessage) -> Result<()> {
         let user = self.who.user;
         let message = model::message_id(send.room, user, &send.client_msg_id);
         let accepted = Accepted::new(message, &send.client_msg_id);
@@ -262,8 +285,8 @@ impl Session {
         let submitted = self.edge.submit.submit(
             &job,
             Box::new(move |result| {
-                outbox.pay();
                 answer_to(&outbox, id, result.map(|()| Some(raw(&accepted))));
+                outbox.pay();
             }),
         );
         if submitted.is_err() {

@@ -82,7 +82,7 @@ impl Sessions {
                 }
             }
             Notice::LoginClosed { login } => self.close_logins(&[login]),
-            Notice::Outcome { .. } => {}
+            Notice::Outcome { .. } | Notice::AccountChanged { .. } => {}
         }
     }
 

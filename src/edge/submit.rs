@@ -2,12 +2,14 @@
 //!
 //! Each partition has one buffer and at most one batch outstanding. Whatever arrives while a confirm is pending
 //! becomes the next batch: idle, a batch of one without delay; busy, hundreds in one AMQP message. One batch at a
-//! time is also what keeps order: a batch that failed is sent again before anything behind it.
+//! time is also what keeps order: a batch that failed is sent again before anything behind it. A batch costs the queue
+//! about the same whatever is in it, so the partitions take turns, and the batches of those who wait grow meanwhile.
 //!
 //! Nothing here waits for room: over the limits a command is refused at once with `busy`.
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +20,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -29,6 +31,10 @@ use crate::{
     queue::{Publisher, State},
     telemetry::metrics,
 };
+
+/// How long a batch keeps those of other partitions back, if it is not confirmed sooner: a broker that confirms as fast as
+/// it can gets one at a time, one that is far away gets as many as it takes.
+const ALONE: Duration = Duration::from_millis(2);
 
 /// Called once, when the queue holds the command (`Ok`) or will not take it.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
@@ -61,6 +67,7 @@ pub struct Submitter {
     limits: Limits,
     publisher: Arc<dyn Publisher>,
     partitions: Vec<Partition>,
+    under_way: Semaphore,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     numbers: AtomicU64,
 }
@@ -101,6 +108,7 @@ impl Submitter {
                 .collect(),
             limits,
             publisher,
+            under_way: Semaphore::new(1),
             waiting: Mutex::default(),
             numbers: AtomicU64::new(1),
         });
@@ -213,39 +221,50 @@ impl Submitter {
     async fn run(self: Arc<Self>, partition: u16, shutdown: CancellationToken) {
         let place = &self.partitions[usize::from(partition)];
         loop {
+            let is_empty = {
+                let mut buffer = place.buffer.lock();
+                let is_empty = buffer.batches.is_empty();
+                if is_empty && shutdown.is_cancelled() {
+                    buffer.closed = true;
+                    return;
+                }
+                is_empty
+            };
+            if is_empty {
+                tokio::select! {
+                    () = place.filled.notified() => {}
+                    () = shutdown.cancelled() => {}
+                }
+                continue;
+            }
+            // It is never closed; what has come by then is part of the batch.
+            let permit = self.under_way.acquire().await.ok();
             let next = {
                 let mut buffer = place.buffer.lock();
                 let next = buffer.batches.pop_front();
-                match &next {
-                    Some(batch) => buffer.waiting -= batch.done.len(),
-                    None if shutdown.is_cancelled() => {
-                        buffer.closed = true;
-                        return;
-                    }
-                    None => {}
-                }
+                buffer.waiting -= next.as_ref().map_or(0, |batch| batch.done.len());
                 next
             };
-            match next {
-                Some(batch) => self.publish(partition, batch).await,
-                None => {
-                    tokio::select! {
-                        () = place.filled.notified() => {}
-                        () = shutdown.cancelled() => {}
-                    }
-                }
+            if let Some(batch) = next {
+                self.publish(partition, batch, permit).await;
             }
         }
     }
 
-    async fn publish(&self, partition: u16, batch: Batch) {
+    async fn publish(&self, partition: u16, batch: Batch, mut permit: Option<SemaphorePermit<'_>>) {
         let count = batch.done.len();
         let payload: Bytes = batch.lines.freeze();
         let started = Instant::now();
-        let result = self
-            .publisher
-            .publish(partition, payload, u32::try_from(count).unwrap_or(u32::MAX))
-            .await;
+        let messages = u32::try_from(count).unwrap_or(u32::MAX);
+        let mut publishing = pin!(self.publisher.publish(partition, payload, messages));
+        let result = match tokio::time::timeout(ALONE, &mut publishing).await {
+            Ok(result) => result,
+            Err(_) => {
+                permit = None;
+                publishing.await
+            }
+        };
+        drop(permit);
         metrics().publish_batch_messages.observe(count as f64);
         metrics()
             .publish_confirm_seconds

@@ -56,7 +56,7 @@ async fn begin(
 ) -> Option<(Box<Connection<Plain>>, Opened)> {
     let max = edge.config.edge.max_frame_bytes;
     let socket = upgrading.finish(max).await?;
-    let outbox = Outbox::new(edge.config.edge.send_queue_bytes);
+    let outbox = edge.outbox();
     let codec = Plain {
         config: edge.config.clone(),
         open: false,

@@ -212,8 +212,10 @@ async fn session(
         }
         driver.keep_up(changes).await
     };
+    // All that is there at once: a message each turn would be too few on a busy edge.
+    let delivered = tokio::task::unconstrained(deliver(shared, sender, stream));
     tokio::select! {
-        end = deliver(shared, sender, stream) => end,
+        end = delivered => end,
         driven = driven => match driven {
             Ok(()) => End::Unheard,
             Err(why) => End::Lost(why),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Bus, Channel, Incoming, Presence, Publications, REMEMBER_ACTIVE, Subscriptions, WorkerId,
-    decode_events, encode_event, encode_events,
+    decode_events, encode_events,
 };
 use crate::{
     error::{Error, Result},
@@ -220,12 +220,11 @@ impl Bus for RedisBus {
         let keep = isize::try_from(self.settings.recent_messages.max(1)).unwrap_or(isize::MAX);
         for room in rooms.iter().filter(|room| !room.events.is_empty()) {
             let key = self.room_key(room.room);
+            let payload = encode_events(&room.events);
             let push = pipeline.cmd("RPUSH").arg(&key);
             // The others would be trimmed away again.
             let first = room.events.len().saturating_sub(keep.unsigned_abs());
-            for event in &room.events[first..] {
-                let mut line = Vec::with_capacity(event.data.len() + 40);
-                encode_event(event, &mut line);
+            for line in payload.split(|byte| *byte == b'\n').skip(first) {
                 push.arg(line);
             }
             push.ignore();
@@ -236,11 +235,7 @@ impl Bus for RedisBus {
                 .arg(millis(self.settings.recent_ttl))
                 .ignore();
             let channel = names.of(Channel::Room(room.room));
-            pipeline
-                .cmd("PUBLISH")
-                .arg(channel)
-                .arg(encode_events(&room.events))
-                .ignore();
+            pipeline.cmd("PUBLISH").arg(channel).arg(payload).ignore();
         }
         for (channel, payload) in notices {
             pipeline

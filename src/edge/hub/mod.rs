@@ -47,6 +47,8 @@ const REPAIR_DEADLINE: Duration = Duration::from_secs(60);
 /// How long an event may be on its way before its absence counts as a hole.
 const SETTLE: Duration = Duration::from_millis(300);
 const SHARDS: usize = 64;
+/// What the bus brings that is taken at once.
+const AT_ONCE: usize = 256;
 
 pub struct Hub {
     shards: Vec<Mutex<HashMap<RoomId, Arc<Room>>>>,
@@ -212,45 +214,55 @@ impl Hub {
         mut incoming: mpsc::Receiver<Incoming>,
         notices: mpsc::Sender<Notice>,
     ) {
+        // All that is there at once: on a busy edge it takes a while until this task has its next turn.
+        let mut next = Vec::with_capacity(AT_ONCE);
         loop {
-            let next = tokio::select! {
-                next = incoming.recv() => next,
-                () = self.shutdown.cancelled() => None,
+            let heard = tokio::select! {
+                heard = incoming.recv_many(&mut next, AT_ONCE) => heard,
+                () = self.shutdown.cancelled() => 0,
             };
-            match next {
-                None => return,
-                Some(Incoming::Message {
-                    channel: Channel::Room(room),
-                    payload,
-                }) => {
-                    if let Some(room) = self.find(room) {
-                        match bus::decode_room(&payload) {
-                            RoomNews::Feed(events) => self.arrived(&room, events),
-                            RoomNews::Ephemeral(event) => room.lock().tell(event),
-                            // Whatever it was, its numbers will be missed and fetched.
-                            RoomNews::Unknown => {}
-                        }
+            if heard == 0 {
+                return;
+            }
+            for one in next.drain(..) {
+                self.hear(one, &notices).await;
+            }
+        }
+    }
+
+    async fn hear(self: &Arc<Self>, incoming: Incoming, notices: &mpsc::Sender<Notice>) {
+        match incoming {
+            Incoming::Message {
+                channel: Channel::Room(room),
+                payload,
+            } => {
+                if let Some(room) = self.find(room) {
+                    match bus::decode_room(&payload) {
+                        RoomNews::Feed(events) => self.arrived(&room, events),
+                        RoomNews::Ephemeral(event) => room.lock().tell(event),
+                        // Whatever it was, its numbers will be missed and fetched.
+                        RoomNews::Unknown => {}
                     }
                 }
-                Some(Incoming::Message { payload, .. }) => match serde_json::from_slice(&payload) {
-                    Ok(notice) => {
-                        let _ = notices.send(notice).await;
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a notice that this version cannot read");
-                    }
-                },
-                Some(Incoming::Lost) => {
-                    self.bus_lost.store(true, Ordering::Relaxed);
-                    metrics().bus_state.set(crate::telemetry::DOWN);
+            }
+            Incoming::Message { payload, .. } => match serde_json::from_slice(&payload) {
+                Ok(notice) => {
+                    let _ = notices.send(notice).await;
                 }
-                Some(Incoming::Restored) => {
-                    self.bus_lost.store(false, Ordering::Relaxed);
-                    metrics().bus_state.set(crate::telemetry::UP);
-                    let hub = self.clone();
-                    self.tasks.spawn(async move { hub.reconcile().await });
-                    self.bus_back.notify_one();
+                Err(error) => {
+                    tracing::warn!(%error, "a notice that this version cannot read");
                 }
+            },
+            Incoming::Lost => {
+                self.bus_lost.store(true, Ordering::Relaxed);
+                metrics().bus_state.set(crate::telemetry::DOWN);
+            }
+            Incoming::Restored => {
+                self.bus_lost.store(false, Ordering::Relaxed);
+                metrics().bus_state.set(crate::telemetry::UP);
+                let hub = self.clone();
+                self.tasks.spawn(async move { hub.reconcile().await });
+                self.bus_back.notify_one();
             }
         }
     }

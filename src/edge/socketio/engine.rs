@@ -59,7 +59,7 @@ impl Engine {
     /// `GET ?transport=polling` without an id.
     pub(super) fn open_polling(self: &Arc<Self>, request: &Request) -> Result<Response, Refused> {
         let sid = Uuid::new_v4();
-        let outbox = Outbox::new(self.edge.config.edge.send_queue_bytes);
+        let outbox = self.edge.outbox();
         let (sender, incoming) = mpsc::channel(POSTS);
         let poll = Arc::new(Poll::default());
         {
@@ -87,7 +87,7 @@ impl Engine {
     /// `GET ?transport=websocket` without an id.
     pub(super) fn open_websocket(&self, request: &Request) -> Result<Response, Refused> {
         let (response, upgrading) = link::accept(request).map_err(|_| Refused::BadRequest)?;
-        let outbox = Outbox::new(self.edge.config.edge.send_queue_bytes);
+        let outbox = self.edge.outbox();
         outbox.push(Item::Text(self.handshake(Uuid::new_v4(), &[]).into()));
         let (edge, codec) = (self.edge.clone(), self.codec(request));
         let beginning = Box::pin(async move {

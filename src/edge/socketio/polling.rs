@@ -153,7 +153,7 @@ impl Engine {
             }
             *waiting = Some(sender);
         }
-        session.outbox.wake();
+        session.outbox.poke();
         let abandoned = Abandoned(self, session.sid);
         let upgrading = session.upgrading.load(Ordering::Acquire);
         let poll = session.poll.clone();

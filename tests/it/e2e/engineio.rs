@@ -216,6 +216,27 @@ async fn the_upgrade_takes_over() {
     nothing_is_left(&chat).await;
 }
 
+/// No ping comes that would take along what waits.
+#[tokio::test]
+async fn what_waited_for_a_poll_comes_right_after_the_upgrade() {
+    let settings = plan().set("socketio.ping_interval_ms", 300_000);
+    let chat = settings.start().await;
+    let ada = chat.register("ada").await;
+    let polling = Polling::connected(&chat, &ada).await;
+    let path = polling
+        .path
+        .replace("transport=polling", "transport=websocket");
+    let mut raw = Raw::dial(&chat, &path, &[], None)
+        .await
+        .expect("a WebSocket");
+    raw.say("2probe").await;
+    assert_eq!(raw.hear().await.as_deref(), Ok("3probe"));
+    // Its answer finds no poll, and no wire yet.
+    polling.say("421[\"nobodyKnows\"]").await;
+    raw.say("5").await;
+    raw.until("431[").await;
+}
+
 #[tokio::test]
 async fn a_peer_that_does_not_answer_is_gone() {
     let settings = plan()

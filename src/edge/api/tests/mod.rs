@@ -340,6 +340,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     .unwrap();
     let (reads, presence): (Arc<dyn Reads>, Arc<dyn Bus>) = (store.clone(), bus.clone());
     let edge = Arc::new(Edge {
+        waves: Arc::default(),
         gathers: Gathers::new(&reads, &presence, Duration::from_secs(60)),
         hub,
         sessions: Arc::<Sessions>::default(),

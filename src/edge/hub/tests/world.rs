@@ -324,7 +324,11 @@ pub struct Reader {
 impl Reader {
     pub fn new(session: u64, room: RoomId, after: Seq) -> Reader {
         Reader {
-            who: Arc::new(Seated::new(session, new_id(), Outbox::new(1 << 20))),
+            who: Arc::new(Seated::new(
+                session,
+                new_id(),
+                Outbox::new(1 << 20, Arc::default()),
+            )),
             room,
             position: after,
             live: false,
