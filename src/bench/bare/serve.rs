@@ -1,19 +1,18 @@
 //! A server that does nothing but move bytes: poem answers `/static` with a page from memory and upgrades `/ws`; beside
 //! it, plain tokio sockets where every text that one sends is answered by a finished frame to all in its room.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use clap::Args;
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use poem::{
-    EndpointExt, Route, Server, get, handler, http::StatusCode, listener::TcpListener as Listener,
-    web::Data,
+    EndpointExt, Route, Server, get, handler, http::StatusCode, listener::TcpAcceptor, web::Data,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
 };
 use tokio_tungstenite::{
@@ -59,11 +58,21 @@ pub async fn run(serve: &Serve) -> Result<()> {
         .at("/static", get(page_from_memory))
         .at("/ws", get(upgrade))
         .data(Bytes::from(page));
-    let http = Server::new(Listener::bind(("127.0.0.1", serve.port))).run(app);
+    let listener = listen(serve.port).map_err(|e| failed("poem", e))?;
+    let acceptor = TcpAcceptor::from_tokio(listener).map_err(|e| failed("poem", e))?;
+    let http = Server::new_with_acceptor(acceptor).run(app);
     tokio::select! {
         ended = http => ended.map_err(|e| failed("poem", e)),
         ended = sockets(serve) => ended.map_err(|e| failed("the plain sockets", e)),
     }
+}
+
+/// With as many who wait to be accepted as an edge lets wait.
+fn listen(port: u16) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    socket.listen(4096)
 }
 
 #[handler]
@@ -99,7 +108,7 @@ async fn upgrade(request: &poem::Request) -> poem::Response {
 type Room = Mutex<Vec<mpsc::UnboundedSender<()>>>;
 
 async fn sockets(serve: &Serve) -> std::io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", serve.port + 1)).await?;
+    let listener = listen(serve.port + 1)?;
     let rooms: Arc<[Room]> = (0..serve.rooms).map(|_| Room::default()).collect();
     let frame: Arc<[u8]> = frame(serve.frame).into();
     let mut number = 0;

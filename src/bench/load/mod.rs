@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use self::{
     plan::{Plan, Script},
-    sockets::{Seated, number_after},
+    sockets::{Desk, KEYS, Seated, number_after},
     tally::Tally,
 };
 use super::{
@@ -43,6 +43,8 @@ pub use self::plan::Step;
 
 /// Users registered, rooms made and sockets opened at once.
 const AT_ONCE: usize = 32;
+/// Between two looks at what has come.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long what was accepted may take to arrive once nothing more is sent and nothing comes any more.
 const LAST_ARRIVALS: Duration = Duration::from_secs(30);
 
@@ -228,7 +230,7 @@ pub async fn run(load: &Load) -> Result<Report> {
     });
     let meter = Meter::start(&load.pid)?;
 
-    let (notes, mut heard) = mpsc::unbounded_channel();
+    let (desk, notes) = Desk::new();
     let (answers, asked) = mpsc::unbounded_channel();
     let mut connections = Vec::new();
     let mut writers = Vec::new();
@@ -238,7 +240,7 @@ pub async fn run(load: &Load) -> Result<Report> {
             .map(|(room, _)| {
                 let base = bases[room];
                 let seat = judge.seat(numbers[room], format!("user {user}"), base);
-                (plan.rooms[room], Seated { seat, base })
+                (plan.rooms[room].to_string(), Seated { seat, base })
             })
             .collect();
         connections.push(judge.connection());
@@ -264,12 +266,17 @@ pub async fn run(load: &Load) -> Result<Report> {
     let mut tally = Tally::new(&plan, judge, numbers, connections);
     let bar = progress("sending", messages);
     let sent = plan.started + plan.script.duration();
+    let mut quiet_since = sent;
     while tally.answered < messages || (!load.accept_only && tally.delivered < tally.expected) {
-        let deadline = sent.max(Instant::now()) + LAST_ARRIVALS;
-        match tokio::time::timeout_at(deadline.into(), heard.recv()).await {
-            Ok(Some(notes)) => tally.take(notes)?,
-            Ok(None) | Err(_) => break,
+        tokio::time::sleep(LOOK_EVERY).await;
+        let notes = desk.take();
+        let now = Instant::now();
+        if !notes.is_empty() {
+            quiet_since = sent.max(now);
+        } else if now.saturating_duration_since(quiet_since) > LAST_ARRIVALS {
+            break;
         }
+        tally.take(notes)?;
         bar.set_position(tally.answered);
     }
     bar.finish();
@@ -368,7 +375,7 @@ async fn join(
         let request = socket.request(i as u64 + 1, "joinRoom", json!({"room": rooms[*room]}));
         socket.say(&request).await?;
         let answer = socket.answered(i as u64 + 1).await?;
-        let base = number_after(answer.as_bytes(), b"\"seq\":")
+        let base = number_after(answer.as_bytes(), &KEYS.seq)
             .ok_or_else(|| failed("joinRoom", &answer))?;
         joined.push((*room, base));
     }

@@ -105,7 +105,7 @@ impl Script {
             kind: Kind::Even {
                 senders: load.senders.into(),
                 steps,
-                body: "x".repeat(load.body as usize),
+                body: json(&"x".repeat(load.body as usize)),
             },
         }
     }
@@ -134,7 +134,7 @@ impl Script {
                 lines.push(Line {
                     at: Duration::from_secs_f64(seconds),
                     user: *users.entry(nick).or_insert(next),
-                    body: (*body).to_owned(),
+                    body: json(body),
                 });
             }
         }
@@ -164,6 +164,10 @@ impl Script {
             Kind::Log(lines) => lines.last().map_or(Duration::ZERO, |line| line.at),
         }
     }
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// Minutes since midnight, who, and what. A line of nothing but spaces is no message.
@@ -202,6 +206,7 @@ impl Plan {
         }
     }
 
+    /// As JSON.
     pub fn body(&self, message: MessageNo) -> &str {
         match &self.script.kind {
             Kind::Even { body, .. } => body,

@@ -1,13 +1,13 @@
 //! The sockets of a run. Each has a task that reads; one task sends for all of them, so that a message costs no timer.
 
 use std::{
-    collections::HashMap,
     fmt::Write as _,
-    sync::Arc,
+    sync::{Arc, LazyLock, Weak},
     time::{Duration, Instant},
 };
 
-use memchr::memmem;
+use memchr::memmem::Finder;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -26,6 +26,39 @@ use crate::{
 const FIRST_SEND: u64 = 1 << 32;
 /// Before a socket that took not all of it is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
+
+/// Where notes wait for the judge, who looks now and then: waking someone for each would cost as much as reading it.
+pub struct Desk(Arc<Mutex<Vec<Note>>>);
+
+impl Desk {
+    /// A desk, and where to put things there.
+    pub fn new() -> (Desk, Notes) {
+        let notes = Arc::new(Mutex::default());
+        let desk = Arc::downgrade(&notes);
+        (Desk(notes), Notes(desk))
+    }
+
+    /// All that was put here, in that order.
+    pub fn take(&self) -> Vec<Note> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+#[derive(Clone)]
+pub struct Notes(Weak<Mutex<Vec<Note>>>);
+
+impl Notes {
+    /// Empties `notes`. `false` where nobody looks any more.
+    fn put(&self, notes: &mut Vec<Note>) -> bool {
+        let Some(desk) = self.0.upgrade() else {
+            return false;
+        };
+        if !notes.is_empty() {
+            desk.lock().append(notes);
+        }
+        true
+    }
+}
 
 /// What sockets tell the judge, in the order in which it happened.
 pub enum Note {
@@ -64,19 +97,22 @@ pub struct Answer {
     ping: bool,
 }
 
+/// A socket's places, by the room's id as frames have it. They are few.
+pub type Seats = Vec<(String, Seated)>;
+
 /// Reads one socket until it ends.
 pub async fn listen(
     user: usize,
     mut reader: Reader,
-    seats: HashMap<Uuid, Seated>,
+    seats: Seats,
     plan: Arc<Plan>,
-    notes: mpsc::UnboundedSender<Vec<Note>>,
+    notes: Notes,
     answers: mpsc::UnboundedSender<Answer>,
 ) {
+    let mut heard = Vec::new();
     loop {
-        // What is there already is read at once; one note for all of it.
+        // What is there already is read at once.
         let now = Instant::now();
-        let mut heard = Vec::new();
         while let Some(frame) = reader.next() {
             match frame {
                 Frame::Text(b"2") => {
@@ -93,7 +129,7 @@ pub async fn listen(
                 Frame::Other => {}
             }
         }
-        if !heard.is_empty() && notes.send(heard).is_err() {
+        if !notes.put(&mut heard) {
             return;
         }
         let ended = match reader.more().await {
@@ -101,7 +137,7 @@ pub async fn listen(
             Ok(false) => failed("a socket ended", "without a word"),
             Err(error) => failed("a socket broke", error),
         };
-        let _ = notes.send(vec![Note::Ended(ended)]);
+        notes.put(&mut vec![Note::Ended(ended)]);
         return;
     }
 }
@@ -111,13 +147,13 @@ pub async fn speak(
     mut writers: Vec<Writer>,
     transport: Transport,
     plan: Arc<Plan>,
-    notes: mpsc::UnboundedSender<Vec<Note>>,
+    notes: Notes,
     mut answers: mpsc::UnboundedReceiver<Answer>,
 ) {
     let rooms: Vec<String> = plan.rooms.iter().map(Uuid::to_string).collect();
-    let bodies = |message| serde_json::to_string(plan.body(message)).unwrap_or_default();
     let mut next: MessageNo = 0;
     let mut text = String::new();
+    let mut sent = Vec::new();
     // Sockets with something to write, each once or more.
     let mut busy: Vec<usize> = Vec::new();
     loop {
@@ -140,10 +176,9 @@ pub async fn speak(
             }
         }
         let now = Instant::now();
-        let mut sent = Vec::new();
         while next < plan.script.messages && plan.intended(next) <= now {
             if let Some(room) = plan.room(next) {
-                let (id, room, body) = (FIRST_SEND + next, &rooms[room], bodies(next));
+                let (id, room, body) = (FIRST_SEND + next, &rooms[room], plan.body(next));
                 let data = format_args!(
                     "{{\"room\":\"{room}\",\"clientMsgId\":\"{next}\",\"body\":{body}}}"
                 );
@@ -163,7 +198,7 @@ pub async fn speak(
             }
             next += 1;
         }
-        if !sent.is_empty() && notes.send(sent).is_err() {
+        if !notes.put(&mut sent) {
             return;
         }
         let mut failure = None;
@@ -175,27 +210,24 @@ pub async fn speak(
             }
         });
         if let Some(error) = failure {
-            let _ = notes.send(vec![Note::Ended(error)]);
+            notes.put(&mut vec![Note::Ended(error)]);
             return;
         }
     }
 }
 
 /// What a frame says, by a look at a few bytes of it.
-fn read(text: &[u8], seats: &HashMap<Uuid, Seated>, plan: &Plan, now: Instant) -> Option<Note> {
+fn read(text: &[u8], seats: &Seats, plan: &Plan, now: Instant) -> Option<Note> {
+    let keys = &*KEYS;
     let after = |message| now.saturating_duration_since(plan.intended(message));
     if let Some(rest) = text
         .strip_prefix(b"{\"ack\":")
         .or_else(|| text.strip_prefix(b"43"))
     {
         let message = digits(rest)?.checked_sub(FIRST_SEND)?;
-        let refused = match memmem::find(rest, b"\"ok\":true") {
+        let refused = match keys.ok.find(rest) {
             Some(_) => None,
-            None => Some(
-                text_after(rest, b"\"code\":\"")
-                    .unwrap_or("unknown")
-                    .to_owned(),
-            ),
+            None => Some(text_after(rest, &keys.code).unwrap_or("unknown").to_owned()),
         };
         return Some(Note::Answered {
             message,
@@ -203,9 +235,9 @@ fn read(text: &[u8], seats: &HashMap<Uuid, Seated>, plan: &Plan, now: Instant) -
             refused,
         });
     }
-    let room = text_after(text, b"\"room\":\"")?.parse().ok()?;
-    let Seated { seat, base } = *seats.get(&room)?;
-    let change_seq = number_after(text, b"\"changeSeq\":")?;
+    let room = text_after(text, &keys.room)?;
+    let (_, Seated { seat, base }) = *seats.iter().find(|(id, _)| id == room)?;
+    let change_seq = number_after(text, &keys.change_seq)?;
     if change_seq <= base {
         return None;
     }
@@ -214,23 +246,42 @@ fn read(text: &[u8], seats: &HashMap<Uuid, Seated>, plan: &Plan, now: Instant) -
     if !is_new {
         return Some(Note::Other { seat, change_seq });
     }
-    let message = text_after(text, b"\"clientMsgId\":\"")?.parse().ok()?;
+    let message = text_after(text, &keys.client_msg_id)?.parse().ok()?;
     Some(Note::Delivered {
         seat,
-        seq: number_after(text, b"\"seq\":")?,
+        seq: number_after(text, &keys.seq)?,
         change_seq,
         message,
         after: after(message),
     })
 }
 
-fn text_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a str> {
-    let rest = &text[memmem::find(text, key)? + key.len()..];
+/// What is looked for in a frame.
+pub struct Keys {
+    ok: Finder<'static>,
+    code: Finder<'static>,
+    room: Finder<'static>,
+    pub seq: Finder<'static>,
+    change_seq: Finder<'static>,
+    client_msg_id: Finder<'static>,
+}
+
+pub static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
+    ok: Finder::new("\"ok\":true"),
+    code: Finder::new("\"code\":\""),
+    room: Finder::new("\"room\":\""),
+    seq: Finder::new("\"seq\":"),
+    change_seq: Finder::new("\"changeSeq\":"),
+    client_msg_id: Finder::new("\"clientMsgId\":\""),
+});
+
+fn text_after<'a>(text: &'a [u8], key: &Finder) -> Option<&'a str> {
+    let rest = &text[key.find(text)? + key.needle().len()..];
     std::str::from_utf8(&rest[..memchr::memchr(b'"', rest)?]).ok()
 }
 
-pub fn number_after(text: &[u8], key: &[u8]) -> Option<Seq> {
-    let rest = &text[memmem::find(text, key)? + key.len()..];
+pub fn number_after(text: &[u8], key: &Finder) -> Option<Seq> {
+    let rest = &text[key.find(text)? + key.needle().len()..];
     digits(rest)?.try_into().ok()
 }
 
@@ -254,7 +305,7 @@ mod tests {
         let mut judge = Judge::new();
         let number = judge.room("r");
         let seat = judge.seat(number, "s", 0);
-        let seats = HashMap::from([(room, Seated { seat, base: 0 })]);
+        let seats = vec![(room.to_string(), Seated { seat, base: 0 })];
         let plan = Plan {
             script: Script::of(&Load::default()).unwrap(),
             users: Vec::new(),
