@@ -1,8 +1,12 @@
 //! Which partitions are ours: every live worker computes the same shares from the same heartbeats, by rendezvous
-//! hashing, so that one worker's coming or going moves only its own partitions. It decides who consumes, never
-//! who may write: the queue's single active consumer and the room's row lock guard the moment of change.
+//! hashing, so that one worker's coming or going moves little more than its own partitions; with bounded loads, so that no
+//! worker stands idle beside a busy one. It decides who consumes, never who may write: the queue's single active consumer
+//! and the room's row lock guard the moment of change.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -67,19 +71,29 @@ pub async fn claim(
     }
 }
 
-/// The partitions whose highest-ranking live worker is `me`.
+/// The partitions whose first-ranking live worker is `me`. Nobody gets more than an even share, rounded up: who has that
+/// many is passed over.
 fn share(me: WorkerId, live: &[WorkerId], partitions: u16) -> HashSet<Partition> {
-    let rank = |worker: &WorkerId, partition: Partition| {
-        derived_id("owner", &[worker.as_bytes(), &partition.to_be_bytes()])
-    };
-    (0..partitions)
-        .filter(|partition| {
-            live.iter()
-                .chain([&me])
-                .max_by_key(|worker| rank(worker, *partition))
-                == Some(&me)
+    let workers: HashSet<WorkerId> = live.iter().copied().chain([me]).collect();
+    let most = usize::from(partitions).div_ceil(workers.len());
+    let mut ranks: Vec<_> = (0..partitions)
+        .flat_map(|partition| {
+            workers.iter().map(move |worker| {
+                let rank = derived_id("owner", &[worker.as_bytes(), &partition.to_be_bytes()]);
+                (rank, *worker, partition)
+            })
         })
-        .collect()
+        .collect();
+    ranks.sort_unstable();
+    let mut taken = HashSet::new();
+    let mut shares: HashMap<WorkerId, HashSet<Partition>> = HashMap::new();
+    for (_, worker, partition) in ranks {
+        let share = shares.entry(worker).or_default();
+        if share.len() < most && taken.insert(partition) {
+            share.insert(partition);
+        }
+    }
+    shares.remove(&me).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -87,14 +101,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn live_workers_share_all_partitions_and_a_leaver_moves_only_its_own() {
-        let workers: Vec<_> = (0..4).map(|_| WorkerId::new_v4()).collect();
-        let shares: Vec<_> = workers.iter().map(|w| share(*w, &workers, 64)).collect();
-        assert_eq!(shares.iter().map(HashSet::len).sum::<usize>(), 64);
-        let rest = &workers[1..];
-        for (worker, before) in rest.iter().zip(&shares[1..]) {
-            assert!(share(*worker, rest, 64).is_superset(before));
+    fn live_workers_share_all_partitions_evenly_and_a_leaver_moves_few_of_the_others() {
+        let workers: Vec<_> = (0..4).map(WorkerId::from_u128).collect();
+        for partitions in [8, 64, 256] {
+            let shares: Vec<_> = workers
+                .iter()
+                .map(|w| share(*w, &workers, partitions))
+                .collect();
+            let all: HashSet<_> = shares.iter().flatten().collect();
+            assert_eq!(all.len(), usize::from(partitions));
+            let even = usize::from(partitions) / 4;
+            assert!(shares.iter().all(|share| share.len() == even));
+            let rest = &workers[1..];
+            let kept = rest.iter().zip(&shares[1..]).map(|(worker, before)| {
+                let after = share(*worker, rest, partitions);
+                assert!(after.len() <= usize::from(partitions).div_ceil(3));
+                after.intersection(before).count()
+            });
+            assert!(kept.sum::<usize>() >= 3 * even * 3 / 4);
         }
-        assert_eq!(share(workers[0], &[], 8).len(), 8, "alone, it has them all");
+    }
+
+    #[test]
+    fn alone_it_has_them_all_and_of_too_many_some_have_none() {
+        assert_eq!(share(WorkerId::from_u128(1), &[], 8).len(), 8);
+        let workers: Vec<_> = (0..12).map(WorkerId::from_u128).collect();
+        let shares = workers.iter().map(|w| share(*w, &workers, 8).len());
+        assert_eq!(shares.sum::<usize>(), 8);
     }
 }
