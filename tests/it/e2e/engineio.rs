@@ -167,14 +167,9 @@ async fn the_upgrade_takes_over() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::connected(&chat, &ada).await;
-    let path = polling
-        .path
-        .replace("transport=polling", "transport=websocket");
 
     // A probe that goes no further changes nothing.
-    let mut raw = Raw::dial(&chat, &path, &[], None)
-        .await
-        .expect("a WebSocket");
+    let mut raw = polling.websocket().await.expect("a WebSocket");
     raw.say("4hello").await;
     raw.closed().await;
     polling.say("421[\"nobodyKnows\"]").await;
@@ -182,16 +177,12 @@ async fn the_upgrade_takes_over() {
 
     let upgrade = || async {
         eventually("the next upgrade to be allowed", || async {
-            Raw::dial(&chat, &path, &[], None).await.ok()
+            polling.websocket().await.ok()
         })
         .await
     };
     let mut raw = upgrade().await;
-    assert_eq!(
-        Raw::dial(&chat, &path, &[], None).await.err(),
-        Some(400),
-        "one at a time"
-    );
+    assert_eq!(polling.websocket().await.err(), Some(400), "one at a time");
     // The waiting poll ends with nothing to say, and so does the next.
     let probe = async {
         raw.say("2probe").await;
@@ -208,7 +199,7 @@ async fn the_upgrade_takes_over() {
     raw.until("433[").await;
     polling.get().await.refused(1, "Session ID unknown");
     polling.post("3").await.refused(1, "Session ID unknown");
-    assert_eq!(Raw::dial(&chat, &path, &[], None).await.err(), Some(400));
+    assert_eq!(polling.websocket().await.err(), Some(400));
     raw.say("424[\"nobodyKnows\"]").await;
     raw.until("434[").await;
     assert_eq!(open_sockets(&chat).await, 1);
@@ -223,12 +214,7 @@ async fn what_waited_for_a_poll_comes_right_after_the_upgrade() {
     let chat = settings.start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::connected(&chat, &ada).await;
-    let path = polling
-        .path
-        .replace("transport=polling", "transport=websocket");
-    let mut raw = Raw::dial(&chat, &path, &[], None)
-        .await
-        .expect("a WebSocket");
+    let mut raw = polling.websocket().await.expect("a WebSocket");
     raw.say("2probe").await;
     assert_eq!(raw.hear().await.as_deref(), Ok("3probe"));
     // Its answer finds no poll, and no wire yet.

@@ -85,6 +85,12 @@ impl<'a> Polling<'a> {
         polling
     }
 
+    /// A WebSocket for the same session, as its upgrade begins; the status where it is refused.
+    pub async fn websocket(&self) -> Result<Raw, u16> {
+        let path = self.path.replacen(POLLING, WEBSOCKET, 1);
+        Raw::dial(self.chat, &path, &[], None).await
+    }
+
     pub async fn get(&self) -> Answer {
         ask(self.chat, Method::GET, &self.path, &[], "").await
     }
