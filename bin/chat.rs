@@ -275,7 +275,6 @@ fn main() -> ExitCode {
         }
         _ => (Role::Tool, None),
     };
-    give_back_memory();
     let mut sources = Sources::from_process().with_file(cli.config.clone());
     if let Command::Autoscale { min, max, .. } = &cli.command {
         for (key, flag, value) in [
@@ -324,6 +323,9 @@ fn main() -> ExitCode {
     // Only fails where a log is set up already, which nobody did.
     let _ = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if role != Role::Tool {
+        give_back_memory();
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
