@@ -1,9 +1,10 @@
 //! What a worker remembers of rooms that it wrote to: with it, new messages there take one statement and no look.
 //!
 //! What is remembered may be wrong without harm. Everything that bears on who may write in a room moves its head, and
-//! [`Writes::append`](crate::store::Writes::append) stores nothing where a head is not the one that was remembered. Only
-//! a user's name moves no head: whoever changes one tells every worker, nothing is remembered while that would go
-//! unheard, and nothing for longer than [`FRESH`].
+//! [`Writes::append`](crate::store::Writes::append) stores nothing where a head is not the one that was remembered. A
+//! refusal stores nothing that could show that, so whoever is refused for what is known of them was looked up for it:
+//! strangers and the muted are not remembered. Only a user's name moves no head: whoever changes one tells every worker,
+//! nothing is remembered while that would go unheard, and nothing for longer than [`FRESH`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -62,10 +63,9 @@ impl Memory {
                 continue;
             };
             facts.members.insert((room, user), member);
-            if let Some(known) = inner.young.get(&room)
-                && !facts.rooms.contains_key(&room)
-            {
-                facts.rooms.insert(room, known.room.clone());
+            if let Some(known) = inner.young.get(&room) {
+                let room = facts.rooms.entry(room);
+                room.or_insert_with(|| known.room.clone());
             }
         }
         (facts, unknown)
@@ -77,17 +77,16 @@ impl Memory {
         if !inner.hears {
             return;
         }
-        for (id, room) in seen.rooms {
-            inner.young.entry(id).or_insert_with(|| Known {
-                room,
+        for ((id, user), member) in seen.members {
+            let (None, Some(room)) = (member.muted_until, seen.rooms.get(&id)) else {
+                continue;
+            };
+            let known = inner.young.entry(id).or_insert_with(|| Known {
+                room: room.clone(),
                 members: HashMap::new(),
             });
-        }
-        for ((room, user), member) in seen.members {
-            if let Some(known) = inner.young.get_mut(&room) {
-                let new = known.members.insert(user, (member, since)).is_none();
-                inner.members += usize::from(new);
-            }
+            let new = known.members.insert(user, (member, since)).is_none();
+            inner.members += usize::from(new);
         }
         for (room, head) in heads {
             if let Some(known) = inner.young.get_mut(room) {
@@ -240,6 +239,19 @@ mod tests {
         memory.stored(seen(&[place]), before, &HashMap::new());
         assert!(!is_known(&memory, place), "read before it changed");
         std::thread::sleep(Duration::from_millis(1));
+        memory.stored(seen(&[place]), Instant::now(), &HashMap::new());
+        assert!(is_known(&memory, place));
+    }
+
+    #[test]
+    fn who_is_muted_is_looked_up_each_time() {
+        let (memory, place) = (Memory::default(), (new_id(), new_id()));
+        memory.hear(true);
+        let mut facts = seen(&[place]);
+        let soon = Timestamp::from_millis(Timestamp::now().millis() + 60_000);
+        facts.members.get_mut(&place).unwrap().muted_until = Some(soon);
+        memory.stored(facts, Instant::now(), &HashMap::new());
+        assert!(!is_known(&memory, place));
         memory.stored(seen(&[place]), Instant::now(), &HashMap::new());
         assert!(is_known(&memory, place));
     }
