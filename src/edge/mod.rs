@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod client_address;
 mod connection;
 mod gather;
 pub mod hub;

@@ -4,7 +4,7 @@
 //! The edge's look is for an early and clear answer. The worker checks again under the room's lock, so where the
 //! store cannot be asked, a write goes to the queue unchecked: sends outlive the database.
 
-use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use poem::{Request, http::Method, web::Data};
 use poem_openapi::{SecurityScheme, auth::Bearer};
@@ -60,14 +60,6 @@ pub enum MaybeCaller {
     Known(Caller),
     #[oai(fallback)]
     Unknown,
-}
-
-/// Where a request came from, as far as the connection tells.
-pub fn address(request: &Request) -> Option<IpAddr> {
-    request
-        .remote_addr()
-        .as_socket_addr()
-        .map(|address| address.ip())
 }
 
 /// The room, if the caller may know of it: members, and everyone where it is public.

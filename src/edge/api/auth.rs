@@ -16,6 +16,7 @@ use crate::{
     edge::{
         Edge,
         auth::{Identity, TICKET_TTL, Tokens},
+        client_address,
         submit::Answer,
     },
     error::{Error, Result},
@@ -178,13 +179,13 @@ impl AuthApi {
             fields::idempotency_key(key.as_deref()),
         ])?;
         edge.auth
-            .count_registration(&*edge.bus, access::address(request))
+            .count_registration(&*edge.bus, client_address::of(request))
             .await?;
 
         let id = match key.as_deref() {
             // With the right key and password this is as good as a login, so it counts as one.
             Some(key) => {
-                let from = access::address(request);
+                let from = client_address::of(request);
                 edge.auth
                     .count_login(&*edge.bus, &new.username, from)
                     .await?;
@@ -243,7 +244,7 @@ impl AuthApi {
     ) -> Result<LoggedIn, Problem> {
         let Body(LogIn { username, password }) = body;
         edge.auth
-            .count_login(&*edge.bus, &username, access::address(request))
+            .count_login(&*edge.bus, &username, client_address::of(request))
             .await?;
         // A name that nobody can have need not be looked up, and may hold what the store cannot read.
         let known = match fields::username(&username) {

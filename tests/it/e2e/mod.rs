@@ -1,5 +1,6 @@
 //! What a client may rely on, tried from the outside against real processes.
 
+mod abuse;
 mod autoscale;
 mod bad_input;
 mod conversation;

@@ -1,0 +1,1 @@
+//! Connections that ask for nothing, too much or too slowly; answers that nobody reads.

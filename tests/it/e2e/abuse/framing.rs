@@ -1,0 +1,1 @@
+//! Client bytes that try to become commands or events.

@@ -1,0 +1,1 @@
+//! Sockets that stop reading in the middle of a request: nothing shared may wait for them.

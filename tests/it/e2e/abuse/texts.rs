@@ -1,0 +1,1 @@
+//! Names, addresses and reactions that are not what they seem.
