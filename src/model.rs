@@ -17,17 +17,25 @@ pub type LoginId = Uuid;
 /// A number in a room's feed. The first event of a room is 1; 0 means "before everything".
 pub type Seq = i64;
 
-/// UTC with milliseconds, as RFC 3339 on the wire. To show, never to order by.
+/// UTC with milliseconds, as RFC 3339 on the wire. To show, never to order by. Always of a year from 0000 to 9999, which
+/// is what RFC 3339 can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
+
+/// 0000-01-01T00:00:00.000Z and 9999-12-31T23:59:59.999Z, in milliseconds since 1970.
+const TIMES: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 impl Timestamp {
     pub fn now() -> Self {
         Timestamp(Utc::now().timestamp_millis())
     }
 
+    /// The last moment of the year 9999: what has no end ends then.
+    pub const MAX: Timestamp = Timestamp(*TIMES.end());
+
+    /// Milliseconds since 1970; a time out of range is taken as the nearest in it.
     pub fn from_millis(millis: i64) -> Self {
-        Timestamp(millis)
+        Timestamp(millis.clamp(*TIMES.start(), *TIMES.end()))
     }
 
     pub fn millis(self) -> i64 {
@@ -41,7 +49,7 @@ impl Timestamp {
 
 impl From<DateTime<Utc>> for Timestamp {
     fn from(time: DateTime<Utc>) -> Self {
-        Timestamp(time.timestamp_millis())
+        Timestamp::from_millis(time.timestamp_millis())
     }
 }
 
@@ -59,7 +67,13 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        DateTime::<Utc>::deserialize(deserializer).map(Timestamp::from)
+        let time = DateTime::<Utc>::deserialize(deserializer)?.timestamp_millis();
+        if TIMES.contains(&time) {
+            return Ok(Timestamp(time));
+        }
+        Err(serde::de::Error::custom(
+            "must be a time from the year 0000 to 9999, in UTC",
+        ))
     }
 }
 
@@ -123,7 +137,10 @@ macro_rules! text_enum {
     };
 }
 
+pub mod address;
 pub mod notify;
+pub mod text;
+pub mod username;
 
 text_enum! {
     /// Who can find and enter a room.
@@ -340,5 +357,29 @@ mod tests {
             serde_json::from_str::<Timestamp>(&json).unwrap().millis(),
             1_700_000_000_120
         );
+    }
+
+    #[test]
+    fn times_stay_within_what_rfc_3339_can_write() {
+        let read = |text: &str| serde_json::from_str::<Timestamp>(&format!("\"{text}\""));
+        let last = "9999-12-31T23:59:59.999Z";
+        assert_eq!(read(last).unwrap(), Timestamp::MAX);
+        assert_eq!(Timestamp::MAX.to_string(), last);
+        let first = "0000-01-01T00:00:00.000Z";
+        assert_eq!(read(first).unwrap().to_string(), first);
+        for text in [
+            "+10000-01-01T00:00:00Z",
+            "+262142-12-31T23:59:59Z",
+            "-0001-12-31T23:59:59.999Z",
+            "9999-12-31T23:59:59.999-00:01",
+            "9999-12-31T23:59:60Z",
+            "0000-01-01T00:00:00+00:01",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        for millis in [i64::MIN, i64::MAX] {
+            let time = Timestamp::from_millis(millis);
+            assert_eq!(read(&time.to_string()).unwrap(), time);
+        }
     }
 }

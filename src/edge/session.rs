@@ -174,7 +174,7 @@ impl Session {
                     .await
             }
             Request::React(react) => {
-                protocol::check_text("emoji", &react.emoji, 1, protocol::MAX_EMOJI)?;
+                protocol::check_reaction(&react.emoji, react.on)?;
                 self.take_rate()?;
                 let command = RoomCommand::React {
                     message: react.id,

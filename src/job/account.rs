@@ -126,6 +126,10 @@ pub async fn run(
             Code::Conflict,
             "this user name is taken; choose another",
         )),
+        Applied::NameConfusable => Outcome::Refused(Refusal::new(
+            Code::Conflict,
+            "this user name looks like one that exists; choose another",
+        )),
         Applied::LoginRefused => Outcome::Refused(Refusal::new(
             Code::Unauthorized,
             "this refresh token is not good any more; log in again",

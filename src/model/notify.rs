@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use std::fmt;
 
-use super::{MessageId, Timestamp, UserId, derived_id};
+use super::{MessageId, Timestamp, UserId, address::Address, derived_id};
 
 text_enum! {
     /// Where a notification goes.
@@ -296,6 +296,11 @@ impl Delivery {
         let since = self.record.replayed_at;
         let counts = |attempt: &&Attempt| since.is_none_or(|since| attempt.started_at >= since);
         self.record.attempts.iter().filter(counts).count()
+    }
+
+    /// Where it goes or went; `None` where no address was tried, or one that nothing is sent to any more.
+    pub fn address(&self) -> Option<Address> {
+        Address::parse(self.channel, self.record.address.as_deref()?)
     }
 
     /// Since when it is under way.

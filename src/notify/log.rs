@@ -12,7 +12,7 @@ impl Channel for Log {
     async fn send(&self, message: &Outgoing) -> Answer {
         tracing::info!(
             notification = %message.id,
-            to = message.to,
+            to = message.to.as_str(),
             subject = message.subject,
             text = message.text,
             "a notification, sent nowhere"

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     config::{Config, EmailProvider, SmsProvider},
     error::Result,
-    model::notify::ChannelKind,
+    model::{address::Address, notify::ChannelKind},
 };
 
 /// One request to a provider.
@@ -26,7 +26,7 @@ use crate::{
 pub struct Outgoing {
     /// The delivery's id: given to the provider, and found again in its reports.
     pub id: Uuid,
-    pub to: String,
+    pub to: Address,
     pub subject: String,
     pub text: String,
     /// For e-mail.

@@ -43,7 +43,7 @@ impl SendGrid {
         }
         let mut body = json!({
             "personalizations": [{
-                "to": [{ "email": message.to }],
+                "to": [{ "email": message.to.as_str() }],
                 "custom_args": { "notification_id": message.id.to_string() },
             }],
             "from": from,

@@ -19,6 +19,7 @@ use super::{Answer, Channel, Outgoing, Verdict};
 use crate::{
     config::Email,
     error::{Error, Result},
+    model::address::Address,
 };
 
 pub struct Smtp {
@@ -47,7 +48,7 @@ impl Smtp {
         let host = self.from.email.domain();
         let mut builder = Message::builder()
             .from(self.from.clone())
-            .to(message.to.parse().ok()?)
+            .to(mailbox(&message.to)?)
             .subject(&message.subject)
             // A repeat is the same mail to whoever compares ids.
             .message_id(Some(format!("<{}@{host}>", message.id)));
@@ -68,6 +69,15 @@ impl Smtp {
             .multipart(MultiPart::alternative_plain_html(text, html))
             .ok()
     }
+}
+
+/// Put together from its two parts: nothing of it is read again as a name, a comment or a second address.
+fn mailbox(address: &Address) -> Option<Mailbox> {
+    let Address::Email(address) = address else {
+        return None;
+    };
+    let address = lettre::Address::new(address.local(), address.domain()).ok()?;
+    Some(Mailbox::new(None, address))
 }
 
 #[async_trait]

@@ -4,8 +4,11 @@
 
 use serde::Serialize;
 
-use crate::config::{CodeValues, DigestValues, Templates};
 pub use crate::config::{Said, escape};
+use crate::{
+    config::{CodeValues, DigestValues, Templates},
+    model::text::one_line,
+};
 
 /// Messages shown in one e-mail; of the others only the number is told.
 const MAX_LINES: usize = 20;
@@ -92,10 +95,6 @@ fn render(templates: &Templates, name: &str, values: &impl Serialize) -> String 
         );
         templates.render_built_in(name, values)
     })
-}
-
-fn one_line(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), " ")
 }
 
 fn shorten(text: &str, max: usize) -> String {

@@ -46,7 +46,7 @@ impl Twilio {
             false => "From",
         };
         let mut form = vec![
-            ("To", message.to.clone()),
+            ("To", message.to.as_str().to_owned()),
             (sender, self.from.clone()),
             ("Body", message.text.chars().take(MAX_BODY).collect()),
             ("ValidityPeriod", self.validity.as_secs().to_string()),

@@ -13,7 +13,10 @@ use serde::Deserialize;
 use sha1::Sha1;
 use uuid::Uuid;
 
-use crate::model::notify::{DeliveryState, Report};
+use crate::model::{
+    address::PhoneNumber,
+    notify::{DeliveryState, Report},
+};
 
 /// How old or how far ahead a signed timestamp may be, in seconds. SendGrid repeats an event for a day; within that
 /// time a repeat is told by its id.
@@ -123,7 +126,7 @@ pub fn twilio_report(delivery: Uuid, form: &BTreeMap<String, String>) -> Option<
 /// What someone answered to a text message: `true` where they want none any more, `false` where they want them again.
 /// Twilio's own words (<https://help.twilio.com/articles/223134027>); it says which it understood in `OptOutType` where a
 /// messaging service handles them.
-pub fn twilio_opt_out(form: &BTreeMap<String, String>) -> Option<(String, bool)> {
+pub fn twilio_opt_out(form: &BTreeMap<String, String>) -> Option<(PhoneNumber, bool)> {
     let said = form.get("OptOutType").or(form.get("Body"))?;
     let stop = match said.trim().to_uppercase().as_str() {
         "STOP" | "STOPALL" | "UNSUBSCRIBE" | "CANCEL" | "END" | "QUIT" | "REVOKE" | "OPTOUT" => {
@@ -132,7 +135,7 @@ pub fn twilio_opt_out(form: &BTreeMap<String, String>) -> Option<(String, bool)>
         "START" | "UNSTOP" | "YES" => false,
         _ => return None,
     };
-    Some((form.get("From")?.clone(), stop))
+    Some((PhoneNumber::parse(form.get("From")?)?, stop))
 }
 
 #[cfg(test)]
@@ -198,14 +201,17 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
             twilio_opt_out(&pairs.collect())
         };
-        let from = ("From", "+4915");
-        let yes = |stop| Some(("+4915".to_owned(), stop));
+        let from = ("From", "+4915112345678");
+        let number = PhoneNumber::parse(from.1).unwrap();
+        let yes = |stop| Some((number.clone(), stop));
         assert_eq!(understood(&[from, ("Body", " Stop ")]), yes(true));
         assert_eq!(understood(&[from, ("Body", "start")]), yes(false));
         let both = [from, ("Body", "Arrêt"), ("OptOutType", "STOP")];
         assert_eq!(understood(&both), yes(true));
         assert_eq!(understood(&[from, ("Body", "stop it, please")]), None);
         assert_eq!(understood(&[("Body", "STOP")]), None);
+        let odd = ("From", "whatsapp:+4915112345678");
+        assert_eq!(understood(&[odd, ("Body", "STOP")]), None);
     }
 
     #[test]

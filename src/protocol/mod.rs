@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error, FieldError, Result},
     model::{
         EventKind, Member, Message, MessageId, Metadata, Role, Room, RoomId, RoomKind, Seq,
-        Timestamp, User, UserId,
+        Timestamp, User, UserId, text::emoji::is_reaction,
     },
 };
 
@@ -392,6 +392,18 @@ pub fn check_metadata(metadata: Option<&Metadata>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A new reaction is one emoji or a short plain word. One that is taken back may be older than that rule.
+pub fn check_reaction(emoji: &str, on: bool) -> Result<()> {
+    check_text("emoji", emoji, 1, MAX_EMOJI)?;
+    if !on || is_reaction(emoji) {
+        return Ok(());
+    }
+    Err(Error::field(
+        "emoji",
+        "must be one emoji, or a word of 1 to 32 of the characters a-z 0-9 _ + - such as thumbsup",
+    ))
 }
 
 /// `min..=max` bytes of text without U+0000.

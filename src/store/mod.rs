@@ -384,6 +384,8 @@ pub enum Applied {
     Done,
     /// The user name belongs to someone else.
     NameTaken,
+    /// Another account's name looks the same.
+    NameConfusable,
     /// The login is unknown, expired, revoked, or its token was used before (which revokes it).
     LoginRefused,
     NoSuchUser,

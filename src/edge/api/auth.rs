@@ -167,15 +167,15 @@ impl AuthApi {
         body: Body<Register>,
     ) -> Result<Registered, Problem> {
         let Body(new) = body;
-        let display_name = new.display_name.unwrap_or_else(|| new.username.clone());
+        let mut display_name = new.display_name.unwrap_or_else(|| new.username.clone());
         // An empty address is as good as none, as it is in PATCH /v1/me.
-        let (email, phone) = (given(new.email), given(new.phone));
+        let (mut email, mut phone) = (given(new.email), given(new.phone));
         fields::all([
             fields::username(&new.username),
             fields::password(&new.password),
-            fields::display_name(&display_name),
-            email.as_deref().map_or(Ok(()), fields::email),
-            phone.as_deref().map_or(Ok(()), fields::phone),
+            fields::display_name(Some(&mut display_name)),
+            fields::email(email.as_mut()),
+            fields::phone(phone.as_mut()),
             fields::idempotency_key(key.as_deref()),
         ])?;
         edge.auth

@@ -14,6 +14,7 @@ use crate::{
     job::{Command, notify::NotifyCommand},
     model::{
         Timestamp, UserId,
+        address::Address,
         notify::{ChannelKind, Report},
     },
     notify::{template::escape, webhook},
@@ -112,12 +113,11 @@ impl CallbacksApi {
             return Err(refused());
         }
         let Some(query) = request.uri().query() else {
-            let Some((address, stop)) = webhook::twilio_opt_out(&form) else {
+            let Some((number, stop)) = webhook::twilio_opt_out(&form) else {
                 return Ok(Taken::Done);
             };
             let command = Command::Notify(NotifyCommand::OptOut {
-                channel: ChannelKind::Sms,
-                address,
+                address: Address::Phone(number),
                 stop,
             });
             edge.submit.call(UserId::nil(), command).await?;

@@ -2,7 +2,11 @@
 
 use crate::{
     error::{Code, Error, Result},
-    model::derived_id,
+    model::{
+        address::{EmailAddress, PhoneNumber},
+        derived_id, text,
+        username::is_username,
+    },
     protocol::check_text,
 };
 
@@ -10,8 +14,6 @@ use crate::{
 const PASSWORD: std::ops::RangeInclusive<usize> = 8..=256;
 /// The longest display name, in characters.
 const MAX_DISPLAY_NAME: usize = 64;
-/// The longest e-mail address (RFC 5321 section 4.5.3.1.3, without the angle brackets).
-const MAX_EMAIL: usize = 254;
 /// The longest room name, in bytes.
 const MAX_ROOM_NAME: usize = 128;
 /// The longest idempotency key, in bytes.
@@ -35,11 +37,7 @@ pub fn all<const N: usize>(checks: [Result<()>; N]) -> Result<()> {
 
 /// `^[A-Za-z0-9_][A-Za-z0-9_.-]{1,31}$`
 pub fn username(name: &str) -> Result<()> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let good = (2..=32).contains(&name.len())
-        && name.starts_with(plain)
-        && name.chars().all(|c| plain(c) || c == '.' || c == '-');
-    if good {
+    if is_username(name) {
         return Ok(());
     }
     Err(Error::field(
@@ -62,60 +60,57 @@ pub fn password(password: &str) -> Result<()> {
     ))
 }
 
-pub fn display_name(name: &str) -> Result<()> {
-    let good = !name.trim().is_empty()
-        && name.chars().count() <= MAX_DISPLAY_NAME
-        && !name.chars().any(char::is_control);
-    if good {
+/// Writes the name as it is kept; see [`text::label`].
+pub fn display_name(name: Option<&mut String>) -> Result<()> {
+    let Some(name) = name else {
+        return Ok(());
+    };
+    label("displayName", name)?;
+    if name.chars().count() <= MAX_DISPLAY_NAME {
         return Ok(());
     }
     Err(Error::field(
         "displayName",
-        format!(
-            "must be 1 to {MAX_DISPLAY_NAME} characters, not all of them spaces, and none a control character"
-        ),
+        format!("must be at most {MAX_DISPLAY_NAME} characters long"),
     ))
 }
 
-/// Light: whether mail arrives is found out by sending some.
-pub fn email(address: &str) -> Result<()> {
-    let good = address.len() <= MAX_EMAIL
-        && !address.contains(|c: char| c.is_whitespace() || c.is_control())
-        && address.rsplit_once('@').is_some_and(|(user, host)| {
-            !user.is_empty() && !host.is_empty() && !user.contains('@')
-        });
-    if good {
-        return Ok(());
-    }
-    Err(Error::field(
-        "email",
-        "must be an e-mail address, such as someone@example.com",
-    ))
-}
-
-/// E.164: `+`, the country's digits, and at most 15 digits in all.
-pub fn phone(number: &str) -> Result<()> {
-    let good = number.strip_prefix('+').is_some_and(|digits| {
-        (7..=15).contains(&digits.len())
-            && !digits.starts_with('0')
-            && digits.bytes().all(|b| b.is_ascii_digit())
-    });
-    if good {
-        return Ok(());
-    }
-    Err(Error::field(
-        "phone",
-        "must be in international form, such as +4915112345678 (E.164)",
-    ))
-}
-
-/// The name of a room that has one.
-pub fn room_name(name: &str) -> Result<()> {
-    check_text("name", name, 1, MAX_ROOM_NAME)?;
-    if name.trim().is_empty() {
-        return Err(Error::field("name", "must not be all spaces"));
-    }
+fn label(field: &str, name: &mut String) -> Result<()> {
+    *name = text::label(name).map_err(|unfit| Error::field(field, unfit.0))?;
     Ok(())
+}
+
+/// Writes the address as it is kept. Whether mail arrives is found out by sending some.
+pub fn email(address: Option<&mut String>) -> Result<()> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let Some(parsed) = EmailAddress::parse(address) else {
+        return Err(Error::field(
+            "email",
+            "must be a plain e-mail address, such as someone@example.com",
+        ));
+    };
+    *address = parsed.into();
+    Ok(())
+}
+
+pub fn phone(number: Option<&mut String>) -> Result<()> {
+    match number {
+        Some(number) if PhoneNumber::parse(number).is_none() => Err(Error::field(
+            "phone",
+            "must be in international form, such as +4915112345678 (E.164)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The name of a room that has one. Writes it as it is kept; see [`text::label`].
+pub fn room_name(name: &mut String) -> Result<()> {
+    check_text("name", name, 1, MAX_ROOM_NAME)?;
+    label("name", name)?;
+    // The normal form of a few characters is longer than they are.
+    check_text("name", name, 1, MAX_ROOM_NAME)
 }
 
 /// 1 to 128 visible ASCII characters.
@@ -173,22 +168,16 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for good in ["a@b", "first.last+tag@example.com"] {
-            email(good).unwrap();
+        let mut address = "Ada@BÜCHER.example".to_owned();
+        email(Some(&mut address)).unwrap();
+        assert_eq!(address, "Ada@xn--bcher-kva.example");
+        email(None).unwrap();
+        for bad in ["", "x<gone@example.com>", "a\r\nBcc: x@y"] {
+            assert!(email(Some(&mut bad.to_owned())).is_err(), "{bad:?}");
         }
-        for bad in ["", "@b", "a@", "a b@c", "a@b@c", "a\r\nBcc: x@y"] {
-            assert!(email(bad).is_err(), "{bad:?}");
-        }
-        phone("+4915112345678").unwrap();
-        for bad in [
-            "",
-            "015112345678",
-            "+0151123456",
-            "+49 151",
-            "+1234567890123456",
-        ] {
-            assert!(phone(bad).is_err(), "{bad:?}");
-        }
+        phone(Some(&mut "+4915112345678".to_owned())).unwrap();
+        phone(None).unwrap();
+        assert!(phone(Some(&mut "+49 151".to_owned())).is_err());
     }
 
     #[test]
@@ -196,10 +185,20 @@ mod tests {
         password("12345678").unwrap();
         assert!(password("1234567").is_err());
         assert!(password(&"x".repeat(257)).is_err());
-        display_name(&"ä".repeat(64)).unwrap();
-        assert!(display_name(&"ä".repeat(65)).is_err());
-        assert!(display_name("  ").is_err());
-        assert!(room_name(" ").is_err());
+        display_name(Some(&mut "ä".repeat(64))).unwrap();
+        assert!(display_name(Some(&mut "ä".repeat(65))).is_err());
+        assert!(display_name(Some(&mut "  ".to_owned())).is_err());
+        display_name(None).unwrap();
+        room_name(&mut "x".repeat(128)).unwrap();
+        assert!(room_name(&mut "x".repeat(129)).is_err());
+        // Three bytes that become six.
+        assert!(room_name(&mut "\u{FB2C}".repeat(40)).is_err());
+        for bad in ["", " ", "a\u{202E}b"] {
+            assert!(room_name(&mut bad.to_owned()).is_err(), "{bad:?}");
+        }
+        let mut name = "A\u{30A}".to_owned();
+        room_name(&mut name).unwrap();
+        assert_eq!(name, "Å");
         assert!(idempotency_key(Some("")).is_err());
         assert!(idempotency_key(Some("a b")).is_err());
         idempotency_key(Some("550e8400-e29b-41d4-a716-446655440000")).unwrap();

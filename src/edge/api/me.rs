@@ -81,16 +81,12 @@ impl MeApi {
         caller: Caller,
         body: Body<AccountPatch>,
     ) -> Result<Changed<AccountView>, Problem> {
-        let Body(patch) = body;
-        let (email, phone) = (cleared(patch.email), cleared(patch.phone));
-        let written = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let Body(mut patch) = body;
+        let (mut email, mut phone) = (cleared(patch.email), cleared(patch.phone));
         fields::all([
-            patch
-                .display_name
-                .as_deref()
-                .map_or(Ok(()), fields::display_name),
-            written(&email).map_or(Ok(()), |email| fields::email(&email)),
-            written(&phone).map_or(Ok(()), |phone| fields::phone(&phone)),
+            fields::display_name(patch.display_name.as_mut()),
+            fields::email(written(&mut email)),
+            fields::phone(written(&mut phone)),
         ])?;
         let command = AccountCommand::Update {
             display_name: patch.display_name,
@@ -133,6 +129,11 @@ fn cleared(field: MaybeUndefined<String>) -> Option<String> {
         MaybeUndefined::Null => Some(String::new()),
         MaybeUndefined::Value(text) => Some(text),
     }
+}
+
+/// What is set, and not cleared.
+fn written(field: &mut Option<String>) -> Option<&mut String> {
+    field.as_mut().filter(|text| !text.is_empty())
 }
 
 async fn account(edge: &Edge, user: UserId) -> Result<Account> {

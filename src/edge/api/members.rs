@@ -20,9 +20,6 @@ use crate::{
     protocol::{MemberView, check_limit},
 };
 
-/// Where a mute without an end ends: the last millisecond that RFC 3339 can write.
-const FOR_GOOD_MS: i64 = 253_402_300_799_999;
-
 pub struct MembersApi;
 
 /// What someone is in the room.
@@ -197,7 +194,7 @@ impl MembersApi {
         user: Path<UserId>,
         body: Body<Until>,
     ) -> Result<Changed<MemberView>, Problem> {
-        let until = Some(in_future(body.0.until)?.unwrap_or(Timestamp::from_millis(FOR_GOOD_MS)));
+        let until = Some(in_future(body.0.until)?.unwrap_or(Timestamp::MAX));
         let command = RoomCommand::Mute {
             user: user.0,
             until,

@@ -23,7 +23,7 @@ use crate::{
         room::{RoomCommand, Send},
     },
     model::{self, Message, MessageId, Metadata, Role, RoomId, Seq, UserId},
-    protocol::{self, Accepted, MAX_EMOJI, MemberView, check_limit},
+    protocol::{self, Accepted, MemberView, check_limit},
 };
 
 pub struct MessagesApi;
@@ -344,7 +344,7 @@ async fn reaction(
     emoji: String,
     on: bool,
 ) -> Result<Changed<Message>> {
-    protocol::check_text("emoji", &emoji, 1, MAX_EMOJI)?;
+    protocol::check_reaction(&emoji, on)?;
     let write = Write {
         edge,
         user: caller.user(),

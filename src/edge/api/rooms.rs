@@ -122,7 +122,7 @@ impl RoomsApi {
         body: Body<NewRoom>,
     ) -> Result<Created<RoomView>, Problem> {
         let (user, Body(new)) = (caller.user(), body);
-        let name = new.name.unwrap_or_default();
+        let mut name = new.name.unwrap_or_default();
         fields::all([
             match new.kind {
                 RoomKind::Direct if name.is_empty() => Ok(()),
@@ -130,7 +130,7 @@ impl RoomsApi {
                     "name",
                     "must be left out: a direct room has no name",
                 )),
-                RoomKind::Public | RoomKind::Private => fields::room_name(&name),
+                RoomKind::Public | RoomKind::Private => fields::room_name(&mut name),
             },
             check_members(new.kind, user, &new.members),
             fields::idempotency_key(key.as_deref()),
@@ -227,8 +227,8 @@ impl RoomsApi {
         room: Path<RoomId>,
         body: Body<RoomPatch>,
     ) -> Result<Changed<RoomView>, Problem> {
-        let Body(RoomPatch { name }) = body;
-        fields::room_name(&name)?;
+        let Body(RoomPatch { mut name }) = body;
+        fields::room_name(&mut name)?;
         let write = Write {
             edge: &edge,
             user: caller.user(),

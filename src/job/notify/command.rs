@@ -8,7 +8,9 @@ use crate::{
     error::{Code, Error, Result},
     job::{Outcome, Refusal},
     model::{
-        RoomId, Timestamp, UserId, derived_id,
+        RoomId, Timestamp, UserId,
+        address::Address,
+        derived_id,
         notify::{ChannelKind, Delivery, DeliveryState, Preferences, Purpose, Report, RoomMode},
     },
     store::notify::{CodeAnswer, NewCode},
@@ -29,8 +31,8 @@ pub enum NotifyCommand {
     /// The code travels in the queue, like the message that carries it, and stands nowhere else.
     SendCode {
         delivery: Uuid,
-        channel: ChannelKind,
-        address: String,
+        #[serde(flatten)]
+        address: Address,
         code: String,
         hash: Vec<u8>,
         expires_at: Timestamp,
@@ -46,8 +48,8 @@ pub enum NotifyCommand {
     },
     /// An address asked for nothing more, or for notifications again, whosever it is.
     OptOut {
-        channel: ChannelKind,
-        address: String,
+        #[serde(flatten)]
+        address: Address,
         stop: bool,
     },
     /// Out of the dead letters.
@@ -62,7 +64,9 @@ impl NotifyCommand {
         match self {
             NotifyCommand::Report(report) => report.delivery,
             NotifyCommand::Replay { delivery } => *delivery,
-            NotifyCommand::OptOut { address, .. } => derived_id("address", &[address.as_bytes()]),
+            NotifyCommand::OptOut { address, .. } => {
+                derived_id("address", &[address.key().as_bytes()])
+            }
             _ => actor,
         }
     }
@@ -92,7 +96,6 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
         }
         NotifyCommand::SendCode {
             delivery,
-            channel,
             address,
             code,
             hash,
@@ -100,21 +103,21 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
         } => {
             let new = NewCode {
                 user: actor,
-                channel: *channel,
                 address: address.clone(),
                 hash: hash.clone(),
                 expires_at: *expires_at,
             };
             store.put_code(&new).await?;
-            let mut sent = Delivery::new(*delivery, actor, *channel, Purpose::Verification);
-            sent.record.address = Some(address.clone());
+            let channel = address.channel();
+            let mut sent = Delivery::new(*delivery, actor, channel, Purpose::Verification);
+            sent.record.address = Some(address.as_str().to_owned());
             store.put_delivery(&sent).await?;
             let task = Task::Verify {
                 delivery: *delivery,
                 code: code.clone(),
             };
             notifier
-                .push(&task, queue_of(*channel), std::time::Duration::ZERO)
+                .push(&task, queue_of(channel), std::time::Duration::ZERO)
                 .await?;
         }
         NotifyCommand::TryCode { channel, hash } => {
@@ -145,13 +148,9 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
                 .put_notify_settings(delivery.user, &preferences, &settings.rooms)
                 .await?;
         }
-        NotifyCommand::OptOut {
-            channel,
-            address,
-            stop,
-        } => match stop {
-            true => store.suppress(*channel, address, OPTED_OUT).await?,
-            false => store.lift(*channel, address, OPTED_OUT).await?,
+        NotifyCommand::OptOut { address, stop } => match stop {
+            true => store.suppress(address, OPTED_OUT).await?,
+            false => store.lift(address, OPTED_OUT).await?,
         },
         NotifyCommand::Replay { delivery } => replay(notifier, *delivery).await?,
     }
@@ -167,10 +166,8 @@ async fn apply(notifier: &Notifier, report: &Report) -> Result<()> {
             return Ok(());
         };
         // Before the record says that the report was seen: broken off in between, it comes again.
-        if let (true, Some(address)) = (report.suppress, &delivery.record.address) {
-            store
-                .suppress(delivery.channel, address, &report.reason)
-                .await?;
+        if let (true, Some(address)) = (report.suppress, delivery.address()) {
+            store.suppress(&address, &report.reason).await?;
         }
         if delivery.record.reports.contains(&report.id) {
             return Ok(());

@@ -80,11 +80,7 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     let Some(outgoing) = compose(notifier, &mut delivery, &settings, code).await? else {
         return put(notifier, delivery).await;
     };
-    if let Some(reason) = notifier
-        .store
-        .suppressed(delivery.channel, &outgoing.to)
-        .await?
-    {
+    if let Some(reason) = notifier.store.suppressed(&outgoing.to).await? {
         delivery.now(DeliveryState::Suppressed, reason);
         return put(notifier, delivery).await;
     }
@@ -205,9 +201,22 @@ async fn compose(
         .public_url
         .as_ref()
         .map(|url| format!("{url}/v1/webhooks/twilio?notification={id}"));
+    // `unwanted` let only verified addresses through.
+    let to = match code {
+        Some(_) => delivery.address(),
+        None => settings.verified(delivery.channel).cloned(),
+    };
+    let Some(to) = to else {
+        notifier.store.close_delivery(id).await?;
+        delivery.now(
+            DeliveryState::Suppressed,
+            "nothing can be sent to the address; set it again",
+        );
+        return Ok(None);
+    };
     let mut outgoing = Outgoing {
         id,
-        to: String::new(),
+        to,
         subject: String::new(),
         text: String::new(),
         html: String::new(),
@@ -216,7 +225,6 @@ async fn compose(
     };
     if let Some(code) = code {
         let minutes = CODE_TTL.as_secs() / 60;
-        outgoing.to = delivery.record.address.clone().unwrap_or_default();
         if sms {
             outgoing.text = template::short_code(templates, code, minutes);
         } else {
@@ -258,12 +266,7 @@ async fn compose(
         outgoing.html = rendered.html;
         outgoing.unsubscribe = Some(link);
     }
-    // `unwanted` let only verified addresses through.
-    outgoing.to = settings
-        .verified(delivery.channel)
-        .unwrap_or_default()
-        .to_owned();
-    delivery.record.address = Some(outgoing.to.clone());
+    delivery.record.address = Some(outgoing.to.as_str().to_owned());
     Ok(Some(outgoing))
 }
 
@@ -317,10 +320,7 @@ async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoin
     }
     if verdict == (Verdict::Refused { address: true }) {
         let reason = format!("the provider refuses the address ({said})");
-        notifier
-            .store
-            .suppress(delivery.channel, &outgoing.to, &reason)
-            .await?;
+        notifier.store.suppress(&outgoing.to, &reason).await?;
     }
     for _ in 0..CLASHES {
         let mine = |attempt: &&mut Attempt| attempt.started_at == started_at;

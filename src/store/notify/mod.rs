@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     model::{
         MessageId, RoomId, Seq, Timestamp, UserId,
+        address::Address,
         notify::{Cause, ChannelKind, Delivery, DeliveryState, Preferences, RoomMode},
     },
 };
@@ -36,8 +37,8 @@ pub struct Candidate {
     pub mode: Option<RoomMode>,
     pub preferences: Preferences,
     /// Verified, and still the account's.
-    pub email: Option<String>,
-    pub phone: Option<String>,
+    pub email: Option<Address>,
+    pub phone: Option<Address>,
 }
 
 /// That someone is to be told of a message, or is not.
@@ -101,17 +102,16 @@ pub struct Place {
 pub struct NotifySettings {
     pub preferences: Preferences,
     pub rooms: Vec<(RoomId, RoomMode)>,
-    /// Verified, and still the account's.
-    pub verified: Vec<(ChannelKind, String)>,
+    /// Verified, and still the account's, and something can be sent to it.
+    pub verified: Vec<Address>,
     /// The account was deleted, or never was.
     pub gone: bool,
 }
 
 impl NotifySettings {
-    pub fn verified(&self, channel: ChannelKind) -> Option<&str> {
+    pub fn verified(&self, channel: ChannelKind) -> Option<&Address> {
         let mut all = self.verified.iter();
-        all.find(|(of, _)| *of == channel)
-            .map(|(_, address)| address.as_str())
+        all.find(|address| address.channel() == channel)
     }
 }
 
@@ -119,8 +119,7 @@ impl NotifySettings {
 #[derive(Debug, Clone)]
 pub struct NewCode {
     pub user: UserId,
-    pub channel: ChannelKind,
-    pub address: String,
+    pub address: Address,
     /// SHA-256.
     pub hash: Vec<u8>,
     pub expires_at: Timestamp,
@@ -147,7 +146,7 @@ pub trait NotifyReads: Send + Sync {
     /// The room that a message is in.
     async fn room_of(&self, message: MessageId) -> Result<Option<RoomId>>;
     /// Why nothing is sent to this address any more.
-    async fn suppressed(&self, channel: ChannelKind, address: &str) -> Result<Option<String>>;
+    async fn suppressed(&self, address: &Address) -> Result<Option<String>>;
 }
 
 /// What workers do.
@@ -190,9 +189,9 @@ pub trait NotifyWrites: NotifyReads {
     /// Takes messages out of their delivery, and says why.
     async fn drop_lines(&self, id: Uuid, lines: &[(MessageId, &'static str)]) -> Result<()>;
     /// The first reason stays.
-    async fn suppress(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()>;
+    async fn suppress(&self, address: &Address, reason: &str) -> Result<()>;
     /// Takes it back, if it was for this reason.
-    async fn lift(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()>;
+    async fn lift(&self, address: &Address, reason: &str) -> Result<()>;
 }
 
 pub(super) use statements::{columns, notify_reads, notify_store, notify_writes};

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{LoginId, RoomId, Seq, Timestamp, UserId},
+    model::{LoginId, RoomId, Seq, Timestamp, UserId, username::skeleton},
     store::{
         AccountPatch, Applied, Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired,
         Facts, Login, NewAccount, Rotation, Scope, Transaction, Writes, deleted_key,
@@ -36,9 +36,10 @@ impl Writes for Store {
 
     async fn register(&self, new: &NewAccount) -> Result<Applied> {
         const INSERT: &str = "INSERT INTO users (id, username, username_key, display_name, email, \
-                 phone, password_hash, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
-        const SAME: &str = "SELECT 1 FROM users WHERE id = $1 AND username_key = $2";
+                 phone, password_hash, created_at, skeleton) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+        const SAME: &str = "SELECT bool_or(id = $1 AND username_key = $2) FROM users \
+             WHERE id = $1 OR username_key = $2";
         let account = &new.account;
         let key = account.user.username.to_lowercase();
         let mut lease = Lease::take(&self.pool).await?;
@@ -50,14 +51,17 @@ impl Writes for Store {
             .bind(&account.email)
             .bind(&account.phone)
             .bind(&new.password_hash)
-            .bind(account.created_at.datetime());
+            .bind(account.created_at.datetime())
+            .bind(skeleton(&account.user.username));
         if answer(insert.execute(&mut *lease)).await?.rows_affected() == 1 {
             return Ok(Applied::Done);
         }
-        let same = sqlx::query(SAME).bind(account.user.id).bind(&key);
-        Ok(match answer(same.fetch_optional(&mut *lease)).await? {
-            Some(_) => Applied::Done,
-            None => Applied::NameTaken,
+        let same = sqlx::query_scalar(SAME).bind(account.user.id).bind(&key);
+        let same: Option<bool> = answer(same.fetch_one(&mut *lease)).await?;
+        Ok(match same {
+            Some(true) => Applied::Done,
+            Some(false) => Applied::NameTaken,
+            None => Applied::NameConfusable,
         })
     }
 
@@ -155,6 +159,7 @@ impl Writes for Store {
         // login, is done before, or sees that the account is gone.
         const ACCOUNT: &str = "UPDATE users SET username = $2, username_key = $3, \
                  display_name = $4, email = NULL, phone = NULL, password_hash = '', \
+                 skeleton = NULL, \
                  deleted_at = coalesce(deleted_at, $5) WHERE id = $1";
         let mut lease = Lease::begin(&self.pool).await?;
         let update = sqlx::query(ACCOUNT)

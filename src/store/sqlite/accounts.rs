@@ -8,7 +8,7 @@ use sqlx::{Row, sqlite::SqliteRow};
 use super::{Store, expire, rows, transaction};
 use crate::{
     error::Result,
-    model::{LoginId, RoomId, Seq, Timestamp, UserId},
+    model::{LoginId, RoomId, Seq, Timestamp, UserId, username::skeleton},
     sqlite::failure,
     store::{
         AccountPatch, Applied, Changes, DELETED_DISPLAY_NAME, DELETED_USERNAME, ERASE, Expired,
@@ -33,9 +33,10 @@ impl Writes for Store {
 
     async fn register(&self, new: &NewAccount) -> Result<Applied> {
         const INSERT: &str = "INSERT INTO users (id, username, username_key, display_name, email, \
-                 phone, password_hash, created_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
-        const SAME: &str = "SELECT 1 FROM users WHERE id = ?1 AND username_key = ?2";
+                 phone, password_hash, created_at, skeleton) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+        const SAME: &str = "SELECT max(id = ?1 AND username_key = ?2) FROM users \
+             WHERE id = ?1 OR username_key = ?2";
         let account = &new.account;
         let key = account.user.username.to_lowercase();
         let mut tx = self.database.write().await?;
@@ -47,17 +48,19 @@ impl Writes for Store {
             .bind(&account.email)
             .bind(&account.phone)
             .bind(&new.password_hash)
-            .bind(account.created_at.millis());
+            .bind(account.created_at.millis())
+            .bind(skeleton(&account.user.username));
         let inserted = insert.execute(&mut *tx).await.map_err(failure)?;
         if inserted.rows_affected() == 1 {
             tx.commit().await.map_err(failure)?;
             return Ok(Applied::Done);
         }
-        let same = sqlx::query(SAME).bind(account.user.id).bind(&key);
-        let same = same.fetch_optional(&mut *tx).await.map_err(failure)?;
+        let same = sqlx::query_scalar(SAME).bind(account.user.id).bind(&key);
+        let same: Option<bool> = same.fetch_one(&mut *tx).await.map_err(failure)?;
         Ok(match same {
-            Some(_) => Applied::Done,
-            None => Applied::NameTaken,
+            Some(true) => Applied::Done,
+            Some(false) => Applied::NameTaken,
+            None => Applied::NameConfusable,
         })
     }
 
@@ -148,6 +151,7 @@ impl Writes for Store {
     async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<Applied> {
         const ACCOUNT: &str = "UPDATE users SET username = ?2, username_key = ?3, \
                  display_name = ?4, email = NULL, phone = NULL, password_hash = '', \
+                 skeleton = NULL, \
                  deleted_at = coalesce(deleted_at, ?5) WHERE id = ?1";
         let mut tx = self.database.write().await?;
         let update = sqlx::query(ACCOUNT)

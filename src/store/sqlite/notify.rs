@@ -63,9 +63,9 @@ const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
      LEFT JOIN notify_rooms p ON p.user_id = c.user_id AND p.room = a.room \
      LEFT JOIN notify_settings s ON s.user_id = c.user_id \
      LEFT JOIN verified_addresses e ON e.user_id = c.user_id AND e.channel = 'email' \
-         AND e.address = u.email \
+         AND lower(e.address) = lower(u.email) \
      LEFT JOIN verified_addresses t ON t.user_id = c.user_id AND t.channel = 'sms' \
-         AND t.address = u.phone";
+         AND lower(t.address) = lower(u.phone)";
 
 fn ids(messages: &[MessageId]) -> Result<String> {
     json(messages.iter().map(Uuid::as_simple))

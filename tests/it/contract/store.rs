@@ -25,6 +25,7 @@ mod expire;
 mod farewell;
 mod feed;
 mod fixture;
+mod names;
 mod people;
 mod postgres;
 mod sqlite;

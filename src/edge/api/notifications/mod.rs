@@ -28,7 +28,7 @@ use crate::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
     },
-    model::{MessageId, Role, Timestamp, UserId, new_id, notify::ChannelKind},
+    model::{MessageId, Role, Timestamp, UserId, address::Address, new_id, notify::ChannelKind},
     protocol::check_limit,
 };
 
@@ -118,6 +118,11 @@ impl NotificationsApi {
         let address = address.ok_or_else(|| {
             Error::conflict("the account has no such address; set it with PATCH /v1/me first")
         })?;
+        let address = Address::parse(channel, &address).ok_or_else(|| {
+            Error::conflict(
+                "nothing can be sent to the account's address; set it again with PATCH /v1/me",
+            )
+        })?;
         // Without the count nothing is sent: each of these costs money, or someone else's patience.
         let count = edge
             .bus
@@ -138,7 +143,6 @@ impl NotificationsApi {
         let now = Timestamp::now();
         let command = NotifyCommand::SendCode {
             delivery,
-            channel,
             address,
             hash: hash(user, &code),
             code,

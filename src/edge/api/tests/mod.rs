@@ -35,10 +35,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     job::{Command, Job, Outcome, Refusal, account::AccountCommand, room::RoomCommand},
-    model::{
-        notify::{ChannelKind, Delivery},
-        *,
-    },
+    model::{address::Address, notify::Delivery, *},
     queue::{Partition, Publisher, State},
     store::{
         Login, Reads, Window,
@@ -164,7 +161,7 @@ impl NotifyReads for Store {
     async fn room_of(&self, _: MessageId) -> Result<Option<RoomId>> {
         Ok(None)
     }
-    async fn suppressed(&self, _: ChannelKind, _: &str) -> Result<Option<String>> {
+    async fn suppressed(&self, _: &Address) -> Result<Option<String>> {
         Ok(None)
     }
 }

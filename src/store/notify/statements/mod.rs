@@ -19,6 +19,7 @@ macro_rules! notify_store {
             error::Result,
             model::{
                 MessageId, RoomId, Timestamp, UserId,
+                address::Address,
                 notify::{
                     Cause, ChannelKind, Delivery, Preferences, Purpose, RoomMode, delivery_id,
                 },
@@ -46,7 +47,10 @@ pub(crate) use notify_store;
 
 /// Columns to values, for both databases.
 pub mod columns {
-    use crate::model::notify::{DeliveryRecord, DeliveryState};
+    use crate::model::{
+        address::Address,
+        notify::{ChannelKind, DeliveryRecord, DeliveryState},
+    };
 
     fn decode(message: String) -> sqlx::Error {
         sqlx::Error::Decode(message.into())
@@ -54,6 +58,11 @@ pub mod columns {
 
     pub fn word<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> sqlx::Result<T> {
         parse(text).ok_or_else(|| decode(format!("a word that nobody knows: {text}")))
+    }
+
+    /// `None` for one that nothing can be sent to.
+    pub fn address(channel: ChannelKind, text: Option<&str>) -> Option<Address> {
+        Address::parse(channel, text?)
     }
 
     pub fn record(json: &str) -> sqlx::Result<DeliveryRecord> {

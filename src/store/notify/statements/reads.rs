@@ -51,8 +51,8 @@ macro_rules! notify_reads {
                     let verified = sqlx::query(
                         "SELECT v.channel, v.address FROM verified_addresses v \
                          JOIN users u ON u.id = v.user_id \
-                         WHERE v.user_id = $1 AND v.address = \
-                             CASE v.channel WHEN 'email' THEN u.email ELSE u.phone END \
+                         WHERE v.user_id = $1 AND lower(v.address) = \
+                             lower(CASE v.channel WHEN 'email' THEN u.email ELSE u.phone END) \
                          ORDER BY v.channel",
                     )
                     .bind(user)
@@ -76,8 +76,9 @@ macro_rules! notify_reads {
                             .iter()
                             .map(|row| {
                                 let channel = columns::word(row.try_get(0)?, ChannelKind::parse)?;
-                                Ok((channel, row.try_get(1)?))
+                                Ok(Address::parse(channel, row.try_get(1)?))
                             })
+                            .filter_map(sqlx::Result::transpose)
                             .collect::<sqlx::Result<_>>()?,
                     })
                 })
@@ -142,17 +143,15 @@ macro_rules! notify_reads {
                 })
             }
 
-            async fn suppressed(
-                &self,
-                channel: ChannelKind,
-                address: &str,
-            ) -> Result<Option<String>> {
+            async fn suppressed(&self, address: &Address) -> Result<Option<String>> {
                 $read!(self, connection, {
                     sqlx::query_scalar(
-                        "SELECT reason FROM suppressions WHERE channel = $1 AND address = $2",
+                        "SELECT reason FROM suppressions \
+                         WHERE channel = $1 AND address IN ($2, $3) LIMIT 1",
                     )
-                    .bind(channel.as_str())
-                    .bind(address.to_lowercase())
+                    .bind(address.channel().as_str())
+                    .bind(address.key())
+                    .bind(address.old_key())
                     .fetch_optional(&mut *connection)
                     .await
                 })

@@ -29,8 +29,8 @@ macro_rules! notify_writes {
                 read: row.try_get(6)?,
                 mode: row.try_get::<Option<&str>, _>(7)?.and_then(RoomMode::parse),
                 preferences: Preferences::parse(row.try_get(8)?),
-                email: row.try_get(9)?,
-                phone: row.try_get(10)?,
+                email: columns::address(ChannelKind::Email, row.try_get(9)?),
+                phone: columns::address(ChannelKind::Sms, row.try_get(10)?),
                 gone: row.try_get(11)?,
             })
         }
@@ -88,8 +88,8 @@ macro_rules! notify_writes {
                              tries = 0",
                     )
                     .bind(code.user)
-                    .bind(code.channel.as_str())
-                    .bind(&code.address)
+                    .bind(code.address.channel().as_str())
+                    .bind(code.address.as_str())
                     .bind(&code.hash)
                     .bind(code.expires_at.millis())
                     .execute(&mut *connection)
@@ -133,8 +133,8 @@ macro_rules! notify_writes {
                         .await?;
                     let verified = sqlx::query(
                         "INSERT INTO verified_addresses (user_id, channel, address, at) \
-                         SELECT u.id, $2, $3, $4 FROM users u WHERE u.id = $1 AND $3 = \
-                             CASE $2 WHEN 'email' THEN u.email ELSE u.phone END \
+                         SELECT u.id, $2, $3, $4 FROM users u WHERE u.id = $1 AND lower($3) = \
+                             lower(CASE $2 WHEN 'email' THEN u.email ELSE u.phone END) \
                          ON CONFLICT (user_id, channel) DO UPDATE SET \
                              address = excluded.address, at = excluded.at",
                     )
@@ -328,19 +328,14 @@ macro_rules! notify_writes {
                 })
             }
 
-            async fn suppress(
-                &self,
-                channel: ChannelKind,
-                address: &str,
-                reason: &str,
-            ) -> Result<()> {
+            async fn suppress(&self, address: &Address, reason: &str) -> Result<()> {
                 $write!(self, connection, {
                     sqlx::query(
                         "INSERT INTO suppressions (channel, address, reason, at) \
                          VALUES ($1, $2, $3, $4) ON CONFLICT (channel, address) DO NOTHING",
                     )
-                    .bind(channel.as_str())
-                    .bind(address.to_lowercase())
+                    .bind(address.channel().as_str())
+                    .bind(address.key())
                     .bind(reason)
                     .bind(Timestamp::now().millis())
                     .execute(&mut *connection)
@@ -349,14 +344,15 @@ macro_rules! notify_writes {
                 })
             }
 
-            async fn lift(&self, channel: ChannelKind, address: &str, reason: &str) -> Result<()> {
+            async fn lift(&self, address: &Address, reason: &str) -> Result<()> {
                 $write!(self, connection, {
                     sqlx::query(
                         "DELETE FROM suppressions \
-                         WHERE channel = $1 AND address = $2 AND reason = $3",
+                         WHERE channel = $1 AND address IN ($2, $3) AND reason = $4",
                     )
-                    .bind(channel.as_str())
-                    .bind(address.to_lowercase())
+                    .bind(address.channel().as_str())
+                    .bind(address.key())
+                    .bind(address.old_key())
                     .bind(reason)
                     .execute(&mut *connection)
                     .await

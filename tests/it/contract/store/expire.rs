@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chat::{
     model::{
+        address::Address,
         notify::{Cause, ChannelKind, DeliveryState},
         *,
     },
@@ -52,8 +53,7 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
     for (user, expires_at) in codes {
         let code = NewCode {
             user,
-            channel: ChannelKind::Email,
-            address: "a@example.org".to_owned(),
+            address: Address::parse(ChannelKind::Email, "a@example.org").unwrap(),
             hash: vec![1; 32],
             expires_at,
         };

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use chat::{
     model::{
+        address::Address,
         notify::{Cause, ChannelKind, Delivery, Preferences, Purpose, RoomMode},
         *,
     },
@@ -43,8 +44,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
     assert_eq!(opened, Applied::Done);
     let code = NewCode {
         user: ada.id,
-        channel: ChannelKind::Email,
-        address: "ada@example.org".to_owned(),
+        address: Address::parse(ChannelKind::Email, "ada@example.org").unwrap(),
         hash: vec![2; 32],
         expires_at: at(4_000_000_000_000),
     };

@@ -1,0 +1,188 @@
+//! What a reaction may be: one emoji, or a short plain word such as `thumbsup` or `+1`.
+//!
+//! Emoji are told by the grammar of UTS #51 (section 1.4.9) over the `Emoji` property, not by a list of the recommended
+//! ones: a newer phone's family or flag works, and so does every qualification of a sequence, with or without U+FE0F. The
+//! bytes stay as they came.
+
+use unicode_properties::UnicodeEmoji;
+
+/// The longest word, in bytes.
+const MAX_WORD: usize = 32;
+/// The letters and digits in a flag's tag sequence, such as `gbeng` for England (UTS #51 annex C).
+const TAGS: std::ops::RangeInclusive<usize> = 3..=6;
+
+const ZWJ: char = '\u{200D}';
+const EMOJI_STYLE: char = '\u{FE0F}';
+const KEYCAP: char = '\u{20E3}';
+const BLACK_FLAG: char = '\u{1F3F4}';
+const TAG_END: char = '\u{E007F}';
+
+/// Exactly one emoji, or a word of 1 to 32 of `a-z 0-9 _ + -`.
+pub fn is_reaction(text: &str) -> bool {
+    prefix(text) == Some(text.len()) || is_word(text)
+}
+
+fn is_word(text: &str) -> bool {
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_+-".contains(&byte);
+    (1..=MAX_WORD).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// The length in bytes of the emoji that `text` begins with.
+pub fn prefix(text: &str) -> Option<usize> {
+    let mut rest = flag(text).or_else(|| element(text))?;
+    while let Some(joined) = rest.strip_prefix(ZWJ) {
+        match flag(joined).or_else(|| element(joined)) {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    Some(text.len() - rest.len())
+}
+
+/// What is left after two regional indicators.
+fn flag(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix(is_regional_indicator)?;
+    rest.strip_prefix(is_regional_indicator)
+}
+
+/// What is left after one emoji character and what modifies it.
+fn element(text: &str) -> Option<&str> {
+    let first = text.chars().next()?;
+    let rest = &text[first.len_utf8()..];
+    if matches!(first, '0'..='9' | '#' | '*') {
+        let rest = rest.strip_prefix(EMOJI_STYLE).unwrap_or(rest);
+        return rest.strip_prefix(KEYCAP);
+    }
+    if is_regional_indicator(first) || !first.is_emoji_char() {
+        return None;
+    }
+    if first == BLACK_FLAG
+        && let Some(rest) = tags(rest)
+    {
+        return Some(rest);
+    }
+    if is_skin_tone(first) {
+        return Some(rest);
+    }
+    let modified = rest.strip_prefix(|c| c == EMOJI_STYLE || is_skin_tone(c));
+    Some(modified.unwrap_or(rest))
+}
+
+/// What is left after the tags that make a flag of a region.
+fn tags(text: &str) -> Option<&str> {
+    let tag = |c: &char| matches!(c, '\u{E0030}'..='\u{E0039}' | '\u{E0061}'..='\u{E007A}');
+    let count = text.chars().take_while(tag).count();
+    // Each is four bytes long.
+    let rest = text.get(count * 4..)?.strip_prefix(TAG_END)?;
+    TAGS.contains(&count).then_some(rest)
+}
+
+fn is_skin_tone(c: char) -> bool {
+    matches!(c, '\u{1F3FB}'..='\u{1F3FF}')
+}
+
+fn is_regional_indicator(c: char) -> bool {
+    matches!(c, '\u{1F1E6}'..='\u{1F1FF}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All sequences of Unicode's emoji-test.txt 15.0, one a line: 3,655 fully-qualified, 827 minimally-qualified, 242
+    /// unqualified, 9 components.
+    const LISTED: &str = include_str!("emoji-15.0.txt");
+
+    #[test]
+    fn every_listed_emoji_is_one_reaction() {
+        assert_eq!(LISTED.lines().count(), 4733);
+        for emoji in LISTED.lines() {
+            assert!(is_reaction(emoji), "{emoji} {}", emoji.escape_unicode());
+            assert!(!is_reaction(&format!("{emoji}{emoji}")), "{emoji} twice");
+            assert!(!is_reaction(&format!("{emoji}a")), "{emoji} and a letter");
+            assert!(!is_reaction(&format!("{emoji} ")), "{emoji} and a space");
+        }
+    }
+
+    #[test]
+    fn words_are_short_and_plain() {
+        let longest = "x".repeat(MAX_WORD);
+        for good in [
+            "thumbsup",
+            "+1",
+            "-1",
+            "white_check_mark",
+            "1",
+            "e-mail",
+            &longest,
+        ] {
+            assert!(is_reaction(good), "{good}");
+        }
+        let long = "x".repeat(MAX_WORD + 1);
+        for bad in [
+            "",
+            " ",
+            "a b",
+            ":thumbsup:",
+            "OK",
+            "ja!",
+            "né",
+            "a\n",
+            "#",
+            "*",
+            "<b>",
+            "../x",
+            "\u{202E}",
+            "\u{200B}",
+            "\0",
+            &long,
+        ] {
+            assert!(!is_reaction(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sequences_that_are_no_emoji_are_refused() {
+        for bad in [
+            "👍👍",
+            "👍 ",
+            "👍\u{200D}",
+            "\u{200D}👍",
+            "\u{FE0F}",
+            "👍\u{FE0F}\u{FE0F}",
+            "👍\u{FE0E}",
+            "🇩",
+            "🇩🇪🇩",
+            "🇩🇪🇫🇷",
+            "a\u{FE0F}",
+            "1\u{FE0F}",
+            "\u{20E3}",
+            "a\u{20E3}",
+            "👍\u{E0067}\u{E007F}",
+            "🏴\u{E0067}\u{E0062}",
+            "🏴\u{E0067}\u{E007F}",
+            "🏴\u{E0041}\u{E0042}\u{E0043}\u{E007F}",
+            "漢",
+            "\u{1F3FB}👍",
+        ] {
+            assert!(!is_reaction(bad), "{}", bad.escape_unicode());
+        }
+        // Not recommended for general interchange, and still one emoji.
+        for good in [
+            "👩‍🚒‍🐈",
+            "🏴\u{E0075}\u{E0073}\u{E0063}\u{E0061}\u{E007F}",
+            "🇽🇽",
+        ] {
+            assert!(is_reaction(good), "{}", good.escape_unicode());
+        }
+    }
+
+    #[test]
+    fn a_prefix_ends_where_the_emoji_does() {
+        assert_eq!(prefix("👍🏽x"), Some("👍🏽".len()));
+        assert_eq!(prefix("👩\u{200D}x"), Some("👩".len()));
+        assert_eq!(prefix("x👍"), None);
+        assert_eq!(prefix(""), None);
+    }
+}
