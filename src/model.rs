@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             return Ok(Timestamp(time));
         }
         Err(serde::de::Error::custom(
-            "must be a time from the year 0000 to 9999, in UTC",
+            "must be a time of a year from 0000 to 9999",
         ))
     }
 }

@@ -1,1 +1,257 @@
 //! Names, addresses and reactions that are not what they seem.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    e2e::notify::{report, say, start, verify},
+    harness::{Chat, Kind, User, both_ways, engineio::Raw, eventually, provider::Provider},
+};
+
+both_ways!(
+    no_name_hides_or_reorders_what_stands_beside_it,
+    a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes,
+    no_spelling_of_a_suppressed_address_is_sent_to,
+);
+
+/// The longest that the honest client beside an attack waits for one of its messages to be stored.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Stores a message, and says how long that took.
+async fn honest(chat: &Chat, user: &User, room: Uuid) {
+    let begun = Instant::now();
+    say(chat, user, room, "as ever").await;
+    let took = begun.elapsed();
+    assert!(took < PATIENCE, "an honest message took {took:?}");
+}
+
+async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
+    let chat = Chat::start(kind).await;
+    let (ada, eve) = (
+        chat.register("Moderator1").await,
+        chat.register("eve").await,
+    );
+    let room = chat.room(&ada, "public", &[]).await;
+    let rest = chat.rest_as(1, &eve);
+    let theirs = chat.room(&eve, "public", &[&ada]).await;
+    let zalgo = format!("x{}", "\u{0335}".repeat(9));
+    for name in [
+        "\u{202E}nimda",
+        "\u{2066}x",
+        "a\u{200B}b",
+        "\u{200B}\u{200D}\u{2060}",
+        "\u{3164}",
+        "a\0b",
+        "a\r\nBcc: x@example.com",
+        "a\u{1B}[31m",
+        "a\u{2028}b",
+        "\u{E000}",
+        "a\u{E0041}",
+        " \u{A0}",
+        &zalgo,
+    ] {
+        let new = json!({"username": "fresh", "password": "a long password", "displayName": name});
+        for refused in [
+            rest.post("/v1/auth/register", new).await,
+            rest.patch("/v1/me", json!({"displayName": name})).await,
+            rest.post("/v1/rooms", json!({"kind": "public", "name": name}))
+                .await,
+            rest.patch(&format!("/v1/rooms/{theirs}"), json!({"name": name}))
+                .await,
+        ] {
+            refused.problem(422, "invalid");
+        }
+    }
+    honest(&chat, &ada, room).await;
+
+    // One name has one spelling, and scripts keep what they need.
+    let changed = rest.patch(
+        "/v1/me",
+        json!({"displayName": "A\u{30A}sa 👩‍🚒 می\u{200C}خواهم"}),
+    );
+    assert_eq!(
+        changed.await.ok(200)["displayName"],
+        "Åsa 👩‍🚒 می\u{200C}خواهم"
+    );
+
+    // User names that are taken for another's.
+    for name in ["rnoderator1", "ModeratorI", "M0DERAT0RL", "moderator1"] {
+        let new = json!({"username": name, "password": "a long password"});
+        let refused = chat.rest(1).post("/v1/auth/register", new).await;
+        refused.problem(409, "conflict");
+    }
+    chat.register("Moderator2").await;
+    let gone = chat.rest_as(0, &ada).delete("/v1/me").await;
+    gone.ok(204);
+    chat.register("rnoderator1").await;
+
+    // Times that RFC 3339 cannot write.
+    for what in ["mutes", "bans"] {
+        let path = format!("/v1/rooms/{theirs}/{what}/{}", ada.id);
+        for until in [
+            "+10000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59-01:00",
+            "+262142-01-01T00:00:00Z",
+        ] {
+            let refused = rest.put(&path, json!({"until": until})).await;
+            let body = refused.problem(400, "malformed");
+            assert_eq!(body["errors"][0]["field"], "until");
+            assert!(body.to_string().contains("9999"), "{body}");
+        }
+    }
+}
+
+async fn a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes(kind: Kind) {
+    let chat = Chat::start(kind).await;
+    let (ada, eve) = (chat.register("ada").await, chat.register("eve").await);
+    let room = chat.room(&ada, "public", &[&eve]).await;
+    let message = say(&chat, &ada, room, "hello").await;
+    let rest = chat.rest_as(1, &eve);
+    let socket = chat.connect(0, &eve).await;
+    socket.join(room, None).await.expect("a member");
+    let mut io = Raw::connected(&chat, &eve).await;
+    let path = format!("/v1/rooms/{room}/messages/{message}/reactions");
+    let escaped =
+        |emoji: &str| -> String { emoji.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+
+    let mut acked = 0;
+    for emoji in [
+        "👍👍",
+        "a word",
+        ":+1:",
+        "ABC",
+        "漢",
+        "<b>",
+        "\u{202E}",
+        "\u{200B}",
+        "👍\u{E0041}",
+        "🇩",
+    ] {
+        let data = json!({"room": room, "id": message, "emoji": emoji});
+        let one = rest
+            .put(&format!("{path}/{}", escaped(emoji)), Value::Null)
+            .await;
+        one.problem(422, "invalid");
+        let error = socket.call("react", data.clone()).await.expect_err(emoji);
+        assert_eq!(error.code, "invalid", "{emoji}");
+        acked += 1;
+        io.say(&format!("42{acked}{}", json!(["react", data])))
+            .await;
+        let ack = io.until(&format!("43{acked}[")).await;
+        assert!(ack.contains("\"invalid\""), "{emoji}: {ack}");
+        // One from before the rule can still be taken back.
+        let two = rest.delete(&format!("{path}/{}", escaped(emoji))).await;
+        two.ok(200);
+    }
+    honest(&chat, &ada, room).await;
+
+    // Byte for byte, qualified or not.
+    let good = ["👍🏽", "❤", "❤️", "👩‍❤️‍💋‍👨", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🇩🇪", "1️⃣", "thumbsup", "+1"];
+    for (i, emoji) in good.iter().enumerate() {
+        let data = json!({"room": room, "id": message, "emoji": emoji});
+        match i % 3 {
+            0 => drop(
+                rest.put(&format!("{path}/{}", escaped(emoji)), Value::Null)
+                    .await
+                    .ok(200),
+            ),
+            1 => drop(socket.call("react", data).await.expect(emoji)),
+            _ => {
+                acked += 1;
+                io.say(&format!("42{acked}{}", json!(["react", data])))
+                    .await;
+                let ack = io.until(&format!("43{acked}[")).await;
+                assert!(ack.contains("\"ok\":true"), "{emoji}: {ack}");
+            }
+        }
+    }
+    let kept = rest
+        .get(&format!("/v1/rooms/{room}/messages?limit=5"))
+        .await
+        .ok(200);
+    let all = kept["items"].as_array().expect("a page");
+    let ours = all
+        .iter()
+        .find(|item| item["id"] == message.as_str())
+        .expect("the message");
+    let kept: Vec<_> = ours["reactions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|r| r["emoji"].clone())
+        .collect();
+    assert_eq!(kept, good.map(Value::from));
+}
+
+async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
+    let mail = Provider::start().await;
+    let chat = start(kind, &mail, &[]).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    let eve = chat.register("eve").await;
+    verify(&chat, &bob, &mail, "email", "gone@example.com").await;
+    verify(&chat, &ada, &mail, "email", "ada@example.com").await;
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    say(&chat, &ada, room, "hello").await;
+    let sent = eventually("a mail", async || mail.asked().first().cloned()).await;
+    let bounce = json!([{"event": "bounce", "sg_event_id": "x", "notification_id": sent.notification(), "type": "bounce"}]);
+    report(&chat, &bounce, true).await;
+    let row = chat.rest_as(0, &bob);
+    eventually("the bounce counts", async || {
+        let page = row.get("/v1/me/notifications/history").await.ok(200);
+        (page["items"][0]["state"] == "bounced").then_some(())
+    })
+    .await;
+    mail.forget();
+
+    let rest = chat.rest_as(0, &eve);
+    for address in [
+        "x<gone@example.com>",
+        "Gone <gone@example.com>",
+        "<gone@example.com>",
+        "\"gone\"@example.com",
+        "gone(x)@example.com",
+        "gone@example.com,eve@example.com",
+        "eve@example.com\r\nBcc: gone@example.com",
+        "gone@example.com.",
+        "gone@[127.0.0.1]",
+        " gone@example.com",
+    ] {
+        let new = json!({"username": "fresh", "password": "a long password", "email": address});
+        rest.post("/v1/auth/register", new)
+            .await
+            .problem(422, "invalid");
+        rest.patch("/v1/me", json!({"email": address}))
+            .await
+            .problem(422, "invalid");
+    }
+    for address in ["gone@example.com", "GONE@Example.COM"] {
+        let me = rest
+            .patch("/v1/me", json!({"email": address}))
+            .await
+            .ok(200);
+        let kept = me["email"].as_str().expect("it is set");
+        assert!(kept.ends_with("@example.com"), "{kept}");
+        rest.post("/v1/me/verify/email", json!({})).await.ok(204);
+    }
+    let answered = rest.send(Method::POST, "/v1/me/verify/email", None).await;
+    assert!(answered.status < 500, "{answered:?}");
+
+    // Beside all that an honest user is told as ever, and by then the others would have been, too.
+    let back = chat.room(&bob, "direct", &[&ada]).await;
+    for text in ["one", "two"] {
+        honest(&chat, &bob, back).await;
+        say(&chat, &bob, back, text).await;
+        eventually("a mail with it", async || {
+            mail.find("ada@example.com", |asked| {
+                asked.text().contains(text).then_some(())
+            })
+        })
+        .await;
+    }
+    for asked in mail.asked() {
+        assert!(!asked.body.to_lowercase().contains("gone"), "{asked:?}");
+    }
+}

@@ -45,7 +45,7 @@ fn public_key() -> String {
     STANDARD.encode(der.as_bytes())
 }
 
-async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat {
+pub async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat {
     let mut plan = Chat::plan(kind)
         .set("notify.delay", "300ms")
         .set("notify.digest_window", "300ms")
@@ -216,7 +216,7 @@ async fn who_is_away_is_told_once_and_reports_follow(kind: Kind) {
     assert_eq!(rest["items"].as_array().map(Vec::len), Some(1), "{rest}");
 }
 
-async fn report(chat: &Chat, events: &Value, signed: bool) {
+pub async fn report(chat: &Chat, events: &Value, signed: bool) {
     let body = events.to_string();
     let timestamp = chrono::Utc::now().timestamp().to_string();
     let signature: Signature = key().sign(format!("{timestamp}{body}").as_bytes());
