@@ -63,7 +63,7 @@ async fn before_skeletons(directory: &str, into: &Path) -> Migrator {
     for file in std::fs::read_dir(directory).unwrap() {
         let file = file.unwrap();
         let name = file.file_name().into_string().unwrap();
-        if name < "0015".to_owned() {
+        if name.as_str() < "0015" {
             std::fs::copy(file.path(), into.join(name)).unwrap();
         }
     }
