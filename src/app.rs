@@ -67,6 +67,7 @@ pub async fn standalone(
         config.auth.secret = kept_secret(data)?;
     }
     let config = Arc::new(config);
+    let operations = listen_for_operations(&config).await?;
     let database = Database::open(&data.join(STANDALONE_FILE)).await?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
@@ -102,6 +103,7 @@ pub async fn standalone(
             ledger: store,
             bus,
             publisher: queue.clone(),
+            operations,
         },
         listener,
         shutdown,
@@ -123,6 +125,7 @@ pub async fn edge(
     ready: Ready,
 ) -> Result<()> {
     let config = Arc::new(config);
+    let operations = listen_for_operations(&config).await?;
     let servers = Servers::connect(&config)?;
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     servers
@@ -141,6 +144,7 @@ pub async fn edge(
             ledger: servers.store.clone(),
             bus: servers.bus.clone(),
             publisher: publisher.clone(),
+            operations,
         },
         listener,
         shutdown,
@@ -165,10 +169,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     // Dead letters and jobs are published.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
-    let operations = match config.metrics.port {
-        0 => None,
-        port => Some(operations(&config.edge.host, port, shutdown.clone()).await?),
-    };
+    let operations = operations(&config, shutdown.clone()).await?;
     let notifier = Notifier::new(
         config.clone(),
         servers.store.clone(),
@@ -220,10 +221,7 @@ pub async fn autoscale(
     );
     cache.map_err(|error| at("Redis", config.redis.url.to_string(), error))?;
     broker.map_err(|error| at("RabbitMQ", config.queue.url.to_string(), error))?;
-    let operations = match config.metrics.port {
-        0 => None,
-        port => Some(operations(&config.edge.host, port, shutdown.clone()).await?),
-    };
+    let operations = operations(&config, shutdown.clone()).await?;
     ready(None);
     let queue = Arc::new(queue);
     let parts = autoscale::Parts {
@@ -400,17 +398,32 @@ fn kept_secret(data: &Path) -> Result<Secret> {
 
 /// `/healthz` and `/metrics` of a process that serves nothing else.
 async fn operations(
-    host: &str,
-    port: u16,
+    config: &Config,
     shutdown: CancellationToken,
-) -> Result<tokio::task::JoinHandle<()>> {
-    let listener = TcpListener::bind((host, port)).await.map_err(|error| {
-        Error::new(
+) -> Result<Option<tokio::task::JoinHandle<()>>> {
+    let listener = listen_for_operations(config).await?;
+    let edge = config.edge.clone();
+    Ok(listener.map(|listener| {
+        tokio::spawn(async move { edge::operations(listener, &edge, shutdown).await })
+    }))
+}
+
+/// Takes `metrics.port`, if it is set.
+///
+/// # Errors
+/// `conflict`, where the address is taken.
+async fn listen_for_operations(config: &Config) -> Result<Option<TcpListener>> {
+    let (host, port) = (config.edge.host.as_str(), config.metrics.port);
+    if port == 0 {
+        return Ok(None);
+    }
+    match TcpListener::bind((host, port)).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => Err(Error::new(
             Code::Conflict,
             format!("cannot listen on {host}:{port} (metrics.port): {error}"),
-        )
-    })?;
-    Ok(tokio::spawn(edge::operations(listener, shutdown)))
+        )),
+    }
 }
 
 /// Cancels `token` when standard input ends: whoever started this process with a pipe wants it to stop, or is gone.

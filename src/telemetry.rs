@@ -94,6 +94,8 @@ pub struct Metrics {
     /// By `channel`: 1 while its provider refuses our credentials.
     pub notify_paused: IntGaugeVec,
 
+    /// By `limit`: `server` or `address`.
+    pub connections_refused: IntCounterVec,
     /// By `method` (only those of the API, anything else as `other`) and `status`.
     pub http_requests: IntCounterVec,
     pub http_request_seconds: Histogram,
@@ -244,6 +246,11 @@ impl Metrics {
                 &["channel"],
             ),
 
+            connections_refused: m.counters(
+                "chat_connections_refused_total",
+                "Connections beyond edge.max_connections or edge.max_connections_per_address",
+                &["limit"],
+            ),
             http_requests: m.counters(
                 "chat_http_requests_total",
                 "HTTP requests answered",

@@ -22,12 +22,14 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Auth, Autoscale, Database, Edge, Email, EmailProvider, JobKind, Limits, Log, LogFormat,
-    Metrics, Notify, OnAmbiguous, Queue, Redis, Sms, SmsProvider, SocketIo, Start, Worker,
+    Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, JobKind, Limits, Log,
+    LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Sms, SmsProvider, SocketIo, Start,
+    Worker,
 };
 pub use sources::Sources;
 pub use templates::{CodeValues, DigestValues, Said, Templates, escape};
 
+use ipnet::IpNet;
 use read::{Reader, Shown};
 use secret::split_url;
 
@@ -107,6 +109,49 @@ fn job_kinds(r: &mut Reader) -> Vec<JobKind> {
         .collect()
 }
 
+/// The pages that are named, each once.
+fn pages(r: &mut Reader) -> Vec<Page> {
+    let allowed = "chat, api, or an empty list";
+    let check = |text: &str| match Page::ALL.iter().any(|(_, name)| *name == text) {
+        true => Ok(()),
+        false => Err("is no page of this version".to_owned()),
+    };
+    let named = r.list("edge.pages", allowed, check);
+    let all = Page::ALL.into_iter();
+    all.filter(|(_, name)| named.iter().any(|named| named == name))
+        .map(|(page, _)| page)
+        .collect()
+}
+
+/// Addresses and networks.
+fn networks(r: &mut Reader, key: &'static str) -> Vec<IpNet> {
+    let allowed = "addresses and networks such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32";
+    let named = r.list(key, allowed, |text| network(text).map(drop));
+    named.iter().filter_map(|text| network(text).ok()).collect()
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address.to_canonical()),
+        Err(_) => text
+            .parse::<IpNet>()
+            .map_err(|_| "is neither an IP address nor a network")?,
+    };
+    if network.prefix_len() == 0 {
+        return Err("is every address, so that anyone could claim any address".into());
+    }
+    if network != network.trunc() {
+        return Err(format!("has bits beyond its prefix; {}?", network.trunc()));
+    }
+    // Peers and hops are compared in their IPv4 form.
+    match network {
+        IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => {
+            Err("is an IPv4 network written as IPv6; write it as IPv4".into())
+        }
+        network => Ok(network),
+    }
+}
+
 impl Config {
     /// Reads all layers and checks every value for `role`.
     ///
@@ -138,6 +183,26 @@ impl Config {
                 max_body_bytes: r.number("edge.max_body_bytes", 1..=8 * MIB, "bytes"),
                 send_queue_bytes: r.number("edge.send_queue_bytes", 1024..=1024 * MIB, "bytes"),
                 max_connections: r.number("edge.max_connections", 1..=1_000_000, ""),
+                max_connections_per_address: r.number(
+                    "edge.max_connections_per_address",
+                    0..=1_000_000,
+                    "0: half of edge.max_connections",
+                ),
+                request_timeout: r.duration("edge.request_timeout", ms(100)..=minutes(10)),
+                idle_timeout: r.duration("edge.idle_timeout", ms(1000)..=minutes(60)),
+                write_timeout: r.duration("edge.write_timeout", ms(100)..=minutes(10)),
+                trusted_proxies: networks(&mut r, "edge.trusted_proxies"),
+                forwarded: r.text(
+                    "edge.forwarded",
+                    "x-forwarded-for, forwarded",
+                    |text| match text {
+                        "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
+                        "forwarded" => Ok(ForwardedHeader::Forwarded),
+                        _ => Err("is no such header".into()),
+                    },
+                ),
+                proxy_protocol: r.flag("edge.proxy_protocol"),
+                pages: pages(&mut r),
                 drain: r.duration("edge.drain", ms(0)..=minutes(60)),
                 ping_interval: r.duration("edge.ping_interval", ms(10)..=minutes(60)),
                 pong_timeout: r.duration("edge.pong_timeout", ms(10)..=minutes(60)),
@@ -317,7 +382,8 @@ impl Config {
                 }),
             },
             metrics: Metrics {
-                port: r.number("metrics.port", 0..=65535, "0: only on the edge's own port"),
+                port: r.number("metrics.port", 0..=65535, "0: none"),
+                public: r.flag("metrics.public"),
             },
             shown: Vec::new(),
         };
@@ -374,6 +440,24 @@ impl Config {
                 allowed,
             );
         }
+        let list_is_good = r
+            .shown
+            .iter()
+            .any(|shown| shown.key == "edge.trusted_proxies");
+        if self.edge.proxy_protocol && self.edge.trusted_proxies.is_empty() && list_is_good {
+            let allowed = "false, or the proxies' addresses in edge.trusted_proxies";
+            let message = "is true, but no proxy is trusted: edge.trusted_proxies is empty";
+            r.refuse("edge.proxy_protocol", message, allowed);
+        }
+        if self.edge.max_connections_per_address > self.edge.max_connections {
+            let allowed = "at most edge.max_connections";
+            r.contradiction(
+                "edge.max_connections_per_address",
+                "edge.max_connections",
+                "is more than",
+                allowed,
+            );
+        }
         self.check_notify(r);
         if self.notify.keep < self.notify.max_age {
             let allowed = "at least as long: a notification that is still tried is in the ledger";
@@ -385,7 +469,7 @@ impl Config {
         }
         let serves = matches!(role, Role::Edge | Role::Standalone);
         if serves && self.metrics.port != 0 && self.metrics.port == self.edge.port {
-            let allowed = "0, which serves /metrics on the edge's port, or another port";
+            let allowed = "0, or another port";
             r.contradiction("metrics.port", "edge.port", "is taken by", allowed);
         }
         if self.edge.allowed_origins.len() > 1

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::{Secret, SecretUrl};
 
 /// `[edge]`
@@ -22,8 +24,24 @@ pub struct Edge {
     pub max_body_bytes: usize,
     /// Bytes that may wait for one socket before it is closed with 4008.
     pub send_queue_bytes: usize,
-    /// Sockets open at once.
+    /// Connections open at once.
     pub max_connections: usize,
+    /// Connections open at once from one address; 0: half of `max_connections`, loopback excepted.
+    pub max_connections_per_address: usize,
+    /// From connect, or from a head's first byte, to the head's end.
+    pub request_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// The time over which the reader of an HTTP answer must take 1 KiB a second.
+    pub write_timeout: Duration,
+    /// Peers whose word on the client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it.
+    pub forwarded: ForwardedHeader,
+    /// Connections from `trusted_proxies` begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// The pages that are shown.
+    pub pages: Vec<Page>,
     /// Over how long the goodbye is spread; may be zero.
     pub drain: Duration,
     /// Between two pings on an idle WebSocket.
@@ -36,6 +54,29 @@ pub struct Edge {
     pub wait: Duration,
     /// Between two comparisons of the rooms' heads.
     pub reconcile_interval: Duration,
+}
+
+/// `edge.forwarded`: the header that proxies set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// A page for browsers: an item of `edge.pages`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// `/`: a page to talk with.
+    Chat,
+    /// `/api` and `/api/openapi.json`.
+    Api,
+}
+
+impl Page {
+    /// Each page with its name.
+    pub const ALL: [(Page, &str); 2] = [(Page::Chat, "chat"), (Page::Api, "api")];
 }
 
 /// `[socketio]`
@@ -342,6 +383,8 @@ pub enum LogFormat {
 /// `[metrics]`
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// 0: on the edge's own port only.
+    /// 0: none.
     pub port: u16,
+    /// An edge's own port serves them to everyone.
+    pub public: bool,
 }

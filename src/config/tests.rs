@@ -230,7 +230,7 @@ fn all_problems_come_at_once_with_key_source_and_what_is_allowed() {
         "queue.partitions: 257 is out of range; allowed: 1..=256 (the same on all nodes)   [from CHAT__QUEUE__PARTITIONS]".into(),
         format!("limits.burst: a number with a fraction is not a number; allowed: 1..=1000000000   [from {file}:7]"),
         "log.format: \"xml\" is no format; allowed: text, json   [from CHAT__LOG__FORMAT]".into(),
-        "metrics.port: -1 is out of range; allowed: 0..=65535 (0: only on the edge's own port)   [from --metrics-port]".into(),
+        "metrics.port: -1 is out of range; allowed: 0..=65535 (0: none)   [from --metrics-port]".into(),
     ];
     for line in &expected {
         assert!(
@@ -518,4 +518,67 @@ fn origins_and_addresses_are_exact() {
     ] {
         assert!(problem(env([("CHAT__EDGE__PUBLIC_URL", wrong)])).starts_with("edge.public_url: "));
     }
+}
+
+#[test]
+fn proxies_are_addresses_and_networks() {
+    let list = "10.0.0.0/8, 192.0.2.7,2001:db8::/32,::ffff:192.0.2.9";
+    let config = load(env([("CHAT__EDGE__TRUSTED_PROXIES", list)])).unwrap();
+    let shown: Vec<String> = config
+        .edge
+        .trusted_proxies
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let expected = [
+        "10.0.0.0/8",
+        "192.0.2.7/32",
+        "2001:db8::/32",
+        "192.0.2.9/32",
+    ];
+    assert_eq!(shown, expected);
+    for (wrong, says) in [
+        ("10.0.0.1/8", "10.0.0.0/8?"),
+        ("0.0.0.0/0", "is every address"),
+        ("::/0", "is every address"),
+        ("::ffff:10.0.0.0/104", "write it as IPv4"),
+        ("10.0.0.0/33", "is neither an IP address nor a network"),
+        ("proxy.example", "is neither an IP address nor a network"),
+    ] {
+        let line = problem(env([("CHAT__EDGE__TRUSTED_PROXIES", wrong)]));
+        assert!(line.starts_with("edge.trusted_proxies: "), "{line}");
+        assert!(line.contains(says), "{line}");
+    }
+    let alone = problem(env([("CHAT__EDGE__PROXY_PROTOCOL", "true")]));
+    assert!(alone.starts_with("edge.proxy_protocol: "), "{alone}");
+    let both = env([
+        ("CHAT__EDGE__PROXY_PROTOCOL", "true"),
+        ("CHAT__EDGE__TRUSTED_PROXIES", "10.0.0.1"),
+    ]);
+    assert!(load(both).unwrap().edge.proxy_protocol);
+}
+
+#[test]
+fn pages_are_known_and_may_be_none() {
+    let pages = |value| {
+        load(env([("CHAT__EDGE__PAGES", value)]))
+            .unwrap()
+            .edge
+            .pages
+    };
+    assert_eq!(pages("api,chat,api"), [Page::Chat, Page::Api]);
+    assert_eq!(pages("[]"), []);
+    let line = problem(env([("CHAT__EDGE__PAGES", "chat,admin")]));
+    assert!(
+        line.starts_with("edge.pages: ") && line.contains("chat, api"),
+        "{line}"
+    );
+    let line = problem(env([
+        ("CHAT__EDGE__MAX_CONNECTIONS", "10"),
+        ("CHAT__EDGE__MAX_CONNECTIONS_PER_ADDRESS", "11"),
+    ]));
+    assert!(
+        line.starts_with("edge.max_connections_per_address: 11 is more than"),
+        "{line}"
+    );
 }

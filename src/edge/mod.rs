@@ -23,13 +23,13 @@ pub mod ws;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use poem::{Endpoint, EndpointExt, Request, Response, endpoint::make};
+use poem::{Endpoint, Request, Response, endpoint::make};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bus::{Bus, Channel, EdgeId},
-    config::Config,
+    config::{self, Config},
     error::Result,
     job::Notice,
     queue::Publisher,
@@ -69,6 +69,8 @@ pub struct Parts {
     pub ledger: Arc<dyn NotifyReads>,
     pub bus: Arc<dyn Bus>,
     pub publisher: Arc<dyn Publisher>,
+    /// Where `metrics.port` is listened on, if it is set.
+    pub operations: Option<TcpListener>,
 }
 
 /// Serves clients until `shutdown`, then says goodbye: no new connections, every socket closed with 1012 spread over
@@ -85,6 +87,7 @@ pub async fn run(
         ledger,
         bus,
         publisher,
+        operations,
     } = parts;
     let id = EdgeId::new_v4();
     let inner = CancellationToken::new();
@@ -146,11 +149,22 @@ pub async fn run(
         config: config.clone(),
     });
 
-    ready(listener.local_addr().ok());
+    if let Some(listener) = operations {
+        internals.spawn(server::serve(
+            listener,
+            Arc::new(api::operations(Some(edge.clone()))),
+            server::Settings::operations(&config.edge),
+            internals.clone(),
+            inner.clone(),
+        ));
+    }
+    let address = listener.local_addr().ok();
+    let local = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
+    ready(address);
     server::serve(
         listener,
-        Arc::new(endpoint(edge)),
-        config.edge.max_connections,
+        Arc::new(endpoint(edge, local)),
+        server::Settings::new(&config.edge),
         connections.clone(),
         shutdown,
     )
@@ -172,10 +186,10 @@ pub async fn run(
     Ok(())
 }
 
-/// Everything an edge answers.
-pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
+/// Everything an edge answers. `local` says that only this machine can reach it.
+fn endpoint(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> {
     let socketio = socketio::Engine::new(edge.clone());
-    let api = Arc::new(api::routes(edge.clone()));
+    let api = Arc::new(api::routes(edge.clone(), local));
     make(move |request: Request| {
         let (edge, socketio, api) = (edge.clone(), socketio.clone(), api.clone());
         async move {
@@ -189,9 +203,10 @@ pub fn endpoint(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
 }
 
 /// Serves `/healthz` and `/metrics` alone, for a process without an edge.
-pub async fn operations(listener: TcpListener, shutdown: CancellationToken) {
-    let endpoint = Arc::new(api::operations().map_to_response());
-    server::serve(listener, endpoint, 64, TaskTracker::new(), shutdown).await;
+pub async fn operations(listener: TcpListener, config: &config::Edge, shutdown: CancellationToken) {
+    let endpoint = Arc::new(api::operations(None));
+    let settings = server::Settings::operations(config);
+    server::serve(listener, endpoint, settings, TaskTracker::new(), shutdown).await;
 }
 
 impl Edge {

@@ -21,6 +21,7 @@ use super::{
     problem::{Problem, render},
 };
 use crate::{
+    edge::client_address,
     error::{Code, Error, Result},
     model::Timestamp,
     telemetry::metrics,
@@ -65,6 +66,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
         let id = request_id(&request);
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let origin = self.gate.cors.origin(&request);
+        let client = client_address::of(&request);
 
         let mut response = match self.gate.cors.preflight(&request) {
             Some(response) => response,
@@ -75,10 +77,6 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert(REQUEST_ID, id);
         }
-        headers.insert(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
         // Most answers are someone's own, and some hold tokens.
         headers
             .entry(header::CACHE_CONTROL)
@@ -92,6 +90,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
         metrics().http_request_seconds.observe(took.as_secs_f64());
         tracing::debug!(
             request_id = id,
+            client = client.map(tracing::field::display),
             %method,
             path,
             status = status.as_u16(),
@@ -111,6 +110,10 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
         id: &str,
     ) -> Response {
         let result = async {
+            if path.starts_with("/v1/") && has_token(request.uri().query().unwrap_or("")) {
+                let advice = "never put an access token in a URL, where logs keep it: send the header `Authorization: Bearer <access token>`";
+                return Err(Problem::from(Error::malformed(advice)).into());
+            }
             let max_bytes = match path.starts_with("/v1/webhooks/") {
                 // A provider's, which knows nothing of our limits.
                 true => self.gate.max_bytes.max(MAX_REPORT),
@@ -165,13 +168,32 @@ pub fn methods(apis: Vec<MetaApi>) -> Methods {
                 parameter if parameter.starts_with('{') => None,
                 known => Some(known.to_owned()),
             });
-            let methods = path
+            let mut methods: Vec<_> = path
                 .operations
                 .iter()
-                .map(|operation| operation.method.to_string());
-            (segments.collect(), methods.collect())
+                .map(|operation| operation.method.to_string())
+                .collect();
+            if methods.iter().any(|method| method == "GET") {
+                methods.push("HEAD".to_owned());
+            }
+            (segments.collect(), methods)
         })
         .collect()
+}
+
+/// The methods of a path without parameters.
+pub fn path(path: &str, methods: &[&str]) -> (Vec<Option<String>>, Vec<String>) {
+    let segments = path.split('/').map(|segment| Some(segment.to_owned()));
+    let methods = methods.iter().map(|method| (*method).to_owned());
+    (segments.collect(), methods.collect())
+}
+
+/// Whether a query holds an access token by one of its usual names (RFC 6750, section 2.3).
+fn has_token(query: &str) -> bool {
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or("");
+        matches!(name, "token" | "access_token")
+    })
 }
 
 /// Reads the body, so that nothing behind it has to count bytes.

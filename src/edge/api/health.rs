@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use poem::{Endpoint, Request, error::NotFoundError};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
 
@@ -11,7 +12,7 @@ use super::{
     payload::{Found, RawJson},
 };
 use crate::{
-    edge::Edge,
+    edge::{Edge, client_address},
     error::Result,
     queue::State,
     telemetry::{BLOCKED, DOWN, UP, metrics},
@@ -95,6 +96,35 @@ enum Scraped {
     Ok(PlainText<String>),
 }
 
+/// `/metrics` on an edge's own port, where it is open: to everyone by `metrics.public`; else to this machine, while the
+/// edge listens on a loopback address, unless a proxy forwarded the request. Elsewhere there is no such path.
+pub struct Metrics<E> {
+    pub public: bool,
+    /// The edge listens on a loopback address.
+    pub local: bool,
+    pub inner: E,
+}
+
+impl<E: Endpoint> Endpoint for Metrics<E> {
+    type Output = E::Output;
+
+    async fn call(&self, request: Request) -> poem::Result<E::Output> {
+        match self.public || (self.local && is_local(&request)) {
+            true => self.inner.call(request).await,
+            false => Err(NotFoundError.into()),
+        }
+    }
+}
+
+fn is_local(request: &Request) -> bool {
+    let forwarded = ["forwarded", "x-forwarded-for"];
+    let client = client_address::of(request);
+    client.is_none_or(|client| client.is_loopback())
+        && !forwarded
+            .iter()
+            .any(|name| request.headers().contains_key(*name))
+}
+
 #[OpenApi(tag = "Tags::Operations")]
 impl HealthApi {
     /// Alive
@@ -122,9 +152,10 @@ impl HealthApi {
 
     /// Metrics
     ///
-    /// For Prometheus, in its text format.
+    /// For Prometheus, in its text format: on `metrics.port`; on an edge's own port only while it listens on a loopback
+    /// address, or with `metrics.public = true`.
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
-    async fn metrics(&self, request: &poem::Request) -> Scraped {
+    async fn metrics(&self, request: &Request) -> Scraped {
         if let Some(edge) = request.data::<Arc<Edge>>() {
             look_at_queue(edge);
         }
@@ -200,6 +231,35 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn metrics_are_open_to_this_machine_or_by_setting() {
+        let asks = async |public, local, client: Option<&str>, header: Option<&str>| {
+            let endpoint = Metrics {
+                public,
+                local,
+                inner: poem::endpoint::make_sync(|_| "metrics"),
+            };
+            let mut request = Request::builder();
+            if let Some(name) = header {
+                request = request.header(name, "127.0.0.1");
+            }
+            let mut request = request.finish();
+            if let Some(client) = client {
+                let client = client_address::ClientAddress(client.parse().unwrap());
+                request.extensions_mut().insert(client);
+            }
+            endpoint.call(request).await.is_ok()
+        };
+        assert!(asks(true, false, Some("192.0.2.1"), Some("forwarded")).await);
+        assert!(asks(false, true, Some("127.0.0.1"), None).await);
+        assert!(asks(false, true, Some("::1"), None).await);
+        assert!(asks(false, true, None, None).await);
+        assert!(!asks(false, true, Some("192.0.2.1"), None).await);
+        assert!(!asks(false, true, Some("127.0.0.1"), Some("forwarded")).await);
+        assert!(!asks(false, true, Some("127.0.0.1"), Some("x-forwarded-for")).await);
+        assert!(!asks(false, false, Some("127.0.0.1"), None).await);
+    }
 
     #[test]
     fn without_store_or_queue_it_is_not_ready() {

@@ -14,6 +14,7 @@ mod members;
 mod messages;
 mod notifications;
 mod page;
+mod pages;
 mod payload;
 mod problem;
 mod recent;
@@ -23,9 +24,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, endpoint::make_sync, web::Html};
+use poem::{Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route};
 use poem_openapi::{OpenApi, OpenApiService, Tags as TagsDerive};
 
+pub use self::pages::protect;
 use super::Edge;
 use crate::{error::Error, model::new_id};
 
@@ -93,9 +95,6 @@ and leaving once, and what `POST` makes has an id that follows from the `Idempot
 **Failures** are `application/problem+json` (RFC 9457) with a stable `code` and the `requestId`, which is also in the \
 header `X-Request-Id`; send that header to choose it.";
 
-/// A page to talk with: someone who has just started the server sees it work.
-const INDEX: &str = include_str!("index.html");
-
 fn service() -> OpenApiService<Apis, ()> {
     OpenApiService::new(APIS, "chat", env!("CARGO_PKG_VERSION")).description(DESCRIPTION)
 }
@@ -112,47 +111,85 @@ pub fn problem_response(error: &Error) -> Response {
     problem::document(error, problem::status(error.code), &new_id().to_string())
 }
 
-/// `/healthz` and `/metrics` alone, for a process without an edge.
-pub fn operations() -> impl Endpoint<Output = Response> {
+/// The same without a line in the log, for what an attacker can cause at will.
+pub fn refusal(error: &Error) -> Response {
+    problem::write(error, problem::status(error.code), &new_id().to_string())
+}
+
+/// `/healthz` and `/metrics`, and `/readyz` of an edge: what `metrics.port` answers.
+pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     let api = Arc::new(service().into_endpoint());
     let gate = gate::Gate {
         cors: cors::Cors::new(&[]),
         max_bytes: 0,
         methods: gate::methods(<Apis as OpenApi>::meta()),
     };
-    gate.around(Route::new().at("/healthz", api.clone()).at("/metrics", api))
+    let mut routes = Route::new()
+        .at("/healthz", api.clone())
+        .at("/metrics", api.clone());
+    if edge.is_some() {
+        routes = routes.at("/readyz", api);
+    }
+    gate.around(WithEdge {
+        edge,
+        inner: routes,
+    })
+}
+
+/// Hands the edge, where there is one, to the handlers.
+struct WithEdge<E> {
+    edge: Option<Arc<Edge>>,
+    inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for WithEdge<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        if let Some(edge) = &self.edge {
+            request.set_data(edge.clone());
+        }
+        self.inner.call(request).await
+    }
 }
 
 /// Everything that is spoken over plain HTTP: the API, its description, health and metrics. It never fails: every
-/// failure, even a panic, is a problem document.
-pub fn routes(edge: Arc<Edge>) -> impl Endpoint<Output = Response> {
+/// failure, even a panic, is a problem document. `local` says that only this machine can reach the edge.
+pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> {
     let config = &edge.config.edge;
+    let shown: Vec<_> = config
+        .pages
+        .iter()
+        .flat_map(|page| pages::paths(*page))
+        .collect();
+    let mut methods = gate::methods(<Apis as OpenApi>::meta());
+    methods.extend(
+        shown
+            .iter()
+            .map(|(path, _)| gate::path(path, &pages::METHODS)),
+    );
     let gate = gate::Gate {
         cors: cors::Cors::new(&config.allowed_origins),
         // A frame's limit leaves room for the largest message body however it is escaped.
         max_bytes: config.max_frame_bytes,
-        methods: gate::methods(<Apis as OpenApi>::meta()),
+        methods,
     };
     let api = Arc::new(service().into_endpoint());
-    let routes = Route::new()
-        .at("/", make_sync(|_| Html(INDEX)))
-        // Made anew each time: it is 1.6 MB that nobody needs while nobody looks.
-        .at("/api", make_sync(|_| Html(service().swagger_ui_html())))
-        .at(
-            "/api/openapi.json",
-            make_sync(|_| {
-                Response::builder()
-                    .content_type("application/json")
-                    .body(spec())
-            }),
-        )
+    let metrics = health::Metrics {
+        public: edge.config.metrics.public,
+        local,
+        inner: api.clone(),
+    };
+    let mut routes = Route::new()
         .at("/v1/*rest", api.clone())
         .at("/healthz", api.clone())
-        .at("/readyz", api.clone())
-        .at("/metrics", api)
-        .data(edge.clone());
+        .at("/readyz", api)
+        .at("/metrics", metrics);
+    for (path, document) in shown {
+        routes = routes.at(path, document);
+    }
     gate.around(recent::Recent {
-        edge,
-        inner: routes,
+        edge: edge.clone(),
+        inner: routes.data(edge),
     })
 }

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, marker::PhantomData};
 
 use bytes::Bytes;
-use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
+use poem::{FromRequest, IntoResponse, Request, RequestBody, Response, http::StatusCode};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object,
     payload::Payload,
@@ -51,8 +51,9 @@ impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Body<T> {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
-        let read = check_type(request.content_type().filter(|_| !bytes.is_empty()))
-            .and_then(|()| parse(if bytes.is_empty() { b"{}" } else { &bytes }));
+        check_type(request.content_type().filter(|_| !bytes.is_empty()))
+            .map_err(|error| poem::Error::new(error, StatusCode::UNSUPPORTED_MEDIA_TYPE))?;
+        let read = parse(if bytes.is_empty() { b"{}" } else { &bytes });
         Ok(Body(read.map_err(Problem::from)?))
     }
 }

@@ -15,7 +15,7 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
-pub use self::render::{document, render};
+pub use self::render::{document, render, write};
 use crate::error::{Code, Error, FieldError};
 
 const MEDIA_TYPE: &str = "application/problem+json";
@@ -84,6 +84,11 @@ const CODES: &[(Code, u16, &str)] = &[
     ),
 ];
 
+/// A body of another media type: its code is `malformed`, and its status says more.
+const MEDIA_TYPE_STATUS: u16 = 415;
+const MEDIA_TYPE_MEANING: &str =
+    "`malformed`: the body is not JSON by its `Content-Type`; send `application/json`.";
+
 /// The HTTP status of a code.
 pub fn status(code: Code) -> StatusCode {
     CODES
@@ -116,22 +121,33 @@ impl ApiResponse for Problem {
         // The codes of one status stand next to each other.
         for group in CODES.chunk_by(|a, b| a.1 == b.1) {
             let status = group[0].1;
-            responses.push(MetaResponse {
-                description: describe(status),
-                status: Some(status),
-                status_range: None,
-                content: vec![MetaMediaType {
-                    content_type: MEDIA_TYPE,
-                    schema: ProblemBody::schema_ref(),
-                }],
-                headers: headers(status),
-            });
+            if status > MEDIA_TYPE_STATUS
+                && responses
+                    .last()
+                    .is_some_and(|last| last.status < Some(MEDIA_TYPE_STATUS))
+            {
+                responses.push(response(MEDIA_TYPE_STATUS, MEDIA_TYPE_MEANING));
+            }
+            responses.push(response(status, describe(status)));
         }
         MetaResponses { responses }
     }
 
     fn register(registry: &mut Registry) {
         ProblemBody::register(registry);
+    }
+}
+
+fn response(status: u16, description: &'static str) -> MetaResponse {
+    MetaResponse {
+        description,
+        status: Some(status),
+        status_range: None,
+        content: vec![MetaMediaType {
+            content_type: MEDIA_TYPE,
+            schema: ProblemBody::schema_ref(),
+        }],
+        headers: headers(status),
     }
 }
 

@@ -15,12 +15,15 @@ pub fn render(failure: poem::Error, request_id: &str) -> Response {
     if failure.is_from_response() {
         return failure.into_response();
     }
-    let not_allowed = failure.is::<MethodNotAllowedError>();
+    // Both say more than their code does.
+    let stated = match failure.status() {
+        StatusCode::METHOD_NOT_ALLOWED if failure.is::<MethodNotAllowedError>() => true,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => failure.is::<Error>(),
+        _ => false,
+    }
+    .then(|| failure.status());
     let error = understand(failure);
-    let status = match not_allowed {
-        true => StatusCode::METHOD_NOT_ALLOWED,
-        false => status(error.code),
-    };
+    let status = stated.unwrap_or_else(|| status(error.code));
     document(&error, status, request_id)
 }
 
@@ -31,6 +34,11 @@ pub fn document(error: &Error, status: StatusCode, request_id: &str) -> Response
     } else if status.is_server_error() {
         tracing::warn!(request_id, error = %error.chain(), "a request was turned away");
     }
+    write(error, status, request_id)
+}
+
+/// The answer to a request that failed with `error`.
+pub fn write(error: &Error, status: StatusCode, request_id: &str) -> Response {
     let retry_after_ms = error.retry_after_ms();
     let body = ProblemBody {
         kind: "about:blank".to_owned(),

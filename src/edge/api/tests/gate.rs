@@ -84,7 +84,7 @@ async fn bodies_are_limited_and_checked() {
     let (response, _) = world
         .send(post().content_type("text/plain").body("{}"))
         .await;
-    assert_eq!(response.status(), 400);
+    assert_eq!(response.status(), 415);
     let (response, body) = world
         .send(post().content_type("application/json").body("{"))
         .await;

@@ -362,7 +362,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
 
 impl World {
     async fn send(&self, request: Request) -> (Response, Value) {
-        let mut response = routes(self.edge.clone()).call(request).await.unwrap();
+        let mut response = routes(self.edge.clone(), true).call(request).await.unwrap();
         let text = response.take_body().into_string().await.unwrap();
         (
             response,

@@ -185,7 +185,10 @@ async fn a_message_is_accepted_or_stored() {
         .header("idempotency-key", "c2")
         .content_type("application/json")
         .body(r#"{"body":"hello","metadata":{"b": 1.0, "a": 1}}"#);
-    let mut response = routes(world.edge.clone()).call(request).await.unwrap();
+    let mut response = routes(world.edge.clone(), true)
+        .call(request)
+        .await
+        .unwrap();
     let text = response.take_body().into_string().await.unwrap();
     assert_eq!(text, r#"{"seq": 7, "metadata": {"b": 1.0, "a": 1}}"#);
     let jobs = world.line.jobs.lock().unwrap();

@@ -30,7 +30,7 @@ async fn requests_over_rest(kind: Kind) {
         (json, b"{\"body\":5}", 400, "malformed"),
         (json, b"{\"body\":\"\xff\xfe\"}", 400, "malformed"),
         (json, b"{\"body\":\"x\"} {}", 400, "malformed"),
-        ("text/plain", b"{\"body\":\"x\"}", 400, "malformed"),
+        ("text/plain", b"{\"body\":\"x\"}", 415, "malformed"),
         (json, b"", 422, "invalid"),
         (json, &vec![b'x'; 1 << 20], 413, "too_large"),
     ] {

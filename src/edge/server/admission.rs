@@ -1,0 +1,309 @@
+//! How many connections there are: in all, from one address, and a reserve for those beyond the limits, in which health
+//! is still answered.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::edge::client_address::network_of;
+
+/// Connections beyond the limits whose request has not come yet. The oldest gives way to a new one, so that silent ones
+/// cannot keep a health check out: it would have to lose this race while its request, which it sends at once, is on its way.
+const RESERVE: usize = 64;
+/// Connections beyond the limits that are being answered.
+const ANSWERED: usize = 64;
+
+/// A connection's share of `edge.max_connections` and of its address's. A socket keeps it for as long as it lives.
+#[derive(Clone, Debug)]
+pub struct Permit(#[allow(dead_code, reason = "held, never read")] Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    _connection: OwnedSemaphorePermit,
+    _address: Option<AddressPermit>,
+}
+
+/// A connection's share of all connections, before its address is known.
+pub struct Entry(OwnedSemaphorePermit);
+
+/// The limits of a server.
+pub struct Admission {
+    connections: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
+    pub reserve: Reserve,
+}
+
+/// Why a connection is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// `edge.max_connections`.
+    Server,
+    /// `edge.max_connections_per_address`.
+    Address,
+}
+
+impl Full {
+    /// What the client is told.
+    pub fn message(self) -> &'static str {
+        match self {
+            Full::Server => "this edge has as many connections as it may (edge.max_connections)",
+            Full::Address => {
+                "there are too many connections from your address (edge.max_connections_per_address)"
+            }
+        }
+    }
+}
+
+impl Admission {
+    /// `per_address` 0 is half of `max`, and then loopback addresses are not limited: what comes from there is a proxy or
+    /// a load generator on this machine.
+    pub fn new(max: usize, per_address: usize) -> Self {
+        Admission {
+            connections: Arc::new(Semaphore::new(max)),
+            addresses: Arc::new(Addresses {
+                max: match per_address {
+                    0 => max.div_ceil(2),
+                    some => some,
+                },
+                loopback: per_address != 0,
+                open: Mutex::default(),
+            }),
+            reserve: Reserve::new(),
+        }
+    }
+
+    /// Takes a share of all connections.
+    ///
+    /// # Errors
+    /// Where there is none left.
+    pub fn enter(&self) -> Result<Entry, Full> {
+        let entered = self.connections.clone().try_acquire_owned();
+        entered.map(Entry).map_err(|_| Full::Server)
+    }
+
+    /// Takes a share of those of `address`; `None` for a peer that speaks for many.
+    ///
+    /// # Errors
+    /// Where there is none left.
+    pub fn admit(&self, entry: Entry, address: Option<IpAddr>) -> Result<Permit, Full> {
+        let address = match address {
+            Some(address) => self.addresses.take(address).ok_or(Full::Address)?,
+            None => None,
+        };
+        Ok(Permit(Arc::new(Held {
+            _connection: entry.0,
+            _address: address,
+        })))
+    }
+}
+
+/// Open connections by address; no more entries than connections.
+#[derive(Debug)]
+struct Addresses {
+    max: usize,
+    /// Whether loopback addresses count.
+    loopback: bool,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Addresses {
+    /// `None` where the address has too many; `Some(None)` where it is not limited.
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Option<AddressPermit>> {
+        if address.to_canonical().is_loopback() && !self.loopback {
+            return Some(None);
+        }
+        let network = network_of(address);
+        let mut open = self.open.lock();
+        let count = open.entry(network).or_default();
+        if *count >= self.max {
+            return None;
+        }
+        *count += 1;
+        Some(Some(AddressPermit {
+            addresses: self.clone(),
+            network,
+        }))
+    }
+}
+
+/// One of an address's connections.
+#[derive(Debug)]
+struct AddressPermit {
+    addresses: Arc<Addresses>,
+    network: IpAddr,
+}
+
+impl Drop for AddressPermit {
+    fn drop(&mut self) {
+        let mut open = self.addresses.open.lock();
+        if let Some(count) = open.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.network);
+            }
+        }
+    }
+}
+
+/// Places for connections beyond the limits.
+pub struct Reserve {
+    waiting: Arc<Mutex<Waiting>>,
+    answered: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    /// The oldest first.
+    places: VecDeque<(u64, CancellationToken)>,
+}
+
+/// A place in the reserve, until the request has come or the place is given to another connection.
+pub struct Place {
+    waiting: Arc<Mutex<Waiting>>,
+    number: u64,
+    pub taken: CancellationToken,
+}
+
+impl Reserve {
+    fn new() -> Self {
+        Reserve {
+            waiting: Arc::default(),
+            answered: Arc::new(Semaphore::new(ANSWERED)),
+        }
+    }
+
+    /// A place; the oldest one is taken away where all are in use.
+    pub fn place(&self) -> Place {
+        let mut waiting = self.waiting.lock();
+        if waiting.places.len() >= RESERVE
+            && let Some((_, oldest)) = waiting.places.pop_front()
+        {
+            oldest.cancel();
+        }
+        let (number, taken) = (waiting.next, CancellationToken::new());
+        waiting.next += 1;
+        waiting.places.push_back((number, taken.clone()));
+        Place {
+            waiting: self.waiting.clone(),
+            number,
+            taken,
+        }
+    }
+
+    /// The right to have a health check answered.
+    pub fn answer(&self) -> Option<OwnedSemaphorePermit> {
+        self.answered.clone().try_acquire_owned().ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting.lock();
+        if let Ok(at) = waiting
+            .places
+            .binary_search_by_key(&self.number, |(number, _)| *number)
+        {
+            waiting.places.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn admit(admission: &Admission, address: Option<IpAddr>) -> Result<Permit, Full> {
+        admission.admit(admission.enter()?, address)
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_no_more() {
+        let admission = Admission::new(5, 2);
+        let first = admit(&admission, ip("192.0.2.1")).unwrap();
+        let second = admit(&admission, ip("192.0.2.1")).unwrap();
+        assert_eq!(
+            admit(&admission, ip("::ffff:192.0.2.1")).unwrap_err(),
+            Full::Address
+        );
+        // Another address, and a proxy that speaks for many.
+        let others: Vec<_> = ["192.0.2.2", "192.0.2.3"]
+            .iter()
+            .map(|address| admit(&admission, ip(address)).unwrap())
+            .collect();
+        let proxy = admit(&admission, None).unwrap();
+        assert_eq!(
+            admit(&admission, ip("192.0.2.4")).unwrap_err(),
+            Full::Server
+        );
+        drop((first, proxy));
+        // What was refused holds nothing; what ended gives back its share, not before its last copy.
+        let again = admit(&admission, ip("192.0.2.1")).unwrap();
+        let copy = again.clone();
+        drop((again, second));
+        let last = admit(&admission, ip("192.0.2.1")).unwrap();
+        assert_eq!(
+            admit(&admission, ip("192.0.2.1")).unwrap_err(),
+            Full::Address
+        );
+        drop((copy, last, others));
+        assert!(admission.addresses.open.lock().is_empty());
+    }
+
+    #[test]
+    fn by_default_half_of_all_and_loopback_without_limit() {
+        let admission = Admission::new(5, 0);
+        let held: Vec<_> = (0..3)
+            .map(|_| admit(&admission, ip("2001:db8::1")).unwrap())
+            .collect();
+        assert_eq!(
+            admit(&admission, ip("2001:db8::2")).unwrap_err(),
+            Full::Address
+        );
+        drop(held);
+        let held: Vec<_> = (0..5)
+            .map(|i| admit(&admission, ip(["127.0.0.1", "::1"][i % 2])).unwrap())
+            .collect();
+        assert_eq!(
+            admit(&admission, ip("127.0.0.1")).unwrap_err(),
+            Full::Server
+        );
+        drop(held);
+        let admission = Admission::new(5, 1);
+        let _held = admit(&admission, ip("127.0.0.1")).unwrap();
+        assert_eq!(
+            admit(&admission, ip("127.0.0.1")).unwrap_err(),
+            Full::Address
+        );
+    }
+
+    #[test]
+    fn the_oldest_place_of_the_reserve_gives_way() {
+        let reserve = Reserve::new();
+        let mut places: Vec<Place> = (0..RESERVE).map(|_| reserve.place()).collect();
+        assert!(places.iter().all(|place| !place.taken.is_cancelled()));
+        let gone = places.remove(1);
+        drop(gone);
+        places.push(reserve.place());
+        assert!(!places[0].taken.is_cancelled());
+        places.push(reserve.place());
+        let taken = |place: &Place| place.taken.is_cancelled();
+        assert_eq!(places.iter().filter(|place| taken(place)).count(), 1);
+        assert!(taken(&places[0]));
+        drop(places);
+        assert!(reserve.waiting.lock().places.is_empty());
+        let answered: Vec<_> = (0..ANSWERED).map(|_| reserve.answer().unwrap()).collect();
+        assert!(reserve.answer().is_none());
+        drop(answered);
+    }
+}

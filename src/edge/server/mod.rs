@@ -1,0 +1,303 @@
+//! Accepts connections and serves HTTP/1.1 on them, until told to stop. Everything above HTTP is poem's.
+//!
+//! Every wait for a peer has a deadline (`stream.rs`). Connections beyond the limits (`admission.rs`) are accepted all the
+//! same: one request of each is answered, with 503 unless it asks for health.
+
+mod admission;
+mod host;
+mod overflow;
+mod stream;
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{
+    Method,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use poem::{
+    Endpoint, Request, Response,
+    http::{StatusCode, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::admission::Permit;
+use self::{
+    admission::{Admission, Entry, Full},
+    stream::{Deadlines, HttpStream},
+};
+use super::{
+    api,
+    client_address::{ClientAddress, Proxies, proxy_protocol},
+};
+use crate::{config, error::Error};
+
+/// Connections that wait to be accepted, if the system's own limit (`net.core.somaxconn`) allows as many. When the list is
+/// full, as after an edge's restart, Linux drops the SYN and the client tries again a second later; the standard
+/// library's list has 128 places.
+const BACKLOG: i32 = 4096;
+
+/// The heads of requests and their lines of headers may be as long; hyper answers longer ones with 431. Answers are queued
+/// as they are, not copied.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// How a server treats its peers.
+pub struct Settings {
+    max_connections: usize,
+    max_connections_per_address: usize,
+    deadlines: Deadlines,
+    proxies: Proxies,
+}
+
+impl Settings {
+    /// Those of an edge's own port.
+    pub fn new(edge: &config::Edge) -> Self {
+        Settings {
+            max_connections: edge.max_connections,
+            max_connections_per_address: edge.max_connections_per_address,
+            deadlines: Deadlines {
+                request: edge.request_timeout,
+                idle: edge.idle_timeout,
+                write: edge.write_timeout,
+            },
+            proxies: Proxies::new(edge),
+        }
+    }
+
+    /// Those of `metrics.port`: a few connections, of nobody but those who run it.
+    pub fn operations(edge: &config::Edge) -> Self {
+        Settings {
+            max_connections: 64,
+            max_connections_per_address: 64,
+            proxies: Proxies::none(),
+            ..Settings::new(edge)
+        }
+    }
+}
+
+/// What all connections of one listener share.
+struct Server<E> {
+    endpoint: Arc<E>,
+    admission: Admission,
+    deadlines: Deadlines,
+    proxies: Proxies,
+    refusals: overflow::Refusals,
+    stop: CancellationToken,
+}
+
+/// Lengthens the list of connections that wait to be accepted.
+fn lengthen_backlog(listener: &TcpListener) {
+    if let Err(error) = socket2::SockRef::from(listener).listen(BACKLOG) {
+        tracing::warn!(%error, "a storm of connections may be slow: the backlog stays short");
+    }
+}
+
+/// Serves `endpoint` until `stop`: then accepts nothing more, lets requests finish, and returns at once. The
+/// connections' tasks are in `tasks`.
+pub async fn serve<E>(
+    listener: TcpListener,
+    endpoint: Arc<E>,
+    settings: Settings,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) where
+    E: Endpoint<Output = Response> + 'static,
+{
+    lengthen_backlog(&listener);
+    let server = Arc::new(Server {
+        endpoint,
+        admission: Admission::new(
+            settings.max_connections,
+            settings.max_connections_per_address,
+        ),
+        deadlines: settings.deadlines,
+        proxies: settings.proxies,
+        refusals: overflow::Refusals::default(),
+        stop: stop.clone(),
+    });
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Before the task begins, so that tasks are bounded, too.
+                let entry = server.admission.enter();
+                let place = entry.is_err().then(|| server.admission.reserve.place());
+                tasks.spawn(server.clone().connection(stream, peer, entry, place));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: the others go on, and some will end.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Bytes that the system takes for a peer before they are sent; beyond it a socket counts as full. By itself Linux takes
+/// up to 4 MiB (`net.ipv4.tcp_wmem`), so that a reader who stopped would cost as much before anyone noticed.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 128 * 1024;
+
+fn limit_unsent(stream: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = stream;
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Server<E> {
+    async fn connection(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        entry: Result<Entry, Full>,
+        place: Option<admission::Place>,
+    ) {
+        let since = Instant::now();
+        let _ = stream.set_nodelay(true);
+        limit_unsent(&stream);
+        let client = match self.announced(&mut stream, peer.ip()).await {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::debug!(%error, peer = %peer, "a connection from a proxy was closed");
+                return;
+            }
+        };
+        // A proxy that speaks for many is not limited; one whose client is known is.
+        let limited = (!self.proxies.trust(client)).then_some(client);
+        let permit = entry.and_then(|entry| self.admission.admit(entry, limited));
+        let peer = SocketAddr::new(client, peer.port());
+        match permit {
+            Ok(permit) => self.serve(stream, peer, permit, since).await,
+            Err(full) => {
+                let place = place.unwrap_or_else(|| self.admission.reserve.place());
+                self.refuse(stream, peer, full, place).await;
+            }
+        }
+    }
+
+    /// The address that the connection comes from: the peer's, or what a trusted proxy says of it in front of the
+    /// connection.
+    async fn announced(&self, stream: &mut TcpStream, peer: IpAddr) -> std::io::Result<IpAddr> {
+        if !self.proxies.proxy_protocol || !self.proxies.trust(peer) {
+            return Ok(peer);
+        }
+        let header = proxy_protocol::read(stream);
+        let within = tokio::time::timeout(self.deadlines.request, header);
+        match self.stop.run_until_cancelled(within).await {
+            Some(said) => Ok(said??.unwrap_or(peer)),
+            None => Err(std::io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+        since: Instant,
+    ) {
+        let local = stream.local_addr().unwrap_or(peer);
+        let stream = HttpStream::new(stream, self.deadlines, since);
+        let progress = stream.progress();
+        let server = self.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            progress.request_begins();
+            request.extensions_mut().insert(permit.clone());
+            let (answer, progress) = (server.answer(request, local, peer), progress.clone());
+            async move {
+                let response = answer.await;
+                progress.answer_begins(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+                Ok::<_, Infallible>(hyper::Response::from(response))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            // The stream knows better.
+            .header_read_timeout(None)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(error = %Error::internal(error).chain(), client = %peer.ip(), "a connection ended early");
+        }
+    }
+
+    /// What `request` is answered.
+    fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response> + use<E> {
+        let (mut head, body) = request.into_parts();
+        let checked = host::check(&mut head);
+        let client = self.proxies.client(peer.ip(), &head.headers);
+        head.extensions.insert(ClientAddress(client));
+        let everything = head.method == Method::OPTIONS && head.uri.path() == "*";
+        let request = Request::from((
+            hyper::Request::from_parts(head, body),
+            LocalAddr(poem::Addr::SocketAddr(local)),
+            RemoteAddr(poem::Addr::SocketAddr(peer)),
+            Scheme::HTTP,
+        ));
+        let endpoint = self.endpoint.clone();
+        async move {
+            let mut response = match checked {
+                Err(wrong) => api::problem_response(&Error::malformed(wrong)),
+                // RFC 9110, section 9.3.7: asks whether the server is there.
+                Ok(()) if everything => StatusCode::NO_CONTENT.into(),
+                Ok(()) => endpoint.get_response(request).await,
+            };
+            if checked.is_err() {
+                // What follows may belong to someone else's request.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            api::protect(&mut response);
+            response
+        }
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn those_who_come_at_once_wait_instead_of_trying_again() {
+        let places = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let many = 500.min(places.trim().parse::<usize>().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        lengthen_backlog(&listener);
+        let all = (0..many).map(|_| TcpStream::connect(address));
+        let connected = futures_util::future::try_join_all(all);
+        // Nobody accepts; one who finds no place hears nothing until it tries again, after a second, in vain.
+        let connected = tokio::time::timeout(Duration::from_secs(30), connected).await;
+        assert_eq!(connected.unwrap().unwrap().len(), many);
+    }
+}

@@ -1,0 +1,169 @@
+//! Connections beyond the limits: one request of each is answered, at once, and the connection is closed. Health is
+//! answered as ever, so that no number of connections makes a node look dead; everything else is 503 with `Retry-After`.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyper::{Method, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use poem::{Endpoint, Response};
+use tokio::net::TcpStream;
+
+use super::{
+    MAX_HEAD, Server,
+    admission::{Full, Place},
+    stream::{Deadlines, HttpStream},
+};
+use crate::{edge::api, error::Error, telemetry::metrics};
+
+/// How long such a connection may take to send its request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(2);
+/// How long it may live in all. `/readyz` takes a second where a dependency is silent.
+const OVER_AFTER: Duration = Duration::from_secs(5);
+/// When the client should try again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Between two lines of the log about connections that were refused.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// For a connection that has to give up its place before its request has come.
+const GIVE_WAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// What is answered even then. `/metrics` is refused by the endpoint itself where it is not open.
+fn is_health(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+        && matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// Says now and then that connections are refused.
+#[derive(Default)]
+pub struct Refusals(Mutex<Said>);
+
+#[derive(Default)]
+struct Said {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Refusals {
+    fn count(&self, full: Full, peer: SocketAddr) {
+        let limit = match full {
+            Full::Server => "server",
+            Full::Address => "address",
+        };
+        metrics()
+            .connections_refused
+            .with_label_values(&[limit])
+            .inc();
+        let mut said = self.0.lock();
+        said.since += 1;
+        if said.last.is_some_and(|last| last.elapsed() < SAID_EVERY) {
+            return;
+        }
+        let refused = std::mem::take(&mut said.since);
+        said.last = Some(Instant::now());
+        drop(said);
+        tracing::warn!(refused, last_from = %peer.ip(), reason = full.message(), "connections are refused");
+    }
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Server<E> {
+    /// Answers one request of a connection that is too many.
+    pub(super) async fn refuse(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        full: Full,
+        place: Place,
+    ) {
+        self.refusals.count(full, peer);
+        let taken = place.taken.clone();
+        tokio::select! {
+            ready = stream.readable() => if ready.is_err() { return },
+            () = taken.cancelled() => {
+                give_way(&stream);
+                return;
+            }
+            () = tokio::time::sleep(REQUEST_WITHIN) => return,
+        }
+        let local = stream.local_addr().unwrap_or(peer);
+        let deadlines = Deadlines {
+            request: REQUEST_WITHIN,
+            idle: REQUEST_WITHIN,
+            write: REQUEST_WITHIN,
+        };
+        let stream = HttpStream::new(stream, deadlines, tokio::time::Instant::now());
+        let progress = stream.progress();
+        let place = Mutex::new(Some(place));
+        let server = self.clone();
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            progress.request_begins();
+            // What has come whole gives way to nothing.
+            place.lock().take();
+            let answer = match is_health(request.method(), request.uri().path()) {
+                true => server.admission.reserve.answer(),
+                false => None,
+            }
+            .map(|permit| (permit, server.answer(request, local, peer)));
+            let progress = progress.clone();
+            async move {
+                let response = match answer {
+                    Some((_permit, answer)) => answer.await,
+                    None => refusal(full),
+                };
+                progress.answer_begins(false);
+                Ok::<_, Infallible>(hyper::Response::from(response))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .header_read_timeout(None)
+            .keep_alive(false)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            _ = tokio::time::timeout(OVER_AFTER, connection) => {}
+            () = taken.cancelled() => {}
+        }
+    }
+}
+
+fn refusal(full: Full) -> Response {
+    let mut response = api::refusal(&Error::busy(full.message(), RETRY_AFTER));
+    api::protect(&mut response);
+    response
+}
+
+/// As well as it goes without waiting: a connection that is closed with bytes unread is reset, and the reset takes the
+/// answer with it.
+fn give_way(stream: &TcpStream) {
+    let _ = stream.try_read(&mut [0; 4096]);
+    let _ = stream.try_write(GIVE_WAY);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_health_is_answered_beyond_the_limits() {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert!(is_health(&Method::GET, path));
+            assert!(is_health(&Method::HEAD, path));
+            assert!(!is_health(&Method::POST, path));
+        }
+        for path in ["/", "/healthz/", "/api", "/v1/me", "/ws"] {
+            assert!(!is_health(&Method::GET, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_short_answer_says_when_to_come_back() {
+        let text = std::str::from_utf8(GIVE_WAY).unwrap();
+        let line = format!("retry-after: {}\r\n", RETRY_AFTER.as_secs());
+        assert!(text.contains(&line) && text.ends_with("\r\n\r\n"));
+    }
+}

@@ -1,0 +1,270 @@
+//! The connection below HTTP: a TCP stream that ends by itself when its peer takes too long, to send a request's head or
+//! to read an answer. hyper's own head timeout counts from the end of the request before, so that it cannot tell a
+//! connection at rest from one that trickles; this one starts a new deadline with a head's first byte.
+//!
+//! After an upgrade none of these deadlines count: the WebSocket has its own.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+/// Bytes a second that the reader of an answer must take on average. The slowest links in use carry more (GPRS: 4 KiB/s).
+const SLOWEST: u64 = 1024;
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For a head: from the connect, or from its first byte.
+    pub request: Duration,
+    /// Between two requests.
+    pub idle: Duration,
+    /// To take its share of an answer.
+    pub write: Duration,
+}
+
+/// What happens on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// A head is on its way: the first one from the connect on, a later one from its first byte on.
+    Head,
+    /// Between two requests.
+    Idle,
+    /// A request is being answered; its body may be on its way, and has deadlines of its own.
+    Busy,
+    /// The answer is known and is being written.
+    Answering,
+    /// The answer that is being written is 101.
+    Switching,
+    /// Another protocol is spoken.
+    Upgraded,
+}
+
+/// The side of the service: tells the stream what HTTP is doing.
+#[derive(Debug, Clone)]
+pub struct Progress(Arc<AtomicU8>);
+
+impl Progress {
+    fn get(&self) -> Phase {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Phase::Head,
+            1 => Phase::Idle,
+            2 => Phase::Busy,
+            3 => Phase::Answering,
+            4 => Phase::Switching,
+            _ => Phase::Upgraded,
+        }
+    }
+
+    // Service and stream are polled by one task, so nothing needs to be ordered.
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// A request's head is complete.
+    pub fn request_begins(&self) {
+        self.set(Phase::Busy);
+    }
+
+    /// Its answer is complete.
+    pub fn answer_begins(&self, upgrade: bool) {
+        self.set(match upgrade {
+            true => Phase::Switching,
+            false => Phase::Answering,
+        });
+    }
+}
+
+/// An answer that the system does not take in whole.
+struct Unsent {
+    until: Pin<Box<Sleep>>,
+    /// Bytes since the deadline was set.
+    taken: u64,
+}
+
+/// See the module.
+pub struct HttpStream {
+    tcp: TcpStream,
+    deadlines: Deadlines,
+    progress: Progress,
+    head: Option<Pin<Box<Sleep>>>,
+    unsent: Option<Unsent>,
+    /// Waits for bytes, or for the right to read them.
+    reader: Option<Waker>,
+}
+
+impl HttpStream {
+    /// The deadline of the first head counts from `since`.
+    pub fn new(tcp: TcpStream, deadlines: Deadlines, since: Instant) -> Self {
+        HttpStream {
+            tcp,
+            deadlines,
+            progress: Progress(Arc::new(AtomicU8::new(Phase::Head as u8))),
+            head: Some(Box::pin(tokio::time::sleep_until(
+                since + deadlines.request,
+            ))),
+            unsent: None,
+            reader: None,
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Ends the wait for the rest of an answer when its reader is too slow.
+    fn wait_for_reader<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if self.progress.get() == Phase::Upgraded {
+            return Poll::Pending;
+        }
+        let within = self.deadlines.write;
+        let unsent = self.unsent.get_or_insert_with(|| Unsent {
+            until: Box::pin(tokio::time::sleep(within)),
+            taken: 0,
+        });
+        loop {
+            ready!(unsent.until.as_mut().poll(cx));
+            if unsent.taken < least(within) {
+                // What the system still holds for this peer goes with the connection.
+                let _ = self.tcp.set_zero_linger();
+                return Poll::Ready(Err(too_late("the answer is read too slowly")));
+            }
+            unsent.taken = 0;
+            unsent.until.as_mut().reset(Instant::now() + within);
+        }
+    }
+
+    fn wrote(&mut self, written: usize) {
+        if let Some(unsent) = &mut self.unsent {
+            unsent.taken = unsent.taken.saturating_add(written as u64);
+        }
+    }
+}
+
+/// What a reader must take in each `within`: at least one byte.
+fn least(within: Duration) -> u64 {
+    let bytes = within.as_millis() * u128::from(SLOWEST) / 1000;
+    u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
+}
+
+fn too_late(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+impl AsyncRead for HttpStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let phase = this.progress.get();
+        if phase == Phase::Upgraded {
+            return Pin::new(&mut this.tcp).poll_read(cx, buf);
+        }
+        // A peer that does not take its answers may ask for no further ones.
+        if this.unsent.is_some() {
+            this.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.tcp).poll_read(cx, buf) {
+            if phase == Phase::Idle && buf.filled().len() > before {
+                this.progress.set(Phase::Head);
+                let within = this.deadlines.request;
+                this.head = Some(Box::pin(tokio::time::sleep(within)));
+            }
+            return Poll::Ready(read);
+        }
+        let within = match phase {
+            Phase::Head => this.deadlines.request,
+            Phase::Idle => this.deadlines.idle,
+            Phase::Busy | Phase::Answering | Phase::Switching | Phase::Upgraded => {
+                this.head = None;
+                this.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        let head = this
+            .head
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        ready!(head.as_mut().poll(cx));
+        Poll::Ready(Err(too_late(match phase {
+            Phase::Head => "no whole request came in time",
+            _ => "the connection was idle",
+        })))
+    }
+}
+
+impl AsyncWrite for HttpStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.tcp).poll_write(cx, buf) {
+            Poll::Ready(result) => {
+                self.wrote(*result.as_ref().unwrap_or(&0));
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.wait_for_reader(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs) {
+            Poll::Ready(result) => {
+                self.wrote(*result.as_ref().unwrap_or(&0));
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.wait_for_reader(cx),
+        }
+    }
+
+    /// Without it hyper would copy each answer's body once more.
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    /// hyper flushes once everything is written.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let mut resumes = this.unsent.take().is_some();
+        let next = match this.progress.get() {
+            Phase::Answering => Some(Phase::Idle),
+            Phase::Switching => Some(Phase::Upgraded),
+            Phase::Head | Phase::Idle | Phase::Busy | Phase::Upgraded => None,
+        };
+        if let Some(next) = next {
+            this.head = None;
+            this.progress.set(next);
+            resumes = true;
+        }
+        // The next read sets the deadline that counts now.
+        if resumes && let Some(reader) = this.reader.take() {
+            reader.wake();
+        }
+        Pin::new(&mut this.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
