@@ -203,6 +203,26 @@ impl Config {
                 ),
                 proxy_protocol: r.flag("edge.proxy_protocol"),
                 pages: pages(&mut r),
+                max_sockets_per_user: r.number(
+                    "edge.max_sockets_per_user",
+                    1..=1_000_000,
+                    "sockets",
+                ),
+                max_unauthenticated: r.number(
+                    "edge.max_unauthenticated",
+                    1..=1_000_000,
+                    "connections",
+                ),
+                max_unauthenticated_per_address: r.number(
+                    "edge.max_unauthenticated_per_address",
+                    1..=1_000_000,
+                    "connections",
+                ),
+                handshakes_per_second: r.number(
+                    "edge.handshakes_per_second",
+                    1..=1_000_000,
+                    "per second and address",
+                ),
                 drain: r.duration("edge.drain", ms(0)..=minutes(60)),
                 ping_interval: r.duration("edge.ping_interval", ms(10)..=minutes(60)),
                 pong_timeout: r.duration("edge.pong_timeout", ms(10)..=minutes(60)),

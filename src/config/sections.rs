@@ -32,7 +32,7 @@ pub struct Edge {
     pub request_timeout: Duration,
     /// Between two requests of a connection.
     pub idle_timeout: Duration,
-    /// The time over which the reader of an HTTP answer must take 1 KiB a second.
+    /// The time over which the reader of an HTTP answer must take 1 KiB a second, and that of a socket a byte.
     pub write_timeout: Duration,
     /// Peers whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
@@ -42,6 +42,14 @@ pub struct Edge {
     pub proxy_protocol: bool,
     /// The pages that are shown.
     pub pages: Vec<Page>,
+    /// Sockets of one user on this edge at once.
+    pub max_sockets_per_user: u32,
+    /// Connections at once that have not authenticated; at most half of `max_connections` is used.
+    pub max_unauthenticated: usize,
+    /// Those of one address.
+    pub max_unauthenticated_per_address: usize,
+    /// Handshakes without credentials of one address, per second.
+    pub handshakes_per_second: u32,
     /// Over how long the goodbye is spread; may be zero.
     pub drain: Duration,
     /// Between two pings on an idle WebSocket.

@@ -1,40 +1,43 @@
 //! The wire below an open socket: a WebSocket, or an HTTP long-polling session until it is upgraded to one. Moves
 //! texts in both directions and knows nothing of what they mean.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, ready},
+};
 
 use poem::{
     OnUpgrade, Request, Response, Upgraded,
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
 };
 use tokio_tungstenite::tungstenite::{Utf8Bytes, handshake::derive_accept_key};
 
 pub(super) use super::websocket::{Broken, Received};
 use super::{
+    handshake::{self, Refused},
     outbox::{Ending, Item, Outbox},
     server::Permit,
     socketio::Polling,
     websocket,
 };
-use crate::error::{Error, Result};
-
 pub(super) enum Link {
     WebSocket(WebSocket),
     Polling(Polling),
 }
 
 impl Link {
-    /// The next thing from the peer. Cancel-safe.
-    pub async fn receive(&mut self) -> Result<Received, Broken> {
+    /// The next thing from the peer.
+    pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
         match self {
-            Link::WebSocket(socket) => socket.receive().await,
-            Link::Polling(polling) => match polling.receive().await {
-                Some(either) => Ok(either.unwrap_or_else(|socket| {
+            Link::WebSocket(socket) => socket.socket.poll_receive(cx),
+            Link::Polling(polling) => Poll::Ready(match ready!(polling.poll_receive(cx)) {
+                Some(Ok(received)) => Ok(received),
+                Some(Err(socket)) => {
                     *self = Link::WebSocket(socket);
-                    Received::Nothing
-                })),
+                    Ok(Received::Nothing)
+                }
                 None => Err(Broken::Gone),
-            },
+            }),
         }
     }
 
@@ -54,24 +57,34 @@ impl Link {
         }
     }
 
-    /// Writes and flushes all the items.
-    pub async fn write(
+    /// Writes and flushes all the items. While `Pending`, what is left stays in the items or in the link, and the next
+    /// call goes on from there.
+    pub fn poll_write(
         &mut self,
+        cx: &mut Context,
         items: &mut VecDeque<Item>,
         render: fn(&Item) -> Utf8Bytes,
-    ) -> Result<(), Broken> {
+    ) -> Poll<Result<(), Broken>> {
         match self {
-            Link::WebSocket(socket) => socket.write(items, render).await,
-            Link::Polling(polling) => polling.write(items, render).ok_or(Broken::Gone),
+            Link::WebSocket(socket) => socket.socket.poll_write(cx, items, render),
+            Link::Polling(polling) => polling.write(items, render).ok_or(Broken::Gone).into(),
         }
     }
 
-    /// An RFC 6455 ping; long polling has none.
-    pub async fn ping(&mut self) -> Result<(), Broken> {
+    /// An RFC 6455 ping, sent by the next [`Link::poll_receive`]; long polling has none.
+    pub fn ping(&mut self) {
         if let Link::WebSocket(socket) = self {
-            socket.socket.ping().await?;
+            socket.socket.ping();
         }
-        Ok(())
+    }
+
+    /// Whether bytes wait for the peer to read; and how many it has taken so far.
+    pub fn unsent(&self) -> (bool, u64) {
+        match self {
+            Link::WebSocket(WebSocket { socket, .. }) => (socket.has_unsent(), socket.sent()),
+            // Each answer to a poll is the HTTP server's to write.
+            Link::Polling(_) => (false, 0),
+        }
     }
 
     /// What the link itself says at the end, where nothing else is said. The stock client hands events on a moment
@@ -104,32 +117,14 @@ pub(super) struct Upgrading {
     permit: Option<Permit>,
 }
 
-/// Whether this is a WebSocket handshake.
-///
-/// # Errors
-/// `malformed`, where it is not.
-pub(super) fn check(request: &Request) -> Result<&HeaderValue> {
-    request
-        .headers()
-        .get("sec-websocket-key")
-        .filter(|_| request.header("sec-websocket-version") == Some("13"))
-        .ok_or_else(|| {
-            Error::malformed(
-                "this is a WebSocket endpoint (version 13): connect with a WebSocket client",
-            )
-        })
-}
-
 /// Answers the WebSocket handshake itself: poem's own WebSocket copies every message for every recipient.
 ///
 /// # Errors
-/// `malformed`, where this is no handshake.
-pub(super) fn accept(request: &Request) -> Result<(Response, Upgrading)> {
-    let key = check(request)?;
+/// The rule of the handshake that the request does not keep.
+pub(super) fn accept(request: &Request) -> Result<(Response, Upgrading), Refused> {
+    let key = handshake::key(request)?;
     let stream = request.take_upgrade().map_err(|_| {
-        Error::malformed(
-            "this connection cannot be upgraded; send Connection: Upgrade over HTTP/1.1",
-        )
+        Refused::Malformed("this connection cannot be upgraded; connect over HTTP/1.1")
     })?;
     let response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -161,13 +156,5 @@ impl WebSocket {
     /// One text, at once.
     pub async fn send(&mut self, text: &str) -> Result<(), Broken> {
         self.socket.send(text).await
-    }
-
-    async fn write(
-        &mut self,
-        items: &mut VecDeque<Item>,
-        render: fn(&Item) -> Utf8Bytes,
-    ) -> Result<(), Broken> {
-        self.socket.write(items, render).await
     }
 }

@@ -1,11 +1,13 @@
 //! An edge: the node that clients talk to, over REST and sockets. It reads the store, publishes to the queue and
 //! listens to the bus. It has no handle that writes the database: what it is handed decides what it can do.
 
+mod admission;
 pub mod api;
 pub mod auth;
 pub mod client_address;
 mod connection;
 mod gather;
+mod handshake;
 pub mod hub;
 pub mod limits;
 mod link;
@@ -51,6 +53,8 @@ pub struct Edge {
     pub gathers: gather::Gathers,
     pub sessions: Arc<sessions::Sessions>,
     pub rates: limits::Rates,
+    /// Places for connections that have not authenticated.
+    admission: Arc<admission::Admission>,
     /// When sockets write.
     pub waves: Arc<waves::Waves>,
     /// The sockets' tasks: they outlive the requests that made them.
@@ -117,7 +121,7 @@ pub async fn run(
         inner.clone(),
     )
     .await?;
-    let sessions = Arc::new(sessions::Sessions::default());
+    let sessions = Arc::new(sessions::Sessions::new(config.edge.max_sockets_per_user));
     internals.spawn(tell(incoming, submit.clone(), sessions.clone()));
     internals.spawn(be_here(
         bus.clone(),
@@ -144,6 +148,7 @@ pub async fn run(
         submit,
         hub,
         sessions: sessions.clone(),
+        admission: admission::Admission::new(&config.edge),
         waves: waves::Waves::start(&internals, inner.clone()),
         tasks: sockets.clone(),
         config: config.clone(),
@@ -213,6 +218,23 @@ impl Edge {
     /// For a new socket.
     fn outbox(&self) -> Arc<outbox::Outbox> {
         outbox::Outbox::new(self.config.edge.send_queue_bytes, self.waves.clone())
+    }
+
+    /// A place for a connection that has not authenticated, and where it comes from.
+    fn admit(&self, request: &Request) -> Result<connection::Admitted> {
+        let address = client_address::of(request);
+        Ok(connection::Admitted {
+            address,
+            place: Some(self.admission.admit(address)?),
+        })
+    }
+
+    /// The same for one that brought good credentials: it needs no such place.
+    fn admit_known(&self, request: &Request) -> connection::Admitted {
+        connection::Admitted {
+            address: client_address::of(request),
+            place: None,
+        }
     }
 
     /// Says at once that someone came; from then on [`be_here`] does.

@@ -9,7 +9,7 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use futures_util::task::AtomicWaker;
@@ -122,6 +122,19 @@ struct Queue {
     turn: Place,
 }
 
+impl Queue {
+    /// What waits will never be read in time; the client resumes from the truth.
+    fn end_slow(&mut self) {
+        metrics().slow_readers_closed.inc();
+        self.items = VecDeque::new();
+        self.bytes = 0;
+        self.ending = Some(Ending {
+            close: Close::Slow,
+            reason: Close::Slow.reason().to_owned(),
+        });
+    }
+}
+
 /// Where the writer stands.
 #[derive(Default)]
 enum Place {
@@ -168,18 +181,16 @@ impl Outbox {
             queue.items.push_back(item);
         }
         if queue.bytes > self.limit {
-            metrics().slow_readers_closed.inc();
-            // What waits will never be read in time; the client resumes from the truth.
-            queue.items = VecDeque::new();
-            queue.bytes = 0;
-            queue.ending = Some(Ending {
-                close: Close::Slow,
-                reason: Close::Slow.reason().to_owned(),
-            });
+            queue.end_slow();
             // Its writer may wait for the reader, and for no turn.
             self.wake();
         }
         self.ask(&mut queue);
+    }
+
+    /// Ends the socket as that of a slow reader, whatever waits: its writer has seen no progress for too long.
+    pub fn end_slow(&self) {
+        self.lock().end_slow();
     }
 
     /// Asks for a turn, unless that is done already.
@@ -244,17 +255,19 @@ impl Outbox {
 
     /// Resolves when there may be something to take. For one writer at a time. Cancel-safe.
     pub async fn wait(&self) {
-        poll_fn(|cx| {
-            if !self.woken.load(Ordering::Acquire) {
-                self.writer.register(cx.waker());
-            }
-            // Once more: what came while it was registered wakes nobody.
-            match self.woken.swap(false, Ordering::AcqRel) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
+        poll_fn(|cx| self.poll_wait(cx)).await;
+    }
+
+    /// As [`Outbox::wait`]. Only `Pending` leaves the waker behind.
+    pub fn poll_wait(&self, cx: &Context) -> Poll<()> {
+        if !self.woken.load(Ordering::Acquire) {
+            self.writer.register(cx.waker());
+        }
+        // Once more: what came while it was registered wakes nobody.
+        match self.woken.swap(false, Ordering::AcqRel) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 
     fn wake(&self) {

@@ -98,12 +98,16 @@ pub struct Session {
 
 impl Session {
     /// Greets an authenticated user. The session ends when it is dropped.
+    ///
+    /// # Errors
+    /// `unauthorized` where the account is gone, `rate_limited` where the user has too many sockets, and those of the store.
     pub async fn open(
         edge: Arc<Edge>,
         identity: Identity,
         outbox: Arc<Outbox>,
         greeting: Greeting,
     ) -> Result<Session> {
+        let entering = edge.sessions.enter(identity.user)?;
         let account = edge
             .gathers
             .accounts
@@ -121,7 +125,7 @@ impl Session {
         }
         outbox.push(Item::Event(event("connected", &connected)));
         let who = Arc::new(Seated::new(session, identity.user, outbox));
-        edge.sessions.add(session, identity.login, who.clone());
+        entering.add(session, identity.login, who.clone());
         edge.say_here(&who);
         Ok(Session {
             rate: edge.rates.of(identity.user),

@@ -1,7 +1,7 @@
 //! Who is connected to this edge: to reach one session, or all of one login, or all of them at the end.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -12,46 +12,121 @@ use rand::RngExt;
 use super::session::{Seated, event};
 use crate::{
     edge::outbox::Item,
+    error::{Code, Error, Result},
     job::Notice,
     model::{LoginId, Timestamp, UserId},
     protocol::{Close, SendFailed},
 };
 
-#[derive(Default)]
+/// When a user with too many sockets should try again.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 pub struct Sessions {
-    open: Mutex<HashMap<u64, (LoginId, Arc<Seated>)>>,
+    /// Sockets of one user that may be open here at once.
+    max_per_user: u32,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    sessions: HashMap<u64, (LoginId, Arc<Seated>)>,
+    /// How many sessions each user has; none is 0.
+    users: HashMap<UserId, u32>,
+}
+
+impl Open {
+    fn leave(&mut self, user: UserId) {
+        if let Entry::Occupied(mut count) = self.users.entry(user) {
+            match count.get() {
+                ..=1 => drop(count.remove()),
+                _ => *count.get_mut() -= 1,
+            }
+        }
+    }
+}
+
+/// A socket that is counted, and whose session is not open yet.
+pub struct Entering<'a> {
+    sessions: &'a Sessions,
+    user: UserId,
+}
+
+impl Entering<'_> {
+    /// The session is open; [`Sessions::remove`] ends it.
+    pub fn add(self, session: u64, login: LoginId, who: Arc<Seated>) {
+        let mut open = self.sessions.lock();
+        open.sessions.insert(session, (login, who));
+        drop(open);
+        // It is the session's now.
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        self.sessions.lock().leave(self.user);
+    }
 }
 
 impl Sessions {
-    pub fn add(&self, session: u64, login: LoginId, who: Arc<Seated>) {
-        self.lock().insert(session, (login, who));
+    pub fn new(max_per_user: u32) -> Self {
+        Sessions {
+            max_per_user,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Counts another socket of the user, until it ends or the result is dropped.
+    ///
+    /// # Errors
+    /// `rate_limited` where they have `edge.max_sockets_per_user`.
+    pub fn enter(&self, user: UserId) -> Result<Entering<'_>> {
+        let mut open = self.lock();
+        let count = open.users.entry(user).or_default();
+        if *count >= self.max_per_user {
+            let message = format!(
+                "you have {count} sockets open here, which is as many as you may; close one of them first"
+            );
+            return Err(Error {
+                retry_after: Some(FULL_RETRY_AFTER),
+                ..Error::new(Code::RateLimited, message)
+            });
+        }
+        *count += 1;
+        Ok(Entering {
+            sessions: self,
+            user,
+        })
     }
 
     pub fn remove(&self, session: u64) {
-        self.lock().remove(&session);
+        let mut open = self.lock();
+        if let Some((_, who)) = open.sessions.remove(&session) {
+            open.leave(who.user);
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().sessions.len()
     }
 
     /// Every connected user with when they last did something, once for each of their sockets.
     pub fn present(&self) -> Vec<(UserId, Timestamp)> {
         let open = self.lock();
-        open.values()
-            .map(|(_, who)| (who.user, who.active()))
-            .collect()
+        let sessions = open.sessions.values();
+        sessions.map(|(_, who)| (who.user, who.active())).collect()
     }
 
     /// The logins that have sockets here, each once.
     pub fn logins(&self) -> Vec<LoginId> {
-        let logins: HashSet<LoginId> = self.lock().values().map(|(login, _)| *login).collect();
+        let open = self.lock();
+        let logins: HashSet<LoginId> = open.sessions.values().map(|(login, _)| *login).collect();
         logins.into_iter().collect()
     }
 
     /// Closes every socket of these logins with 4001.
     pub fn close_logins(&self, ended: &[LoginId]) {
-        for (login, who) in self.lock().values() {
+        for (login, who) in self.lock().sessions.values() {
             if ended.contains(login) {
                 who.outbox.close(Close::Unauthorized);
             }
@@ -71,7 +146,7 @@ impl Sessions {
                 room,
                 refusal,
             } => {
-                if let Some((_, who)) = self.lock().get(&session) {
+                if let Some((_, who)) = self.lock().sessions.get(&session) {
                     let failed = SendFailed {
                         room,
                         client_msg_id,
@@ -89,7 +164,10 @@ impl Sessions {
     /// Closes every session with 1012, spread evenly over `drain`. The close reason tells each client after how many
     /// milliseconds to come back, spread the same way, so that the next edge is not stormed.
     pub async fn drain(&self, drain: Duration) {
-        let all: Vec<Arc<Seated>> = self.lock().values().map(|(_, who)| who.clone()).collect();
+        let all: Vec<Arc<Seated>> = {
+            let open = self.lock();
+            open.sessions.values().map(|(_, who)| who.clone()).collect()
+        };
         if all.is_empty() {
             return;
         }
@@ -107,7 +185,41 @@ impl Sessions {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (LoginId, Arc<Seated>)>> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{edge::outbox::Outbox, model::new_id};
+
+    #[test]
+    fn a_user_has_so_many_sockets_and_a_closed_one_makes_room() {
+        let (sessions, user, other) = (Sessions::new(2), new_id(), new_id());
+        let open = |session| {
+            let who = Seated::new(session, user, Outbox::new(1, Arc::default()));
+            sessions
+                .enter(user)
+                .map(|entering| entering.add(session, new_id(), Arc::new(who)))
+        };
+        let refused = || open(9).is_err_and(|error| error.code == Code::RateLimited);
+        open(1).unwrap();
+        let entering = sessions.enter(user).unwrap();
+        assert!(refused());
+        assert!(sessions.enter(other).is_ok());
+        drop(entering);
+        open(2).unwrap();
+        assert!(refused());
+        sessions.remove(7);
+        assert!(refused(), "an unknown session is not theirs");
+        sessions.remove(1);
+        sessions.remove(1);
+        open(3).unwrap();
+        assert!(refused());
+        sessions.remove(2);
+        sessions.remove(3);
+        assert!(sessions.lock().users.is_empty());
     }
 }

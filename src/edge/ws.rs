@@ -3,7 +3,10 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use poem::{Request as HttpRequest, Response, http::header};
+use poem::{
+    Request as HttpRequest, Response,
+    http::{StatusCode, header},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -11,82 +14,95 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::{
     Edge,
     auth::Identity,
-    connection::{Beat, Codec, Connection, Input, Opened, Over},
-    link::{self, Link, Upgrading},
+    connection::{Beat, Codec, Connection, Input, Over},
+    handshake,
+    link::{self, Link},
     outbox::{Ending, Item, Outbox},
     session::{Greeting, RequestId, answer_to},
 };
 use crate::{
     config::Config,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     protocol::{Close, ConnectedLimits, Request},
 };
 
 /// The upgrade at `GET /ws`.
 pub async fn upgrade(edge: &Arc<Edge>, request: HttpRequest) -> Response {
     match accept(edge, &request).await {
-        Ok((response, upgrading, identity)) => {
-            let beginning = Box::pin(begin(edge.clone(), upgrading, identity));
-            edge.tasks.spawn(async move {
-                if let Some((connection, opened)) = beginning.await {
-                    connection.serve(opened).await;
-                }
-            });
+        Ok(response) => response,
+        Err(Refusal::Handshake(refused)) => {
+            let status = match refused {
+                handshake::Refused::Version => StatusCode::UPGRADE_REQUIRED,
+                handshake::Refused::Malformed(_) => StatusCode::BAD_REQUEST,
+            };
+            let mut response = super::api::problem_response_with(&refused.error(), status);
+            refused.mark(&mut response);
             response
         }
-        Err(error) => super::api::problem_response(&error),
+        Err(Refusal::Error(error)) => super::api::problem_response(&error),
     }
 }
 
-async fn accept(
-    edge: &Edge,
-    request: &HttpRequest,
-) -> Result<(Response, Upgrading, Option<Result<Identity>>)> {
-    link::check(request)?;
-    super::origin::check(&edge.config.edge.allowed_origins, request)?;
-    let identity = credentials(edge, request).await?;
-    let (response, upgrading) = link::accept(request)?;
-    Ok((response, upgrading, identity))
+enum Refusal {
+    Handshake(handshake::Refused),
+    Error(Error),
 }
 
-async fn begin(
-    edge: Arc<Edge>,
-    upgrading: Upgrading,
-    identity: Option<Result<Identity>>,
-) -> Option<(Box<Connection<Plain>>, Opened)> {
-    let max = edge.config.edge.max_frame_bytes;
-    let socket = upgrading.finish(max).await?;
-    let outbox = edge.outbox();
-    let codec = Plain {
-        config: edge.config.clone(),
-        open: false,
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Error(error)
+    }
+}
+
+impl From<handshake::Refused> for Refusal {
+    fn from(refused: handshake::Refused) -> Self {
+        Refusal::Handshake(refused)
+    }
+}
+
+async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Refusal> {
+    handshake::key(request)?;
+    super::origin::check(&edge.config.edge.allowed_origins, request)?;
+    let identity = credentials(edge, request).await?;
+    let admitted = match identity {
+        Some(Ok(_)) => edge.admit_known(request),
+        Some(Err(_)) | None => edge.admit(request)?,
     };
-    let mut connection = Connection::new(edge, codec, Link::WebSocket(socket), outbox);
-    let opened = connection.begin(identity).await;
-    Some((connection, opened))
+    let (response, upgrading) = link::accept(request)?;
+    let (edge, tasks) = (edge.clone(), edge.tasks.clone());
+    let beginning = Box::pin(async move {
+        let socket = upgrading.finish(edge.config.edge.max_frame_bytes).await?;
+        let (outbox, link) = (edge.outbox(), Link::WebSocket(socket));
+        let codec = Plain {
+            config: edge.config.clone(),
+            open: false,
+        };
+        let connection = Connection::new(edge, codec, link, outbox, admitted);
+        Some((connection, identity))
+    });
+    tasks.spawn(async move {
+        if let Some((connection, identity)) = beginning.await {
+            connection.serve(identity.map(Box::new)).await;
+        }
+    });
+    Ok(response)
 }
 
 /// What the handshake brought.
 async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result<Identity>>> {
+    let query = request.uri().query();
+    handshake::no_token_in(query)?;
     if let Some(header) = request.header(header::AUTHORIZATION) {
-        let token = header.strip_prefix("Bearer ").ok_or_else(|| {
+        let token = handshake::bearer(header).ok_or_else(|| {
             Error::unauthorized("the Authorization header must be `Bearer <access token>`")
         })?;
         return edge.auth.verify(token).map(|identity| Some(Ok(identity)));
     }
-    let query = request.uri().query().unwrap_or("");
-    let parameter = |name: &str| {
-        query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=')?;
-            (key == name).then_some(value)
-        })
-    };
-    if parameter("token").is_some() || parameter("access_token").is_some() {
-        return Err(Error::malformed(
-            "never put an access token in a URL: use ?ticket= (POST /v1/auth/ticket), the Authorization header, or a first `auth` frame",
-        ));
-    }
-    match parameter("ticket") {
+    let ticket = query.unwrap_or("").split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        (key == "ticket").then_some(value)
+    });
+    match ticket {
         // The first frame will bring them.
         None => Ok(None),
         // A browser cannot read a refused handshake: it is told with a close code instead.
@@ -117,8 +133,7 @@ impl Codec for Plain {
     }
 
     fn read_binary(&mut self) -> Input {
-        let reason = "binary frames are not used here";
-        Input::End(Over::because(Close::Malformed, reason))
+        Input::End(Over::with(Close::Unsupported))
     }
 
     fn render(item: &Item) -> Utf8Bytes {
@@ -152,7 +167,11 @@ impl Codec for Plain {
 
     /// Says what is wrong, then ends.
     fn refuse(&mut self, outbox: &Outbox, id: RequestId, error: Error) -> Result<(), Over> {
-        let over = Over::because(Close::Unauthorized, error.code.as_str());
+        let close = match error.code {
+            Code::RateLimited => Close::RateLimited,
+            _ => Close::Unauthorized,
+        };
+        let over = Over::because(close, error.code.as_str());
         answer_to(outbox, id, Err(error));
         Err(over)
     }
@@ -179,6 +198,10 @@ impl Codec for Plain {
             Beat::Nothing
         };
         (beat, interval)
+    }
+
+    fn pong_due(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -263,6 +263,18 @@ fn closes() -> String {
     let rows = [
         (Close::Bye, "The client said goodbye."),
         (
+            Close::Protocol,
+            "A frame was not one that a client may send (RFC 6455). Do not reconnect before it is mended.",
+        ),
+        (
+            Close::Unsupported,
+            "A binary frame: send text. Do not reconnect before it is mended.",
+        ),
+        (
+            Close::NotUtf8,
+            "A text frame was not UTF-8. Do not reconnect before it is mended.",
+        ),
+        (
             Close::TooBig,
             "A frame was larger than edge.max_frame_bytes.",
         ),
@@ -277,7 +289,7 @@ fn closes() -> String {
         (Close::Forbidden, "You may not. Do not reconnect."),
         (
             Close::Slow,
-            "You did not read fast enough. Reconnect and resume.",
+            "You did not read fast enough: more than edge.send_queue_bytes waited, or nothing was read for edge.write_timeout. Reconnect and resume.",
         ),
         (
             Close::Idle,
@@ -285,11 +297,11 @@ fn closes() -> String {
         ),
         (
             Close::RateLimited,
-            "You kept sending faster than allowed. Do not reconnect at once.",
+            "You kept sending faster than allowed, or you have as many sockets open as you may. Do not reconnect at once.",
         ),
         (
             Close::Malformed,
-            "What you sent is not this protocol. Do not reconnect before it is mended.",
+            "What you sent is no request: not JSON, or not as described here. Do not reconnect before it is mended.",
         ),
     ];
     let mut text = "| close code | meaning |\n|---|---|\n".to_owned();

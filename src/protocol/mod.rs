@@ -454,10 +454,17 @@ pub enum Close {
     Slow,
     /// The client did not answer pings; it may come back.
     Idle,
+    /// Too many requests, or too many sockets at once.
     RateLimited,
-    /// What came is not this protocol.
+    /// What came is no request: not JSON, or not what the documentation describes.
     Malformed,
-    /// A frame over the limit (RFC 6455's own code for it).
+    /// A frame that RFC 6455 does not allow (its own code for it, as are the three below).
+    Protocol,
+    /// A kind of frame that is not used here: binary.
+    Unsupported,
+    /// A text that is not UTF-8.
+    NotUtf8,
+    /// A frame over the limit.
     TooBig,
 }
 
@@ -466,6 +473,9 @@ impl Close {
         match self {
             Close::Bye => 1001,
             Close::Restarting => 1012,
+            Close::Protocol => 1002,
+            Close::Unsupported => 1003,
+            Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
             Close::Unauthorized => 4001,
             Close::Forbidden => 4003,
@@ -480,6 +490,9 @@ impl Close {
         match self {
             Close::Bye => "bye",
             Close::Restarting => "restarting",
+            Close::Protocol => "not the WebSocket protocol",
+            Close::Unsupported => "binary frames are not used here",
+            Close::NotUtf8 => "text frames are UTF-8",
             Close::TooBig => "frame too large",
             Close::Unauthorized => "unauthorized",
             Close::Forbidden => "forbidden",

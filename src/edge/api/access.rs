@@ -14,7 +14,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, auth::Identity, submit::Answer},
+    edge::{Edge, auth::Identity, handshake::no_token_in, submit::Answer},
     error::{Error, Result},
     job::{Command, room::RoomCommand},
     model::{Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
@@ -46,6 +46,7 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Identit
     let edge = request
         .data::<Arc<Edge>>()
         .ok_or_else(|| Problem(Error::internal("the API was built without its edge")))?;
+    no_token_in(request.uri().query()).map_err(Problem)?;
     let identity = edge.auth.recognise(&bearer.token).map_err(Problem::from)?;
     // Writes share one budget with the user's sockets; reads cost no place in the queue.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

@@ -108,7 +108,12 @@ pub fn spec() -> String {
 
 /// An error as an answer, for an endpoint that is not part of the API.
 pub fn problem_response(error: &Error) -> Response {
-    problem::document(error, problem::status(error.code), &new_id().to_string())
+    problem_response_with(error, problem::status(error.code))
+}
+
+/// The same with another status than that of the error's code.
+pub fn problem_response_with(error: &Error, status: poem::http::StatusCode) -> Response {
+    problem::document(error, status, &new_id().to_string())
 }
 
 /// The same without a line in the log, for what an attacker can cause at will.

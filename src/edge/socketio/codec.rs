@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     edge::{
         connection::{Beat, Codec, Input, Over},
+        handshake::bearer,
         outbox::{Ending, Item, Outbox},
         session::{Greeting, RequestId},
     },
@@ -111,7 +112,7 @@ impl SocketIo {
             Some(_) => return Ok(Err(Error::unauthorized("auth.token must be a string"))),
         };
         Ok(token
-            .map(|token| match token.strip_prefix("Bearer ") {
+            .map(|token| match bearer(&token) {
                 Some(bare) => bare.to_owned(),
                 None => token,
             })
@@ -242,7 +243,13 @@ impl Codec for SocketIo {
                 into.push_back(text(format!("42[\"restarting\",{hint}]")));
                 return;
             }
-            Close::Slow | Close::Idle | Close::Malformed | Close::TooBig => return,
+            Close::Slow
+            | Close::Idle
+            | Close::Malformed
+            | Close::Protocol
+            | Close::Unsupported
+            | Close::NotUtf8
+            | Close::TooBig => return,
             Close::Bye => None,
             Close::Unauthorized => Some(Code::Unauthorized),
             Close::Forbidden => Some(Code::Forbidden),
@@ -266,5 +273,9 @@ impl Codec for SocketIo {
         }
         let ping = Item::Text(Utf8Bytes::from_static("2"));
         (Beat::Send(ping), self.config.socketio.ping_timeout)
+    }
+
+    fn pong_due(&self) -> Option<Duration> {
+        self.pinged.then_some(self.config.socketio.ping_timeout)
     }
 }

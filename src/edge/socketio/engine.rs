@@ -18,7 +18,7 @@ use super::{
     Polling, Refused,
     codec::SocketIo,
     payload,
-    polling::{Incoming, Poll},
+    polling::{Incoming, WaitingPoll},
 };
 use crate::edge::{
     Edge,
@@ -40,7 +40,7 @@ pub(super) struct Handle {
     pub sid: Uuid,
     /// Only here: once the map has let go, the task hears that nothing more will come.
     pub incoming: mpsc::Sender<Incoming>,
-    pub poll: Arc<Poll>,
+    pub poll: Arc<WaitingPoll>,
     pub outbox: Arc<Outbox>,
     /// A post is being read.
     pub posting: AtomicBool,
@@ -58,13 +58,15 @@ impl Engine {
 
     /// `GET ?transport=polling` without an id.
     pub(super) fn open_polling(self: &Arc<Self>, request: &Request) -> Result<Response, Refused> {
+        let admitted = self.edge.admit(request)?;
         let sid = Uuid::new_v4();
         let outbox = self.edge.outbox();
         let (sender, incoming) = mpsc::channel(POSTS);
-        let poll = Arc::new(Poll::default());
+        let poll = Arc::new(WaitingPoll::default());
         {
             let mut polling = self.lock();
-            // A polling session has no connection of its own that could be counted.
+            // A polling session has no connection of its own that could be counted. Only sessions of users get this far:
+            // the others have their own, lower limit.
             if polling.len() >= self.edge.config.edge.max_connections {
                 return Err(Refused::Full);
             }
@@ -79,25 +81,27 @@ impl Engine {
             polling.insert(sid, Arc::new(handle));
         }
         let link = Link::Polling(Polling::new(self.clone(), sid, incoming, poll));
-        let connection = Connection::new(self.edge.clone(), self.codec(request), link, outbox);
-        self.edge.tasks.spawn(connection.serve(Ok(None)));
+        let (edge, codec) = (self.edge.clone(), self.codec(request));
+        let connection = Connection::new(edge, codec, link, outbox, admitted);
+        self.edge.tasks.spawn(connection.serve(None));
         Ok(payload(self.handshake(sid, &["websocket"])))
     }
 
     /// `GET ?transport=websocket` without an id.
     pub(super) fn open_websocket(&self, request: &Request) -> Result<Response, Refused> {
-        let (response, upgrading) = link::accept(request).map_err(|_| Refused::BadRequest)?;
+        let admitted = self.edge.admit(request)?;
+        let (response, upgrading) = link::accept(request).map_err(Refused::Handshake)?;
         let outbox = self.edge.outbox();
         outbox.push(Item::Text(self.handshake(Uuid::new_v4(), &[]).into()));
         let (edge, codec) = (self.edge.clone(), self.codec(request));
         let beginning = Box::pin(async move {
             let socket = upgrading.finish(edge.config.socketio.max_payload).await?;
             let link = Link::WebSocket(socket);
-            Some(Connection::new(edge, codec, link, outbox))
+            Some(Connection::new(edge, codec, link, outbox, admitted))
         });
         self.edge.tasks.spawn(async move {
             if let Some(connection) = beginning.await {
-                connection.serve(Ok(None)).await;
+                connection.serve(None).await;
             }
         });
         Ok(response)

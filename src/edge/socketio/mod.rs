@@ -19,6 +19,9 @@ use poem::{
 };
 use uuid::Uuid;
 
+use super::handshake;
+use crate::error::{Code, Error};
+
 pub use engine::Engine;
 pub(super) use polling::Polling;
 
@@ -31,8 +34,25 @@ enum Refused {
     BadRequest,
     Forbidden,
     UnsupportedVersion,
-    /// Not the protocol's own: this edge has as many sessions as it may.
+    /// The request is no WebSocket handshake.
+    Handshake(handshake::Refused),
+    // These are not the protocol's own.
+    /// An access token in the URL.
+    TokenInUrl,
+    /// This edge has as many sessions as it may.
     Full,
+    /// This address has as many sessions without credentials as it may, or opens them too fast.
+    TooMany,
+}
+
+impl From<Error> for Refused {
+    /// What [`super::admission`] says.
+    fn from(error: Error) -> Self {
+        match error.code {
+            Code::RateLimited => Refused::TooMany,
+            _ => Refused::Full,
+        }
+    }
 }
 
 impl Refused {
@@ -46,12 +66,32 @@ impl Refused {
             Refused::UnsupportedVersion => {
                 (StatusCode::BAD_REQUEST, 5, "Unsupported protocol version")
             }
+            Refused::Handshake(_) => (StatusCode::BAD_REQUEST, 3, "Bad request"),
+            Refused::TokenInUrl => (
+                StatusCode::BAD_REQUEST,
+                3,
+                "Never put an access token in the URL: use the auth option",
+            ),
             Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, 4, "Too many sessions"),
+            Refused::TooMany => (
+                StatusCode::TOO_MANY_REQUESTS,
+                4,
+                "Too many sessions of this address without credentials",
+            ),
         };
-        Response::builder()
+        let mut response = Response::builder()
             .status(status)
             .content_type("application/json")
-            .body(format!("{{\"code\":{code},\"message\":\"{message}\"}}"))
+            .body(format!("{{\"code\":{code},\"message\":\"{message}\"}}"));
+        match self {
+            Refused::Handshake(refused) => refused.mark(&mut response),
+            Refused::Full | Refused::TooMany => {
+                let headers = response.headers_mut();
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
     }
 }
 
@@ -97,6 +137,7 @@ impl Engine {
 
     async fn route(self: &Arc<Self>, mut request: Request) -> Result<Response, Refused> {
         let method = request.method().clone();
+        handshake::no_token_in(request.uri().query()).map_err(|_| Refused::TokenInUrl)?;
         let query = Query::of(&request);
         let websocket = match query.transport {
             Some("polling") => false,

@@ -7,16 +7,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
 use poem::{
     Body, Response,
-    error::ReadBodyError,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::{mpsc, oneshot},
+};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
@@ -33,6 +36,11 @@ use crate::edge::{
 
 /// How long a client may take to send the body of a post.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a post may wait for a session that works on others, before the session ends.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many bytes of a body that is too large are read before it is refused, and for how long.
+const DISCARD: u64 = 4 << 20;
+const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 /// How long a poll may wait while a WebSocket is about to take over.
 const UPGRADING_POLL: Duration = Duration::from_millis(100);
 
@@ -45,9 +53,9 @@ pub(in crate::edge) enum Incoming {
 
 /// The poll that waits for something to say.
 #[derive(Default)]
-pub(super) struct Poll(Mutex<Option<oneshot::Sender<String>>>);
+pub(super) struct WaitingPoll(Mutex<Option<oneshot::Sender<String>>>);
 
-impl Poll {
+impl WaitingPoll {
     fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<String>>> {
         self.0.lock()
     }
@@ -67,7 +75,7 @@ pub(in crate::edge) struct Polling {
     incoming: mpsc::Receiver<Incoming>,
     /// Arrived, not yet received.
     packets: VecDeque<Utf8Bytes>,
-    poll: Arc<Poll>,
+    poll: Arc<WaitingPoll>,
     /// The poll that the next write answers.
     held: Option<oneshot::Sender<String>>,
 }
@@ -77,7 +85,7 @@ impl Polling {
         engine: Arc<Engine>,
         sid: Uuid,
         incoming: mpsc::Receiver<Incoming>,
-        poll: Arc<Poll>,
+        poll: Arc<WaitingPoll>,
     ) -> Self {
         Polling {
             engine,
@@ -93,15 +101,16 @@ impl Polling {
         Item::Text(CLOSE)
     }
 
-    /// The next packet, or the WebSocket that takes over; `None` once the session was let go. Cancel-safe.
-    pub async fn receive(&mut self) -> Option<Result<Received, WebSocket>> {
+    /// The next packet, or the WebSocket that takes over; `None` once the session was let go.
+    pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Option<Result<Received, WebSocket>>> {
         loop {
             if let Some(packet) = self.packets.pop_front() {
-                return Some(Ok(Received::Text(packet)));
+                return Poll::Ready(Some(Ok(Received::Text(packet))));
             }
-            match self.incoming.recv().await? {
-                Incoming::Packets(packets) => self.packets = packets,
-                Incoming::WebSocket(socket) => return Some(Err(*socket)),
+            match ready!(self.incoming.poll_recv(cx)) {
+                Some(Incoming::Packets(packets)) => self.packets = packets,
+                Some(Incoming::WebSocket(socket)) => return Poll::Ready(Some(Err(*socket))),
+                None => return Poll::Ready(None),
             }
         }
     }
@@ -185,18 +194,11 @@ impl Engine {
             return Err(Refused::BadRequest);
         };
         let max = self.edge.config.socketio.max_payload;
-        let announced = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > max as u64) {
-            return Ok(StatusCode::PAYLOAD_TOO_LARGE.into());
-        }
-        let body = match tokio::time::timeout(BODY_TIMEOUT, body.into_bytes_limit(max)).await {
+        let read = read_body(headers, body, max);
+        let body = match tokio::time::timeout(BODY_TIMEOUT, read).await {
             Ok(Ok(body)) => body,
-            Ok(Err(ReadBodyError::PayloadTooLarge)) => {
-                return Ok(StatusCode::PAYLOAD_TOO_LARGE.into());
-            }
-            Ok(Err(_)) | Err(_) => {
+            Ok(Err(BadBody::TooLarge)) => return Ok(too_large()),
+            Ok(Err(BadBody::Broken)) | Err(_) => {
                 self.forget(session.sid);
                 return Err(Refused::BadRequest);
             }
@@ -207,11 +209,61 @@ impl Engine {
             return Err(Refused::BadRequest);
         };
         // Waits for room: a session that works on a post takes no further ones.
-        match session.incoming.send(Incoming::Packets(packets)).await {
-            Ok(()) => Ok(payload("ok".to_owned())),
-            Err(_) => Err(Refused::UnknownSession),
+        let sending = session.incoming.send(Incoming::Packets(packets));
+        match tokio::time::timeout(BUSY_TIMEOUT, sending).await {
+            Ok(Ok(())) => Ok(payload("ok".to_owned())),
+            Ok(Err(_)) => Err(Refused::UnknownSession),
+            Err(_) => {
+                self.forget(session.sid);
+                Err(Refused::UnknownSession)
+            }
         }
     }
+}
+
+enum BadBody {
+    TooLarge,
+    Broken,
+}
+
+/// The body of a post, at most `max` bytes. Of a larger one more is read and thrown away: a connection that is closed with
+/// bytes unread is reset, and the reset takes the answer with it before a client that is still sending has seen it.
+async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Vec<u8>, BadBody> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let over = announced.is_some_and(|length| length > max as u64);
+    // A client that asks first has not sent anything yet (RFC 9110, section 10.1.1).
+    if over && headers.contains_key(header::EXPECT) {
+        return Err(BadBody::TooLarge);
+    }
+    let mut reader = body.into_async_read();
+    let mut bytes = Vec::new();
+    if !over {
+        let mut within = (&mut reader).take(max as u64 + 1);
+        let read = within.read_to_end(&mut bytes).await;
+        read.map_err(|_| BadBody::Broken)?;
+    }
+    if over || bytes.len() > max {
+        discard(reader).await;
+        return Err(BadBody::TooLarge);
+    }
+    Ok(bytes)
+}
+
+async fn discard(body: impl AsyncRead + Unpin) {
+    let mut body = body.take(DISCARD);
+    let reading = async {
+        let _ = tokio::io::copy(&mut body, &mut tokio::io::sink()).await;
+    };
+    let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
+}
+
+fn too_large() -> Response {
+    let mut response = Response::from(StatusCode::PAYLOAD_TOO_LARGE);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The packets of a payload, if each is one.

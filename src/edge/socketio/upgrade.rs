@@ -25,7 +25,7 @@ impl Engine {
         session: &Arc<Handle>,
         request: &Request,
     ) -> Result<Response, Refused> {
-        let (response, upgrading) = link::accept(request).map_err(|_| Refused::BadRequest)?;
+        let (response, upgrading) = link::accept(request).map_err(Refused::Handshake)?;
         if session.upgrading.swap(true, Ordering::AcqRel) {
             return Err(Refused::BadRequest);
         }

@@ -50,11 +50,11 @@ pub(super) enum Broken {
     Gone,
     /// A message over the limit, in bytes.
     TooLong(usize),
-    /// Not what the protocol allows.
-    Malformed(&'static str),
+    /// A frame that RFC 6455 does not allow.
+    Protocol,
+    /// A text that is not UTF-8.
+    NotUtf8,
 }
-
-const PROTOCOL: Broken = Broken::Malformed("not the WebSocket protocol");
 
 impl From<std::io::Error> for Broken {
     fn from(_: std::io::Error) -> Self {
@@ -74,6 +74,10 @@ pub(super) struct WebSocket<S> {
     unsent: Vec<u8>,
     /// The answer to the last ping that could not go out yet.
     pong: Option<Box<[u8]>>,
+    /// A ping of ours that could not go out yet.
+    ping: bool,
+    /// Bytes that the system has taken, since the beginning.
+    sent: u64,
     /// What comes cannot be understood any more.
     lost: bool,
     /// Our goodbye is on its way.
@@ -106,6 +110,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             fragments: None,
             unsent: Vec::new(),
             pong: None,
+            ping: false,
+            sent: 0,
             lost: false,
             closing: false,
         }
@@ -115,17 +121,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// The next thing from the peer, whose pings and goodbye are answered here. Cancel-safe.
     pub async fn receive(&mut self) -> Result<Received, Broken> {
-        let received = poll_fn(|cx| self.poll_receive(cx)).await;
-        self.lost |= matches!(received, Err(Broken::TooLong(_) | Broken::Malformed(_)));
-        received
+        poll_fn(|cx| self.poll_receive(cx)).await
     }
 
-    fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
-        if !self.unsent.is_empty() || self.pong.is_some() {
-            // Whoever writes waits for it; here nobody does.
-            if let Poll::Ready(sent) = self.poll_unsent(cx) {
-                sent?;
-            }
+    /// As [`WebSocket::receive`]. What could not be sent before is tried again, but not waited for.
+    pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
+        let received = ready!(self.poll_received(cx));
+        self.lost |= matches!(
+            received,
+            Err(Broken::TooLong(_) | Broken::Protocol | Broken::NotUtf8)
+        );
+        Poll::Ready(received)
+    }
+
+    fn poll_received(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
+        if self.has_unsent()
+            && let Poll::Ready(sent) = self.poll_unsent(cx)
+        {
+            sent?;
         }
         loop {
             if let Some(frame) = self.frame()? {
@@ -158,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let known = matches!(opcode, 0..=BINARY | CLOSE..=PONG);
         // Bits that only extensions use, and frames that no client may send.
         if first & 0x70 != 0 || second & 0x80 == 0 || !known {
-            return Err(PROTOCOL);
+            return Err(Broken::Protocol);
         }
         let (length, head) = match second & 0x7f {
             126 => match rest.first_chunk() {
@@ -172,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             short => (u64::from(short), 2),
         };
         if control && (!last || length > MAX_CONTROL as u64) {
-            return Err(PROTOCOL);
+            return Err(Broken::Protocol);
         }
         let before = self.fragments.as_ref().map_or(0, |f| f.payload.len());
         let length = match usize::try_from(length) {
@@ -227,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     fn data(&mut self, opcode: u8, last: bool, payload: Vec<u8>) -> Result<Received, Broken> {
         let (text, payload) = match (opcode, self.fragments.take()) {
-            (0, None) | (TEXT | BINARY, Some(_)) => return Err(PROTOCOL),
+            (0, None) | (TEXT | BINARY, Some(_)) => return Err(Broken::Protocol),
             (0, Some(mut fragments)) => {
                 fragments.payload.extend_from_slice(&payload);
                 if !last {
@@ -244,41 +257,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 }
                 (text, payload)
             }
-            (_, Some(_)) => return Err(PROTOCOL),
+            (_, Some(_)) => return Err(Broken::Protocol),
         };
         if !text {
             return Ok(Received::Binary);
         }
         String::from_utf8(payload)
             .map(|text| Received::Text(text.into()))
-            .map_err(|_| Broken::Malformed("text frames are UTF-8"))
+            .map_err(|_| Broken::NotUtf8)
     }
 
     // ---- writing
 
-    /// Writes all the items as texts. Cancelled, what is left of the items stays there, and what is left of a frame is
-    /// written before anything else.
+    /// Writes all the items as texts, as far as the system takes them now. While `Pending`, what is left of the items stays
+    /// there and what is left of a frame is written before anything else, so that the next call goes on from there.
+    pub fn poll_write<T>(
+        &mut self,
+        cx: &mut Context,
+        items: &mut VecDeque<T>,
+        render: fn(&T) -> Utf8Bytes,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            ready!(self.poll_unsent(cx))?;
+            if items.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut out = Gathered::take();
+            while out.bytes.len() < WRITE
+                && let Some(item) = items.pop_front()
+            {
+                frame_into(&mut out.bytes, TEXT, render(&item).as_bytes());
+            }
+            self.poll_gathered(cx, &out.bytes)?;
+        }
+    }
+
+    /// As [`WebSocket::poll_write`], to the end. Cancel-safe.
+    #[cfg(test)]
     pub async fn write<T>(
         &mut self,
         items: &mut VecDeque<T>,
         render: fn(&T) -> Utf8Bytes,
     ) -> Result<(), Broken> {
-        poll_fn(|cx| {
-            loop {
-                ready!(self.poll_unsent(cx))?;
-                if items.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-                let mut out = Gathered::take();
-                while out.bytes.len() < WRITE
-                    && let Some(item) = items.pop_front()
-                {
-                    frame_into(&mut out.bytes, TEXT, render(&item).as_bytes());
-                }
-                self.poll_gathered(cx, &out.bytes)?;
-            }
-        })
-        .await
+        poll_fn(|cx| self.poll_write(cx, items, render)).await
     }
 
     /// One text, at once.
@@ -286,8 +307,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         self.control(TEXT, text.as_bytes()).await
     }
 
-    pub async fn ping(&mut self) -> Result<(), Broken> {
-        self.control(PING, b"").await
+    /// Sends a ping with the next [`WebSocket::poll_receive`], or behind what has to be sent before it. One at a time.
+    pub fn ping(&mut self) {
+        self.ping = true;
+    }
+
+    /// Whether something is framed that the system has not taken yet.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty() || self.pong.is_some() || self.ping
+    }
+
+    /// Bytes that the system has taken, since the beginning: as long as it grows, the peer reads.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     async fn control(&mut self, opcode: u8, payload: &[u8]) -> Result<(), Broken> {
@@ -325,18 +357,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         loop {
             if self.unsent.is_empty() {
                 self.unsent = Vec::new();
-                match self.pong.take() {
-                    Some(payload) => frame_into(&mut self.unsent, PONG, &payload),
-                    None => {
-                        return Pin::new(&mut self.stream)
-                            .poll_flush(cx)
-                            .map_err(Broken::from);
-                    }
+                if let Some(payload) = self.pong.take() {
+                    frame_into(&mut self.unsent, PONG, &payload);
+                } else if std::mem::take(&mut self.ping) {
+                    frame_into(&mut self.unsent, PING, b"");
+                } else {
+                    let stream = Pin::new(&mut self.stream);
+                    return stream.poll_flush(cx).map_err(Broken::from);
                 }
             }
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.unsent))? {
                 0 => return Poll::Ready(Err(Broken::Gone)),
-                written => drop(self.unsent.drain(..written)),
+                written => {
+                    self.sent += written as u64;
+                    drop(self.unsent.drain(..written));
+                }
             }
         }
     }
@@ -346,7 +381,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         while !bytes.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
                 Poll::Ready(0) => return Err(Broken::Gone),
-                Poll::Ready(written) => bytes = &bytes[written..],
+                Poll::Ready(written) => {
+                    self.sent += written as u64;
+                    bytes = &bytes[written..];
+                }
                 Poll::Pending => {
                     self.unsent.extend_from_slice(bytes);
                     break;
@@ -362,16 +400,16 @@ fn closing(payload: &[u8]) -> Result<Vec<u8>, Broken> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload {
             [] => Ok(Vec::new()),
-            _ => Err(PROTOCOL),
+            _ => Err(Broken::Protocol),
         };
     };
     if std::str::from_utf8(reason).is_err() {
-        return Err(PROTOCOL);
+        return Err(Broken::NotUtf8);
     }
     // Those of RFC 6455, 7.4 that may be sent, and those of libraries and applications.
     match u16::from_be_bytes(*code) {
         1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code.to_vec()),
-        _ => Err(PROTOCOL),
+        _ => Err(Broken::Protocol),
     }
 }
 

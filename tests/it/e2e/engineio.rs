@@ -270,7 +270,7 @@ async fn who_never_connects_is_dropped() {
 #[tokio::test]
 async fn polling_sessions_are_bounded() {
     let chat = plan()
-        .set("edge.max_connections", 8)
+        .set("edge.max_unauthenticated", 8)
         .set("edge.auth_timeout", "1s")
         .start()
         .await;

@@ -164,7 +164,17 @@ impl Raw {
         headers: &[(&str, &str)],
         buffer: Option<u32>,
     ) -> Result<Raw, u16> {
-        let url = format!("{}{path}", chat.edge(0).url().replacen("http", "ws", 1));
+        Raw::dial_at(chat.edge(0).url(), path, headers, buffer).await
+    }
+
+    /// The same at an edge's address.
+    pub async fn dial_at(
+        http: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        buffer: Option<u32>,
+    ) -> Result<Raw, u16> {
+        let url = format!("{}{path}", http.replacen("http", "ws", 1));
         let mut request = url.into_client_request().expect("a WebSocket URL");
         for (name, value) in headers {
             let name: reqwest::header::HeaderName = name.parse().expect("a header");

@@ -26,6 +26,7 @@ use crate::{
     config::{Config, Secret, Sources},
     edge::{
         Edge,
+        admission::Admission,
         auth::{Auth, Identity},
         gather::Gathers,
         hub::Hub,
@@ -340,7 +341,8 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         waves: Arc::default(),
         gathers: Gathers::new(&reads, &presence, Duration::from_secs(60)),
         hub,
-        sessions: Arc::<Sessions>::default(),
+        sessions: Arc::new(Sessions::new(config.edge.max_sockets_per_user)),
+        admission: Admission::new(&config.edge),
         tasks,
         id,
         auth: Auth::new(&config),

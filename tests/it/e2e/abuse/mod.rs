@@ -5,6 +5,7 @@ mod accounts;
 mod addresses;
 mod connections;
 mod framing;
+mod handshakes;
 mod rights;
 mod stalled;
 mod texts;

@@ -286,18 +286,18 @@ async fn what_ends_a_socket(kind: Kind) {
 
     let socket = chat.connect(0, &ada).await;
     socket.raw_bytes(b"{\"event\":\"\xff\xfe\"}".to_vec()).await;
-    assert_eq!(socket.closed().await.code, 4400, "not UTF-8");
+    assert_eq!(socket.closed().await.code, 1007, "not UTF-8");
 
     let socket = chat.connect(0, &ada).await;
     socket.message(Message::binary(b"{}".to_vec())).await;
-    assert_eq!(socket.closed().await.code, 4400, "binary");
+    assert_eq!(socket.closed().await.code, 1003, "binary");
 
     let socket = chat.connect(0, &ada).await;
     let reserved = Frame::message(b"{}".to_vec(), OpCode::Data(Data::Reserved(3)), true);
     socket.message(Message::Frame(reserved)).await;
     assert_eq!(
         socket.closed().await.code,
-        4400,
+        1002,
         "a kind of frame that RFC 6455 does not know"
     );
 

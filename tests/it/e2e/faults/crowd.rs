@@ -181,6 +181,7 @@ async fn a_hundred_slow_readers_on_two_edges() {
 async fn a_crowd(kind: Kind) {
     let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 64 * 1024)
+        .set("edge.max_sockets_per_user", FAST + SLOW + 10)
         .start()
         .await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));

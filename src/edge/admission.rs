@@ -1,0 +1,262 @@
+//! How many connections may be open that have not authenticated, in total and for each address, and how fast an address
+//! may open them. Sockets with a session do not count here: strangers compete only with strangers for these places.
+//!
+//! What counts as one address is [`network_of`]. Memory is bounded: counts are kept only for addresses with open
+//! connections, and rates in two generations of at most [`REMEMBERED`] addresses, of which the older one is dropped when
+//! the newer one is full.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::client_address::network_of;
+use crate::{
+    config,
+    error::{Code, Error, Result},
+};
+
+/// Addresses in each of the two generations of rates: at most about 1 MiB together.
+const REMEMBERED: usize = 8192;
+/// When to come back where all places are taken.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Shared by all transports of one edge.
+pub(super) struct Admission {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Places of all addresses together.
+    total: usize,
+    /// Places of one address.
+    per_address: usize,
+    /// Time between two handshakes of one address, on average.
+    interval: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    open: usize,
+    /// Open connections of each address; none is 0.
+    counts: HashMap<IpAddr, usize>,
+    newer: Rates,
+    older: Rates,
+}
+
+/// For each address, when its handshakes so far would have been due at the allowed rate (GCRA, ITU-T I.371).
+type Rates = HashMap<IpAddr, Instant>;
+
+/// The place of one connection. It is given back when dropped.
+pub(super) struct Place {
+    admission: Arc<Admission>,
+    network: Option<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.state.lock().leave(self.network);
+    }
+}
+
+impl Admission {
+    /// Strangers get at most half of `edge.max_connections`, however `edge.max_unauthenticated` is set.
+    pub fn new(edge: &config::Edge) -> Arc<Self> {
+        Arc::new(Admission {
+            limits: Limits {
+                total: edge
+                    .max_unauthenticated
+                    .min(edge.max_connections / 2)
+                    .max(1),
+                per_address: edge.max_unauthenticated_per_address,
+                interval: Duration::from_secs(1) / edge.handshakes_per_second,
+            },
+            state: Mutex::default(),
+        })
+    }
+
+    /// A place for a connection from `address`, which counts as a handshake of that address.
+    ///
+    /// # Errors
+    /// `rate_limited` where this address has too many places or comes too fast, `busy` where all places are taken.
+    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place> {
+        let network = address.map(network_of);
+        let mut state = self.state.lock();
+        state.enter(&self.limits, network, Instant::now())?;
+        Ok(Place {
+            admission: self.clone(),
+            network,
+        })
+    }
+}
+
+impl State {
+    fn enter(&mut self, limits: &Limits, network: Option<IpAddr>, now: Instant) -> Result<()> {
+        if let Some(network) = network {
+            let open = self.counts.get(&network).copied().unwrap_or(0);
+            if open >= limits.per_address {
+                return Err(too_many(
+                    "too many connections of your address have not authenticated; authenticate or close them first",
+                    RETRY_AFTER,
+                ));
+            }
+        }
+        if self.open >= limits.total {
+            return Err(Error::busy(
+                "too many connections have not authenticated; connect with credentials, or try again",
+                RETRY_AFTER,
+            ));
+        }
+        if let Some(network) = network {
+            self.take_rate(limits, network, now)?;
+            *self.counts.entry(network).or_default() += 1;
+        }
+        self.open += 1;
+        Ok(())
+    }
+
+    /// A second's worth of handshakes may come at once.
+    fn take_rate(&mut self, limits: &Limits, network: IpAddr, now: Instant) -> Result<()> {
+        let due = self
+            .newer
+            .get(&network)
+            .or_else(|| self.older.get(&network));
+        let due = due.map_or(now, |due| (*due).max(now));
+        let ahead = due.saturating_duration_since(now) + limits.interval;
+        if let Some(wait) = ahead.checked_sub(Duration::from_secs(1))
+            && !wait.is_zero()
+        {
+            return Err(too_many(
+                "your address connects faster than allowed; wait before the next try",
+                wait,
+            ));
+        }
+        if self.newer.len() >= REMEMBERED && !self.newer.contains_key(&network) {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(network, due + limits.interval);
+        Ok(())
+    }
+
+    fn leave(&mut self, network: Option<IpAddr>) {
+        self.open -= 1;
+        let Some(network) = network else { return };
+        if let Some(open) = self.counts.get_mut(&network) {
+            *open -= 1;
+            if *open == 0 {
+                self.counts.remove(&network);
+                // A flood must not leave its table behind.
+                if self.counts.capacity() > 4 * self.counts.len().max(256) {
+                    self.counts.shrink_to_fit();
+                }
+            }
+        }
+    }
+}
+
+fn too_many(message: &str, retry_after: Duration) -> Error {
+    Error {
+        retry_after: Some(retry_after.max(Duration::from_millis(1))),
+        ..Error::new(Code::RateLimited, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        total: 5,
+        per_address: 3,
+        interval: Duration::from_millis(1),
+    };
+
+    fn admission(limits: Limits) -> Arc<Admission> {
+        Arc::new(Admission {
+            limits,
+            state: Mutex::default(),
+        })
+    }
+
+    fn v4(last: u8) -> Option<IpAddr> {
+        Some(Ipv4Addr::new(192, 0, 2, last).into())
+    }
+
+    fn code(result: Result<Place>) -> Option<Code> {
+        result.err().map(|error| error.code)
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_all_together_so_many() {
+        let admission = admission(LIMITS);
+        let mut first: Vec<Place> = (0..3).map(|_| admission.admit(v4(1)).unwrap()).collect();
+        assert_eq!(code(admission.admit(v4(1))), Some(Code::RateLimited));
+        let mut others: Vec<Place> = (2..4).map(|n| admission.admit(v4(n)).unwrap()).collect();
+        assert_eq!(code(admission.admit(v4(9))), Some(Code::Busy));
+        assert_eq!(code(admission.admit(None)), Some(Code::Busy));
+        first.pop();
+        others.push(admission.admit(None).unwrap());
+        others.pop();
+        others.push(admission.admit(v4(1)).unwrap());
+        drop((first, others));
+        let state = admission.state.lock();
+        assert_eq!((state.open, state.counts.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_network_is_one_address() {
+        let admission = admission(LIMITS);
+        let of = |n: u16| Some(IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n)));
+        let _places: Vec<Place> = (0..3).map(|n| admission.admit(of(n)).unwrap()).collect();
+        assert_eq!(code(admission.admit(of(3))), Some(Code::RateLimited));
+    }
+
+    #[test]
+    fn a_second_s_worth_comes_at_once_and_then_the_rate_counts() {
+        let limits = Limits {
+            total: usize::MAX,
+            per_address: usize::MAX,
+            interval: Duration::from_millis(100),
+        };
+        let (mut state, start) = (State::default(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for _ in 0..10 {
+            state.enter(&limits, v4(1), start).unwrap();
+        }
+        let refused = state.enter(&limits, v4(1), start).unwrap_err();
+        assert_eq!(refused.code, Code::RateLimited);
+        assert_eq!(refused.retry_after_ms(), Some(100));
+        state.enter(&limits, v4(2), start).unwrap();
+        assert!(state.enter(&limits, v4(1), at(99)).is_err());
+        state.enter(&limits, v4(1), at(100)).unwrap();
+        assert!(state.enter(&limits, v4(1), at(101)).is_err());
+        for _ in 0..10 {
+            state.enter(&limits, v4(1), at(5000)).unwrap();
+        }
+        assert!(state.enter(&limits, v4(1), at(5000)).is_err());
+    }
+
+    #[test]
+    fn a_million_networks_take_no_memory() {
+        let admission = admission(LIMITS);
+        for n in 0..1_000_000u128 {
+            let network = Ipv6Addr::from_bits((0x2001_0db8 << 96) | (n << 64));
+            drop(admission.admit(Some(network.into())).unwrap());
+        }
+        let state = admission.state.lock();
+        assert!(state.newer.len() <= REMEMBERED && state.older.len() <= REMEMBERED);
+        assert!(
+            state.counts.capacity() <= 1024,
+            "{}",
+            state.counts.capacity()
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! The end of a connection: what still waits is written, the peer is told why, and its answer awaited. Nothing shared is
+//! held meanwhile, the session is gone, and all of it has a deadline.
+
+use std::{future::poll_fn, time::Duration};
+
+use super::{Codec, Connection};
+use crate::{
+    edge::{link::Broken, outbox::Ending},
+    protocol::Close,
+};
+
+/// How long the end of a socket may take: what is queued, the close frame, the peer's answer.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+impl<C: Codec> Connection<C> {
+    /// Ends the connection within [`GOODBYE`]. A peer that stalled has had its time: it hears why if the system takes the
+    /// close frame at once.
+    pub(super) async fn end(&mut self, ending: Ending) {
+        let within = match self.stalled {
+            true => Duration::ZERO,
+            false => GOODBYE,
+        };
+        let _ = tokio::time::timeout(within, self.goodbye(ending)).await;
+    }
+
+    /// Everything that still waits, what the codec says at the end, and the link's own goodbye.
+    async fn goodbye(&mut self, ending: Ending) {
+        let outbox = self.outbox.clone();
+        outbox.block();
+        if ending.close != Close::Slow {
+            loop {
+                if self.link.is_writable(&outbox) {
+                    outbox.take(&mut self.writing);
+                    if !self.writing.is_empty() && self.write_taken().await.is_err() {
+                        return;
+                    }
+                }
+                // What the queue has not confirmed yet is still answered.
+                if !outbox.owes() {
+                    break;
+                }
+                outbox.wait().await;
+            }
+        }
+        outbox.take(&mut self.writing);
+        self.codec.farewell(&ending, &mut self.writing);
+        if self.writing.is_empty() {
+            self.writing.extend(self.link.last_item());
+        }
+        while !self.writing.is_empty() {
+            if self.link.hold() {
+                if self.write_taken().await.is_err() {
+                    return;
+                }
+            } else if ending.close == Close::Idle {
+                return;
+            } else {
+                outbox.wait().await;
+            }
+        }
+        self.link.close(ending).await;
+    }
+
+    async fn write_taken(&mut self) -> Result<(), Broken> {
+        let (link, writing) = (&mut self.link, &mut self.writing);
+        poll_fn(|cx| link.poll_write(cx, writing, C::render)).await
+    }
+}

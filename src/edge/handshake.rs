@@ -1,0 +1,232 @@
+//! The client's half of the WebSocket handshake (RFC 6455, section 4.2.1), checked before it is answered, and the
+//! credentials that may come with it. No I/O.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use poem::{
+    Request, Response,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
+};
+
+use crate::error::Error;
+
+const KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
+
+/// Why a handshake is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Not version 13: answered with 426 and the version that is spoken here (RFC 6455, section 4.4).
+    Version,
+    /// Not a WebSocket handshake: what is wrong with it.
+    Malformed(&'static str),
+}
+
+impl Refused {
+    /// What to tell the client.
+    pub fn error(self) -> Error {
+        Error::malformed(match self {
+            Refused::Version => {
+                "this is a WebSocket endpoint of version 13: send Sec-WebSocket-Version: 13"
+                    .to_owned()
+            }
+            Refused::Malformed(wrong) => {
+                format!(
+                    "this is a WebSocket endpoint, and the handshake is not one of RFC 6455: {wrong}"
+                )
+            }
+        })
+    }
+
+    /// Makes `response`, whose body says what is wrong, the answer to this handshake: RFC 9110, section 15.5.22 asks for
+    /// the protocol in the answer, RFC 6455, section 4.4 for the version.
+    pub fn mark(self, response: &mut Response) {
+        if self == Refused::Version {
+            response.set_status(StatusCode::UPGRADE_REQUIRED);
+            let headers = response.headers_mut();
+            headers.insert(VERSION, HeaderValue::from_static("13"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
+    }
+}
+
+/// The key of a handshake that keeps to every rule.
+///
+/// # Errors
+/// The first rule that it does not keep.
+pub(super) fn key(request: &Request) -> Result<&HeaderValue, Refused> {
+    check(request.method(), request.version(), request.headers())
+}
+
+fn check<'a>(
+    method: &Method,
+    version: Version,
+    headers: &'a HeaderMap,
+) -> Result<&'a HeaderValue, Refused> {
+    if method != Method::GET {
+        return Err(Refused::Malformed("the method must be GET"));
+    }
+    if version != Version::HTTP_11 {
+        return Err(Refused::Malformed("the version must be HTTP/1.1"));
+    }
+    if !has_token(headers, &header::UPGRADE, "websocket") {
+        return Err(Refused::Malformed("send Upgrade: websocket"));
+    }
+    if !has_token(headers, &header::CONNECTION, "upgrade") {
+        return Err(Refused::Malformed("send Connection: Upgrade"));
+    }
+    let mut versions = headers.get_all(VERSION).iter();
+    if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
+        return Err(Refused::Version);
+    }
+    let mut keys = headers.get_all(KEY).iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if is_key(key) => Ok(key),
+        _ => Err(Refused::Malformed(
+            "send one Sec-WebSocket-Key: 16 bytes in base64",
+        )),
+    }
+}
+
+/// Whether the header is a list with this token, in any case (RFC 9110, section 5.6.1).
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        let items = value.as_bytes().split(|byte| *byte == b',');
+        items
+            .map(<[u8]>::trim_ascii)
+            .any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+    })
+}
+
+fn is_key(key: &HeaderValue) -> bool {
+    let mut nonce = [0; 18];
+    matches!(STANDARD.decode_slice(key.as_bytes(), &mut nonce), Ok(16))
+}
+
+/// The token of `Bearer <token>`; the scheme in any case (RFC 9110, section 11.1).
+pub(super) fn bearer(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    let token = token.trim_start_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Refuses an access token in the URL, where proxies and logs would keep it, whatever else the request brings.
+///
+/// # Errors
+/// `malformed`, with the ways that are allowed.
+pub(super) fn no_token_in(query: Option<&str>) -> Result<(), Error> {
+    let pairs = query.unwrap_or("").split('&');
+    let mut names = pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    match names.any(|name| matches!(name, "token" | "access_token")) {
+        false => Ok(()),
+        true => Err(Error::malformed(
+            "never put an access token in a URL: use the Authorization header; for a socket also ?ticket= (POST /v1/auth/ticket), a first `auth` frame, or Socket.IO's `auth` option",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &str); 4] = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn judge(headers: &[(&str, &str)]) -> Result<(), Refused> {
+        judge_as(&Method::GET, Version::HTTP_11, headers)
+    }
+
+    fn judge_as(
+        method: &Method,
+        version: Version,
+        headers: &[(&str, &str)],
+    ) -> Result<(), Refused> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            map.append(name, value.parse().unwrap());
+        }
+        check(method, version, &map).map(drop)
+    }
+
+    /// The good handshake with this header in place of its own.
+    fn with(name: &str, values: &[&str]) -> Result<(), Refused> {
+        let mut headers: Vec<(&str, &str)> = GOOD.to_vec();
+        headers.retain(|(known, _)| *known != name);
+        headers.extend(values.iter().map(|value| (name, *value)));
+        judge(&headers)
+    }
+
+    #[test]
+    fn a_handshake_keeps_every_rule() {
+        assert_eq!(judge(&GOOD), Ok(()));
+        for good in [
+            "keep-alive, Upgrade",
+            "UPGRADE",
+            "keep-alive,upgrade ,x",
+            "\tupgrade",
+        ] {
+            assert_eq!(with("connection", &[good]), Ok(()), "{good}");
+        }
+        assert_eq!(with("connection", &["keep-alive", "upgrade"]), Ok(()));
+        for good in ["WebSocket", "h2c, websocket"] {
+            assert_eq!(with("upgrade", &[good]), Ok(()), "{good}");
+        }
+        let malformed = |judged| matches!(judged, Err(Refused::Malformed(_)));
+        for bad in ["keep-alive", "upgraded", "upgrade;q=1", ""] {
+            assert!(malformed(with("connection", &[bad])), "{bad}");
+        }
+        for bad in ["h2c", "websockets", ""] {
+            assert!(malformed(with("upgrade", &[bad])), "{bad}");
+        }
+        for name in ["connection", "upgrade", "sec-websocket-key"] {
+            assert!(malformed(with(name, &[])), "{name}");
+        }
+        for bad in [
+            "",
+            "x",
+            "dGhlIHNhbXBsZSBub25j",
+            "dGhlIHNhbXBsZSBub25jZTE=",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "dGhlIHNhbXBsZSBub25jZQ==, x",
+            "dGhl-HNhbXBsZSBub25jZQ==",
+        ] {
+            assert!(malformed(with("sec-websocket-key", &[bad])), "{bad}");
+        }
+        let key = GOOD[3].1;
+        assert!(malformed(with("sec-websocket-key", &[key, key])));
+        for bad in [&[][..], &["12"], &["13, 8"], &["13", "13"], &[""]] {
+            assert_eq!(
+                with("sec-websocket-version", bad),
+                Err(Refused::Version),
+                "{bad:?}"
+            );
+        }
+        assert!(malformed(judge_as(&Method::POST, Version::HTTP_11, &GOOD)));
+        assert!(malformed(judge_as(&Method::GET, Version::HTTP_10, &GOOD)));
+    }
+
+    #[test]
+    fn the_scheme_is_bearer_in_any_case() {
+        for good in ["Bearer abc", "bearer abc", "BEARER  abc"] {
+            assert_eq!(bearer(good), Some("abc"), "{good}");
+        }
+        for bad in ["abc", "Basic abc", "Bearer", "Bearer ", "Bearerabc", ""] {
+            assert_eq!(bearer(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_url_holds_a_token() {
+        for good in [None, Some(""), Some("ticket=token"), Some("tokens=x&t=1")] {
+            assert!(no_token_in(good).is_ok(), "{good:?}");
+        }
+        for bad in ["token=x", "ticket=x&token=", "access_token=x", "a=b&token"] {
+            assert!(no_token_in(Some(bad)).is_err(), "{bad}");
+        }
+    }
+}
