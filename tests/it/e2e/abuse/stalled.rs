@@ -183,12 +183,12 @@ async fn sockets_that_read_a_little_now_and_then(kind: Kind) {
         raw.until("{\"ack\":1,\"ok\":true").await;
         dribblers.push(raw);
     }
-    // 4 MiB wait for each of them; they read some 40 KiB a second of it.
+    // 4 MiB wait for each of them; they read some 100 KiB a second of it.
     let dribbling: Vec<_> = dribblers
         .into_iter()
         .map(|mut raw| {
             tokio::spawn(async move {
-                let mut ticks = tokio::time::interval(Duration::from_millis(180));
+                let mut ticks = tokio::time::interval(Duration::from_millis(65));
                 loop {
                     ticks.tick().await;
                     match raw.0.next().await {
@@ -236,6 +236,9 @@ impl Held {
              WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let deadline = Instant::now() + Duration::from_secs(4);
         loop {
+            // A transaction sees the activity as it was when it first looked.
+            let fresh = self.0.execute("SELECT pg_stat_clear_snapshot()").await;
+            fresh.expect("PostgreSQL");
             let waiting: i64 = sqlx::query_scalar(sql)
                 .fetch_one(&mut self.0)
                 .await
@@ -333,7 +336,7 @@ async fn pings_go_on_while_a_request_is_under_way() {
     // One reads, and so answers; the other does not.
     let mut pings = 0;
     let pinged = async {
-        while pings < 5 {
+        while pings < 8 {
             match alive.0.next().await {
                 Some(Ok(Message::Ping(_))) => pings += 1,
                 Some(Ok(Message::Text(text))) => panic!("answered before its time: {text}"),
