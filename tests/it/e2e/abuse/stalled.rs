@@ -272,6 +272,7 @@ async fn a_request_goes_on_while_its_peer_does_not_read() {
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let busy = chat.room(&ada, "public", &[&bob]).await;
     let quiet = chat.room(&bob, "public", &[]).await;
+    let another = chat.room(&ada, "public", &[]).await;
     let sockets = (0..4).map(|_| stall(&chat, 0, &ada, busy));
     let sockets: Vec<Socket> = join_all(sockets).await;
     let talker = chat.connect(1, &bob).await;
@@ -281,7 +282,7 @@ async fn a_request_goes_on_while_its_peer_does_not_read() {
 
     let mut held = Held::feed(&chat).await;
     for socket in &sockets {
-        socket.raw(&missed(busy).to_string()).await;
+        socket.raw(&missed(another).to_string()).await;
     }
     held.waited_for(4).await;
     // Every connection of this edge is in use by one of them, and now the sockets fill up.
