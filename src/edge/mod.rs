@@ -1,7 +1,6 @@
 //! An edge: the node that clients talk to, over REST and sockets. It reads the store, publishes to the queue and
 //! listens to the bus. It has no handle that writes the database: what it is handed decides what it can do.
 
-mod admission;
 pub mod api;
 pub mod auth;
 pub mod client_address;
@@ -19,6 +18,7 @@ pub mod session;
 pub mod sessions;
 mod socketio;
 pub mod submit;
+mod unauthenticated;
 pub mod waves;
 mod websocket;
 pub mod ws;
@@ -54,7 +54,7 @@ pub struct Edge {
     pub sessions: Arc<sessions::Sessions>,
     pub rates: limits::Rates,
     /// Places for connections that have not authenticated.
-    admission: Arc<admission::Admission>,
+    unauthenticated: Arc<unauthenticated::Unauthenticated>,
     /// When sockets write.
     pub waves: Arc<waves::Waves>,
     /// The sockets' tasks: they outlive the requests that made them.
@@ -148,7 +148,7 @@ pub async fn run(
         submit,
         hub,
         sessions: sessions.clone(),
-        admission: admission::Admission::new(&config.edge),
+        unauthenticated: unauthenticated::Unauthenticated::new(&config.edge),
         waves: waves::Waves::start(&internals, inner.clone()),
         tasks: sockets.clone(),
         config: config.clone(),
@@ -225,7 +225,7 @@ impl Edge {
         let address = client_address::of(request);
         Ok(connection::Admitted {
             address,
-            place: Some(self.admission.admit(address)?),
+            slot: Some(self.unauthenticated.admit(address)?),
         })
     }
 
@@ -233,7 +233,7 @@ impl Edge {
     fn admit_known(&self, request: &Request) -> connection::Admitted {
         connection::Admitted {
             address: client_address::of(request),
-            place: None,
+            slot: None,
         }
     }
 

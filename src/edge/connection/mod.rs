@@ -27,11 +27,11 @@ pub(super) use self::codec::{Beat, Codec, Input, Over};
 use self::progress::Progress;
 use super::{
     Edge,
-    admission::Place,
     auth::Identity,
     link::{Broken, Link, Received},
     outbox::{Item, Outbox},
     session::{RequestId, Session, answer_to},
+    unauthenticated::Slot,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -47,13 +47,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Where a connection comes from, and the place it has for as long as it has not authenticated.
 pub(super) struct Admitted {
     pub address: Option<IpAddr>,
-    pub place: Option<Place>,
+    pub slot: Option<Slot>,
 }
 
 /// How far the peer has come.
 enum Phase {
     /// It has not authenticated.
-    Anonymous(#[expect(dead_code, reason = "held, never read")] Option<Place>),
+    Anonymous(#[expect(dead_code, reason = "held, never read")] Option<Slot>),
     /// Something is done for it that takes its time. The session is part of it meanwhile.
     Busy(Pin<Box<dyn Future<Output = Done> + Send>>),
     Open(Session),
@@ -109,7 +109,7 @@ impl<C: Codec> Connection<C> {
             outbox,
             codec,
             link,
-            phase: Phase::Anonymous(admitted.place),
+            phase: Phase::Anonymous(admitted.slot),
             address: admitted.address,
             writing: VecDeque::new(),
             blocked: false,
@@ -386,9 +386,9 @@ impl<C: Codec> Connection<C> {
 
     /// Without a session it needs a place among those who have none.
     fn be_anonymous(&mut self) -> Result<(), Over> {
-        match self.edge.admission.admit(self.address) {
-            Ok(place) => {
-                self.phase = Phase::Anonymous(Some(place));
+        match self.edge.unauthenticated.admit(self.address) {
+            Ok(slot) => {
+                self.phase = Phase::Anonymous(Some(slot));
                 Ok(())
             }
             Err(error) => Err(Over::because(Close::RateLimited, error.message)),

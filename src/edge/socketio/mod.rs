@@ -46,7 +46,7 @@ enum Refused {
 }
 
 impl From<Error> for Refused {
-    /// What [`super::admission`] says.
+    /// What [`super::unauthenticated`] says.
     fn from(error: Error) -> Self {
         match error.code {
             Code::RateLimited => Refused::TooMany,

@@ -26,16 +26,16 @@ const REMEMBERED: usize = 8192;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Shared by all transports of one edge.
-pub(super) struct Admission {
+pub(super) struct Unauthenticated {
     limits: Limits,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Places of all addresses together.
+    /// Slots of all addresses together.
     total: usize,
-    /// Places of one address.
+    /// Slots of one address.
     per_address: usize,
     /// Time between two handshakes of one address, on average.
     interval: Duration,
@@ -54,21 +54,21 @@ struct State {
 type Rates = HashMap<IpAddr, Instant>;
 
 /// The place of one connection. It is given back when dropped.
-pub(super) struct Place {
-    admission: Arc<Admission>,
+pub(super) struct Slot {
+    limiter: Arc<Unauthenticated>,
     network: Option<IpAddr>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.admission.state.lock().leave(self.network);
+        self.limiter.state.lock().leave(self.network);
     }
 }
 
-impl Admission {
+impl Unauthenticated {
     /// Strangers get at most half of `edge.max_connections`, however `edge.max_unauthenticated` is set.
     pub fn new(edge: &config::Edge) -> Arc<Self> {
-        Arc::new(Admission {
+        Arc::new(Unauthenticated {
             limits: Limits {
                 total: edge
                     .max_unauthenticated
@@ -85,12 +85,12 @@ impl Admission {
     ///
     /// # Errors
     /// `rate_limited` where this address has too many places or comes too fast, `busy` where all places are taken.
-    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place> {
+    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Slot> {
         let network = address.map(network_of);
         let mut state = self.state.lock();
         state.enter(&self.limits, network, Instant::now())?;
-        Ok(Place {
-            admission: self.clone(),
+        Ok(Slot {
+            limiter: self.clone(),
             network,
         })
     }
@@ -179,8 +179,8 @@ mod tests {
         interval: Duration::from_millis(1),
     };
 
-    fn admission(limits: Limits) -> Arc<Admission> {
-        Arc::new(Admission {
+    fn limiter(limits: Limits) -> Arc<Unauthenticated> {
+        Arc::new(Unauthenticated {
             limits,
             state: Mutex::default(),
         })
@@ -190,33 +190,33 @@ mod tests {
         Some(Ipv4Addr::new(192, 0, 2, last).into())
     }
 
-    fn code(result: Result<Place>) -> Option<Code> {
+    fn code(result: Result<Slot>) -> Option<Code> {
         result.err().map(|error| error.code)
     }
 
     #[test]
     fn an_address_has_so_many_places_and_all_together_so_many() {
-        let admission = admission(LIMITS);
-        let mut first: Vec<Place> = (0..3).map(|_| admission.admit(v4(1)).unwrap()).collect();
-        assert_eq!(code(admission.admit(v4(1))), Some(Code::RateLimited));
-        let mut others: Vec<Place> = (2..4).map(|n| admission.admit(v4(n)).unwrap()).collect();
-        assert_eq!(code(admission.admit(v4(9))), Some(Code::Busy));
-        assert_eq!(code(admission.admit(None)), Some(Code::Busy));
+        let limiter = limiter(LIMITS);
+        let mut first: Vec<Slot> = (0..3).map(|_| limiter.admit(v4(1)).unwrap()).collect();
+        assert_eq!(code(limiter.admit(v4(1))), Some(Code::RateLimited));
+        let mut others: Vec<Slot> = (2..4).map(|n| limiter.admit(v4(n)).unwrap()).collect();
+        assert_eq!(code(limiter.admit(v4(9))), Some(Code::Busy));
+        assert_eq!(code(limiter.admit(None)), Some(Code::Busy));
         first.pop();
-        others.push(admission.admit(None).unwrap());
+        others.push(limiter.admit(None).unwrap());
         others.pop();
-        others.push(admission.admit(v4(1)).unwrap());
+        others.push(limiter.admit(v4(1)).unwrap());
         drop((first, others));
-        let state = admission.state.lock();
+        let state = limiter.state.lock();
         assert_eq!((state.open, state.counts.len()), (0, 0));
     }
 
     #[test]
     fn a_network_is_one_address() {
-        let admission = admission(LIMITS);
+        let limiter = limiter(LIMITS);
         let of = |n: u16| Some(IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n)));
-        let _places: Vec<Place> = (0..3).map(|n| admission.admit(of(n)).unwrap()).collect();
-        assert_eq!(code(admission.admit(of(3))), Some(Code::RateLimited));
+        let _places: Vec<Slot> = (0..3).map(|n| limiter.admit(of(n)).unwrap()).collect();
+        assert_eq!(code(limiter.admit(of(3))), Some(Code::RateLimited));
     }
 
     #[test]
@@ -246,12 +246,12 @@ mod tests {
 
     #[test]
     fn a_million_networks_take_no_memory() {
-        let admission = admission(LIMITS);
+        let limiter = limiter(LIMITS);
         for n in 0..1_000_000u128 {
             let network = Ipv6Addr::from_bits((0x2001_0db8 << 96) | (n << 64));
-            drop(admission.admit(Some(network.into())).unwrap());
+            drop(limiter.admit(Some(network.into())).unwrap());
         }
-        let state = admission.state.lock();
+        let state = limiter.state.lock();
         assert!(state.newer.len() <= REMEMBERED && state.older.len() <= REMEMBERED);
         assert!(
             state.counts.capacity() <= 1024,
