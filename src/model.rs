@@ -4,7 +4,6 @@ use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -138,9 +137,12 @@ macro_rules! text_enum {
 }
 
 pub mod address;
+pub mod metadata;
 pub mod notify;
 pub mod text;
 pub mod username;
+
+pub use metadata::{ClientMetadata, Metadata};
 
 text_enum! {
     /// Who can find and enter a room.
@@ -231,11 +233,6 @@ pub struct Reaction {
     pub emoji: String,
     pub users: Vec<UserId>,
 }
-
-/// JSON that a client attached to its message, kept as it was.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Metadata(pub Box<RawValue>);
 
 /// A message as everyone sees it.
 #[derive(Debug, Clone, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema)]

@@ -130,7 +130,8 @@ pub struct Presence {
     pub active: Option<Timestamp>,
 }
 
-/// Lines of `seq SP kind SP json`, one an event. JSON text holds no raw line feed, so a line is an event.
+/// Lines of `seq SP kind SP json`, one an event, whatever the JSON is: a raw line feed in it can only stand between two
+/// tokens (RFC 8259 section 2; what an earlier version stored has some), where a space means the same.
 pub fn encode_events(events: &[FeedEvent]) -> Vec<u8> {
     let size = events.iter().map(|e| e.data.len() + 40).sum();
     let mut out = Vec::with_capacity(size);
@@ -142,7 +143,11 @@ pub fn encode_events(events: &[FeedEvent]) -> Vec<u8> {
         out.push(b' ');
         out.extend_from_slice(event.kind.as_str().as_bytes());
         out.push(b' ');
+        let start = out.len();
         out.extend_from_slice(event.data.as_bytes());
+        for at in memchr::memchr_iter(b'\n', event.data.as_bytes()) {
+            out[start + at] = b' ';
+        }
     }
     out
 }
@@ -222,6 +227,58 @@ mod tests {
         }
         assert!(decode_events(b"1 somethingNew {}").is_none());
         assert!(decode_events(b"").is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_event_is_one_line_whatever_it_carries(
+            data in proptest::collection::vec(
+                proptest::prop_oneof!["[ \n\r\"\\\\{}~a]{0,20}", "\n7 newMessage \\{\\}\n", ".{0,20}"], 1..6
+            ),
+            first in 1..1_000_000_i64
+        ) {
+            let events: Vec<_> = (first..)
+                .zip(&data)
+                .map(|(seq, data)| FeedEvent {
+                    seq,
+                    kind: EventKind::NewMessage,
+                    data: data.clone(),
+                })
+                .collect();
+            let payload = encode_events(&events);
+            let lines: Vec<&[u8]> = payload.split(|byte| *byte == b'\n').collect();
+            proptest::prop_assert_eq!(lines.len(), events.len());
+            let RoomNews::Feed(back) = decode_room(&payload) else {
+                panic!("it is a feed");
+            };
+            for ((event, back), line) in events.iter().zip(&back).zip(lines) {
+                proptest::prop_assert_eq!(
+                    (event.seq, event.kind, &event.data.replace('\n', " ")),
+                    (back.seq, back.kind, &back.data)
+                );
+                // So it stands in Redis' cache.
+                proptest::prop_assert_eq!(decode_events(line).map_or(0, |events| events.len()), 1);
+            }
+            let ephemeral = EphemeralEvent {
+                kind: EphemeralKind::ReadUpdated,
+                data: data.concat(),
+            };
+            let back = decode_room(&encode_ephemeral(&ephemeral));
+            proptest::prop_assert!(matches!(back, RoomNews::Ephemeral(back) if back == ephemeral));
+        }
+    }
+
+    #[test]
+    fn metadata_of_an_earlier_version_is_delivered() {
+        let data = "{\"metadata\":{\"a\":\n5 \n}}";
+        let event = FeedEvent {
+            seq: 4,
+            kind: EventKind::NewMessage,
+            data: data.to_owned(),
+        };
+        let back = decode_events(&encode_events(&[event])).unwrap();
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(json(&back[0].data), json(data));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
         self, Command, Job, ReplyTo,
         room::{RoomCommand, Send},
     },
-    model::{self, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
+    model::{self, ClientMetadata, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
     protocol::{
         self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined, Request,
         SendMessage, WireError, raw,
@@ -256,12 +256,12 @@ impl Session {
     fn check_send(&mut self, send: &SendMessage) -> Result<()> {
         protocol::check_body(&send.body, self.edge.config.edge.max_body_bytes)?;
         protocol::check_client_msg_id(&send.client_msg_id)?;
-        protocol::check_metadata(send.metadata.as_ref())?;
         self.take_rate()
     }
 
     fn submit(&self, id: RequestId, send: SendMessage) -> Result<()> {
         let user = self.who.user;
+        let metadata = send.metadata.map(ClientMetadata::check).transpose()?;
         let message = model::message_id(send.room, user, &send.client_msg_id);
         let accepted = Accepted::new(message, &send.client_msg_id);
         let job = Job {
@@ -280,7 +280,7 @@ impl Session {
                     client_msg_id: send.client_msg_id,
                     body: send.body,
                     reply_to: send.reply_to,
-                    metadata: send.metadata,
+                    metadata,
                 }),
             ),
         };

@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
@@ -28,7 +27,7 @@ use crate::{
     error::{Error, Result},
     job::{self, Command, Job, Outcome, ReplyTo},
     model::{Timestamp, UserId},
-    queue::{Publisher, State},
+    queue::{BatchBuilder, Publisher, State},
     telemetry::metrics,
 };
 
@@ -78,7 +77,7 @@ struct Partition {
     filled: Notify,
 }
 
-/// Lines as they will be published, and who waits for each.
+/// Commands as they will be published, and who waits for each.
 #[derive(Default)]
 struct Buffer {
     batches: std::collections::VecDeque<Batch>,
@@ -88,7 +87,7 @@ struct Buffer {
 
 #[derive(Default)]
 struct Batch {
-    lines: BytesMut,
+    commands: BatchBuilder,
     done: Vec<Done>,
 }
 
@@ -137,18 +136,23 @@ impl Submitter {
         }
         let full = buffer.batches.back().is_none_or(|batch| {
             batch.done.len() >= self.limits.batch_messages
-                || batch.lines.len() >= self.limits.batch_bytes
+                || batch.commands.size() >= self.limits.batch_bytes
         });
         if full {
             buffer.batches.push_back(Batch::default());
         }
-        buffer.waiting += 1;
         if let Some(batch) = buffer.batches.back_mut() {
-            if !batch.lines.is_empty() {
-                batch.lines.put_u8(b'\n');
+            let pushed = batch
+                .commands
+                .push(|bytes| serde_json::to_writer(bytes, job).map_err(Error::internal));
+            if let Err(error) = pushed {
+                if batch.commands.is_empty() {
+                    buffer.batches.pop_back();
+                }
+                return Err(error);
             }
-            serde_json::to_writer((&mut batch.lines).writer(), job).map_err(Error::internal)?;
             batch.done.push(done);
+            buffer.waiting += 1;
         }
         drop(buffer);
         partition.filled.notify_one();
@@ -253,10 +257,9 @@ impl Submitter {
 
     async fn publish(&self, partition: u16, batch: Batch, mut permit: Option<SemaphorePermit<'_>>) {
         let count = batch.done.len();
-        let payload: Bytes = batch.lines.freeze();
+        let commands = batch.commands.finish();
         let started = Instant::now();
-        let messages = u32::try_from(count).unwrap_or(u32::MAX);
-        let mut publishing = pin!(self.publisher.publish(partition, payload, messages));
+        let mut publishing = pin!(self.publisher.publish(partition, commands));
         let result = match tokio::time::timeout(ALONE, &mut publishing).await {
             Ok(result) => result,
             Err(_) => {

@@ -1,13 +1,17 @@
 //! The jobs that travel from edges to workers: one serde-tagged enum, so that unknown kinds cannot surprise, and
 //! one file per kind of thing they change. The edge makes them, a worker runs them, the queue sees bytes.
 //!
-//! A batch on the queue is one job per line, each a JSON object: a bad line is found and set aside alone, and a
-//! dead letter can be read by a person.
+//! Each is a JSON object, so that a person can read a dead letter. How they stand in a batch is
+//! [`crate::queue::framing`]'s; a bad one is found and set aside alone.
 
 pub mod account;
+mod envelope;
 pub mod notify;
 pub mod room;
+#[cfg(test)]
+mod tests;
 
+pub use envelope::read;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -18,7 +22,7 @@ use crate::{
     model::{RoomId, Timestamp, UserId},
 };
 
-/// The version of the line format. A worker refuses newer ones (they go to the dead letters, to be replayed
+/// The version of a command's format. A worker refuses newer ones (they go to the dead letters, to be replayed
 /// after its update).
 pub const VERSION: u8 = 1;
 
@@ -35,7 +39,7 @@ pub struct ReplyTo {
     pub wait: bool,
 }
 
-/// One line of a batch.
+/// One command of a batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub v: u8,

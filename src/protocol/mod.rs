@@ -14,15 +14,13 @@ use serde_json::value::RawValue;
 use crate::{
     error::{Code, Error, FieldError, Result},
     model::{
-        EventKind, Member, Message, MessageId, Metadata, Role, Room, RoomId, RoomKind, Seq,
+        ClientMetadata, EventKind, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Seq,
         Timestamp, User, UserId, text::emoji::is_reaction,
     },
 };
 
 /// The longest `clientMsgId`, in bytes.
 pub const MAX_CLIENT_MSG_ID: usize = 128;
-/// The longest `metadata`, in bytes of JSON.
-pub const MAX_METADATA: usize = 4096;
 /// The longest reaction, in bytes: enough for any emoji sequence.
 pub const MAX_EMOJI: usize = 64;
 /// The most messages or events a page holds.
@@ -215,7 +213,7 @@ pub struct SendMessage {
     pub body: String,
     pub client_msg_id: String,
     pub reply_to: Option<MessageId>,
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<ClientMetadata>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -383,15 +381,6 @@ pub fn check_body(body: &str, max: usize) -> Result<()> {
 
 pub fn check_client_msg_id(id: &str) -> Result<()> {
     check_text("clientMsgId", id, 1, MAX_CLIENT_MSG_ID)
-}
-
-pub fn check_metadata(metadata: Option<&Metadata>) -> Result<()> {
-    match metadata {
-        Some(m) if m.0.get().len() > MAX_METADATA => {
-            Err(too_long("metadata", m.0.get().len(), MAX_METADATA))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A new reaction is one emoji or a short plain word. One that is taken back may be older than that rule.

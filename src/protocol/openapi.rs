@@ -9,7 +9,9 @@ use poem_openapi::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use crate::model::{Metadata, Timestamp};
+use crate::model::{ClientMetadata, Metadata, Timestamp};
+
+const METADATA: &str = "Any JSON: at most 4096 bytes without whitespace between its tokens, 16 levels deep, with 256 names. Comes back without that whitespace, numbers digit by digit as they were; of a name that an object has twice, the last value.";
 
 macro_rules! scalar {
     ($type:ty, $name:literal, $schema:expr) => {
@@ -42,10 +44,32 @@ macro_rules! scalar {
                 serde_json::from_value(value.unwrap_or_default()).map_err(ParseError::custom)
             }
         }
+    };
+}
 
+macro_rules! written {
+    ($type:ty) => {
         impl ToJSON for $type {
             fn to_json(&self) -> Option<Value> {
                 serde_json::to_value(self).ok()
+            }
+        }
+    };
+}
+
+macro_rules! metadata {
+    ($type:ty) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                "Metadata".into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "description": METADATA })
+            }
+
+            fn inline_schema() -> bool {
+                true
             }
         }
     };
@@ -60,10 +84,22 @@ scalar!(
     Metadata,
     "Metadata",
     MetaSchema {
-        description: Some("Any JSON, at most 4096 bytes; comes back as it was."),
+        description: Some(METADATA),
         ..MetaSchema::ANY
     }
 );
+scalar!(
+    ClientMetadata,
+    "Metadata",
+    MetaSchema {
+        description: Some(METADATA),
+        ..MetaSchema::ANY
+    }
+);
+written!(Timestamp);
+written!(Metadata);
+metadata!(Metadata);
+metadata!(ClientMetadata);
 
 impl JsonSchema for Timestamp {
     fn schema_name() -> Cow<'static, str> {
@@ -79,16 +115,9 @@ impl JsonSchema for Timestamp {
     }
 }
 
-impl JsonSchema for Metadata {
-    fn schema_name() -> Cow<'static, str> {
-        "Metadata".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "description": "Any JSON, at most 4096 bytes; comes back as it was." })
-    }
-
-    fn inline_schema() -> bool {
-        true
+/// It is only ever read.
+impl ToJSON for ClientMetadata {
+    fn to_json(&self) -> Option<Value> {
+        None
     }
 }

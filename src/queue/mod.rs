@@ -1,10 +1,11 @@
-//! The durable queue between edges and workers. It carries bytes and knows nothing of chat. RabbitMQ quorum
+//! The durable queue between edges and workers. It carries batches of bytes and knows nothing of chat. RabbitMQ quorum
 //! queues in a cluster, a table of the same SQLite file in one process; one contract suite for both.
 //!
 //! What it guarantees: a payload whose `publish` returned `Ok` is on disk and reaches a consumer at least once;
 //! one partition's payloads arrive in the order they were published; one consumer holds a partition at a time.
 //! What it does not: exactly once. Repeats are removed by the ids inside.
 
+pub mod framing;
 pub mod rabbit;
 pub mod sqlite;
 
@@ -14,6 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use framing::{BatchBuilder, EncodedBatch};
 
 use crate::{error::Result, model::Timestamp};
 
@@ -31,10 +34,9 @@ pub enum State {
 
 #[async_trait]
 pub trait Publisher: Send + Sync {
-    /// Returns `Ok` when the queue holds `payload` durably. `messages` says how many commands are inside, for
-    /// the backlog's sake. While the connection is down it waits for it to come back, at most
-    /// `queue.confirm_timeout` in all, then fails with `busy`: the payload may or may not be queued then.
-    async fn publish(&self, partition: Partition, payload: Bytes, messages: u32) -> Result<()>;
+    /// Returns `Ok` when the queue holds the batch durably. While the connection is down it waits for it to come back, at
+    /// most `queue.confirm_timeout` in all, then fails with `busy`: the batch may or may not be queued then.
+    async fn publish(&self, partition: Partition, batch: EncodedBatch) -> Result<()>;
 
     /// How many commands wait in all partitions, to the best of this node's knowledge; never blocks.
     fn backlog(&self) -> u64;
@@ -45,6 +47,7 @@ pub trait Publisher: Send + Sync {
 /// One payload, not yet acknowledged.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// For [`framing::decode`].
     pub payload: Bytes,
     /// Ascending within a consumer.
     pub tag: u64,
@@ -193,7 +196,8 @@ pub struct DeadLetter {
     pub at: Timestamp,
     pub reason: String,
     pub partition: Partition,
-    /// The command as it came: text where it is UTF-8, otherwise lossy text (the original is kept beside it).
+    /// The command as it came, or the whole payload where that could not be taken apart: text where it is UTF-8,
+    /// otherwise lossy text (the original is kept beside it).
     pub payload: String,
 }
 
@@ -210,7 +214,7 @@ pub trait DeadLetters: Send + Sync {
     async fn put(&self, letter: &DeadLetter, original: Bytes) -> Result<()>;
     /// The oldest first, without taking them away.
     async fn list(&self, limit: u32) -> Result<Vec<DeadLetter>>;
-    /// Publishes the original bytes to their partition again, then forgets them. How many it was.
+    /// Publishes the originals to their partition again ([`EncodedBatch::again`]), then forgets them. How many it was.
     async fn replay(&self, which: Selection) -> Result<u64>;
     /// Forgets them. How many it was.
     async fn purge(&self, which: Selection) -> Result<u64>;

@@ -1,6 +1,6 @@
 //! One batch: parse, store in one transaction, tell the edges, and only then let it be acknowledged.
 //!
-//! One bad command never fails its batch. A line that cannot be read goes to the dead letters; a command that is not
+//! One bad command never fails its batch. One that cannot be read goes to the dead letters; a command that is not
 //! allowed is refused to its sender; and where the store itself chokes on a batch, the batch is halved until the
 //! command that does it stands alone.
 
@@ -28,7 +28,7 @@ use crate::{
         new_id,
     },
     protocol::{ReadUpdated, raw},
-    queue::{DeadLetter, Delivery, Partition},
+    queue::{DeadLetter, Delivery, Partition, framing},
     store::{Facts, Scope},
     telemetry::metrics,
 };
@@ -98,52 +98,60 @@ impl Runner {
         self.rooms.len() + self.singles.len() + self.dead.len()
     }
 
-    /// Reads a delivery's lines.
+    /// Reads a delivery's commands. Where it cannot be taken apart, none of it is run.
     pub fn add(&mut self, partition: Partition, delivery: Delivery) {
-        let payload = &delivery.payload;
-        for line in payload.split(|byte| *byte == b'\n') {
-            let bytes = payload.slice_ref(line);
-            match read(line) {
-                Ok(Job {
-                    at,
-                    actor,
-                    reply,
-                    command,
-                    ..
-                }) => match command {
-                    Command::Room(room, command) => self.rooms.push(Line {
-                        job: RoomJob {
-                            room,
-                            actor,
-                            at,
-                            command,
-                        },
-                        reply,
-                        partition,
-                        bytes,
-                    }),
-                    Command::Account(command) => {
-                        let command = Single::Account(command);
-                        self.singles.push(Line {
-                            job: SingleJob { actor, at, command },
-                            reply,
-                            partition,
-                            bytes,
-                        });
-                    }
-                    Command::Notify(command) => {
-                        let command = Single::Notify(command);
-                        self.singles.push(Line {
-                            job: SingleJob { actor, at, command },
-                            reply,
-                            partition,
-                            bytes,
-                        });
-                    }
-                },
-                Err(reason) => self.dead.push((letter(partition, &bytes, reason), bytes)),
+        match framing::decode(&delivery.payload) {
+            Ok(commands) => {
+                for bytes in commands {
+                    self.add_command(partition, bytes);
+                }
+            }
+            Err(reason) => {
+                let bytes = delivery.payload;
+                self.dead.push((letter(partition, &bytes, reason), bytes));
             }
         }
+    }
+
+    fn add_command(&mut self, partition: Partition, bytes: Bytes) {
+        let Job {
+            at,
+            actor,
+            reply,
+            command,
+            ..
+        } = match job::read(&bytes) {
+            Ok(job) => job,
+            Err(reason) => {
+                self.dead.push((letter(partition, &bytes, reason), bytes));
+                return;
+            }
+        };
+        let command = match command {
+            Command::Room(room, command) => {
+                let job = RoomJob {
+                    room,
+                    actor,
+                    at,
+                    command,
+                };
+                self.rooms.push(Line {
+                    job,
+                    reply,
+                    partition,
+                    bytes,
+                });
+                return;
+            }
+            Command::Account(command) => Single::Account(command),
+            Command::Notify(command) => Single::Notify(command),
+        };
+        self.singles.push(Line {
+            job: SingleJob { actor, at, command },
+            reply,
+            partition,
+            bytes,
+        });
     }
 
     /// Stores and tells everything that was added. `false` if the worker must stop while something is not stored
@@ -539,27 +547,6 @@ fn count_refusal(refusal: &job::Refusal) {
 
 pub(super) fn encode(notice: &Notice) -> Bytes {
     crate::protocol::raw(notice).get().to_owned().into()
-}
-
-fn read(line: &[u8]) -> Result<Job, String> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        v: u8,
-    }
-    match serde_json::from_slice::<Job>(line) {
-        Ok(job) if job.v == job::VERSION => Ok(job),
-        result => {
-            let version = serde_json::from_slice::<Version>(line).map(|v| v.v);
-            Err(match (version, result) {
-                (Ok(v), _) if v > job::VERSION => format!(
-                    "it has version {v}, this worker knows {}: update the workers, then replay",
-                    job::VERSION
-                ),
-                (_, Err(error)) => format!("it cannot be read: {error}"),
-                (_, Ok(job)) => format!("it has version {}, which is not used any more", job.v),
-            })
-        }
-    }
 }
 
 fn letter(partition: Partition, bytes: &Bytes, reason: String) -> DeadLetter {

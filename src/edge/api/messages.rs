@@ -22,7 +22,7 @@ use crate::{
         Command,
         room::{RoomCommand, Send},
     },
-    model::{self, Message, MessageId, Metadata, Role, RoomId, Seq, UserId},
+    model::{self, ClientMetadata, Message, MessageId, Role, RoomId, Seq, UserId},
     protocol::{self, Accepted, MemberView, check_limit},
 };
 
@@ -40,7 +40,7 @@ struct NewMessage {
     client_msg_id: Option<String>,
     /// A message of the same room.
     reply_to: Option<MessageId>,
-    metadata: Option<Metadata>,
+    metadata: Option<ClientMetadata>,
 }
 
 /// What changes.
@@ -161,11 +161,16 @@ impl MessagesApi {
             .client_msg_id
             .or_else(|| key.0.clone())
             .unwrap_or_else(|| model::new_id().to_string());
+        let (metadata, metadata_checked) = match new.metadata.map(ClientMetadata::check).transpose()
+        {
+            Ok(metadata) => (metadata, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
         fields::all([
             protocol::check_body(&new.body, edge.config.edge.max_body_bytes),
             fields::idempotency_key(key.as_deref()),
             protocol::check_client_msg_id(&client_msg_id),
-            protocol::check_metadata(new.metadata.as_ref()),
+            metadata_checked,
         ])?;
         access::look(&edge, room, user, Need::Voice).await?;
 
@@ -179,7 +184,7 @@ impl MessagesApi {
                 client_msg_id,
                 body: new.body,
                 reply_to: new.reply_to,
-                metadata: new.metadata,
+                metadata,
             }),
         );
         // Whether the message replied to exists only the worker knows for sure (it may be in the queue still), and

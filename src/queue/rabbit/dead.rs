@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{DeadLetter, DeadLetters, Partition, Publisher, Selection},
+    queue::{DeadLetter, DeadLetters, EncodedBatch, Partition, Publisher, Selection},
 };
 
 /// The most letters looked at: they are held in memory.
@@ -191,8 +191,8 @@ impl RabbitDeadLetters {
         replay: bool,
     ) -> Result<()> {
         if replay {
-            let payload = Bytes::copy_from_slice(&delivery.data);
-            self.publisher.publish(letter.partition, payload, 1).await?;
+            let batch = EncodedBatch::again(Bytes::copy_from_slice(&delivery.data))?;
+            self.publisher.publish(letter.partition, batch).await?;
         }
         held.forget(delivery).await
     }

@@ -13,7 +13,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::future;
 use lapin::{
     BasicProperties, Channel, Confirmation,
@@ -37,7 +36,7 @@ use super::{
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{JobQueue, Partition, Publisher, State},
+    queue::{EncodedBatch, JobQueue, Partition, Publisher, State},
     retry::Policy,
 };
 
@@ -154,15 +153,16 @@ impl RabbitPublisher {
 
 #[async_trait]
 impl Publisher for RabbitPublisher {
-    async fn publish(&self, partition: Partition, payload: Bytes, messages: u32) -> Result<()> {
+    async fn publish(&self, partition: Partition, batch: EncodedBatch) -> Result<()> {
+        let messages = batch.commands();
         let Inner { settings, .. } = &*self.inner;
         settings.check(partition)?;
         let mut headers = FieldTable::default();
         headers.insert("messages".into(), AMQPValue::LongLongInt(messages.into()));
         let message = Outgoing {
             queue: topology::partition_queue(&settings.prefix, partition),
-            payload: &payload,
-            properties: persistent("application/x-ndjson", headers),
+            payload: batch.payload(),
+            properties: persistent("application/vnd.chat.batch", headers),
         };
         self.inner.publish(usize::from(partition), message).await?;
         self.inner.backlog.published(partition, messages);

@@ -9,7 +9,7 @@ use super::SqliteQueue;
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{DeadLetter, DeadLetters, Partition, Publisher, Selection},
+    queue::{DeadLetter, DeadLetters, EncodedBatch, Partition, Publisher, Selection},
     sqlite::failure,
 };
 
@@ -63,7 +63,8 @@ impl DeadLetters for SqliteQueue {
                 return Ok(done);
             };
             for letter in letters {
-                self.publish(letter.partition, letter.payload, 1).await?;
+                let batch = EncodedBatch::again(letter.payload)?;
+                self.publish(letter.partition, batch).await?;
                 self.forget(&Selection::One(letter.id)).await?;
                 done += 1;
             }

@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Consumer, Depth, JobQueue, Load, Partition, PartitionLoad, Publisher, Queue, State};
+use super::{
+    Consumer, Depth, EncodedBatch, JobQueue, Load, Partition, PartitionLoad, Publisher, Queue,
+    State,
+};
 use crate::{
     error::{Error, Result},
     model::Timestamp,
@@ -221,13 +224,13 @@ async fn flush(writer: &mpsc::Sender<Write>) {
 
 #[async_trait]
 impl Publisher for SqliteQueue {
-    async fn publish(&self, partition: Partition, payload: Bytes, messages: u32) -> Result<()> {
+    async fn publish(&self, partition: Partition, batch: EncodedBatch) -> Result<()> {
         self.shared.lane(partition)?;
         let (done, answer) = oneshot::channel();
         let publish = Publish {
             partition,
-            payload,
-            messages,
+            payload: batch.payload().clone(),
+            messages: batch.commands(),
             done,
         };
         let stored = async {

@@ -1,7 +1,6 @@
 //! Rows to nouns. Each column list stands beside the function that reads it, by position.
 
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 use sqlx::{Row, postgres::PgRow, types::Json};
 use uuid::Uuid;
 
@@ -112,10 +111,9 @@ pub(super) fn message(row: &PgRow, at: usize) -> sqlx::Result<Message> {
         mentions: mentions.unwrap_or_default(),
         reactions: reactions.map(|json| json.0).unwrap_or_default(),
         metadata: metadata
-            .map(RawValue::from_string)
+            .map(Metadata::stored)
             .transpose()
-            .map_err(|e| sqlx::Error::Decode(e.into()))?
-            .map(Metadata),
+            .map_err(|e| sqlx::Error::Decode(e.into()))?,
         created_at: time(row, at + 13)?,
         edited_at: optional_time(row, at + 14)?,
         deleted_at: optional_time(row, at + 15)?,

@@ -1,6 +1,5 @@
 //! Rows to nouns. Each column list stands with the function that reads it, by position.
 
-use serde_json::value::RawValue;
 use sqlx::{Row, sqlite::SqliteRow, types::Json};
 use uuid::Uuid;
 
@@ -111,10 +110,9 @@ pub(super) fn message(row: &SqliteRow, at: usize) -> sqlx::Result<Message> {
         mentions: mentions.map(|json| json.0).unwrap_or_default(),
         reactions: reactions.map(|json| json.0).unwrap_or_default(),
         metadata: metadata
-            .map(RawValue::from_string)
+            .map(Metadata::stored)
             .transpose()
-            .map_err(|e| sqlx::Error::Decode(e.into()))?
-            .map(Metadata),
+            .map_err(|e| sqlx::Error::Decode(e.into()))?,
         created_at: time(row, at + 13)?,
         edited_at: optional_time(row, at + 14)?,
         deleted_at: optional_time(row, at + 15)?,

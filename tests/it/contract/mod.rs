@@ -4,3 +4,27 @@ mod bus;
 mod queue;
 mod rabbit;
 mod store;
+
+use bytes::Bytes;
+use chat::queue::{BatchBuilder, EncodedBatch, framing};
+
+/// A batch of so many commands; they are this one, and empty ones.
+fn batch(command: &[u8], commands: u32) -> EncodedBatch {
+    let mut batch = BatchBuilder::default();
+    for number in 0..commands {
+        let command = if number == 0 { command } else { b"" };
+        batch
+            .push(|bytes| {
+                bytes.get_mut().extend_from_slice(command);
+                Ok(())
+            })
+            .unwrap();
+    }
+    batch.finish()
+}
+
+/// The first command of a payload.
+#[track_caller]
+fn first_of(payload: &Bytes) -> Bytes {
+    framing::decode(payload).unwrap().swap_remove(0)
+}

@@ -56,7 +56,10 @@ async fn what_was_confirmed_survives_lost_connections_in_order() {
                     }
                     let payload = Bytes::from(number.to_string());
                     let started = Instant::now();
-                    match publisher.publish(partition, payload, 1).await {
+                    match publisher
+                        .publish(partition, super::batch(&payload, 1))
+                        .await
+                    {
                         Ok(()) => {
                             confirmed.push(number);
                             count.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +103,7 @@ async fn what_was_confirmed_survives_lost_connections_in_order() {
         let mut found = Vec::new();
         while found.last() < confirmed.last() {
             let delivery = soon("the rest", consumer.next()).await.unwrap();
-            let number: u32 = std::str::from_utf8(&delivery.payload)
+            let number: u32 = std::str::from_utf8(&super::first_of(&delivery.payload))
                 .unwrap()
                 .parse()
                 .unwrap();
@@ -131,7 +134,10 @@ async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may(
     let publisher = RabbitPublisher::connect(settings).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let payload = Bytes::from_static(b"x");
-    publisher.publish(0, payload.clone(), 1).await.unwrap();
+    publisher
+        .publish(0, super::batch(&payload, 1))
+        .await
+        .unwrap();
 
     // Sent, never confirmed; the connection breaks; sent again.
     line.freeze();
@@ -145,12 +151,15 @@ async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may(
         line.cut();
         line.thaw();
     };
-    let (sent, ()) = tokio::join!(publisher.publish(0, payload.clone(), 1), broken);
+    let (sent, ()) = tokio::join!(publisher.publish(0, super::batch(&payload, 1)), broken);
     sent.unwrap();
 
     line.freeze();
     let started = Instant::now();
-    let error = publisher.publish(0, payload.clone(), 1).await.unwrap_err();
+    let error = publisher
+        .publish(0, super::batch(&payload, 1))
+        .await
+        .unwrap_err();
     assert_eq!(error.code, Code::Busy);
     let took = started.elapsed();
     assert!(
@@ -160,7 +169,12 @@ async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may(
     line.thaw();
     until(
         "it goes on",
-        async || publisher.publish(0, payload.clone(), 1).await.is_ok(),
+        async || {
+            publisher
+                .publish(0, super::batch(&payload, 1))
+                .await
+                .is_ok()
+        },
         |ok| *ok,
     )
     .await;
@@ -175,10 +189,7 @@ async fn consumers_end_with_the_connection_and_can_be_opened_again() {
     publisher.ready(PATIENCE).await.unwrap();
     let queue = RabbitQueue::connect(settings).unwrap();
     let mut consumer = queue.consume(0).await.unwrap();
-    publisher
-        .publish(0, Bytes::from_static(b"1"), 1)
-        .await
-        .unwrap();
+    publisher.publish(0, super::batch(b"1", 1)).await.unwrap();
     let first = soon("the first", consumer.next()).await.unwrap();
     line.cut();
     assert!(soon("the end", consumer.next()).await.is_none());
@@ -206,12 +217,13 @@ async fn a_missing_queue_is_declared_again() {
     publisher.ready(PATIENCE).await.unwrap();
     delete_queues(&prefix).await;
     publisher
-        .publish(1, Bytes::from_static(b"kept"), 1)
+        .publish(1, super::batch(b"kept", 1))
         .await
         .unwrap();
     let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     let mut consumer = queue.consume(1).await.unwrap();
-    assert_eq!(soon("it", consumer.next()).await.unwrap().payload, "kept");
+    let kept = soon("it", consumer.next()).await.unwrap();
+    assert_eq!(super::first_of(&kept.payload), "kept");
     delete_queues(&prefix).await;
 }
 
@@ -223,7 +235,10 @@ async fn nothing_hangs_without_a_broker() {
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
     let started = Instant::now();
     assert_eq!(publisher.state(), State::Down);
-    let error = publisher.publish(0, Bytes::new(), 1).await.unwrap_err();
+    let error = publisher
+        .publish(0, super::batch(b"", 1))
+        .await
+        .unwrap_err();
     assert_eq!(error.code, Code::Busy);
     assert!(error.retry_after.is_some());
     let error = publisher
@@ -245,7 +260,7 @@ async fn a_broker_that_blocks_means_busy_at_once() {
     publisher.ready(PATIENCE).await.unwrap();
     let publish = async || {
         let started = Instant::now();
-        let result = publisher.publish(0, Bytes::from_static(b"x"), 1).await;
+        let result = publisher.publish(0, super::batch(b"x", 1)).await;
         (result.map_err(|error| error.code), started.elapsed())
     };
     assert!(publish().await.0.is_ok());
@@ -295,7 +310,10 @@ async fn what_consumers_hold_is_seen_by_the_management_api() {
     publisher.ready(PATIENCE).await.unwrap();
     for number in 0..3_u32 {
         let payload = Bytes::from(number.to_string());
-        publisher.publish(1, payload, 1).await.unwrap();
+        publisher
+            .publish(1, super::batch(&payload, 1))
+            .await
+            .unwrap();
     }
     let mut consumer = queue.consume(1).await.unwrap();
     soon("a payload", consumer.next()).await.unwrap();
@@ -321,7 +339,10 @@ async fn a_management_api_that_forgets_or_talks_nonsense() {
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let payload = Bytes::from_static(b"waits");
-    publisher.publish(1, payload, 1).await.unwrap();
+    publisher
+        .publish(1, super::batch(&payload, 1))
+        .await
+        .unwrap();
     let api = Provider::start().await;
     let queue = RabbitQueue::connect(settings).unwrap();
     let queue = queue.with_api(&api.url).unwrap();

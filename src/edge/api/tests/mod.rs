@@ -13,7 +13,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use poem::{Endpoint, Request, Response, http::Method};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -35,9 +34,9 @@ use crate::{
         unauthenticated::Unauthenticated,
     },
     error::{Code, Error, Result},
-    job::{Command, Job, Outcome, Refusal, account::AccountCommand, room::RoomCommand},
+    job::{self, Command, Job, Outcome, Refusal, account::AccountCommand, room::RoomCommand},
     model::{address::Address, notify::Delivery, *},
-    queue::{Partition, Publisher, State},
+    queue::{EncodedBatch, Partition, Publisher, State, framing},
     store::{
         Login, Reads, Window,
         notify::{Entry, NotifyReads, NotifySettings, Place},
@@ -258,9 +257,9 @@ struct Line {
 
 #[async_trait]
 impl Publisher for Line {
-    async fn publish(&self, _: Partition, payload: Bytes, _: u32) -> Result<()> {
-        for line in payload.split(|byte| *byte == b'\n') {
-            let job: Job = serde_json::from_slice(line).unwrap();
+    async fn publish(&self, _: Partition, batch: EncodedBatch) -> Result<()> {
+        for command in framing::decode(batch.payload()).unwrap() {
+            let job: Job = job::read(&command).unwrap();
             if let (Some(reply), Some(outcome)) = (job.reply, (self.decide)(&job.command)) {
                 self.submitter
                     .get()

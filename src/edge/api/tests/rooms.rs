@@ -147,7 +147,7 @@ fn stored(command: &Command) -> Option<Outcome> {
     }
     let json = format!(
         "{{\"seq\": 7, \"metadata\": {}}}",
-        send.metadata.as_ref().map_or("null", |m| m.0.get())
+        send.metadata.as_ref().map_or("null", Metadata::as_json)
     );
     Some(Outcome::Done(Some(
         serde_json::value::RawValue::from_string(json).unwrap(),
@@ -177,7 +177,7 @@ async fn a_message_is_accepted_or_stored() {
     let reply = json!({"body": "hello", "replyTo": new_id()});
     assert_eq!(world.call(user, Method::POST, &path, reply).await.0, 422);
 
-    // The key stands in for the id, and metadata is passed on as it came.
+    // The key stands in for the id, and metadata is passed on without its whitespace.
     let request = Request::builder()
         .method(Method::POST)
         .uri_str(&waited)
@@ -190,7 +190,7 @@ async fn a_message_is_accepted_or_stored() {
         .await
         .unwrap();
     let text = response.take_body().into_string().await.unwrap();
-    assert_eq!(text, r#"{"seq": 7, "metadata": {"b": 1.0, "a": 1}}"#);
+    assert_eq!(text, r#"{"seq": 7, "metadata": {"b":1.0,"a":1}}"#);
     let jobs = world.line.jobs.lock().unwrap();
     let Command::Room(_, RoomCommand::Send(send)) = &jobs.last().unwrap().command else {
         panic!("{jobs:?}");

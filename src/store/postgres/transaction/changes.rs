@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Result},
-    model::{Member, Message, Room, RoomId, Seq, Timestamp, UserId},
+    model::{Member, Message, Metadata, Room, RoomId, Seq, Timestamp, UserId},
     store::{
         DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry,
         postgres::pool::{Lease, answer, failure},
@@ -184,7 +184,7 @@ fn reactions(messages: &[Message]) -> Result<Vec<Option<String>>> {
 }
 
 fn metadata(message: &Message) -> Option<&str> {
-    message.metadata.as_ref().map(|json| json.0.get())
+    message.metadata.as_ref().map(Metadata::as_json)
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

@@ -8,7 +8,7 @@ use uuid::{Uuid, fmt::Simple};
 
 use crate::{
     error::{Error, Result},
-    model::{Member, Message, Room, RoomId, Seq, Timestamp, UserId},
+    model::{Member, Message, Metadata, Room, RoomId, Seq, Timestamp, UserId},
     sqlite::failure,
     store::{DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry, sqlite::json},
 };
@@ -79,7 +79,7 @@ fn list<T: Serialize>(items: &[T]) -> Option<String> {
 }
 
 fn metadata(message: &Message) -> Option<&str> {
-    message.metadata.as_ref().map(|json| json.0.get())
+    message.metadata.as_ref().map(Metadata::as_json)
 }
 
 /// A message's row, in the order in which the statement takes it apart.

@@ -1,7 +1,7 @@
 //! What a room's readers are shown.
 
 use chat::{model::*, store::*};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::fixture::*;
 
@@ -135,8 +135,7 @@ async fn a_message_comes_back_as_it_was_sent(store: Fixture) {
             client_msg_id: format!("ключ '{seq}'"),
             reply_to: (seq > 1).then(new_id),
             mentions: (1..seq).map(|_| new_id()).collect(),
-            metadata: metadata
-                .map(|&json| Metadata(RawValue::from_string(json.to_owned()).unwrap())),
+            metadata: metadata.map(|&json| Metadata::stored(json.to_owned()).unwrap()),
             ..message(id, &ada, seq, body)
         });
     }

@@ -13,7 +13,7 @@ use chat::{
         room::{RoomCommand, Send},
     },
     model::*,
-    queue::Publisher,
+    queue::{BatchBuilder, EncodedBatch, Publisher},
     store::*,
     worker::Worker,
 };
@@ -103,11 +103,7 @@ impl Conversation {
                 let body = format!("edited after {}", self.sent[&room].len());
                 lines.push(self.line(room, RoomCommand::Edit { message, body }));
                 let partition = job::partition_of(room, self.partitions);
-                let payload = lines.join("\n").into();
-                publisher
-                    .publish(partition, payload, lines.len() as u32)
-                    .await
-                    .unwrap();
+                publisher.publish(partition, batch(&lines)).await.unwrap();
             }
         }
     }
@@ -148,6 +144,18 @@ impl Conversation {
             );
         }
     }
+}
+
+fn batch(commands: &[String]) -> EncodedBatch {
+    let mut batch = BatchBuilder::default();
+    for command in commands {
+        let added = batch.push(|bytes| {
+            bytes.get_mut().extend_from_slice(command.as_bytes());
+            Ok(())
+        });
+        added.unwrap();
+    }
+    batch.finish()
 }
 
 /// A worker with a set trap that finds a conversation in its queue.
@@ -233,10 +241,10 @@ async fn two_owners_at_once(kind: Kind) {
     let publishing = (0..ROUNDS).flat_map(|round| {
         let (a, b) = (line(format!("a {round}")), line(format!("b {round}")));
         // One has its own and the other's, the other its own.
-        let both = [a.clone(), b].join("\n");
+        let both = [a.clone(), b];
         [
-            life.publisher.publish(0, a.into(), 1),
-            life.publisher.publish(1, both.into(), 2),
+            life.publisher.publish(0, batch(&both[..1])),
+            life.publisher.publish(1, batch(&both)),
         ]
     });
     let published = futures_util::future::join_all(publishing).await;

@@ -1,0 +1,95 @@
+//! What a worker checks of a command before it runs it. That a command is on the queue is what makes it one (see "What a
+//! worker trusts" in ARCHITECTURE.md); what is refused here could not have come from an edge of this version, or came
+//! broken.
+
+use super::{
+    Command, Job, VERSION, account::AccountCommand, notify::NotifyCommand, room::RoomCommand,
+};
+use crate::{
+    model::{RoomKind, direct_room_id, message_id},
+    protocol,
+};
+
+/// One command of a batch.
+///
+/// # Errors
+/// The reason for its dead letter: it cannot be read, has another version, or contradicts itself.
+pub fn read(bytes: &[u8]) -> Result<Job, String> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        v: u8,
+    }
+    match serde_json::from_slice::<Job>(bytes) {
+        Ok(job) if job.v == VERSION => {
+            check(&job).map_err(|reason| format!("it contradicts itself: {reason}"))?;
+            Ok(job)
+        }
+        result => {
+            let version = serde_json::from_slice::<Version>(bytes).map(|v| v.v);
+            Err(match (version, result) {
+                (Ok(v), _) if v > VERSION => format!(
+                    "it has version {v}, this worker knows {VERSION}: update the workers, then replay"
+                ),
+                (_, Err(error)) => format!("it cannot be read: {error}"),
+                (_, Ok(job)) => format!("it has version {}, which is not used any more", job.v),
+            })
+        }
+    }
+}
+
+fn check(job: &Job) -> Result<(), String> {
+    // Providers' reports and the links in notifications name a delivery, and nobody who acts.
+    let anonymous = matches!(
+        job.command,
+        Command::Notify(
+            NotifyCommand::Report(_)
+                | NotifyCommand::Unsubscribe { .. }
+                | NotifyCommand::OptOut { .. }
+                | NotifyCommand::Replay { .. }
+        )
+    );
+    if job.actor.is_nil() && !anonymous {
+        return Err("it has no actor".to_owned());
+    }
+    match &job.command {
+        Command::Room(room, command) => match command {
+            RoomCommand::Send(send) => {
+                if send.id != message_id(*room, job.actor, &send.client_msg_id) {
+                    return Err(
+                        "the message's id is not that of its room, sender and clientMsgId"
+                            .to_owned(),
+                    );
+                }
+                text(protocol::check_client_msg_id(&send.client_msg_id))?;
+                text(protocol::check_body(&send.body, usize::MAX))
+            }
+            RoomCommand::Edit { body, .. } => text(protocol::check_body(body, usize::MAX)),
+            RoomCommand::React { emoji, .. } => {
+                text(protocol::check_text("emoji", emoji, 1, protocol::MAX_EMOJI))
+            }
+            RoomCommand::Create {
+                kind: RoomKind::Direct,
+                members,
+                ..
+            } => match members.as_slice() {
+                [other] if *room == direct_room_id(job.actor, *other) => Ok(()),
+                _ => Err("a direct room's id is not that of its two members".to_owned()),
+            },
+            RoomCommand::MarkRead { seq } if *seq < 0 => Err("the number is negative".to_owned()),
+            RoomCommand::Depart => {
+                Err("only a worker takes a deleted account out of its rooms".to_owned())
+            }
+            _ => Ok(()),
+        },
+        Command::Account(AccountCommand::Register { account, .. })
+            if account.user.id != job.actor =>
+        {
+            Err("it registers another account than its actor".to_owned())
+        }
+        Command::Account(_) | Command::Notify(_) => Ok(()),
+    }
+}
+
+fn text(checked: crate::error::Result<()>) -> Result<(), String> {
+    checked.map_err(|error| error.message)
+}
