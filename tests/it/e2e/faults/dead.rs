@@ -18,7 +18,8 @@ const PARTITIONS: u16 = 4;
 /// As `config.toml` has it.
 const STANDALONE_PARTITIONS: u16 = 8;
 
-async fn publish(chat: &Chat, room: Uuid, payloads: &[&'static [u8]]) {
+/// Puts payloads into the room's partition, as they are.
+pub async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
     if chat.kind == Kind::Standalone {
         // Beside the running server, which looks for what others add.
         let file = chat.dir().join("data/chat.db");
@@ -62,7 +63,7 @@ async fn publish(chat: &Chat, room: Uuid, payloads: &[&'static [u8]]) {
     }
 }
 
-async fn run(chat: &Chat, args: &[&str]) -> String {
+pub async fn run(chat: &Chat, args: &[&str]) -> String {
     let data = chat.dir().join("data");
     let mut args = args.to_vec();
     if chat.kind == Kind::Standalone {
@@ -73,12 +74,12 @@ async fn run(chat: &Chat, args: &[&str]) -> String {
     ended.stdout
 }
 
-async fn letters(chat: &Chat) -> Vec<Value> {
+pub async fn letters(chat: &Chat) -> Vec<Value> {
     let listed = run(chat, &["queue", "--json", "dead", "list"]).await;
     serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{error}: {listed}"))
 }
 
-async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
+pub async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
     eventually("the dead letters", || async {
         let letters = letters(chat).await;
         (letters.len() >= count).then_some(letters)

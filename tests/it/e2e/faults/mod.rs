@@ -3,7 +3,7 @@
 mod broker;
 mod crashes;
 mod crowd;
-mod dead;
+pub mod dead;
 mod deaths;
 mod goodbye;
 mod long_ago;
