@@ -13,6 +13,7 @@ pub mod load;
 pub mod node;
 pub mod process;
 pub mod provider;
+pub mod raw;
 pub mod rest;
 pub mod smtp;
 pub mod socket;

@@ -1,1 +1,265 @@
 //! Connections that ask for nothing, too much or too slowly; answers that nobody reads.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::harness::{
+    Chat, Kind, Socket, both_ways, eventually,
+    process::Process,
+    raw::{ELSEWHERE, HERE, Raw},
+};
+
+both_ways!(
+    answers_that_nobody_reads,
+    silent_connections_at_the_limit,
+    heads_that_trickle,
+    too_many_from_one_address,
+);
+
+/// An honest client's message may take as long while an attack runs. Loose: the tests share their machine.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// Ada on the edge that is attacked, in a room of her own.
+struct Honest {
+    socket: Socket,
+    room: Uuid,
+    slowest: Duration,
+}
+
+impl Honest {
+    async fn start(chat: &Chat) -> Honest {
+        let ada = chat.register("ada").await;
+        let room = chat.room(&ada, "private", &[]).await;
+        let socket = chat.connect(0, &ada).await;
+        socket.join(room, None).await.expect("her own");
+        Honest {
+            socket,
+            room,
+            slowest: Duration::ZERO,
+        }
+    }
+
+    /// Sends, and waits until the message comes back stored.
+    async fn works(&mut self) {
+        let (started, name) = (Instant::now(), Uuid::new_v4().to_string());
+        let data = json!({"room": self.room, "body": "x", "clientMsgId": name});
+        self.socket
+            .call("sendMessage", data)
+            .await
+            .expect("accepted");
+        while self.socket.event("newMessage").await["clientMsgId"] != name.as_str() {}
+        self.slowest = self.slowest.max(started.elapsed());
+        assert!(self.slowest < BOUND, "a message took {:?}", self.slowest);
+    }
+}
+
+/// Resident memory, in MiB.
+fn memory(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid()));
+    let status = status.expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a number") / 1024
+}
+
+async fn answers_that_nobody_reads(kind: Kind) {
+    const MANY: usize = 400;
+    const MAX_GROWTH: u64 = 100;
+    let chat = Chat::plan(kind)
+        .set("edge.write_timeout", "4s")
+        .start()
+        .await;
+    let mut honest = Honest::start(&chat).await;
+    honest.works().await;
+    let url = chat.edge(0).url();
+    let page = Raw::connect(url, HERE).await.ask("GET /api", &[], "").await;
+    let page = page.expect("the page").body.len();
+    let before = memory(chat.edge(0));
+    let mut unread = Vec::new();
+    for _ in 0..MANY {
+        let mut raw = Raw::with_buffer(url, HERE, Some(4096))
+            .await
+            .expect("a connection");
+        raw.request("GET /api", &[], "").await;
+        unread.push(raw);
+    }
+    // Each answer has begun: it waits for its reader.
+    for raw in &unread {
+        raw.stream.readable().await.expect("it is open");
+    }
+    let mut most = 0;
+    for _ in 0..5 {
+        honest.works().await;
+        most = most.max(memory(chat.edge(0)));
+    }
+    println!(
+        "{MANY} unread answers of {page} bytes: {before} MiB, at most {most} MiB; slowest message {:?}",
+        honest.slowest
+    );
+    assert!(
+        most < before + MAX_GROWTH,
+        "{before} MiB grew to {most} MiB by {MANY} unread answers"
+    );
+    // They are reset, each of them, while the honest client goes on.
+    eventually("all unread answers are cut off", || {
+        unread.retain(|raw| !matches!(raw.stream.take_error(), Ok(Some(_))));
+        let left = unread.len();
+        async move { (left == 0).then_some(()) }
+    })
+    .await;
+    honest.works().await;
+}
+
+/// Silent connections, more than there may be, and new ones all the time.
+async fn silent_connections_at_the_limit(kind: Kind) {
+    let chat = Chat::plan(kind)
+        .set("edge.max_connections", 50)
+        .set("edge.request_timeout", "4s")
+        .start()
+        .await;
+    let mut honest = Honest::start(&chat).await;
+    let url = chat.edge(0).url();
+    let mut silent = VecDeque::new();
+    for _ in 0..60 {
+        silent.push_back(Raw::connect(url, HERE).await);
+    }
+    let full = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for round in 0..10 {
+        // More of them, faster than the old ones end.
+        for _ in 0..20 {
+            silent.push_back(Raw::connect(url, HERE).await);
+        }
+        let started = Instant::now();
+        for path in ["/healthz", "/readyz"] {
+            let mut raw = Raw::connect(url, HERE).await;
+            let answer = raw.ask(&format!("GET {path}"), &[], "").await.expect(path);
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        }
+        slowest = slowest.max(started.elapsed());
+        // Those of the first 60 are still there.
+        if round == 0 && full.elapsed() < Duration::from_secs(3) {
+            let mut raw = Raw::connect(url, HERE).await;
+            let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
+            assert_eq!(answer.status, 503, "{}", answer.text());
+            assert_eq!(answer.header("retry-after"), Some("5"));
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert!(
+                answer.text().contains("edge.max_connections"),
+                "{}",
+                answer.text()
+            );
+            raw.closed().await;
+        }
+        honest.works().await;
+    }
+    println!(
+        "health while full: at most {slowest:?}; slowest message {:?}",
+        honest.slowest
+    );
+    assert!(slowest < BOUND, "health took {slowest:?}");
+    // The silent ones end by themselves, the others were closed at once.
+    for raw in &mut silent {
+        raw.closed().await;
+    }
+    let mut raw = Raw::connect(url, HERE).await;
+    let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
+    assert_eq!(answer.status, 401);
+    honest.works().await;
+}
+
+async fn heads_that_trickle(kind: Kind) {
+    const PACE: Duration = Duration::from_millis(100);
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\nx-filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    let chat = Chat::plan(kind)
+        .set("edge.request_timeout", "2s")
+        .start()
+        .await;
+    let mut honest = Honest::start(&chat).await;
+    let url = chat.edge(0).url();
+    let health = async || {
+        let mut raw = Raw::connect(url, HERE).await;
+        assert_eq!(
+            raw.ask("GET /healthz", &[], "")
+                .await
+                .expect("health")
+                .status,
+            200
+        );
+        raw
+    };
+    // A fresh connection, one that has had an answer before, one that sends nothing, and one at rest.
+    let (mut fresh, mut used) = (Raw::connect(url, HERE).await, health().await);
+    let (mut silent, mut resting) = (Raw::connect(url, HERE).await, health().await);
+    let started = Instant::now();
+    tokio::join!(
+        fresh.trickle(HEAD, PACE),
+        used.trickle(HEAD, PACE),
+        silent.closed(),
+        honest.works(),
+    );
+    let took = started.elapsed();
+    println!("cut off after {took:?}");
+    assert!(
+        took < Duration::from_secs(10),
+        "they were cut off only after {took:?}"
+    );
+    // edge.idle_timeout is longer, and an upgraded socket knows none of this.
+    assert_eq!(
+        resting
+            .ask("GET /healthz", &[], "")
+            .await
+            .expect("health")
+            .status,
+        200
+    );
+    honest.works().await;
+}
+
+async fn too_many_from_one_address(kind: Kind) {
+    let chat = Chat::plan(kind)
+        .set("edge.max_connections", 200)
+        .set("edge.max_connections_per_address", 30)
+        .start()
+        .await;
+    let mut honest = Honest::start(&chat).await;
+    let url = chat.edge(0).url();
+    let mut held = Vec::new();
+    for i in 0..40 {
+        let mut raw = Raw::connect(url, ELSEWHERE).await;
+        let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
+        match i {
+            0..30 => assert_eq!(answer.status, 401),
+            _ => {
+                assert_eq!(answer.status, 503, "{}", answer.text());
+                assert!(
+                    answer.text().contains("max_connections_per_address"),
+                    "{}",
+                    answer.text()
+                );
+            }
+        }
+        held.push(raw);
+    }
+    let answer = Raw::connect(url, HERE)
+        .await
+        .ask("GET /v1/me", &[], "")
+        .await;
+    assert_eq!(answer.expect("an answer").status, 401);
+    honest.works().await;
+    // A place that was given back can be taken again.
+    drop(held);
+    eventually("the address may come again", || async {
+        let answer = Raw::connect(url, ELSEWHERE)
+            .await
+            .ask("GET /v1/me", &[], "")
+            .await?;
+        (answer.status == 401).then_some(())
+    })
+    .await;
+}

@@ -2,6 +2,7 @@
 //! the protocol itself is broken.
 
 mod credentials;
+mod http;
 mod rest;
 mod sockets;
 
