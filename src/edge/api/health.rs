@@ -1,10 +1,15 @@
 //! `/healthz`, `/readyz` and `/metrics`: for those who run it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use poem::{Endpoint, Request, error::NotFoundError};
+use bytes::Bytes;
+use poem::{Endpoint, Request, error::NotFoundError, web::Data};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use super::{
     Tags,
@@ -139,12 +144,12 @@ impl HealthApi {
 
     /// Ready
     ///
-    /// Asks each dependency, at most a second each.
+    /// Asks each dependency, at most a second each; requests that come at once share the answers.
     #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
-    async fn readyz(&self, edge: Shared<'_>) -> Ready {
-        let readiness = readiness(&edge).await;
-        let body = RawJson::of(&readiness);
-        match readiness.status {
+    async fn readyz(&self, edge: Shared<'_>, checked: Data<&Arc<Checked>>) -> Ready {
+        let (status, body) = checked.readiness(&edge).await;
+        let body = RawJson::of_bytes(body);
+        match status {
             Status::Ready | Status::Degraded => Ready::Yes(body),
             Status::Unavailable => Ready::No(body),
         }
@@ -160,6 +165,28 @@ impl HealthApi {
             look_at_queue(edge);
         }
         Scraped::Ok(PlainText(metrics().render()))
+    }
+}
+
+/// How long an answer to `/readyz` is given again. Anyone may ask, and each check takes a connection to the database.
+const CHECKED_FOR: Duration = Duration::from_millis(100);
+
+/// The last readiness, one check at a time.
+#[derive(Default)]
+pub struct Checked(Mutex<Option<(Instant, Status, Bytes)>>);
+
+impl Checked {
+    async fn readiness(&self, edge: &Edge) -> (Status, Bytes) {
+        let mut last = self.0.lock().await;
+        match &*last {
+            Some((at, status, body)) if at.elapsed() < CHECKED_FOR => (*status, body.clone()),
+            _ => {
+                let now = readiness(edge).await;
+                let body = Bytes::from(crate::protocol::raw(&now).get().to_owned());
+                *last = Some((Instant::now(), now.status, body.clone()));
+                (now.status, body)
+            }
+        }
     }
 }
 

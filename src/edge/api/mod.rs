@@ -137,7 +137,7 @@ pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     }
     gate.around(WithEdge {
         edge,
-        inner: routes,
+        inner: routes.data(Arc::<health::Checked>::default()),
     })
 }
 
@@ -195,6 +195,6 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
     }
     gate.around(recent::Recent {
         edge: edge.clone(),
-        inner: routes.data(edge),
+        inner: routes.data(edge).data(Arc::<health::Checked>::default()),
     })
 }

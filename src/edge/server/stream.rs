@@ -268,3 +268,155 @@ impl AsyncWrite for HttpStream {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(200);
+    const NEVER: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_secs(60);
+    /// More than the system takes for a peer that does not read.
+    const MUCH: usize = 64 << 20;
+
+    fn deadlines(request: Duration, idle: Duration, write: Duration) -> Deadlines {
+        Deadlines {
+            request,
+            idle,
+            write,
+        }
+    }
+
+    async fn pair(deadlines: Deadlines) -> (HttpStream, Progress, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let stream = HttpStream::new(ours, deadlines, Instant::now());
+        let progress = stream.progress();
+        (stream, progress, peer)
+    }
+
+    async fn within<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(LONG, what)
+            .await
+            .expect("it ends in time")
+    }
+
+    async fn read(stream: &mut HttpStream) -> io::Result<u8> {
+        within(stream.read_u8()).await
+    }
+
+    #[tokio::test]
+    async fn a_first_head_has_its_time_from_the_connect_on() {
+        let (mut stream, _, mut peer) = pair(deadlines(SOON, NEVER, NEVER)).await;
+        let error = read(&mut stream).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // A byte gives it no more.
+        let (mut stream, _, mut other) = pair(deadlines(SOON, NEVER, NEVER)).await;
+        other.write_all(b"G").await.unwrap();
+        assert_eq!(read(&mut stream).await.unwrap(), b'G');
+        assert_eq!(
+            read(&mut stream).await.unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+        peer.write_all(b"x").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn rest_and_later_heads_have_times_of_their_own() {
+        // At rest.
+        let (mut stream, progress, _peer) = pair(deadlines(NEVER, SOON, NEVER)).await;
+        progress.request_begins();
+        progress.answer_begins(false);
+        stream.flush().await.unwrap();
+        assert_eq!(
+            read(&mut stream).await.unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+        // The first byte of a head begins its time.
+        let (mut stream, progress, mut peer) = pair(deadlines(SOON, NEVER, NEVER)).await;
+        progress.request_begins();
+        progress.answer_begins(false);
+        stream.flush().await.unwrap();
+        peer.write_all(b"G").await.unwrap();
+        assert_eq!(read(&mut stream).await.unwrap(), b'G');
+        assert_eq!(
+            read(&mut stream).await.unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_answered_has_no_time() {
+        for upgrade in [None, Some(true)] {
+            let (mut stream, progress, mut peer) = pair(deadlines(SOON, SOON, SOON)).await;
+            progress.request_begins();
+            if let Some(upgrade) = upgrade {
+                progress.answer_begins(upgrade);
+                stream.flush().await.unwrap();
+            }
+            let waited = tokio::time::timeout(SOON * 3, stream.read_u8()).await;
+            assert!(waited.is_err(), "{waited:?}");
+            peer.write_all(b"x").await.unwrap();
+            assert_eq!(read(&mut stream).await.unwrap(), b'x');
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_read_ends_the_connection() {
+        let (mut stream, progress, _peer) = pair(deadlines(NEVER, NEVER, SOON)).await;
+        progress.request_begins();
+        progress.answer_begins(false);
+        let error = within(stream.write_all(&vec![0; MUCH])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // After an upgrade it waits.
+        let (mut stream, progress, _peer) = pair(deadlines(NEVER, NEVER, SOON)).await;
+        progress.answer_begins(true);
+        stream.flush().await.unwrap();
+        let waited = tokio::time::timeout(SOON * 3, stream.write_all(&vec![0; MUCH])).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_meanwhile_waits_until_the_answer_is_taken() {
+        let (mut stream, progress, mut peer) = pair(deadlines(NEVER, NEVER, NEVER)).await;
+        progress.request_begins();
+        progress.answer_begins(false);
+        peer.write_all(b"G").await.unwrap();
+        let much = vec![0; MUCH];
+        let waited = tokio::time::timeout(SOON, stream.write_all(&much)).await;
+        assert!(waited.is_err());
+        let waited = tokio::time::timeout(SOON, stream.read_u8()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        // Its peer takes all that there is; then it may go on.
+        let reading = tokio::spawn(async move {
+            let mut all = vec![0; 1 << 16];
+            while peer.read(&mut all).await.is_ok_and(|read| read > 0) {}
+        });
+        within(stream.write_all(b"rest")).await.unwrap();
+        within(stream.flush()).await.unwrap();
+        assert_eq!(read(&mut stream).await.unwrap(), b'G');
+        drop(stream);
+        within(reading).await.unwrap();
+    }
+
+    #[test]
+    fn a_reader_must_take_a_kibibyte_a_second() {
+        for (within, bytes) in [
+            (30_000, 30 * 1024),
+            (1000, 1024),
+            (500, 512),
+            (1, 1),
+            (0, 1),
+        ] {
+            assert_eq!(least(Duration::from_millis(within)), bytes);
+        }
+    }
+}
