@@ -108,10 +108,13 @@ async fn answers_that_nobody_reads(kind: Kind) {
     // They are reset, each of them, and so are those that read a byte now and then.
     let mut trickling = unread.split_off(MANY - 5);
     eventually("all unread answers are cut off", || {
-        unread.retain(|raw| !matches!(raw.stream.take_error(), Ok(Some(_))));
-        trickling.retain(|raw| match raw.stream.try_read(&mut [0]) {
-            Ok(read) => read > 0,
-            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        let open = |raw: &Raw| !matches!(raw.stream.take_error(), Ok(Some(_)));
+        unread.retain(open);
+        // The error first: a read that meets it takes it away.
+        trickling.retain(|raw| {
+            let is_open = open(raw);
+            let _ = raw.stream.try_read(&mut [0]);
+            is_open
         });
         let left = unread.len() + trickling.len();
         async move { (left == 0).then_some(()) }
