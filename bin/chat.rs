@@ -11,7 +11,7 @@ use chat::{
     },
     bench,
     config::{Config, Role, Sources},
-    error::{Error, Result},
+    error::{Code, Error, Result},
     protocol::raw,
     queue::Selection,
     telemetry,
@@ -337,7 +337,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", error.chain());
-            ExitCode::FAILURE
+            match error.code {
+                // A setting, or a file that stands for one.
+                Code::Invalid => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     app,
     bus::Bus,
     config::Config,
+    data_dir,
     error::{Error, Result},
     queue::{
         DeadLetter, DeadLetters, Depth, Queue, Selection,
@@ -28,7 +29,7 @@ pub struct QueueTools {
 impl QueueTools {
     pub async fn open(config: &Config, data: Option<&Path>) -> Result<QueueTools> {
         if let Some(data) = data {
-            let file = data.join(app::STANDALONE_FILE);
+            let file = data.join(data_dir::DATABASE);
             if !file.exists() {
                 return Err(Error::not_found(&format!("file {}", file.display())));
             }

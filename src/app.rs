@@ -13,13 +13,12 @@ use std::{
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     autoscale,
     bus::{self, Bus, memory::MemoryBus, redis::RedisBus},
-    config::{Config, Secret},
-    edge,
+    config::Config,
+    data_dir, edge,
     error::{Code, Error, Result},
     job::notify::Notifier,
     queue::{
@@ -31,9 +30,6 @@ use crate::{
     store,
     worker::{self, Memory, Worker},
 };
-
-/// The name of the database file in a standalone data directory.
-pub const STANDALONE_FILE: &str = "chat.db";
 
 /// Told once, when the role is ready for work, with the address it serves on.
 pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
@@ -62,13 +58,13 @@ pub async fn standalone(
     shutdown: CancellationToken,
     ready: Ready,
 ) -> Result<()> {
-    let _lock = lock_directory(data)?;
+    let _lock = data_dir::lock(data)?;
     if config.auth.secret.is_empty() {
-        config.auth.secret = kept_secret(data)?;
+        config.auth.secret = data_dir::secret(data)?;
     }
     let config = Arc::new(config);
     let operations = listen_for_operations(&config).await?;
-    let database = Database::open(&data.join(STANDALONE_FILE)).await?;
+    let database = Database::open(&data.join(data_dir::DATABASE)).await?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
     let bus = Arc::new(MemoryBus::new(bus::memory::Settings {
@@ -352,48 +348,6 @@ pub(crate) fn sqlite_queue(config: &Config) -> queue::sqlite::Settings {
         confirm_timeout: config.queue.confirm_timeout,
         prefetch: config.queue.prefetch,
     }
-}
-
-/// Keeps a second process out of the directory for as long as the file is open.
-fn lock_directory(data: &Path) -> Result<std::fs::File> {
-    let shown = data.display();
-    let failed = |error: std::io::Error| {
-        Error::new(
-            Code::Conflict,
-            format!("cannot use the data directory {shown}: {error}"),
-        )
-    };
-    std::fs::create_dir_all(data).map_err(failed)?;
-    let file = std::fs::File::create(data.join("lock")).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
-            Code::Conflict,
-            format!(
-                "another chat process uses the data directory {shown}; stop it, or choose another with --data"
-            ),
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
-/// The directory's own token secret, made at the first start and readable by its owner only.
-fn kept_secret(data: &Path) -> Result<Secret> {
-    let file = data.join("secret");
-    match std::fs::read_to_string(&file) {
-        Ok(secret) if secret.trim().len() >= 32 => return Ok(Secret::new(secret.trim())),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::internal(error)),
-    }
-    let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut opened = options.open(&file).map_err(Error::internal)?;
-    std::io::Write::write_all(&mut opened, secret.as_bytes()).map_err(Error::internal)?;
-    Ok(Secret::new(secret))
 }
 
 /// `/healthz` and `/metrics` of a process that serves nothing else.

@@ -11,12 +11,16 @@
 //!
 //! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
 
+#[macro_use]
+mod redact;
+
 pub mod admin;
 pub mod app;
 pub mod autoscale;
 pub mod bench;
 pub mod bus;
 pub mod config;
+pub mod data_dir;
 pub mod edge;
 pub mod error;
 pub mod job;

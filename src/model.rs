@@ -181,7 +181,7 @@ pub struct User {
 }
 
 /// An account as its owner sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Account {
     #[serde(flatten)]
@@ -190,6 +190,8 @@ pub struct Account {
     pub phone: Option<String>,
     pub created_at: Timestamp,
 }
+
+debug_of!(Account { user, created_at });
 
 /// What the edge needs to check a password. `admin` is the operator's role, not a room's.
 #[derive(Clone)]
@@ -235,7 +237,7 @@ pub struct Reaction {
 }
 
 /// A message as everyone sees it.
-#[derive(Debug, Clone, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema)]
 #[oai(rename_all = "camelCase")]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
@@ -266,6 +268,13 @@ pub struct Message {
     #[oai(skip_serializing_if_is_none)]
     pub deleted_at: Option<Timestamp>,
 }
+
+debug_of!(Message {
+    id,
+    room,
+    seq,
+    change_seq
+});
 
 /// One entry of a room's feed, ready for the wire: every number of a room is exactly one of these.
 #[derive(Debug, Clone)]

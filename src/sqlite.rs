@@ -12,7 +12,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    data_dir,
+    error::{Code, Error, Result},
+};
 
 /// Connections that only read.
 const READERS: u32 = 4;
@@ -32,8 +35,14 @@ pub struct Database {
 
 impl Database {
     /// Opens `file`, creating it where it is missing (its directory must exist), and applies what is new in
-    /// `migrations/sqlite`. A file of a newer version is refused.
+    /// `migrations/sqlite`. Only its owner may read it from then on. A file of a newer version is refused.
     pub async fn open(file: &Path) -> Result<Self> {
+        data_dir::database_file(file).map_err(|error| {
+            Error::new(
+                Code::Conflict,
+                format!("cannot use {}: {error}", file.display()),
+            )
+        })?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)

@@ -9,8 +9,9 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt};
 
 use crate::config::{Log, LogFormat};
 
@@ -23,15 +24,37 @@ pub fn init(log: &Log) -> Result<(), TryInitError> {
     LazyLock::force(&METRICS);
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let subscriber = tracing_subscriber::fmt()
-        // The settings have checked the filter; a wrong part is ignored here.
-        .with_env_filter(EnvFilter::new(&log.filter))
+    let layer = fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(colour);
+        .with_ansi(colour)
+        // It would be told by `eprintln!`, which panics when standard error is gone.
+        .log_internal_errors(false);
+    let dependencies = log.dependencies;
+    let subscriber = tracing_subscriber::registry()
+        // The settings have checked the filter; a wrong part is ignored here.
+        .with(EnvFilter::new(&log.filter))
+        .with(filter_fn(move |metadata| {
+            may_say(metadata.target(), *metadata.level(), dependencies)
+        }));
     match log.format {
-        LogFormat::Text => subscriber.finish().try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init(),
+        LogFormat::Text => subscriber.with(layer).try_init(),
+        LogFormat::Json => subscriber.with(layer.json().flatten_event(true)).try_init(),
     }
+}
+
+/// What never reaches the log, whatever `log.filter` says. Below `info`, libraries write what we must not: lapin and
+/// amq-protocol whole frames, lettre the mails and the login, tungstenite and redis what travels. Two do at `warn`: sqlx
+/// reads `~/.pgpass` and the parameters of `database.url`, and shows what it does not understand; lapin shows messages
+/// that no queue took.
+fn may_say(target: &str, level: Level, dependencies: LevelFilter) -> bool {
+    let below = |module: &str| {
+        let rest = target.strip_prefix(module);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    if below("chat") {
+        return true;
+    }
+    level <= dependencies && !below("sqlx_postgres::options") && !below("lapin::returned_messages")
 }
 
 /// Every metric of the process.
@@ -385,9 +408,36 @@ mod tests {
     }
 
     #[test]
+    fn only_we_say_more_than_the_dependencies_may() {
+        let may = |target, level| may_say(target, level, LevelFilter::INFO);
+        assert!(may("chat", Level::TRACE) && may("chat::edge", Level::TRACE));
+        assert!(may("lapin::channel", Level::INFO) && may("sqlx::query", Level::WARN));
+        for target in ["lapin::channels", "lettre", "chatty", "log", "redis"] {
+            assert!(
+                !may(target, Level::DEBUG) && !may(target, Level::TRACE),
+                "{target}"
+            );
+        }
+        for target in [
+            "sqlx_postgres::options::parse",
+            "sqlx_postgres::options::pgpass",
+            "lapin::returned_messages",
+        ] {
+            assert!(!may(target, Level::WARN), "{target}");
+            assert!(
+                !may_say(target, Level::WARN, LevelFilter::TRACE),
+                "{target}"
+            );
+        }
+        assert!(may_say("lapin", Level::TRACE, LevelFilter::TRACE));
+        assert!(!may_say("lapin", Level::WARN, LevelFilter::ERROR));
+    }
+
+    #[test]
     fn a_log_is_set_up_once() {
         let log = Log {
             filter: "off".into(),
+            dependencies: LevelFilter::INFO,
             format: LogFormat::Json,
         };
         // Another test of this process may have been first.

@@ -102,11 +102,13 @@ impl Target {
 }
 
 /// A user made for the run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registered {
     pub token: String,
     pub id: Uuid,
 }
+
+debug_of!(Registered { id });
 
 pub fn failed(what: &str, why: impl std::fmt::Display) -> Error {
     Error::new(Code::Conflict, format!("{what}: {why}"))

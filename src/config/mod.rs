@@ -17,6 +17,8 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
+
 pub use layers::DEFAULTS;
 pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
@@ -394,6 +396,19 @@ impl Config {
                     "log.filter",
                     "levels as in \"info\" or \"warn,chat=debug\"",
                     log_filter,
+                ),
+                dependencies: r.text(
+                    "log.dependencies",
+                    "off, error, warn, info, debug, trace",
+                    |text| match text {
+                        "off" => Ok(LevelFilter::OFF),
+                        "error" => Ok(LevelFilter::ERROR),
+                        "warn" => Ok(LevelFilter::WARN),
+                        "info" => Ok(LevelFilter::INFO),
+                        "debug" => Ok(LevelFilter::DEBUG),
+                        "trace" => Ok(LevelFilter::TRACE),
+                        _ => Err("is no level".into()),
+                    },
                 ),
                 format: r.text("log.format", "text, json", |text| match text {
                     "text" => Ok(LogFormat::Text),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing::level_filters::LevelFilter;
 
 use super::{Secret, SecretUrl};
 
@@ -375,6 +376,8 @@ pub struct Limits {
 pub struct Log {
     /// What `tracing_subscriber::EnvFilter` understands.
     pub filter: String,
+    /// The most verbose level of everything that is not this program's own code, whatever the filter says.
+    pub dependencies: LevelFilter,
     /// For people or for collectors.
     pub format: LogFormat,
 }

@@ -26,13 +26,15 @@ const BUILT_IN: [(&str, &str); 8] = [
 ];
 
 /// One message of a digest.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Said {
     /// Empty for a direct room.
     pub room: String,
     pub sender: String,
     pub body: String,
 }
+
+debug_of!(Said {});
 
 /// The values of the templates `digest.*`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -50,12 +52,14 @@ pub struct DigestValues {
 }
 
 /// The values of the templates `code.*`.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct CodeValues {
     pub code: String,
     /// How long it is good.
     pub minutes: u64,
 }
+
+debug_of!(CodeValues { minutes });
 
 /// The templates in use.
 #[derive(Clone)]

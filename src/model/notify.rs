@@ -190,7 +190,7 @@ mod minutes {
 }
 
 /// One request to a provider, and all that is known of it: kept as JSON, changed as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryRecord {
     pub state: DeliveryState,
@@ -215,6 +215,13 @@ pub struct DeliveryRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reports: Vec<String>,
 }
+
+debug_of!(DeliveryRecord {
+    state,
+    reason,
+    purpose,
+    attempts
+});
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

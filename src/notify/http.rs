@@ -80,7 +80,7 @@ fn failed(error: &reqwest::Error) -> Answer {
             "the connection to the provider broke",
         )
     };
-    tracing::debug!(%error, "a provider was asked in vain");
+    tracing::debug!(%error, "provider request failed");
     Answer {
         verdict,
         said: said.to_owned(),

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// One request to a provider.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Outgoing {
     /// The delivery's id: given to the provider, and found again in its reports.
     pub id: Uuid,
@@ -36,6 +36,8 @@ pub struct Outgoing {
     /// Where the provider reports to, if it can reach us; for Twilio.
     pub report_to: Option<String>,
 }
+
+debug_of!(Outgoing { id });
 
 /// What an answer means.
 #[derive(Debug, Clone, PartialEq, Eq)]

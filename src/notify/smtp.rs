@@ -125,6 +125,6 @@ fn meaning(error: &smtp::Error) -> Answer {
         None if error.is_timeout() => "the server did not answer in time".to_owned(),
         None => "the server could not be reached, or the connection broke".to_owned(),
     };
-    tracing::debug!(%error, "a mail was not sent");
+    tracing::debug!(said, "mail was not sent");
     Answer { verdict, said }
 }

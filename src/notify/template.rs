@@ -20,12 +20,14 @@ const MAX_SUBJECT: usize = 120;
 const MAX_SMS: usize = 459;
 
 /// A finished text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Rendered {
     pub subject: String,
     pub text: String,
     pub html: String,
 }
+
+debug_of!(Rendered {});
 
 /// Tells of messages, the oldest first, by e-mail.
 pub fn digest(templates: &Templates, said: &[Said], link: &str, unsubscribe: &str) -> Rendered {

@@ -188,10 +188,12 @@ pub enum Request {
     Disconnect,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 pub struct Auth {
     pub token: String,
 }
+
+debug_of!(Auth {});
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -206,7 +208,7 @@ pub struct LeaveRoom {
     pub room: RoomId,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendMessage {
     pub room: RoomId,
@@ -216,12 +218,19 @@ pub struct SendMessage {
     pub metadata: Option<ClientMetadata>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+debug_of!(SendMessage {
+    room,
+    client_msg_id
+});
+
+#[derive(Deserialize, JsonSchema)]
 pub struct EditMessage {
     pub room: RoomId,
     pub id: MessageId,
     pub body: String,
 }
+
+debug_of!(EditMessage { room, id });
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct DeleteMessage {

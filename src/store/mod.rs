@@ -40,7 +40,7 @@ pub enum Window {
 }
 
 /// One login of a user, kept so that its refresh token can be rotated and revoked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub id: LoginId,
     pub user: UserId,
@@ -48,6 +48,12 @@ pub struct Login {
     pub token_hash: Vec<u8>,
     pub expires_at: Timestamp,
 }
+
+debug_of!(Login {
+    id,
+    user,
+    expires_at
+});
 
 /// How many events one call of [`Reads::events`] returns. Numbers have no gaps, so it bounds the range as well.
 const MAX_EVENTS: i64 = 1000;
@@ -372,11 +378,13 @@ pub trait Transaction: Send {
 }
 
 /// A new account together with its first login.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewAccount {
     pub account: Account,
     pub password_hash: String,
 }
+
+debug_of!(NewAccount { account });
 
 /// What became of an account or login command. Repeating a command gives the same answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -392,7 +400,7 @@ pub enum Applied {
 }
 
 /// A refresh token's replacement by the next one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Rotation {
     pub login: LoginId,
     pub old_hash: Vec<u8>,
@@ -405,14 +413,23 @@ pub struct Rotation {
     pub grace: Duration,
 }
 
+debug_of!(Rotation {
+    login,
+    expires_at,
+    asked_at,
+    applied_at
+});
+
 /// A change of one's own account; `None` leaves a field, an empty string clears it. A cleared display name is the
 /// user name again.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AccountPatch {
     pub display_name: Option<String>,
     pub email: Option<String>,
     pub phone: Option<String>,
 }
+
+debug_of!(AccountPatch {});
 
 /// Under which name a deleted account's messages stay. Nobody can register it: it has a space in it.
 pub const DELETED_USERNAME: &str = "deleted user";

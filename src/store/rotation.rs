@@ -4,7 +4,6 @@ use super::Rotation;
 use crate::model::Timestamp;
 
 /// A login's row.
-#[derive(Debug)]
 pub(super) struct State {
     pub token_hash: Vec<u8>,
     pub prev_hash: Option<Vec<u8>>,
@@ -12,6 +11,12 @@ pub(super) struct State {
     pub expires_at: Timestamp,
     pub revoked: bool,
 }
+
+debug_of!(State {
+    rotated_at,
+    expires_at,
+    revoked
+});
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {

@@ -10,10 +10,12 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &[
         "config",
+        "data_dir",
         "error",
         "model",
         "plot",
         "protocol",
+        "redact",
         "retry",
         "sqlite",
         "telemetry",
@@ -119,6 +121,58 @@ fn nothing_is_left_lying_about() {
         }
     }
     complaints.none();
+}
+
+/// Logs and dead letters show values by `Debug`. Types with such fields say with `debug_of!`, or by hand, what is shown.
+#[test]
+fn nothing_secret_or_personal_derives_debug() {
+    let mut complaints = Complaints::default();
+    for file in rust_files("src").into_iter().chain(rust_files("bin")) {
+        let (mut derived, mut depth) = (false, 0);
+        for (line, text) in numbered(&file.product()) {
+            let text = text.trim();
+            if depth == 0 {
+                if text.starts_with("#[derive(") || text.starts_with("Debug,") {
+                    derived = words(text).any(|word| word == "Debug");
+                }
+                let begins = words(text).any(|word| ["struct", "enum"].contains(&word));
+                match (begins && derived, text.ends_with('{')) {
+                    (true, true) => (depth, derived) = (1, false),
+                    (true, false) => derived = false,
+                    _ => {}
+                }
+                continue;
+            }
+            if hides(text) {
+                complaints.add(&file, line, format!("`{text}` is shown by Debug"));
+            }
+            depth += text.matches('{').count();
+            depth = depth.saturating_sub(text.matches('}').count());
+        }
+    }
+    complaints.none();
+}
+
+/// Whether a field's name says that it is a secret or personal, and its type does not hide it.
+fn hides(field: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "password", "token", "secret", "hash", "code", "body", "email", "phone", "address",
+    ];
+    const TYPES: [&str; 6] = [
+        "String",
+        "Option<String>",
+        "Vec<u8>",
+        "Option<Vec<u8>>",
+        "Uuid",
+        "Box<str>",
+    ];
+    let field = field.trim_end_matches(',');
+    let Some((name, of)) = field.split_once(": ") else {
+        return false;
+    };
+    let name = words(name).last().unwrap_or_default();
+    let last = name.rsplit('_').next().unwrap_or_default();
+    NAMES.contains(&last) && TYPES.contains(&of)
 }
 
 #[test]

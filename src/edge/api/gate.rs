@@ -92,7 +92,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
             request_id = id,
             client = client.map(tracing::field::display),
             %method,
-            path,
+            path = shown(&path),
             status = status.as_u16(),
             took_ms = took.as_secs_f64() * 1000.0,
             "answered"
@@ -274,6 +274,15 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         "a handler panicked: {}",
         text.as_deref().unwrap_or("no text")
     )
+}
+
+/// A path as the log may have it: the link that ends notifications is a secret.
+fn shown(path: &str) -> &str {
+    const UNSUBSCRIBE: &str = "/v1/unsubscribe/";
+    match path.starts_with(UNSUBSCRIBE) {
+        true => UNSUBSCRIBE,
+        false => path,
+    }
 }
 
 /// Methods as the metrics know them: a label must not take whatever a client makes up.

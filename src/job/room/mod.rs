@@ -14,7 +14,7 @@ use crate::{
     store::Scope,
 };
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RoomCommand {
     Send(Send),
@@ -70,7 +70,7 @@ pub enum RoomCommand {
     Depart,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Send {
     pub id: MessageId,
     #[serde(rename = "c")]
@@ -81,6 +81,35 @@ pub struct Send {
     pub reply_to: Option<MessageId>,
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Metadata>,
+}
+
+debug_of!(Send { id, client_msg_id });
+
+/// Without what people wrote: a command is logged when it fails.
+impl std::fmt::Debug for RoomCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self {
+            RoomCommand::Send(send) => return send.fmt(f),
+            RoomCommand::Edit { message, .. } => return write!(f, "Edit({message})"),
+            RoomCommand::Delete { message } => return write!(f, "Delete({message})"),
+            RoomCommand::React { message, on, .. } => return write!(f, "React({message}, {on})"),
+            RoomCommand::Create { .. } => "Create",
+            RoomCommand::Rename { .. } => "Rename",
+            RoomCommand::DeleteRoom => "DeleteRoom",
+            RoomCommand::Join => "Join",
+            RoomCommand::Leave => "Leave",
+            RoomCommand::SetMember { user, role } => {
+                return write!(f, "SetMember({user}, {role})");
+            }
+            RoomCommand::RemoveMember { user } => return write!(f, "RemoveMember({user})"),
+            RoomCommand::Ban { user, .. } => return write!(f, "Ban({user})"),
+            RoomCommand::LiftBan { user } => return write!(f, "LiftBan({user})"),
+            RoomCommand::Mute { user, .. } => return write!(f, "Mute({user})"),
+            RoomCommand::MarkRead { seq } => return write!(f, "MarkRead({seq})"),
+            RoomCommand::Depart => "Depart",
+        };
+        f.write_str(name)
+    }
 }
 
 /// A room command with who gave it and when.

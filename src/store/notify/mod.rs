@@ -59,7 +59,7 @@ pub enum Verdict {
 }
 
 /// One message of a delivery, as it is now.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Line {
     pub message: MessageId,
     pub room: RoomId,
@@ -73,6 +73,8 @@ pub struct Line {
     pub read: Option<bool>,
     pub mode: Option<RoomMode>,
 }
+
+debug_of!(Line { message, room, seq });
 
 /// What an entry of the ledger says of one message and one user.
 #[derive(Debug, Clone)]
@@ -116,7 +118,7 @@ impl NotifySettings {
 }
 
 /// A code that proves an address, as it is kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewCode {
     pub user: UserId,
     pub address: Address,
@@ -124,6 +126,8 @@ pub struct NewCode {
     pub hash: Vec<u8>,
     pub expires_at: Timestamp,
 }
+
+debug_of!(NewCode { user, expires_at });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeAnswer {

@@ -2,6 +2,7 @@
 //! every statement a walk along an index. It decides nothing; see [`crate::store`].
 
 mod accounts;
+mod address;
 mod expire;
 mod notify;
 mod pool;
@@ -47,7 +48,14 @@ impl Store {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(refused("this address begins otherwise"));
         }
-        let options = PgConnectOptions::from_str(url)
+        let (url, unknown) = address::known(url);
+        if !unknown.is_empty() {
+            tracing::warn!(
+                parameters = unknown.join(", "),
+                "database.url has parameters that are not known here; they are ignored"
+            );
+        }
+        let options = PgConnectOptions::from_str(&url)
             .map_err(|e| refused(&e.to_string()))?
             .application_name("chat");
         Ok(Store {

@@ -6,6 +6,7 @@ mod addresses;
 mod connections;
 mod framing;
 mod handshakes;
+mod operator;
 mod rights;
 mod stalled;
 mod texts;

@@ -8,13 +8,17 @@ use uuid::Uuid;
 
 use crate::{
     e2e::notify::{report, say, start, verify},
-    harness::{Chat, Kind, User, both_ways, engineio::Raw, eventually, provider::Provider},
+    harness::{
+        Chat, Kind, User, both_ways, deployment::SECRET, engineio::Raw, eventually,
+        provider::Provider, server,
+    },
 };
 
 both_ways!(
     no_name_hides_or_reorders_what_stands_beside_it,
     a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes,
     no_spelling_of_a_suppressed_address_is_sent_to,
+    a_log_at_its_most_verbose_holds_no_secret,
 );
 
 /// The longest that the honest client beside an attack waits for one of its messages to be stored.
@@ -254,4 +258,131 @@ async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
     for asked in mail.asked() {
         assert!(!asked.body.to_lowercase().contains("gone"), "{asked:?}");
     }
+}
+
+/// Everything that must not be in a log passes through every process, with each of them told to say all it can.
+async fn a_log_at_its_most_verbose_holds_no_secret(kind: Kind) {
+    let mail = Provider::start().await;
+    let change = [
+        ("log.filter", "trace"),
+        ("notify.email.api_key", "SG.api-key-of-the-test"),
+        ("edge.public_url", "https://chat.example.com"),
+    ];
+    let chat = start(kind, &mail, &change).await;
+    let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
+    verify(&chat, &bob, &mail, "email", "bob.secret@example.com").await;
+    let rest = chat.rest_as(1, &bob);
+    let me = json!({"displayName": "Bob the Unlogged", "phone": "+4915112345678"});
+    rest.patch("/v1/me", me).await.ok(200);
+    rest.post("/v1/me/verify/email", json!({})).await.ok(204);
+    let code = eventually("the code", async || {
+        mail.find("bob.secret@example.com", |asked| {
+            let text = asked.text();
+            let mut digits = text.split(|c: char| !c.is_ascii_digit());
+            digits.find(|digits| digits.len() == 6).map(str::to_owned)
+        })
+    })
+    .await;
+    mail.forget();
+    let room = chat.room(&ada, "direct", &[&bob]).await;
+    let socket = chat.connect(0, &ada).await;
+    socket.join(room, None).await.expect("a member");
+    let words = json!({"room": room, "body": "unlogged words", "clientMsgId": "c1", "metadata": {"k": "unlogged metadata"}});
+    socket.call("sendMessage", words).await.expect("accepted");
+    let message = say(&chat, &ada, room, "more unlogged words").await;
+    let path = format!("/v1/rooms/{room}/messages/{message}");
+    let edited = chat
+        .rest_as(0, &ada)
+        .patch(&path, json!({"body": "unlogged edit"}))
+        .await;
+    edited.ok(200);
+    let sent = eventually("a mail", async || mail.asked().first().cloned()).await;
+    let link = sent.json()["headers"]["List-Unsubscribe"].clone();
+    let link = link.as_str().expect("a link to stop them");
+    let path = link
+        .trim_matches(['<', '>'])
+        .replace("https://chat.example.com", "");
+    let secret = path.rsplit('/').next().expect("a secret").to_owned();
+    assert_eq!(
+        chat.rest(0).send(Method::POST, &path, None).await.status,
+        200
+    );
+    let ticket = rest.post("/v1/auth/ticket", json!({})).await;
+    let ticket = ticket.json()["ticket"]
+        .as_str()
+        .expect("a ticket")
+        .to_owned();
+    chat.dial(1)
+        .ticket(&ticket)
+        .connect()
+        .await
+        .expect("a socket");
+    let renewed = json!({"refreshToken": bob.refresh});
+    let renewed = chat.rest(0).post("/v1/auth/refresh", renewed).await.ok(200);
+    let login = json!({"username": "bob", "password": "a wrong password"});
+    chat.rest(1)
+        .post("/v1/auth/login", login)
+        .await
+        .problem(401, "unauthorized");
+
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mut secrets = vec![
+        ("a password", ada.password.clone()),
+        ("a wrong password", "a wrong password".to_owned()),
+        ("an access token", ada.access.clone()),
+        ("a refresh token", bob.refresh.clone()),
+        ("the next token", text(&renewed["accessToken"])),
+        ("the next refresh token", text(&renewed["refreshToken"])),
+        ("a ticket", ticket),
+        ("a code", code),
+        ("the link's secret", secret),
+        ("an API key", "SG.api-key-of-the-test".to_owned()),
+        ("the token secret", SECRET.to_owned()),
+        ("an address", "bob.secret@example.com".to_owned()),
+        ("a number", "15112345678".to_owned()),
+        ("a display name", "Bob the Unlogged".to_owned()),
+        ("a message", "unlogged".to_owned()),
+    ];
+    if kind == Kind::Cluster {
+        for url in [
+            chat.database_url(),
+            &server("AMQP_URL"),
+            &server("REDIS_URL"),
+        ] {
+            let user = url
+                .split_once("://")
+                .and_then(|(_, rest)| rest.rsplit_once('@'));
+            let password = user.and_then(|(user, _)| user.split_once(':'));
+            // RabbitMQ's is `guest`, which is its user as well.
+            secrets.extend(
+                password
+                    .filter(|(_, p)| p.len() > 5)
+                    .map(|(_, p)| ("a server's password", p.to_owned())),
+            );
+        }
+    }
+    // As `Debug` shows bytes.
+    let bytes = |text: &str| {
+        text.bytes()
+            .map(|byte| byte.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut verbose = false;
+    for process in chat.edges.iter().chain(&chat.workers) {
+        let log = process.log();
+        verbose |= log.contains("DEBUG chat");
+        for (what, secret) in &secrets {
+            let bytes = bytes(secret);
+            let line = log
+                .lines()
+                .find(|line| line.contains(secret.as_str()) || line.contains(&bytes));
+            assert!(
+                line.is_none(),
+                "{what} is in the log of {}: {line:?}",
+                process.name()
+            );
+        }
+    }
+    assert!(verbose, "the filter has no effect");
 }

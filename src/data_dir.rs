@@ -1,0 +1,264 @@
+//! The data directory of a standalone node, and its files: the database, the token secret, the lock. Only the owner may
+//! read them, whatever the umask and whatever they were before.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use uuid::Uuid;
+
+use crate::{
+    config::Secret,
+    error::{Code, Error, Result},
+};
+
+/// The database.
+pub const DATABASE: &str = "chat.db";
+const SECRET: &str = "secret";
+const NEW_SECRET: &str = "secret.new";
+const LOCK: &str = "lock";
+/// What SQLite keeps beside a database, by what it adds to the name (sqlite.org/tempfiles.html).
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// The shortest secret taken, in bytes: as long as what HMAC-SHA-256 makes of it (RFC 7518 section 3.2).
+const MIN_SECRET: usize = 32;
+
+const OWNER_FILE: u32 = 0o600;
+const OWNER_DIR: u32 = 0o700;
+/// The bits of everyone else.
+const OTHERS: u32 = 0o077;
+
+/// Makes the directory where it is missing, and keeps a second process out of it for as long as the file is open.
+///
+/// # Errors
+/// `conflict` where the directory cannot be used, or another process uses it.
+pub fn lock(data: &Path) -> Result<File> {
+    let shown = data.display();
+    let failed = |error: io::Error| {
+        Error::new(
+            Code::Conflict,
+            format!("cannot use the data directory {shown}: {error}"),
+        )
+    };
+    prepare(data).map_err(failed)?;
+    let path = data.join(LOCK);
+    owner_only(&path).map_err(failed)?;
+    let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::new(
+            Code::Conflict,
+            format!(
+                "another chat process uses the data directory {shown}; stop it, or choose another with --data"
+            ),
+        )),
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// A directory that holds other things as well, such as a home directory, keeps its mode: that is for its owner to say.
+fn prepare(data: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(OWNER_DIR).create(data)?;
+    let mode = fs::metadata(data)?.permissions().mode();
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let ours =
+        |name: &str| [SECRET, NEW_SECRET, LOCK].contains(&name) || name.starts_with(DATABASE);
+    let mut entries = fs::read_dir(data)?;
+    let all_ours =
+        entries.all(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(ours)));
+    if all_ours && fs::set_permissions(data, fs::Permissions::from_mode(OWNER_DIR)).is_ok() {
+        return Ok(());
+    }
+    tracing::warn!(
+        directory = %data.display(),
+        mode = format!("{:o}", mode & 0o777),
+        "others may look into the data directory; its files are for the owner only. Close it with chmod 700"
+    );
+    Ok(())
+}
+
+/// Makes the database's file where it is missing. SQLite gives the files beside it the same mode.
+///
+/// # Errors
+/// Where the file, or its mode, is not ours to change.
+pub fn database_file(file: &Path) -> io::Result<()> {
+    owner_only(file)?;
+    for suffix in BESIDE {
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(suffix);
+        match tighten(Path::new(&beside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty file where there is none.
+fn owner_only(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    match options
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_FILE)
+        .open(path)
+    {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        // A umask may have taken more than others' rights.
+        _ => tighten(path),
+    }
+}
+
+/// Takes others' rights. A file of somebody else's that others cannot read is left as it is.
+fn tighten(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o777 == OWNER_FILE {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(OWNER_FILE)) {
+        Err(_) if mode & OTHERS == 0 => Ok(()),
+        result => result,
+    }
+}
+
+/// The directory's own token secret, made at the first start. Called with the directory locked.
+///
+/// # Errors
+/// `invalid` for a secret that is there and no good, with what to do: another in its place would end every session.
+pub fn secret(data: &Path) -> Result<Secret> {
+    let path = data.join(SECRET);
+    let shown = path.display();
+    let unusable = |why: String| {
+        Error::new(
+            Code::Invalid,
+            format!(
+                "{shown} holds the secret that signs the tokens, and {why}. Put the secret back from a backup, or delete the \
+                 file to have a new one made (every session ends then), or set auth.secret"
+            ),
+        )
+    };
+    let made = || make(data).map_err(|error| unusable(format!("cannot be written: {error}")));
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim().len() >= MIN_SECRET => {
+            tighten(&path)
+                .map_err(|error| unusable(format!("its mode cannot be changed: {error}")))?;
+            Ok(Secret::new(text.trim()))
+        }
+        Ok(text) => Err(unusable(format!(
+            "is only {} bytes long; it needs {MIN_SECRET}",
+            text.trim().len()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => made(),
+        Err(error) => Err(unusable(format!("cannot be read: {error}"))),
+    }
+}
+
+/// Whole or not at all, also when the machine stops in between.
+fn make(data: &Path) -> io::Result<Secret> {
+    let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let new = data.join(NEW_SECRET);
+    // Left by a start that was broken off.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_FILE)
+        .open(&new)?;
+    file.set_permissions(fs::Permissions::from_mode(OWNER_FILE))?;
+    file.write_all(secret.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, data.join(SECRET))?;
+    File::open(data)?.sync_all()?;
+    Ok(Secret::new(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("chat_test_{}", Uuid::new_v4().simple()))
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_and_its_files_are_closed_and_closed_again() {
+        let data = directory().join("below");
+        let file = data.join(DATABASE);
+        for _ in 0..2 {
+            let held = lock(&data).unwrap();
+            assert_eq!(lock(&data).unwrap_err().code, Code::Conflict);
+            database_file(&file).unwrap();
+            let kept = secret(&data).unwrap();
+            assert_eq!(kept, secret(&data).unwrap());
+            assert_eq!(mode(&data), OWNER_DIR);
+            for name in [LOCK, SECRET, DATABASE] {
+                assert_eq!(mode(&data.join(name)), OWNER_FILE, "{name}");
+            }
+            // As an earlier version left them.
+            fs::write(data.join("chat.db-wal"), "").unwrap();
+            chmod(&data, 0o755);
+            for name in [LOCK, SECRET, DATABASE, "chat.db-wal"] {
+                chmod(&data.join(name), 0o644);
+            }
+            drop(held);
+        }
+        database_file(&file).unwrap();
+        assert_eq!(mode(&data.join("chat.db-wal")), OWNER_FILE);
+        fs::remove_dir_all(data.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_with_other_things_in_it_keeps_its_mode() {
+        let data = directory();
+        fs::create_dir(&data).unwrap();
+        chmod(&data, 0o755);
+        fs::write(data.join("README"), "").unwrap();
+        drop(lock(&data).unwrap());
+        assert_eq!(mode(&data), 0o755);
+        assert_eq!(mode(&data.join(LOCK)), OWNER_FILE);
+        fs::remove_dir_all(&data).unwrap();
+    }
+
+    #[test]
+    fn a_secret_that_is_no_good_is_never_replaced() {
+        let data = directory();
+        let _held = lock(&data).unwrap();
+        let path = data.join(SECRET);
+        for bad in [&b""[..], b"\n", &[b'x'; MIN_SECRET - 1], &[0xff; 64]] {
+            fs::write(&path, bad).unwrap();
+            let error = secret(&data).unwrap_err();
+            assert_eq!(error.code, Code::Invalid);
+            assert!(error.message.contains("auth.secret"), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), bad);
+        }
+        fs::write(&path, [b'x'; MIN_SECRET]).unwrap();
+        assert_eq!(secret(&data).unwrap().expose(), "x".repeat(MIN_SECRET));
+        // A directory in its place cannot be read.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(secret(&data).unwrap_err().code, Code::Invalid);
+        fs::remove_dir(&path).unwrap();
+        // What a start that was broken off left is no secret.
+        fs::write(data.join(NEW_SECRET), "half").unwrap();
+        assert_eq!(secret(&data).unwrap().expose().len(), 64);
+        assert!(!data.join(NEW_SECRET).exists());
+        fs::remove_dir_all(&data).unwrap();
+    }
+}
