@@ -3,6 +3,7 @@
 //! Nothing here logs a secret, and no secret leaves the edge except to its owner: the queue and the bus see hashes.
 
 pub mod access;
+mod hs256;
 pub mod password;
 pub mod refresh;
 
