@@ -360,6 +360,11 @@ impl Config {
                         }
                     }),
                     per_second: r.number("notify.sms.per_second", 1..=100_000, ""),
+                    countries: r.list(
+                        "notify.sms.countries",
+                        "beginnings of numbers such as +49 or +1",
+                        number_prefix,
+                    ),
                 },
             },
             autoscale: Autoscale {
@@ -388,8 +393,37 @@ impl Config {
             limits: Limits {
                 messages_per_second: r.number("limits.messages_per_second", 1..=MANY, ""),
                 burst: r.number("limits.burst", 1..=MANY, ""),
+                reads_per_second: r.number("limits.reads_per_second", 1..=MANY, ""),
+                read_burst: r.number("limits.read_burst", 1..=MANY, ""),
                 logins_per_minute: r.number("limits.logins_per_minute", 1..=MANY, ""),
+                failed_logins_per_address_per_minute: r.number(
+                    "limits.failed_logins_per_address_per_minute",
+                    1..=MANY,
+                    "",
+                ),
                 registrations_per_minute: r.number("limits.registrations_per_minute", 1..=MANY, ""),
+                address_requests_per_second: r.number(
+                    "limits.address_requests_per_second",
+                    1..=MANY,
+                    "",
+                ),
+                address_burst: r.number("limits.address_burst", 1..=MANY, ""),
+                codes_per_recipient_per_hour: r.number(
+                    "limits.codes_per_recipient_per_hour",
+                    1..=MANY,
+                    "codes",
+                ),
+                codes_per_recipient_per_day: r.number(
+                    "limits.codes_per_recipient_per_day",
+                    1..=MANY,
+                    "codes",
+                ),
+                codes_per_address_per_hour: r.number(
+                    "limits.codes_per_address_per_hour",
+                    1..=MANY,
+                    "codes",
+                ),
+                sms_codes_per_minute: r.number("limits.sms_codes_per_minute", 1..=MANY, "codes"),
             },
             log: Log {
                 filter: r.text(
@@ -650,6 +684,19 @@ fn sender(text: &str) -> Result<String, String> {
         _ if text.is_empty() => Ok(String::new()),
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err("is not an e-mail address".into()),
+    }
+}
+
+/// `+` and 1 to 15 digits, none of them leading zeros (E.164).
+fn number_prefix(text: &str) -> Result<(), String> {
+    let good = text.strip_prefix('+').is_some_and(|digits| {
+        (1..=15).contains(&digits.len())
+            && !digits.starts_with('0')
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    match good {
+        true => Ok(()),
+        false => Err("does not begin a number in international form".into()),
     }
 }
 

@@ -290,6 +290,8 @@ pub struct Sms {
     pub on_ambiguous: OnAmbiguous,
     /// All workers together.
     pub per_second: u32,
+    /// The beginnings of numbers that text messages go to, such as `+49`; empty: all but those that cost more.
+    pub countries: Vec<String>,
 }
 
 /// `notify.sms.provider`
@@ -365,10 +367,28 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Commands at once for each user.
     pub burst: u32,
-    /// For each pair of user name and address.
+    /// Read units a second for each user, on average; at least `messages_per_second` counts.
+    pub reads_per_second: u32,
+    /// Read units at once for each user; at least `burst` counts.
+    pub read_burst: u32,
+    /// Wrong passwords for each pair of user name and address.
     pub logins_per_minute: u32,
+    /// Wrong passwords for each address; at least `logins_per_minute` counts.
+    pub failed_logins_per_address_per_minute: u32,
     /// For each address.
     pub registrations_per_minute: u32,
+    /// Requests without a login for each address, on average.
+    pub address_requests_per_second: u32,
+    /// Requests without a login for each address at once.
+    pub address_burst: u32,
+    /// Verification codes to one e-mail address or number.
+    pub codes_per_recipient_per_hour: u32,
+    /// Verification codes to one e-mail address or number.
+    pub codes_per_recipient_per_day: u32,
+    /// Verification codes asked for from one address.
+    pub codes_per_address_per_hour: u32,
+    /// Verification codes by text message, all users together.
+    pub sms_codes_per_minute: u32,
 }
 
 /// `[log]`

@@ -52,7 +52,7 @@ pub struct Edge {
     pub hub: Arc<hub::Hub>,
     pub gathers: gather::Gathers,
     pub sessions: Arc<sessions::Sessions>,
-    pub rates: limits::Rates,
+    pub limits: limits::Limits,
     /// Places for connections that have not authenticated.
     unauthenticated: Arc<unauthenticated::Unauthenticated>,
     /// When sockets write.
@@ -140,7 +140,7 @@ pub async fn run(
         id,
         auth: auth::Auth::new(&config),
         gathers: gather::Gathers::new(&reads, &bus, beat(&config) * BEATS),
-        rates: limits::Rates::new(config.limits.messages_per_second, config.limits.burst),
+        limits: limits::Limits::new(&config.limits),
         reads,
         ledger,
         bus,

@@ -18,6 +18,7 @@ use super::{
     Edge,
     auth::Identity,
     hub::{Joining, Newest},
+    limits::{Admitted, bucket::Allowance},
     outbox::{Frame, Item, Outbox},
     past::{Past, RESUME_PAGE},
     submit::Answer,
@@ -36,8 +37,9 @@ use crate::{
     store::Window,
 };
 
-/// Sends refused in a row for their rate before the socket is closed with 4029.
-const MAX_REFUSED_SENDS: u32 = 1000;
+/// How many more requests may be refused for their rate than are done before the socket is closed with 4029. A flood is
+/// closed within a second or so; what is earned meanwhile does not start the count anew.
+const MAX_REFUSED: u32 = 1000;
 
 /// How long a request waits for the store or the bus. What the same client asks behind it waits as long: sends, above
 /// all, which need neither.
@@ -92,8 +94,8 @@ pub struct Greeting {
 pub struct Session {
     edge: Arc<Edge>,
     who: Arc<Seated>,
-    rate: Arc<super::limits::Bucket>,
-    refused_sends: u32,
+    allowance: Arc<Allowance>,
+    refused: u32,
 }
 
 impl Session {
@@ -128,10 +130,10 @@ impl Session {
         entering.add(session, identity.login, who.clone());
         edge.say_here(&who);
         Ok(Session {
-            rate: edge.rates.of(identity.user),
+            allowance: edge.limits.of(identity.user),
             edge,
             who,
-            refused_sends: 0,
+            refused: 0,
         })
     }
 
@@ -143,7 +145,11 @@ impl Session {
     /// answered later, when the queue holds it.
     pub async fn handle(&mut self, id: RequestId, request: Request) {
         self.who.act();
-        let answer = match request {
+        let request = match self.admit(request) {
+            Ok(request) => request,
+            Err(error) => return answer_to(&self.who.outbox, id, Err(error)),
+        };
+        let answer = match request.into_inner() {
             Request::SendMessage(send) => match self.send(id, send).await {
                 Ok(()) => return,
                 Err(error) => Err(error),
@@ -166,20 +172,17 @@ impl Session {
             }
             Request::EditMessage(edit) => {
                 protocol::check_body(&edit.body, self.edge.config.edge.max_body_bytes)?;
-                self.take_rate()?;
                 let (message, body) = (edit.id, edit.body);
                 self.call(edit.room, RoomCommand::Edit { message, body })
                     .await
             }
             Request::DeleteMessage(delete) => {
-                self.take_rate()?;
                 let message = delete.id;
                 self.call(delete.room, RoomCommand::Delete { message })
                     .await
             }
             Request::React(react) => {
                 protocol::check_reaction(&react.emoji, react.on)?;
-                self.take_rate()?;
                 let command = RoomCommand::React {
                     message: react.id,
                     emoji: react.emoji,
@@ -235,9 +238,17 @@ impl Session {
     /// other is given back, for [`Session::handle`].
     pub fn handle_now(&mut self, id: RequestId, request: Request) -> Option<Request> {
         match request {
-            Request::SendMessage(send) if self.who.rooms().contains(&send.room) => {
+            Request::SendMessage(ref send) if self.who.rooms().contains(&send.room) => {
                 self.who.act();
-                let sent = self.check_send(&send).and_then(|()| self.submit(id, send));
+                let sent = self
+                    .admit(request)
+                    .and_then(|admitted| match admitted.into_inner() {
+                        Request::SendMessage(send) => {
+                            self.check_send(&send)?;
+                            self.submit(id, send)
+                        }
+                        _ => Ok(()),
+                    });
                 if let Err(error) = sent {
                     answer_to(&self.who.outbox, id, Err(error));
                 }
@@ -253,10 +264,9 @@ impl Session {
         self.submit(id, send)
     }
 
-    fn check_send(&mut self, send: &SendMessage) -> Result<()> {
+    fn check_send(&self, send: &SendMessage) -> Result<()> {
         protocol::check_body(&send.body, self.edge.config.edge.max_body_bytes)?;
-        protocol::check_client_msg_id(&send.client_msg_id)?;
-        self.take_rate()
+        protocol::check_client_msg_id(&send.client_msg_id)
     }
 
     fn submit(&self, id: RequestId, send: SendMessage) -> Result<()> {
@@ -299,20 +309,29 @@ impl Session {
         submitted
     }
 
-    fn take_rate(&mut self) -> Result<()> {
-        match self.rate.take() {
-            Ok(()) => {
-                self.refused_sends = 0;
-                Ok(())
-            }
-            Err(error) => {
-                self.refused_sends += 1;
-                if self.refused_sends >= MAX_REFUSED_SENDS {
+    /// Takes what the request costs. Nothing is done before.
+    fn admit(&mut self, request: Request) -> Result<Admitted<Request>> {
+        let admitted = self.allowance.admit(request);
+        self.count_refused(admitted)
+    }
+
+    /// What to say of a frame that cannot be read, which costs something, too.
+    pub fn unreadable(&mut self, error: Error) -> Error {
+        let admitted = self.allowance.admit_unreadable();
+        self.count_refused(admitted).err().unwrap_or(error)
+    }
+
+    fn count_refused<T>(&mut self, admitted: Result<T>) -> Result<T> {
+        match &admitted {
+            Ok(_) => self.refused = self.refused.saturating_sub(1),
+            Err(_) => {
+                self.refused += 1;
+                if self.refused >= MAX_REFUSED {
                     self.who.outbox.close(Close::RateLimited);
                 }
-                Err(error)
             }
         }
+        admitted
     }
 
     /// A place in the room means membership: the hub takes it away with the membership.

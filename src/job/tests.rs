@@ -246,14 +246,17 @@ fn next_notify_command(last: Option<&NotifyCommand>) -> Option<BoxedStrategy<Not
         );
     };
     Some(match last {
-        Prefer { .. } => (id(), address(), text(), hash(), time())
-            .prop_map(|(delivery, address, code, hash, expires_at)| SendCode {
-                delivery,
-                address,
-                code,
-                hash,
-                expires_at,
-            })
+        Prefer { .. } => (id(), address(), text(), hash(), time(), any::<bool>())
+            .prop_map(
+                |(delivery, address, code, hash, expires_at, withheld)| SendCode {
+                    delivery,
+                    address,
+                    code,
+                    hash,
+                    expires_at,
+                    withheld,
+                },
+            )
             .boxed(),
         SendCode { .. } => (channel(), hash())
             .prop_map(|(channel, hash)| TryCode { channel, hash })

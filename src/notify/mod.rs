@@ -2,6 +2,7 @@
 //! finished message, asks its provider once, and says what the answer means. It must never retry, and knows neither
 //! queue nor store: attempts, pauses and the ledger belong to `job::notify`.
 
+pub mod countries;
 mod http;
 mod log;
 mod sendgrid;

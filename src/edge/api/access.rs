@@ -6,15 +6,16 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use poem::{Request, http::Method, web::Data};
+use poem::{Request, web::Data};
 use poem_openapi::{SecurityScheme, auth::Bearer};
 
 use super::{
+    metered::Price,
     payload::{Changed, Created, Gone, Pending, RawJson},
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, auth::Identity, handshake::no_token_in, submit::Answer},
+    edge::{Edge, auth::Identity, handshake::no_token_in, limits::Admitted, submit::Answer},
     error::{Error, Result},
     job::{Command, room::RoomCommand},
     model::{Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
@@ -34,25 +35,23 @@ const LOOK_WITHIN: Duration = Duration::from_secs(1);
     bearer_format = "JWT",
     checker = "authenticate"
 )]
-pub struct Caller(pub Identity);
+pub struct Caller(pub Admitted<Identity>);
 
 impl Caller {
     pub fn user(&self) -> UserId {
-        self.0.user
+        self.0.get().user
     }
 }
 
-async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Identity> {
-    let edge = request
-        .data::<Arc<Edge>>()
-        .ok_or_else(|| Problem(Error::internal("the API was built without its edge")))?;
+async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitted<Identity>> {
+    let (Some(edge), Some(Price(cost))) = (request.data::<Arc<Edge>>(), request.data::<Price>())
+    else {
+        return Err(Problem(Error::internal("the API was built without its edge")).into());
+    };
     no_token_in(request.uri().query()).map_err(Problem)?;
     let identity = edge.auth.recognise(&bearer.token).map_err(Problem::from)?;
-    // Writes share one budget with the user's sockets; reads cost no place in the queue.
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        edge.rates.of(identity.user).take().map_err(Problem::from)?;
-    }
-    Ok(identity)
+    let admitted = edge.limits.admit(identity, *cost);
+    Ok(admitted.map_err(Problem::from)?)
 }
 
 /// A caller who may also stay unknown.

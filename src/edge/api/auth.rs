@@ -19,13 +19,16 @@ use crate::{
         client_address,
         submit::Answer,
     },
-    error::{Error, Result},
+    error::{Code, Error, Result},
     job::{Command, account::AccountCommand},
     model::{Account, Timestamp, User, UserId, new_id},
 };
 
 /// When to repeat a refresh that a worker has not answered yet; well within the worker's grace.
 const REFRESH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What a worker says of a refresh token that it does not take.
+const NOT_GOOD: &str = "this refresh token is not good any more; log in again";
 
 pub struct AuthApi;
 
@@ -36,7 +39,7 @@ pub struct AuthApi;
 struct Register {
     /// 2 to 32 of A-Z a-z 0-9 _ . -, beginning with none of . and -. Unique without regard to case.
     username: String,
-    /// 8 to 256 bytes.
+    /// 8 to 256 bytes, and none of the 10,000 commonest passwords, nor the account's name or address.
     password: String,
     /// At most 64 characters; the user name where it is left out.
     display_name: Option<String>,
@@ -172,26 +175,31 @@ impl AuthApi {
         let (mut email, mut phone) = (given(new.email), given(new.phone));
         fields::all([
             fields::username(&new.username),
-            fields::password(&new.password),
+            fields::password(
+                &new.password,
+                &[
+                    Some(&new.username),
+                    Some(&display_name),
+                    email.as_deref(),
+                    phone.as_deref(),
+                ],
+            ),
             fields::display_name(Some(&mut display_name)),
             fields::email(email.as_mut()),
             fields::phone(phone.as_mut()),
             fields::idempotency_key(key.as_deref()),
         ])?;
-        edge.auth
-            .count_registration(&*edge.bus, client_address::of(request))
-            .await?;
+        let (auth, bus) = (&edge.auth, &*edge.bus);
+        let from = client_address::of(request);
+        let origin = auth.attempts.may_register(bus, from).await?;
 
-        let id = match key.as_deref() {
-            // With the right key and password this is as good as a login, so it counts as one.
-            Some(key) => {
-                let from = client_address::of(request);
-                edge.auth
-                    .count_login(&*edge.bus, &new.username, from)
-                    .await?;
-                edge.auth.account_id(&new.username, key, &new.password)
-            }
-            None => new_id(),
+        let (id, mut attempt) = match key.as_deref() {
+            // With the right key and password this is as good as a login, so a wrong one counts as one.
+            Some(key) => (
+                auth.account_id(&new.username, key, &new.password),
+                Some(auth.attempts.begin(bus, &new.username, from).await?),
+            ),
+            None => (new_id(), None),
         };
         let mut account = Account {
             user: User {
@@ -208,19 +216,33 @@ impl AuthApi {
             access::unless_away(edge.reads.credentials(&account.user.username)).await
         {
             if known.account.user.id != id {
+                auth.attempts.registered(bus, from).await;
+                if let Some(attempt) = attempt.take()
+                    && let Some(error) = attempt.failed(bus).await
+                {
+                    return Err(error.into());
+                }
                 return Err(Error::conflict("this user name is taken; choose another").into());
             }
             account = known.account;
         } else {
-            let password_hash = edge.auth.passwords.hash(new.password).await?;
+            let password_hash = auth.passwords.hash(origin, new.password).await?;
             let command = AccountCommand::Register {
                 account: account.clone(),
                 password_hash,
             };
-            if let Answer::Accepted = edge.submit.call(id, Command::Account(command)).await? {
+            let called = edge.submit.call(id, Command::Account(command)).await;
+            // What was not even taken into the queue is no registration.
+            if !matches!(&called, Err(error) if error.is_retryable()) {
+                auth.attempts.registered(bus, from).await;
+            }
+            if let Answer::Accepted = called? {
                 return Ok(accepted(&account));
             }
         }
+        auth.attempts
+            .used_well(bus, &account.user.username, from)
+            .await;
         // The account is there: whatever hinders the login now, the answer must not say that it failed.
         Ok(match open_login(&edge, id).await {
             Ok(tokens) => Registered::Done(RawJson::of(&session(&edge, &account, tokens))),
@@ -233,8 +255,9 @@ impl AuthApi {
 
     /// Log in
     ///
-    /// An unknown name and a wrong password get the same answer after the same time. Attempts are limited for each
-    /// pair of name and address.
+    /// An unknown name and a wrong password get the same answer after the same time. Wrong passwords are limited for each
+    /// pair of name and address and for each address; after many for one name, attempts from where it never logged in are
+    /// answered later, by at most eight seconds.
     #[oai(path = "/login", method = "post", operation_id = "logIn")]
     async fn login(
         &self,
@@ -243,9 +266,9 @@ impl AuthApi {
         body: Body<LogIn>,
     ) -> Result<LoggedIn, Problem> {
         let Body(LogIn { username, password }) = body;
-        edge.auth
-            .count_login(&*edge.bus, &username, client_address::of(request))
-            .await?;
+        let (auth, bus) = (&edge.auth, &*edge.bus);
+        let from = client_address::of(request);
+        let attempt = auth.attempts.begin(bus, &username, from).await?;
         // A name that nobody can have need not be looked up, and may hold what the store cannot read.
         let known = match fields::username(&username) {
             Ok(()) => edge.reads.credentials(&username).await?,
@@ -254,10 +277,14 @@ impl AuthApi {
         let (account, hash) = known
             .map(|known| (known.account, known.password_hash))
             .unzip();
-        let fits = edge.auth.passwords.verify(password, hash).await?;
+        let fits = auth.passwords.verify(attempt.origin, password, hash);
+        let fits = fits.await?;
         let Some(account) = account.filter(|_| fits) else {
-            return Err(Error::unauthorized("wrong user name or password").into());
+            let refused = attempt.failed(bus).await;
+            let wrong = || Error::unauthorized("wrong user name or password");
+            return Err(refused.unwrap_or_else(wrong).into());
         };
+        attempt.succeeded(bus).await;
         let tokens = open_login(&edge, account.user.id).await?;
         Ok(LoggedIn::Done(RawJson::of(&session(
             &edge, &account, tokens,
@@ -271,18 +298,26 @@ impl AuthApi {
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(&self, edge: Shared<'_>, body: Body<Refresh>) -> Result<Refreshed, Problem> {
         let old = edge.auth.refresh.read(&body.0.refresh_token)?;
+        edge.limits.admit_login(old.identity.login)?;
+        let hash = old.hash();
+        if edge.auth.refused.contains(&hash) {
+            return Err(Error::unauthorized(NOT_GOOD).into());
+        }
         let tokens = edge.auth.rotate(&old)?;
         let command = AccountCommand::RotateLogin {
             login: old.identity.login,
-            old_hash: old.hash(),
+            old_hash: hash.clone(),
             new_hash: tokens.refresh_hash.clone(),
             expires_at: tokens.expires_at,
         };
-        match edge
+        let called = edge
             .submit
             .call(old.identity.user, Command::Account(command))
-            .await?
-        {
+            .await;
+        if matches!(&called, Err(error) if error.code == Code::Unauthorized) {
+            edge.auth.refused.add(hash);
+        }
+        match called? {
             Answer::Done(_) => Ok(Refreshed::Done(RawJson::of(&TokensView {
                 access_token: tokens.access,
                 refresh_token: tokens.refresh,
@@ -310,7 +345,7 @@ impl AuthApi {
     ) -> Result<Gone, Problem> {
         let identity = match (body.0.refresh_token, caller) {
             (Some(token), _) => edge.auth.refresh.read(&token)?.identity,
-            (None, MaybeCaller::Known(caller)) => caller.0,
+            (None, MaybeCaller::Known(caller)) => caller.0.into_inner(),
             (None, MaybeCaller::Unknown) => {
                 return Err(Error::unauthorized(
                     "send `refreshToken`, or the header `Authorization: Bearer <access token>`",
@@ -318,6 +353,7 @@ impl AuthApi {
                 .into());
             }
         };
+        edge.limits.admit_login(identity.login)?;
         let command = AccountCommand::CloseLogin {
             login: identity.login,
         };
@@ -339,7 +375,7 @@ impl AuthApi {
     /// 30 seconds. It is good once.
     #[oai(path = "/ticket", method = "post", operation_id = "createTicket")]
     async fn ticket(&self, edge: Shared<'_>, caller: Caller) -> Result<Ticketed, Problem> {
-        let ticket = edge.auth.ticket(&*edge.bus, caller.0).await?;
+        let ticket = edge.auth.ticket(&*edge.bus, caller.0.into_inner()).await?;
         Ok(Ticketed::Done(RawJson::of(&TicketView {
             ticket,
             expires_in: TICKET_TTL.as_secs(),

@@ -1,6 +1,7 @@
 //! What the fields of requests may hold. Every wrong field is named, not just the first.
 
 use crate::{
+    edge::auth::common,
     error::{Code, Error, Result},
     model::{
         address::{EmailAddress, PhoneNumber},
@@ -46,18 +47,31 @@ pub fn username(name: &str) -> Result<()> {
     ))
 }
 
-pub fn password(password: &str) -> Result<()> {
-    if PASSWORD.contains(&password.len()) {
-        return Ok(());
+/// A new password; `own` are the account's names and addresses, as far as it has them.
+pub fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
+    if !PASSWORD.contains(&password.len()) {
+        return Err(Error::field(
+            "password",
+            format!(
+                "must be {} to {} bytes long",
+                PASSWORD.start(),
+                PASSWORD.end()
+            ),
+        ));
     }
-    Err(Error::field(
-        "password",
-        format!(
-            "must be {} to {} bytes long",
-            PASSWORD.start(),
-            PASSWORD.end()
-        ),
-    ))
+    if common::is_common(password) {
+        return Err(Error::field(
+            "password",
+            "is one of the commonest, which are guessed first; choose another, such as a few words that belong to no sentence",
+        ));
+    }
+    if common::is_own(password, own.iter().copied().flatten()) {
+        return Err(Error::field(
+            "password",
+            "must not be the account's name or address; choose another",
+        ));
+    }
+    Ok(())
 }
 
 /// Writes the name as it is kept; see [`text::label`].
@@ -182,9 +196,11 @@ mod tests {
 
     #[test]
     fn lengths() {
-        password("12345678").unwrap();
-        assert!(password("1234567").is_err());
-        assert!(password(&"x".repeat(257)).is_err());
+        password("1234567€", &[]).unwrap();
+        password("8 bytes!", &[]).unwrap();
+        assert!(password("7 bytes", &[]).is_err());
+        password(&"x".repeat(256), &[]).unwrap();
+        assert!(password(&"x".repeat(257), &[]).is_err());
         display_name(Some(&mut "ä".repeat(64))).unwrap();
         assert!(display_name(Some(&mut "ä".repeat(65))).is_err());
         assert!(display_name(Some(&mut "  ".to_owned())).is_err());
@@ -205,8 +221,24 @@ mod tests {
     }
 
     #[test]
+    fn passwords_that_are_guessed_first() {
+        for bad in [
+            "password",
+            "12345678",
+            "PASSWORD",
+            "Ada-Lovelace",
+            "countess",
+        ] {
+            let own = [Some("ada-lovelace"), None, Some("countess@example.com")];
+            let refused = password(bad, &own).unwrap_err();
+            assert!(refused.message.contains("choose another"), "{bad}");
+        }
+        password("correct horse", &[Some("ada-lovelace"), None]).unwrap();
+    }
+
+    #[test]
     fn every_wrong_field_is_named() {
-        let error = all([username("?"), Ok(()), password("short")]).unwrap_err();
+        let error = all([username("?"), Ok(()), password("short", &[])]).unwrap_err();
         let names: Vec<_> = error.fields.iter().map(|f| f.field.as_str()).collect();
         assert_eq!(names, ["username", "password"]);
         assert_eq!(all([username("?")]).unwrap_err().fields.len(), 1);

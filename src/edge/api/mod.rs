@@ -12,6 +12,7 @@ mod health;
 mod me;
 mod members;
 mod messages;
+mod metered;
 mod notifications;
 mod page;
 mod pages;
@@ -195,6 +196,10 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
     }
     gate.around(recent::Recent {
         edge: edge.clone(),
-        inner: routes.data(edge).data(Arc::<health::Checked>::default()),
+        inner: metered::Metered {
+            edge: edge.clone(),
+            prices: metered::Prices::of(<Apis as OpenApi>::meta()),
+            inner: routes.data(edge).data(Arc::<health::Checked>::default()),
+        },
     })
 }

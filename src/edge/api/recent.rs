@@ -12,7 +12,10 @@ use poem::{
 use uuid::Uuid;
 
 use super::{page::MessagePage, payload::RawJson};
-use crate::{edge::Edge, protocol::check_limit};
+use crate::{
+    edge::{Edge, limits::cost},
+    protocol::check_limit,
+};
 
 /// Asks the hub first, then `inner`.
 pub struct Recent<E> {
@@ -46,7 +49,10 @@ fn kept(edge: &Edge, request: &Request) -> Option<Bytes> {
         .header(header::AUTHORIZATION)?
         .strip_prefix("Bearer ")?;
     let identity = edge.auth.recognise(token).ok()?;
-    edge.hub.page(room, identity.user, limit)
+    let page = edge.hub.page(room, identity.user, limit)?;
+    let cost = cost::of_operation("listMessages")?.for_page(Some(limit));
+    // A refusal is the router's endpoint's to say.
+    edge.limits.admit(identity, cost).ok().map(|_| page)
 }
 
 /// Digits and nothing else, which need no decoding.

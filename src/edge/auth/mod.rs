@@ -3,32 +3,29 @@
 //! Nothing here logs a secret, and no secret leaves the edge except to its owner: the queue and the bus see hashes.
 
 pub mod access;
+pub mod attempts;
+pub mod common;
+mod fair;
 mod hs256;
 pub mod password;
 pub mod refresh;
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use self::{access::AccessTokens, password::Passwords, refresh::RefreshTokens};
-use super::client_address::network_of;
+use self::{access::AccessTokens, attempts::Attempts, password::Passwords, refresh::RefreshTokens};
 use crate::{
     bus::Bus,
     config::Config,
-    error::{Code, Error, Result},
+    error::{Error, Result},
     model::{LoginId, Timestamp, UserId},
 };
 
 /// How long a ticket may lie unused.
 pub const TICKET_TTL: Duration = Duration::from_secs(30);
-/// The window in which logins and registrations are counted.
-const MINUTE: Duration = Duration::from_secs(60);
-/// How long a count may take before the attempt goes ahead uncounted: the bus may be away.
-const COUNT_WITHIN: Duration = Duration::from_millis(500);
-
 /// Someone who has proved who they are, and the login that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -51,10 +48,11 @@ pub struct Auth {
     key: Vec<u8>,
     access: AccessTokens,
     pub refresh: RefreshTokens,
+    /// Refresh tokens that are good no more.
+    pub refused: refresh::Refused,
     pub passwords: Passwords,
+    pub attempts: Attempts,
     refresh_ttl: Duration,
-    logins_per_minute: u32,
-    registrations_per_minute: u32,
 }
 
 impl Auth {
@@ -70,10 +68,10 @@ impl Auth {
             key: secret.to_vec(),
             access: AccessTokens::new(secret, config.auth.access_ttl),
             refresh: RefreshTokens::new(secret),
+            refused: refresh::Refused::default(),
             passwords: Passwords::new(config.auth.hash_concurrency),
             refresh_ttl: config.auth.refresh_ttl,
-            logins_per_minute: config.limits.logins_per_minute,
-            registrations_per_minute: config.limits.registrations_per_minute,
+            attempts: Attempts::new(secret, &config.limits),
         }
     }
 
@@ -157,35 +155,6 @@ impl Auth {
             })
     }
 
-    /// Counts an attempt to log in, for the pair of user name and address: nobody can lock somebody else out, and
-    /// one address cannot go through many passwords.
-    ///
-    /// # Errors
-    /// `rate_limited` beyond `limits.logins_per_minute`. While the bus is away nothing is counted.
-    pub async fn count_login(
-        &self,
-        bus: &dyn Bus,
-        username: &str,
-        from: Option<IpAddr>,
-    ) -> Result<()> {
-        let who = format!("{}\n{}", username.to_lowercase(), network(from));
-        count(bus, "login", &who, self.logins_per_minute).await
-    }
-
-    /// Counts a registration, for each address.
-    ///
-    /// # Errors
-    /// `rate_limited` beyond `limits.registrations_per_minute`. While the bus is away nothing is counted.
-    pub async fn count_registration(&self, bus: &dyn Bus, from: Option<IpAddr>) -> Result<()> {
-        count(
-            bus,
-            "register",
-            &network(from),
-            self.registrations_per_minute,
-        )
-        .await
-    }
-
     /// The id of an account that is registered with an idempotency key: the same request finds the account it made.
     /// The password is part of it and the result is keyed, so that someone else who sends the same name and key
     /// finds nothing, and nobody can work the password out of the id.
@@ -202,30 +171,6 @@ impl Auth {
         bytes.copy_from_slice(&digest[..16]);
         uuid::Builder::from_custom_bytes(bytes).into_uuid()
     }
-}
-
-async fn count(bus: &dyn Bus, what: &str, who: &str, limit: u32) -> Result<()> {
-    // Hashed: a key in Redis names no person.
-    let key = format!("{what}:{}", hex(&Sha256::digest(who)[..16]));
-    match tokio::time::timeout(COUNT_WITHIN, bus.hit(&key, MINUTE)).await {
-        Ok(Ok(count)) if count > u64::from(limit) => Err(Error {
-            retry_after: Some(MINUTE),
-            ..Error::new(Code::RateLimited, "too many attempts; wait a minute")
-        }),
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => {
-            tracing::debug!(what, error = %error.chain(), "an attempt was not counted");
-            Ok(())
-        }
-        Err(_) => {
-            tracing::debug!(what, "an attempt was not counted: the bus is slow");
-            Ok(())
-        }
-    }
-}
-
-fn network(from: Option<IpAddr>) -> String {
-    from.map_or("unknown".to_owned(), |from| network_of(from).to_string())
 }
 
 fn ticket_key(ticket: &str) -> String {

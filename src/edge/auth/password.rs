@@ -1,11 +1,11 @@
-//! Passwords: argon2id, off the async threads, a bounded number at once, and the same work whether the user exists
-//! or not.
+//! Passwords: argon2id, off the async threads, a bounded number at once in turns of the addresses, and the same work
+//! whether the user exists or not.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
-use tokio::sync::Semaphore;
 
+use super::fair::{Bounds, Fair};
 use crate::error::{Error, Result};
 
 /// OWASP Password Storage Cheat Sheet: argon2id with 19 MiB, 2 passes, 1 lane.
@@ -17,32 +17,45 @@ const LANES: u32 = 1;
 /// checked against.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IG9mIG91cnM$q1Zf3yPq0gJ3mWm8r0c8l2n5VqYk0bqkq2mJrj7qk3M";
 
-/// How many may wait for each one at work: about two seconds' worth.
+/// How many of one address may wait for each one at work: about two seconds' worth.
 const WAITING: usize = 64;
+/// How many may wait for each one at work, from all addresses. A client with fewer waiting takes the place of one with
+/// more, so that no flood keeps others out.
+const WAITING_IN_ALL: usize = 256;
+
+/// Whose turn it is: an address, apart for those who logged in from it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// As [`network_of`](crate::edge::client_address::network_of) has it; `None` where there is none.
+    pub network: Option<IpAddr>,
+    /// The name was used well from there.
+    pub known: bool,
+}
 
 /// Hashes and verifies passwords.
 pub struct Passwords {
     /// At work, each with 19 MiB and a core.
-    slots: Arc<Semaphore>,
-    /// At work or waiting.
-    places: Arc<Semaphore>,
+    slots: Arc<Fair<Origin>>,
 }
 
 impl Passwords {
     /// `concurrency` at once.
     pub fn new(concurrency: usize) -> Self {
         Passwords {
-            slots: Arc::new(Semaphore::new(concurrency)),
-            places: Arc::new(Semaphore::new(concurrency * (WAITING + 1))),
+            slots: Fair::new(Bounds {
+                slots: concurrency,
+                per_key: concurrency * WAITING,
+                total: concurrency * WAITING_IN_ALL,
+            }),
         }
     }
 
     /// A PHC string with a salt of its own.
     ///
     /// # Errors
-    /// `busy` where too many wait already.
-    pub async fn hash(&self, password: String) -> Result<String> {
-        self.run(move || {
+    /// `busy` where too many of this address wait already.
+    pub async fn hash(&self, origin: Origin, password: String) -> Result<String> {
+        self.run(origin, move || {
             let hash = argon2()?.hash_password(password.as_bytes());
             hash.map(|hash| hash.to_string())
                 .map_err(|error| Error::internal(error.to_string()))
@@ -53,9 +66,14 @@ impl Passwords {
     /// Whether the password fits. `hash` is `None` for an unknown user: that takes as long and is `false`.
     ///
     /// # Errors
-    /// `busy` where too many wait already, `internal` where the hash cannot be read.
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        self.run(move || {
+    /// `busy` where too many of this address wait already, `internal` where the hash cannot be read.
+    pub async fn verify(
+        &self,
+        origin: Origin,
+        password: String,
+        hash: Option<String>,
+    ) -> Result<bool> {
+        self.run(origin, move || {
             let known = hash.is_some();
             let hash = hash.unwrap_or_else(|| NOBODY.to_owned());
             let hash =
@@ -68,23 +86,18 @@ impl Passwords {
         .await
     }
 
-    /// Both permits go with the work: a caller that leaves frees neither the core nor the memory.
+    /// The slot goes with the work: a caller that leaves frees neither the core nor the memory.
     async fn run<T: Send + 'static>(
         &self,
+        origin: Origin,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+        let slot = self.slots.acquire(origin).await.map_err(|_| {
             Error::busy("too many logins at once; try again", Duration::from_secs(1))
         })?;
-        let slot = self
-            .slots
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(Error::internal)?;
         tokio::task::spawn_blocking(move || {
             let result = work();
-            drop((slot, place));
+            drop(slot);
             result
         })
         .await
@@ -103,23 +116,28 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
+    const HOME: Origin = Origin {
+        network: None,
+        known: false,
+    };
+
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
         let passwords = Passwords::new(2);
-        let hash = passwords.hash("correct horse".into()).await.unwrap();
+        let hash = passwords.hash(HOME, "correct horse".into()).await.unwrap();
         assert!(
             hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
             "{hash}"
         );
         assert!(
             passwords
-                .verify("correct horse".into(), Some(hash.clone()))
+                .verify(HOME, "correct horse".into(), Some(hash.clone()))
                 .await
                 .unwrap()
         );
         assert!(
             !passwords
-                .verify("correct horsf".into(), Some(hash))
+                .verify(HOME, "correct horsf".into(), Some(hash))
                 .await
                 .unwrap()
         );
@@ -134,24 +152,27 @@ mod tests {
         );
         assert!(
             !Passwords::new(1)
-                .verify("anything".into(), None)
+                .verify(HOME, "anything".into(), None)
                 .await
                 .unwrap()
         );
     }
 
     #[tokio::test]
-    async fn beyond_its_queue_it_is_busy() {
-        let passwords = Passwords::new(1);
-        let all = passwords
-            .places
-            .clone()
-            .acquire_many_owned(1 + WAITING as u32)
-            .await
-            .unwrap();
-        let busy = passwords.verify("anything".into(), None).await.unwrap_err();
-        assert_eq!(busy.code, Code::Busy);
-        drop(all);
-        passwords.verify("anything".into(), None).await.unwrap();
+    async fn beyond_its_queue_an_address_is_told_to_wait() {
+        let passwords = Arc::new(Passwords::new(1));
+        let held = passwords.slots.acquire(HOME).await.unwrap();
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| Box::pin(passwords.slots.acquire(HOME)))
+            .map(|mut waiting| {
+                assert!(futures_util::FutureExt::now_or_never(&mut waiting).is_none());
+                waiting
+            })
+            .collect();
+        let busy = passwords.verify(HOME, "anything".into(), None);
+        assert_eq!(busy.await.unwrap_err().code, Code::Busy);
+        drop((waiting, held));
+        let free = passwords.verify(HOME, "anything".into(), None);
+        assert!(!free.await.unwrap());
     }
 }

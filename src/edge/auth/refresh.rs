@@ -4,8 +4,11 @@
 //! The next token follows from the old one. A client whose answer was lost asks again with the old token and, within
 //! the worker's grace, gets the very same pair; a stolen old token that comes later ends the login.
 
+use std::collections::HashSet;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::Mac;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -27,6 +30,36 @@ impl RefreshToken {
     /// What is kept of it. SHA-256 is enough: there is nothing to guess in 32 random bytes.
     pub fn hash(&self) -> Vec<u8> {
         Sha256::digest(&self.text).to_vec()
+    }
+}
+
+/// Hashes of tokens that a worker refused, which it does once and for all: the last ones, at least so many, at most twice
+/// as many. They are refused at the edge, without the queue.
+const REFUSED: usize = 4096;
+
+#[derive(Default)]
+pub struct Refused {
+    sets: Mutex<Sets>,
+}
+
+#[derive(Default)]
+struct Sets {
+    newer: HashSet<Vec<u8>>,
+    older: HashSet<Vec<u8>>,
+}
+
+impl Refused {
+    pub fn contains(&self, hash: &[u8]) -> bool {
+        let sets = self.sets.lock();
+        sets.newer.contains(hash) || sets.older.contains(hash)
+    }
+
+    pub fn add(&self, hash: Vec<u8>) {
+        let mut sets = self.sets.lock();
+        if sets.newer.len() >= REFUSED {
+            sets.older = std::mem::take(&mut sets.newer);
+        }
+        sets.newer.insert(hash);
     }
 }
 
@@ -129,6 +162,18 @@ mod tests {
         assert_eq!(tokens().next(&first).text, next.text);
         assert_ne!(next.text, first.text);
         assert_eq!(tokens().read(&next.text).unwrap().identity, first.identity);
+    }
+
+    #[test]
+    fn refused_tokens_are_known_and_bounded() {
+        let refused = Refused::default();
+        for number in 0..3 * REFUSED {
+            refused.add(number.to_be_bytes().to_vec());
+            assert!(refused.contains(&number.to_be_bytes()));
+        }
+        assert!(!refused.contains(&0usize.to_be_bytes()));
+        let sets = refused.sets.lock();
+        assert!(sets.newer.len() + sets.older.len() <= 2 * REFUSED);
     }
 
     #[test]

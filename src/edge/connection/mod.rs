@@ -320,6 +320,10 @@ impl<C: Codec> Connection<C> {
                 }
                 Ok(())
             }
+            (Input::Bad(id, error), Phase::Open(session)) => {
+                let error = session.unreadable(error);
+                self.answer_error(id, error)
+            }
             (Input::Bad(id, error), _) => self.answer_error(id, error),
             (Input::Open(id, token), Phase::Anonymous(_)) => {
                 let identity = token.and_then(|token| self.edge.auth.verify(&token));

@@ -18,6 +18,9 @@ use crate::{
 
 /// Changes that may get in between while a report is put down.
 const CLASHES: usize = 20;
+/// Why a code was not sent.
+const WITHHELD: &str =
+    "too many codes were asked for at this address (limits.codes_per_recipient_per_hour, _per_day)";
 /// Why an address is suppressed that asked for it: that, and nothing else, it can lift itself.
 const OPTED_OUT: &str = "the recipient answered STOP";
 
@@ -36,6 +39,9 @@ pub enum NotifyCommand {
         code: String,
         hash: Vec<u8>,
         expires_at: Timestamp,
+        /// Other users had too many sent to this address: nothing is sent, and the answer is the same.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        withheld: bool,
     },
     TryCode {
         channel: ChannelKind,
@@ -100,6 +106,7 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
             code,
             hash,
             expires_at,
+            withheld,
         } => {
             let new = NewCode {
                 user: actor,
@@ -111,6 +118,12 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
             let channel = address.channel();
             let mut sent = Delivery::new(*delivery, actor, channel, Purpose::Verification);
             sent.record.address = Some(address.as_str().to_owned());
+            if *withheld {
+                tracing::info!(%delivery, %channel, "a code was withheld: its address gets too many");
+                sent.now(DeliveryState::Suppressed, WITHHELD);
+                store.put_delivery(&sent).await?;
+                return Ok(Outcome::Done(None));
+            }
             store.put_delivery(&sent).await?;
             let task = Task::Verify {
                 delivery: *delivery,

@@ -11,10 +11,12 @@ use crate::{
     error::{Error, Result},
     job::{self, Command, Job},
     model::{
-        Timestamp, derived_id,
+        Timestamp,
+        address::Address,
+        derived_id,
         notify::{Attempt, ChannelKind, Delivery, DeliveryState, Purpose, RoomMode},
     },
-    notify::{Answer, Outgoing, Verdict, template},
+    notify::{Answer, Outgoing, Verdict, countries, template},
     queue::DeadLetter,
     retry::Policy,
     store::notify::{Line, NotifySettings},
@@ -27,6 +29,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 const MET: Duration = Duration::from_millis(500);
 /// How long after its time is up an attempt without an answer counts as broken off.
 pub(super) const BROKEN_OFF: Duration = Duration::from_secs(2);
+/// Why a number gets no text messages.
+const NOT_THERE: &str = "text messages do not go to such numbers (notify.sms.countries)";
 /// Changes that may get in between while an answer is put down.
 const CLASHES: usize = 20;
 
@@ -80,6 +84,13 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     let Some(outgoing) = compose(notifier, &mut delivery, &settings, code).await? else {
         return put(notifier, delivery).await;
     };
+    if let Address::Phone(number) = &outgoing.to
+        && !countries::allowed(number, &notifier.config.notify.sms.countries)
+    {
+        notifier.store.close_delivery(id).await?;
+        delivery.now(DeliveryState::Suppressed, NOT_THERE);
+        return put(notifier, delivery).await;
+    }
     if let Some(reason) = notifier.store.suppressed(&outgoing.to).await? {
         delivery.now(DeliveryState::Suppressed, reason);
         return put(notifier, delivery).await;

@@ -1,8 +1,10 @@
 //! Notifications of one's own: wishes, proving an address, and who was told of what, and why not.
 
+mod codes;
 mod ledger;
 mod wishes;
 
+use poem::Request;
 use poem_openapi::{
     Enum, Object, OpenApi,
     param::{Path, Query},
@@ -22,18 +24,16 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, submit::Answer},
-    error::{Code, Error, Result},
+    edge::{Edge, client_address, submit::Answer},
+    error::{Error, Result},
     job::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
     },
     model::{MessageId, Role, Timestamp, UserId, address::Address, new_id, notify::ChannelKind},
+    notify::countries,
     protocol::check_limit,
 };
-
-/// Codes that one user may ask for within [`CODE_TTL`], for each channel.
-const CODES: u64 = 3;
 
 pub struct NotificationsApi;
 
@@ -95,7 +95,8 @@ impl NotificationsApi {
     /// Send me a code that proves my address
     ///
     /// It goes to the account's e-mail address or phone number, is good once and for ten minutes, and replaces the one
-    /// before it. At most three in ten minutes.
+    /// before it. At most three in ten minutes, and as many for each address as the operator allows. Text messages go to the
+    /// countries that the operator named, and to no number that costs more.
     #[oai(
         path = "/me/verify/:which",
         method = "post",
@@ -105,6 +106,7 @@ impl NotificationsApi {
         &self,
         edge: Shared<'_>,
         caller: Caller,
+        request: &Request,
         which: Path<Which>,
     ) -> Result<Gone, Problem> {
         let (user, channel) = (caller.user(), which.0.channel());
@@ -123,21 +125,17 @@ impl NotificationsApi {
                 "nothing can be sent to the account's address; set it again with PATCH /v1/me",
             )
         })?;
-        // Without the count nothing is sent: each of these costs money, or someone else's patience.
-        let count = edge
-            .bus
-            .hit(&format!("code:{channel}:{user}"), CODE_TTL)
-            .await?;
-        if count > CODES {
-            return Err(Error {
-                retry_after: Some(CODE_TTL),
-                ..Error::new(
-                    Code::RateLimited,
-                    "too many codes were sent; wait and try again",
-                )
-            }
+        if let Address::Phone(number) = &address
+            && !countries::allowed(number, &edge.config.notify.sms.countries)
+        {
+            return Err(Error::field(
+                "phone",
+                "is a number to which this server sends no text messages; set another with PATCH /v1/me",
+            )
             .into());
         }
+        let from = client_address::of(request);
+        let withheld = codes::count(&edge, user, &address, from).await?;
         let code = format!("{:06}", rand::random_range(0..1_000_000));
         let delivery = new_id();
         let now = Timestamp::now();
@@ -147,6 +145,7 @@ impl NotificationsApi {
             hash: hash(user, &code),
             code,
             expires_at: Timestamp::from_millis(now.millis() + CODE_TTL.as_millis() as i64),
+            withheld,
         };
         done(
             edge.submit.call(user, Command::Notify(command)).await?,

@@ -28,7 +28,6 @@ use crate::{
         auth::{Auth, Identity},
         gather::Gathers,
         hub::Hub,
-        limits::Rates,
         sessions::Sessions,
         submit::{Limits, Submitter},
         unauthenticated::Unauthenticated,
@@ -202,7 +201,13 @@ impl Bus for Notes {
         Ok(*count)
     }
     async fn count(&self, additions: &[(&str, u64)], _: Duration) -> Result<Vec<u64>> {
-        Ok(additions.iter().map(|(_, addition)| *addition).collect())
+        let mut hits = self.hits.lock().unwrap();
+        let totals = additions.iter().map(|(key, addition)| {
+            let total = hits.entry((*key).to_owned()).or_default();
+            *total += addition;
+            *total
+        });
+        Ok(totals.collect())
     }
     async fn lead(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
         Ok(true)
@@ -345,7 +350,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         tasks,
         id,
         auth: Auth::new(&config),
-        rates: Rates::new(config.limits.messages_per_second, config.limits.burst),
+        limits: crate::edge::limits::Limits::new(&config.limits),
         config: Arc::new(config),
         reads: store.clone(),
         ledger: store.clone(),

@@ -4,6 +4,7 @@
 mod accounts;
 mod addresses;
 mod connections;
+mod costs;
 mod framing;
 mod handshakes;
 mod operator;

@@ -1,0 +1,163 @@
+//! Finds out which operation a request asks for, and lets the address pay for those that need no login, before anything
+//! else looks at it. Operations that need one are paid by the user, where the token is read (`access::authenticate`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use poem::{
+    Endpoint, Request, Response,
+    http::{Method, StatusCode},
+};
+use poem_openapi::registry::MetaApi;
+
+use super::problem::Problem;
+use crate::edge::{
+    Edge, client_address,
+    limits::cost::{self, Cost},
+};
+
+/// What a request costs, in its extensions.
+#[derive(Clone, Copy)]
+pub struct Price(pub Cost);
+
+/// The costs of all operations, by method and path.
+pub struct Prices {
+    /// For each number of segments: a path's segments (`None` for a parameter), and its methods.
+    paths: HashMap<usize, Vec<Priced>>,
+}
+
+struct Priced {
+    segments: Vec<Option<String>>,
+    methods: Vec<(Method, Cost)>,
+}
+
+impl Prices {
+    pub fn of(apis: Vec<MetaApi>) -> Self {
+        let mut paths: HashMap<usize, Vec<Priced>> = HashMap::new();
+        for path in apis.into_iter().flat_map(|api| api.paths) {
+            let segments: Vec<_> = path
+                .path
+                .split('/')
+                .map(|segment| match segment.starts_with('{') {
+                    true => None,
+                    false => Some(segment.to_owned()),
+                })
+                .collect();
+            let methods = path.operations.iter().map(|operation| {
+                let id = operation.operation_id.unwrap_or_default();
+                // A unit test says that there is none without.
+                (
+                    operation.method.clone(),
+                    cost::of_operation(id).unwrap_or(cost::PAGE),
+                )
+            });
+            let priced = Priced {
+                methods: methods.collect(),
+                segments,
+            };
+            paths.entry(priced.segments.len()).or_default().push(priced);
+        }
+        Prices { paths }
+    }
+
+    fn find(&self, request: &Request) -> Cost {
+        let path = request.uri().path();
+        // `HEAD` is answered as `GET`.
+        let method = match *request.method() {
+            Method::HEAD => &Method::GET,
+            _ => request.method(),
+        };
+        let path = path
+            .strip_suffix('/')
+            .filter(|p| !p.is_empty())
+            .unwrap_or(path);
+        let candidates = self.paths.get(&path.split('/').count());
+        let fits = |priced: &&Priced| {
+            let mut segments = priced.segments.iter().zip(path.split('/'));
+            segments.all(|(known, asked)| known.as_ref().is_none_or(|known| known == asked))
+        };
+        let methods = candidates.into_iter().flatten().filter(fits);
+        let found = methods
+            .flat_map(|priced| &priced.methods)
+            .find(|(known, _)| known == method);
+        let limit = || {
+            let mut pairs = request.uri().query()?.split('&');
+            pairs
+                .find_map(|pair| pair.strip_prefix("limit="))?
+                .parse()
+                .ok()
+        };
+        found.map_or(cost::PAGE, |(_, cost)| cost.for_page(limit()))
+    }
+}
+
+pub struct Metered<E> {
+    pub edge: Arc<Edge>,
+    pub prices: Prices,
+    pub inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let (cost, from) = (self.prices.find(&request), client_address::of(&request));
+        let limits = &self.edge.limits;
+        limits.admit_address(from, cost).map_err(Problem::from)?;
+        request.extensions_mut().insert(Price(cost));
+        let answer = self.inner.call(request).await;
+        let refused = |status: StatusCode| status.is_client_error();
+        let refused = match &answer {
+            Ok(response) => refused(response.status()),
+            Err(error) => refused(error.status()),
+        };
+        if refused {
+            limits.charge_refused(from, cost);
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::limits::cost::Budget;
+    use poem_openapi::OpenApi;
+
+    #[test]
+    fn every_operation_is_found_by_its_path() {
+        let prices = Prices::of(<super::super::Apis as OpenApi>::meta());
+        let id = "018f2b6e-0000-7000-8000-000000000000";
+        let mut found = 0;
+        for path in <super::super::Apis as OpenApi>::meta()
+            .into_iter()
+            .flat_map(|api| api.paths)
+        {
+            let asked = path
+                .path
+                .split('/')
+                .map(|segment| match segment.starts_with('{') {
+                    true => id,
+                    false => segment,
+                });
+            let asked = asked.collect::<Vec<_>>().join("/");
+            for operation in &path.operations {
+                let request = Request::builder()
+                    .method(operation.method.clone())
+                    .uri_str(&asked)
+                    .finish();
+                let expected = cost::of_operation(operation.operation_id.unwrap()).unwrap();
+                assert_eq!(prices.find(&request), expected, "{asked}");
+                found += 1;
+            }
+        }
+        assert!(found > 40);
+        let find = |path: &str| prices.find(&Request::builder().uri_str(path).finish());
+        assert_eq!(find("/nothing/here"), cost::PAGE);
+        let page = |query: &str| find(&format!("/v1/rooms/{id}/messages{query}")).tokens;
+        assert_eq!(
+            [page(""), page("?limit=200"), page("?before=3&limit=60")],
+            [1, 4, 2]
+        );
+        assert_eq!(find("/v1/rooms/").budget, Budget::Reads);
+    }
+}

@@ -1,0 +1,126 @@
+//! How many codes are sent: to one address, for one user, from one client's address, and by text message in all. Each of
+//! them costs money, or the patience of somebody who did not ask.
+//!
+//! What a caller did themselves they are told. That others had codes sent to the same address they are not: their request
+//! is answered like any other, and nothing is sent.
+
+use std::{net::IpAddr, time::Duration};
+
+use crate::{
+    edge::{
+        Edge,
+        client_address::network_of,
+        limits::{
+            counters::{self, Count},
+            limited,
+        },
+    },
+    error::Result,
+    job::notify::CODE_TTL,
+    model::{UserId, address::Address},
+};
+
+/// Codes that one user may ask for within [`CODE_TTL`], for each channel.
+const CODES: u64 = 3;
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Counts a code, and tells whether it is to be withheld.
+///
+/// # Errors
+/// `rate_limited`, with the time after which another is worth it.
+pub(super) async fn count(
+    edge: &Edge,
+    user: UserId,
+    address: &Address,
+    from: Option<IpAddr>,
+) -> Result<bool> {
+    let (limits, attempts) = (&edge.config.limits, &edge.auth.attempts);
+    let (user, channel) = (user.to_string(), address.channel().as_str());
+    let recipient = recipient(address);
+    let network = from.map_or("unknown".to_owned(), |from| network_of(from).to_string());
+    let hourly = u64::from(limits.codes_per_recipient_per_hour);
+    let daily = u64::from(limits.codes_per_recipient_per_day);
+    let mine = [channel, &recipient, &user];
+    let of = |purpose: &str, parts: &[&str], window| Count {
+        key: attempts.named(purpose, parts),
+        add: 1,
+        window,
+    };
+
+    // First what the caller did: a request that is refused for it counts nowhere else.
+    let own = [
+        (CODES, of("codes of a user", &[channel, &user], CODE_TTL)),
+        (hourly, of("codes of a user to an address", &mine, HOUR)),
+        (daily, of("codes of a user to an address", &mine, DAY)),
+        (
+            limits.codes_per_address_per_hour.into(),
+            of("codes from an address", &[&network], HOUR),
+        ),
+    ];
+    exceeded(edge, &own).await.map_or(Ok(()), refuse)?;
+    let all = [
+        (hourly, of("codes to an address", &mine[..2], HOUR)),
+        (daily, of("codes to an address", &mine[..2], DAY)),
+    ];
+    if exceeded(edge, &all).await.is_some() {
+        return Ok(true);
+    }
+    if let Address::Phone(_) = address {
+        let everyone = u64::from(limits.sms_codes_per_minute);
+        let sms = [(everyone, of("codes by text message", &[], MINUTE))];
+        exceeded(edge, &sms).await.map_or(Ok(()), refuse)?;
+    }
+    Ok(false)
+}
+
+/// Counts all of them; the window of one that is too many now.
+async fn exceeded<const N: usize>(edge: &Edge, counts: &[(u64, Count); N]) -> Option<Duration> {
+    let added: Vec<Count> = counts.iter().map(|(_, count)| count.clone()).collect();
+    let counters = edge.auth.attempts.counters();
+    let totals = counters.add(&*edge.bus, &added).await;
+    let all = counts.iter().zip(totals);
+    all.filter(|((limit, _), total)| total > limit)
+        .map(|((_, count), _)| count.window)
+        .max()
+}
+
+fn refuse(window: Duration) -> Result<()> {
+    let wait = counters::wait(window);
+    Err(limited(
+        "too many codes were sent; wait and try again",
+        wait,
+    ))
+}
+
+/// Who gets what is sent there: tags do not make another address, nor do dots at Gmail.
+fn recipient(address: &Address) -> String {
+    let email = match address {
+        Address::Phone(number) => return number.as_str().to_owned(),
+        Address::Email(email) => email,
+    };
+    let local = email.local().to_lowercase();
+    let local = local.split('+').next().unwrap_or(&local);
+    match email.domain() {
+        "gmail.com" | "googlemail.com" => format!("{}@gmail.com", local.replace('.', "")),
+        domain => format!("{local}@{domain}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::notify::ChannelKind;
+
+    #[test]
+    fn one_person_has_many_spellings() {
+        let of = |text| recipient(&Address::parse(ChannelKind::Email, text).unwrap());
+        assert_eq!(of("Ada+news@Example.com"), "ada@example.com");
+        assert_eq!(of("a.d.a+x@googlemail.com"), of("ada@gmail.com"));
+        assert_ne!(of("a.da@example.com"), of("ada@example.com"));
+        assert_ne!(of("ada@example.com"), of("ada@example.org"));
+        let number = Address::parse(ChannelKind::Sms, "+4915112345678").unwrap();
+        assert_eq!(recipient(&number), "+4915112345678");
+    }
+}

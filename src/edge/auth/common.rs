@@ -1,0 +1,102 @@
+//! Passwords that are guessed first: the commonest 10,000 that are long enough, and those that follow from the account.
+//!
+//! The list (`common-passwords.txt`, sorted, in lower case) is that of Django 5.2 (`django/contrib/auth/common-passwords.txt.gz`,
+//! BSD-3-Clause, from Have I Been Pwned's) as far as it goes, then that of zxcvbn 3.1.1 (MIT); see `NOTICE`. Both are
+//! ordered by how often a password was used; those below 8 bytes are left out, since they are refused for their length.
+
+/// A password on each line, in the order of their bytes.
+const LIST: &str = include_str!("common-passwords.txt");
+
+/// Whether it is one of the commonest, in whatever case.
+pub fn is_common(password: &str) -> bool {
+    let password = password.trim().to_lowercase();
+    if password.contains('\n') {
+        return false;
+    }
+    // A binary search over bytes: each step goes to the beginning of the line it fell into.
+    let bytes = LIST.as_bytes();
+    let (mut low, mut high) = (0, bytes.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let start = bytes[low..middle]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(low, |at| low + at + 1);
+        let end = bytes[start..high]
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(high, |at| start + at);
+        match bytes[start..end].cmp(password.as_bytes()) {
+            std::cmp::Ordering::Equal => return true,
+            std::cmp::Ordering::Less => low = end + 1,
+            std::cmp::Ordering::Greater => high = start,
+        }
+    }
+    false
+}
+
+/// Whether it is one of these words of the account (names, the address before its `@`), in whatever case.
+pub fn is_own<'a>(password: &str, words: impl IntoIterator<Item = &'a str>) -> bool {
+    let password = password.trim().to_lowercase();
+    words.into_iter().any(|word| {
+        let local = word.split('@').next().unwrap_or(word);
+        [word, local]
+            .iter()
+            .any(|word| word.trim().to_lowercase() == password)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_can_be_searched() {
+        let lines: Vec<&str> = LIST.lines().collect();
+        assert_eq!(lines.len(), 10_000);
+        assert!(lines.is_sorted_by(|a, b| a < b), "in order, each once");
+        for line in lines {
+            assert!(is_common(line), "{line}");
+            assert!(line.len() >= 8 && line == line.to_lowercase(), "{line}");
+        }
+    }
+
+    #[test]
+    fn common_in_whatever_case_and_nothing_else() {
+        for bad in [
+            "password",
+            "12345678",
+            "PassWord1",
+            " iloveyou ",
+            "qwertyuiop",
+        ] {
+            assert!(is_common(bad), "{bad}");
+        }
+        for good in [
+            "correct horse",
+            "battery staple",
+            "",
+            "\n",
+            "password\n12345678",
+            "!qaz1qa",
+            "zzzzzzzzzzzzzzzzzzzzzz",
+            "the password of ada",
+        ] {
+            assert!(!is_common(good), "{good}");
+        }
+    }
+
+    #[test]
+    fn nobody_takes_their_own_name() {
+        let words = ["ada-lovelace", "Ada Lovelace", "countess.ada@example.com"];
+        for bad in [
+            "Ada-Lovelace",
+            "ada lovelace",
+            "countess.ada",
+            "COUNTESS.ada@example.com",
+        ] {
+            assert!(is_own(bad, words), "{bad}");
+        }
+        assert!(!is_own("ada-lovelace1", words));
+    }
+}

@@ -1,0 +1,273 @@
+//! A bounded number of slots, given out in turns: each key (an address) that waits gets one slot a round, however many
+//! requests of others wait. The queue is bounded for each key and in total; when the total is reached, a key with fewer
+//! waiting displaces the last request of the key with the most.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Bounds of a [`Fair`].
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Held at once.
+    pub slots: usize,
+    /// Waiting for each key.
+    pub per_key: usize,
+    /// Waiting in all.
+    pub total: usize,
+}
+
+pub struct Fair<K: Hash + Eq + Clone> {
+    bounds: Bounds,
+    state: Mutex<State<K>>,
+}
+
+struct State<K: Hash + Eq + Clone> {
+    free: usize,
+    waiting: usize,
+    /// Never empty ones.
+    queues: HashMap<K, VecDeque<oneshot::Sender<Slot<K>>>>,
+    /// The keys of `queues`, the next one first.
+    turns: VecDeque<K>,
+}
+
+/// A slot, until it is dropped.
+pub struct Slot<K: Hash + Eq + Clone> {
+    fair: Option<Arc<Fair<K>>>,
+}
+
+/// Too many wait already.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl<K: Hash + Eq + Clone> Fair<K> {
+    pub fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Fair {
+            bounds,
+            state: Mutex::new(State {
+                free: bounds.slots,
+                waiting: 0,
+                queues: HashMap::new(),
+                turns: VecDeque::new(),
+            }),
+        })
+    }
+
+    /// A slot, when it is this key's turn. Dropping the future gives up the place in the queue.
+    ///
+    /// # Errors
+    /// [`Full`], at once, or when another key's request takes the place.
+    pub async fn acquire(self: &Arc<Self>, key: K) -> Result<Slot<K>, Full> {
+        let turn = {
+            let mut state = self.state.lock();
+            if state.free > 0 {
+                state.free -= 1;
+                return Ok(Slot {
+                    fair: Some(self.clone()),
+                });
+            }
+            state.make_room(&key, self.bounds)?;
+            let (sender, turn) = oneshot::channel();
+            state.push(key, sender);
+            turn
+        };
+        turn.await.map_err(|_| Full)
+    }
+
+    fn release(self: Arc<Self>) {
+        let mut state = self.state.lock();
+        let mut slot = Slot {
+            fair: Some(self.clone()),
+        };
+        while let Some(next) = state.pop() {
+            match next.send(slot) {
+                Ok(()) => return,
+                // Nobody waits for it any more.
+                Err(back) => slot = back,
+            }
+        }
+        state.free += 1;
+        // Not by its drop, which would come here again.
+        slot.fair = None;
+    }
+}
+
+impl<K: Hash + Eq + Clone> Drop for Slot<K> {
+    fn drop(&mut self) {
+        if let Some(fair) = self.fair.take() {
+            fair.release();
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone> State<K> {
+    fn push(&mut self, key: K, sender: oneshot::Sender<Slot<K>>) {
+        self.waiting += 1;
+        let queue = self.queues.entry(key.clone()).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(key);
+        }
+        queue.push_back(sender);
+    }
+
+    /// The first of the next key, which goes to the end of the round.
+    fn pop(&mut self) -> Option<oneshot::Sender<Slot<K>>> {
+        let key = self.turns.pop_front()?;
+        let queue = self.queues.get_mut(&key)?;
+        let next = queue.pop_front();
+        self.waiting -= usize::from(next.is_some());
+        match queue.is_empty() {
+            true => drop(self.queues.remove(&key)),
+            false => self.turns.push_back(key),
+        }
+        next
+    }
+
+    fn make_room(&mut self, key: &K, bounds: Bounds) -> Result<(), Full> {
+        let mine = |state: &Self| state.queues.get(key).map_or(0, VecDeque::len);
+        if mine(self) >= bounds.per_key || self.waiting >= bounds.total {
+            self.forget_the_gone();
+        }
+        if mine(self) >= bounds.per_key {
+            return Err(Full);
+        }
+        if self.waiting < bounds.total {
+            return Ok(());
+        }
+        let longest = self.queues.iter().max_by_key(|(_, queue)| queue.len());
+        let Some((longest, length)) = longest.map(|(key, queue)| (key.clone(), queue.len())) else {
+            return Err(Full);
+        };
+        // Both would have the same then.
+        if length <= mine(self) + 1 {
+            return Err(Full);
+        }
+        if let Some(queue) = self.queues.get_mut(&longest) {
+            queue.pop_back();
+            self.waiting -= 1;
+        }
+        Ok(())
+    }
+
+    /// Those whose client went away.
+    fn forget_the_gone(&mut self) {
+        self.queues.retain(|_, queue| {
+            queue.retain(|sender| !sender.is_closed());
+            !queue.is_empty()
+        });
+        let queues = &self.queues;
+        self.turns.retain(|key| queues.contains_key(key));
+        self.waiting = queues.values().map(VecDeque::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::Pin};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    type Waiting = Pin<Box<dyn Future<Output = Result<Slot<u32>, Full>>>>;
+
+    fn fair(slots: usize, per_key: usize, total: usize) -> Arc<Fair<u32>> {
+        Fair::new(Bounds {
+            slots,
+            per_key,
+            total,
+        })
+    }
+
+    /// Has asked, and waits.
+    fn ask(fair: &Arc<Fair<u32>>, key: u32) -> Waiting {
+        let fair = fair.clone();
+        let mut waiting: Waiting = Box::pin(async move { fair.acquire(key).await });
+        assert!((&mut waiting).now_or_never().is_none(), "{key} must wait");
+        waiting
+    }
+
+    fn now(fair: &Arc<Fair<u32>>, key: u32) -> Result<Slot<u32>, Full> {
+        fair.acquire(key).now_or_never().expect("an answer at once")
+    }
+
+    fn ready(waiting: &mut Waiting) -> bool {
+        let slot = waiting.as_mut().now_or_never();
+        matches!(slot, Some(Ok(_)))
+    }
+
+    #[test]
+    fn a_flood_of_one_address_holds_up_another_for_one_turn() {
+        let fair = fair(1, 100, 1000);
+        let held = now(&fair, 1).unwrap();
+        let mut flood: Vec<Waiting> = (0..100).map(|_| ask(&fair, 1)).collect();
+        let mut honest = ask(&fair, 2);
+        drop(held);
+        // The first of the flood is next, then the other address.
+        assert!(ready(&mut flood[0]));
+        assert!(ready(&mut honest));
+        assert!(ready(&mut flood[1]));
+    }
+
+    #[test]
+    fn beyond_its_bound_an_address_is_refused_and_others_are_not() {
+        let fair = fair(1, 2, 100);
+        let _held = now(&fair, 1).unwrap();
+        let first = ask(&fair, 1);
+        let _second = ask(&fair, 1);
+        assert_eq!(now(&fair, 1).err(), Some(Full));
+        let _other = ask(&fair, 2);
+        // Who goes away leaves their place.
+        drop(first);
+        let _third = ask(&fair, 1);
+        assert_eq!(now(&fair, 1).err(), Some(Full));
+    }
+
+    #[test]
+    fn a_full_queue_takes_from_the_longest() {
+        let fair = fair(1, 4, 4);
+        let _held = now(&fair, 1).unwrap();
+        let mut flood: Vec<Waiting> = (0..4).map(|_| ask(&fair, 1)).collect();
+        let _a = ask(&fair, 2);
+        let last = flood[3].as_mut().now_or_never();
+        assert_eq!(last.map(Result::err), Some(Some(Full)));
+        let _b = ask(&fair, 3);
+        assert_eq!(fair.state.lock().waiting, 4);
+        // 1 has two, so has nobody else more than one: nothing is gained by a change.
+        assert_eq!(now(&fair, 2).err(), Some(Full));
+        let _c = ask(&fair, 4);
+        assert_eq!(now(&fair, 5).err(), Some(Full));
+    }
+
+    #[test]
+    fn a_slot_outlives_those_who_went_away() {
+        let fair = fair(2, 10, 10);
+        let held = now(&fair, 1).unwrap();
+        let other = now(&fair, 1).unwrap();
+        drop(ask(&fair, 1));
+        drop(ask(&fair, 2));
+        let mut third = ask(&fair, 3);
+        drop(held);
+        assert!(ready(&mut third));
+        drop(other);
+        let state = fair.state.lock();
+        assert_eq!((state.free, state.waiting), (2, 0));
+        assert!(state.queues.is_empty() && state.turns.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_came_too_late_is_given_back() {
+        let fair = fair(1, 10, 10);
+        let held = now(&fair, 1).unwrap();
+        let gone = ask(&fair, 1);
+        drop(held);
+        // It has the slot and never looks.
+        drop(gone);
+        assert_eq!(fair.state.lock().free, 1);
+    }
+}

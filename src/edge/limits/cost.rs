@@ -1,0 +1,197 @@
+//! What each operation costs, and who pays.
+//!
+//! A plain send is 1. A read costs 1 for every 50 items that its page may have. The test below walks all operations of the
+//! OpenAPI document; socket events are matched without a default, so a new one does not compile without its cost.
+
+use crate::protocol::{DEFAULT_PAGE, MAX_PAGE, Request};
+
+/// Who pays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// The user: `limits.messages_per_second` and `limits.burst`. What goes through the queue.
+    Commands,
+    /// The user: `limits.reads_per_second` and `limits.read_burst`. What asks the store.
+    Reads,
+    /// The user: as much as for commands, but apart, so that a client that marks as read can still send.
+    Marks,
+    /// The address: `limits.address_requests_per_second` and `limits.address_burst`. What needs no login.
+    Address,
+    /// The address, and only for what was refused: webhooks, whose senders prove themselves by a signature.
+    Refused,
+    /// Nobody: it costs less than to count it, or must be answered whatever happens.
+    Free,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    pub budget: Budget,
+    pub tokens: u32,
+}
+
+const fn cost(budget: Budget, tokens: u32) -> Cost {
+    Cost { budget, tokens }
+}
+
+const COMMAND: Cost = cost(Budget::Commands, 1);
+const READ: Cost = cost(Budget::Reads, 1);
+const MARK: Cost = cost(Budget::Marks, 1);
+const ADDRESS: Cost = cost(Budget::Address, 1);
+const WEBHOOK: Cost = cost(Budget::Refused, 1);
+const FREE: Cost = cost(Budget::Free, 0);
+
+/// A frame that is no event.
+pub const UNREADABLE: Cost = MARK;
+/// A path that is no operation: pages, and what is not there.
+pub const PAGE: Cost = ADDRESS;
+
+/// Every operation of the REST API by its `operationId`, sorted.
+const OPERATIONS: &[(&str, Cost)] = &[
+    ("addReaction", COMMAND),
+    ("askToUnsubscribe", ADDRESS),
+    ("banUser", COMMAND),
+    ("confirmAddress", COMMAND),
+    ("createRoom", COMMAND),
+    ("createTicket", COMMAND),
+    ("deleteMe", COMMAND),
+    ("deleteMessage", COMMAND),
+    ("deleteRoom", COMMAND),
+    ("editMessage", COMMAND),
+    ("getMe", READ),
+    ("getMessage", READ),
+    ("getNotificationSettings", READ),
+    ("getRoom", READ),
+    ("healthz", FREE),
+    ("joinRoom", COMMAND),
+    ("leaveRoom", COMMAND),
+    ("listChanges", READ),
+    ("listMembers", READ),
+    ("listMessageNotifications", READ),
+    ("listMessages", READ),
+    ("listNotifications", READ),
+    ("listRooms", READ),
+    ("logIn", ADDRESS),
+    ("logOut", ADDRESS),
+    ("markRead", MARK),
+    // On the port that an operator opened for it.
+    ("metrics", FREE),
+    ("muteMember", COMMAND),
+    ("putNotificationSettings", COMMAND),
+    ("readyz", FREE),
+    ("refresh", ADDRESS),
+    ("register", ADDRESS),
+    ("removeMember", COMMAND),
+    ("removeReaction", COMMAND),
+    ("sendMessage", COMMAND),
+    ("sendVerificationCode", cost(Budget::Commands, 5)),
+    ("setMember", COMMAND),
+    ("takeSendgridEvents", WEBHOOK),
+    ("takeTwilioReport", WEBHOOK),
+    ("unbanUser", COMMAND),
+    ("unmuteMember", COMMAND),
+    ("unsubscribe", ADDRESS),
+    ("updateMe", COMMAND),
+    ("updateRoom", COMMAND),
+];
+
+/// The cost of a REST operation.
+pub fn of_operation(id: &str) -> Option<Cost> {
+    let found = OPERATIONS.binary_search_by_key(&id, |(known, _)| known);
+    found.ok().map(|at| OPERATIONS[at].1)
+}
+
+/// The cost of a socket's event. Without a default: a new event needs a line here.
+pub fn of_event(request: &Request) -> Cost {
+    match request {
+        Request::SendMessage(_)
+        | Request::EditMessage(_)
+        | Request::DeleteMessage(_)
+        | Request::React(_) => COMMAND,
+        Request::JoinRoom(_) | Request::LeaveRoom(_) | Request::Auth(_) => READ,
+        Request::MarkRead(_) => MARK,
+        // Ends the socket.
+        Request::Disconnect => FREE,
+    }
+}
+
+impl Cost {
+    /// The cost of a read that may bring `limit` items. A limit that is too large is refused later.
+    pub fn for_page(self, limit: Option<u32>) -> Cost {
+        match self.budget {
+            Budget::Reads => {
+                let items = limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+                cost(self.budget, self.tokens * items.div_ceil(DEFAULT_PAGE))
+            }
+            _ => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_api_has_a_cost() {
+        let spec: Value = serde_json::from_str(&crate::edge::api::spec()).unwrap();
+        let paths = spec["paths"].as_object().unwrap().values();
+        let documented: BTreeSet<&str> = paths
+            .flat_map(|path| path.as_object().unwrap().values())
+            .filter_map(|operation| operation["operationId"].as_str())
+            .collect();
+        let with_cost: BTreeSet<&str> = OPERATIONS.iter().map(|(id, _)| *id).collect();
+        assert_eq!(with_cost, documented, "a line in OPERATIONS for each");
+        assert!(OPERATIONS.is_sorted_by(|a, b| a.0 < b.0), "searched in");
+        assert!(documented.len() > 40);
+    }
+
+    #[test]
+    fn whoever_needs_no_login_pays_by_address() {
+        let spec: Value = serde_json::from_str(&crate::edge::api::spec()).unwrap();
+        let paths = spec["paths"].as_object().unwrap();
+        for operation in paths.values().flat_map(|p| p.as_object().unwrap().values()) {
+            let Some(id) = operation["operationId"].as_str() else {
+                continue;
+            };
+            let open = operation["security"].as_array().is_none_or(Vec::is_empty);
+            let budget = of_operation(id).unwrap().budget;
+            let users = matches!(budget, Budget::Commands | Budget::Reads | Budget::Marks);
+            // Who logs out by a refresh token shows no login.
+            assert_eq!(users, !open && id != "logOut", "{id}");
+            let tokens = of_operation(id).unwrap().tokens;
+            assert_eq!(tokens == 0, budget == Budget::Free, "{id}");
+        }
+    }
+
+    #[test]
+    fn every_socket_event_has_a_cost() {
+        let spec = crate::protocol::asyncapi::spec();
+        let spec: Value = serde_json::from_str(&spec).unwrap();
+        let id = "018f2b6e-0000-7000-8000-000000000000";
+        let data = json!({"token": "t", "room": id, "id": id, "body": "b", "clientMsgId": "c",
+            "emoji": "e", "seq": 1});
+        let data = serde_json::value::to_raw_value(&data).unwrap();
+        let mut events = 0;
+        // Whatever the document names: those that a client may send can be read.
+        for name in spec["components"]["messages"].as_object().unwrap().keys() {
+            if let Ok(request) = Request::parse(name, Some(&data)) {
+                let cost = of_event(&request);
+                assert_eq!(cost.budget == Budget::Free, name == "disconnect", "{name}");
+                events += 1;
+            }
+        }
+        assert!(events >= 9, "{events}");
+    }
+
+    #[test]
+    fn a_page_costs_by_its_size() {
+        let of = |limit| READ.for_page(limit).tokens;
+        assert_eq!([of(None), of(Some(1)), of(Some(50))], [1, 1, 1]);
+        assert_eq!([of(Some(51)), of(Some(200)), of(Some(0))], [2, 4, 1]);
+        assert_eq!(of(Some(u32::MAX)), 4);
+        assert_eq!(COMMAND.for_page(Some(200)), COMMAND);
+    }
+}

@@ -1,0 +1,242 @@
+//! What one client may ask for, in one place: every operation of the REST API and every socket event has a cost
+//! ([`cost`]), and nothing reaches what it does before the cost was taken. A user pays from budgets of their own, shared
+//! by all their sockets and requests on this edge; without a login the address pays.
+//!
+//! [`Admitted`] is the proof: only this module makes one, and a session's events and a REST handler's caller come as one.
+
+pub mod bucket;
+pub mod cost;
+pub mod counters;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::{
+    bucket::{Allowance, Keyed, Rate, Users},
+    cost::{Budget, Cost},
+};
+use super::{auth::Identity, client_address::network_of};
+use crate::{
+    config,
+    error::{Code, Error, Result},
+    model::{LoginId, UserId},
+    protocol::Request,
+};
+
+/// Refreshes and logouts of one login. A client refreshes every few minutes, and again where an answer was lost.
+const LOGIN: Rate = Rate::new(1, 30);
+
+/// The budgets of everybody who talks to this edge.
+pub struct Limits {
+    users: Users,
+    addresses: Keyed<IpAddr>,
+    logins: Keyed<LoginId>,
+}
+
+/// What was paid for. Made here alone.
+pub struct Admitted<T>(T);
+
+impl<T> Admitted<T> {
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl Limits {
+    pub fn new(limits: &config::Limits) -> Self {
+        let commands = Rate::new(limits.messages_per_second, limits.burst);
+        // An address must be able to use up what else it may do.
+        let attempts = limits
+            .logins_per_minute
+            .max(limits.registrations_per_minute);
+        Limits {
+            users: Users::new(
+                commands,
+                // Where sends are not limited, reads are not either.
+                Rate::new(
+                    limits.reads_per_second.max(limits.messages_per_second),
+                    limits.read_burst.max(limits.burst),
+                ),
+            ),
+            addresses: Keyed::new(Rate::new(
+                limits.address_requests_per_second.max(attempts / 60),
+                limits.address_burst.max(attempts / 10),
+            )),
+            logins: Keyed::new(LOGIN),
+        }
+    }
+
+    /// The user's budgets, for a session to keep.
+    pub fn of(&self, user: UserId) -> Arc<Allowance> {
+        self.users.of(user)
+    }
+
+    /// A request that showed whose it is.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time until the same is allowed.
+    pub fn admit(&self, identity: Identity, cost: Cost) -> Result<Admitted<Identity>> {
+        self.users.of(identity.user).take(cost)?;
+        Ok(Admitted(identity))
+    }
+
+    /// A request of an operation that needs no login, from this address. A webhook only has to be within the budget: what
+    /// a provider signed takes nothing from it.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time until the same is allowed.
+    pub fn admit_address(&self, from: Option<IpAddr>, cost: Cost) -> Result<()> {
+        let tokens = match cost.budget {
+            Budget::Address => cost.tokens,
+            Budget::Refused => 0,
+            Budget::Commands | Budget::Reads | Budget::Marks | Budget::Free => return Ok(()),
+        };
+        let now = Instant::now();
+        let taken = self.addresses.take(key(from), f64::from(tokens), now);
+        taken.map_err(|wait| refused("too many requests from your address", wait))
+    }
+
+    /// Takes the cost of a webhook that was refused.
+    pub fn charge_refused(&self, from: Option<IpAddr>, cost: Cost) {
+        if cost.budget == Budget::Refused {
+            let _ = self
+                .addresses
+                .take(key(from), f64::from(cost.tokens), Instant::now());
+        }
+    }
+
+    /// A refresh or logout of this login: whoever has its token, even one that is good no more, can only spend what is the
+    /// login's own.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time until the same is allowed.
+    pub fn admit_login(&self, login: LoginId) -> Result<()> {
+        let taken = self.logins.take(login, 1.0, Instant::now());
+        taken.map_err(|wait| refused("too many requests with this token", wait))
+    }
+}
+
+impl Allowance {
+    /// An event of a socket.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time until the same is allowed.
+    pub fn admit(&self, request: Request) -> Result<Admitted<Request>> {
+        self.take(cost::of_event(&request))?;
+        Ok(Admitted(request))
+    }
+
+    /// A frame that is no event: it has to be answered, too.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time until the next one is answered as usual.
+    pub fn admit_unreadable(&self) -> Result<()> {
+        self.take(cost::UNREADABLE)
+    }
+
+    fn take(&self, cost: Cost) -> Result<()> {
+        let what = match cost.budget {
+            Budget::Commands => "you send faster than allowed; wait and send it again",
+            Budget::Reads => "you ask faster than allowed; wait and ask again",
+            Budget::Marks => "you mark faster than allowed; wait, then send the newest mark",
+            Budget::Address | Budget::Refused | Budget::Free => return Ok(()),
+        };
+        let taken = self.take_at(cost, Instant::now());
+        taken.map_err(|wait| limited(what, wait))
+    }
+}
+
+fn key(from: Option<IpAddr>) -> IpAddr {
+    from.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), network_of)
+}
+
+fn refused(what: &str, wait: Duration) -> Error {
+    limited(&format!("{what}; wait and try again"), wait)
+}
+
+/// `rate_limited`: the same request works after `wait`.
+pub fn limited(message: &str, wait: Duration) -> Error {
+    Error {
+        retry_after: Some(wait.max(Duration::from_millis(1))),
+        ..Error::new(Code::RateLimited, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::new_id;
+
+    fn limits() -> Limits {
+        Limits::new(&config::Limits {
+            messages_per_second: 1,
+            burst: 2,
+            reads_per_second: 1,
+            read_burst: 3,
+            logins_per_minute: 10,
+            failed_logins_per_address_per_minute: 30,
+            registrations_per_minute: 10,
+            address_requests_per_second: 1,
+            address_burst: 2,
+            codes_per_recipient_per_hour: 3,
+            codes_per_recipient_per_day: 10,
+            codes_per_address_per_hour: 100,
+            sms_codes_per_minute: 60,
+        })
+    }
+
+    fn cost(budget: Budget) -> Cost {
+        Cost { budget, tokens: 1 }
+    }
+
+    #[test]
+    fn a_user_who_reads_can_still_send() {
+        let allowance = limits().of(new_id());
+        while allowance.take(cost(Budget::Reads)).is_ok() {}
+        while allowance.take(cost(Budget::Marks)).is_ok() {}
+        for _ in 0..2 {
+            allowance.take(cost(Budget::Commands)).unwrap();
+        }
+        let refused = allowance.take(cost(Budget::Commands)).unwrap_err();
+        assert_eq!(refused.code, Code::RateLimited);
+        assert!(matches!(refused.retry_after_ms(), Some(1..=1000)));
+    }
+
+    #[test]
+    fn a_webhook_pays_only_where_it_is_refused() {
+        let limits = limits();
+        let from = |last| Some(IpAddr::from([127, 0, 0, last]));
+        let webhook = cost(Budget::Refused);
+        for _ in 0..10 {
+            limits.admit_address(from(1), webhook).unwrap();
+        }
+        for _ in 0..2 {
+            limits.charge_refused(from(1), webhook);
+        }
+        assert!(limits.admit_address(from(1), webhook).is_err());
+        assert!(
+            limits
+                .admit_address(from(1), cost(Budget::Address))
+                .is_err()
+        );
+        limits.admit_address(from(2), webhook).unwrap();
+    }
+
+    #[test]
+    fn a_token_spends_only_what_its_login_may() {
+        let limits = limits();
+        let (stolen, other) = (new_id(), new_id());
+        for _ in 0..30 {
+            limits.admit_login(stolen).unwrap();
+        }
+        assert!(limits.admit_login(stolen).is_err());
+        limits.admit_login(other).unwrap();
+    }
+}
