@@ -103,6 +103,21 @@ async fn requests_that_break_http(kind: Kind) {
             "{scheme}"
         );
     }
+    // HEAD tells what GET would (RFC 9110, section 9.3.2), of failures, too.
+    let header = format!("authorization: Bearer {}", ada.access);
+    for (path, status) in [
+        ("/v1/me", 200),
+        ("/healthz", 200),
+        ("/v1/me/notifications", 200),
+        ("/v1/nothing", 404),
+    ] {
+        let get = ask(url, &format!("GET {path}"), &[&header]).await;
+        let head = ask(url, &format!("HEAD {path}"), &[&header]).await;
+        assert_eq!((get.status, head.status), (status, status), "{path}");
+        for name in ["content-length", "content-type"] {
+            assert_eq!(head.header(name), get.header(name), "{path}: {name}");
+        }
+    }
     // A token in a URL ends up in logs.
     let header = format!("authorization: Bearer {}", ada.access);
     for name in ["token", "access_token"] {
