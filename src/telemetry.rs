@@ -86,6 +86,7 @@ pub struct Metrics {
     pub deliveries: IntCounter,
     pub slow_readers_closed: IntCounter,
     pub holes_repaired: IntCounter,
+    pub rights_revoked: IntCounter,
     pub gaps: IntCounter,
 
     pub worker_batch_messages: Histogram,
@@ -186,6 +187,10 @@ impl Metrics {
             holes_repaired: m.counter(
                 "chat_holes_repaired_total",
                 "Holes in a room's events filled from cache or database",
+            ),
+            rights_revoked: m.counter(
+                "chat_rights_revoked_total",
+                "Subscriptions ended by the comparison of memberships with the store: nothing told this edge before",
             ),
             gaps: m.counter(
                 "chat_gaps_total",

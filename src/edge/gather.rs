@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::{
     bus::Bus,
     error::{Error, Result},
-    model::{Account, RoomId, Timestamp, UserId},
+    model::{Account, LoginId, RoomId, Timestamp, UserId},
     store::{Entry, Reads},
 };
 
@@ -138,6 +138,8 @@ impl<K, V> Shared<K, V> {
 /// What every socket asks for when it comes.
 pub struct Gathers {
     pub accounts: Gather<UserId, Option<Account>>,
+    /// Whether the login was revoked.
+    pub revoked: Gather<LoginId, bool>,
     pub entries: Gather<(RoomId, UserId), Option<Entry>>,
     /// Says on the bus that someone is connected.
     pub here: Gather<(UserId, Timestamp), ()>,
@@ -146,11 +148,20 @@ pub struct Gathers {
 impl Gathers {
     /// Users count as connected for `ttl`.
     pub fn new(reads: &Arc<dyn Reads>, bus: &Arc<dyn Bus>, ttl: Duration) -> Self {
-        let (accounts, entries, bus) = (reads.clone(), reads.clone(), bus.clone());
+        let (accounts, logins, entries) = (reads.clone(), reads.clone(), reads.clone());
+        let bus = bus.clone();
         Gathers {
             accounts: Gather::new(move |users| {
                 let reads = accounts.clone();
                 async move { reads.accounts(&users).await }
+            }),
+            revoked: Gather::new(move |logins_asked: Vec<LoginId>| {
+                let reads = logins.clone();
+                async move {
+                    let revoked = reads.revoked(&logins_asked).await?;
+                    let is_revoked = |login| revoked.contains(login);
+                    Ok(logins_asked.iter().map(is_revoked).collect())
+                }
             }),
             entries: Gather::new(move |who| {
                 let reads = entries.clone();

@@ -116,7 +116,10 @@ pub async fn run(
         bus.clone(),
         Channel::Edge(id),
         notices,
-        config.edge.reconcile_interval,
+        hub::Intervals {
+            reconcile: config.edge.reconcile_interval,
+            rights: config.edge.rights_interval,
+        },
         internals.clone(),
         inner.clone(),
     )
@@ -133,7 +136,7 @@ pub async fn run(
         reads.clone(),
         sessions.clone(),
         hub.clone(),
-        config.edge.reconcile_interval * LOGINS,
+        config.edge.rights_interval,
         inner.clone(),
     ));
     let edge = Arc::new(Edge {
@@ -279,11 +282,11 @@ async fn be_here(
     }
 }
 
-/// How many times less often than the rooms' heads logins are compared with the store.
-const LOGINS: u32 = 10;
+/// How often logins are compared with the store while nothing comes from the bus.
+const WITHOUT_BUS: Duration = Duration::from_millis(500);
 
-/// That a login was closed is only a hint on the bus: whoever missed it finds out here, when the bus comes back and
-/// now and then.
+/// That a login was closed is only a hint on the bus: an edge that missed it finds out here, when the bus comes back,
+/// every half second while it is away, and `every` so often.
 async fn check_logins(
     reads: Arc<dyn Reads>,
     sessions: Arc<sessions::Sessions>,
@@ -291,12 +294,17 @@ async fn check_logins(
     every: Duration,
     shutdown: CancellationToken,
 ) {
+    let mut last = tokio::time::Instant::now();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = hub.bus_back() => {}
+        let back = tokio::select! {
+            () = tokio::time::sleep(every.min(WITHOUT_BUS)) => false,
+            () = hub.bus_back() => true,
             () = shutdown.cancelled() => return,
+        };
+        if !back && !hub.is_bus_lost() && last.elapsed() < every {
+            continue;
         }
+        last = tokio::time::Instant::now();
         for logins in sessions.logins().chunks(5000) {
             match reads.revoked(logins).await {
                 Ok(ended) => sessions.close_logins(&ended),

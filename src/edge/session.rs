@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::{
     Edge,
     auth::Identity,
-    hub::{Joining, Newest},
+    hub::{Ended, Joining, Newest},
     limits::{Admitted, bucket::Allowance},
     outbox::{Frame, Item, Outbox},
     past::{Past, RESUME_PAGE},
@@ -34,7 +34,7 @@ use crate::{
         self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined, Request,
         SendMessage, WireError, raw,
     },
-    store::Window,
+    store::{Entry, Window},
 };
 
 /// How many more requests may be refused for their rate than are done before the socket is closed with 4029. A flood is
@@ -109,32 +109,38 @@ impl Session {
         outbox: Arc<Outbox>,
         greeting: Greeting,
     ) -> Result<Session> {
-        let entering = edge.sessions.enter(identity.user)?;
-        let account = edge
-            .gathers
-            .accounts
-            .ask(identity.user)
-            .await?
-            .ok_or_else(|| Error::unauthorized("this account is gone"))?;
         let session = edge.submit.next_number();
-        let connected = Connected {
-            user: account.user,
-            session: format!("{}-{session}", edge.id.simple()),
-            limits: greeting.limits,
-        };
-        if let Some(first) = greeting.first {
-            outbox.push(first);
-        }
-        outbox.push(Item::Event(event("connected", &connected)));
         let who = Arc::new(Seated::new(session, identity.user, outbox));
-        entering.add(session, identity.login, who.clone());
-        edge.say_here(&who);
-        Ok(Session {
+        // First the place among the sessions, then the account and the login: an end that comes between the two closes
+        // the socket, and one that came before is read. An access token outlives its login.
+        edge.sessions.enter(identity.user)?.add(session, identity.login, who.clone());
+        let opened = Session {
             allowance: edge.limits.of(identity.user),
             edge,
             who,
             refused: 0,
-        })
+        };
+        let gathers = &opened.edge.gathers;
+        let (account, revoked) = tokio::try_join!(
+            gathers.accounts.ask(identity.user),
+            gathers.revoked.ask(identity.login)
+        )?;
+        let account = account.ok_or_else(|| Error::unauthorized("this account is gone"))?;
+        if revoked {
+            return Err(Error::unauthorized("this login has ended; log in again"));
+        }
+        let connected = Connected {
+            user: account.user,
+            session: format!("{}-{session}", opened.edge.id.simple()),
+            limits: greeting.limits,
+        };
+        let outbox = &opened.who.outbox;
+        if let Some(first) = greeting.first {
+            outbox.push(first);
+        }
+        outbox.push(Item::Event(event("connected", &connected)));
+        opened.edge.say_here(&opened.who);
+        Ok(opened)
     }
 
     pub fn user(&self) -> UserId {
@@ -341,16 +347,8 @@ impl Session {
         }
         match soon(self.edge.reads.membership(room, self.who.user)).await? {
             Some((_, Some(_))) => Ok(()),
-            Some((
-                Room {
-                    kind: RoomKind::Public,
-                    ..
-                },
-                None,
-            )) => Err(Error::forbidden(
-                "you are not a member of this room; join it first",
-            )),
-            _ => Err(Error::not_found("room")),
+            Some((room, None)) => Err(not_a_member(room.kind)),
+            None => Err(Error::not_found("room")),
         }
     }
 
@@ -360,41 +358,60 @@ impl Session {
         if join.after_seq.is_some_and(|seq| seq < 0) {
             return Err(Error::field("afterSeq", "must be 0 or more"));
         }
-        let (room, member, unread) = self.enter(join.room).await?;
+        let mut entry = self.enter(join.room).await?;
         if let Some(after) = join.after_seq
-            && after > room.head
+            && after > entry.room.head
         {
-            let message = format!("is in the future: the room is at {}", room.head);
+            let message = format!("is in the future: the room is at {}", entry.room.head);
             return Err(Error::field("afterSeq", message));
         }
         // First the place, then the past: what is stored between the two comes as events.
         let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
+        // A membership ends with a numbered event. Those above `live_from` pass the subscription, and those up to the head
+        // at which the membership was read came before it. Between the two nothing was seen: it is read again.
+        if joining.live_from > entry.room.head {
+            entry = match self.entry(join.room).await? {
+                Entry {
+                    room,
+                    member: Some(member),
+                    unread,
+                } => Entered {
+                    room,
+                    member,
+                    unread,
+                },
+                Entry { room, .. } => return Err(not_a_member(room.kind)),
+            };
+        }
         let past = match join.after_seq {
-            Some(after) => {
-                let head = room.head.max(joining.live_from);
-                self.missed(join.room, after, head).await?
-            }
+            // No further than where the membership was read: what follows passes the subscription.
+            Some(after) => self.missed(join.room, after, entry.room.head).await?,
             None => self.latest(&joining).await?,
         };
-        let unread = match joining.live_from > room.head {
-            // More came before the place was taken.
-            true => soon(self.edge.reads.unread(join.room, member.read_seq)).await?,
-            false => unread,
-        };
-        answer_join(joining, id, &room, member, unread, past);
+        answer_join(joining, id, entry, past);
         Ok(())
     }
 
+    /// What the caller finds in the room, as a read that begins from now on has it.
+    async fn entry(&self, room: RoomId) -> Result<Entry> {
+        let entry = soon(self.edge.gathers.entries.ask((room, self.who.user))).await?;
+        entry.ok_or_else(|| Error::not_found("room"))
+    }
+
     /// The room, the caller's membership, which a public room grants on the way in, and how much is unread.
-    async fn enter(&self, room: RoomId) -> Result<(Room, Member, u32)> {
+    async fn enter(&self, room: RoomId) -> Result<Entered> {
         let user = self.who.user;
         let found = async || -> Result<_> {
-            let entry = soon(self.edge.gathers.entries.ask((room, user))).await?;
-            let entry = entry.ok_or_else(|| Error::not_found("room"))?;
+            let entry = self.entry(room).await?;
             Ok((entry.room, entry.member, entry.unread))
         };
+        let entered = |room, member, unread| Entered {
+            room,
+            member,
+            unread,
+        };
         match found().await? {
-            (room, Some(member), unread) => return Ok((room, member, unread)),
+            (room, Some(member), unread) => return Ok(entered(room, member, unread)),
             (room, None, _) if room.kind == RoomKind::Public => {}
             _ => return Err(Error::not_found("room")),
         }
@@ -404,7 +421,7 @@ impl Session {
             .call(user, Command::Room(room, RoomCommand::Join))
             .await?;
         match (joined, found().await?) {
-            (_, (room, Some(member), unread)) => Ok((room, member, unread)),
+            (_, (room, Some(member), unread)) => Ok(entered(room, member, unread)),
             _ => Err(Error::busy(
                 "joining takes longer than usual; try again",
                 Duration::from_secs(1),
@@ -412,10 +429,10 @@ impl Session {
         }
     }
 
-    /// What happened above `after`: as much as one answer holds. Everything up to `head` exists.
+    /// What happened above `after` and up to `head`, which exists: as much as one answer holds.
     async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Past> {
         let upto = after + RESUME_PAGE;
-        let events = soon(self.edge.reads.events(room, after, upto)).await?;
+        let events = soon(self.edge.reads.events(room, after, upto.min(head))).await?;
         let budget = self.edge.config.edge.send_queue_bytes / 4;
         Past::page(room, after, head, events, budget)
     }
@@ -492,14 +509,27 @@ async fn soon<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-fn answer_join(
-    joining: Joining,
-    id: RequestId,
-    room: &Room,
+/// What a member found who enters a room, at the room's head.
+struct Entered {
+    room: Room,
     member: Member,
     unread: u32,
-    past: Past,
-) {
+}
+
+/// The answer to someone who is not a member: of what is not public they learn nothing.
+fn not_a_member(kind: RoomKind) -> Error {
+    match kind {
+        RoomKind::Public => Error::forbidden("you are not a member of this room; join it first"),
+        RoomKind::Private | RoomKind::Direct => Error::not_found("room"),
+    }
+}
+
+fn answer_join(joining: Joining, id: RequestId, entry: Entered, past: Past) {
+    let Entered {
+        room,
+        member,
+        unread,
+    } = entry;
     let mut joined = Joined {
         room: room.id,
         seq: past.position,
@@ -511,8 +541,16 @@ fn answer_join(
         gaps: past.gaps,
         has_more: past.more,
     };
-    joining.finish(past.position, past.more, |live| {
-        joined.has_more = !live;
+    joining.finish(past.position, past.more, room.head, |ended| {
+        if ended == Ended::Gone {
+            let error = not_a_member(room.kind);
+            return Item::Ack {
+                id,
+                ok: false,
+                body: text(raw(&WireError::from(&error))),
+            };
+        }
+        joined.has_more = ended == Ended::Again;
         Item::Ack {
             id,
             ok: true,

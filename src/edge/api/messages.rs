@@ -81,9 +81,9 @@ async fn newest(edge: &Edge, room: RoomId, user: UserId, limit: u32) -> Result<B
     if let Some(page) = edge.hub.page(room, user, limit) {
         return Ok(page);
     }
-    let check = || async move { access::member(edge, room, user).await.map(drop) };
-    let read = async {
-        let page = page::read(&*edge.reads, room, Direction::Newest, limit).await?;
+    let check = || async move { Ok(access::member(edge, room, user).await?.0.head) };
+    let read = async |head| {
+        let page = page::read(&*edge.reads, room, head, Direction::Newest, limit).await?;
         serde_json::to_vec(&page)
             .map(Bytes::from)
             .map_err(Error::internal)
@@ -131,7 +131,7 @@ impl MessagesApi {
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
         direction.check(room.head)?;
         Ok(Found::of(
-            &page::read(&*edge.reads, room.id, direction, limit).await?,
+            &page::read(&*edge.reads, room.id, room.head, direction, limit).await?,
         ))
     }
 
@@ -216,8 +216,10 @@ impl MessagesApi {
         room: Path<RoomId>,
         id: Path<MessageId>,
     ) -> Result<Found<Message>, Problem> {
-        access::member(&edge, room.0, caller.user()).await?;
-        let message = edge.reads.message(room.0, id.0).await?;
+        let (room, _) = access::member(&edge, room.0, caller.user()).await?;
+        let message = edge.reads.message(room.id, id.0).await?;
+        // Nothing that is newer than the right to read it.
+        let message = message.filter(|message| message.seq <= room.head);
         let message = message.ok_or_else(|| Error::not_found("message"))?;
         Ok(Found::of(&message))
     }

@@ -62,10 +62,12 @@ impl Direction {
         }
     }
 
-    fn window(self) -> Window {
+    /// Downwards, no further than `head`.
+    fn window(self, head: Seq) -> Window {
+        let above = head.saturating_add(1);
         match self {
-            Direction::Newest => Window::Latest,
-            Direction::Before(seq) => Window::Before(seq),
+            Direction::Newest => Window::Before(above),
+            Direction::Before(seq) => Window::Before(seq.min(above)),
             Direction::After(seq) => Window::After(seq),
             Direction::Around(seq) => Window::Around(seq),
         }
@@ -85,26 +87,30 @@ pub fn check_seq(field: &str, seq: Seq, head: Seq) -> Result<()> {
     }
 }
 
-/// One page of at most `limit` messages.
+/// One page of at most `limit` messages, none of them above `head`: the room's head when the caller's right to read it was
+/// checked. What was stored after that may be stored after the right ended.
 pub async fn read(
     reads: &dyn Reads,
     room: RoomId,
+    head: Seq,
     direction: Direction,
     limit: u32,
 ) -> Result<MessagePage> {
+    let messages = async |window, limit| -> Result<Vec<Message>> {
+        let mut items = reads.messages(room, window, limit).await?;
+        items.retain(|message| message.seq <= head);
+        Ok(items)
+    };
     if let Direction::Around(_) = direction {
-        let items = reads.messages(room, direction.window(), limit).await?;
+        let items = messages(direction.window(head), limit).await?;
         let newest = match items.last() {
-            Some(last) => !reads
-                .messages(room, Window::After(last.seq), 1)
-                .await?
-                .is_empty(),
+            Some(last) => !messages(Window::After(last.seq), 1).await?.is_empty(),
             None => false,
         };
         return Ok(finish(items, direction, newest));
     }
     // One more than asked for shows whether there is more.
-    let items = reads.messages(room, direction.window(), limit + 1).await?;
+    let items = messages(direction.window(head), limit + 1).await?;
     Ok(cut(items, direction, limit as usize))
 }
 

@@ -4,9 +4,14 @@
 //! The bus is only a hint. Each room remembers the last number it gave its sockets. A repeat is dropped, the next
 //! number is delivered, and a number further ahead shows a hole, which is fetched before anything that follows is
 //! delivered. A hole that nothing follows is found by comparing the rooms' heads with the store every
-//! `edge.reconcile_interval`, and at once when the bus comes back. The hub never decides who may be in a room.
+//! `edge.reconcile_interval`, and at once when the bus comes back.
+//!
+//! A membership ends with a numbered event of the room, and the hub unsubscribes the user's sockets when it delivers
+//! it. A socket that joins has read its membership together with the room's head: every event above that head must
+//! pass its subscription, or the membership is read again (`Joining::finish`). [`rights`] is the safety net for both.
 
 mod pages;
+mod rights;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -15,7 +20,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -62,9 +67,31 @@ pub struct Hub {
     opening: RwLock<()>,
     bus_lost: AtomicBool,
     bus_back: Notify,
+    /// Counts `joinRoom`s.
+    joins: AtomicU64,
     pages: Taken,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// How often the hub asks the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Intervals {
+    /// For the rooms' heads: `edge.reconcile_interval`.
+    pub reconcile: Duration,
+    /// For the sockets' memberships: `edge.rights_interval`.
+    pub rights: Duration,
+}
+
+/// What became of a socket's `joinRoom`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It gets every event above the answer's position.
+    Live,
+    /// It is not subscribed, and asks again from the answer's position.
+    Again,
+    /// It is not subscribed: its user is not a member any more. The answer must hold nothing of the room.
+    Gone,
 }
 
 /// A socket that has a place but is not live yet. Dropped without `finish`, the place is given up.
@@ -83,7 +110,7 @@ impl Hub {
         bus: Arc<dyn Bus>,
         edge_channel: Channel,
         notices: mpsc::Sender<Notice>,
-        reconcile_interval: Duration,
+        intervals: Intervals,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>> {
@@ -113,19 +140,23 @@ impl Hub {
             bus_lost: AtomicBool::new(false),
             pages: Taken::default(),
             bus_back: Notify::new(),
+            joins: AtomicU64::new(0),
             tasks: tasks.clone(),
             shutdown,
         });
         tasks.spawn(hub.clone().receive(incoming, notices));
-        tasks.spawn(hub.clone().reconcile_forever(reconcile_interval));
+        tasks.spawn(hub.clone().reconcile_forever(intervals.reconcile));
+        tasks.spawn(hub.clone().check_rights_forever(intervals.rights));
         Ok(hub)
     }
 
-    /// Gives a socket a place in a room, before anything is fetched for it. The caller has checked its right.
+    /// Gives a socket a place in a room, before anything is fetched for it. The caller has read its membership. Where that
+    /// was at a head below [`Joining::live_from`], events between the two may have ended it: the caller reads it again.
     pub async fn join(self: &Arc<Self>, room: RoomId, who: Arc<Seated>) -> Result<Joining> {
         let room = self.open(room).await?;
         let live_from = {
             let mut state = room.lock();
+            let joined = self.joins.fetch_add(1, Ordering::Relaxed);
             match state
                 .seats
                 .iter_mut()
@@ -133,11 +164,13 @@ impl Hub {
             {
                 Some(seat) => {
                     seat.pending.get_or_insert_default();
+                    seat.joined = joined;
                 }
                 None => state.seats.push(Seat {
                     who: who.clone(),
                     pending: Some(Box::default()),
                     above: -1,
+                    joined,
                 }),
             }
             state.last
@@ -150,6 +183,11 @@ impl Hub {
             live_from,
             done: false,
         })
+    }
+
+    /// Whether nothing comes from the bus at present.
+    pub fn is_bus_lost(&self) -> bool {
+        self.bus_lost.load(Ordering::Relaxed)
     }
 
     /// Resolves when the bus has come back since the last time, for one caller. Cancel-safe.
@@ -451,9 +489,16 @@ impl Joining {
     }
 
     /// Answers the `joinRoom` and goes live: first `answer`, then every event above `position` that came meanwhile,
-    /// then whatever comes. With `more`, the place is given up instead: the client asks again. Returns whether
-    /// the socket is live, which the answer must say, so `answer` is made from it.
-    pub fn finish(mut self, position: Seq, more: bool, answer: impl FnOnce(bool) -> Item) {
+    /// then whatever comes. With `more`, the place is given up instead: the client asks again. `member_at` is the room's
+    /// head when the user was read to be a member: an event above it that ended the membership ends the join, too. So does
+    /// the loss of the place. The answer must say what became of it, so `answer` is made from it.
+    pub fn finish(
+        mut self,
+        position: Seq,
+        more: bool,
+        member_at: Seq,
+        answer: impl FnOnce(Ended) -> Item,
+    ) {
         self.done = true;
         let outbox = self.who.outbox.clone();
         let mut state = self.room.lock();
@@ -461,17 +506,19 @@ impl Joining {
             .seats
             .iter()
             .position(|seat| seat.who.session == self.who.session);
-        // Removed from the room while it joined, or out of order by too much to keep.
-        let live = match place {
-            Some(i) => {
-                let overflow = state.seats[i].pending.as_ref().is_some_and(|p| p.overflow);
-                !more && !overflow && position >= self.live_from
-            }
-            None => false,
+        let pending = place.and_then(|i| state.seats[i].pending.as_deref());
+        let ended = match pending {
+            // Events that were not seen might have ended the membership.
+            _ if member_at < self.live_from => Ended::Gone,
+            None => Ended::Gone,
+            Some(pending) if pending.left.is_some_and(|seq| seq > member_at) => Ended::Gone,
+            // Out of order by too much to keep.
+            Some(pending) if more || pending.overflow || position < self.live_from => Ended::Again,
+            Some(_) => Ended::Live,
         };
-        outbox.push(answer(live));
+        outbox.push(answer(ended));
         if let Some(i) = place {
-            if live {
+            if ended == Ended::Live {
                 state.seats[i].above = position;
                 let pending = state.seats[i].pending.take().unwrap_or_default();
                 let frames: Vec<_> = pending
@@ -485,10 +532,10 @@ impl Joining {
                 state.seats.swap_remove(i);
             }
         }
-        drop(state);
-        if !live {
+        if ended != Ended::Live {
             self.who.rooms().remove(&self.room.id);
         }
+        drop(state);
     }
 }
 

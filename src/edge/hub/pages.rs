@@ -3,7 +3,7 @@
 //! bus lost, and what is no event of the room (a name that changed), is seen after that.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -22,6 +22,9 @@ use crate::{
 
 /// How long a page may be told although no event of the room came.
 const MAX_AGE: Duration = Duration::from_secs(3);
+/// How long someone counts as a member without being looked up, although no event of the room came: the bus may have
+/// lost the one that says that they left.
+const READER_AGE: Duration = Duration::from_secs(1);
 /// What all rooms' pages may take, in bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -40,8 +43,8 @@ pub(super) struct Pages {
     /// Goes up whenever what was read before may not be true any more.
     version: u64,
     since: Instant,
-    /// Who was a member when the version began, or has been found to be one since.
-    readers: HashSet<UserId>,
+    /// Who has been found to be a member since the version began, and when.
+    readers: HashMap<UserId, Instant>,
     /// By the limit that was asked for.
     pages: Vec<(u32, Bytes)>,
     /// What a joining socket is told, up to a number.
@@ -54,7 +57,7 @@ impl Pages {
         Pages {
             version: 0,
             since: Instant::now(),
-            readers: HashSet::new(),
+            readers: HashMap::new(),
             pages: Vec::new(),
             newest: None,
             taken,
@@ -65,7 +68,7 @@ impl Pages {
     pub fn end(&mut self) {
         self.version += 1;
         self.since = Instant::now();
-        self.readers = HashSet::new();
+        self.readers = HashMap::new();
         let pages = std::mem::take(&mut self.pages);
         let mut bytes = pages.iter().map(|(_, page)| page.len()).sum();
         if let Some((_, newest)) = self.newest.take() {
@@ -91,6 +94,11 @@ impl Pages {
             self.end();
         }
         self.version
+    }
+
+    fn may_read(&self, user: &UserId) -> bool {
+        let checked = self.readers.get(user);
+        checked.is_some_and(|checked| checked.elapsed() < READER_AGE)
     }
 
     fn find(&self, limit: u32) -> Option<Bytes> {
@@ -145,12 +153,12 @@ impl Hub {
         let mut state = room.lock();
         let whole = state.is_whole();
         state.pages.version();
-        let known = whole && state.pages.readers.contains(&user);
+        let known = whole && state.pages.may_read(&user);
         known.then(|| state.pages.find(limit)).flatten()
     }
 
     /// The newest page of `limit` messages: a kept one, or what `read` reads, which is then kept. Of many who ask at
-    /// once, one reads. `check` says whether `user` may.
+    /// once, one reads. `check` says whether `user` may, and up to which number: the room's head, which `read` is given.
     ///
     /// # Errors
     /// Those of `check` and `read`.
@@ -160,28 +168,28 @@ impl Hub {
         user: UserId,
         limit: u32,
         check: impl Fn() -> C,
-        read: impl Future<Output = Result<Bytes>>,
+        read: impl AsyncFnOnce(Seq) -> Result<Bytes>,
     ) -> Result<Bytes>
     where
-        C: Future<Output = Result<()>>,
+        C: Future<Output = Result<Seq>>,
     {
         // Nobody makes us look after rooms that are not theirs.
         if self.find(room).is_none() {
             check().await?;
         }
         if self.bus_lost.load(Ordering::Relaxed) {
-            check().await?;
-            return read.await;
+            let head = check().await?;
+            return read(head).await;
         }
         let room = self.open(room).await?;
-        let checked = room.lock().pages.version();
-        check().await?;
+        let (checked, now) = (room.lock().pages.version(), Instant::now());
+        let head = check().await?;
         let _turn = room.reading.lock().await;
         let version = {
             let mut state = room.lock();
             let version = state.pages.version();
             if version == checked {
-                state.pages.readers.insert(user);
+                state.pages.readers.insert(user, now);
             }
             if state.is_whole()
                 && let Some(page) = state.pages.find(limit)
@@ -190,9 +198,10 @@ impl Hub {
             }
             version
         };
-        let page = read.await?;
+        let page = read(head).await?;
         let mut state = room.lock();
-        if state.pages.version() == version && state.is_whole() {
+        // A page that was read up to another number is no one else's.
+        if state.pages.version() == version && state.is_whole() && state.last == head {
             state.pages.keep(limit, &page);
         }
         Ok(page)

@@ -1,7 +1,10 @@
 //! One room on this edge: its sockets, the last number they were given, and what waits for a hole to be filled.
 //! Nothing here waits or does I/O.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OnceCell;
@@ -9,7 +12,7 @@ use tokio::sync::OnceCell;
 use super::pages::{Pages, Taken};
 use crate::{
     edge::{outbox::Frame, session::Seated},
-    model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq},
+    model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq, UserId},
     protocol::{Gap, MemberEvent, RoomEvent, raw},
     telemetry::metrics,
 };
@@ -46,6 +49,8 @@ pub(super) struct Seat {
     /// What the answer to its `joinRoom` brought it up to. The store may be ahead of the bus: events up to here may
     /// still arrive, and this socket has them already.
     pub above: Seq,
+    /// Another one for each `joinRoom`, so that a verdict on an earlier one is not carried out on a later one.
+    pub joined: u64,
 }
 
 /// What waits for one socket.
@@ -54,6 +59,9 @@ pub(super) struct Pending {
     pub events: Vec<(Seq, Arc<Frame>)>,
     /// More came than is kept.
     pub overflow: bool,
+    /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends on
+    /// when the membership was read, which only the joining session knows.
+    pub left: Option<Seq>,
 }
 
 impl Room {
@@ -125,7 +133,7 @@ impl State {
                         numbered.push((seq, Frame::feed(event)));
                         self.give(&numbered);
                         numbered.clear();
-                        self.unseat(|seat| seat.who.user == left.user.id && seq > seat.above);
+                        self.member_left(left.user.id, seq);
                         continue;
                     }
                 }
@@ -139,8 +147,49 @@ impl State {
         }
         self.give(&numbered);
         if room_deleted {
-            self.unseat(|_| true);
+            for seat in &mut self.seats {
+                if let Some(pending) = &mut seat.pending {
+                    // For good: no membership that was read counts any more.
+                    pending.left = Some(Seq::MAX);
+                }
+            }
+            self.unseat(|seat| seat.pending.is_none());
         }
+    }
+
+    /// The user's membership ended with event `seq`: their sockets are unsubscribed, or marked where they are joining.
+    fn member_left(&mut self, user: UserId, seq: Seq) {
+        for seat in &mut self.seats {
+            if let Some(pending) = &mut seat.pending
+                && seat.who.user == user
+            {
+                pending.left = pending.left.max(Some(seq));
+            }
+        }
+        self.unseat(|seat| seat.who.user == user && seat.pending.is_none() && seq > seat.above);
+    }
+
+    /// The sockets that get events, with the number of their `joinRoom`.
+    pub fn live(&self) -> impl Iterator<Item = (UserId, u64)> {
+        let live = self.seats.iter().filter(|seat| seat.pending.is_none());
+        live.map(|seat| (seat.who.user, seat.joined))
+    }
+
+    /// Unsubscribes these users' sockets, unless they have joined again since. They hear a `gap` from the next number on,
+    /// the event for "ask again", which is then answered with what they are in the room.
+    pub fn revoke(&mut self, gone: &HashSet<(UserId, u64)>) -> usize {
+        let before = self.seats.len();
+        let (room, from) = (self.room, self.last + 1);
+        let to = self.target.max(from);
+        self.unseat(|seat| {
+            let revoked = seat.pending.is_none() && gone.contains(&(seat.who.user, seat.joined));
+            if revoked {
+                let gap = Frame::new("gap", raw(&Gap { room, from, to }).get().to_owned());
+                seat.who.outbox.push_frames(&[gap]);
+            }
+            revoked
+        });
+        before - self.seats.len()
     }
 
     /// Tells every socket that is live here. One that is still joining reads the truth after its place was taken.

@@ -27,7 +27,7 @@ use crate::{
         Edge,
         auth::{Auth, Identity},
         gather::Gathers,
-        hub::Hub,
+        hub::{Hub, Intervals},
         sessions::Sessions,
         submit::{Limits, Submitter},
         unauthenticated::Unauthenticated,
@@ -104,6 +104,9 @@ impl Reads for Store {
             let member = members.into_iter().find(|member| member.user.id == user);
             (room, member)
         }))
+    }
+    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
+        Ok(who.to_vec())
     }
     async fn members(&self, room: RoomId, _: Option<UserId>, limit: u32) -> Result<Vec<Member>> {
         let members = self
@@ -334,7 +337,10 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         bus.clone(),
         Channel::Edge(id),
         mpsc::channel(1).0,
-        Duration::from_secs(60),
+        Intervals {
+            reconcile: Duration::from_secs(60),
+            rights: Duration::from_secs(60),
+        },
         tasks.clone(),
         stop.clone(),
     )

@@ -18,9 +18,9 @@ impl Desk {
     async fn page(&self, world: &World, room: RoomId, user: UserId) -> Result<Bytes> {
         let check = || async {
             self.checks.fetch_add(1, Ordering::Relaxed);
-            Ok(())
+            Ok(world.truth.head(room))
         };
-        let read = async {
+        let read = async |_| {
             let number = self.reads.fetch_add(1, Ordering::Relaxed);
             tokio::task::yield_now().await;
             Ok(format!("page {number}").into())
@@ -83,11 +83,30 @@ async fn without_the_bus_nothing_is_kept() {
 }
 
 #[tokio::test]
+async fn a_reader_is_looked_up_again_every_second_although_nothing_happens() {
+    let (world, reader) = one_reader(NEVER, 3).await;
+    let (desk, user) = (Desk::default(), new_id());
+    desk.page(&world, reader.room, user).await.unwrap();
+    let lapsed = async {
+        while world.hub.page(reader.room, user, 50).is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let second = Duration::from_secs(2);
+    tokio::time::timeout(second, lapsed)
+        .await
+        .expect("a second");
+    let page = desk.page(&world, reader.room, user).await.unwrap();
+    assert_eq!(page, "page 0", "the page itself is good for longer");
+    assert_eq!(desk.reads(), 1);
+}
+
+#[tokio::test]
 async fn who_may_not_know_of_a_room_opens_nothing() {
     let (world, reader) = one_reader(NEVER, 3).await;
     let stranger = new_id();
     let check = || async { Err(Error::not_found("room")) };
-    let read = async { Ok(Bytes::new()) };
+    let read = async |_| Ok(Bytes::new());
     let page = world
         .hub
         .newest_page(stranger, new_id(), 50, check, read)

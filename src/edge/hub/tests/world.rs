@@ -19,7 +19,7 @@ use crate::{
         encode_events, memory::MemoryBus,
     },
     edge::{
-        hub::Hub,
+        hub::{Ended, Hub, Intervals, Joining},
         outbox::{Item, Outbox},
         session::Seated,
     },
@@ -41,8 +41,13 @@ pub struct World {
 }
 
 impl World {
-    /// With heads that are compared this often.
+    /// With heads that are compared this often, and memberships never.
     pub async fn new(reconcile: Duration) -> World {
+        let rights = Duration::from_secs(3600);
+        World::comparing(Intervals { reconcile, rights }).await
+    }
+
+    pub async fn comparing(intervals: Intervals) -> World {
         let (truth, wire) = (Arc::<Truth>::default(), Arc::new(Wire::new()));
         let shutdown = CancellationToken::new();
         let (notices, _) = mpsc::channel(1);
@@ -51,7 +56,7 @@ impl World {
             wire.clone(),
             Channel::Edge(new_id()),
             notices,
-            reconcile,
+            intervals,
             TaskTracker::new(),
             shutdown.clone(),
         )
@@ -120,6 +125,20 @@ impl Truth {
         self.lock().feeds.get(&room).map_or(0, Vec::len) as Seq
     }
 
+    /// What a read of a membership says: the room's head, if the user is in the room. Everyone is, until an event of the
+    /// feed says that they left or that the room was deleted, whether or not its content is lost.
+    pub fn member_at(&self, room: RoomId, user: UserId) -> Option<Seq> {
+        let facts = self.lock();
+        let feed = facts.feeds.get(&room)?;
+        let is_member = feed.iter().rev().find_map(|event| match event.kind {
+            EventKind::RoomUpdated if event.data.contains("\"deleted\":true") => Some(false),
+            EventKind::MemberLeft if event.data.contains(&user.to_string()) => Some(false),
+            EventKind::MemberJoined if event.data.contains(&user.to_string()) => Some(true),
+            _ => None,
+        });
+        (is_member != Some(false)).then_some(feed.len() as Seq)
+    }
+
     fn up(&self) -> Result<MutexGuard<'_, Facts>> {
         let facts = self.lock();
         match facts.down {
@@ -147,6 +166,14 @@ impl Reads for Truth {
         let events = events.filter(|e| e.seq > after && e.seq <= upto);
         let found = events.filter(|e| !facts.lost.contains(&(room, e.seq)));
         Ok(found.cloned().collect())
+    }
+
+    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
+        drop(self.up()?);
+        let members = who
+            .iter()
+            .filter(|who| self.member_at(who.0, who.1).is_some());
+        Ok(members.copied().collect())
     }
 
     async fn credentials(&self, _: &str) -> Result<Option<Credentials>> {
@@ -308,6 +335,15 @@ impl Bus for Wire {
     }
 }
 
+/// Answers a join as a session does it.
+pub fn finish(joining: Joining, position: Seq, more: bool, member_at: Seq) {
+    joining.finish(position, more, member_at, |ended| Item::Ack {
+        id: Some(1),
+        ok: ended != Ended::Gone,
+        body: json!([position, ended == Ended::Live]).to_string(),
+    });
+}
+
 /// A socket as its client sees it. Whatever it reads must be next.
 pub struct Reader {
     pub who: Arc<Seated>,
@@ -319,6 +355,8 @@ pub struct Reader {
     pub gaps: BTreeSet<Seq>,
     /// Numbers that came while it was live.
     pub heard: Vec<Seq>,
+    /// Answers to joins that were refused.
+    pub refused: usize,
 }
 
 impl Reader {
@@ -334,26 +372,30 @@ impl Reader {
             live: false,
             gaps: BTreeSet::new(),
             heard: Vec::new(),
+            refused: 0,
         }
     }
 
     /// One `joinRoom` with `afterSeq`, as a session does it; `between` runs before and after the past is read.
     pub async fn join(&mut self, world: &World, between: impl AsyncFn()) -> Result<()> {
         let after = self.position;
+        let refused = || Error::not_found("room");
+        let user = self.who.user;
+        let member_at = || world.truth.member_at(self.room, user).ok_or_else(refused);
+        let mut head = member_at()?;
         let joining = world.hub.join(self.room, self.who.clone()).await?;
+        if joining.live_from > head {
+            head = member_at()?;
+        }
         between().await;
-        let events = world.truth.events(self.room, after, after + PAGE).await?;
+        let upto = (after + PAGE).min(head);
+        let events = world.truth.events(self.room, after, upto).await?;
         between().await;
-        let last = events.last().map_or(after, |event| event.seq);
-        let end = last.max(joining.live_from).min(after + PAGE).max(after);
+        let end = upto.max(after);
         let had: HashSet<Seq> = events.iter().map(|event| event.seq).collect();
         self.gaps
             .extend((after + 1..=end).filter(|seq| !had.contains(seq)));
-        joining.finish(end, end == after + PAGE, |live| Item::Ack {
-            id: Some(1),
-            ok: true,
-            body: json!([end, live]).to_string(),
-        });
+        finish(joining, end, end == after + PAGE, head);
         self.read();
         Ok(())
     }
@@ -384,6 +426,10 @@ impl Reader {
         assert_eq!(ending, None);
         for item in items {
             match item {
+                Item::Ack { ok: false, .. } => {
+                    self.refused += 1;
+                    self.live = false;
+                }
                 Item::Ack { body, .. } => {
                     let (position, live) = serde_json::from_str(&body).unwrap();
                     assert!(position >= self.position);

@@ -1,0 +1,162 @@
+//! A right that ends, at every moment of a join and after it: what the socket is told, and that nothing follows.
+
+use super::*;
+use crate::edge::hub::Intervals;
+
+/// A world with someone who stays, at number 3, and someone else who is about to join.
+async fn two() -> (World, Reader, Reader) {
+    let (world, stays) = one_reader(NEVER, 3).await;
+    let joins = Reader::new(2, stays.room, 3);
+    (world, stays, joins)
+}
+
+impl World {
+    /// What ends or gives a membership, and a message after it; the bus brings both.
+    fn left(&self, reader: &Reader) {
+        self.change(reader, EventKind::MemberLeft, "left");
+    }
+
+    fn joined(&self, reader: &Reader) {
+        self.change(reader, EventKind::MemberJoined, "joined");
+    }
+
+    fn change(&self, reader: &Reader, kind: EventKind, name: &str) {
+        let (room, user) = (reader.room, reader.who.user);
+        let change = self.truth.add(room, kind, member(room, user, name));
+        let after = self.truth.append(room, 1);
+        self.bring(room, &[change, after[0].clone()]);
+    }
+}
+
+/// Another message for everyone: `gone` must not hear of it.
+async fn hears_nothing_more(world: &World, stays: &mut Reader, gone: &mut Reader) {
+    let events = world.truth.append(stays.room, 1);
+    world.bring(stays.room, &events);
+    stays.has(events[0].seq).await;
+    let before = gone.heard.len();
+    gone.read();
+    assert_eq!(gone.heard.len(), before, "an event after the end");
+    assert!(!gone.live);
+    assert!(gone.who.rooms().is_empty());
+}
+
+#[tokio::test]
+async fn between_the_look_and_the_subscription() {
+    let (world, mut stays, mut joins) = two().await;
+    let member_at = world.truth.member_at(joins.room, joins.who.user).unwrap();
+    world.left(&joins);
+    stays.has(5).await;
+    let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
+    assert!(joining.live_from > member_at, "which says: look again");
+    // A session that does not is refused all the same.
+    finish(joining, 5, false, member_at);
+    joins.read();
+    assert_eq!(joins.refused, 1);
+    hears_nothing_more(&world, &mut stays, &mut joins).await;
+    // The whole way there is no way in either.
+    assert!(joins.join(&world, async || {}).await.is_err());
+    hears_nothing_more(&world, &mut stays, &mut joins).await;
+}
+
+#[tokio::test]
+async fn between_the_subscription_and_the_answer() {
+    let (world, mut stays, mut joins) = two().await;
+    let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
+    world.left(&joins);
+    stays.has(5).await;
+    finish(joining, 3, false, 3);
+    joins.read();
+    assert_eq!(joins.refused, 1, "and nothing of what came meanwhile");
+    hears_nothing_more(&world, &mut stays, &mut joins).await;
+}
+
+#[tokio::test]
+async fn a_live_socket_that_joins_again_while_it_is_removed() {
+    let (world, mut stays, mut joins) = two().await;
+    joins.come(&world, async || {}).await;
+    let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
+    world.left(&joins);
+    stays.has(5).await;
+    finish(joining, 3, false, 3);
+    joins.read();
+    assert_eq!(joins.refused, 1);
+    hears_nothing_more(&world, &mut stays, &mut joins).await;
+}
+
+#[tokio::test]
+async fn who_came_back_before_the_answer_misses_nothing() {
+    let (world, mut stays, mut joins) = two().await;
+    let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
+    world.left(&joins);
+    world.joined(&joins);
+    let member_at = world.truth.member_at(joins.room, joins.who.user).unwrap();
+    stays.has(7).await;
+    finish(joining, 3, false, member_at);
+    joins.read();
+    assert_eq!(
+        (joins.refused, joins.heard.as_slice()),
+        (0, &[4, 5, 6, 7][..])
+    );
+    // And gone again, now that it is live.
+    world.left(&joins);
+    joins.has(8).await;
+    joins.live = false;
+    hears_nothing_more(&world, &mut stays, &mut joins).await;
+}
+
+#[tokio::test]
+async fn a_room_that_is_deleted_during_a_join() {
+    let (world, mut stays, mut joins) = two().await;
+    let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
+    let data =
+        json!({"room": joins.room, "changeSeq": 0, "name": "", "kind": "private", "deleted": true});
+    let deleted = world.truth.add(joins.room, EventKind::RoomUpdated, data);
+    world.bring(joins.room, &[deleted]);
+    stays.has(4).await;
+    finish(joining, 3, false, 3);
+    joins.read();
+    assert_eq!(joins.refused, 1);
+    assert!(stays.who.rooms().is_empty() && joins.who.rooms().is_empty());
+}
+
+#[tokio::test]
+async fn a_socket_that_leaves_during_its_join_does_not_come_back() {
+    let (world, mut stays, mut joins) = two().await;
+    let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
+    world.hub.leave(joins.room, &joins.who);
+    finish(joining, 3, false, 3);
+    joins.read();
+    assert_eq!(joins.refused, 1);
+    hears_nothing_more(&world, &mut stays, &mut joins).await;
+}
+
+/// The event that ended a membership cannot be had any more: neither the bus nor the feed says that they left.
+#[tokio::test]
+async fn the_safety_net_catches_what_nothing_told() {
+    let intervals = Intervals {
+        reconcile: Duration::from_millis(20),
+        rights: Duration::from_millis(20),
+    };
+    let world = World::comparing(intervals).await;
+    let room = new_id();
+    world.truth.append(room, 3);
+    let (mut stays, mut gone) = (Reader::new(1, room, 3), Reader::new(2, room, 3));
+    stays.come(&world, async || {}).await;
+    gone.come(&world, async || {}).await;
+    world.truth.lock().lost.insert((room, 4));
+    let left = member(room, gone.who.user, "left");
+    world.truth.add(room, EventKind::MemberLeft, left);
+    stays.has(4).await;
+    let unsubscribed = async {
+        while !gone.who.rooms().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, unsubscribed).await.unwrap();
+    gone.read();
+    assert!(gone.gaps.contains(&5), "it is told to ask again");
+    gone.live = false;
+    hears_nothing_more(&world, &mut stays, &mut gone).await;
+    assert!(stays.live && !stays.who.rooms().is_empty());
+}
