@@ -24,9 +24,9 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, JobKind, Limits, Log,
-    LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Sms, SmsProvider, SocketIo, Start,
-    Worker,
+    AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, JobKind,
+    Limits, Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms,
+    SmsProvider, SocketIo, Start, Worker,
 };
 pub use sources::Sources;
 pub use templates::{CodeValues, DigestValues, Said, Templates, escape};
@@ -69,6 +69,8 @@ pub struct Config {
     pub autoscale: Autoscale,
     /// Starting up.
     pub start: Start,
+    /// Who may be put into rooms.
+    pub rooms: Rooms,
     /// Accounts and tokens.
     pub auth: Auth,
     /// What one client may ask for.
@@ -231,6 +233,7 @@ impl Config {
                 auth_timeout: r.duration("edge.auth_timeout", ms(10)..=minutes(10)),
                 wait: r.duration("edge.wait", ms(0)..=minutes(1)),
                 reconcile_interval: r.duration("edge.reconcile_interval", ms(10)..=minutes(60)),
+                rights_interval: r.duration("edge.rights_interval", ms(10)..=minutes(60)),
             },
             socketio: SocketIo {
                 ping_interval: ms(r.number(
@@ -383,6 +386,18 @@ impl Config {
             },
             start: Start {
                 timeout: r.duration("start.timeout", ms(0)..=minutes(60)),
+            },
+            rooms: Rooms {
+                add_members: r.text(
+                    "rooms.add_members",
+                    "anyone, shared_rooms, invitation",
+                    |text| match text {
+                        "anyone" => Ok(AddMembers::Anyone),
+                        "shared_rooms" => Ok(AddMembers::SharedRooms),
+                        "invitation" => Ok(AddMembers::Invitation),
+                        _ => Err("is no rule".into()),
+                    },
+                ),
             },
             auth: Auth {
                 secret: r.secret("auth.secret", MIN_SECRET_BYTES, SECRET_ALLOWED),

@@ -63,6 +63,8 @@ pub struct Edge {
     pub wait: Duration,
     /// Between two comparisons of the rooms' heads.
     pub reconcile_interval: Duration,
+    /// Between two comparisons of the sockets' logins and memberships.
+    pub rights_interval: Duration,
 }
 
 /// `edge.forwarded`: the header that proxies set.
@@ -358,6 +360,25 @@ pub struct Auth {
     pub refresh_ttl: Duration,
     /// Passwords hashed at once.
     pub hash_concurrency: usize,
+}
+
+/// `[rooms]`
+#[derive(Clone, Debug)]
+pub struct Rooms {
+    /// The same on all nodes.
+    pub add_members: AddMembers,
+}
+
+/// `rooms.add_members`: who may make another user a member of a room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddMembers {
+    /// Anyone with an account.
+    #[default]
+    Anyone,
+    /// Those who are members of a room that the other is in, too.
+    SharedRooms,
+    /// Nobody without the other's consent.
+    Invitation,
 }
 
 /// `[limits]`

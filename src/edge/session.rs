@@ -113,7 +113,9 @@ impl Session {
         let who = Arc::new(Seated::new(session, identity.user, outbox));
         // First the place among the sessions, then the account and the login: an end that comes between the two closes
         // the socket, and one that came before is read. An access token outlives its login.
-        edge.sessions.enter(identity.user)?.add(session, identity.login, who.clone());
+        edge.sessions
+            .enter(identity.user)?
+            .add(session, identity.login, who.clone());
         let opened = Session {
             allowance: edge.limits.of(identity.user),
             edge,

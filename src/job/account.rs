@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Refusal};
+use super::{Notice, Outcome, Refusal};
 use crate::{
     error::{Code, Result},
     model::{Account, LoginId, Timestamp, UserId},
@@ -57,13 +57,20 @@ impl std::fmt::Debug for AccountCommand {
     }
 }
 
+/// What a command came to, and what every node must hear of it.
+#[derive(Debug)]
+pub struct Ran {
+    pub outcome: Outcome,
+    pub notice: Option<Notice>,
+}
+
 /// Applies one command. `Err` is a store that did not answer: the same command is tried again, unchanged.
 pub async fn run(
     store: &dyn Writes,
     actor: UserId,
     at: Timestamp,
     command: &AccountCommand,
-) -> Result<Outcome> {
+) -> Result<Ran> {
     let applied = match command {
         AccountCommand::Register {
             account,
@@ -120,7 +127,17 @@ pub async fn run(
         }
         AccountCommand::Delete => store.erase_account(actor, at).await?,
     };
-    Ok(match applied {
+    let notice = match (command, applied) {
+        (AccountCommand::CloseLogin { login }, _)
+        | (AccountCommand::RotateLogin { login, .. }, Applied::LoginRevoked) => {
+            Some(Notice::LoginClosed { login: *login })
+        }
+        (AccountCommand::Update { .. } | AccountCommand::Delete, _) => {
+            Some(Notice::AccountChanged { user: actor })
+        }
+        _ => None,
+    };
+    let outcome = match applied {
         Applied::Done => Outcome::Done(None),
         Applied::NameTaken => Outcome::Refused(Refusal::new(
             Code::Conflict,
@@ -130,12 +147,13 @@ pub async fn run(
             Code::Conflict,
             "this user name looks like one that exists; choose another",
         )),
-        Applied::LoginRefused => Outcome::Refused(Refusal::new(
+        Applied::LoginRefused | Applied::LoginRevoked => Outcome::Refused(Refusal::new(
             Code::Unauthorized,
             "this refresh token is not good any more; log in again",
         )),
         Applied::NoSuchUser => {
             Outcome::Refused(Refusal::new(Code::NotFound, "this account is gone"))
         }
-    })
+    };
+    Ok(Ran { outcome, notice })
 }

@@ -17,6 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 
+pub use crate::config::AddMembers;
 use crate::{
     error::{Error, Result},
     model::{
@@ -160,6 +161,8 @@ pub trait Reads: Send + Sync {
         }
         Ok(entries)
     }
+    /// Those of these pairs where the user is a member and the room is not deleted, in any order; any number of pairs.
+    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>>;
     /// Members by user id, those above `after`.
     async fn members(&self, room: RoomId, after: Option<UserId>, limit: u32)
     -> Result<Vec<Member>>;
@@ -203,6 +206,8 @@ pub struct Scope {
     pub named: HashSet<(RoomId, String)>,
     /// Who would take these members' places if they went for good.
     pub heirs: HashSet<(RoomId, UserId)>,
+    /// The actor and someone who is to be added: are both members of any one room that is not deleted?
+    pub acquaintances: HashSet<(UserId, UserId)>,
 }
 
 impl Scope {
@@ -216,6 +221,7 @@ impl Scope {
             users,
             named,
             heirs,
+            acquaintances,
         } = self;
         rooms.is_empty()
             && messages.is_empty()
@@ -224,6 +230,7 @@ impl Scope {
             && users.is_empty()
             && named.is_empty()
             && heirs.is_empty()
+            && acquaintances.is_empty()
     }
 }
 
@@ -240,6 +247,12 @@ pub struct Facts {
     pub users: HashMap<UserId, User>,
     /// Who is kept out, until when; `None` is for good.
     pub bans: HashMap<(RoomId, UserId), Option<Timestamp>>,
+    /// Mutes of users who are not members, and until when they last. A member's mute is in [`Member::muted_until`].
+    pub mutes: HashMap<(RoomId, UserId), Timestamp>,
+    /// Those of [`Scope::acquaintances`] who are members of a common room.
+    pub acquaintances: HashSet<(UserId, UserId)>,
+    /// `rooms.add_members`; not read from the store.
+    pub add_members: AddMembers,
     /// Whose user names, in lower case, the scope asked for: those who are members of that room. They are in
     /// `members` too.
     pub named: HashMap<String, UserId>,
@@ -276,7 +289,7 @@ pub struct FeedEntry {
     pub at: Timestamp,
 }
 
-/// What a batch does, written in one transaction. It says how things are in the end: a member, a ban or a message
+/// What a batch does, written in one transaction. It says how things are in the end: a member, a ban, a mute or a message
 /// stands in one list only, and once.
 #[derive(Debug, Default, Clone)]
 pub struct Changes {
@@ -294,6 +307,10 @@ pub struct Changes {
     pub removed_members: Vec<(RoomId, UserId)>,
     pub bans: Vec<(RoomId, UserId, Option<Timestamp>)>,
     pub lifted_bans: Vec<(RoomId, UserId)>,
+    /// Mutes of users who are not members (any more).
+    pub mutes: Vec<(RoomId, UserId, Timestamp)>,
+    /// Mutes that ended, or whose users are members again: their row in `members` has it.
+    pub lifted_mutes: Vec<(RoomId, UserId)>,
     /// Users whose names the room's old events forget. They are no members any more.
     pub forgotten: Vec<(RoomId, UserId)>,
 }
@@ -312,6 +329,8 @@ impl Changes {
             && self.removed_members.is_empty()
             && self.bans.is_empty()
             && self.lifted_bans.is_empty()
+            && self.mutes.is_empty()
+            && self.lifted_mutes.is_empty()
             && self.forgotten.is_empty()
     }
 
@@ -331,6 +350,8 @@ impl Changes {
         let members = members.chain(self.removed_members.iter().copied());
         let bans = self.bans.iter().map(|&(room, user, _)| (room, user));
         let bans = bans.chain(self.lifted_bans.iter().copied());
+        let mutes = self.mutes.iter().map(|&(room, user, _)| (room, user));
+        let mutes = mutes.chain(self.lifted_mutes.iter().copied());
 
         let rooms = self.rooms.iter().map(|room| room.id);
         let mut touched = rooms
@@ -340,6 +361,7 @@ impl Changes {
             .chain(self.entries.iter().map(|e| e.room))
             .chain(members.clone().map(|(room, _)| room))
             .chain(bans.clone().map(|(room, _)| room))
+            .chain(mutes.clone().map(|(room, _)| room))
             .chain(self.forgotten.iter().map(|(room, _)| *room));
         if !touched.all(|room| is_locked(&room)) {
             return fault("a batch changes a room that it has not locked");
@@ -349,6 +371,7 @@ impl Changes {
             || repeats(self.updated_messages.iter().map(|m| m.id))
             || repeats(members)
             || repeats(bans)
+            || repeats(mutes)
         {
             return fault("a batch changes the same thing twice");
         }
@@ -394,8 +417,10 @@ pub enum Applied {
     NameTaken,
     /// Another account's name looks the same.
     NameConfusable,
-    /// The login is unknown, expired, revoked, or its token was used before (which revokes it).
+    /// The login is unknown or expired, or the command is an old one that was delivered again.
     LoginRefused,
+    /// The login is revoked: it was before, or its token was used before, which revokes it now. Its sockets must close.
+    LoginRevoked,
     NoSuchUser,
 }
 
@@ -442,13 +467,17 @@ fn deleted_key(user: UserId) -> String {
 
 /// What an erased account leaves of its own, in both stores; the user is the only parameter. That it was to be told of
 /// everything in a room stays until it expires: messages may wait to be looked at.
-const ERASE: [&str; 5] = [
+const ERASE: [&str; 6] = [
     "UPDATE logins SET revoked = true WHERE user_id = $1",
     "DELETE FROM notify_settings WHERE user_id = $1",
     "DELETE FROM notify_rooms WHERE user_id = $1 AND mode <> 'all'",
     "DELETE FROM verified_addresses WHERE user_id = $1",
     "DELETE FROM verification_codes WHERE user_id = $1",
+    "DELETE FROM restrictions WHERE user_id = $1",
 ];
+
+/// A kind of `restrictions`: what is said of a user in a room and outlives their membership. Each has an end.
+const MUTE: &str = "mute";
 
 /// Rows that were deleted because nobody can use them any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -456,6 +485,7 @@ pub struct Expired {
     pub logins: u64,
     pub codes: u64,
     pub bans: u64,
+    pub mutes: u64,
     pub notifications: u64,
     pub deliveries: u64,
     /// There may be more.
@@ -464,7 +494,7 @@ pub struct Expired {
 
 impl Expired {
     pub fn rows(&self) -> u64 {
-        self.logins + self.codes + self.bans + self.notifications + self.deliveries
+        self.logins + self.codes + self.bans + self.mutes + self.notifications + self.deliveries
     }
 
     /// Whether one of the kinds reached its bound, and may have more rows.
@@ -473,6 +503,7 @@ impl Expired {
             self.logins,
             self.codes,
             self.bans,
+            self.mutes,
             self.notifications,
             self.deliveries,
         ];
@@ -483,6 +514,7 @@ impl Expired {
         self.logins += other.logins;
         self.codes += other.codes;
         self.bans += other.bans;
+        self.mutes += other.mutes;
         self.notifications += other.notifications;
         self.deliveries += other.deliveries;
         self.more = other.more;
@@ -541,7 +573,7 @@ pub trait Writes: Send + Sync {
         limit: u32,
     ) -> Result<Vec<RoomId>>;
 
-    /// Deletes logins, codes and bans that ended longer than `after` ago, what accounts that ended so long ago left, and what the ledger of notifications has held
+    /// Deletes logins, codes, bans and mutes that ended longer than `after` ago, what accounts that ended so long ago left, and what the ledger of notifications has held
     /// for longer than `keep`; at most [`EXPIRE_AT_ONCE`] rows of each. By the store's own clock: a node whose clock
     /// jumps must not delete what is good. An open digest stays, however old.
     async fn expire(&self, after: Duration, keep: Duration) -> Result<Expired>;

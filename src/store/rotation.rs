@@ -25,6 +25,9 @@ pub(super) enum Step {
     /// This very rotation was made before: nothing is left to do.
     Repeated,
     Refuse,
+    /// The login was revoked before. Said apart, because its sockets may not have been told: the worker that revoked it
+    /// may have died before it could.
+    Revoked,
     /// A token that was used up is shown again, so two parties hold it: nobody may go on with this login.
     Revoke,
 }
@@ -36,7 +39,10 @@ pub(super) fn decide(login: &State, rotation: &Rotation) -> Step {
         asked_at,
         ..
     } = rotation;
-    if login.revoked || login.expires_at <= *asked_at {
+    if login.revoked {
+        return Step::Revoked;
+    }
+    if login.expires_at <= *asked_at {
         return Step::Refuse;
     }
     if login.token_hash == *old_hash {
@@ -118,6 +124,6 @@ mod tests {
             revoked: true,
             ..rotated()
         };
-        assert_eq!(ask(&revoked, b"b", b"c", at(200)), Step::Refuse);
+        assert_eq!(ask(&revoked, b"b", b"c", at(200)), Step::Revoked);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     error::{Code, Result},
     job::{
         self, Command, Job, Notice, Outcome, ReplyTo,
-        account::{self, AccountCommand},
+        account::{self, AccountCommand, Ran},
         notify::{self, NotifyCommand},
         room::{self, RoomCommand, RoomJob},
     },
@@ -29,7 +29,7 @@ use crate::{
     },
     protocol::{ReadUpdated, raw},
     queue::{DeadLetter, Delivery, Partition, framing},
-    store::{Facts, Scope},
+    store::{AddMembers, Facts, Scope},
     telemetry::metrics,
 };
 
@@ -240,14 +240,17 @@ impl Runner {
                             account::run(store.as_ref(), *actor, *at, command).await
                         }
                         Single::Notify(command) => {
-                            notify::run_command(notifier, *actor, command).await
+                            let outcome = notify::run_command(notifier, *actor, command).await?;
+                            Ok(Ran {
+                                outcome,
+                                notice: None,
+                            })
                         }
                     }
                 })
                 .await;
-            if let (Single::Account(AccountCommand::Delete), Some(Ok(Outcome::Done(_)))) =
-                (command, &applied)
-            {
+            let done = matches!(&applied, Some(Ok(ran)) if matches!(ran.outcome, Outcome::Done(_)));
+            if done && matches!(command, Single::Account(AccountCommand::Delete)) {
                 match self.farewell(*actor, *at).await {
                     None => return false,
                     Some(Ok(())) => {}
@@ -256,18 +259,11 @@ impl Runner {
             }
             match applied {
                 None => return false,
-                Some(Ok(outcome)) => {
-                    let notice = match command {
-                        Single::Account(AccountCommand::CloseLogin { login }) => {
-                            Some(Notice::LoginClosed { login: *login })
-                        }
-                        Single::Account(AccountCommand::Update { .. } | AccountCommand::Delete) => {
-                            // This worker's memory need not wait for the bus.
-                            self.worker.memory.forget_user(*actor);
-                            Some(Notice::AccountChanged { user: *actor })
-                        }
-                        _ => None,
-                    };
+                Some(Ok(Ran { outcome, notice })) => {
+                    if let Some(Notice::AccountChanged { user }) = notice {
+                        // This worker's memory need not wait for the bus.
+                        self.worker.memory.forget_user(user);
+                    }
                     told.notices
                         .extend(notice.map(|notice| (Channel::Everyone, encode(&notice))));
                     if let Outcome::Refused(refusal) = &outcome {
@@ -401,14 +397,19 @@ impl Runner {
 
 /// One transaction.
 pub(super) async fn commit(worker: &Worker, jobs: &[&RoomJob]) -> Result<room::Applied> {
-    let scope = room::scope(jobs.iter().copied());
+    let mut scope = room::scope(jobs.iter().copied());
+    let add_members = worker.config.rooms.add_members;
+    if add_members != AddMembers::SharedRooms {
+        scope.acquaintances.clear();
+    }
     let is_send = |job: &&RoomJob| matches!(job.command, RoomCommand::Send(_));
     if jobs.iter().all(is_send)
         && let Some(applied) = append(worker, &scope, jobs).await?
     {
         return Ok(applied);
     }
-    let (facts, transaction) = worker.store.begin(&scope).await?;
+    let (mut facts, transaction) = worker.store.begin(&scope).await?;
+    facts.add_members = add_members;
     let mut applied = room::apply(facts, jobs.iter().copied());
     let changes = std::mem::take(&mut applied.changes);
     let stored = changes.new_messages.len();

@@ -50,6 +50,7 @@ pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken)
                         logins = expired.logins,
                         codes = expired.codes,
                         bans = expired.bans,
+                        mutes = expired.mutes,
                         notifications = expired.notifications,
                         deliveries = expired.deliveries,
                         "expired rows cleared away"

@@ -162,7 +162,7 @@ pub struct Write<'a> {
 
 impl Write<'_> {
     /// Looks, submits, and waits for the worker at most `edge.wait`.
-    async fn call(&self, command: RoomCommand) -> Result<Answer> {
+    pub async fn call(&self, command: RoomCommand) -> Result<Answer> {
         look(self.edge, self.room, self.user, self.need).await?;
         self.call_unchecked(command).await
     }

@@ -1,7 +1,7 @@
 //! `/v1/rooms/{room}/members`, and the bans and mutes beside it.
 
 use poem_openapi::{
-    Object, OpenApi,
+    ApiResponse, Object, OpenApi,
     param::{Path, Query},
 };
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Tags,
     access::{self, Caller, Need, Shared, Write},
-    payload::{Body, Changed, Cursor, Found, Gone},
+    payload::{Body, Changed, Cursor, Found, Gone, Pending, RawJson},
     problem::Problem,
 };
 use crate::{
-    edge::Edge,
+    edge::{Edge, submit::Answer},
     error::{Error, Result},
     job::room::RoomCommand,
     model::{Role, RoomId, Timestamp, UserId},
@@ -85,7 +85,8 @@ impl MembersApi {
     /// Add a member or change a role
     ///
     /// Admins add plain members; only the owner gives another role or changes one. Whoever is made the owner
-    /// replaces the one before, who becomes an admin.
+    /// replaces the one before, who becomes an admin. Who may be added unasked is a setting of the server
+    /// (`rooms.add_members`).
     #[oai(
         path = "/:room/members/:user",
         method = "put",
@@ -180,7 +181,8 @@ impl MembersApi {
 
     /// Mute a member
     ///
-    /// They can read but not write until then. For admins and the owner, on people below their own role.
+    /// They can read but not write until then, also after leaving and coming back. Someone who is not a member can be
+    /// muted for when they come, which is answered with 204. For admins and the owner, on people below their own role.
     #[oai(
         path = "/:room/mutes/:user",
         method = "put",
@@ -193,15 +195,9 @@ impl MembersApi {
         room: Path<RoomId>,
         user: Path<UserId>,
         body: Body<Until>,
-    ) -> Result<Changed<MemberView>, Problem> {
+    ) -> Result<Muted, Problem> {
         let until = Some(in_future(body.0.until)?.unwrap_or(Timestamp::MAX));
-        let command = RoomCommand::Mute {
-            user: user.0,
-            until,
-        };
-        Ok(by_admin(&edge, &caller, room.0)
-            .change(user.0, command)
-            .await?)
+        Ok(mute(&edge, &caller, room.0, user.0, until).await?)
     }
 
     /// Let a member speak again
@@ -218,15 +214,38 @@ impl MembersApi {
         caller: Caller,
         room: Path<RoomId>,
         user: Path<UserId>,
-    ) -> Result<Changed<MemberView>, Problem> {
-        let command = RoomCommand::Mute {
-            user: user.0,
-            until: None,
-        };
-        Ok(by_admin(&edge, &caller, room.0)
-            .change(user.0, command)
-            .await?)
+    ) -> Result<Muted, Problem> {
+        Ok(mute(&edge, &caller, room.0, user.0, None).await?)
     }
+}
+
+/// What a mute came to.
+#[derive(ApiResponse)]
+enum Muted {
+    /// The member.
+    #[oai(status = 200)]
+    Member(RawJson<MemberView>),
+    /// The queue holds it: it will be done, whatever fails now.
+    #[oai(status = 202)]
+    Accepted(RawJson<Pending>),
+    /// They are not a member: it counts when they come.
+    #[oai(status = 204)]
+    Absent,
+}
+
+async fn mute(
+    edge: &Edge,
+    caller: &Caller,
+    room: RoomId,
+    user: UserId,
+    until: Option<Timestamp>,
+) -> Result<Muted> {
+    let write = by_admin(edge, caller, room);
+    Ok(match write.call(RoomCommand::Mute { user, until }).await? {
+        Answer::Done(Some(member)) => Muted::Member(RawJson::of_raw(member)),
+        Answer::Done(None) => Muted::Absent,
+        Answer::Accepted => Muted::Accepted(RawJson::of(&Pending::new(user))),
+    })
 }
 
 fn by_admin<'a>(edge: &'a Edge, caller: &Caller, room: RoomId) -> Write<'a> {

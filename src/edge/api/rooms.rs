@@ -110,7 +110,8 @@ impl RoomsApi {
     /// Make a room
     ///
     /// Its maker becomes the owner. A direct room has exactly two members and no owner; asking for one that exists
-    /// finds it. A repeat with the same `Idempotency-Key` finds the room that the first one made.
+    /// finds it. A repeat with the same `Idempotency-Key` finds the room that the first one made, while the caller may see
+    /// it. Who may be put into a room unasked is a setting of the server (`rooms.add_members`).
     #[oai(path = "/", method = "post", operation_id = "createRoom")]
     async fn create(
         &self,
@@ -278,7 +279,8 @@ impl RoomsApi {
 
     /// Leave a room
     ///
-    /// The owner cannot, before another member is the owner; nobody can leave a direct room.
+    /// The owner cannot, before another member is the owner. Someone who left a direct room is in it again when they ask
+    /// for it, or when the other one does and `rooms.add_members` lets them.
     #[oai(path = "/:room/leave", method = "post", operation_id = "leaveRoom")]
     async fn leave(
         &self,

@@ -57,7 +57,7 @@ pub enum RoomCommand {
     LiftBan {
         user: UserId,
     },
-    /// `None` lets them speak again.
+    /// Also of someone who is not a member: it counts when they come. `None` lets them speak again.
     Mute {
         user: UserId,
         until: Option<Timestamp>,
@@ -143,9 +143,19 @@ pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
             RoomCommand::Create { members, .. } => {
                 scope.users.insert(job.actor);
                 scope.users.extend(members);
+                scope
+                    .members
+                    .extend(members.iter().map(|&user| (job.room, user)));
+                let others = members.iter().filter(|user| **user != job.actor);
+                let pairs = others.map(|&user| (job.actor, user));
+                scope.acquaintances.extend(pairs);
             }
-            RoomCommand::SetMember { user, .. }
-            | RoomCommand::RemoveMember { user }
+            RoomCommand::SetMember { user, .. } => {
+                scope.members.insert((job.room, *user));
+                scope.users.insert(*user);
+                scope.acquaintances.insert((job.actor, *user));
+            }
+            RoomCommand::RemoveMember { user }
             | RoomCommand::Ban { user, .. }
             | RoomCommand::LiftBan { user }
             | RoomCommand::Mute { user, .. } => {

@@ -1,10 +1,12 @@
 //! What commands do to a room, without queue or store.
 
+mod lasting;
+
 use super::*;
 use crate::{
     job::Outcome,
     model::{EventKind, Member, Room, User, message_id, new_id},
-    store::Facts,
+    store::{Changes, Facts},
 };
 
 struct World {

@@ -122,6 +122,7 @@ impl Writes for Store {
         let applied = match rotation::decide(&state, rotation) {
             Step::Repeated => return Ok(Applied::Done),
             Step::Refuse => return Ok(Applied::LoginRefused),
+            Step::Revoked => return Ok(Applied::LoginRevoked),
             Step::Replace => {
                 let update = sqlx::query(REPLACE)
                     .bind(rotation.login)
@@ -138,7 +139,7 @@ impl Writes for Store {
                         .execute(&mut *lease),
                 )
                 .await?;
-                Applied::LoginRefused
+                Applied::LoginRevoked
             }
         };
         lease.commit().await?;

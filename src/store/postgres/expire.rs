@@ -17,6 +17,9 @@ const LOGINS: &str = "DELETE FROM logins WHERE id IN (SELECT id FROM logins \
      WHERE expires_at < now() - $1 * interval '1 millisecond' LIMIT $2 FOR UPDATE SKIP LOCKED)";
 const BANS: &str = "DELETE FROM bans WHERE (room, user_id) IN (SELECT room, user_id FROM bans \
      WHERE until < now() - $1 * interval '1 millisecond' LIMIT $2 FOR UPDATE SKIP LOCKED)";
+const MUTES: &str = "DELETE FROM restrictions WHERE (room, user_id, kind) IN ( \
+     SELECT room, user_id, kind FROM restrictions \
+     WHERE until < now() - $1 * interval '1 millisecond' LIMIT $2 FOR UPDATE SKIP LOCKED)";
 const CODES: &str = "DELETE FROM verification_codes WHERE (user_id, channel) IN ( \
      SELECT user_id, channel FROM verification_codes \
      WHERE expires_at < (extract(epoch FROM now()) * 1000)::bigint - $1 \
@@ -48,6 +51,7 @@ pub(super) async fn run(store: &Store, after: Duration, keep: Duration) -> Resul
         logins: delete(LOGINS, after).await?,
         codes: delete(CODES, after).await?,
         bans: delete(BANS, after).await?,
+        mutes: delete(MUTES, after).await?,
         notifications: delete(NOTIFICATIONS, keep).await?,
         deliveries: delete(DELIVERIES, keep).await?,
         more: false,

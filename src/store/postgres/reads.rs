@@ -61,7 +61,7 @@ impl Reads for Store {
         const SQL: &str = concat!(
             "SELECT ",
             account_columns!(),
-            " FROM users u WHERE u.id = ANY($1)"
+            " FROM users u WHERE u.id = ANY($1) AND u.deleted_at IS NULL"
         );
         let found = fetch!(self, fetch_all, SQL, users);
         let found: HashMap<UserId, Account> = rows::all(&found, rows::account)?
@@ -169,6 +169,16 @@ impl Reads for Store {
             }
         }
         Ok(entries)
+    }
+
+    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
+        const SQL: &str = "SELECT m.room, m.user_id \
+             FROM UNNEST($1::uuid[], $2::uuid[]) AS asked (room, user_id) \
+             JOIN rooms r ON r.id = asked.room AND NOT r.deleted \
+             JOIN members m ON m.room = asked.room AND m.user_id = asked.user_id";
+        let (rooms, users): (Vec<RoomId>, Vec<UserId>) = who.iter().copied().unzip();
+        let found = fetch!(self, fetch_all, SQL, rooms, users);
+        rows::all(&found, |row| Ok((row.try_get(0)?, row.try_get(1)?)))
     }
 
     async fn members(

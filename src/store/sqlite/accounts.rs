@@ -119,6 +119,7 @@ impl Writes for Store {
         let (statement, applied) = match rotation::decide(&state, rotation) {
             Step::Repeated => return Ok(Applied::Done),
             Step::Refuse => return Ok(Applied::LoginRefused),
+            Step::Revoked => return Ok(Applied::LoginRevoked),
             Step::Replace => {
                 let replace = sqlx::query(REPLACE)
                     .bind(rotation.login)
@@ -129,7 +130,7 @@ impl Writes for Store {
             }
             Step::Revoke => (
                 sqlx::query(REVOKE).bind(rotation.login),
-                Applied::LoginRefused,
+                Applied::LoginRevoked,
             ),
         };
         statement.execute(&mut *tx).await.map_err(failure)?;

@@ -15,6 +15,8 @@ const LOGINS: &str = "DELETE FROM logins WHERE id IN \
      (SELECT id FROM logins WHERE expires_at < ?1 LIMIT ?2)";
 const BANS: &str = "DELETE FROM bans WHERE (room, user_id) IN \
      (SELECT room, user_id FROM bans WHERE until < ?1 LIMIT ?2)";
+const MUTES: &str = "DELETE FROM restrictions WHERE (room, user_id, kind) IN \
+     (SELECT room, user_id, kind FROM restrictions WHERE until < ?1 LIMIT ?2)";
 const CODES: &str = "DELETE FROM verification_codes WHERE (user_id, channel) IN \
      (SELECT user_id, channel FROM verification_codes WHERE expires_at < ?1 LIMIT ?2)";
 const WISHES: &str = "DELETE FROM notify_rooms WHERE (user_id, room) IN \
@@ -42,6 +44,7 @@ pub(super) async fn run(store: &Store, after: Duration, keep: Duration) -> Resul
         logins: delete(LOGINS, after).await?,
         codes: delete(CODES, after).await?,
         bans: delete(BANS, after).await?,
+        mutes: delete(MUTES, after).await?,
         notifications: delete(NOTIFICATIONS, keep).await?,
         deliveries: delete(DELIVERIES, keep).await?,
         more: false,

@@ -123,6 +123,18 @@ impl Reads for Store {
         .map_err(failure)
     }
 
+    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
+        // CROSS JOIN keeps the list outermost.
+        const SQL: &str = "SELECT m.room, m.user_id FROM jsonb_each(?1) p \
+             CROSS JOIN rooms r ON r.id = unhex(p.value ->> 0) AND NOT r.deleted \
+             CROSS JOIN members m ON m.room = r.id AND m.user_id = unhex(p.value ->> 1)";
+        let pairs = who
+            .iter()
+            .map(|(room, user)| (room.simple(), user.simple()));
+        let found = fetch!(self, fetch_all, SQL, json(pairs)?);
+        rows::all(&found, |row| Ok((row.try_get(0)?, row.try_get(1)?)))
+    }
+
     async fn members(
         &self,
         room: RoomId,

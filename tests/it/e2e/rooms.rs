@@ -256,8 +256,15 @@ async fn a_direct_room_is_one_room(kind: Kind) {
     bobs.join(his, None).await.expect("his");
     adas.say(hers, "1", "psst").await;
     assert_eq!(bobs.event("newMessage").await["seq"], 3);
-    chat.rest_as(0, &ada)
-        .post(&format!("/v1/rooms/{hers}/leave"), json!({}))
-        .await
-        .problem(409, "conflict");
+    // She leaves, hears no more, and is back as soon as one of them asks for the room.
+    let (leave, her) = (format!("/v1/rooms/{hers}/leave"), chat.rest_as(0, &ada));
+    for asks in [&ada, &bob] {
+        her.post(&leave, json!({})).await.ok(204);
+        her.get(&format!("/v1/rooms/{hers}/messages"))
+            .await
+            .problem(404, "not_found");
+        let other = if asks.id == ada.id { &bob } else { &ada };
+        assert_eq!(chat.room(asks, "direct", &[other]).await, hers);
+        her.get(&format!("/v1/rooms/{hers}/messages")).await.ok(200);
+    }
 }

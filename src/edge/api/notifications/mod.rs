@@ -227,11 +227,19 @@ impl NotificationsApi {
         message: Path<MessageId>,
     ) -> Result<Found<Page>, Problem> {
         let user = caller.user();
-        let room = edge.ledger.room_of(message.0).await?;
-        let room = room.ok_or_else(|| Error::not_found("message"))?;
-        let (_, member) = access::member(&edge, room, user).await?;
+        // One answer for a message that does not exist, one in a room that the caller may not see, and one in a public room
+        // that they have not joined: the path names no room, so any other answer would say where the message is.
+        let unknown = || Error::not_found("message");
+        let room = edge.ledger.room_of(message.0).await?.ok_or_else(unknown)?;
+        let (_, member) =
+            access::member(&edge, room, user)
+                .await
+                .map_err(|error| match error.code {
+                    Code::NotFound | Code::Forbidden => unknown(),
+                    _ => error,
+                })?;
         let said = edge.reads.message(room, message.0).await?;
-        let said = said.ok_or_else(|| Error::not_found("message"))?;
+        let said = said.ok_or_else(unknown)?;
         let sees_all = said.sender.id == user || member.role >= Role::Admin;
         let entries = edge.ledger.told_of(message.0).await?.into_iter();
         let items = entries

@@ -17,14 +17,21 @@ impl Batch {
         members: &[UserId],
     ) -> Decided {
         if let Some(room) = self.facts.rooms.get(&job.room) {
-            // A direct room belongs to its two people; any other is found again by whoever made it.
             if room.deleted {
                 return refuse(Code::Conflict, "this room was deleted; create another");
             }
-            if kind == RoomKind::Direct || room.created_by == job.actor {
+            if kind == RoomKind::Direct && room.kind == RoomKind::Direct {
+                return self.open_direct(job, members);
+            }
+            // Any other room is found again by its creator, for as long as they may see it.
+            let is_member = self.facts.members.contains_key(&(job.room, job.actor));
+            if room.created_by == job.actor && (is_member || room.kind == RoomKind::Public) {
                 return Ok(Some(json(&RoomView::from(room))));
             }
-            return refuse(Code::Conflict, "this room exists already");
+            return refuse(
+                Code::Conflict,
+                "this room exists already; use another Idempotency-Key",
+            );
         }
         let mut people = vec![job.actor];
         for user in members {
@@ -37,6 +44,9 @@ impl Batch {
                 Code::Invalid,
                 &format!("members: there is no user {unknown}"),
             );
+        }
+        for user in &people {
+            self.may_add(job, *user)?;
         }
         self.facts.rooms.insert(
             job.room,
@@ -60,6 +70,19 @@ impl Batch {
             self.add_member(job, user, role);
         }
         Ok(Some(json(&RoomView::from(&self.facts.rooms[&job.room]))))
+    }
+
+    /// A direct room that exists: whoever of its two users left it is a member again. The other one as if they were added
+    /// to any room, so that leaving holds where `rooms.add_members` says so.
+    fn open_direct(&mut self, job: &RoomJob, members: &[UserId]) -> Decided {
+        for user in std::iter::once(&job.actor).chain(members) {
+            let is_member = self.facts.members.contains_key(&(job.room, *user));
+            let exists = self.facts.users.contains_key(user);
+            if !is_member && exists && self.may_add(job, *user).is_ok() {
+                self.add_member(job, *user, Role::Member);
+            }
+        }
+        Ok(Some(json(&RoomView::from(&*self.room(job)))))
     }
 
     pub(super) fn rename(&mut self, job: &RoomJob, name: &str) -> Decided {
@@ -117,11 +140,8 @@ impl Batch {
     }
 
     pub(super) fn leave(&mut self, job: &RoomJob) -> Decided {
-        if self.room(job).kind == RoomKind::Direct {
-            return refuse(Code::Conflict, "a direct room cannot be left");
-        }
         let Some(member) = self.facts.members.get(&(job.room, job.actor)) else {
-            if self.room(job).kind == RoomKind::Private {
+            if self.room(job).kind != RoomKind::Public {
                 return refuse(
                     Code::NotFound,
                     "there is no such room, or you may not see it",
@@ -184,6 +204,7 @@ impl Batch {
             if !self.facts.users.contains_key(&user) {
                 return refuse(Code::NotFound, "there is no such user");
             }
+            self.may_add(job, user)?;
             self.add_member(
                 job,
                 user,
@@ -254,7 +275,7 @@ impl Batch {
     ) -> Decided {
         self.above(job, user)?;
         let Some(member) = self.facts.members.get_mut(&(job.room, user)) else {
-            return refuse(Code::NotFound, "this user is not a member of the room");
+            return self.mute_absent(job, user, until);
         };
         if member.muted_until != until {
             member.muted_until = until;
@@ -265,6 +286,27 @@ impl Batch {
         Ok(Some(json(&MemberView::from(
             &self.facts.members[&(job.room, user)],
         ))))
+    }
+
+    /// Of someone who is not a member: nobody sees it before they come.
+    fn mute_absent(&mut self, job: &RoomJob, user: UserId, until: Option<Timestamp>) -> Decided {
+        if !self.facts.users.contains_key(&user) {
+            return refuse(Code::NotFound, "there is no such user");
+        }
+        self.keep_mute(job, user, until);
+        Ok(None)
+    }
+
+    /// The mute of someone who is not a member (any more), or `None` for one who is, or is not muted.
+    fn keep_mute(&mut self, job: &RoomJob, user: UserId, until: Option<Timestamp>) {
+        let key = (job.room, user);
+        let kept = match until.filter(|until| *until > job.at) {
+            Some(until) => self.facts.mutes.insert(key, until) != Some(until),
+            None => self.facts.mutes.remove(&key).is_some(),
+        };
+        if kept {
+            self.touched.insert(Touched::Mute(job.room, user));
+        }
     }
 
     pub(super) fn mark_read(&mut self, job: &RoomJob, seq: Seq) -> Decided {
@@ -289,6 +331,8 @@ impl Batch {
             return;
         };
         let seq = self.next_seq(job.room);
+        let muted = self.facts.mutes.get(&(job.room, user)).copied();
+        self.keep_mute(job, user, None);
         let member = Member {
             room: job.room,
             user: who,
@@ -296,7 +340,7 @@ impl Batch {
             joined_at: job.at,
             // What was said before they came is not unread.
             read_seq: seq,
-            muted_until: None,
+            muted_until: muted.filter(|until| *until > job.at),
         };
         self.member_event(job, seq, EventKind::MemberJoined, &member, None);
         self.touched.insert(Touched::Member(job.room, user));
@@ -310,6 +354,13 @@ impl Batch {
             let seq = self.next_seq(job.room);
             self.member_event(job, seq, EventKind::MemberLeft, &member, Some(reason));
             self.touched.insert(Touched::Member(job.room, user));
+            // Leaving ends no mute; a deleted account never comes back.
+            let muted = member.muted_until;
+            self.keep_mute(
+                job,
+                user,
+                muted.filter(|_| reason != MemberLeftReason::Deleted),
+            );
         }
     }
 

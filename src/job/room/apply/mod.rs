@@ -18,7 +18,7 @@ use crate::{
         EventKind, FeedEvent, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Seq, User,
         UserId,
     },
-    store::{Changes, Facts, FeedEntry},
+    store::{AddMembers, Changes, Facts, FeedEntry},
 };
 
 /// How many different emojis one message takes.
@@ -72,6 +72,7 @@ enum Touched {
     Message(MessageId),
     Member(RoomId, UserId),
     Ban(RoomId, UserId),
+    Mute(RoomId, UserId),
 }
 
 fn refuse<T>(code: Code, message: &str) -> Result<T, Refusal> {
@@ -188,6 +189,26 @@ impl Batch {
         }
     }
 
+    /// `rooms.add_members`. Nobody needs to be asked whether they may add themselves.
+    fn may_add(&self, job: &RoomJob, user: UserId) -> Result<(), Refusal> {
+        let allowed = match self.facts.add_members {
+            AddMembers::Anyone => true,
+            AddMembers::SharedRooms => self.facts.acquaintances.contains(&(job.actor, user)),
+            AddMembers::Invitation => false,
+        };
+        match (allowed || user == job.actor, self.facts.add_members) {
+            (true, _) => Ok(()),
+            (false, AddMembers::Invitation) => refuse(
+                Code::Forbidden,
+                "nobody can be added here; ask them to join a public room",
+            ),
+            (false, _) => refuse(
+                Code::Forbidden,
+                "you can only add people with whom you share a room",
+            ),
+        }
+    }
+
     fn message(&self, room: RoomId, id: MessageId) -> Result<Message, Refusal> {
         match self.facts.messages.get(&id) {
             Some(message) if message.room == room => Ok(message.clone()),
@@ -269,6 +290,10 @@ impl Batch {
                 Touched::Ban(room, user) => match self.facts.bans.get(&(*room, *user)) {
                     Some(until) => changes.bans.push((*room, *user, *until)),
                     None => changes.lifted_bans.push((*room, *user)),
+                },
+                Touched::Mute(room, user) => match self.facts.mutes.get(&(*room, *user)) {
+                    Some(until) => changes.mutes.push((*room, *user, *until)),
+                    None => changes.lifted_mutes.push((*room, *user)),
                 },
             }
         }

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     model::{Member, Message, Metadata, Room, RoomId, Seq, Timestamp, UserId},
     store::{
-        DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry,
+        DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry, MUTE,
         postgres::pool::{Lease, answer, failure},
     },
 };
@@ -296,6 +296,32 @@ pub(super) async fn put_bans(
         .bind(column(bans, |ban| ban.1))
         .bind(times(bans, |ban| ban.2));
     answer(query.execute(&mut **lease)).await.map(drop)
+}
+
+pub(super) async fn put_mutes(
+    lease: &mut Lease,
+    mutes: &[(RoomId, UserId, Timestamp)],
+) -> Result<()> {
+    const SQL: &str = "INSERT INTO restrictions (room, user_id, kind, until) \
+         SELECT n.room, n.user_id, $4, n.until \
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[]) AS n (room, user_id, until) \
+         ON CONFLICT (room, user_id, kind) DO UPDATE SET until = excluded.until";
+    if mutes.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(SQL)
+        .bind(column(mutes, |mute| mute.0))
+        .bind(column(mutes, |mute| mute.1))
+        .bind(column(mutes, |mute| mute.2.datetime()))
+        .bind(MUTE);
+    answer(query.execute(&mut **lease)).await.map(drop)
+}
+
+pub(super) async fn lift_mutes(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {
+    const SQL: &str = "DELETE FROM restrictions x \
+         USING UNNEST($1::uuid[], $2::uuid[]) AS n (room, user_id) \
+         WHERE x.room = n.room AND x.user_id = n.user_id AND x.kind = 'mute'";
+    remove(lease, SQL, pairs).await
 }
 
 pub(super) async fn remove_members(lease: &mut Lease, pairs: &[(RoomId, UserId)]) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     model::{RoomId, UserId},
     store::{
-        Facts, Scope,
+        Facts, MUTE, Scope,
         postgres::{
             pool::{Lease, answer},
             rows::{self, member_columns, message_columns, room_columns},
@@ -84,7 +84,7 @@ pub(super) async fn read_messages(
     Ok(())
 }
 
-/// Users, members and bans in one round trip; a user asked for without a room goes with the nil room.
+/// Users, members, bans and mutes in one round trip; a user asked for without a room goes with the nil room.
 pub(super) async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Facts) -> Result<()> {
     // The first eight columns are a member's. Who may become a member is locked against the end of their account, and
     // seen as they are once they are locked.
@@ -93,16 +93,21 @@ pub(super) async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Fa
          ) \
          SELECT p.room, u.id, u.username, u.display_name, \
              m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until, \
-             coalesce(k.deleted_at, u.deleted_at) IS NOT NULL \
+             coalesce(k.deleted_at, u.deleted_at) IS NOT NULL, x.until \
          FROM UNNEST($1::uuid[], $2::uuid[]) AS p (room, user_id) \
          JOIN users u ON u.id = p.user_id \
          LEFT JOIN kept k ON k.id = u.id \
          LEFT JOIN members m ON m.room = p.room AND m.user_id = p.user_id \
-         LEFT JOIN bans b ON b.room = p.room AND b.user_id = p.user_id";
+         LEFT JOIN bans b ON b.room = p.room AND b.user_id = p.user_id \
+         LEFT JOIN restrictions x ON x.room = p.room AND x.user_id = p.user_id AND x.kind = $4";
     let alone = scope.users.iter().map(|&user| (Uuid::nil(), user));
     let (rooms, users): (Vec<_>, Vec<_>) = scope.members.iter().copied().chain(alone).unzip();
     let kept: Vec<UserId> = scope.users.iter().copied().collect();
-    let query = sqlx::query(SQL).bind(rooms).bind(users).bind(kept);
+    let query = sqlx::query(SQL)
+        .bind(rooms)
+        .bind(users)
+        .bind(kept)
+        .bind(MUTE);
     let found = answer(query.fetch_all(&mut **lease)).await?;
     let people = rows::all(&found, |row| {
         let member = rows::optional_member(row, 0)?;
@@ -117,12 +122,16 @@ pub(super) async fn read_people(lease: &mut Lease, scope: &Scope, facts: &mut Fa
             member,
             ban,
             row.try_get::<bool, _>(10)?,
+            rows::optional_time(row, 11)?,
         ))
     })?;
-    for (room, user, member, ban, deleted) in people {
+    for (room, user, member, ban, deleted, muted) in people {
         facts.add_members(member);
         if let Some(until) = ban {
             facts.bans.insert((room, user.id), until);
+        }
+        if let Some(until) = muted {
+            facts.mutes.insert((room, user.id), until);
         }
         if !deleted {
             facts.users.insert(user.id, user);
@@ -150,6 +159,25 @@ pub(super) async fn read_heirs(lease: &mut Lease, scope: &Scope, facts: &mut Fac
         facts.heirs.insert(heir.room, heir.user.id);
         facts.add_members([heir]);
     }
+    Ok(())
+}
+
+/// Pairs who are members of a common room. These rooms are not locked: who leaves one now was in it a moment ago.
+pub(super) async fn read_acquaintances(
+    lease: &mut Lease,
+    scope: &Scope,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = "SELECT p.one, p.other FROM UNNEST($1::uuid[], $2::uuid[]) AS p (one, other) \
+         WHERE EXISTS (SELECT FROM members m \
+             JOIN members n ON n.room = m.room AND n.user_id = p.other \
+             JOIN rooms r ON r.id = m.room AND NOT r.deleted \
+             WHERE m.user_id = p.one)";
+    let (ones, others): (Vec<UserId>, Vec<UserId>) = scope.acquaintances.iter().copied().unzip();
+    let query = sqlx::query(SQL).bind(ones).bind(others);
+    let found = answer(query.fetch_all(&mut **lease)).await?;
+    let pairs = rows::all(&found, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    facts.acquaintances.extend(pairs);
     Ok(())
 }
 

@@ -11,10 +11,14 @@ use async_trait::async_trait;
 
 use self::{
     changes::{
-        forget_names, insert_entries, insert_messages, insert_rooms, lift_bans, move_heads,
-        put_bans, put_members, remove_members, update_messages, update_rooms,
+        forget_names, insert_entries, insert_messages, insert_rooms, lift_bans, lift_mutes,
+        move_heads, put_bans, put_members, put_mutes, remove_members, update_messages,
+        update_rooms,
     },
-    facts::{read_heirs, read_messages, read_named, read_people, read_places, read_rooms},
+    facts::{
+        read_acquaintances, read_heirs, read_messages, read_named, read_people, read_places,
+        read_rooms,
+    },
 };
 use super::{Store, pool::Lease};
 use crate::{
@@ -49,6 +53,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     }
     if !scope.named.is_empty() {
         read_named(&mut lease, scope, &mut facts).await?;
+    }
+    if !scope.acquaintances.is_empty() {
+        read_acquaintances(&mut lease, scope, &mut facts).await?;
     }
     let open = Open {
         lease,
@@ -97,6 +104,8 @@ impl Transaction for Open {
             removed_members,
             bans,
             lifted_bans,
+            mutes,
+            lifted_mutes,
             forgotten,
         } = changes;
         let (old, new): (Vec<Room>, Vec<Room>) = rooms
@@ -119,6 +128,8 @@ impl Transaction for Open {
         put_members(lease, &members).await?;
         lift_bans(lease, &lifted_bans).await?;
         put_bans(lease, &bans).await?;
+        lift_mutes(lease, &lifted_mutes).await?;
+        put_mutes(lease, &mutes).await?;
         forget_names(lease, &forgotten).await?;
         self.lease.commit().await
     }

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     model::{Member, Message, Metadata, Room, RoomId, Seq, Timestamp, UserId},
     sqlite::failure,
-    store::{DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry, sqlite::json},
+    store::{DELETED_DISPLAY_NAME, DELETED_USERNAME, FeedEntry, MUTE, sqlite::json},
 };
 
 /// Runs `sql` over the rows, which it finds in `jsonb_each(?1)`; says how many rows it changed.
@@ -247,6 +247,30 @@ pub(super) async fn put_bans(
     let items = rows_of(bans, |&(room, user, until)| {
         (room.simple(), user.simple(), millis(until))
     });
+    write(connection, SQL, items).await.map(drop)
+}
+
+pub(super) async fn put_mutes(
+    connection: &mut SqliteConnection,
+    mutes: &[(RoomId, UserId, Timestamp)],
+) -> Result<()> {
+    const SQL: &str = "INSERT INTO restrictions (room, user_id, kind, until) \
+         SELECT unhex(value ->> 0), unhex(value ->> 1), value ->> 2, value ->> 3 \
+         FROM jsonb_each(?1) WHERE true \
+         ON CONFLICT (room, user_id, kind) DO UPDATE SET until = excluded.until";
+    let items = rows_of(mutes, |&(room, user, until)| {
+        (room.simple(), user.simple(), MUTE, until.millis())
+    });
+    write(connection, SQL, items).await.map(drop)
+}
+
+pub(super) async fn lift_mutes(
+    connection: &mut SqliteConnection,
+    pairs: &[(RoomId, UserId)],
+) -> Result<()> {
+    const SQL: &str = "DELETE FROM restrictions WHERE kind = 'mute' AND (room, user_id) IN \
+         (SELECT unhex(value ->> 0), unhex(value ->> 1) FROM jsonb_each(?1))";
+    let items = rows_of(pairs, |&(room, user)| (room.simple(), user.simple()));
     write(connection, SQL, items).await.map(drop)
 }
 

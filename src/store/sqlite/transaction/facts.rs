@@ -90,7 +90,7 @@ pub(super) async fn read_messages(
     Ok(())
 }
 
-/// Users, members and bans in one statement; a user asked for without a room goes with the nil room.
+/// Users, members, bans and mutes in one statement; a user asked for without a room goes with the nil room.
 pub(super) async fn read_people(
     connection: &mut SqliteConnection,
     scope: &Scope,
@@ -99,11 +99,13 @@ pub(super) async fn read_people(
     // The first eight columns are a member's. CROSS JOIN keeps the list outermost.
     const SQL: &str = "SELECT unhex(p.value ->> 0), u.id, u.username, u.display_name, \
              m.role, m.joined_at, m.read_seq, m.muted_until, b.room IS NOT NULL, b.until, \
-             u.deleted_at IS NOT NULL \
+             u.deleted_at IS NOT NULL, x.until \
          FROM jsonb_each(?1) p \
          CROSS JOIN users u ON u.id = unhex(p.value ->> 1) \
          LEFT JOIN members m ON m.room = unhex(p.value ->> 0) AND m.user_id = u.id \
-         LEFT JOIN bans b ON b.room = unhex(p.value ->> 0) AND b.user_id = u.id";
+         LEFT JOIN bans b ON b.room = unhex(p.value ->> 0) AND b.user_id = u.id \
+         LEFT JOIN restrictions x ON x.room = unhex(p.value ->> 0) AND x.user_id = u.id \
+             AND x.kind = 'mute'";
     let alone = scope.users.iter().map(|&user| (Uuid::nil(), user));
     let found = fetch(
         connection,
@@ -124,12 +126,16 @@ pub(super) async fn read_people(
             member,
             ban,
             row.try_get::<bool, _>(10)?,
+            rows::optional_time(row, 11)?,
         ))
     })?;
-    for (room, user, member, ban, deleted) in people {
+    for (room, user, member, ban, deleted, muted) in people {
         facts.add_members(member);
         if let Some(until) = ban {
             facts.bans.insert((room, user.id), until);
+        }
+        if let Some(until) = muted {
+            facts.mutes.insert((room, user.id), until);
         }
         if !deleted {
             facts.users.insert(user.id, user);
@@ -162,6 +168,23 @@ pub(super) async fn read_heirs(
         facts.heirs.insert(heir.room, heir.user.id);
         facts.add_members([heir]);
     }
+    Ok(())
+}
+
+/// Pairs who are members of a common room.
+pub(super) async fn read_acquaintances(
+    connection: &mut SqliteConnection,
+    scope: &Scope,
+    facts: &mut Facts,
+) -> Result<()> {
+    const SQL: &str = "SELECT unhex(p.value ->> 0), unhex(p.value ->> 1) FROM jsonb_each(?1) p \
+         WHERE EXISTS (SELECT 1 FROM members m \
+             JOIN members n ON n.room = m.room AND n.user_id = unhex(p.value ->> 1) \
+             JOIN rooms r ON r.id = m.room AND NOT r.deleted \
+             WHERE m.user_id = unhex(p.value ->> 0))";
+    let found = fetch(connection, SQL, pairs(scope.acquaintances.iter().copied())?).await?;
+    let pairs = rows::all(&found, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    facts.acquaintances.extend(pairs);
     Ok(())
 }
 

@@ -11,10 +11,13 @@ use sqlx::Sqlite;
 
 use self::{
     changes::{
-        forget_names, insert_entries, insert_rooms, lift_bans, put_bans, put_members,
-        remove_members, update_messages, update_rooms,
+        forget_names, insert_entries, insert_rooms, lift_bans, lift_mutes, put_bans, put_members,
+        put_mutes, remove_members, update_messages, update_rooms,
     },
-    facts::{read_heirs, read_messages, read_named, read_people, read_places, read_rooms},
+    facts::{
+        read_acquaintances, read_heirs, read_messages, read_named, read_people, read_places,
+        read_rooms,
+    },
 };
 use super::Store;
 use crate::{
@@ -50,6 +53,9 @@ pub(super) async fn begin(store: &Store, scope: &Scope) -> Result<(Facts, Box<dy
     }
     if !scope.named.is_empty() {
         read_named(&mut tx, scope, &mut facts).await?;
+    }
+    if !scope.acquaintances.is_empty() {
+        read_acquaintances(&mut tx, scope, &mut facts).await?;
     }
     let open = Open {
         tx,
@@ -100,6 +106,8 @@ impl Transaction for Open {
             removed_members,
             bans,
             lifted_bans,
+            mutes,
+            lifted_mutes,
             forgotten,
         } = changes;
         let (old, new): (Vec<Room>, Vec<Room>) = rooms
@@ -116,6 +124,8 @@ impl Transaction for Open {
         put_members(connection, &members).await?;
         lift_bans(connection, &lifted_bans).await?;
         put_bans(connection, &bans).await?;
+        lift_mutes(connection, &lifted_mutes).await?;
+        put_mutes(connection, &mutes).await?;
         forget_names(connection, &forgotten).await?;
         self.tx.commit().await.map_err(failure)
     }

@@ -177,7 +177,7 @@ async fn a_login_is_opened_and_closed_once(store: Fixture) {
     assert_eq!(store.reads.login(login.id).await.unwrap(), None);
     assert_eq!(
         rotate(&store, &login, "t0", "t1", t0()).await,
-        Applied::LoginRefused
+        Applied::LoginRevoked
     );
 
     let unknown = new_id();
@@ -234,12 +234,17 @@ async fn an_old_token_ends_the_login(store: Fixture) {
     let late = at(t0().millis() + 10_001);
     assert_eq!(
         rotate(&store, &login, "t0", "t1", late).await,
-        Applied::LoginRefused
+        Applied::LoginRevoked
     );
     assert_eq!(store.reads.login(login.id).await.unwrap(), None);
+    // Also to the next worker, where the first one died before it told the sockets.
+    assert_eq!(
+        rotate(&store, &login, "t0", "t1", late).await,
+        Applied::LoginRevoked
+    );
     assert_eq!(
         rotate(&store, &login, "t1", "t2", late).await,
-        Applied::LoginRefused
+        Applied::LoginRevoked
     );
 }
 

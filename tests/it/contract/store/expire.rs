@@ -66,8 +66,14 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
         // For good.
         (room, cleo.id, None),
     ];
+    let mutes = vec![
+        (room, ada.id, ago(DAY * 9)),
+        (room, ben.id, in_an_hour),
+        (room, cleo.id, ago(DAY * 3)),
+    ];
     let changes = Changes {
         bans,
+        mutes,
         ..Changes::default()
     };
     store.commit([room], changes).await.unwrap();
@@ -92,6 +98,7 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
         logins: 1,
         codes: 1,
         bans: 1,
+        mutes: 1,
         ..Expired::default()
     };
     assert_eq!(expired, wanted);

@@ -61,10 +61,39 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         .unwrap();
     assert!(!notify.notify_settings(ada.id).await.unwrap().gone);
 
+    let bob = store.user("bob").await;
+    let tea = store.public_room(&ada).await;
     // Again it changes nothing, and neither does what was asked for before and comes late.
     for _ in 0..2 {
         erase(&store, &ada).await;
         assert_eq!(store.reads.account(ada.id).await.unwrap(), None);
+        let accounts = store.reads.accounts(&[ada.id, bob.id, ada.id]).await;
+        let found: Vec<_> = accounts.unwrap().into_iter().collect();
+        let found: Vec<_> = found
+            .into_iter()
+            .map(|one| one.map(|one| one.user))
+            .collect();
+        assert_eq!(
+            found,
+            [None, Some(bob.clone()), None],
+            "one by one or many at once"
+        );
+        let users = store.reads.users(&[ada.id]).await.unwrap();
+        assert!(users.iter().all(|user| user.username == DELETED_USERNAME));
+        let named = Scope {
+            users: [ada.id, bob.id].into(),
+            members: [(tea, ada.id), (tea, bob.id)].into(),
+            named: [(tea, "ada".to_owned())].into(),
+            ..scope([tea])
+        };
+        let facts = store.facts(&named).await;
+        assert_eq!(facts.users.keys().collect::<Vec<_>>(), [&bob.id]);
+        assert!(facts.named.is_empty());
+        let look = Scope {
+            named: named.named.clone(),
+            ..Scope::default()
+        };
+        assert!(store.writes.look(&look).await.unwrap().named.is_empty());
         assert!(store.reads.credentials("ada").await.unwrap().is_none());
         assert_eq!(store.reads.login(login.id).await.unwrap(), None);
         assert_eq!(store.reads.revoked(&[login.id]).await.unwrap(), [login.id]);

@@ -15,6 +15,9 @@ on_both! {
     public_rooms_come_page_by_page,
     a_member_changes_and_goes,
     bans_are_put_changed_and_lifted,
+    mutes_of_those_who_are_away_are_put_changed_and_lifted,
+    members_are_told_from_others,
+    who_shares_a_room_is_acquainted,
     members_are_found_by_name_where_they_are_members,
     facts_hold_what_was_asked_and_no_more,
     heads_of_ten_thousand_rooms,
@@ -241,6 +244,107 @@ async fn bans_are_put_changed_and_lifted(store: Fixture) {
     };
     store.commit([id], lift).await.unwrap();
     assert!(store.facts(&asked).await.bans.is_empty());
+}
+
+async fn mutes_of_those_who_are_away_are_put_changed_and_lifted(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let id = store.public_room(&ada).await;
+    let other = store.public_room(&ada).await;
+    let pair = (id, bob.id);
+    let asked = Scope {
+        members: HashSet::from([pair, (other, bob.id), (id, ada.id)]),
+        ..scope([id, other])
+    };
+    for until in [at(t0().millis() + 5), at(t0().millis() + 9)] {
+        let mute = Changes {
+            mutes: vec![(id, bob.id, until)],
+            ..Changes::default()
+        };
+        store.commit([id], mute).await.unwrap();
+        let facts = store.facts(&asked).await;
+        assert_eq!(facts.mutes, [(pair, until)].into());
+        assert!(!facts.members.contains_key(&pair) && facts.bans.is_empty());
+    }
+    let lift = Changes {
+        lifted_mutes: vec![pair],
+        ..Changes::default()
+    };
+    store.commit([id], lift.clone()).await.unwrap();
+    assert!(store.facts(&asked).await.mutes.is_empty());
+    store.commit([id], lift).await.unwrap();
+    // What ends with an account.
+    let mute = Changes {
+        mutes: vec![(id, bob.id, t0()), (id, ada.id, t0())],
+        ..Changes::default()
+    };
+    store.commit([id], mute).await.unwrap();
+    store.writes.erase_account(bob.id, t0()).await.unwrap();
+    let facts = store.facts(&asked).await;
+    assert_eq!(facts.mutes, [((id, ada.id), t0())].into());
+}
+
+async fn members_are_told_from_others(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let tea = store.public_room(&ada).await;
+    let den = room(RoomKind::Private, &bob);
+    let den = store.put_room(den, &bob).await;
+    let gone = Room {
+        deleted: true,
+        ..room(RoomKind::Public, &ada)
+    };
+    let gone = store.put_room(gone, &ada).await;
+    let asked = [
+        (tea, ada.id),
+        (den, ada.id),
+        (gone, ada.id),
+        (den, bob.id),
+        (tea, bob.id),
+        (new_id(), ada.id),
+        (tea, new_id()),
+    ];
+    let mut found = store.reads.are_members(&asked).await.unwrap();
+    found.sort_unstable();
+    let mut expected = vec![(tea, ada.id), (den, bob.id)];
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    assert_eq!(store.reads.are_members(&[]).await.unwrap(), []);
+    let many: Vec<_> = (0..5000).map(|_| (new_id(), ada.id)).collect();
+    let many = [&many[..], &asked[..1]].concat();
+    let found = store.reads.are_members(&many).await.unwrap();
+    assert_eq!(found, [(tea, ada.id)]);
+}
+
+async fn who_shares_a_room_is_acquainted(store: Fixture) {
+    let (ada, bob) = (store.user("ada").await, store.user("bob").await);
+    let (eve, tom) = (store.user("eve").await, store.user("tom").await);
+    let tea = store.public_room(&ada).await;
+    let gone = Room {
+        deleted: true,
+        ..room(RoomKind::Private, &ada)
+    };
+    let gone = store.put_room(gone, &ada).await;
+    for (id, user) in [(tea, &bob), (gone, &eve)] {
+        let changes = Changes {
+            members: vec![member(id, user, Role::Member)],
+            ..Changes::default()
+        };
+        store.commit([id], changes).await.unwrap();
+    }
+    let asked = Scope {
+        acquaintances: HashSet::from([
+            (ada.id, bob.id),
+            (bob.id, ada.id),
+            // Their room was deleted.
+            (ada.id, eve.id),
+            (ada.id, tom.id),
+            (bob.id, eve.id),
+            (ada.id, new_id()),
+        ]),
+        ..scope([new_id()])
+    };
+    let facts = store.facts(&asked).await;
+    let expected = HashSet::from([(ada.id, bob.id), (bob.id, ada.id)]);
+    assert_eq!(facts.acquaintances, expected);
 }
 
 async fn members_are_found_by_name_where_they_are_members(store: Fixture) {

@@ -78,6 +78,7 @@ async fn a_login_that_was_closed_meanwhile() {
         .set("edge.wait", "1s")
         // So that nothing else is what finds it.
         .set("edge.reconcile_interval", "1h")
+        .set("edge.rights_interval", "1h")
         .start()
         .await;
     let ada = chat.register("ada").await;

@@ -1,0 +1,317 @@
+//! What outlives a membership, and who may be put into a room.
+
+use super::*;
+use crate::{error::Code, store::AddMembers};
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn mute(w: &World, user: UserId, until: Option<i64>) -> RoomJob {
+    let until = until.map(at);
+    w.job(&w.owner, RoomCommand::Mute { user, until })
+}
+
+fn is_done(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Done(_))
+}
+
+/// What the stores would read after these changes.
+fn facts_after(mut facts: Facts, changes: &Changes) -> Facts {
+    for room in &changes.rooms {
+        facts.rooms.insert(room.id, room.clone());
+    }
+    for (room, head) in &changes.heads {
+        facts.rooms.get_mut(room).unwrap().head = *head;
+    }
+    for pair in &changes.removed_members {
+        facts.members.remove(pair);
+    }
+    for member in &changes.members {
+        let key = (member.room, member.user.id);
+        facts.members.insert(key, member.clone());
+    }
+    for pair in &changes.lifted_mutes {
+        facts.mutes.remove(pair);
+    }
+    for (room, user, until) in &changes.mutes {
+        facts.mutes.insert((*room, *user), *until);
+    }
+    facts
+}
+
+/// Each of them in a batch of its own.
+fn run(w: &mut World, jobs: &[RoomJob]) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for job in jobs {
+        let applied = apply(w.facts.clone(), [job]);
+        outcomes.extend(applied.outcomes);
+        w.facts = facts_after(std::mem::take(&mut w.facts), &applied.changes);
+    }
+    outcomes
+}
+
+#[test]
+fn a_mute_outlives_leaving_and_coming_back() {
+    for together in [true, false] {
+        let mut w = world();
+        let jobs = [
+            w.job(&w.guest, RoomCommand::Join),
+            mute(&w, w.guest.id, Some(5000)),
+            w.job(&w.guest, RoomCommand::Leave),
+            w.job(&w.guest, RoomCommand::Join),
+            w.send(&w.guest, "a"),
+        ];
+        let outcomes = match together {
+            true => apply(w.facts.clone(), &jobs).outcomes,
+            false => run(&mut w, &jobs),
+        };
+        assert!(outcomes[..4].iter().all(is_done));
+        assert_eq!(refusal(&outcomes[4]), Code::Forbidden);
+    }
+}
+
+#[test]
+fn a_mute_stands_where_it_is_looked_for_and_nowhere_else() {
+    let mut w = world();
+    let key = (w.room, w.guest.id);
+    let [join, leave] = [RoomCommand::Join, RoomCommand::Leave].map(|c| w.job(&w.guest, c));
+    let muted = mute(&w, w.guest.id, Some(5000));
+    run(&mut w, &[join.clone(), muted, leave.clone()]);
+    assert_eq!(w.facts.mutes, [(key, at(5000))].into());
+    run(&mut w, &[join.clone()]);
+    assert_eq!(w.facts.members[&key].muted_until, Some(at(5000)));
+    assert!(w.facts.mutes.is_empty(), "the member has it");
+    // Being removed or banned does not end it either.
+    for user in [w.guest.id] {
+        let remove = w.job(&w.owner, RoomCommand::RemoveMember { user });
+        run(&mut w, &[remove]);
+        assert_eq!(w.facts.mutes[&key], at(5000));
+        run(&mut w, &[join.clone()]);
+        let ban = w.job(&w.owner, RoomCommand::Ban { user, until: None });
+        run(&mut w, &[ban]);
+        assert_eq!(w.facts.mutes[&key], at(5000));
+        let lift = w.job(&w.owner, RoomCommand::LiftBan { user });
+        run(&mut w, &[lift, join.clone()]);
+        assert_eq!(w.facts.members[&key].muted_until, Some(at(5000)));
+    }
+    // Lifted, it is gone for good.
+    let lift = mute(&w, w.guest.id, None);
+    run(&mut w, &[lift, leave, join]);
+    assert_eq!(w.facts.members[&key].muted_until, None);
+    assert!(w.facts.mutes.is_empty());
+}
+
+#[test]
+fn a_mute_that_is_over_is_not_kept() {
+    // Jobs are given at 1000.
+    for (until, kept) in [(999, false), (1000, false), (1001, true)] {
+        let mut w = world();
+        let key = (w.room, w.guest.id);
+        let join = w.job(&w.guest, RoomCommand::Join);
+        run(&mut w, &[join.clone()]);
+        w.facts.members.get_mut(&key).unwrap().muted_until = Some(at(until));
+        let leave = w.job(&w.guest, RoomCommand::Leave);
+        run(&mut w, &[leave]);
+        assert_eq!(w.facts.mutes.contains_key(&key), kept, "{until}");
+        // One that ended while they were away.
+        w.facts.mutes.insert(key, at(until));
+        run(&mut w, &[join]);
+        let muted_until = w.facts.members[&key].muted_until;
+        assert_eq!(muted_until.is_some(), kept, "{until}");
+        assert!(w.facts.mutes.is_empty());
+    }
+}
+
+#[test]
+fn who_has_left_can_be_muted_for_when_they_come_back() {
+    let mut w = world();
+    let key = (w.room, w.guest.id);
+    let jobs = [
+        mute(&w, w.guest.id, Some(5000)),
+        mute(&w, new_id(), Some(5000)),
+        w.job(
+            &w.guest,
+            RoomCommand::Mute {
+                user: w.owner.id,
+                until: Some(at(5000)),
+            },
+        ),
+    ];
+    let outcomes = run(&mut w, &jobs);
+    assert!(matches!(outcomes[0], Outcome::Done(None)));
+    assert_eq!(refusal(&outcomes[1]), Code::NotFound);
+    assert_eq!(refusal(&outcomes[2]), Code::Forbidden, "a stranger mutes");
+    assert_eq!(w.facts.mutes, [(key, at(5000))].into());
+    assert_eq!(w.facts.rooms[&w.room].head, 2, "nobody sees it");
+    // Said again it changes nothing.
+    let again = apply(w.facts.clone(), &jobs[..1]);
+    assert!(again.changes.is_empty());
+    let lift = mute(&w, w.guest.id, None);
+    run(&mut w, &[lift]);
+    assert!(w.facts.mutes.is_empty());
+}
+
+#[test]
+fn a_deleted_account_leaves_no_mute() {
+    let mut w = world();
+    let jobs = [
+        w.job(&w.guest, RoomCommand::Join),
+        mute(&w, w.guest.id, Some(5000)),
+        w.job(&w.guest, RoomCommand::Depart),
+    ];
+    run(&mut w, &jobs);
+    assert!(!w.facts.members.contains_key(&(w.room, w.guest.id)));
+    assert!(w.facts.mutes.is_empty());
+}
+
+#[test]
+fn a_role_does_not_come_back() {
+    let mut w = world();
+    let user = w.guest.id;
+    let role = |role| w.job(&w.owner, RoomCommand::SetMember { user, role });
+    let jobs = [
+        w.job(&w.guest, RoomCommand::Join),
+        role(Role::Admin),
+        w.job(&w.guest, RoomCommand::Leave),
+        w.job(&w.guest, RoomCommand::Join),
+    ];
+    assert!(run(&mut w, &jobs).iter().all(is_done));
+    assert_eq!(w.facts.members[&(w.room, user)].role, Role::Member);
+}
+
+fn create(w: &World, actor: &User, kind: RoomKind, members: &[UserId]) -> RoomJob {
+    RoomJob {
+        room: match kind {
+            RoomKind::Direct => crate::model::direct_room_id(w.owner.id, w.guest.id),
+            _ => new_id(),
+        },
+        command: RoomCommand::Create {
+            kind,
+            name: "new".to_owned(),
+            members: members.to_vec(),
+        },
+        ..w.job(actor, RoomCommand::Join)
+    }
+}
+
+#[test]
+fn who_may_put_whom_into_a_room() {
+    use AddMembers::{Anyone, Invitation, SharedRooms};
+    let rules = [
+        (Anyone, false, true),
+        (Anyone, true, true),
+        (SharedRooms, false, false),
+        (SharedRooms, true, true),
+        (Invitation, false, false),
+        (Invitation, true, false),
+    ];
+    for (rule, acquainted, allowed) in rules {
+        let mut w = world();
+        let (owner, guest) = (w.owner.clone(), w.guest.clone());
+        w.facts.add_members = rule;
+        if acquainted {
+            w.facts.acquaintances.insert((owner.id, guest.id));
+        }
+        let add = RoomCommand::SetMember {
+            user: guest.id,
+            role: Role::Member,
+        };
+        let jobs = [
+            create(&w, &owner, RoomKind::Private, &[guest.id]),
+            create(&w, &owner, RoomKind::Public, &[guest.id]),
+            create(&w, &owner, RoomKind::Direct, &[guest.id]),
+            w.job(&owner, add),
+        ];
+        for job in &jobs {
+            let applied = apply(w.facts.clone(), [job]);
+            let what = format!("{rule:?} {acquainted} {:?}", job.command);
+            assert_eq!(is_done(&applied.outcomes[0]), allowed, "{what}");
+            if !allowed {
+                assert_eq!(refusal(&applied.outcomes[0]), Code::Forbidden, "{what}");
+                assert!(applied.changes.is_empty(), "{what}");
+            }
+        }
+        // Alone, or on one's own account, everything is as ever; and so is the role of someone who is there.
+        let alone = [
+            create(&w, &owner, RoomKind::Private, &[]),
+            create(&w, &owner, RoomKind::Private, &[owner.id]),
+            w.job(&guest, RoomCommand::Join),
+            w.job(
+                &owner,
+                RoomCommand::SetMember {
+                    user: guest.id,
+                    role: Role::Admin,
+                },
+            ),
+        ];
+        assert!(run(&mut w, &alone).iter().all(is_done), "{rule:?}");
+    }
+}
+
+#[test]
+fn a_direct_room_can_be_left_and_found_again() {
+    use AddMembers::{Anyone, Invitation, SharedRooms};
+    for (rule, comes_back) in [(Anyone, true), (SharedRooms, false), (Invitation, false)] {
+        let mut w = world();
+        let (owner, guest) = (w.owner.clone(), w.guest.clone());
+        let hers = create(&w, &owner, RoomKind::Direct, &[guest.id]);
+        let his = create(&w, &guest, RoomKind::Direct, &[owner.id]);
+        let room = hers.room;
+        let leave = RoomJob {
+            command: RoomCommand::Leave,
+            ..his.clone()
+        };
+        let outcomes = run(&mut w, &[hers.clone(), leave.clone()]);
+        assert!(outcomes.iter().all(is_done));
+        assert!(!w.facts.members.contains_key(&(room, guest.id)));
+        assert!(w.facts.members.contains_key(&(room, owner.id)));
+        // Again it is a room that they do not see.
+        let outcomes = run(&mut w, &[leave]);
+        assert_eq!(refusal(&outcomes[0]), Code::NotFound);
+        // The one who stayed asks for it.
+        w.facts.add_members = rule;
+        let outcomes = run(&mut w, &[hers]);
+        assert!(is_done(&outcomes[0]), "she sees it all the same");
+        let is_back = w.facts.members.contains_key(&(room, guest.id));
+        assert_eq!(is_back, comes_back, "{rule:?}");
+        // The one who left may come back whatever the rule.
+        let outcomes = run(&mut w, &[his]);
+        assert!(is_done(&outcomes[0]));
+        assert!(w.facts.members.contains_key(&(room, guest.id)));
+        assert_eq!(w.facts.members[&(room, guest.id)].role, Role::Member);
+    }
+}
+
+#[test]
+fn a_repeated_create_shows_the_room_to_those_who_may_see_it() {
+    let (public, private) = (RoomKind::Public, RoomKind::Private);
+    // Kind, whether the creator is still there, whether they see it.
+    let cases = [
+        (private, true, true),
+        (private, false, false),
+        (public, true, true),
+        (public, false, true),
+    ];
+    for (kind, stays, sees) in cases {
+        let mut w = world();
+        let (owner, guest) = (w.owner.clone(), w.guest.clone());
+        let new = create(&w, &guest, kind, &[owner.id]);
+        run(&mut w, &[new.clone()]);
+        if !stays {
+            w.facts.members.remove(&(new.room, guest.id));
+        }
+        let again = run(&mut w, &[new.clone()]);
+        assert_eq!(is_done(&again[0]), sees, "{kind} {stays}");
+        if !sees {
+            assert_eq!(refusal(&again[0]), Code::Conflict);
+        }
+        // Someone else, a member at that, is told nothing.
+        let other = RoomJob {
+            actor: owner.id,
+            ..new
+        };
+        let other = run(&mut w, &[other]);
+        assert_eq!(refusal(&other[0]), Code::Conflict);
+    }
+}
