@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     edge::{Edge, client_address, submit::Answer},
-    error::{Error, Result},
+    error::{Code, Error, Result},
     job::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
