@@ -237,8 +237,11 @@ fn last_of_each_name(json: &str, out: &mut String) -> serde_json::Result<()> {
                     None => members.push((name, value)),
                 }
             }
+            out.push('{');
             for (number, (name, value)) in members.iter().enumerate() {
-                out.push(if number == 0 { '{' } else { ',' });
+                if number > 0 {
+                    out.push(',');
+                }
                 out.push_str(&serde_json::to_string(name)?);
                 out.push(':');
                 last_of_each_name(value.get(), out)?;
@@ -340,6 +343,7 @@ pub(crate) mod tests {
                 r#"{"a":{"a":1},"b":{"a":1}}"#,
             ),
             (r#"{"\"":1,"\"":2,"":3}"#, r#"{"\"":2,"":3}"#),
+            (r#"[{},[[]],{"":"","":{ }}]"#, r#"[{},[[]],{"":{}}]"#),
         ] {
             assert_eq!(check(json).as_deref(), Ok(once), "{json}");
         }

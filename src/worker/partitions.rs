@@ -122,6 +122,26 @@ mod tests {
         }
     }
 
+    /// Owners must not change with the program's version: two versions run side by side during an update.
+    #[test]
+    fn the_shares_are_the_same_in_every_version() {
+        let workers: Vec<_> = (0..3).map(WorkerId::from_u128).collect();
+        let mut all: Vec<Vec<Partition>> = Vec::new();
+        for worker in &workers {
+            let mut share: Vec<_> = share(*worker, &workers, 7).into_iter().collect();
+            share.sort_unstable();
+            all.push(share);
+        }
+        let mut sizes: Vec<usize> = all.iter().map(Vec::len).collect();
+        sizes.sort_unstable();
+        assert!(sizes[2] == 3 && sizes.iter().sum::<usize>() == 7, "{all:?}");
+        // Whoever asks is counted, known or not, and named twice is one.
+        let me = workers[0];
+        assert_eq!(share(me, &workers, 7), share(me, &workers[1..], 7));
+        let twice = [&workers[..], &workers[..]].concat();
+        assert_eq!(share(me, &workers, 7), share(me, &twice, 7));
+    }
+
     #[test]
     fn alone_it_has_them_all_and_of_too_many_some_have_none() {
         assert_eq!(share(WorkerId::from_u128(1), &[], 8).len(), 8);

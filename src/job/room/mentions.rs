@@ -75,6 +75,32 @@ mod tests {
     }
 
     #[test]
+    fn a_name_begins_with_a_letter_a_digit_or_an_underscore() {
+        assert_eq!(names("@_bob @7up"), ["_bob", "7up"]);
+        assert!(names("@-ab @.ab @ ab @").is_empty());
+        assert_eq!(names("é@ab"), [""; 0], "inside a word of any script");
+        assert_eq!(names("\u{301}@ab -@cd"), ["ab", "cd"]);
+        assert_eq!(names("@ab.- @cd-"), ["ab.-", "ab", "cd-", "cd"]);
+        assert_eq!(names("@a. @b-"), ["a.", "b-"], "a bare name is too short");
+        assert_eq!(names("@aé"), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_is_no_longer_than_names_are() {
+        let long = "x".repeat(MAX_NAME + 1);
+        assert_eq!(names(&format!("@{long}")), [&long[1..]]);
+        assert_eq!(names(&format!("@{}", &long[1..])), [&long[1..]]);
+    }
+
+    #[test]
+    fn only_so_many_names_are_looked_at() {
+        let text: Vec<String> = (0..60).map(|number| format!("@u{number}")).collect();
+        let found = names(&text.join(" "));
+        assert_eq!(found.len(), MAX_NAMES);
+        assert_eq!(found.last().map(String::as_str), Some("u49"));
+    }
+
+    #[test]
     fn the_longest_reading_that_is_known_counts() {
         let mut asked = Vec::new();
         resolve("@bob. @carol.", |name| {

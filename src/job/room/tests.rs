@@ -1,5 +1,6 @@
 //! What commands do to a room, without queue or store.
 
+mod bounds;
 mod lasting;
 
 use super::*;
