@@ -502,6 +502,19 @@ mod tests {
     use super::*;
     use crate::edge::ws::Plain;
 
+    /// The kind of fault, not an instance of it: where something is awaited, the rest of the socket waits.
+    #[test]
+    fn nothing_is_awaited_but_in_serve() {
+        let source = include_str!("mod.rs");
+        let product = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let asynchronous: Vec<&str> = product
+            .lines()
+            .filter(|line| line.contains("async fn"))
+            .collect();
+        assert_eq!(asynchronous.len(), 1, "{asynchronous:?}");
+        assert!(asynchronous[0].contains("pub async fn serve("));
+    }
+
     fn future_size<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
         size_of::<F>()
     }
