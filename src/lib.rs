@@ -23,6 +23,9 @@ pub mod config;
 pub mod data_dir;
 pub mod edge;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod job;
 pub mod model;
 pub mod notify;

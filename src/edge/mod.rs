@@ -5,6 +5,8 @@ pub mod api;
 pub mod auth;
 pub mod client_address;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gather;
 mod handshake;
 pub mod hub;

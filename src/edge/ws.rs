@@ -216,7 +216,7 @@ struct ClientFrame<'a> {
     data: Option<&'a RawValue>,
 }
 
-fn parse(text: &str) -> (RequestId, Result<Request>) {
+pub(super) fn parse(text: &str) -> (RequestId, Result<Request>) {
     match serde_json::from_str::<ClientFrame>(text) {
         Ok(frame) => (frame.id, Request::parse(&frame.event, frame.data)),
         Err(error) => {

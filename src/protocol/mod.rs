@@ -299,7 +299,11 @@ fn fields<T: DeserializeOwned>(data: &str) -> Result<T> {
                 })
                 .into_iter()
                 .collect(),
-            ..Error::new(Code::Invalid, format!("data: {message}"))
+            // It may repeat a value of the wrong type, which may be as long as the frame.
+            ..Error::new(
+                Code::Invalid,
+                format!("data: {}", message.chars().take(200).collect::<String>()),
+            )
         }
     })
 }

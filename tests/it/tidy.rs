@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["job"],
     &["autoscale", "bench", "edge", "worker"],
     &["app"],
-    &["admin"],
+    &["admin", "fuzz"],
 ];
 
 #[test]

@@ -196,7 +196,7 @@ fn refused() -> Problem {
 }
 
 /// `application/x-www-form-urlencoded`.
-fn form(body: &[u8]) -> BTreeMap<String, String> {
+pub(in crate::edge) fn form(body: &[u8]) -> BTreeMap<String, String> {
     let pairs = body
         .split(|byte| *byte == b'&')
         .filter(|pair| !pair.is_empty());

@@ -3,7 +3,7 @@
 
 mod access;
 mod auth;
-mod callbacks;
+pub(super) mod callbacks;
 mod changes;
 mod cors;
 mod fields;
@@ -13,7 +13,7 @@ mod me;
 mod members;
 mod messages;
 mod metered;
-mod notifications;
+pub(super) mod notifications;
 mod page;
 mod pages;
 mod payload;

@@ -4,7 +4,7 @@
 //! same: one request of each is answered, with 503 unless it asks for health.
 
 mod admission;
-mod host;
+pub(super) mod host;
 mod overflow;
 mod stream;
 

@@ -7,7 +7,7 @@
 
 mod codec;
 mod engine;
-mod packet;
+pub(super) mod packet;
 mod polling;
 mod upgrade;
 

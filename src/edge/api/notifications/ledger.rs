@@ -105,7 +105,7 @@ pub(super) fn cursor_of(entry: &Entry) -> String {
     format!("{}_{}_{channel}", entry.at.millis(), entry.message.simple())
 }
 
-pub(super) fn place(cursor: &str) -> Result<Place> {
+pub(in crate::edge) fn place(cursor: &str) -> Result<Place> {
     let mut parts = cursor.splitn(3, '_');
     let mut read = || {
         Some(Place {

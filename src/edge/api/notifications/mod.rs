@@ -1,7 +1,7 @@
 //! Notifications of one's own: wishes, proving an address, and who was told of what, and why not.
 
 mod codes;
-mod ledger;
+pub(in crate::edge) mod ledger;
 mod wishes;
 
 use poem::Request;
