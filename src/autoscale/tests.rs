@@ -1,5 +1,7 @@
 //! The decision against a simulated queue: properties under many random loads, and a day's shape.
 
+mod bounds;
+
 use std::time::Duration;
 
 use super::decide::{Decision, Sample, Settings, decide};

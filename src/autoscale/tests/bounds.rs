@@ -1,0 +1,233 @@
+//! The decision at its boundaries: what is just enough for another worker, for one fewer, and for none of both.
+
+use super::*;
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// At rest: nothing waits and nothing comes.
+fn rest(at: Duration, workers: u32) -> Sample {
+    Sample {
+        at,
+        workers,
+        waiting: Some(0),
+        oldest: None,
+        arrival: Some(0.0),
+        jobs: Some(0),
+        due_soon: Some(0),
+    }
+}
+
+/// So many workers for the last 100 s, with a sample a second; `change` is made to each of them.
+fn steady(workers: u32, change: impl Fn(&mut Sample)) -> Vec<Sample> {
+    let samples = (0..=100).map(|second| {
+        let mut sample = rest(secs(second), workers);
+        change(&mut sample);
+        sample
+    });
+    samples.collect()
+}
+
+fn now(samples: &[Sample], settings: &Settings) -> Decision {
+    decide(samples.last().map_or(secs(0), |s| s.at), samples, settings)
+}
+
+/// As [`steady`], decided with [`SETTINGS`].
+fn target(workers: u32, change: impl Fn(&mut Sample)) -> u32 {
+    now(&steady(workers, change), &SETTINGS).target
+}
+
+#[test]
+fn one_more_than_a_worker_is_trusted_with_asks_for_another() {
+    for (waiting, arrival, jobs, expected) in [
+        (1000, 0.0, 0, 1),
+        (1001, 0.0, 0, 2),
+        (0, 2000.0, 0, 1),
+        (0, 2001.0, 0, 2),
+        (0, 0.0, 100, 1),
+        (0, 0.0, 101, 2),
+        (1000, 2000.0, 100, 1),
+    ] {
+        let change = |sample: &mut Sample| {
+            (sample.waiting, sample.arrival, sample.jobs) =
+                (Some(waiting), Some(arrival), Some(jobs));
+        };
+        let decision = now(&steady(1, change), &SETTINGS);
+        assert_eq!(decision.target, expected, "{waiting} {arrival} {jobs}");
+        let reason = match (expected, jobs) {
+            (1, _) => "as many as it takes",
+            (_, 101) => "jobs wait",
+            _ => "messages wait or arrive",
+        };
+        assert_eq!(decision.reason, reason);
+    }
+}
+
+#[test]
+fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
+    for (workers, expected) in [(0, 2), (1, 3), (2, 4), (3, 6), (5, 8), (7, 8), (8, 8)] {
+        let busy = |sample: &mut Sample| sample.waiting = Some(1_000_000);
+        assert_eq!(target(workers, busy), expected, "from {workers}");
+        let busy = |sample: &mut Sample| sample.jobs = Some(1_000_000);
+        assert_eq!(target(workers, busy), expected, "from {workers}");
+    }
+    let busy = steady(8, |sample| sample.jobs = Some(1_000_000));
+    assert!(now(&busy, &SETTINGS).reason.contains("autoscale.max"));
+    // Messages alone fill no more workers than there are partitions.
+    let few = Settings {
+        partitions: 3,
+        ..SETTINGS
+    };
+    let busy = steady(3, |sample| sample.waiting = Some(1_000_000));
+    assert_eq!(now(&busy, &few).target, 3);
+}
+
+#[test]
+fn min_and_max_come_before_everything() {
+    let settings = Settings {
+        min: 2,
+        max: 4,
+        ..SETTINGS
+    };
+    for (workers, expected) in [(1, 2), (2, 2), (4, 2), (5, 4), (6, 4)] {
+        let samples = steady(workers, |_| {});
+        assert_eq!(now(&samples, &settings).target, expected, "{workers}");
+    }
+    assert_eq!(decide(secs(1), &[], &settings).target, 2);
+}
+
+#[test]
+fn a_message_is_old_beyond_the_target_and_once_the_number_had_time_to_show() {
+    let millis = Duration::from_millis;
+    for (age, waiting, expected) in [
+        (millis(2000), 1, 1),
+        (millis(2001), 1, 2),
+        (millis(2001), 0, 0),
+    ] {
+        let samples = steady(1, |sample| {
+            (sample.oldest, sample.waiting) = (Some(age), Some(waiting));
+        });
+        assert_eq!(
+            now(&samples, &SETTINGS).target,
+            expected,
+            "{age:?} {waiting}"
+        );
+    }
+    for (ago, expected) in [(millis(2999), 1), (millis(3000), 2)] {
+        let old = |mut sample: Sample| {
+            (sample.oldest, sample.waiting) = (Some(secs(9)), Some(1));
+            sample
+        };
+        let samples = [
+            old(rest(secs(50), 0)),
+            old(rest(secs(100) - ago, 1)),
+            old(rest(secs(100), 1)),
+        ];
+        assert_eq!(now(&samples, &SETTINGS).target, expected, "{ago:?}");
+    }
+    let old = |sample: &mut Sample| {
+        (sample.oldest, sample.waiting) = (Some(secs(9)), Some(1));
+    };
+    let few = Settings {
+        partitions: 2,
+        ..SETTINGS
+    };
+    let decision = now(&steady(2, old), &few);
+    assert_eq!(decision.target, 2);
+    assert!(decision.reason.contains("every partition"));
+    assert_eq!(now(&steady(1, old), &few).target, 2);
+}
+
+#[test]
+fn down_by_half_after_a_whole_cooldown() {
+    for (workers, expected) in [(8, 4), (5, 2), (4, 2), (3, 1), (2, 1), (1, 0), (0, 0)] {
+        assert_eq!(target(workers, |_| {}), expected, "from {workers}");
+    }
+    for (ago, expected) in [(29_999, 2), (30_000, 1)] {
+        let since = secs(100) - Duration::from_millis(ago);
+        let mut samples = vec![rest(secs(60), 1), rest(since, 2)];
+        samples.extend((80..=100).map(|second| rest(secs(second), 2)));
+        assert_eq!(now(&samples, &SETTINGS).target, expected, "{ago} ms");
+    }
+    // 70 % of each threshold must suffice for those that are left.
+    for (waiting, expected) in [(700, 1), (701, 2)] {
+        let change = |sample: &mut Sample| sample.waiting = Some(waiting);
+        assert_eq!(target(2, change), expected, "{waiting} wait");
+    }
+    for (jobs, expected) in [(70, 1), (71, 2)] {
+        let change = |sample: &mut Sample| sample.jobs = Some(jobs);
+        assert_eq!(target(2, change), expected, "{jobs} jobs");
+    }
+    for (arrival, expected) in [(1400.0, 1), (1401.0, 2)] {
+        let change = |sample: &mut Sample| sample.arrival = Some(arrival);
+        assert_eq!(target(2, change), expected, "{arrival} arrive");
+    }
+    // One busy second within the cool-down counts, one before it does not.
+    for (second, expected) in [(69, 1), (70, 2), (99, 2)] {
+        let change = |sample: &mut Sample| {
+            if sample.at == secs(second) {
+                sample.waiting = Some(1500);
+            }
+        };
+        assert_eq!(target(2, change), expected, "at {second} s");
+    }
+}
+
+#[test]
+fn the_last_one_stays_while_jobs_fall_due_soon() {
+    for (due_soon, expected) in [(Some(0), 0), (Some(1), 1), (None, 1)] {
+        let change = |sample: &mut Sample| sample.due_soon = due_soon;
+        assert_eq!(target(1, change), expected, "{due_soon:?}");
+        assert_eq!(target(2, change), 1, "{due_soon:?}");
+    }
+}
+
+#[test]
+fn what_is_unknown_keeps_what_is_there() {
+    for unknown in [
+        (|sample: &mut Sample| sample.waiting = None) as fn(&mut Sample),
+        |sample| sample.arrival = None,
+        |sample| sample.jobs = None,
+    ] {
+        assert_eq!(target(3, unknown), 3);
+        // At a single moment of the cool-down, too.
+        let once = |sample: &mut Sample| {
+            if sample.at == secs(80) {
+                unknown(sample);
+            }
+        };
+        assert_eq!(target(3, once), 3);
+    }
+}
+
+/// One worker did not keep up; a second one does. The first number is not tried again while as much arrives.
+#[test]
+fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
+    let history = |arrival_now: f64, until: u64| {
+        let mut samples = Vec::new();
+        for second in 0..10 {
+            let mut sample = rest(secs(second), 1);
+            sample.arrival = Some(1000.0);
+            (sample.waiting, sample.oldest) = (Some(100 + second), Some(secs(5)));
+            samples.push(sample);
+        }
+        for second in 10..=until {
+            let mut sample = rest(secs(second), 2);
+            sample.arrival = Some(arrival_now);
+            samples.push(sample);
+        }
+        samples
+    };
+    assert_eq!(now(&history(1000.0, 60), &SETTINGS).target, 2);
+    // A load that is a tenth smaller is the same load; a smaller one is not.
+    assert_eq!(now(&history(910.0, 60), &SETTINGS).target, 2);
+    assert_eq!(now(&history(900.0, 60), &SETTINGS).target, 1);
+    // It is forgotten in the end.
+    let memory = Settings {
+        memory: secs(100),
+        ..SETTINGS
+    };
+    assert_eq!(now(&history(1000.0, 100), &memory).target, 2);
+    assert_eq!(now(&history(1000.0, 120), &memory).target, 1);
+}
