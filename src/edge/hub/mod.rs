@@ -207,7 +207,9 @@ impl Hub {
 
     /// The events of a room between two numbers, `after` excluded, from the cache where it has all of them.
     pub async fn fetch(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
-        if let Ok(recent) = self.bus.recent(room).await
+        // While the bus is away its cache is not waited for: what is to be fetched may be the end of a right.
+        if !self.is_bus_lost()
+            && let Ok(recent) = self.bus.recent(room).await
             && recent.first().is_some_and(|first| first.seq <= after + 1)
             && recent.last().is_some_and(|last| last.seq >= upto)
         {

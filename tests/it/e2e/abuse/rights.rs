@@ -7,7 +7,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Chat, Kind, Rest, Socket, User, both_ways, eventually};
+use crate::{
+    harness::{
+        Chat, Kind, Rest, Socket, User, both_ways, deployment::authority, eventually, server,
+        socket::Event,
+    },
+    support::Line,
+};
 
 both_ways!(
     removed_while_they_join,
@@ -50,10 +56,16 @@ async fn removed_while_they_join(kind: Kind) {
         .set("limits.burst", 10_000);
     let chat = plan.start().await;
     let ada = chat.register("ada").await;
-    let (users, mut sockets) = crowd(&chat).await;
+    let (users, sockets) = crowd(&chat).await;
     let room = chat.room(&ada, "private", &[]).await;
-    let adas = chat.connect(0, &ada).await;
-    adas.join(room, None).await.expect("the owner joins");
+    // On each edge, to know when it has delivered something.
+    let mut hers = Vec::new();
+    for edge in 0..chat.edges.len() {
+        let socket = chat.connect(edge, &ada).await;
+        socket.join(room, None).await.expect("the owner joins");
+        hers.push(socket);
+    }
+    let adas = &hers[0];
     let owner = |i: usize| chat.rest_as(i % chat.edges.len(), &ada);
 
     let mut slowest = Duration::ZERO;
@@ -86,17 +98,15 @@ async fn removed_while_they_join(kind: Kind) {
 
         let body = format!("for nobody else {round}");
         adas.say(room, &format!("after {round}"), &body).await;
-        adas.until("her own word", |heard| {
-            heard
-                .events
-                .iter()
-                .any(|event| event.data()["body"] == json!(body))
-                .then_some(())
-        })
-        .await;
-        // Time for what should not come. There is nothing to wait for.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        for (socket, user) in sockets.iter_mut().zip(&users) {
+        let said = |event: &Event| event.data()["body"] == json!(body);
+        for socket in &hers {
+            socket
+                .until("her own word", |heard| {
+                    heard.events.iter().any(said).then_some(())
+                })
+                .await;
+        }
+        for (socket, user) in sockets.iter().zip(&users) {
             socket.settle().await;
             let leaked = socket.events("newMessage").iter().any(|message| {
                 let body = message["body"].as_str().unwrap_or_default();
@@ -513,4 +523,76 @@ async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
         before["items"].as_array().map(Vec::len),
         after["items"].as_array().map(Vec::len)
     );
+}
+
+/// Nothing comes over the bus: what ended is found in the store.
+#[tokio::test]
+async fn rights_end_without_redis() {
+    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let plan = Chat::plan(Kind::Cluster)
+        .via("REDIS_URL", line.address)
+        .set("edge.wait", "200ms")
+        .set("edge.rights_interval", "1h");
+    let chat = plan.start().await;
+    let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
+    let eve = chat.register("eve").await;
+    let room = chat.room(&ada, "private", &[&bob]).await;
+    let (bobs, eves) = (chat.connect(1, &bob).await, chat.connect(1, &eve).await);
+    bobs.join(room, None).await.expect("he was made a member");
+    let adas = chat.connect(1, &ada).await;
+    adas.join(room, None).await.expect("hers");
+    line.freeze();
+    line.cut();
+    let edge = chat.rest(1);
+    eventually("the edge misses its bus", || async {
+        let metrics = edge.get("/metrics").await.text;
+        metrics
+            .lines()
+            .any(|line| line == "chat_bus_state 0")
+            .then_some(())
+    })
+    .await;
+
+    let hers = chat.rest_as(0, &ada);
+    let removed = hers.delete(&member(room, &bob)).await;
+    assert!([202, 204].contains(&removed.status), "{removed:?}");
+    let logout = json!({"refreshToken": eve.refresh});
+    let ended = chat.rest(0).post("/v1/auth/logout", logout).await;
+    assert!([202, 204].contains(&ended.status), "{ended:?}");
+    let path = format!("/v1/rooms/{room}/members");
+    eventually("the removal is stored", || async {
+        let members = hers.get(&path).await.ok(200);
+        (members["items"].as_array().map(Vec::len) == Some(1)).then_some(())
+    })
+    .await;
+    let since = Instant::now();
+    let path = format!("/v1/rooms/{room}/messages");
+    let secret = json!({"body": "for nobody else"});
+    hers.post(&path, secret).await.ok(202);
+    bobs.until("memberLeft", |heard| {
+        heard
+            .events
+            .iter()
+            .any(|event| event.name == "memberLeft")
+            .then_some(())
+    })
+    .await;
+    let left = since.elapsed();
+    assert_eq!(eves.closed().await.code, 4001);
+    let closed = since.elapsed();
+    println!(
+        "without Redis: unsubscribed after {left:?}, the login's socket closed after {closed:?}"
+    );
+    assert!(left < PATIENCE && closed < PATIENCE);
+    // On the same edge, which delivers to all of the room's sockets at once.
+    adas.until("her own word", |heard| {
+        heard
+            .events
+            .iter()
+            .any(|event| event.name == "newMessage")
+            .then_some(())
+    })
+    .await;
+    bobs.settle().await;
+    assert!(bobs.events("newMessage").is_empty());
 }
