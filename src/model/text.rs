@@ -27,7 +27,7 @@ impl fmt::Display for Unfit {
 /// # Errors
 /// Where it has nothing to see, or holds a control character, a line or paragraph separator, a bidirectional override
 /// or isolate (UAX #9), another invisible character (UTS #39 section 5.5 and Unicode's `Default_Ignorable_Code_Point`),
-/// a character that is private or not assigned, or more than [`MAX_MARKS`] combining marks in a row. Emoji sequences
+/// a character that is private or not assigned, or more than 8 combining marks in a row. Emoji sequences
 /// (UTS #51) are taken whole, with the joiners and tags they need; ZWJ and ZWNJ also stand between letters of the
 /// scripts that spell with them.
 pub fn label(text: &str) -> Result<String, Unfit> {

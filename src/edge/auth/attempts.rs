@@ -7,7 +7,7 @@
 //!
 //! Pairs that logged in before are remembered for [`KNOWN_FOR`], and neither the address' limit nor the name's delay
 //! applies to them. Beyond the pair's own limit a known pair is slowed down instead of refused: its owner gets in, and an
-//! attacker beside them behind the same address makes a guess in [`SLOWED`] at most [`SLOWED_AT_ONCE`] times over.
+//! attacker beside them behind the same address makes a guess in `SLOWED` at most `SLOWED_AT_ONCE` times over.
 //!
 //! Delays hold neither a slot for hashing nor anything else that is scarce. What is kept is named by keyed hashes.
 

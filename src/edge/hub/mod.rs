@@ -8,7 +8,7 @@
 //!
 //! A membership ends with a numbered event of the room, and the hub unsubscribes the user's sockets when it delivers
 //! it. A socket that joins has read its membership together with the room's head: every event above that head must
-//! pass its subscription, or the membership is read again (`Joining::finish`). [`rights`] is the safety net for both.
+//! pass its subscription, or the membership is read again (`Joining::finish`). `rights` is the safety net for both.
 
 mod pages;
 mod rights;
