@@ -15,6 +15,7 @@ mod people;
 mod pools;
 mod prometheus;
 mod replay;
+mod rights;
 mod rooms;
 mod scaling;
 mod settings;
