@@ -1,6 +1,8 @@
 //! What the process tells about itself: the log on standard error, and every Prometheus metric, declared here once.
 //! Must never hold personal data: no user names, message bodies or addresses in labels.
 
+mod one_line;
+
 use std::io::IsTerminal;
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +27,7 @@ pub fn init(log: &Log) -> Result<(), TryInitError> {
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let layer = fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(one_line::OneLine { colour })
         .with_ansi(colour)
         // It would be told by `eprintln!`, which panics when standard error is gone.
         .log_internal_errors(false);
