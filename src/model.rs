@@ -66,13 +66,16 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let time = DateTime::<Utc>::deserialize(deserializer)?.timestamp_millis();
-        if TIMES.contains(&time) {
-            return Ok(Timestamp(time));
-        }
-        Err(serde::de::Error::custom(
-            "must be a time of a year from 0000 to 9999",
-        ))
+        DateTime::<Utc>::deserialize(deserializer)
+            .ok()
+            .map(|time| time.timestamp_millis())
+            .filter(|time| TIMES.contains(time))
+            .map(Timestamp)
+            .ok_or_else(|| {
+                serde::de::Error::custom(
+                    "must be a time such as 2026-12-01T08:00:00Z, not after the year 9999",
+                )
+            })
     }
 }
 

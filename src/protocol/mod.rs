@@ -3,6 +3,7 @@
 
 pub mod asyncapi;
 mod openapi;
+pub mod wrong_field;
 
 use std::sync::Arc;
 
@@ -283,28 +284,9 @@ impl Request {
 }
 
 fn fields<T: DeserializeOwned>(data: &str) -> Result<T> {
-    serde_json::from_str(data).map_err(|e| {
-        // "missing field `room` at line 1 column 2": the place helps nobody in a one-line frame.
-        let message = e.to_string();
-        let message = message.split(" at line ").next().unwrap_or(&message);
-        let field = message
-            .split('`')
-            .nth(1)
-            .filter(|_| message.starts_with("missing field"));
-        Error {
-            fields: field
-                .map(|field| FieldError {
-                    field: field.to_owned(),
-                    message: "is required".to_owned(),
-                })
-                .into_iter()
-                .collect(),
-            // It may repeat a value of the wrong type, which may be as long as the frame.
-            ..Error::new(
-                Code::Invalid,
-                format!("data: {}", message.chars().take(200).collect::<String>()),
-            )
-        }
+    serde_json::from_str(data).map_err(|error| match wrong_field::find::<T>(data) {
+        Some(wrong) => wrong.error(Code::Invalid, "data"),
+        None => Error::new(Code::Invalid, format!("data: {error}")),
     })
 }
 

@@ -43,7 +43,7 @@ pub fn username(name: &str) -> Result<()> {
     }
     Err(Error::field(
         "username",
-        "must be 2 to 32 of the characters A-Z a-z 0-9 _ . - and begin with none of . and -",
+        "must be 2 to 32 of the characters A-Z a-z 0-9 _ . - and must not begin with . or -",
     ))
 }
 
@@ -62,7 +62,7 @@ pub fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
     if common::is_common(password) {
         return Err(Error::field(
             "password",
-            "is one of the commonest, which are guessed first; choose another, such as a few words that belong to no sentence",
+            "is too common and easily guessed; choose another, such as three or four unrelated words",
         ));
     }
     if common::is_own(password, own.iter().copied().flatten()) {

@@ -12,11 +12,14 @@ use poem_openapi::{
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, error::Category, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::error::{Code, Error, FieldError, Result};
+use crate::{
+    error::{Code, Error, Result},
+    protocol::wrong_field::WrongField,
+};
 
 const JSON: &str = "application/json";
 
@@ -85,36 +88,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let mut path = error.path().to_string();
-        let error = error.into_inner();
-        let text = error.to_string();
-        if error.classify() != Category::Data {
-            return Error::malformed(format!("the body is not JSON: {text}"));
-        }
-        let text = text.split(" at line ").next().unwrap_or(&text);
-        // "missing field `room`": the path is that of the object around it.
-        let missing = text
-            .strip_prefix("missing field `")
-            .and_then(|rest| rest.split('`').next());
-        let (code, message) = match missing {
-            Some(field) => {
-                path = match path.as_str() {
-                    "." => field.to_owned(),
-                    around => format!("{around}.{field}"),
+        let text = error.inner().to_string();
+        match WrongField::of(error) {
+            None => Error::malformed(format!("the body is not JSON: {text}")),
+            Some(wrong) => {
+                let code = match wrong.missing {
+                    true => Code::Invalid,
+                    false => Code::Malformed,
                 };
-                (Code::Invalid, "is required".to_owned())
+                wrong.error(code, "the body")
             }
-            None => (Code::Malformed, text.to_owned()),
-        };
-        if path == "." {
-            return Error::new(code, format!("the body: {message}"));
-        }
-        Error {
-            fields: vec![FieldError {
-                field: path.clone(),
-                message: message.clone(),
-            }],
-            ..Error::new(code, format!("{path}: {message}"))
         }
     })?;
     reader

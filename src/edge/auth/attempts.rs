@@ -6,8 +6,9 @@
 //!   delayed by half a second, then one, two, four, eight. None is refused for it, so no attacker locks a name out.
 //!
 //! Pairs that logged in before are remembered for [`KNOWN_FOR`], and neither the address' limit nor the name's delay
-//! applies to them. Beyond the pair's own limit a known pair is slowed down instead of refused: its owner gets in, and an
-//! attacker beside them behind the same address makes a guess in `SLOWED` at most `SLOWED_AT_ONCE` times over.
+//! applies to them. Beyond the pair's own limit a known pair is slowed down instead of refused: its owner gets in after 2 to 9 s, and
+//! an attacker beside them behind the same address makes at most a guess each `SLOWED_EACH`. One with `SLOWED_AT_ONCE`
+//! attempts under way at all times does keep the owner out at that address.
 //!
 //! Delays hold neither a slot for hashing nor anything else that is scarce. What is kept is named by keyed hashes.
 
@@ -37,10 +38,12 @@ pub const KNOWN_FOR: Duration = Duration::from_secs(30 * 86_400);
 /// The first delay of a name, and how often it doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const DOUBLINGS: u32 = 4;
-/// The delay of a known pair beyond its limit.
+/// The delay of a known pair beyond its limit: at least, and for each of its attempts that are under way, so that more at
+/// once are no more guesses a minute.
 const SLOWED: Duration = Duration::from_secs(2);
-/// Attempts of a known pair that may be slowed down at once.
-const SLOWED_AT_ONCE: usize = 3;
+const SLOWED_EACH: Duration = Duration::from_millis(700);
+/// Attempts of a known pair that may be slowed down at once; further ones are refused.
+const SLOWED_AT_ONCE: usize = 12;
 /// Delayed attempts that may wait at once, of one address and in all.
 const DELAYED_PER_ADDRESS: usize = 32;
 const DELAYED: usize = 4096;
@@ -152,7 +155,7 @@ impl Attempts {
             }
         };
         let delay = match (overdrawn, known) {
-            (true, _) => SLOWED,
+            (true, _) => SLOWED.max(SLOWED_EACH * (others as u32 + 1)),
             (false, true) => Duration::ZERO,
             (false, false) => delay(name, self.per_pair),
         };
@@ -456,6 +459,13 @@ mod tests {
         );
         let (owner, delay) = attempts.check(&bus, "ada", at(1)).await.unwrap();
         assert_eq!(delay, SLOWED);
+        let mut attackers = Vec::new();
+        for attacker in 1..SLOWED_AT_ONCE {
+            let (attempt, delay) = attempts.check(&bus, "ada", at(1)).await.unwrap();
+            assert_eq!(delay, SLOWED.max(SLOWED_EACH * (attacker as u32 + 1)));
+            attackers.push(attempt);
+        }
+        assert!(attempts.check(&bus, "ada", at(1)).await.is_err());
         owner.succeeded(&bus).await;
     }
 
