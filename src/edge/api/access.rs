@@ -10,7 +10,7 @@ use poem::{Request, web::Data};
 use poem_openapi::{SecurityScheme, auth::Bearer};
 
 use super::{
-    metered::Price,
+    metered::{Asker, Price},
     payload::{Changed, Created, Gone, Pending, RawJson},
     problem::Problem,
 };
@@ -50,6 +50,9 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
     };
     no_token_in(request.uri().query()).map_err(Problem)?;
     let identity = edge.auth.recognise(&bearer.token).map_err(Problem::from)?;
+    if let Some(Asker(asker)) = request.data::<Asker>() {
+        let _ = asker.set(identity.user);
+    }
     let admitted = edge.limits.admit(identity, *cost);
     Ok(admitted.map_err(Problem::from)?)
 }

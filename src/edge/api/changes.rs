@@ -121,8 +121,20 @@ impl ChangesApi {
             true => edge.reads.events(room.id, after, upto).await?,
             false => Vec::new(),
         };
+        // A page has a bound in bytes as well; one larger event makes a page.
+        let (mut bytes, mut reached) = (0, upto);
+        let mut fits = 0;
+        for event in &events {
+            bytes += event.data.len();
+            if fits > 0 && bytes > page::MAX_BYTES {
+                reached = event.seq - 1;
+                break;
+            }
+            fits += 1;
+        }
         let items = events
             .into_iter()
+            .take(fits)
             .map(|event| {
                 Ok(ChangeView {
                     event: event.kind,
@@ -132,8 +144,8 @@ impl ChangesApi {
             .collect::<Result<_>>()?;
         Ok(Found::of(&ChangePage {
             items,
-            next_cursor: upto,
-            has_more: upto < room.head,
+            next_cursor: reached,
+            has_more: reached < room.head,
         }))
     }
 }

@@ -1,8 +1,13 @@
 //! Finds out which operation a request asks for, and lets the address pay for those that need no login, before anything
 //! else looks at it. Operations that need one are paid by the user, where the token is read (`access::authenticate`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use poem::{
     Endpoint, Request, Response,
     http::{Method, StatusCode},
@@ -10,14 +15,28 @@ use poem::{
 use poem_openapi::registry::MetaApi;
 
 use super::problem::Problem;
-use crate::edge::{
-    Edge, client_address,
-    limits::cost::{self, Cost},
+use crate::{
+    edge::{
+        Edge, client_address,
+        limits::{
+            cost::{self, Cost},
+            unread,
+        },
+    },
+    error::{Code, Error},
+    model::UserId,
 };
+
+/// When a user with too many unread answers should ask again.
+const READ_FIRST: Duration = Duration::from_secs(1);
 
 /// What a request costs, in its extensions.
 #[derive(Clone, Copy)]
 pub struct Price(pub Cost);
+
+/// The user that a request turned out to come from, in its extensions: `access::authenticate` fills it.
+#[derive(Clone, Default)]
+pub struct Asker(pub Arc<OnceLock<UserId>>);
 
 /// The costs of all operations, by method and path.
 pub struct Prices {
@@ -103,7 +122,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
         let (cost, from) = (self.prices.find(&request), client_address::of(&request));
         let limits = &self.edge.limits;
         limits.admit_address(from, cost).map_err(Problem::from)?;
+        let asker = Asker::default();
         request.extensions_mut().insert(Price(cost));
+        request.extensions_mut().insert(asker.clone());
         let answer = self.inner.call(request).await;
         let refused = |status: StatusCode| status.is_client_error();
         let refused = match &answer {
@@ -113,7 +134,35 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
         if refused {
             limits.charge_refused(from, cost);
         }
-        answer
+        match asker.0.get() {
+            Some(user) => self.bounded(*user, answer?).await,
+            None => answer,
+        }
+    }
+}
+
+impl<E> Metered<E> {
+    /// Counts a large answer for as long as the user has not read it.
+    async fn bounded(&self, user: UserId, mut response: Response) -> poem::Result<Response> {
+        let body: Bytes = response.take_body().into_bytes().await?;
+        if body.len() <= unread::SMALL {
+            response.set_body(body);
+            return Ok(response);
+        }
+        match self.edge.limits.of(user).unread.hold(body) {
+            Some(held) => {
+                response.set_body(held);
+                Ok(response)
+            }
+            None => Err(Problem(Error {
+                retry_after: Some(READ_FIRST),
+                ..Error::new(
+                    Code::RateLimited,
+                    "too many large answers are on their way to you; read those first",
+                )
+            })
+            .into()),
+        }
     }
 }
 

@@ -11,6 +11,11 @@ use crate::{
     store::{Reads, Window},
 };
 
+/// About how many bytes of JSON a page has at most: 200 messages of 8,000 bytes fit. One larger message makes a page.
+pub const MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes of an id in a list.
+const ID: usize = 39;
+
 /// A page of messages, ascending by `seq`.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
@@ -107,7 +112,7 @@ pub async fn read(
             Some(last) => !messages(Window::After(last.seq), 1).await?.is_empty(),
             None => false,
         };
-        return Ok(finish(items, direction, newest));
+        return Ok(around(items, direction, newest));
     }
     // One more than asked for shows whether there is more.
     let items = messages(direction.window(head), limit + 1).await?;
@@ -115,6 +120,11 @@ pub async fn read(
 }
 
 fn cut(mut items: Vec<Message>, direction: Direction, limit: usize) -> MessagePage {
+    let fits = match direction {
+        Direction::Newest | Direction::Before(_) => fitting(items.iter().rev()),
+        Direction::After(_) | Direction::Around(_) => fitting(items.iter()),
+    };
+    let limit = limit.min(fits);
     let has_more = items.len() > limit;
     if has_more {
         match direction {
@@ -124,6 +134,54 @@ fn cut(mut items: Vec<Message>, direction: Direction, limit: usize) -> MessagePa
         }
     }
     finish(items, direction, has_more)
+}
+
+/// How many of the messages one page has room for; at least one.
+fn fitting<'a>(items: impl Iterator<Item = &'a Message>) -> usize {
+    let mut bytes = 0;
+    let fits = items.take_while(|message| {
+        let first = bytes == 0;
+        bytes += wire_size(message);
+        first || bytes <= MAX_BYTES
+    });
+    fits.count().max(1)
+}
+
+/// About the bytes of a message's JSON.
+fn wire_size(message: &Message) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    let body: usize = message.body.bytes().map(escaped).sum();
+    let metadata = message.metadata.as_ref().map_or(0, |m| m.as_json().len());
+    let reactions = message.reactions.iter().map(|r| 64 + r.users.len() * ID);
+    1024 + body + metadata + message.mentions.len() * ID + reactions.sum::<usize>()
+}
+
+/// The messages around a number, those farthest from it left out where they are too many bytes.
+fn around(mut items: Vec<Message>, direction: Direction, mut newer: bool) -> MessagePage {
+    let mut bytes: usize = items.iter().map(wire_size).sum();
+    let middle = items.len() / 2;
+    let mut kept = 0..items.len();
+    while bytes > MAX_BYTES && kept.len() > 1 {
+        let end = match kept.end - 1 - middle >= middle - kept.start {
+            true => {
+                kept.end -= 1;
+                newer = true;
+                kept.end
+            }
+            false => {
+                kept.start += 1;
+                kept.start - 1
+            }
+        };
+        bytes -= wire_size(&items[end]);
+    }
+    items.truncate(kept.end);
+    items.drain(..kept.start);
+    finish(items, direction, newer)
 }
 
 fn finish(items: Vec<Message>, direction: Direction, has_more: bool) -> MessagePage {
@@ -189,6 +247,30 @@ mod tests {
             shape(&cut(Vec::new(), Direction::Newest, 3)),
             (vec![], None, false)
         );
+    }
+
+    #[test]
+    fn a_page_is_bounded_in_bytes_and_has_one_message_at_least() {
+        // Each control character is six bytes of JSON.
+        let large = || {
+            let mut all = messages(1..=9);
+            for message in &mut all {
+                message.body = "\u{1}".repeat(MAX_BYTES / 6 / 3);
+            }
+            all
+        };
+        let back = cut(large(), Direction::Newest, 9);
+        assert_eq!(shape(&back), (vec![8, 9], Some(8), true));
+        let on = cut(large(), Direction::After(0), 9);
+        assert_eq!(shape(&on), (vec![1, 2], Some(2), true));
+        let middle = around(large(), Direction::Around(5), false);
+        assert_eq!(shape(&middle), (vec![4, 5], Some(5), true));
+        let mut one = messages(1..=1);
+        one[0].body = "x".repeat(2 * MAX_BYTES);
+        let one = cut(one, Direction::After(0), 9);
+        assert_eq!(shape(&one), (vec![1], None, false));
+        let small = around(messages(1..=9), Direction::Around(5), false);
+        assert_eq!(small.items.len(), 9);
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::cost::{Budget, Cost};
+use super::{
+    cost::{Budget, Cost},
+    unread::Unread,
+};
 use crate::model::UserId;
 
 /// Keys that one [`Keyed`] tells apart; those beyond it share one bucket.
@@ -134,6 +137,8 @@ pub struct Allowance {
     commands: Mutex<Bucket>,
     reads: Mutex<Bucket>,
     marks: Mutex<Bucket>,
+    /// Answers on the way.
+    pub unread: Unread,
 }
 
 impl Allowance {
@@ -144,6 +149,7 @@ impl Allowance {
             commands: Mutex::new(Bucket::full(commands, now)),
             reads: Mutex::new(Bucket::full(reads, now)),
             marks: Mutex::new(Bucket::full(commands, now)),
+            unread: Unread::default(),
         }
     }
 
@@ -194,7 +200,9 @@ impl Users {
         // Once in a while, so that users who left do not pile up.
         if known.len() == known.capacity() {
             known.retain(|_, allowance| {
-                Arc::strong_count(allowance) > 1 || !allowance.is_full_at(now)
+                Arc::strong_count(allowance) > 1
+                    || !allowance.unread.is_empty()
+                    || !allowance.is_full_at(now)
             });
         }
         let new = || Arc::new(Allowance::full(self.commands, self.reads, now));

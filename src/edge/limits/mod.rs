@@ -7,6 +7,7 @@
 pub mod bucket;
 pub mod cost;
 pub mod counters;
+pub mod unread;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
