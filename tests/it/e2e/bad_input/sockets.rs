@@ -92,8 +92,8 @@ async fn requests_with_wrong_fields(kind: Kind) {
     // What is sent, the code, and the field that is named.
     let cases = [
         (("joinRoom", json!({})), "invalid", "room"),
-        (("joinRoom", json!({"room": "lobby"})), "invalid", ""),
-        (("joinRoom", json!({"room": 5})), "invalid", ""),
+        (("joinRoom", json!({"room": "lobby"})), "invalid", "room"),
+        (("joinRoom", json!({"room": 5})), "invalid", "room"),
         (("joinRoom", json!([])), "invalid", ""),
         (
             ("joinRoom", json!({"room": room, "afterSeq": -1})),
@@ -108,12 +108,12 @@ async fn requests_with_wrong_fields(kind: Kind) {
         (
             ("joinRoom", json!({"room": room, "afterSeq": "1"})),
             "invalid",
-            "",
+            "afterSeq",
         ),
         (
             ("joinRoom", json!({"room": room, "afterSeq": 1e300})),
             "invalid",
-            "",
+            "afterSeq",
         ),
         (("joinRoom", json!({"room": nobody})), "not_found", ""),
         (("joinRoom", json!({"room": foreign})), "not_found", ""),
@@ -122,7 +122,7 @@ async fn requests_with_wrong_fields(kind: Kind) {
         (without("body"), "invalid", "body"),
         (without("clientMsgId"), "invalid", "clientMsgId"),
         (send(json!({"body": ""})), "invalid", "body"),
-        (send(json!({"body": null})), "invalid", ""),
+        (send(json!({"body": null})), "invalid", "body"),
         (send(json!({"body": "x".repeat(8001)})), "too_large", "body"),
         (send(json!({"body": "ä".repeat(4001)})), "too_large", "body"),
         (send(json!({"body": "nul \u{0}"})), "invalid", "body"),
@@ -137,7 +137,11 @@ async fn requests_with_wrong_fields(kind: Kind) {
             "too_large",
             "metadata",
         ),
-        (send(json!({"replyTo": "the last one"})), "invalid", ""),
+        (
+            send(json!({"replyTo": "the last one"})),
+            "invalid",
+            "replyTo",
+        ),
         (send(json!({"room": foreign})), "not_found", ""),
         (send(json!({"room": nobody})), "not_found", ""),
         (
@@ -195,7 +199,7 @@ async fn requests_with_wrong_fields(kind: Kind) {
                 json!({"room": room, "id": nobody, "emoji": "x", "on": "yes"}),
             ),
             "invalid",
-            "",
+            "on",
         ),
         (("markRead", json!({"room": room})), "invalid", "seq"),
         (
