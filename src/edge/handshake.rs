@@ -110,7 +110,8 @@ pub(super) fn bearer(credentials: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// Refuses an access token in the URL, where proxies and logs would keep it, whatever else the request brings.
+/// Refuses an access token in the URL, by one of its usual names (RFC 6750 section 2.3): proxies and logs would keep it,
+/// whatever else the request brings.
 ///
 /// # Errors
 /// `malformed`, with the ways that are allowed.

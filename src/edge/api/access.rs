@@ -15,7 +15,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, auth::Identity, handshake::no_token_in, limits::Admitted, submit::Answer},
+    edge::{Edge, auth::Identity, limits::Admitted, submit::Answer},
     error::{Error, Result},
     job::{Command, room::RoomCommand},
     model::{Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
@@ -48,7 +48,6 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
     else {
         return Err(Problem(Error::internal("the API was built without its edge")).into());
     };
-    no_token_in(request.uri().query()).map_err(Problem)?;
     let identity = edge.auth.recognise(&bearer.token).map_err(Problem::from)?;
     if let Some(Asker(asker)) = request.data::<Asker>() {
         let _ = asker.set(identity.user);

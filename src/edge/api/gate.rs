@@ -21,7 +21,7 @@ use super::{
     problem::{Problem, render},
 };
 use crate::{
-    edge::client_address,
+    edge::{client_address, handshake::no_token_in},
     error::{Code, Error, Result},
     model::Timestamp,
     telemetry::metrics,
@@ -110,9 +110,8 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
         id: &str,
     ) -> Response {
         let result = async {
-            if path.starts_with("/v1/") && has_token(request.uri().query().unwrap_or("")) {
-                let advice = "never put an access token in a URL, where logs keep it: send the header `Authorization: Bearer <access token>`";
-                return Err(Problem::from(Error::malformed(advice)).into());
+            if path.starts_with("/v1/") {
+                no_token_in(request.uri().query()).map_err(Problem::from)?;
             }
             let max_bytes = match path.starts_with("/v1/webhooks/") {
                 // A provider's, which knows nothing of our limits.
@@ -186,14 +185,6 @@ pub fn path(path: &str, methods: &[&str]) -> (Vec<Option<String>>, Vec<String>) 
     let segments = path.split('/').map(|segment| Some(segment.to_owned()));
     let methods = methods.iter().map(|method| (*method).to_owned());
     (segments.collect(), methods.collect())
-}
-
-/// Whether a query holds an access token by one of its usual names (RFC 6750, section 2.3).
-fn has_token(query: &str) -> bool {
-    query.split('&').any(|pair| {
-        let name = pair.split('=').next().unwrap_or("");
-        matches!(name, "token" | "access_token")
-    })
 }
 
 /// Reads the body, so that nothing behind it has to count bytes.

@@ -9,6 +9,7 @@
 
 pub mod deployment;
 pub mod engineio;
+pub mod jwt;
 pub mod load;
 pub mod node;
 pub mod process;

@@ -1,51 +1,24 @@
 //! Tokens and tickets that are none, or are not good any more.
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
-use sha2::{Sha256, Sha512};
 use uuid::Uuid;
 
 use super::assert_helpful;
 use crate::harness::{
-    Chat, Kind, Rest, User, both_ways, deployment::SECRET, eventually, socket::Closed,
+    Chat, Kind, Rest, User, both_ways,
+    deployment::SECRET,
+    eventually,
+    jwt::{self, Algorithm},
+    socket::Closed,
 };
 
 both_ways!(sockets_without_good_credentials, tokens_over_rest,);
 
-/// The algorithms of the tokens made here.
-#[derive(Clone, Copy)]
-enum Algorithm {
-    HS256,
-    HS512,
-}
-
-/// A token with the right shape, the given claims, and any signature (RFC 7515 section 3.1).
+/// A token with the right shape, the given claims, and any signature.
 fn token(user: Uuid, secret: &str, algorithm: Algorithm) -> String {
-    let now = std::time::SystemTime::now();
-    let now = now
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
-    let name = match algorithm {
-        Algorithm::HS256 => "HS256",
-        Algorithm::HS512 => "HS512",
-    };
-    let header = json!({"typ": "JWT", "alg": name});
+    let now = jwt::now();
     let claims = json!({"sub": user, "sid": Uuid::new_v4(), "iat": now, "exp": now + 600});
-    let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
-    let signed = format!("{header}.{claims}");
-    let signature = match algorithm {
-        Algorithm::HS256 => mac::<Hmac<Sha256>>(secret, &signed),
-        Algorithm::HS512 => mac::<Hmac<Sha512>>(secret, &signed),
-    };
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
-}
-
-fn mac<M: Mac + KeyInit>(secret: &str, text: &str) -> Vec<u8> {
-    let mut mac = <M as KeyInit>::new_from_slice(secret.as_bytes()).expect("any length");
-    mac.update(text.as_bytes());
-    mac.finalize().into_bytes().to_vec()
+    jwt::sign(&claims, secret, algorithm)
 }
 
 /// Tokens that must not be good, each with what is wrong with it.

@@ -6,18 +6,16 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::{StreamExt, future::join_all, stream};
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
-use sha2::Sha256;
 use table::{ACCOUNT_ROWS, AccountRow, CALLERS, EVENTS, Event, ROOM_ROWS, RoomRow, Want};
 use uuid::Uuid;
 
 use crate::harness::{
     Chat, Kind, Rest, Socket, User, both_ways,
     deployment::{SECRET, uuid},
+    jwt::{self, Algorithm},
 };
 
 both_ways!(every_operation_by_every_caller, every_event_by_every_caller);
@@ -164,20 +162,10 @@ async fn call(rest: &Rest, method: &str, path: &str, body: &str) -> (u16, String
 
 /// A token that nobody here made, and one that was good until a second ago.
 fn bad_tokens(user: &User) -> [(&'static str, String, &'static str); 2] {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.expect("after 1970").as_secs();
+    let now = jwt::now();
     let token = |secret: &str, exp: u64| {
         let claims = json!({"sub": user.id, "sid": Uuid::new_v4(), "iat": now - 600, "exp": exp});
-        // RFC 7515 and 7518, HS256: by hand, since the server brings its own provider of cryptography.
-        let part = |json: String| URL_SAFE_NO_PAD.encode(json);
-        let header = part(json!({"alg": "HS256", "typ": "JWT"}).to_string());
-        let signed = format!("{header}.{}", part(claims.to_string()));
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
-        mac.update(signed.as_bytes());
-        format!(
-            "{signed}.{}",
-            URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
-        )
+        jwt::sign(&claims, secret, Algorithm::HS256)
     };
     let forged = token("some secret that is not the server's own", now + 600);
     [
