@@ -1,11 +1,13 @@
 //! How commands stand in one payload of a partition: each behind its length, so that no byte of a command can be taken for
 //! structure.
 //!
-//!     batch   = %x01 version count *command
-//!     version = "1"
-//!     count   = 4HEXDIG                 ; how many commands follow
-//!     command = length *OCTET
-//!     length  = 8HEXDIG                 ; how many octets follow
+//! ```text
+//! batch   = %x01 version count *command
+//! version = "1"
+//! count   = 4HEXDIG                 ; how many commands follow
+//! command = length *OCTET
+//! length  = 8HEXDIG                 ; how many octets follow
+//! ```
 //!
 //! No JSON text begins with U+0001, which tells a batch from the payloads before this format: JSON objects with a line feed
 //! between them. Those are still read, since a queue may hold them when its workers are updated, and `chat queue dead replay`
