@@ -199,7 +199,7 @@ impl Config {
                 forwarded: r.text(
                     "edge.forwarded",
                     "x-forwarded-for, forwarded",
-                    |text| match text {
+                    |text| match text.to_ascii_lowercase().as_str() {
                         "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
                         "forwarded" => Ok(ForwardedHeader::Forwarded),
                         _ => Err("is no such header".into()),

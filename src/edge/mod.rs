@@ -15,6 +15,7 @@ mod link;
 pub mod origin;
 pub mod outbox;
 mod past;
+pub mod revocation;
 pub mod server;
 pub mod session;
 pub mod sessions;
@@ -54,6 +55,7 @@ pub struct Edge {
     pub hub: Arc<hub::Hub>,
     pub gathers: gather::Gathers,
     pub sessions: Arc<sessions::Sessions>,
+    pub revocations: Arc<revocation::Revocations>,
     pub limits: limits::Limits,
     /// Places for connections that have not authenticated.
     unauthenticated: Arc<unauthenticated::Unauthenticated>,
@@ -127,7 +129,13 @@ pub async fn run(
     )
     .await?;
     let sessions = Arc::new(sessions::Sessions::new(config.edge.max_sockets_per_user));
-    internals.spawn(tell(incoming, submit.clone(), sessions.clone()));
+    let revocations = Arc::new(revocation::Revocations::default());
+    internals.spawn(tell(
+        incoming,
+        submit.clone(),
+        sessions.clone(),
+        revocations.clone(),
+    ));
     internals.spawn(be_here(
         bus.clone(),
         sessions.clone(),
@@ -137,6 +145,7 @@ pub async fn run(
     internals.spawn(check_logins(
         reads.clone(),
         sessions.clone(),
+        revocations.clone(),
         hub.clone(),
         config.edge.rights_interval,
         inner.clone(),
@@ -153,6 +162,7 @@ pub async fn run(
         submit,
         hub,
         sessions: sessions.clone(),
+        revocations,
         unauthenticated: unauthenticated::Unauthenticated::new(&config.edge),
         waves: waves::Waves::start(&internals, inner.clone()),
         tasks: sockets.clone(),
@@ -292,6 +302,7 @@ const WITHOUT_BUS: Duration = Duration::from_millis(500);
 async fn check_logins(
     reads: Arc<dyn Reads>,
     sessions: Arc<sessions::Sessions>,
+    revocations: Arc<revocation::Revocations>,
     hub: Arc<hub::Hub>,
     every: Duration,
     shutdown: CancellationToken,
@@ -307,9 +318,16 @@ async fn check_logins(
             continue;
         }
         last = tokio::time::Instant::now();
-        for logins in sessions.logins().chunks(5000) {
+        let mut logins = sessions.logins();
+        logins.extend(revocations.open());
+        logins.sort_unstable();
+        logins.dedup();
+        for logins in logins.chunks(5000) {
             match reads.revoked(logins).await {
-                Ok(ended) => sessions.close_logins(&ended),
+                Ok(ended) => {
+                    revocations.ended(&ended);
+                    sessions.close_logins(&ended);
+                }
                 Err(error) => {
                     tracing::debug!(error = %error.chain(), "logins could not be compared");
                     break;
@@ -324,10 +342,15 @@ async fn tell(
     mut notices: mpsc::Receiver<Notice>,
     submit: Arc<submit::Submitter>,
     sessions: Arc<sessions::Sessions>,
+    revocations: Arc<revocation::Revocations>,
 ) {
     while let Some(notice) = notices.recv().await {
         match notice {
             Notice::Outcome { number, outcome } => submit.answered(number, outcome),
+            Notice::LoginClosed { login } => {
+                revocations.ended(&[login]);
+                sessions.close_logins(&[login]);
+            }
             other => sessions.notice(other),
         }
     }

@@ -156,8 +156,8 @@ impl Sessions {
                     who.outbox.push(Item::Event(event("sendFailed", &failed)));
                 }
             }
-            Notice::LoginClosed { login } => self.close_logins(&[login]),
-            Notice::Outcome { .. } | Notice::AccountChanged { .. } => {}
+            Notice::LoginClosed { .. } | Notice::Outcome { .. } | Notice::AccountChanged { .. } => {
+            }
         }
     }
 

@@ -15,10 +15,10 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, auth::Identity, limits::Admitted, submit::Answer},
+    edge::{Edge, auth::Identity, limits::Admitted, revocation::LoginState, submit::Answer},
     error::{Error, Result},
     job::{Command, room::RoomCommand},
-    model::{Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
+    model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
 };
 
 /// The state that every handler is given.
@@ -52,8 +52,31 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
     if let Some(Asker(asker)) = request.data::<Asker>() {
         let _ = asker.set(identity.user);
     }
-    let admitted = edge.limits.admit(identity, *cost);
-    Ok(admitted.map_err(Problem::from)?)
+    let admitted = edge.limits.admit(identity, *cost).map_err(Problem::from)?;
+    login_is_open(edge, identity.login)
+        .await
+        .map_err(Problem::from)?;
+    Ok(admitted)
+}
+
+/// Refuses the token of a login that ended. While the store does not answer, logins that are not known here count as
+/// open.
+async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
+    let state = match edge.revocations.state(login) {
+        Some(state) => state,
+        None => match unless_away(edge.gathers.revoked.ask(login)).await {
+            Some(true) => {
+                edge.revocations.ended(&[login]);
+                LoginState::Ended
+            }
+            Some(false) => edge.revocations.opened(login),
+            None => LoginState::Open,
+        },
+    };
+    match state {
+        LoginState::Open => Ok(()),
+        LoginState::Ended => Err(Error::unauthorized("this login has ended; log in again")),
+    }
 }
 
 /// A caller who may also stay unknown.

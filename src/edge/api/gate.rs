@@ -2,6 +2,7 @@
 //! metrics and log line at its end.
 
 use std::{
+    borrow::Cow,
     panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
@@ -92,7 +93,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
             request_id = id,
             client = client.map(tracing::field::display),
             %method,
-            path = shown(&path),
+            path = &*shown(&path),
             status = status.as_u16(),
             took_ms = took.as_secs_f64() * 1000.0,
             "answered"
@@ -267,13 +268,17 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     )
 }
 
-/// A path as the log may have it: the link that ends notifications is a secret.
-fn shown(path: &str) -> &str {
-    const UNSUBSCRIBE: &str = "/v1/unsubscribe/";
-    match path.starts_with(UNSUBSCRIBE) {
-        true => UNSUBSCRIBE,
-        false => path,
+/// A path for the log. A segment that is longer than an id may be a token, also in a path that is no operation.
+fn shown(path: &str) -> Cow<'_, str> {
+    const ID: usize = 36;
+    if path.split('/').all(|segment| segment.len() <= ID) {
+        return path.into();
     }
+    let segments = path.split('/').map(|segment| match segment.len() {
+        ..=ID => segment,
+        _ => "…",
+    });
+    segments.collect::<Vec<_>>().join("/").into()
 }
 
 /// Methods as the metrics know them: a label must not take whatever a client makes up.

@@ -1,12 +1,13 @@
 //! `/healthz`, `/readyz` and `/metrics`: for those who run it.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use poem::{Endpoint, Request, error::NotFoundError, web::Data};
+use poem::{Endpoint, Request, error::NotFoundError, http::header, web::Data};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -102,7 +103,8 @@ enum Scraped {
 }
 
 /// `/metrics` on an edge's own port, where it is open: to everyone by `metrics.public`; else to this machine, while the
-/// edge listens on a loopback address, unless a proxy forwarded the request. Elsewhere there is no such path.
+/// edge listens on a loopback address, unless a proxy forwarded the request or its `Host` is another than this machine's: a
+/// page in a browser may reach a loopback address by a name of its own (DNS rebinding). Elsewhere there is no such path.
 pub struct Metrics<E> {
     pub public: bool,
     /// The edge listens on a loopback address.
@@ -128,6 +130,18 @@ fn is_local(request: &Request) -> bool {
         && !forwarded
             .iter()
             .any(|name| request.headers().contains_key(*name))
+        && request.header(header::HOST).is_none_or(is_loopback_host)
+}
+
+/// `localhost` or a loopback address, with or without a port. The server has checked the syntax.
+fn is_loopback_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback_address = |ip: IpAddr| ip.to_canonical().is_loopback();
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(is_loopback_address)
 }
 
 #[OpenApi(tag = "Tags::Operations")]
@@ -271,6 +285,7 @@ mod tests {
             if let Some(name) = header {
                 request = request.header(name, "127.0.0.1");
             }
+            request = request.header(header::HOST, "localhost:3000");
             let mut request = request.finish();
             if let Some(client) = client {
                 let client = client_address::ClientAddress(client.parse().unwrap());
@@ -286,6 +301,30 @@ mod tests {
         assert!(!asks(false, true, Some("127.0.0.1"), Some("forwarded")).await);
         assert!(!asks(false, true, Some("127.0.0.1"), Some("x-forwarded-for")).await);
         assert!(!asks(false, false, Some("127.0.0.1"), None).await);
+    }
+
+    #[test]
+    fn a_name_that_was_rebound_is_no_loopback_host() {
+        for host in [
+            "localhost",
+            "LocalHost:3000",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "[::1]",
+            "[::1]:3000",
+        ] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in [
+            "evil.example:3000",
+            "localhost.evil.example",
+            "192.0.2.1",
+            "[2001:db8::1]:80",
+            "::",
+            "",
+        ] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{page::MessagePage, payload::RawJson};
 use crate::{
-    edge::{Edge, limits::cost},
+    edge::{Edge, limits::cost, revocation::LoginState},
     protocol::check_limit,
 };
 
@@ -49,6 +49,9 @@ fn kept(edge: &Edge, request: &Request) -> Option<Bytes> {
         .header(header::AUTHORIZATION)?
         .strip_prefix("Bearer ")?;
     let identity = edge.auth.recognise(token).ok()?;
+    if edge.revocations.state(identity.login) != Some(LoginState::Open) {
+        return None;
+    }
     let page = edge.hub.page(room, identity.user, limit)?;
     let cost = cost::of_operation("listMessages")?.for_page(Some(limit));
     // A refusal is the router's endpoint's to say.

@@ -14,6 +14,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    edge::limits::cost,
     error::{Error, Result},
     job::room::RoomCommand,
     model::{self, Member, Role, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
@@ -136,6 +137,8 @@ impl RoomsApi {
             check_members(new.kind, user, &new.members),
             fields::idempotency_key(key.as_deref()),
         ])?;
+        edge.limits
+            .admit_more(user, cost::of_members(new.members.len()))?;
         let room = match (new.kind, new.members.as_slice()) {
             (RoomKind::Direct, [other]) => model::direct_room_id(user, *other),
             _ => fields::id_for("room", user, key.as_deref()),

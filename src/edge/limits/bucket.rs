@@ -158,7 +158,7 @@ impl Allowance {
             Budget::Commands => (&self.commands, self.commands_rate),
             Budget::Reads => (&self.reads, self.reads_rate),
             Budget::Marks => (&self.marks, self.commands_rate),
-            Budget::Address | Budget::Refused | Budget::Free => return Ok(()),
+            Budget::Address | Budget::Pages | Budget::Refused | Budget::Free => return Ok(()),
         };
         bucket.lock().take(rate, f64::from(cost.tokens), now)
     }

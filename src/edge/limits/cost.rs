@@ -16,6 +16,8 @@ pub enum Budget {
     Marks,
     /// The address: `limits.address_requests_per_second` and `limits.address_burst`. What needs no login.
     Address,
+    /// The address, from a budget of its own: paths that are no operation, so that they do not use up what logins need.
+    Pages,
     /// The address, and only for what was refused: webhooks, whose senders prove themselves by a signature.
     Refused,
     /// Nobody: it costs less than to count it, or must be answered whatever happens.
@@ -42,7 +44,7 @@ const FREE: Cost = cost(Budget::Free, 0);
 /// A frame that is no event.
 pub const UNREADABLE: Cost = MARK;
 /// A path that is no operation: pages, and what is not there.
-pub const PAGE: Cost = ADDRESS;
+pub const PAGE: Cost = cost(Budget::Pages, 1);
 
 /// Every operation of the REST API by its `operationId`, sorted.
 const OPERATIONS: &[(&str, Cost)] = &[
@@ -124,6 +126,11 @@ impl Cost {
             _ => self,
         }
     }
+}
+
+/// What each member that a room is made with costs beyond the room.
+pub fn of_members(members: usize) -> Cost {
+    cost(Budget::Commands, u32::try_from(members).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ const LOGIN: Rate = Rate::new(1, 30);
 pub struct Limits {
     users: Users,
     addresses: Keyed<IpAddr>,
+    /// The same rate again.
+    pages: Keyed<IpAddr>,
     logins: Keyed<LoginId>,
 }
 
@@ -57,6 +59,10 @@ impl Limits {
         let attempts = limits
             .logins_per_minute
             .max(limits.registrations_per_minute);
+        let by_address = Rate::new(
+            limits.address_requests_per_second.max(attempts / 60),
+            limits.address_burst.max(attempts / 10),
+        );
         Limits {
             users: Users::new(
                 commands,
@@ -66,10 +72,8 @@ impl Limits {
                     limits.read_burst.max(limits.burst),
                 ),
             ),
-            addresses: Keyed::new(Rate::new(
-                limits.address_requests_per_second.max(attempts / 60),
-                limits.address_burst.max(attempts / 10),
-            )),
+            addresses: Keyed::new(by_address),
+            pages: Keyed::new(by_address),
             logins: Keyed::new(LOGIN),
         }
     }
@@ -88,19 +92,30 @@ impl Limits {
         Ok(Admitted(identity))
     }
 
+    /// Takes more for a request that was admitted, once its body says that it does more.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the time until the same is allowed.
+    pub fn admit_more(&self, user: UserId, cost: Cost) -> Result<()> {
+        match cost.tokens {
+            0 => Ok(()),
+            _ => self.users.of(user).take(cost),
+        }
+    }
+
     /// A request of an operation that needs no login, from this address. A webhook only has to be within the budget: what
     /// a provider signed takes nothing from it.
     ///
     /// # Errors
     /// `rate_limited`, with the time until the same is allowed.
     pub fn admit_address(&self, from: Option<IpAddr>, cost: Cost) -> Result<()> {
-        let tokens = match cost.budget {
-            Budget::Address => cost.tokens,
-            Budget::Refused => 0,
+        let (budget, tokens) = match cost.budget {
+            Budget::Address => (&self.addresses, cost.tokens),
+            Budget::Pages => (&self.pages, cost.tokens),
+            Budget::Refused => (&self.addresses, 0),
             Budget::Commands | Budget::Reads | Budget::Marks | Budget::Free => return Ok(()),
         };
-        let now = Instant::now();
-        let taken = self.addresses.take(key(from), f64::from(tokens), now);
+        let taken = budget.take(key(from), f64::from(tokens), Instant::now());
         taken.map_err(|wait| refused("too many requests from your address", wait))
     }
 
@@ -147,7 +162,7 @@ impl Allowance {
             Budget::Commands => "you send faster than allowed; wait and send it again",
             Budget::Reads => "you ask faster than allowed; wait and ask again",
             Budget::Marks => "you mark faster than allowed; wait, then send the newest mark",
-            Budget::Address | Budget::Refused | Budget::Free => return Ok(()),
+            Budget::Address | Budget::Pages | Budget::Refused | Budget::Free => return Ok(()),
         };
         let taken = self.take_at(cost, Instant::now());
         taken.map_err(|wait| limited(what, wait))

@@ -104,6 +104,17 @@ pub struct HttpStream {
     unsent: Option<Unsent>,
     /// Waits for bytes, or for the right to read them.
     reader: Option<Waker>,
+    /// The system took nothing of the last write.
+    blocked: bool,
+}
+
+/// A peer that does not read leaves up to some hundred KiB with the system, which would go on sending them for minutes.
+impl Drop for HttpStream {
+    fn drop(&mut self) {
+        if self.blocked {
+            let _ = self.tcp.set_zero_linger();
+        }
+    }
 }
 
 impl HttpStream {
@@ -118,6 +129,7 @@ impl HttpStream {
             ))),
             unsent: None,
             reader: None,
+            blocked: false,
         }
     }
 
@@ -127,6 +139,7 @@ impl HttpStream {
 
     /// Ends the wait for the rest of an answer when its reader is too slow.
     fn wait_for_reader<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.blocked = true;
         if self.progress.get() == Phase::Upgraded {
             return Poll::Pending;
         }
@@ -138,8 +151,6 @@ impl HttpStream {
         loop {
             ready!(unsent.until.as_mut().poll(cx));
             if unsent.taken < least(within) {
-                // What the system still holds for this peer goes with the connection.
-                let _ = self.tcp.set_zero_linger();
                 return Poll::Ready(Err(too_late("the answer is read too slowly")));
             }
             unsent.taken = 0;
@@ -148,6 +159,7 @@ impl HttpStream {
     }
 
     fn wrote(&mut self, written: usize) {
+        self.blocked = false;
         if let Some(unsent) = &mut self.unsent {
             unsent.taken = unsent.taken.saturating_add(written as u64);
         }
@@ -382,6 +394,25 @@ mod tests {
         stream.flush().await.unwrap();
         let waited = tokio::time::timeout(SOON * 3, stream.write_all(&vec![0; MUCH])).await;
         assert!(waited.is_err(), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_stalled_peer_did_not_read_goes_with_the_connection() {
+        for upgrade in [false, true] {
+            let (mut stream, progress, mut peer) = pair(deadlines(NEVER, NEVER, NEVER)).await;
+            progress.answer_begins(upgrade);
+            stream.flush().await.unwrap();
+            let much = vec![0; MUCH];
+            assert!(
+                tokio::time::timeout(SOON, stream.write_all(&much))
+                    .await
+                    .is_err()
+            );
+            drop(stream);
+            let mut rest = Vec::new();
+            let error = within(peer.read_to_end(&mut rest)).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
     }
 
     #[tokio::test]

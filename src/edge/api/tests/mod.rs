@@ -352,6 +352,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         gathers: Gathers::new(&reads, &presence, Duration::from_secs(60)),
         hub,
         sessions: Arc::new(Sessions::new(config.edge.max_sockets_per_user)),
+        revocations: Arc::default(),
         unauthenticated: Unauthenticated::new(&config.edge),
         tasks,
         id,

@@ -251,6 +251,9 @@ impl Batch {
         if user == job.actor {
             return refuse(Code::Conflict, "you cannot ban yourself");
         }
+        if !self.facts.users.contains_key(&user) {
+            return refuse(Code::NotFound, "there is no such user");
+        }
         self.facts.bans.insert((job.room, user), until);
         self.touched.insert(Touched::Ban(job.room, user));
         if self.facts.members.contains_key(&(job.room, user)) {

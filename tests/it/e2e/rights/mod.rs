@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::harness::{
     Chat, Kind, Rest, Socket, User, both_ways,
     deployment::{SECRET, uuid},
+    eventually,
     jwt::{self, Algorithm},
 };
 
@@ -160,8 +161,8 @@ async fn call(rest: &Rest, method: &str, path: &str, body: &str) -> (u16, String
     (answer.status, code)
 }
 
-/// A token that nobody here made, and one that was good until a second ago.
-fn bad_tokens(user: &User) -> [(&'static str, String, &'static str); 2] {
+/// Tokens that are good no more: a forged one, an expired one, one of an ended login and one of a deleted account.
+fn bad_tokens(user: &User, ended: &Ended) -> [(&'static str, String, &'static str); 4] {
     let now = jwt::now();
     let token = |secret: &str, exp: u64| {
         let claims = json!({"sub": user.id, "sid": Uuid::new_v4(), "iat": now - 600, "exp": exp});
@@ -171,19 +172,59 @@ fn bad_tokens(user: &User) -> [(&'static str, String, &'static str); 2] {
     [
         ("forged", forged, "unauthorized"),
         ("expired", token(SECRET, now - 1), "token_expired"),
+        ("ended login", ended.login.clone(), "unauthorized"),
+        ("deleted account", ended.account.clone(), "unauthorized"),
     ]
+}
+
+/// Access tokens that have not expired.
+struct Ended {
+    login: String,
+    account: String,
+}
+
+impl Ended {
+    async fn new(chat: &Chat) -> Ended {
+        let (login, account) = tokio::join!(chat.register("ended"), chat.register("deleted"));
+        // Every edge knows both logins as open.
+        for edge in 0..chat.edges.len() {
+            for user in [&login, &account] {
+                chat.rest_as(edge, user).get("/v1/me").await.ok(200);
+            }
+        }
+        let logout = json!({"refreshToken": login.refresh});
+        chat.rest(0).post("/v1/auth/logout", logout).await.ok(204);
+        let password = json!({"password": account.password});
+        let rest = chat.rest_as(0, &account);
+        let body = ("application/json", password.to_string().into_bytes());
+        rest.send(Method::DELETE, "/v1/me", Some(body))
+            .await
+            .ok(204);
+        let (login, account) = (login.access, account.access);
+        for edge in 0..chat.edges.len() {
+            for token in [&login, &account] {
+                let rest = chat.rest(edge).with_token(token);
+                eventually("the token to be refused", || async {
+                    (rest.get("/v1/rooms?public=true").await.status == 401).then_some(())
+                })
+                .await;
+            }
+        }
+        Ended { login, account }
+    }
 }
 
 /// Those who do not show who they are get the same answer whatever they ask for.
 async fn without_credentials(
     chat: &Chat,
     owner: &User,
+    ended: &Ended,
     row: (&str, &str, &str),
     faults: &mut Vec<String>,
 ) {
     let (method, path, body) = row;
     let none = ("no token", String::new(), "unauthorized");
-    for (who, token, code) in [none].into_iter().chain(bad_tokens(owner)) {
+    for (who, token, code) in [none].into_iter().chain(bad_tokens(owner, ended)) {
         let rest = match token.as_str() {
             "" => chat.rest(0),
             token => chat.rest(0).with_token(token),
@@ -195,14 +236,20 @@ async fn without_credentials(
     }
 }
 
-async fn room_row(chat: &Chat, cast: &Cast, row: &RoomRow, kind: &'static str) -> Vec<String> {
+async fn room_row(
+    chat: &Chat,
+    cast: &Cast,
+    ended: &Ended,
+    row: &RoomRow,
+    kind: &'static str,
+) -> Vec<String> {
     let mut faults = Vec::new();
     let about = |text: &str| text.contains("{message}") || text.contains("{own}");
     let place = Place::new(chat, cast, kind, about(row.path)).await;
     if kind == "private" {
         let path = place.fill(row.path, cast, &cast.owner);
         let asked = (row.method, path.as_str(), row.body);
-        without_credentials(chat, &cast.owner, asked, &mut faults).await;
+        without_credentials(chat, &cast.owner, ended, asked, &mut faults).await;
     }
     let wanted = match kind {
         "private" => row.private,
@@ -223,7 +270,7 @@ async fn room_row(chat: &Chat, cast: &Cast, row: &RoomRow, kind: &'static str) -
     faults
 }
 
-async fn account_row(chat: &Chat, cast: &Cast, row: &AccountRow) -> Vec<String> {
+async fn account_row(chat: &Chat, cast: &Cast, ended: &Ended, row: &AccountRow) -> Vec<String> {
     let mut faults = Vec::new();
     let login = chat.register(&format!("by-{}", row.operation)).await;
     let fill = |text: &str| {
@@ -237,7 +284,7 @@ async fn account_row(chat: &Chat, cast: &Cast, row: &AccountRow) -> Vec<String> 
     let (path, body) = (fill(row.path), fill(row.body));
     if row.anonymous == 401 {
         let asked = (row.method, path.as_str(), body.as_str());
-        without_credentials(chat, &login, asked, &mut faults).await;
+        without_credentials(chat, &login, ended, asked, &mut faults).await;
     } else {
         let got = call(&chat.rest(0), row.method, &path, &body).await;
         if got.0 != row.anonymous {
@@ -278,12 +325,15 @@ async fn every_operation_by_every_caller(kind: Kind) {
         "these are no operations (any more): {gone:?}"
     );
 
+    let ended = &Ended::new(&chat).await;
     let (chat, cast) = (&chat, &cast);
     let rooms = ROOM_ROWS
         .iter()
-        .flat_map(|row| ["private", "public"].map(|kind| room_row(chat, cast, row, kind)));
+        .flat_map(|row| ["private", "public"].map(|kind| room_row(chat, cast, ended, row, kind)));
     let mut faults: Vec<String> = stream::iter(rooms).buffer_unordered(AT_ONCE).concat().await;
-    let others = ACCOUNT_ROWS.iter().map(|row| account_row(chat, cast, row));
+    let others = ACCOUNT_ROWS
+        .iter()
+        .map(|row| account_row(chat, cast, ended, row));
     faults.extend(
         stream::iter(others)
             .buffer_unordered(AT_ONCE)
@@ -375,7 +425,8 @@ async fn every_event_by_every_caller(kind: Kind) {
         assert_eq!(error.code, "unauthorized", "{}", row.event);
         assert_eq!(socket.closed().await.code, 4001, "{}", row.event);
     }
-    for (who, token, code) in bad_tokens(&cast.owner) {
+    let ended = Ended::new(&chat).await;
+    for (who, token, code) in bad_tokens(&cast.owner, &ended) {
         let socket = chat
             .dial(0)
             .connect()

@@ -1,0 +1,148 @@
+//! Logins that ended. An access token is verified without a question to the store, so an edge remembers which logins are
+//! open and which ended: REST requests with a token of an ended login or of a deleted account are refused before the token
+//! expires.
+//!
+//! The store is asked once for each login that an edge sees. Afterwards workers announce the end of a login on the bus,
+//! and [`Revocations::open`] lists the logins that are compared with the store again, in case an announcement was lost.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use crate::model::LoginId;
+
+/// Logins that are remembered at least; at most twice as many are.
+const KNOWN: usize = 8192;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginState {
+    Open,
+    Ended,
+}
+
+/// See the module.
+pub struct Revocations(Mutex<Generations>);
+
+/// Entries that are not looked up any more disappear with the older generation.
+struct Generations {
+    size: usize,
+    newer: HashMap<LoginId, LoginState>,
+    older: HashMap<LoginId, LoginState>,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Revocations::with_capacity(KNOWN)
+    }
+}
+
+impl Revocations {
+    fn with_capacity(size: usize) -> Self {
+        Revocations(Mutex::new(Generations {
+            size,
+            newer: HashMap::new(),
+            older: HashMap::new(),
+        }))
+    }
+
+    /// `None` where the store has to be asked.
+    pub fn state(&self, login: LoginId) -> Option<LoginState> {
+        self.0.lock().get(login)
+    }
+
+    /// The store says that the login is open. Returns what counts: an end that was announced while the store was asked
+    /// is newer than its answer.
+    pub fn opened(&self, login: LoginId) -> LoginState {
+        let mut known = self.0.lock();
+        match known.get(login) {
+            Some(state) => state,
+            None => {
+                known.insert(login, LoginState::Open);
+                LoginState::Open
+            }
+        }
+    }
+
+    pub fn ended(&self, logins: &[LoginId]) {
+        let mut known = self.0.lock();
+        for login in logins {
+            known.insert(*login, LoginState::Ended);
+        }
+    }
+
+    /// The logins that count as open here.
+    pub fn open(&self) -> Vec<LoginId> {
+        let known = self.0.lock();
+        let older = known
+            .older
+            .iter()
+            .filter(|(login, _)| !known.newer.contains_key(*login));
+        let all = known.newer.iter().chain(older);
+        all.filter(|(_, state)| **state == LoginState::Open)
+            .map(|(login, _)| *login)
+            .collect()
+    }
+}
+
+impl Generations {
+    fn get(&mut self, login: LoginId) -> Option<LoginState> {
+        if let Some(state) = self.newer.get(&login) {
+            return Some(*state);
+        }
+        let state = self.older.remove(&login)?;
+        self.insert(login, state);
+        Some(state)
+    }
+
+    fn insert(&mut self, login: LoginId, state: LoginState) {
+        if self.newer.len() >= self.size && !self.newer.contains_key(&login) {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(login, state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::new_id;
+
+    #[test]
+    fn an_end_that_comes_while_the_store_is_asked_counts() {
+        let (logins, login) = (Revocations::default(), new_id());
+        assert_eq!(logins.state(login), None);
+        logins.ended(&[login]);
+        assert_eq!(logins.opened(login), LoginState::Ended);
+        assert_eq!(logins.state(login), Some(LoginState::Ended));
+        assert!(logins.open().is_empty());
+    }
+
+    #[test]
+    fn an_open_login_ends_once() {
+        let (logins, login, other) = (Revocations::default(), new_id(), new_id());
+        assert_eq!(logins.opened(login), LoginState::Open);
+        assert_eq!(logins.opened(other), LoginState::Open);
+        logins.ended(&[login]);
+        assert_eq!(logins.state(login), Some(LoginState::Ended));
+        assert_eq!(logins.open(), [other]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_an_ended_login_never_becomes_open() {
+        let (logins, ended, used) = (Revocations::with_capacity(16), new_id(), new_id());
+        logins.ended(&[ended]);
+        logins.opened(used);
+        for _ in 0..1000 {
+            logins.opened(new_id());
+            assert_eq!(logins.state(used), Some(LoginState::Open), "used often");
+            let known = logins.0.lock();
+            assert!(known.newer.len() + known.older.len() <= 32);
+            drop(known);
+        }
+        // Forgotten: the store is asked again.
+        assert_eq!(logins.state(ended), None);
+        assert!(logins.open().contains(&used));
+        logins.ended(&[used]);
+        assert!(!logins.open().contains(&used), "in one generation only");
+    }
+}
