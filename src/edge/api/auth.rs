@@ -335,7 +335,7 @@ impl AuthApi {
     /// Log out
     ///
     /// Ends the login of the refresh token, or else that of the access token: its refresh token is good no more and
-    /// its sockets are closed. Access tokens that are out stay good until they end.
+    /// its sockets are closed; its access tokens are refused within a second.
     #[oai(path = "/logout", method = "post", operation_id = "logOut")]
     async fn logout(
         &self,

@@ -1,4 +1,4 @@
-//! Access tokens: JWT (RFC 7519), HS256 and nothing else. Short-lived, since they cannot be revoked.
+//! Access tokens: JWT (RFC 7519), HS256 and nothing else. Short-lived: an edge refuses those of ended logins ([`crate::edge::revocation`]), as far as it has heard of the end.
 
 use std::{collections::HashMap, time::Duration};
 

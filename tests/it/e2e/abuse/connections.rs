@@ -16,6 +16,7 @@ use crate::harness::{
 
 both_ways!(
     answers_that_nobody_reads,
+    large_pages_that_one_account_does_not_read,
     silent_connections_at_the_limit,
     heads_that_trickle,
     too_many_from_one_address,
@@ -124,6 +125,87 @@ async fn answers_that_nobody_reads(kind: Kind) {
 }
 
 /// Silent connections, more than there may be, and new ones all the time.
+/// History of large messages, asked for on many connections and not read: what one account holds is bounded, it is refused
+/// clearly beyond that, and it may go on once it has read.
+async fn large_pages_that_one_account_does_not_read(kind: Kind) {
+    const MANY: usize = 200;
+    /// MiB: 8 of answers for the account, and what 200 connections and a busy allocator take.
+    const MAX_GROWTH: u64 = 64;
+    let chat = Chat::plan(kind)
+        .set("edge.write_timeout", "60s")
+        .set("limits.messages_per_second", 100_000)
+        .set("limits.burst", 100_000)
+        .start()
+        .await;
+    let mut honest = Honest::start(&chat).await;
+    let mallory = chat.register("mallory").await;
+    let room = chat.room(&mallory, "private", &[]).await;
+    let rest = chat.rest_as(0, &mallory);
+    let body = "x".repeat(7000);
+    for _ in 0..200 {
+        let path = format!("/v1/rooms/{room}/messages");
+        rest.post(&path, json!({"body": body})).await.ok(202);
+    }
+    let path = format!("/v1/rooms/{room}/messages?limit=200&before=1000");
+    let page = eventually("all of them to be stored", || async {
+        let page = rest.get(&path).await;
+        let items = page.json()["items"].as_array().map(Vec::len);
+        (items == Some(200)).then_some(page.text.len())
+    })
+    .await;
+    honest.works().await;
+    let (url, before) = (chat.edge(0).url(), memory(chat.edge(0)));
+    let authorization = format!("authorization: Bearer {}", mallory.access);
+    let mut unread = Vec::new();
+    for _ in 0..MANY {
+        let raw = Raw::with_buffer(url, HERE, Some(4096)).await;
+        let mut raw = raw.expect("a connection");
+        raw.request(&format!("GET {path}"), &[&authorization], "")
+            .await;
+        raw.stream.readable().await.expect("it is open");
+        unread.push(raw);
+    }
+    let mut most = 0;
+    for _ in 0..5 {
+        honest.works().await;
+        most = most.max(memory(chat.edge(0)));
+    }
+    println!(
+        "{MANY} unread pages of {page} bytes: {before} MiB, at most {most} MiB; slowest message {:?}",
+        honest.slowest
+    );
+    assert!(
+        most < before + MAX_GROWTH,
+        "{before} MiB grew to {most} MiB"
+    );
+
+    // Those that were answered get their whole page, the others are told what to do.
+    let (mut whole, mut refused) = (0, 0);
+    for mut raw in unread {
+        let answer = raw.answer().await.expect("an answer");
+        match answer.status {
+            200 => {
+                assert_eq!(answer.body.len(), page);
+                whole += 1;
+            }
+            429 => {
+                assert!(answer.text().contains("rate_limited"), "{}", answer.text());
+                assert!(answer.header("retry-after").is_some());
+                refused += 1;
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
+    }
+    assert!(
+        whole > 0 && refused > MANY / 2,
+        "{whole} whole, {refused} refused"
+    );
+    eventually("she has read everything and may ask again", || async {
+        (rest.get(&path).await.status == 200).then_some(())
+    })
+    .await;
+}
+
 async fn silent_connections_at_the_limit(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_connections", 50)
