@@ -18,11 +18,12 @@ use super::{
     api,
     auth::{Identity, access::AccessTokens},
     client_address::{Proxies, forwarded, proxy_protocol},
-    handshake,
     server::host as http_host,
-    socketio::packet::{Message, Packet, SEPARATOR},
-    websocket::{Broken, Received, WebSocket},
-    ws,
+    transport::{
+        handshake, plain,
+        socketio::packet::{Message, Packet, SEPARATOR},
+        websocket::{Broken, Received, WebSocket},
+    },
 };
 use crate::{
     config::ForwardedHeader,
@@ -130,7 +131,7 @@ pub fn requests(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
     };
-    match ws::parse(text).1 {
+    match plain::parse(text).1 {
         Ok(Request::SendMessage(send)) => {
             assert!(send.body.len() + send.client_msg_id.len() <= text.len());
             if protocol::check_body(&send.body, MAX_MESSAGE).is_ok() {

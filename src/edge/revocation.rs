@@ -5,11 +5,13 @@
 //! The store is asked once for each login that an edge sees. Afterwards workers announce the end of a login on the bus,
 //! and [`Revocations::open`] lists the logins that are compared with the store again, in case an announcement was lost.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use crate::model::LoginId;
+use super::{hub::Hub, registry::Registry};
+use crate::{model::LoginId, store::Reads};
 
 /// Logins that are remembered at least; at most twice as many are.
 const KNOWN: usize = 8192;
@@ -99,6 +101,49 @@ impl Generations {
             self.older = std::mem::take(&mut self.newer);
         }
         self.newer.insert(login, state);
+    }
+}
+
+/// How often logins are compared with the store while nothing comes from the bus.
+const WITHOUT_BUS: Duration = Duration::from_millis(500);
+
+/// Compares the logins of open sockets and of recent requests with the store: when the bus comes back, every half second
+/// while it is away, and otherwise every `every`. The bus may lose the notice that a login ended.
+pub async fn check(
+    reads: Arc<dyn Reads>,
+    sessions: Arc<Registry>,
+    revocations: Arc<Revocations>,
+    hub: Arc<Hub>,
+    every: Duration,
+    shutdown: CancellationToken,
+) {
+    let mut last = tokio::time::Instant::now();
+    loop {
+        let back = tokio::select! {
+            () = tokio::time::sleep(every.min(WITHOUT_BUS)) => false,
+            () = hub.bus_back() => true,
+            () = shutdown.cancelled() => return,
+        };
+        if !back && !hub.is_bus_lost() && last.elapsed() < every {
+            continue;
+        }
+        last = tokio::time::Instant::now();
+        let mut logins = sessions.logins();
+        logins.extend(revocations.open());
+        logins.sort_unstable();
+        logins.dedup();
+        for logins in logins.chunks(5000) {
+            match reads.revoked(logins).await {
+                Ok(ended) => {
+                    revocations.ended(&ended);
+                    sessions.close_logins(&ended);
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), "logins could not be compared with the store");
+                    break;
+                }
+            }
+        }
     }
 }
 

@@ -1,27 +1,20 @@
 //! One connected user: what each event does, whatever transport it came by. A transport parses frames into
 //! [`Request`]s and writes what the outbox holds; everything between is here.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+mod joining;
 
-use parking_lot::{Mutex, MutexGuard};
-use serde::Serialize;
+use std::{sync::Arc, time::Duration};
+
 use serde_json::value::RawValue;
 
 use super::{
     Edge,
     auth::Identity,
-    hub::{Ended, Joining, Newest},
-    limits::{Admitted, bucket::Allowance},
-    outbox::{Frame, Item, Outbox},
-    past::{Past, RESUME_PAGE},
+    outbound::{Item, Outbox, RequestId, answer_to, event},
+    presence,
+    rate_limit::{Admitted, bucket::Allowance},
     submit::Answer,
+    subscriber::Subscriber,
 };
 use crate::{
     error::{Error, Result},
@@ -29,12 +22,8 @@ use crate::{
         self, Command, Job, ReplyTo,
         room::{RoomCommand, Send},
     },
-    model::{self, ClientMetadata, Member, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
-    protocol::{
-        self, Accepted, Close, Connected, ConnectedLimits, DEFAULT_PAGE, JoinRoom, Joined, Request,
-        SendMessage, WireError, raw,
-    },
-    store::{Entry, Window},
+    model::{self, ClientMetadata, RoomId, RoomKind, Timestamp, UserId},
+    protocol::{self, Accepted, Close, Connected, ConnectedLimits, Request, SendMessage, raw},
 };
 
 /// How many more requests may be refused for their rate than are done before the socket is closed with 4029. A flood is
@@ -45,45 +34,6 @@ const MAX_REFUSED: u32 = 1000;
 /// all, which need neither.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
-/// A request's number in the client's counting; `None` where it wants no answer.
-pub type RequestId = Option<u64>;
-
-/// What the hub knows of a session: where its events go, and which rooms it is in.
-pub struct Seated {
-    pub session: u64,
-    pub user: UserId,
-    pub outbox: Arc<Outbox>,
-    rooms: Mutex<HashSet<RoomId>>,
-    /// When its client last asked for something, in milliseconds since 1970.
-    active: AtomicI64,
-}
-
-impl Seated {
-    pub fn new(session: u64, user: UserId, outbox: Arc<Outbox>) -> Self {
-        Seated {
-            session,
-            user,
-            outbox,
-            rooms: Mutex::default(),
-            active: AtomicI64::new(Timestamp::now().millis()),
-        }
-    }
-
-    pub fn active(&self) -> Timestamp {
-        Timestamp::from_millis(self.active.load(Ordering::Relaxed))
-    }
-
-    fn act(&self) {
-        self.active
-            .store(Timestamp::now().millis(), Ordering::Relaxed);
-    }
-
-    /// The rooms it has a place in.
-    pub fn rooms(&self) -> MutexGuard<'_, HashSet<RoomId>> {
-        self.rooms.lock()
-    }
-}
-
 /// What a transport has to say when a session opens.
 pub struct Greeting {
     /// Goes before everything else.
@@ -93,7 +43,7 @@ pub struct Greeting {
 
 pub struct Session {
     edge: Arc<Edge>,
-    who: Arc<Seated>,
+    who: Arc<Subscriber>,
     allowance: Arc<Allowance>,
     refused: u32,
 }
@@ -110,7 +60,7 @@ impl Session {
         greeting: Greeting,
     ) -> Result<Session> {
         let session = edge.submit.next_number();
-        let who = Arc::new(Seated::new(session, identity.user, outbox));
+        let who = Arc::new(Subscriber::new(session, identity.user, outbox));
         // First the place among the sessions, then the account and the login: an end that comes between the two closes
         // the socket, and one that came before is read. An access token outlives its login.
         edge.sessions
@@ -122,10 +72,10 @@ impl Session {
             who,
             refused: 0,
         };
-        let gathers = &opened.edge.gathers;
+        let batched = &opened.edge.batched;
         let (account, revoked) = tokio::try_join!(
-            gathers.accounts.ask(identity.user),
-            gathers.revoked.ask(identity.login)
+            batched.accounts.get(identity.user),
+            batched.revoked.get(identity.login)
         )?;
         let account = account.ok_or_else(|| Error::unauthorized("this account is gone"))?;
         if revoked {
@@ -141,7 +91,7 @@ impl Session {
             outbox.push(first);
         }
         outbox.push(Item::Event(event("connected", &connected)));
-        opened.edge.say_here(&opened.who);
+        presence::announce_now(&opened.edge, &opened.who);
         Ok(opened)
     }
 
@@ -152,7 +102,7 @@ impl Session {
     /// Does what the client asked, and answers. Requests of one session are handled one after the other; a send is
     /// answered later, when the queue holds it.
     pub async fn handle(&mut self, id: RequestId, request: Request) {
-        self.who.act();
+        self.who.touch();
         let request = match self.admit(request) {
             Ok(request) => request,
             Err(error) => return answer_to(&self.who.outbox, id, Err(error)),
@@ -247,7 +197,7 @@ impl Session {
     pub fn handle_now(&mut self, id: RequestId, request: Request) -> Option<Request> {
         match request {
             Request::SendMessage(ref send) if self.who.rooms().contains(&send.room) => {
-                self.who.act();
+                self.who.touch();
                 let sent = self
                     .admit(request)
                     .and_then(|admitted| match admitted.into_inner() {
@@ -303,16 +253,16 @@ impl Session {
             ),
         };
         let outbox = self.who.outbox.clone();
-        outbox.owe();
+        outbox.add_pending_ack();
         let submitted = self.edge.submit.submit(
             &job,
             Box::new(move |result| {
                 answer_to(&outbox, id, result.map(|()| Some(raw(&accepted))));
-                outbox.pay();
+                outbox.remove_pending_ack();
             }),
         );
         if submitted.is_err() {
-            self.who.outbox.pay();
+            self.who.outbox.remove_pending_ack();
         }
         submitted
     }
@@ -353,144 +303,6 @@ impl Session {
             None => Err(Error::not_found("room")),
         }
     }
-
-    // ---- joining
-
-    async fn join(&mut self, id: RequestId, join: JoinRoom) -> Result<()> {
-        if join.after_seq.is_some_and(|seq| seq < 0) {
-            return Err(Error::field("afterSeq", "must be 0 or more"));
-        }
-        let mut entry = self.enter(join.room).await?;
-        if let Some(after) = join.after_seq
-            && after > entry.room.head
-        {
-            let message = format!("is in the future: the room is at {}", entry.room.head);
-            return Err(Error::field("afterSeq", message));
-        }
-        // First the place, then the past: what is stored between the two comes as events.
-        let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
-        // A membership ends with a numbered event. Those above `live_from` pass the subscription, and those up to the head
-        // at which the membership was read came before it. Between the two nothing was seen: it is read again.
-        if joining.live_from > entry.room.head {
-            entry = match self.entry(join.room).await? {
-                Entry {
-                    room,
-                    member: Some(member),
-                    unread,
-                } => Entered {
-                    room,
-                    member,
-                    unread,
-                },
-                Entry { room, .. } => return Err(not_a_member(room.kind)),
-            };
-        }
-        let past = match join.after_seq {
-            // No further than where the membership was read: what follows passes the subscription.
-            Some(after) => self.missed(join.room, after, entry.room.head).await?,
-            None => self.latest(&joining).await?,
-        };
-        answer_join(joining, id, entry, past);
-        Ok(())
-    }
-
-    /// What the caller finds in the room, as a read that begins from now on has it.
-    async fn entry(&self, room: RoomId) -> Result<Entry> {
-        let entry = soon(self.edge.gathers.entries.ask((room, self.who.user))).await?;
-        entry.ok_or_else(|| Error::not_found("room"))
-    }
-
-    /// The room, the caller's membership, which a public room grants on the way in, and how much is unread.
-    async fn enter(&self, room: RoomId) -> Result<Entered> {
-        let user = self.who.user;
-        let found = async || -> Result<_> {
-            let entry = self.entry(room).await?;
-            Ok((entry.room, entry.member, entry.unread))
-        };
-        let entered = |room, member, unread| Entered {
-            room,
-            member,
-            unread,
-        };
-        match found().await? {
-            (room, Some(member), unread) => return Ok(entered(room, member, unread)),
-            (room, None, _) if room.kind == RoomKind::Public => {}
-            _ => return Err(Error::not_found("room")),
-        }
-        let joined = self
-            .edge
-            .submit
-            .call(user, Command::Room(room, RoomCommand::Join))
-            .await?;
-        match (joined, found().await?) {
-            (_, (room, Some(member), unread)) => Ok(entered(room, member, unread)),
-            _ => Err(Error::busy(
-                "joining takes longer than usual; try again",
-                Duration::from_secs(1),
-            )),
-        }
-    }
-
-    /// What happened above `after` and up to `head`, which exists: as much as one answer holds.
-    async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Past> {
-        let upto = after + RESUME_PAGE;
-        let events = soon(self.edge.reads.events(room, after, upto.min(head))).await?;
-        let budget = self.edge.config.edge.send_queue_bytes / 4;
-        Past::page(room, after, head, events, budget)
-    }
-
-    /// The newest messages up to the number that the socket is live from.
-    async fn latest(&self, joining: &Joining) -> Result<Past> {
-        let position = joining.live_from;
-        let messages = soon(joining.newest(self.newest(joining.room(), position))).await?;
-        let mut past = Past {
-            position,
-            ..Past::default()
-        };
-        let budget = self.edge.config.edge.send_queue_bytes / 4;
-        let mut bytes = 0;
-        let fits = messages.iter().rev().enumerate().take_while(|(i, json)| {
-            bytes += json.get().len();
-            *i == 0 || bytes <= budget
-        });
-        let first = messages.len() - fits.count();
-        past.messages = messages[first..].to_vec();
-        Ok(past)
-    }
-
-    async fn newest(&self, room: RoomId, position: Seq) -> Result<Newest> {
-        let messages = match self.cached_latest(room, position).await {
-            Some(messages) => messages,
-            None => {
-                let reads = &self.edge.reads;
-                soon(reads.messages(room, Window::Latest, DEFAULT_PAGE)).await?
-            }
-        };
-        let upto = messages.iter().filter(|m| m.seq <= position);
-        Ok(upto.map(|m| protocol::message_json(m).into()).collect())
-    }
-
-    /// From the cache, where it reaches far enough back and as far as `position`.
-    async fn cached_latest(&self, room: RoomId, position: Seq) -> Option<Vec<model::Message>> {
-        let events = self.edge.bus.recent(room).await.ok()?;
-        let (first, last) = (events.first()?.seq, events.last()?.seq);
-        if last < position {
-            return None;
-        }
-        let mut messages: Vec<model::Message> = Vec::new();
-        for event in events.iter().filter(|event| event.kind.carries_message()) {
-            let message: model::Message = serde_json::from_str(&event.data).ok()?;
-            match messages.iter_mut().find(|m| m.id == message.id) {
-                Some(known) => *known = message,
-                // A change of a message older than the cache is of no use here.
-                None if message.seq == event.seq => messages.push(message),
-                None => {}
-            }
-        }
-        let enough = DEFAULT_PAGE as usize;
-        (first == 1 || messages.len() >= enough)
-            .then(|| messages.split_off(messages.len().saturating_sub(enough)))
-    }
 }
 
 impl Drop for Session {
@@ -511,76 +323,10 @@ async fn soon<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-/// What a member found who enters a room, at the room's head.
-struct Entered {
-    room: Room,
-    member: Member,
-    unread: u32,
-}
-
 /// The answer to someone who is not a member: of what is not public they learn nothing.
 fn not_a_member(kind: RoomKind) -> Error {
     match kind {
         RoomKind::Public => Error::forbidden("you are not a member of this room; join it first"),
         RoomKind::Private | RoomKind::Direct => Error::not_found("room"),
     }
-}
-
-fn answer_join(joining: Joining, id: RequestId, entry: Entered, past: Past) {
-    let Entered {
-        room,
-        member,
-        unread,
-    } = entry;
-    let mut joined = Joined {
-        room: room.id,
-        seq: past.position,
-        head: room.head.max(past.position),
-        role: member.role,
-        unread,
-        messages: past.messages,
-        events: past.events,
-        gaps: past.gaps,
-        has_more: past.more,
-    };
-    joining.finish(past.position, past.more, room.head, |ended| {
-        if ended == Ended::Gone {
-            let error = not_a_member(room.kind);
-            return Item::Ack {
-                id,
-                ok: false,
-                body: text(raw(&WireError::from(&error))),
-            };
-        }
-        joined.has_more = ended == Ended::Again;
-        Item::Ack {
-            id,
-            ok: true,
-            body: text(raw(&joined)),
-        }
-    });
-}
-
-/// Puts the answer of a request into the outbox. A request without an id hears only of errors.
-pub fn answer_to(outbox: &Outbox, id: RequestId, answer: Result<Option<Box<RawValue>>>) {
-    let (ok, body) = match answer {
-        Ok(_) if id.is_none() => return,
-        Ok(data) => (true, data.map_or("{}".to_owned(), text)),
-        Err(error) => {
-            if error.code == crate::error::Code::Internal {
-                tracing::error!(error = %error.chain(), "a request failed");
-            }
-            (false, text(raw(&WireError::from(&error))))
-        }
-    };
-    outbox.push(Item::Ack { id, ok, body });
-}
-
-/// An event for one socket.
-pub fn event(name: &'static str, data: &impl Serialize) -> Arc<Frame> {
-    Frame::new(name, text(raw(data)))
-}
-
-fn text(json: Box<RawValue>) -> String {
-    Box::<str>::from(json).into()
 }

@@ -15,7 +15,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, auth::Identity, limits::Admitted, revocation::LoginState, submit::Answer},
+    edge::{Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::Answer},
     error::{Error, Result},
     job::{Command, room::RoomCommand},
     model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
@@ -64,7 +64,7 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
 async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
     let state = match edge.revocations.state(login) {
         Some(state) => state,
-        None => match unless_away(edge.gathers.revoked.ask(login)).await {
+        None => match unless_away(edge.batched.revoked.get(login)).await {
             Some(true) => {
                 edge.revocations.ended(&[login]);
                 LoginState::Ended

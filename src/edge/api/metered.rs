@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::{
     edge::{
         Edge, client_address,
-        limits::{
+        rate_limit::{
             cost::{self, Cost},
             unread,
         },
@@ -169,7 +169,7 @@ impl<E> Metered<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::limits::cost::Budget;
+    use crate::edge::rate_limit::cost::Budget;
     use poem_openapi::OpenApi;
 
     #[test]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{page::MessagePage, payload::RawJson};
 use crate::{
-    edge::{Edge, limits::cost, revocation::LoginState},
+    edge::{Edge, rate_limit::cost, revocation::LoginState},
     protocol::check_limit,
 };
 

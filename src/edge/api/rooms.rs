@@ -14,7 +14,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::limits::cost,
+    edge::rate_limit::cost,
     error::{Error, Result},
     job::room::RoomCommand,
     model::{self, Member, Role, Room, RoomId, RoomKind, Seq, Timestamp, UserId},

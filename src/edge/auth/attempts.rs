@@ -22,7 +22,7 @@ use crate::{
     config,
     edge::{
         client_address::network_of,
-        limits::{
+        rate_limit::{
             counters::{Count, Counters, wait},
             limited,
         },

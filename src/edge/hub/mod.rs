@@ -10,7 +10,7 @@
 //! it. A socket that joins has read its membership together with the room's head: every event above that head must
 //! pass its subscription, or the membership is read again (`Joining::finish`). `rights` is the safety net for both.
 
-mod pages;
+mod history_cache;
 mod rights;
 mod room;
 #[cfg(test)]
@@ -27,13 +27,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-pub use pages::Newest;
-use pages::Taken;
-use room::{Room, Seat};
+use history_cache::CacheBytes;
+pub use history_cache::Newest;
+use room::{Room, Subscription};
 use tokio::sync::{Notify, RwLock, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{gather::Gather, outbox::Item, session::Seated};
+use super::{batch_reads::BatchedRead, outbound::Item, subscriber::Subscriber};
 use crate::{
     bus::{self, Bus, Channel, Incoming, RoomNews, Subscriptions},
     error::Result,
@@ -59,7 +59,7 @@ pub struct Hub {
     shards: Vec<Mutex<HashMap<RoomId, Arc<Room>>>>,
     reads: Arc<dyn Reads>,
     /// Heads of rooms that are being opened.
-    heads: Gather<RoomId, Seq>,
+    heads: BatchedRead<RoomId, Seq>,
     bus: Arc<dyn Bus>,
     subscriptions: Arc<dyn Subscriptions>,
     /// Held for reading while a room is being opened, for writing while empty rooms are given up: a subscription
@@ -69,7 +69,7 @@ pub struct Hub {
     bus_back: Notify,
     /// Counts `joinRoom`s.
     joins: AtomicU64,
-    pages: Taken,
+    pages: CacheBytes,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -98,7 +98,7 @@ pub enum Ended {
 pub struct Joining {
     hub: Arc<Hub>,
     room: Arc<Room>,
-    who: Arc<Seated>,
+    who: Arc<Subscriber>,
     /// Everything above this number comes as events once the socket is live.
     pub live_from: Seq,
     done: bool,
@@ -124,7 +124,7 @@ impl Hub {
         });
         let truth = reads.clone();
         let hub = Arc::new(Hub {
-            heads: Gather::new(move |rooms: Vec<RoomId>| {
+            heads: BatchedRead::new(move |rooms: Vec<RoomId>| {
                 let reads = truth.clone();
                 async move {
                     let heads: HashMap<_, _> = reads.heads(&rooms).await?.into_iter().collect();
@@ -138,7 +138,7 @@ impl Hub {
             subscriptions,
             opening: RwLock::new(()),
             bus_lost: AtomicBool::new(false),
-            pages: Taken::default(),
+            pages: CacheBytes::default(),
             bus_back: Notify::new(),
             joins: AtomicU64::new(0),
             tasks: tasks.clone(),
@@ -152,21 +152,21 @@ impl Hub {
 
     /// Gives a socket a place in a room, before anything is fetched for it. The caller has read its membership. Where that
     /// was at a head below [`Joining::live_from`], events between the two may have ended it: the caller reads it again.
-    pub async fn join(self: &Arc<Self>, room: RoomId, who: Arc<Seated>) -> Result<Joining> {
+    pub async fn join(self: &Arc<Self>, room: RoomId, who: Arc<Subscriber>) -> Result<Joining> {
         let room = self.open(room).await?;
         let live_from = {
             let mut state = room.lock();
             let joined = self.joins.fetch_add(1, Ordering::Relaxed);
             match state
-                .seats
+                .subscriptions
                 .iter_mut()
                 .find(|s| s.who.session == who.session)
             {
-                Some(seat) => {
-                    seat.pending.get_or_insert_default();
-                    seat.joined = joined;
+                Some(subscription) => {
+                    subscription.pending.get_or_insert_default();
+                    subscription.joined = joined;
                 }
-                None => state.seats.push(Seat {
+                None => state.subscriptions.push(Subscription {
                     who: who.clone(),
                     pending: Some(Box::default()),
                     above: -1,
@@ -196,12 +196,12 @@ impl Hub {
     }
 
     /// Takes a socket's place away; no event of the room follows.
-    pub fn leave(&self, room: RoomId, who: &Seated) {
+    pub fn leave(&self, room: RoomId, who: &Subscriber) {
         who.rooms().remove(&room);
         if let Some(room) = self.find(room) {
             room.lock()
-                .seats
-                .retain(|seat| seat.who.session != who.session);
+                .subscriptions
+                .retain(|subscription| subscription.who.session != who.session);
         }
     }
 
@@ -236,7 +236,7 @@ impl Hub {
             .get_or_try_init(|| async {
                 self.subscriptions.subscribe(&[Channel::Room(id)]).await?;
                 // Read after the subscription holds: what is stored from here on will be announced.
-                let head = self.heads.ask(id).await?;
+                let head = self.heads.get(id).await?;
                 let mut state = room.lock();
                 state.last = head;
                 state.target = state.target.max(head);
@@ -350,9 +350,9 @@ impl Hub {
                     .ahead
                     .first_key_value()
                     .map_or(state.target, |(first, _)| first - 1);
-                if state.target <= state.last || state.seats.is_empty() {
+                if state.target <= state.last || state.subscriptions.is_empty() {
                     // An empty room catches up by its head when someone joins.
-                    if state.seats.is_empty() {
+                    if state.subscriptions.is_empty() {
                         state.last = state.last.max(state.target);
                         state.ahead.clear();
                         state.pages.end();
@@ -454,7 +454,7 @@ impl Hub {
         for shard in &self.shards {
             shard.lock().retain(|id, room| {
                 room.lock().pages.forget_old();
-                // A joiner holds the room while it takes its seat.
+                // A joiner holds the room while it takes its subscription.
                 let keep = !room.is_empty() || Arc::strong_count(room) > 1;
                 if !keep {
                     gone.push(Channel::Room(*id));
@@ -505,10 +505,10 @@ impl Joining {
         let outbox = self.who.outbox.clone();
         let mut state = self.room.lock();
         let place = state
-            .seats
+            .subscriptions
             .iter()
-            .position(|seat| seat.who.session == self.who.session);
-        let pending = place.and_then(|i| state.seats[i].pending.as_deref());
+            .position(|subscription| subscription.who.session == self.who.session);
+        let pending = place.and_then(|i| state.subscriptions[i].pending.as_deref());
         let ended = match pending {
             // Events that were not seen might have ended the membership.
             _ if member_at < self.live_from => Ended::Gone,
@@ -521,17 +521,17 @@ impl Joining {
         outbox.push(answer(ended));
         if let Some(i) = place {
             if ended == Ended::Live {
-                state.seats[i].above = position;
-                let pending = state.seats[i].pending.take().unwrap_or_default();
+                state.subscriptions[i].above = position;
+                let pending = state.subscriptions[i].pending.take().unwrap_or_default();
                 let frames: Vec<_> = pending
                     .events
                     .into_iter()
                     .filter(|(seq, _)| *seq > position)
                     .map(|(_, frame)| frame)
                     .collect();
-                outbox.push_frames(&frames);
+                outbox.push_events(&frames);
             } else {
-                state.seats.swap_remove(i);
+                state.subscriptions.swap_remove(i);
             }
         }
         if ended != Ended::Live {

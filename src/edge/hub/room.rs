@@ -9,9 +9,9 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OnceCell;
 
-use super::pages::{Pages, Taken};
+use super::history_cache::{CacheBytes, HistoryCache};
 use crate::{
-    edge::{outbox::Frame, session::Seated},
+    edge::{outbound::OutboundEvent, subscriber::Subscriber},
     model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq, UserId},
     protocol::{Gap, MemberEvent, RoomEvent, raw},
     telemetry::metrics,
@@ -37,13 +37,13 @@ pub(super) struct State {
     pub target: Seq,
     pub ahead: BTreeMap<Seq, FeedEvent>,
     pub repairing: bool,
-    pub seats: Vec<Seat>,
-    pub pages: Pages,
+    pub subscriptions: Vec<Subscription>,
+    pub pages: HistoryCache,
 }
 
 /// A socket's place in a room.
-pub(super) struct Seat {
-    pub who: Arc<Seated>,
+pub(super) struct Subscription {
+    pub who: Arc<Subscriber>,
     /// `Some` while its `joinRoom` is being answered: events wait here so that the answer comes first.
     pub pending: Option<Box<Pending>>,
     /// What the answer to its `joinRoom` brought it up to. The store may be ahead of the bus: events up to here may
@@ -56,7 +56,7 @@ pub(super) struct Seat {
 /// What waits for one socket.
 #[derive(Default)]
 pub(super) struct Pending {
-    pub events: Vec<(Seq, Arc<Frame>)>,
+    pub events: Vec<(Seq, Arc<OutboundEvent>)>,
     /// More came than is kept.
     pub overflow: bool,
     /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends on
@@ -65,7 +65,7 @@ pub(super) struct Pending {
 }
 
 impl Room {
-    pub fn new(id: RoomId, taken: Taken) -> Self {
+    pub fn new(id: RoomId, taken: CacheBytes) -> Self {
         Room {
             id,
             open: OnceCell::new(),
@@ -76,8 +76,8 @@ impl Room {
                 target: -1,
                 ahead: BTreeMap::new(),
                 repairing: false,
-                seats: Vec::new(),
-                pages: Pages::new(taken),
+                subscriptions: Vec::new(),
+                pages: HistoryCache::new(taken),
             }),
         }
     }
@@ -90,7 +90,7 @@ impl Room {
     /// Nobody is here, and nobody reads.
     pub fn is_empty(&self) -> bool {
         let state = self.lock();
-        state.seats.is_empty() && !state.pages.is_read()
+        state.subscriptions.is_empty() && !state.pages.is_read()
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,7 +130,7 @@ impl State {
                     if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
                         // Those who left hear it, and nothing after it.
                         let seq = event.seq;
-                        numbered.push((seq, Frame::feed(event)));
+                        numbered.push((seq, OutboundEvent::feed(event)));
                         self.give(&numbered);
                         numbered.clear();
                         self.member_left(left.user.id, seq);
@@ -143,78 +143,92 @@ impl State {
                 }
                 _ => {}
             }
-            numbered.push((event.seq, Frame::feed(event)));
+            numbered.push((event.seq, OutboundEvent::feed(event)));
         }
         self.give(&numbered);
         if room_deleted {
-            for seat in &mut self.seats {
-                if let Some(pending) = &mut seat.pending {
+            for subscription in &mut self.subscriptions {
+                if let Some(pending) = &mut subscription.pending {
                     // For good: no membership that was read counts any more.
                     pending.left = Some(Seq::MAX);
                 }
             }
-            self.unseat(|seat| seat.pending.is_none());
+            self.unsubscribe(|subscription| subscription.pending.is_none());
         }
     }
 
     /// The user's membership ended with event `seq`: their sockets are unsubscribed, or marked where they are joining.
     fn member_left(&mut self, user: UserId, seq: Seq) {
-        for seat in &mut self.seats {
-            if let Some(pending) = &mut seat.pending
-                && seat.who.user == user
+        for subscription in &mut self.subscriptions {
+            if let Some(pending) = &mut subscription.pending
+                && subscription.who.user == user
             {
                 pending.left = pending.left.max(Some(seq));
             }
         }
-        self.unseat(|seat| seat.who.user == user && seat.pending.is_none() && seq > seat.above);
+        self.unsubscribe(|subscription| {
+            subscription.who.user == user
+                && subscription.pending.is_none()
+                && seq > subscription.above
+        });
     }
 
     /// The sockets that get events, with the number of their `joinRoom`.
     pub fn live(&self) -> impl Iterator<Item = (UserId, u64)> {
-        let live = self.seats.iter().filter(|seat| seat.pending.is_none());
-        live.map(|seat| (seat.who.user, seat.joined))
+        let live = self
+            .subscriptions
+            .iter()
+            .filter(|subscription| subscription.pending.is_none());
+        live.map(|subscription| (subscription.who.user, subscription.joined))
     }
 
     /// Unsubscribes these users' sockets, unless they have joined again since. They hear a `gap` from the next number on,
     /// the event for "ask again", which is then answered with what they are in the room.
     pub fn revoke(&mut self, gone: &HashSet<(UserId, u64)>) -> usize {
-        let before = self.seats.len();
+        let before = self.subscriptions.len();
         let (room, from) = (self.room, self.last + 1);
         let to = self.target.max(from);
-        self.unseat(|seat| {
-            let revoked = seat.pending.is_none() && gone.contains(&(seat.who.user, seat.joined));
+        self.unsubscribe(|subscription| {
+            let revoked = subscription.pending.is_none()
+                && gone.contains(&(subscription.who.user, subscription.joined));
             if revoked {
-                let gap = Frame::new("gap", raw(&Gap { room, from, to }).get().to_owned());
-                seat.who.outbox.push_frames(&[gap]);
+                let gap = OutboundEvent::new("gap", raw(&Gap { room, from, to }).get().to_owned());
+                subscription.who.outbox.push_events(&[gap]);
             }
             revoked
         });
-        before - self.seats.len()
+        before - self.subscriptions.len()
     }
 
     /// Tells every socket that is live here. One that is still joining reads the truth after its place was taken.
     pub fn tell(&mut self, event: EphemeralEvent) {
-        let frame = Frame::new(event.kind.as_str(), event.data);
-        let live = self.seats.iter().filter(|seat| seat.pending.is_none());
+        let frame = OutboundEvent::new(event.kind.as_str(), event.data);
+        let live = self
+            .subscriptions
+            .iter()
+            .filter(|subscription| subscription.pending.is_none());
         let mut told = 0;
-        for seat in live {
-            seat.who.outbox.push_frames(std::slice::from_ref(&frame));
+        for subscription in live {
+            subscription
+                .who
+                .outbox
+                .push_events(std::slice::from_ref(&frame));
             told += 1;
         }
         metrics().deliveries.inc_by(told);
     }
 
-    fn give(&mut self, numbered: &[(Seq, Arc<Frame>)]) {
+    fn give(&mut self, numbered: &[(Seq, Arc<OutboundEvent>)]) {
         if numbered.is_empty() {
             return;
         }
         let frames: Vec<_> = numbered.iter().map(|(_, frame)| frame.clone()).collect();
-        for seat in &mut self.seats {
-            match &mut seat.pending {
+        for subscription in &mut self.subscriptions {
+            match &mut subscription.pending {
                 None => {
-                    let known = numbered.partition_point(|(seq, _)| *seq <= seat.above);
+                    let known = numbered.partition_point(|(seq, _)| *seq <= subscription.above);
                     if known < frames.len() {
-                        seat.who.outbox.push_frames(&frames[known..]);
+                        subscription.who.outbox.push_events(&frames[known..]);
                     }
                 }
                 Some(pending) if pending.overflow => {}
@@ -227,14 +241,14 @@ impl State {
         }
         metrics()
             .deliveries
-            .inc_by((self.seats.len() * frames.len()) as u64);
+            .inc_by((self.subscriptions.len() * frames.len()) as u64);
     }
 
-    fn unseat(&mut self, gone: impl Fn(&Seat) -> bool) {
-        self.seats.retain(|seat| {
-            let gone = gone(seat);
+    fn unsubscribe(&mut self, gone: impl Fn(&Subscription) -> bool) {
+        self.subscriptions.retain(|subscription| {
+            let gone = gone(subscription);
             if gone {
-                seat.who.rooms().remove(&self.room);
+                subscription.who.rooms().remove(&self.room);
             }
             !gone
         });
@@ -275,7 +289,7 @@ impl State {
             from,
             to,
         };
-        let frame = Frame::new("gap", raw(&gap).get().to_owned());
+        let frame = OutboundEvent::new("gap", raw(&gap).get().to_owned());
         self.give(&[(to, frame)]);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     edge::{
         Edge,
         client_address::network_of,
-        limits::{
+        rate_limit::{
             counters::{self, Count},
             limited,
         },

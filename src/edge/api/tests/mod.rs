@@ -26,9 +26,9 @@ use crate::{
     edge::{
         Edge,
         auth::{Auth, Identity},
-        gather::Gathers,
+        batch_reads::BatchedReads,
         hub::{Hub, Intervals},
-        sessions::Sessions,
+        registry::Registry,
         submit::{Limits, Submitter},
         unauthenticated::Unauthenticated,
     },
@@ -348,16 +348,16 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     .unwrap();
     let (reads, presence): (Arc<dyn Reads>, Arc<dyn Bus>) = (store.clone(), bus.clone());
     let edge = Arc::new(Edge {
-        waves: Arc::default(),
-        gathers: Gathers::new(&reads, &presence, Duration::from_secs(60)),
+        flush_scheduler: Arc::default(),
+        batched: BatchedReads::new(&reads, &presence, Duration::from_secs(60)),
         hub,
-        sessions: Arc::new(Sessions::new(config.edge.max_sockets_per_user)),
+        sessions: Arc::new(Registry::new(config.edge.max_sockets_per_user)),
         revocations: Arc::default(),
         unauthenticated: Unauthenticated::new(&config.edge),
         tasks,
         id,
         auth: Auth::new(&config),
-        limits: crate::edge::limits::Limits::new(&config.limits),
+        limits: crate::edge::rate_limit::Limits::new(&config.limits),
         config: Arc::new(config),
         reads: store.clone(),
         ledger: store.clone(),

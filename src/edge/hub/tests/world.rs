@@ -20,8 +20,8 @@ use crate::{
     },
     edge::{
         hub::{Ended, Hub, Intervals, Joining},
-        outbox::{Item, Outbox},
-        session::Seated,
+        outbound::{Encoding, Item, Outbox},
+        subscriber::Subscriber,
     },
     error::{Error, Result},
     model::*,
@@ -346,7 +346,7 @@ pub fn finish(joining: Joining, position: Seq, more: bool, member_at: Seq) {
 
 /// A socket as its client sees it. Whatever it reads must be next.
 pub struct Reader {
-    pub who: Arc<Seated>,
+    pub who: Arc<Subscriber>,
     pub room: RoomId,
     /// It has everything up to here, but for what is in `gaps`.
     pub position: Seq,
@@ -362,7 +362,7 @@ pub struct Reader {
 impl Reader {
     pub fn new(session: u64, room: RoomId, after: Seq) -> Reader {
         Reader {
-            who: Arc::new(Seated::new(
+            who: Arc::new(Subscriber::new(
                 session,
                 new_id(),
                 Outbox::new(1 << 20, Arc::default()),
@@ -435,7 +435,12 @@ impl Reader {
                     assert!(position >= self.position);
                     (self.position, self.live) = (position, live);
                 }
-                Item::Event(frame) => self.hear(&frame.ws()),
+                Item::Event(event) => {
+                    let frame = |event: &str, data: &str| {
+                        format!("{{\"event\":\"{event}\",\"data\":{data}}}").into()
+                    };
+                    self.hear(&event.rendered(Encoding::Plain, frame));
+                }
                 Item::Text(text) => panic!("{text}"),
             }
         }

@@ -7,7 +7,7 @@
 
 mod codec;
 mod engine;
-pub(super) mod packet;
+pub(in crate::edge) mod packet;
 mod polling;
 mod upgrade;
 

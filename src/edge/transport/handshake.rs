@@ -14,7 +14,7 @@ const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
 
 /// Why a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(in crate::edge) enum Refused {
     /// Not version 13: answered with 426 and the version that is spoken here (RFC 6455, section 4.4).
     Version,
     /// Not a WebSocket handshake: what is wrong with it.
@@ -54,7 +54,7 @@ impl Refused {
 ///
 /// # Errors
 /// The first rule that it does not keep.
-pub(super) fn key(request: &Request) -> Result<&HeaderValue, Refused> {
+pub(in crate::edge) fn key(request: &Request) -> Result<&HeaderValue, Refused> {
     check(request.method(), request.version(), request.headers())
 }
 
@@ -104,7 +104,7 @@ fn is_key(key: &HeaderValue) -> bool {
 }
 
 /// The token of `Bearer <token>`; the scheme in any case (RFC 9110, section 11.1).
-pub(super) fn bearer(credentials: &str) -> Option<&str> {
+pub(in crate::edge) fn bearer(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
     let token = token.trim_start_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
@@ -115,7 +115,7 @@ pub(super) fn bearer(credentials: &str) -> Option<&str> {
 ///
 /// # Errors
 /// `malformed`, with the ways that are allowed.
-pub(super) fn no_token_in(query: Option<&str>) -> Result<(), Error> {
+pub(in crate::edge) fn no_token_in(query: Option<&str>) -> Result<(), Error> {
     let pairs = query.unwrap_or("").split('&');
     let mut names = pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
     match names.any(|name| matches!(name, "token" | "access_token")) {

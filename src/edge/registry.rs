@@ -9,9 +9,11 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use rand::RngExt;
 
-use super::session::{Seated, event};
+use super::{
+    outbound::{Item, event},
+    subscriber::Subscriber,
+};
 use crate::{
-    edge::outbox::Item,
     error::{Code, Error, Result},
     job::Notice,
     model::{LoginId, Timestamp, UserId},
@@ -21,7 +23,7 @@ use crate::{
 /// When a user with too many sockets should try again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-pub struct Sessions {
+pub struct Registry {
     /// Sockets of one user that may be open here at once.
     max_per_user: u32,
     open: Mutex<Open>,
@@ -29,7 +31,7 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct Open {
-    sessions: HashMap<u64, (LoginId, Arc<Seated>)>,
+    sessions: HashMap<u64, (LoginId, Arc<Subscriber>)>,
     /// How many sessions each user has; none is 0.
     users: HashMap<UserId, u32>,
 }
@@ -47,13 +49,13 @@ impl Open {
 
 /// A socket that is counted, and whose session is not open yet.
 pub struct Entering<'a> {
-    sessions: &'a Sessions,
+    sessions: &'a Registry,
     user: UserId,
 }
 
 impl Entering<'_> {
-    /// The session is open; [`Sessions::remove`] ends it.
-    pub fn add(self, session: u64, login: LoginId, who: Arc<Seated>) {
+    /// The session is open; [`Registry::remove`] ends it.
+    pub fn add(self, session: u64, login: LoginId, who: Arc<Subscriber>) {
         let mut open = self.sessions.lock();
         open.sessions.insert(session, (login, who));
         drop(open);
@@ -68,9 +70,9 @@ impl Drop for Entering<'_> {
     }
 }
 
-impl Sessions {
+impl Registry {
     pub fn new(max_per_user: u32) -> Self {
-        Sessions {
+        Registry {
             max_per_user,
             open: Mutex::default(),
         }
@@ -114,7 +116,9 @@ impl Sessions {
     pub fn present(&self) -> Vec<(UserId, Timestamp)> {
         let open = self.lock();
         let sessions = open.sessions.values();
-        sessions.map(|(_, who)| (who.user, who.active())).collect()
+        sessions
+            .map(|(_, who)| (who.user, who.last_active()))
+            .collect()
     }
 
     /// The logins that have sockets here, each once.
@@ -164,7 +168,7 @@ impl Sessions {
     /// Closes every session with 1012, spread evenly over `drain`. The close reason tells each client after how many
     /// milliseconds to come back, spread the same way, so that the next edge is not stormed.
     pub async fn drain(&self, drain: Duration) {
-        let all: Vec<Arc<Seated>> = {
+        let all: Vec<Arc<Subscriber>> = {
             let open = self.lock();
             open.sessions.values().map(|(_, who)| who.clone()).collect()
         };
@@ -193,13 +197,13 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{edge::outbox::Outbox, model::new_id};
+    use crate::{edge::outbound::Outbox, model::new_id};
 
     #[test]
     fn a_user_has_so_many_sockets_and_a_closed_one_makes_room() {
-        let (sessions, user, other) = (Sessions::new(2), new_id(), new_id());
+        let (sessions, user, other) = (Registry::new(2), new_id(), new_id());
         let open = |session| {
-            let who = Seated::new(session, user, Outbox::new(1, Arc::default()));
+            let who = Subscriber::new(session, user, Outbox::new(1, Arc::default()));
             sessions
                 .enter(user)
                 .map(|entering| entering.add(session, new_id(), Arc::new(who)))

@@ -29,7 +29,7 @@ const READER_AGE: Duration = Duration::from_secs(1);
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bytes that all rooms' pages take.
-pub(super) type Taken = Arc<AtomicUsize>;
+pub(super) type CacheBytes = Arc<AtomicUsize>;
 
 /// The newest messages of a room, ascending, each as everyone is told it.
 pub type Newest = Arc<[Arc<RawValue>]>;
@@ -39,7 +39,7 @@ fn size(newest: &Newest) -> usize {
 }
 
 /// One room's pages.
-pub(super) struct Pages {
+pub(super) struct HistoryCache {
     /// Goes up whenever what was read before may not be true any more.
     version: u64,
     since: Instant,
@@ -49,12 +49,12 @@ pub(super) struct Pages {
     pages: Vec<(u32, Bytes)>,
     /// What a joining socket is told, up to a number.
     newest: Option<(Seq, Newest)>,
-    taken: Taken,
+    taken: CacheBytes,
 }
 
-impl Pages {
-    pub fn new(taken: Taken) -> Self {
-        Pages {
+impl HistoryCache {
+    pub fn new(taken: CacheBytes) -> Self {
+        HistoryCache {
             version: 0,
             since: Instant::now(),
             readers: HashMap::new(),
@@ -130,7 +130,7 @@ impl Pages {
     }
 }
 
-impl Drop for Pages {
+impl Drop for HistoryCache {
     fn drop(&mut self) {
         self.end();
     }

@@ -30,8 +30,8 @@ use super::{
     payload,
 };
 use crate::edge::{
-    link::{Received, WebSocket},
-    outbox::Item,
+    outbound::Item,
+    transport::link::{Received, WebSocket},
 };
 
 /// How long a client may take to send the body of a post.
@@ -162,7 +162,7 @@ impl Engine {
             }
             *waiting = Some(sender);
         }
-        session.outbox.poke();
+        session.outbox.notify_writable();
         let abandoned = Abandoned(self, session.sid);
         let upgrading = session.upgrading.load(Ordering::Acquire);
         let poll = session.poll.clone();

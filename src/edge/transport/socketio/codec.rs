@@ -13,10 +13,12 @@ use super::packet::{Event, Malformed, Message, Packet};
 use crate::{
     config::Config,
     edge::{
-        connection::{Beat, Codec, Input, Over},
-        handshake::bearer,
-        outbox::{Ending, Item, Outbox},
-        session::{Greeting, RequestId},
+        outbound::{Encoding, Ending, Item, Outbox, RequestId},
+        session::Greeting,
+        transport::{
+            connection::{Beat, Codec, Input, Over},
+            handshake::bearer,
+        },
     },
     error::{Code, Error, Result},
     protocol::{Close, ConnectedLimits, Request, WireError, raw},
@@ -143,6 +145,11 @@ fn emit(event: &str, data: &impl Serialize) -> Item {
     text(format!("42[\"{event}\",{}]", raw(data).get()))
 }
 
+/// The EVENT packet.
+fn packet(event: &str, data: &str) -> Utf8Bytes {
+    format!("42[\"{event}\",{data}]").into()
+}
+
 impl Codec for SocketIo {
     const TRANSPORT: &'static str = "socketio";
 
@@ -176,7 +183,7 @@ impl Codec for SocketIo {
 
     fn render(item: &Item) -> Utf8Bytes {
         match item {
-            Item::Event(frame) => frame.socketio(),
+            Item::Event(event) => event.rendered(Encoding::SocketIo, packet),
             Item::Text(text) => text.clone(),
             Item::Ack {
                 id: Some(id),

@@ -25,15 +25,16 @@ use tokio::time::{Instant, Sleep};
 
 pub(super) use self::codec::{Beat, Codec, Input, Over};
 use self::progress::Progress;
-use super::{
-    Edge,
-    auth::Identity,
-    link::{Broken, Link, Received},
-    outbox::{Item, Outbox},
-    session::{RequestId, Session, answer_to},
-    unauthenticated::Slot,
-};
+use super::link::{Broken, Link, Received};
 use crate::{
+    edge::{
+        Edge,
+        auth::Identity,
+        client_address,
+        outbound::{Item, Outbox, RequestId, answer_to},
+        session::Session,
+        unauthenticated::Slot,
+    },
     error::{Code, Error, Result},
     protocol::{Close, Request},
     telemetry::metrics,
@@ -46,8 +47,28 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where a connection comes from, and the place it has for as long as it has not authenticated.
 pub(super) struct Admitted {
-    pub address: Option<IpAddr>,
-    pub slot: Option<Slot>,
+    address: Option<IpAddr>,
+    slot: Option<Slot>,
+}
+
+impl Admitted {
+    /// # Errors
+    /// `busy` or `rate_limited` where too many connections without credentials are open.
+    pub fn anonymous(edge: &Edge, request: &poem::Request) -> Result<Admitted> {
+        let address = client_address::of(request);
+        Ok(Admitted {
+            address,
+            slot: Some(edge.unauthenticated.admit(address)?),
+        })
+    }
+
+    /// For a request with valid credentials, which needs no such place.
+    pub fn authenticated(request: &poem::Request) -> Admitted {
+        Admitted {
+            address: client_address::of(request),
+            slot: None,
+        }
+    }
 }
 
 /// How far the peer has come.
@@ -178,7 +199,7 @@ impl<C: Codec> Connection<C> {
         }
         while self.outbox.poll_wait(cx).is_ready() {
             if !self.blocked {
-                self.poll_turns(cx)?;
+                self.poll_flush(cx)?;
             } else if self.outbox.is_slow() {
                 self.writing.clear();
                 return Err(Over::with(Close::Slow));
@@ -197,11 +218,11 @@ impl<C: Codec> Connection<C> {
         self.blocked = false;
         self.progress = None;
         self.read_again();
-        self.poll_turns(cx)
+        self.poll_flush(cx)
     }
 
-    fn poll_turns(&mut self, cx: &mut Context) -> Result<(), Over> {
-        while let Some(turn) = self.outbox.turn() {
+    fn poll_flush(&mut self, cx: &mut Context) -> Result<(), Over> {
+        while let Some(turn) = self.outbox.may_write() {
             let ending = match self.link.is_writable(&self.outbox) {
                 true => self.outbox.take(&mut self.writing),
                 false => self.outbox.ending(),
@@ -290,7 +311,7 @@ impl<C: Codec> Connection<C> {
             Ok(Received::Nothing) => {
                 // It may be a new wire, which takes what waited for room on the old one.
                 if !self.outbox.is_empty() {
-                    self.outbox.poke();
+                    self.outbox.notify_writable();
                 }
                 Input::Nothing
             }
@@ -491,7 +512,7 @@ impl<C: Codec> Connection<C> {
     /// The peer has not read for too long: what waits for it is given up.
     fn stall(&mut self) -> Over {
         self.stalled = true;
-        self.outbox.end_slow();
+        self.outbox.close_slow();
         self.writing.clear();
         Over::with(Close::Slow)
     }
@@ -500,7 +521,7 @@ impl<C: Codec> Connection<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::ws::Plain;
+    use crate::edge::transport::plain::Plain;
 
     /// The kind of fault, not an instance of it: where something is awaited, the rest of the socket waits.
     #[test]

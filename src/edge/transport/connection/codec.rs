@@ -6,8 +6,8 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
     edge::{
-        outbox::{Ending, Item, Outbox},
-        session::{Greeting, RequestId},
+        outbound::{Ending, Item, Outbox, RequestId},
+        session::Greeting,
     },
     error::{Error, Result},
     protocol::{Close, Request},

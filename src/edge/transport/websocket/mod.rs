@@ -36,7 +36,7 @@ const PONG: u8 = 10;
 
 /// What the peer sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(in crate::edge) enum Received {
     Text(Utf8Bytes),
     Binary,
     /// Something that needs nothing from us.
@@ -45,7 +45,7 @@ pub(super) enum Received {
 
 /// Why there is nothing more to receive.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(in crate::edge) enum Broken {
     /// There is nobody to tell any more.
     Gone,
     /// A message over the limit, in bytes.
@@ -62,7 +62,7 @@ impl From<std::io::Error> for Broken {
     }
 }
 
-pub(super) struct WebSocket<S> {
+pub(in crate::edge) struct WebSocket<S> {
     stream: S,
     max_message: usize,
     /// Read, and where that begins which is not taken yet.

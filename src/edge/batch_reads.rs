@@ -30,7 +30,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 type Read<K, V> = dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>>> + Send + Sync;
 
-pub struct Gather<K, V> {
+pub struct BatchedRead<K, V> {
     shared: Arc<Shared<K, V>>,
 }
 
@@ -52,13 +52,13 @@ struct Asked<K, V> {
     answer: oneshot::Sender<Result<V>>,
 }
 
-impl<K: Send + 'static, V: Send + 'static> Gather<K, V> {
+impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
     /// `read` answers each key, in the order given.
     pub fn new<F>(read: impl Fn(Vec<K>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Vec<V>>> + Send + 'static,
     {
-        Gather {
+        BatchedRead {
             shared: Arc::new(Shared {
                 read: Box::new(move |keys| Box::pin(read(keys))),
                 state: Mutex::new(State {
@@ -74,7 +74,7 @@ impl<K: Send + 'static, V: Send + 'static> Gather<K, V> {
     ///
     /// # Errors
     /// Those of the read, which all its askers get; `busy` where it takes too long.
-    pub async fn ask(&self, key: K) -> Result<V> {
+    pub async fn get(&self, key: K) -> Result<V> {
         let (answer, answered) = oneshot::channel();
         let begins = {
             let mut state = self.shared.lock();
@@ -136,26 +136,26 @@ impl<K, V> Shared<K, V> {
 }
 
 /// What every socket asks for when it comes.
-pub struct Gathers {
-    pub accounts: Gather<UserId, Option<Account>>,
+pub struct BatchedReads {
+    pub accounts: BatchedRead<UserId, Option<Account>>,
     /// Whether the login was revoked.
-    pub revoked: Gather<LoginId, bool>,
-    pub entries: Gather<(RoomId, UserId), Option<Entry>>,
+    pub revoked: BatchedRead<LoginId, bool>,
+    pub entries: BatchedRead<(RoomId, UserId), Option<Entry>>,
     /// Says on the bus that someone is connected.
-    pub here: Gather<(UserId, Timestamp), ()>,
+    pub here: BatchedRead<(UserId, Timestamp), ()>,
 }
 
-impl Gathers {
+impl BatchedReads {
     /// Users count as connected for `ttl`.
     pub fn new(reads: &Arc<dyn Reads>, bus: &Arc<dyn Bus>, ttl: Duration) -> Self {
         let (accounts, logins, entries) = (reads.clone(), reads.clone(), reads.clone());
         let bus = bus.clone();
-        Gathers {
-            accounts: Gather::new(move |users| {
+        BatchedReads {
+            accounts: BatchedRead::new(move |users| {
                 let reads = accounts.clone();
                 async move { reads.accounts(&users).await }
             }),
-            revoked: Gather::new(move |logins_asked: Vec<LoginId>| {
+            revoked: BatchedRead::new(move |logins_asked: Vec<LoginId>| {
                 let reads = logins.clone();
                 async move {
                     let revoked = reads.revoked(&logins_asked).await?;
@@ -163,11 +163,11 @@ impl Gathers {
                     Ok(logins_asked.iter().map(is_revoked).collect())
                 }
             }),
-            entries: Gather::new(move |who| {
+            entries: BatchedRead::new(move |who| {
                 let reads = entries.clone();
                 async move { reads.entries(&who).await }
             }),
-            here: Gather::new(move |users| {
+            here: BatchedRead::new(move |users| {
                 let bus = bus.clone();
                 async move {
                     bus.here(&users, ttl).await?;
@@ -220,13 +220,13 @@ mod tests {
     use super::*;
 
     /// Answers twice the key, and how many keys were read together.
-    type Doubled = Gather<u32, (u32, usize)>;
+    type Doubled = BatchedRead<u32, (u32, usize)>;
 
     /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
     fn gather() -> (Arc<Doubled>, Arc<Semaphore>, Arc<AtomicU32>) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
         let (gate, count) = (permits.clone(), begun.clone());
-        let gather = Gather::new(move |keys: Vec<u32>| {
+        let gather = BatchedRead::new(move |keys: Vec<u32>| {
             let gate = gate.clone();
             count.fetch_add(1, Ordering::SeqCst);
             async move {
@@ -256,7 +256,7 @@ mod tests {
     async fn busy(gather: &Arc<Doubled>, begun: &AtomicU32, key: u32) {
         for read in 1..=READS as u32 {
             let gather = gather.clone();
-            tokio::spawn(async move { gather.ask(key).await });
+            tokio::spawn(async move { gather.get(key).await });
             until(begun, read).await;
             tokio::time::sleep(SLOW).await;
         }
@@ -267,7 +267,7 @@ mod tests {
         let (gather, permits, begun) = gather();
         busy(&gather, &begun, 7).await;
         let keys = 1..=KEYS as u32 + 1;
-        let all = join_all(keys.clone().map(|key| gather.ask(key)));
+        let all = join_all(keys.clone().map(|key| gather.get(key)));
         let release = async { permits.add_permits(10) };
         let (answers, ()) = tokio::join!(all, release);
         for (key, answer) in keys.zip(answers) {
@@ -275,19 +275,19 @@ mod tests {
             assert_eq!(answer.unwrap(), (key * 2, together));
         }
         assert_eq!(begun.load(Ordering::SeqCst), READS as u32 + 2);
-        assert_eq!(gather.ask(3).await.unwrap(), (6, 1), "idle again");
+        assert_eq!(gather.get(3).await.unwrap(), (6, 1), "idle again");
     }
 
     #[tokio::test]
     async fn a_failure_is_told_to_all_of_its_askers_and_to_no_one_else() {
         let (gather, permits, begun) = gather();
         busy(&gather, &begun, 7).await;
-        let all = join_all([1, u32::MAX, 2].map(|key| gather.ask(key)));
+        let all = join_all([1, u32::MAX, 2].map(|key| gather.get(key)));
         let (answers, ()) = tokio::join!(all, async { permits.add_permits(10) });
         for answer in answers {
             assert_eq!(answer.unwrap_err().code, crate::error::Code::NotFound);
         }
-        assert_eq!(gather.ask(3).await.unwrap(), (6, 1));
+        assert_eq!(gather.get(3).await.unwrap(), (6, 1));
     }
 
     #[tokio::test]
@@ -296,12 +296,12 @@ mod tests {
         busy(&gather, &begun, 7).await;
         let gone = tokio::spawn({
             let gather = gather.clone();
-            async move { gather.ask(u32::MAX).await }
+            async move { gather.get(u32::MAX).await }
         });
         tokio::task::yield_now().await;
         gone.abort();
         let _ = gone.await;
-        let (answer, ()) = tokio::join!(gather.ask(1), async { permits.add_permits(10) });
+        let (answer, ()) = tokio::join!(gather.get(1), async { permits.add_permits(10) });
         assert_eq!(answer.unwrap(), (2, 1));
     }
 
@@ -319,6 +319,6 @@ mod tests {
             .await
             .unwrap();
         permits.add_permits(1);
-        assert_eq!(gather.ask(2).await.unwrap(), (4, 1));
+        assert_eq!(gather.get(2).await.unwrap(), (4, 1));
     }
 }

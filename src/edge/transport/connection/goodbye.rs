@@ -5,7 +5,7 @@ use std::{future::poll_fn, time::Duration};
 
 use super::{Codec, Connection};
 use crate::{
-    edge::{link::Broken, outbox::Ending},
+    edge::{outbound::Ending, transport::link::Broken},
     protocol::Close,
 };
 
@@ -36,7 +36,7 @@ impl<C: Codec> Connection<C> {
                     }
                 }
                 // What the queue has not confirmed yet is still answered.
-                if !outbox.owes() {
+                if !outbox.has_pending_acks() {
                     break;
                 }
                 outbox.wait().await;

@@ -12,16 +12,18 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
-    Edge,
-    auth::Identity,
-    connection::{Beat, Codec, Connection, Input, Over},
+    connection::{Admitted, Beat, Codec, Connection, Input, Over},
     handshake,
     link::{self, Link},
-    outbox::{Ending, Item, Outbox},
-    session::{Greeting, RequestId, answer_to},
 };
 use crate::{
     config::Config,
+    edge::{
+        Edge, api,
+        auth::Identity,
+        outbound::{Encoding, Ending, Item, Outbox, RequestId, answer_to},
+        session::Greeting,
+    },
     error::{Code, Error, Result},
     protocol::{Close, ConnectedLimits, Request},
 };
@@ -35,11 +37,11 @@ pub async fn upgrade(edge: &Arc<Edge>, request: HttpRequest) -> Response {
                 handshake::Refused::Version => StatusCode::UPGRADE_REQUIRED,
                 handshake::Refused::Malformed(_) => StatusCode::BAD_REQUEST,
             };
-            let mut response = super::api::problem_response_with(&refused.error(), status);
+            let mut response = api::problem_response_with(&refused.error(), status);
             refused.mark(&mut response);
             response
         }
-        Err(Refusal::Error(error)) => super::api::problem_response(&error),
+        Err(Refusal::Error(error)) => api::problem_response(&error),
     }
 }
 
@@ -65,8 +67,8 @@ async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Ref
     super::origin::check(&edge.config.edge.allowed_origins, request)?;
     let identity = credentials(edge, request).await?;
     let admitted = match identity {
-        Some(Ok(_)) => edge.admit_known(request),
-        Some(Err(_)) | None => edge.admit(request)?,
+        Some(Ok(_)) => Admitted::authenticated(request),
+        Some(Err(_)) | None => Admitted::anonymous(edge, request)?,
     };
     let (response, upgrading) = link::accept(request)?;
     let (edge, tasks) = (edge.clone(), edge.tasks.clone());
@@ -116,6 +118,17 @@ pub(super) struct Plain {
     open: bool,
 }
 
+/// `{"event": …, "data": …}`.
+fn frame(event: &str, data: &str) -> Utf8Bytes {
+    let mut text = String::with_capacity(event.len() + data.len() + 22);
+    text.push_str("{\"event\":\"");
+    text.push_str(event);
+    text.push_str("\",\"data\":");
+    text.push_str(data);
+    text.push('}');
+    text.into()
+}
+
 impl Codec for Plain {
     const TRANSPORT: &'static str = "ws";
 
@@ -138,7 +151,7 @@ impl Codec for Plain {
 
     fn render(item: &Item) -> Utf8Bytes {
         match item {
-            Item::Event(frame) => frame.ws(),
+            Item::Event(event) => event.rendered(Encoding::Plain, frame),
             Item::Text(text) => text.clone(),
             Item::Ack { id, ok, body } => {
                 let id = id.map_or("null".to_owned(), |id| id.to_string());
@@ -216,7 +229,7 @@ struct ClientFrame<'a> {
     data: Option<&'a RawValue>,
 }
 
-pub(super) fn parse(text: &str) -> (RequestId, Result<Request>) {
+pub(in crate::edge) fn parse(text: &str) -> (RequestId, Result<Request>) {
     match serde_json::from_str::<ClientFrame>(text) {
         Ok(frame) => (frame.id, Request::parse(&frame.event, frame.data)),
         Err(error) => {

@@ -15,11 +15,14 @@ use tokio_tungstenite::tungstenite::{Utf8Bytes, handshake::derive_accept_key};
 pub(super) use super::websocket::{Broken, Received};
 use super::{
     handshake::{self, Refused},
-    outbox::{Ending, Item, Outbox},
-    server::Permit,
     socketio::Polling,
     websocket,
 };
+use crate::edge::{
+    outbound::{Ending, Item, Outbox},
+    server::Permit,
+};
+
 pub(super) enum Link {
     WebSocket(WebSocket),
     Polling(Polling),

@@ -22,9 +22,11 @@ use super::{
 };
 use crate::edge::{
     Edge,
-    connection::Connection,
-    link::{self, Link},
-    outbox::{Item, Outbox},
+    outbound::{Item, Outbox},
+    transport::{
+        connection::{Admitted, Connection},
+        link::{self, Link},
+    },
 };
 
 /// Posts that may wait while the session works on one.
@@ -58,7 +60,7 @@ impl Engine {
 
     /// `GET ?transport=polling` without an id.
     pub(super) fn open_polling(self: &Arc<Self>, request: &Request) -> Result<Response, Refused> {
-        let admitted = self.edge.admit(request)?;
+        let admitted = Admitted::anonymous(&self.edge, request)?;
         let sid = Uuid::new_v4();
         let outbox = self.edge.outbox();
         let (sender, incoming) = mpsc::channel(POSTS);
@@ -89,7 +91,7 @@ impl Engine {
 
     /// `GET ?transport=websocket` without an id.
     pub(super) fn open_websocket(&self, request: &Request) -> Result<Response, Refused> {
-        let admitted = self.edge.admit(request)?;
+        let admitted = Admitted::anonymous(&self.edge, request)?;
         let (response, upgrading) = link::accept(request).map_err(Refused::Handshake)?;
         let outbox = self.edge.outbox();
         outbox.push(Item::Text(self.handshake(Uuid::new_v4(), &[]).into()));

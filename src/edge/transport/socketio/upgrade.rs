@@ -13,7 +13,7 @@ use super::{
     engine::{Handle, NOOP},
     polling::Incoming,
 };
-use crate::edge::link::{self, Received, Upgrading};
+use crate::edge::transport::link::{self, Received, Upgrading};
 
 /// How long a client may take from its handshake to its last word.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ use crate::{
 pub const RESUME_PAGE: Seq = 500;
 
 #[derive(Default)]
-pub struct Past {
+pub struct Recovered {
     /// Everything up to here is in it.
     pub position: Seq,
     pub more: bool,
@@ -26,7 +26,7 @@ pub struct Past {
     pub gaps: Vec<Gap>,
 }
 
-impl Past {
+impl Recovered {
     /// What the store has of the `RESUME_PAGE` numbers above `after`, of which those up to `head` exist. What it does not
     /// have is told, so that a client is never kept asking for it.
     pub fn page(
@@ -35,26 +35,26 @@ impl Past {
         head: Seq,
         events: Vec<FeedEvent>,
         budget: usize,
-    ) -> Result<Past> {
+    ) -> Result<Recovered> {
         let upto = after + RESUME_PAGE;
-        let mut past = Past {
+        let mut recovered = Recovered {
             position: after,
-            ..Past::default()
+            ..Recovered::default()
         };
         let mut bytes = 0;
         for event in events {
             bytes += event.data.len();
-            if bytes > budget && past.position > after {
-                past.more = true;
-                return Ok(past);
+            if bytes > budget && recovered.position > after {
+                recovered.more = true;
+                return Ok(recovered);
             }
-            past.miss(room, event.seq - 1);
-            past.position = event.seq;
-            past.add(event)?;
+            recovered.miss(room, event.seq - 1);
+            recovered.position = event.seq;
+            recovered.add(event)?;
         }
-        past.miss(room, head.min(upto));
-        past.more = past.position == upto;
-        Ok(past)
+        recovered.miss(room, head.min(upto));
+        recovered.more = recovered.position == upto;
+        Ok(recovered)
     }
 
     /// The store has nothing between the position and this number.
@@ -102,10 +102,14 @@ mod tests {
             data: "{}".to_owned(),
         };
         let events = seqs.iter().map(event).collect();
-        let past = Past::page(RoomId::nil(), after, head, events, 1000).unwrap();
-        let gaps = past.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
-        assert_eq!(past.events.len(), seqs.len());
-        (past.position, past.more, gaps)
+        let recovered = Recovered::page(RoomId::nil(), after, head, events, 1000).unwrap();
+        let gaps = recovered
+            .gaps
+            .iter()
+            .map(|gap| (gap.from, gap.to))
+            .collect();
+        assert_eq!(recovered.events.len(), seqs.len());
+        (recovered.position, recovered.more, gaps)
     }
 
     #[test]

@@ -1,0 +1,72 @@
+//! An event on its way to sockets. Many sockets share one, so each codec renders it at most once.
+
+use std::sync::{Arc, OnceLock};
+
+use serde::Serialize;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::{model::FeedEvent, protocol::raw};
+
+/// The codecs that render events, each with a place of its own for the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Plain,
+    SocketIo,
+}
+
+/// See the module.
+pub struct OutboundEvent {
+    name: &'static str,
+    /// JSON.
+    data: String,
+    rendered: [OnceLock<Utf8Bytes>; 2],
+}
+
+impl OutboundEvent {
+    pub fn new(name: &'static str, data: String) -> Arc<Self> {
+        Arc::new(OutboundEvent {
+            name,
+            data,
+            rendered: Default::default(),
+        })
+    }
+
+    pub fn feed(event: FeedEvent) -> Arc<Self> {
+        OutboundEvent::new(event.kind.as_str(), event.data)
+    }
+
+    /// The bytes for every socket of one codec: `render` makes them from the event's name and its JSON, the first time.
+    pub fn rendered(&self, by: Encoding, render: fn(&str, &str) -> Utf8Bytes) -> Utf8Bytes {
+        self.rendered[by as usize]
+            .get_or_init(|| render(self.name, &self.data))
+            .clone()
+    }
+
+    /// Bytes of its data.
+    pub fn size(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// An event for one socket.
+pub fn event(name: &'static str, data: &impl Serialize) -> Arc<OutboundEvent> {
+    OutboundEvent::new(name, Box::<str>::from(raw(data)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_codec_renders_an_event_once() {
+        let event = OutboundEvent::new("newMessage", "{\"seq\":1}".into());
+        let plain = |name: &str, data: &str| format!("{name} {data}").into();
+        let socketio = |name: &str, data: &str| format!("{data} {name}").into();
+        let first = event.rendered(Encoding::Plain, plain);
+        assert_eq!(first.as_str(), "newMessage {\"seq\":1}");
+        let again = event.rendered(Encoding::Plain, |_, _| unreachable!("it is rendered"));
+        assert_eq!(first.as_str().as_ptr(), again.as_str().as_ptr());
+        let other = event.rendered(Encoding::SocketIo, socketio);
+        assert_eq!(other.as_str(), "{\"seq\":1} newMessage");
+    }
+}

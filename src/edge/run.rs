@@ -1,0 +1,204 @@
+//! The life of an edge: its parts are started, clients are served until the shutdown, and everything that was accepted is
+//! confirmed before it ends.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use poem::{Endpoint, Request, Response, endpoint::make};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Edge, api, auth, batch_reads, hub, outbound, presence, rate_limit, registry, revocation,
+    server, submit, transport, unauthenticated,
+};
+use crate::{
+    bus::{Bus, Channel, EdgeId},
+    config::{self, Config},
+    error::Result,
+    job::Notice,
+    queue::Publisher,
+    store::{Reads, notify::NotifyReads},
+};
+
+/// Notices from workers that may wait to be handled.
+const NOTICES: usize = 4096;
+/// How long requests that are being answered may take once everything else has ended.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// What an edge is made of.
+pub struct Parts {
+    pub config: Arc<Config>,
+    pub reads: Arc<dyn Reads>,
+    pub ledger: Arc<dyn NotifyReads>,
+    pub bus: Arc<dyn Bus>,
+    pub publisher: Arc<dyn Publisher>,
+    /// Where `metrics.port` is listened on, if it is set.
+    pub operations: Option<TcpListener>,
+}
+
+/// Serves clients until `shutdown`, then says goodbye: no new connections, every socket closed with 1012 spread over
+/// `edge.drain`, every pending confirm awaited.
+pub async fn run(
+    parts: Parts,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(Option<SocketAddr>),
+) -> Result<()> {
+    let Parts {
+        config,
+        reads,
+        ledger,
+        bus,
+        publisher,
+        operations,
+    } = parts;
+    let id = EdgeId::new_v4();
+    let inner = CancellationToken::new();
+    let (internals, sockets, connections) =
+        (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let submit = submit::Submitter::start(
+        id,
+        submit::Limits {
+            partitions: config.queue.partitions,
+            max_backlog: config.queue.max_backlog,
+            batch_messages: config.queue.batch_messages,
+            batch_bytes: config.queue.batch_bytes,
+            wait: config.edge.wait,
+        },
+        publisher.clone(),
+        &internals,
+        inner.clone(),
+    );
+    let (notices, incoming) = mpsc::channel(NOTICES);
+    let hub = hub::Hub::start(
+        reads.clone(),
+        bus.clone(),
+        Channel::Edge(id),
+        notices,
+        hub::Intervals {
+            reconcile: config.edge.reconcile_interval,
+            rights: config.edge.rights_interval,
+        },
+        internals.clone(),
+        inner.clone(),
+    )
+    .await?;
+    let sessions = Arc::new(registry::Registry::new(config.edge.max_sockets_per_user));
+    let revocations = Arc::new(revocation::Revocations::default());
+    internals.spawn(dispatch_notices(
+        incoming,
+        submit.clone(),
+        sessions.clone(),
+        revocations.clone(),
+    ));
+    internals.spawn(presence::announce(
+        bus.clone(),
+        sessions.clone(),
+        presence::interval(&config),
+        inner.clone(),
+    ));
+    internals.spawn(revocation::check(
+        reads.clone(),
+        sessions.clone(),
+        revocations.clone(),
+        hub.clone(),
+        config.edge.rights_interval,
+        inner.clone(),
+    ));
+    let edge = Arc::new(Edge {
+        id,
+        auth: auth::Auth::new(&config),
+        batched: batch_reads::BatchedReads::new(&reads, &bus, presence::ttl(&config)),
+        limits: rate_limit::Limits::new(&config.limits),
+        reads,
+        ledger,
+        bus,
+        publisher,
+        submit,
+        hub,
+        sessions: sessions.clone(),
+        revocations,
+        unauthenticated: unauthenticated::Unauthenticated::new(&config.edge),
+        flush_scheduler: outbound::FlushScheduler::start(&internals, inner.clone()),
+        tasks: sockets.clone(),
+        config: config.clone(),
+    });
+
+    if let Some(listener) = operations {
+        internals.spawn(server::serve(
+            listener,
+            Arc::new(api::operations(Some(edge.clone()))),
+            server::Settings::operations(&config.edge),
+            internals.clone(),
+            inner.clone(),
+        ));
+    }
+    let address = listener.local_addr().ok();
+    let local = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
+    ready(address);
+    server::serve(
+        listener,
+        Arc::new(endpoint(edge, local)),
+        server::Settings::new(&config.edge),
+        connections.clone(),
+        shutdown,
+    )
+    .await;
+
+    tracing::info!(sockets = sessions.len(), "closing");
+    sessions.drain(config.edge.drain).await;
+    sockets.close();
+    connections.close();
+    let _ = tokio::time::timeout(LAST_REQUESTS, async {
+        sockets.wait().await;
+        connections.wait().await;
+    })
+    .await;
+    // Nothing is submitted any more: what is buffered is published and confirmed, then the tasks end.
+    inner.cancel();
+    internals.close();
+    internals.wait().await;
+    Ok(())
+}
+
+/// Everything an edge answers. `local` says that only this machine can reach it.
+fn endpoint(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> {
+    let socketio = transport::socketio::Engine::new(edge.clone());
+    let api = Arc::new(api::routes(edge.clone(), local));
+    make(move |request: Request| {
+        let (edge, socketio, api) = (edge.clone(), socketio.clone(), api.clone());
+        async move {
+            match request.uri().path() {
+                "/ws" => transport::plain::upgrade(&edge, request).await,
+                "/socket.io/" | "/socket.io" => socketio.answer(request).await,
+                _ => api.get_response(request).await,
+            }
+        }
+    })
+}
+
+/// Serves `/healthz` and `/metrics` alone, for a process without an edge.
+pub async fn operations(listener: TcpListener, config: &config::Edge, shutdown: CancellationToken) {
+    let endpoint = Arc::new(api::operations(None));
+    let settings = server::Settings::operations(config);
+    server::serve(listener, endpoint, settings, TaskTracker::new(), shutdown).await;
+}
+
+/// Hands the notices of workers to the requests and sessions that they are for.
+async fn dispatch_notices(
+    mut notices: mpsc::Receiver<Notice>,
+    submit: Arc<submit::Submitter>,
+    sessions: Arc<registry::Registry>,
+    revocations: Arc<revocation::Revocations>,
+) {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::Outcome { number, outcome } => submit.answered(number, outcome),
+            Notice::LoginClosed { login } => {
+                revocations.ended(&[login]);
+                sessions.close_logins(&[login]);
+            }
+            other => sessions.notice(other),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `joinRoom`: the room, what the client missed or the newest messages, and the subscription that everything later comes
+//! by, without an event lost or repeated between the two.
+
+use std::time::Duration;
+
+use super::{Session, not_a_member, soon};
+use crate::{
+    edge::{
+        hub::{Ended, Joining, Newest},
+        outbound::{Item, RequestId},
+        recovery::{RESUME_PAGE, Recovered},
+    },
+    error::{Error, Result},
+    job::{Command, room::RoomCommand},
+    model::{self, Member, Room, RoomId, RoomKind, Seq},
+    protocol::{self, DEFAULT_PAGE, JoinRoom, Joined, raw},
+    store::{Entry, Window},
+};
+
+/// What a member found who enters a room, at the room's head.
+struct Entered {
+    room: Room,
+    member: Member,
+    unread: u32,
+}
+
+impl Session {
+    pub(super) async fn join(&mut self, id: RequestId, join: JoinRoom) -> Result<()> {
+        if join.after_seq.is_some_and(|seq| seq < 0) {
+            return Err(Error::field("afterSeq", "must be 0 or more"));
+        }
+        let mut entry = self.enter(join.room).await?;
+        if let Some(after) = join.after_seq
+            && after > entry.room.head
+        {
+            let message = format!("is in the future: the room is at {}", entry.room.head);
+            return Err(Error::field("afterSeq", message));
+        }
+        // First the place, then the past: what is stored between the two comes as events.
+        let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
+        // A membership ends with a numbered event. Those above `live_from` pass the subscription, and those up to the head
+        // at which the membership was read came before it. Between the two nothing was seen: it is read again.
+        if joining.live_from > entry.room.head {
+            entry = match self.entry(join.room).await? {
+                Entry {
+                    room,
+                    member: Some(member),
+                    unread,
+                } => Entered {
+                    room,
+                    member,
+                    unread,
+                },
+                Entry { room, .. } => return Err(not_a_member(room.kind)),
+            };
+        }
+        let recovered = match join.after_seq {
+            // No further than where the membership was read: what follows passes the subscription.
+            Some(after) => self.missed(join.room, after, entry.room.head).await?,
+            None => self.latest(&joining).await?,
+        };
+        answer_join(joining, id, entry, recovered);
+        Ok(())
+    }
+
+    /// What the caller finds in the room, as a read that begins from now on has it.
+    async fn entry(&self, room: RoomId) -> Result<Entry> {
+        let entry = soon(self.edge.batched.entries.get((room, self.who.user))).await?;
+        entry.ok_or_else(|| Error::not_found("room"))
+    }
+
+    /// The room, the caller's membership, which a public room grants on the way in, and how much is unread.
+    async fn enter(&self, room: RoomId) -> Result<Entered> {
+        let user = self.who.user;
+        let found = async || -> Result<_> {
+            let entry = self.entry(room).await?;
+            Ok((entry.room, entry.member, entry.unread))
+        };
+        let entered = |room, member, unread| Entered {
+            room,
+            member,
+            unread,
+        };
+        match found().await? {
+            (room, Some(member), unread) => return Ok(entered(room, member, unread)),
+            (room, None, _) if room.kind == RoomKind::Public => {}
+            _ => return Err(Error::not_found("room")),
+        }
+        let joined = self
+            .edge
+            .submit
+            .call(user, Command::Room(room, RoomCommand::Join))
+            .await?;
+        match (joined, found().await?) {
+            (_, (room, Some(member), unread)) => Ok(entered(room, member, unread)),
+            _ => Err(Error::busy(
+                "joining takes longer than usual; try again",
+                Duration::from_secs(1),
+            )),
+        }
+    }
+
+    /// What happened above `after` and up to `head`, which exists: as much as one answer holds.
+    async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Recovered> {
+        let upto = after + RESUME_PAGE;
+        let events = soon(self.edge.reads.events(room, after, upto.min(head))).await?;
+        let budget = self.edge.config.edge.send_queue_bytes / 4;
+        Recovered::page(room, after, head, events, budget)
+    }
+
+    /// The newest messages up to the number that the socket is live from.
+    async fn latest(&self, joining: &Joining) -> Result<Recovered> {
+        let position = joining.live_from;
+        let messages = soon(joining.newest(self.newest(joining.room(), position))).await?;
+        let mut recovered = Recovered {
+            position,
+            ..Recovered::default()
+        };
+        let budget = self.edge.config.edge.send_queue_bytes / 4;
+        let mut bytes = 0;
+        let fits = messages.iter().rev().enumerate().take_while(|(i, json)| {
+            bytes += json.get().len();
+            *i == 0 || bytes <= budget
+        });
+        let first = messages.len() - fits.count();
+        recovered.messages = messages[first..].to_vec();
+        Ok(recovered)
+    }
+
+    async fn newest(&self, room: RoomId, position: Seq) -> Result<Newest> {
+        let messages = match self.cached_latest(room, position).await {
+            Some(messages) => messages,
+            None => {
+                let reads = &self.edge.reads;
+                soon(reads.messages(room, Window::Latest, DEFAULT_PAGE)).await?
+            }
+        };
+        let upto = messages.iter().filter(|m| m.seq <= position);
+        Ok(upto.map(|m| protocol::message_json(m).into()).collect())
+    }
+
+    /// From the cache, where it reaches far enough back and as far as `position`.
+    async fn cached_latest(&self, room: RoomId, position: Seq) -> Option<Vec<model::Message>> {
+        let events = self.edge.bus.recent(room).await.ok()?;
+        let (first, last) = (events.first()?.seq, events.last()?.seq);
+        if last < position {
+            return None;
+        }
+        let mut messages: Vec<model::Message> = Vec::new();
+        for event in events.iter().filter(|event| event.kind.carries_message()) {
+            let message: model::Message = serde_json::from_str(&event.data).ok()?;
+            match messages.iter_mut().find(|m| m.id == message.id) {
+                Some(known) => *known = message,
+                // A change of a message older than the cache is of no use here.
+                None if message.seq == event.seq => messages.push(message),
+                None => {}
+            }
+        }
+        let enough = DEFAULT_PAGE as usize;
+        (first == 1 || messages.len() >= enough)
+            .then(|| messages.split_off(messages.len().saturating_sub(enough)))
+    }
+}
+
+fn answer_join(joining: Joining, id: RequestId, entry: Entered, recovered: Recovered) {
+    let Entered {
+        room,
+        member,
+        unread,
+    } = entry;
+    let mut joined = Joined {
+        room: room.id,
+        seq: recovered.position,
+        head: room.head.max(recovered.position),
+        role: member.role,
+        unread,
+        messages: recovered.messages,
+        events: recovered.events,
+        gaps: recovered.gaps,
+        has_more: recovered.more,
+    };
+    joining.finish(recovered.position, recovered.more, room.head, |ended| {
+        if ended == Ended::Gone {
+            return Item::answer(id, Err(not_a_member(room.kind)));
+        }
+        joined.has_more = ended == Ended::Again;
+        Item::answer(id, Ok(Some(raw(&joined))))
+    });
+}

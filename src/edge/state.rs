@@ -1,0 +1,51 @@
+//! What every request and every session of one edge shares.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use super::{
+    auth, batch_reads, hub,
+    outbound::{FlushScheduler, Outbox},
+    rate_limit, registry, revocation, submit, unauthenticated,
+};
+use crate::{
+    bus::{Bus, EdgeId},
+    config::Config,
+    queue::Publisher,
+    store::{Reads, notify::NotifyReads},
+};
+
+/// See the module.
+pub struct Edge {
+    pub id: EdgeId,
+    pub config: Arc<Config>,
+    pub reads: Arc<dyn Reads>,
+    /// Who was told of what, and what they wish.
+    pub ledger: Arc<dyn NotifyReads>,
+    pub bus: Arc<dyn Bus>,
+    pub publisher: Arc<dyn Publisher>,
+    pub submit: Arc<submit::Submitter>,
+    pub auth: auth::Auth,
+    pub hub: Arc<hub::Hub>,
+    pub batched: batch_reads::BatchedReads,
+    pub sessions: Arc<registry::Registry>,
+    pub revocations: Arc<revocation::Revocations>,
+    pub limits: rate_limit::Limits,
+    /// Places for connections that have not authenticated.
+    pub(super) unauthenticated: Arc<unauthenticated::Unauthenticated>,
+    /// When sockets write.
+    pub flush_scheduler: Arc<FlushScheduler>,
+    /// The sockets' tasks: they outlive the requests that made them.
+    pub tasks: TaskTracker,
+}
+
+impl Edge {
+    /// For a new socket.
+    pub fn outbox(&self) -> Arc<Outbox> {
+        Outbox::new(
+            self.config.edge.send_queue_bytes,
+            self.flush_scheduler.clone(),
+        )
+    }
+}

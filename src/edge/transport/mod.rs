@@ -1,0 +1,10 @@
+//! How sockets reach an edge: plain WebSocket ([`plain`]) and Socket.IO ([`socketio`]). Both are one [`connection`] with a
+//! codec of their own, over a [`link`] that moves texts.
+
+pub mod connection;
+pub mod handshake;
+pub mod link;
+pub mod origin;
+pub mod plain;
+pub mod socketio;
+pub mod websocket;
