@@ -165,7 +165,11 @@ def provide(instance: Instance, names: tuple[str, ...]) -> bool:
 
 def what_to_install(instance: Instance, names: tuple[str, ...]) -> str:
     packages = missing(instance, names) if sys.platform.startswith("linux") else [server.package for server in made(instance, names)]
-    needed = [f"{one.__name__}{' ' if one.minimum else ''}{'.'.join(map(str, one.minimum))}" for one in SERVERS.values() if one.package in packages]
+    needed = [
+        f"{one.__name__}{' ' if one.minimum else ''}{'.'.join(map(str, one.minimum))}"
+        for one in SERVERS.values()
+        if one.package in packages
+    ]
     fedora = {"postgresql": "postgresql-server", "redis-server": "valkey"}
     return "\n".join(
         [

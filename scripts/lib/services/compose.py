@@ -84,7 +84,7 @@ class Compose:
     def run(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         command = ["docker", "compose", "-p", f"chat-services-{self.instance.hash}", "-f", str(self.file), *arguments]
         try:
-            return subprocess.run(command, text=True, timeout=COMMAND_SECONDS, **options)  # type: ignore[call-overload, no-any-return]
+            return subprocess.run(command, text=True, timeout=COMMAND_SECONDS, **options)
         except subprocess.TimeoutExpired:
             raise Problem(f"{' '.join(command)} takes longer than {COMMAND_SECONDS} s") from None
 

@@ -49,9 +49,7 @@ def install(packages: list[str], log: Path) -> None:
 def run(command: list[str], out: object) -> int:
     command = [*as_root(), "env", "DEBIAN_FRONTEND=noninteractive", *command]
     try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, timeout=APT_SECONDS  # type: ignore[call-overload]
-        ).returncode
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, timeout=APT_SECONDS).returncode
     except subprocess.TimeoutExpired:
         raise Problem(f"{' '.join(command)} takes longer than {APT_SECONDS} s") from None
 

@@ -112,7 +112,7 @@ class Instance:
         if len(str(self.directory)) > MAX_PATH or re.search(r"[^A-Za-z0-9_./+-]", str(self.directory)):
             return False
         test = ["test", "-x", str(self.directory)]
-        return subprocess.run(test, cwd="/", timeout=10, **run_as(user_of(server))).returncode == 0  # type: ignore[call-overload]
+        return subprocess.run(test, cwd="/", timeout=10, **run_as(user_of(server))).returncode == 0
 
     @contextmanager
     def locked(self) -> Iterator[None]:

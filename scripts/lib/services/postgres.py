@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -91,8 +92,10 @@ class Postgres(Server):
 
     def _make_cluster(self, programs: Programs) -> None:
         """Made beside its place and then moved, so that an interrupted run leaves no unfinished cluster there."""
-        new = self.data.with_name("data.new")
-        shutil.rmtree(new, ignore_errors=True)
+        for unfinished in self.base.glob("data.new*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        # A name of its own: the initdb of a killed run may still be writing.
+        new = self.data.with_name(f"data.new.{os.getpid()}")
         log = self.instance.directory / "postgres.initdb.log"
         log.write_bytes(b"")
         initdb = [programs["initdb"], "-D", str(new), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
@@ -114,7 +117,7 @@ class Postgres(Server):
                     cwd=self.base,
                     env=child_environment(),
                     timeout=INITDB_SECONDS,
-                    **run_as(self.user),  # type: ignore[call-overload]
+                    **run_as(self.user),
                 )
             except subprocess.TimeoutExpired:
                 raise Problem(f"postgres: {command[0]} takes longer than {INITDB_SECONDS} s\n{log_end(log)}") from None

@@ -28,8 +28,8 @@ class Process:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """The names of the program, and of the script where the program is an interpreter."""
-        return tuple(os.path.basename(arg) for arg in self.args[:2])
+        """The name of the program; if it is an interpreter, the name of its script comes second or third."""
+        return tuple(os.path.basename(arg) for arg in self.args[:3])
 
     @property
     def command_line(self) -> str:

@@ -72,7 +72,7 @@ class RabbitMQ(Server):
             "RABBITMQ_LOG_BASE": str(self.base / "log"),
             "RABBITMQ_FEATURE_FLAGS_FILE": str(self.base / "mnesia" / f"{self.node}-feature_flags"),
             "RABBITMQ_DIST_PORT": str(self.management + 1),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{loopback} {self.marker()}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": loopback,
             "RABBITMQ_CTL_ERL_ARGS": loopback,
             "ERL_EPMD_PORT": str(self.epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -86,7 +86,8 @@ class RabbitMQ(Server):
         self.write(self.base / "rabbitmq.conf", SETTINGS.format(port=self.port, management=self.management))
         self.write(self.base / "enabled_plugins", "[rabbitmq_management].\n")
         self.write(self.base / "rabbitmq-env.conf", "")
-        return [programs["rabbitmq-server"]]
+        # The start script passes its arguments on to Erlang, which ignores this one.
+        return [programs["rabbitmq-server"], *self.marker().split()]
 
     def is_ready(self) -> bool:
         return is_open(self.port) and self.running_version() is not None
@@ -118,4 +119,4 @@ class RabbitMQ(Server):
         if programs is None or not self.base.is_dir():
             raise Problem("there is no broker yet: run `scripts/services up`")
         command = [programs["rabbitmqctl"], *arguments]
-        return subprocess.run(command, cwd=self.base, env=self.environment(), **run_as(self.user)).returncode  # type: ignore[call-overload]
+        return subprocess.run(command, cwd=self.base, env=self.environment(), **run_as(self.user)).returncode

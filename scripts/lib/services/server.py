@@ -178,7 +178,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # away from this terminal
-                **run_as(self.user),  # type: ignore[call-overload]
+                **run_as(self.user),
             )
         process = processes.read(child.pid)
         if process is None:
@@ -283,9 +283,7 @@ def is_open(port: int) -> bool:
 def version_of(program: Path) -> tuple[int, ...]:
     """The first number with dots that `PROGRAM --version` prints."""
     try:
-        said = subprocess.run(
-            [str(program), "--version"], env=child_environment(), capture_output=True, text=True, timeout=30
-        ).stdout
+        said = subprocess.run([str(program), "--version"], env=child_environment(), capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
     match = re.search(r"\d+(\.\d+)+|\d+", said)
