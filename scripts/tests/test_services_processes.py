@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 import unittest
+import warnings
 from unittest import mock
 
 from support import Isolated, quiet
@@ -64,6 +65,8 @@ def free_port():
 class Fake(Isolated):
     def setUp(self):
         super().setUp()
+        # A server outlives the program that started it.
+        warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)
         self.settings["CHAT_REDIS_PORT"] = str(free_port())
         self.directory.mkdir()
         # The fake belongs to us, not to the user `redis`.
