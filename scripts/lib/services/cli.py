@@ -116,12 +116,8 @@ def up(command: str, rest: list[str]) -> int:
         instance = Instance.load()
         compose = Compose(instance)
         if not compose.runs_this_instance():
-            if not sys.platform.startswith("linux"):
-                native = False
-            else:
-                refuse_moved_ports(instance)
-                native = provide(instance, names)
-            if native:
+            refuse_moved_ports(instance)
+            if provide(instance, names):
                 instance.prepare(names)
                 instance.save_ports()
                 bring_up(made(instance, names))
@@ -146,7 +142,9 @@ def refuse_moved_ports(instance: Instance) -> None:
 
 
 def missing(instance: Instance, names: tuple[str, ...]) -> list[str]:
-    return [server.package for server in made(instance, names) if server.found() is None]
+    """The Debian packages of the servers that are not installed. Servers run without Docker only on Linux."""
+    is_linux = sys.platform.startswith("linux")
+    return [server.package for server in made(instance, names) if not is_linux or server.found() is None]
 
 
 def provide(instance: Instance, names: tuple[str, ...]) -> bool:
@@ -164,12 +162,8 @@ def provide(instance: Instance, names: tuple[str, ...]) -> bool:
 
 
 def what_to_install(instance: Instance, names: tuple[str, ...]) -> str:
-    packages = missing(instance, names) if sys.platform.startswith("linux") else [server.package for server in made(instance, names)]
-    needed = [
-        f"{one.__name__}{' ' if one.minimum else ''}{'.'.join(map(str, one.minimum))}"
-        for one in SERVERS.values()
-        if one.package in packages
-    ]
+    packages = missing(instance, names)
+    needed = [f"{one.__name__} {'.'.join(map(str, one.minimum))}" for one in SERVERS.values() if one.package in packages]
     fedora = {"postgresql": "postgresql-server", "redis-server": "valkey"}
     return "\n".join(
         [

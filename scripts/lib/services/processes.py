@@ -52,7 +52,9 @@ def read(pid: int) -> Process | None:
 
 
 def table() -> dict[int, Process]:
-    """Every living process by its pid."""
+    """Every living process by its pid; none where there is no /proc: servers run there only in Docker."""
+    if not PROC.is_dir():
+        return {}
     pids = (int(entry) for entry in os.listdir(PROC) if entry.isdigit())
     return {process.pid: process for process in map(read, pids) if process}
 
