@@ -101,6 +101,16 @@ class CommandLine(unittest.TestCase):
         code, said = self.fails(PATH="/nowhere", CARGO_HOME="/nowhere")
         self.assertEqual((code, said), (1, "docs: cargo is missing; install Rust (https://rustup.rs), or use --no-rust\n"))
 
+    def test_the_crate_is_documented_by_cargo(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            cargo, calls = Path(scratch) / "cargo", Path(scratch) / "calls"
+            for exit_code in (0, 101):
+                cargo.write_text(f"#!/bin/sh\necho $* >{calls}\nexit {exit_code}\n")
+                cargo.chmod(0o755)
+                code, said = self.fails(PATH=f"{scratch}:{os.environ['PATH']}", CARGO_TARGET_DIR=scratch)
+                self.assertEqual(calls.read_text(), "doc --workspace --no-deps --locked\n")
+                self.assertEqual((code, said), (1, "docs: cargo doc failed\n") if exit_code else (0, ""))
+
     def test_sources_that_cannot_be_used_are_named(self):
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "openapi.json"
