@@ -1,4 +1,4 @@
-"""What the tests of the scripts share. Importing it makes scripts/lib importable."""
+"""Shared by the tests of the scripts. Importing it makes scripts/lib importable."""
 
 import contextlib
 import io

@@ -268,7 +268,7 @@ PAGES = {
 
 
 def save(part, title, result):
-    """Writes target/bench/PART.json, and beside it what it was measured on."""
+    """Writes target/bench/PART.json, with the machine and the versions."""
     OUT.mkdir(parents=True, exist_ok=True)
     text = {"date": str(datetime.date.today()), "machine": machine(), "versions": versions(), "title": title, "result": result}
     (OUT / f"{part}.json").write_text(json.dumps(text, indent=1))
@@ -290,7 +290,7 @@ def versions():
 
 
 def results():
-    """What target/bench has of each part, in the page's order."""
+    """The last result of each part, in the order of the page."""
     files = {part: OUT / f"{part}.json" for part in PAGES}
     kept = {part: json.loads(file.read_text()) for part, file in files.items() if file.exists()}
     if not kept:

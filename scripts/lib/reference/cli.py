@@ -101,5 +101,5 @@ def index(out: Path) -> str:
     ]
     crate = '<a href="chat/index.html">Crate documentation</a>' if (out / "chat/index.html").exists() else "Crate documentation"
     missing = "" if crate.startswith("<") else "; run <code>scripts/docs</code> without <code>--no-rust</code>"
-    rows.append([crate, f"the modules and types of the server, for those who work on it{missing}"])
+    rows.append([crate, f"the modules and types of the server{missing}"])
     return page("Documentation of chat", table(["part", "content"], rows))

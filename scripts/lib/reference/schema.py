@@ -43,7 +43,7 @@ def type_of(schema: Schema | bool) -> str:
         return code(json.dumps(schema["const"], ensure_ascii=False))
     for key in ("oneOf", "anyOf", "allOf"):
         if key in schema:
-            # What is beside a reference only describes it.
+            # An entry beside a reference may only describe it.
             types = [type_of(one) for one in schema[key] if set(one) - {"description", "title", "nullable", "default"}]
             return (" and " if key == "allOf" else " or ").join(dict.fromkeys(types)) + nullable(schema)
     if "enum" in schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
     except Problem as error:
         warn(f"services: {error}")
         return 1
+    except BrokenPipeError:
+        # The reader of our output is gone, as in `scripts/services status | head -1`. Python flushes once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         warn("services: interrupted; run the command again to continue")
         return 128 + signal.SIGINT

@@ -187,7 +187,7 @@ class Instance:
         new.write_text(text)
         new.replace(self.directory / "ports")
 
-    # ---- what callers need
+    # ---- addresses
 
     def exports(self) -> str:
         """Shell commands that export the addresses."""

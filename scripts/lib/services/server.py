@@ -1,4 +1,4 @@
-"""What all three servers share: start, wait until ready, stop, kill, pause and resume."""
+"""The common part of all three servers: start, wait until ready, stop, kill, pause and resume."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Programs:
 
 
 class Server:
-    """One server of one instance. The subclasses say what is different."""
+    """One server of one instance. The subclasses implement the differences."""
 
     name: str
     package: str  # of Debian
@@ -46,7 +46,7 @@ class Server:
         self.instance = instance
         self._found: Programs | None = None
 
-    # ---- what the subclasses say
+    # ---- for the subclasses
 
     def find(self) -> Programs | None:
         """The server's programs, if a version that is new enough is installed."""
