@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{bus::Bus, config::JobKind};
+use crate::{bus::Coordination, config::JobKind};
 
 /// How long the others wait for a leader that died without a word.
 const TTL: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ pub fn key(jobs: &[JobKind]) -> String {
 
 /// Asks for the leadership, and keeps it, until `shutdown`; then gives it up.
 pub async fn keep(
-    bus: Arc<dyn Bus>,
+    bus: Arc<dyn Coordination>,
     key: String,
     lead: watch::Sender<Lead>,
     shutdown: CancellationToken,
@@ -44,7 +44,7 @@ pub async fn keep(
     let me = Uuid::new_v4();
     let mut told = None;
     loop {
-        let now = match bus.lead(&key, me, TTL).await {
+        let now = match bus.acquire_lease(&key, me, TTL).await {
             Ok(true) => Lead::Ours,
             Ok(false) => Lead::Theirs,
             Err(error) => {
@@ -66,7 +66,7 @@ pub async fn keep(
             () = shutdown.cancelled() => break,
         }
     }
-    if let Err(error) = bus.resign(&key, me).await {
+    if let Err(error) = bus.release_lease(&key, me).await {
         tracing::debug!(error = %error.chain(), "the leadership ends by itself");
     }
 }

@@ -26,7 +26,7 @@ use self::{
     signal::{Scope, Tracker},
 };
 use crate::{
-    bus::Bus,
+    bus::Coordination,
     config::{Autoscale, JobKind},
     error::Result,
     queue::{JobQueue, Partition, Queue},
@@ -52,7 +52,7 @@ pub struct Parts {
     /// No more workers than these can share the messages.
     pub partitions: Partition,
     pub queue: Arc<dyn Queue>,
-    pub bus: Arc<dyn Bus>,
+    pub coordination: Arc<dyn Coordination>,
     pub worker: Recipe,
 }
 
@@ -65,7 +65,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<()> {
     let (sender, mut lead) = watch::channel(Lead::Unknown);
     let resign = CancellationToken::new();
     let leading = tokio::spawn(lead::keep(
-        parts.bus.clone(),
+        parts.coordination.clone(),
         lead::key(&parts.jobs),
         sender,
         resign.clone(),
@@ -177,7 +177,7 @@ struct Scaler {
     settings: Autoscale,
     rules: Settings,
     queue: Arc<dyn Queue>,
-    bus: Arc<dyn Bus>,
+    coordination: Arc<dyn Coordination>,
     start: Instant,
     tracker: Tracker,
     samples: Vec<Sample>,
@@ -215,7 +215,7 @@ impl Scaler {
             settings,
             rules,
             queue: parts.queue,
-            bus: parts.bus,
+            coordination: parts.coordination,
             start: Instant::now(),
             tracker: Tracker::new(scope),
             samples: Vec::new(),
@@ -260,7 +260,7 @@ impl Scaler {
         let now = Instant::now();
         if now >= self.flow_due {
             self.flow_due = now + FLOW_EVERY.max(self.settings.interval);
-            let flow = report::read(self.bus.as_ref()).await;
+            let flow = report::read(self.coordination.as_ref()).await;
             self.tracker.flowed(self.start.elapsed(), flow.ok());
         }
         let load = match self.queue.load().await {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::signal::Flow;
 use crate::{
-    bus::Bus,
+    bus::Coordination,
     error::Result,
     queue::{Publisher, rabbit::RabbitPublisher},
     telemetry::metrics,
@@ -21,7 +21,11 @@ const EVERY: Duration = Duration::from_millis(500);
 const TTL: Duration = Duration::from_secs(7 * 86_400);
 
 /// Reports until `shutdown`. Also keeps the metric of the backlog.
-pub async fn run(bus: Arc<dyn Bus>, publisher: Arc<RabbitPublisher>, shutdown: CancellationToken) {
+pub async fn run(
+    bus: Arc<dyn Coordination>,
+    publisher: Arc<RabbitPublisher>,
+    shutdown: CancellationToken,
+) {
     let mut reported = [0, 0];
     while !shutdown.is_cancelled() {
         let backlog = i64::try_from(publisher.backlog()).unwrap_or(i64::MAX);
@@ -30,7 +34,7 @@ pub async fn run(bus: Arc<dyn Bus>, publisher: Arc<RabbitPublisher>, shutdown: C
         let [payloads, messages] = [0, 1].map(|i| confirmed[i] - reported[i]);
         if payloads > 0 {
             let additions = [(PAYLOADS, payloads), (MESSAGES, messages)];
-            match bus.count(&additions, TTL).await {
+            match bus.add(&additions, TTL).await {
                 Ok(_) => reported = confirmed,
                 // It may have been counted, or not: a rate that is wrong once is harmless.
                 Err(error) => tracing::debug!(error = %error.chain(), "flow not reported"),
@@ -44,8 +48,8 @@ pub async fn run(bus: Arc<dyn Bus>, publisher: Arc<RabbitPublisher>, shutdown: C
 }
 
 /// The sum over all edges.
-pub async fn read(bus: &dyn Bus) -> Result<Flow> {
-    let totals = bus.count(&[(PAYLOADS, 0), (MESSAGES, 0)], TTL).await?;
+pub async fn read(bus: &dyn Coordination) -> Result<Flow> {
+    let totals = bus.add(&[(PAYLOADS, 0), (MESSAGES, 0)], TTL).await?;
     Ok(Flow {
         payloads: totals.first().copied().unwrap_or_default(),
         messages: totals.get(1).copied().unwrap_or_default(),

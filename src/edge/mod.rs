@@ -33,7 +33,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, Channel, EdgeId},
+    bus::{self, Channel, EdgeId, Presence},
     config::{self, Config},
     error::Result,
     job::Notice,
@@ -48,7 +48,7 @@ pub struct Edge {
     pub reads: Arc<dyn Reads>,
     /// Who was told of what, and what they wish.
     pub ledger: Arc<dyn NotifyReads>,
-    pub bus: Arc<dyn Bus>,
+    pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
     pub submit: Arc<submit::Submitter>,
     pub auth: auth::Auth,
@@ -75,7 +75,7 @@ pub struct Parts {
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
     pub ledger: Arc<dyn NotifyReads>,
-    pub bus: Arc<dyn Bus>,
+    pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
     /// Where `metrics.port` is listened on, if it is set.
     pub operations: Option<TcpListener>,
@@ -117,7 +117,8 @@ pub async fn run(
     let (notices, incoming) = mpsc::channel(NOTICES);
     let hub = hub::Hub::start(
         reads.clone(),
-        bus.clone(),
+        bus.pubsub.clone(),
+        bus.recent.clone(),
         Channel::Edge(id),
         notices,
         hub::Intervals {
@@ -137,7 +138,7 @@ pub async fn run(
         revocations.clone(),
     ));
     internals.spawn(be_here(
-        bus.clone(),
+        bus.presence.clone(),
         sessions.clone(),
         beat(&config),
         inner.clone(),
@@ -153,7 +154,7 @@ pub async fn run(
     let edge = Arc::new(Edge {
         id,
         auth: auth::Auth::new(&config),
-        gathers: gather::Gathers::new(&reads, &bus, beat(&config) * BEATS),
+        gathers: gather::Gathers::new(&reads, &bus.presence, beat(&config) * BEATS),
         limits: limits::Limits::new(&config.limits),
         reads,
         ledger,
@@ -274,7 +275,7 @@ fn beat(config: &Config) -> Duration {
 /// Says who is connected here, often enough that a crashed edge's users count as gone soon, and that a second missed
 /// word does no harm.
 async fn be_here(
-    bus: Arc<dyn Bus>,
+    presence: Arc<dyn Presence>,
     sessions: Arc<sessions::Sessions>,
     every: Duration,
     shutdown: CancellationToken,
@@ -288,7 +289,7 @@ async fn be_here(
         if present.is_empty() {
             continue;
         }
-        if let Err(error) = bus.here(&present, every * BEATS).await {
+        if let Err(error) = presence.mark_connected(&present, every * BEATS).await {
             tracing::debug!(error = %error.chain(), "nobody knows who is connected here");
         }
     }

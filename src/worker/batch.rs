@@ -334,7 +334,7 @@ impl Runner {
         {
             return;
         }
-        match self.worker.bus.publish(&publications).await {
+        match self.worker.pubsub.publish(&publications).await {
             Ok(()) => {
                 self.stale.clear();
                 if std::mem::take(&mut self.bus_failed) {

@@ -29,7 +29,7 @@ pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken)
         }
         pause = interval;
         // Held for the whole interval, so that the others do not clear again what is clear.
-        match worker.bus.lead(KEY, id, interval).await {
+        match worker.coordination.acquire_lease(KEY, id, interval).await {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
@@ -61,7 +61,7 @@ pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken)
                 tracing::warn!(error = %error.chain(), "expired rows could not be cleared away yet");
                 pause = AGAIN.min(interval);
                 // Another one may be better off.
-                let _ = worker.bus.resign(KEY, id).await;
+                let _ = worker.coordination.release_lease(KEY, id).await;
             }
         }
     }

@@ -150,7 +150,7 @@ impl Inner {
 /// # Errors
 /// Where the bus cannot be listened to at all.
 pub async fn listen(worker: Arc<Worker>, shutdown: CancellationToken) -> Result<()> {
-    let (subscriptions, mut incoming) = worker.bus.listen().await?;
+    let (subscriptions, mut incoming) = worker.pubsub.listen().await?;
     worker
         .memory
         .hear(subscriptions.subscribe(&[Channel::Everyone]).await?);

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, WorkerId},
+    bus::{Coordination, PubSub, WorkerId},
     config::{Config, JobKind},
     error::Result,
     job::notify::Notifier,
@@ -31,7 +31,8 @@ pub struct Worker {
     pub queue: Arc<dyn Queue>,
     pub dead: Arc<dyn DeadLetters>,
     pub store: Arc<dyn Writes>,
-    pub bus: Arc<dyn Bus>,
+    pub pubsub: Arc<dyn PubSub>,
+    pub coordination: Arc<dyn Coordination>,
     pub notifier: Notifier,
     pub memory: Memory,
 }
@@ -82,7 +83,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     lanes.close();
     lanes.wait().await;
     // Only now: until the last acknowledgement the partitions were still ours.
-    if let Err(error) = worker.bus.retire(id).await {
+    if let Err(error) = worker.coordination.deregister(id).await {
         tracing::debug!(error = %error.chain(), "the others will notice by the missing heartbeat");
     }
     Ok(())

@@ -31,7 +31,10 @@ pub async fn claim(
     let mut last_beat = Instant::now();
     let mut alone = false;
     loop {
-        let beat = worker.bus.beat(id, settings.heartbeat_ttl).await;
+        let beat = worker
+            .coordination
+            .heartbeat(id, settings.heartbeat_ttl)
+            .await;
         metrics()
             .bus_state
             .set(if beat.is_ok() { UP } else { DOWN });

@@ -20,7 +20,7 @@ use uuid::Uuid;
 pub use command::{NotifyCommand, run as run_command};
 
 use crate::{
-    bus::Bus,
+    bus::{Coordination, Presence},
     config::Config,
     error::{Error, Result},
     model::{MessageId, UserId, notify::ChannelKind},
@@ -102,7 +102,8 @@ pub struct Notifier {
     pub config: Arc<Config>,
     pub store: Arc<dyn NotifyWrites>,
     pub jobs: Arc<dyn Jobs>,
-    pub bus: Arc<dyn Bus>,
+    pub coordination: Arc<dyn Coordination>,
+    pub presence: Arc<dyn Presence>,
     pub dead: Arc<dyn DeadLetters>,
     channels: Channels,
     email: gate::Gate,
@@ -116,7 +117,8 @@ impl Notifier {
         config: Arc<Config>,
         store: Arc<dyn NotifyWrites>,
         jobs: Arc<dyn Jobs>,
-        bus: Arc<dyn Bus>,
+        coordination: Arc<dyn Coordination>,
+        presence: Arc<dyn Presence>,
         dead: Arc<dyn DeadLetters>,
     ) -> Result<Notifier> {
         let notify = &config.notify;
@@ -128,7 +130,8 @@ impl Notifier {
             config,
             store,
             jobs,
-            bus,
+            coordination,
+            presence,
             dead,
         })
     }
