@@ -1,8 +1,9 @@
-//! Jobs: a quorum queue for each kind, consumed by every worker at once, and a queue for each length of a delay.
+//! Tasks: a quorum queue for each kind, consumed by every worker at once, and a queue for each level of a delay.
 //!
-//! A delay is put together from levels: a job waits in the queue of the longest level that fits, comes back with what
-//! is left of its delay in a header, and goes on to the next. Whoever receives one that has to wait longer publishes
-//! it, awaits the confirm, and then acknowledges: it may come twice, and is never lost. No clock is read on the way.
+//! A delay is the sum of levels ([`super::delay`]): a task waits in the queue of the longest level that fits, returns with
+//! the remaining delay in a header, and moves on to the next level. A consumer that receives a task with a remaining delay
+//! publishes it to the next queue, awaits the confirm, and then acknowledges: a task can arrive twice and is never lost. No
+//! clock is read on the way.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,42 +19,22 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{
-    RabbitPublisher, RabbitQueue,
-    publish::{JOB_LANES, Outgoing, persistent},
-    topology, unavailable, within,
+    consume::RabbitQueue,
+    delay::split,
+    failure::{unavailable, within},
+    publish::{Outgoing, RabbitPublisher, TASK_LANES, persistent},
+    topology::QueueId,
 };
 use crate::{
     error::Result,
     queue::{Ack, JobConsumer, JobQueue, Jobs, NewJob, TakenJob},
 };
 
-/// Each is four times the one before: no delay needs more than three of each but the last.
-pub(super) const LEVELS: [Duration; 8] = [
-    Duration::from_millis(250),
-    Duration::from_secs(1),
-    Duration::from_secs(4),
-    Duration::from_secs(16),
-    Duration::from_secs(64),
-    Duration::from_secs(256),
-    Duration::from_secs(1024),
-    Duration::from_secs(4096),
-];
-/// What is left of a delay, in milliseconds.
+/// Header with the remaining delay, in milliseconds.
 const LEFT: &str = "left";
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Before a job is moved on again that could not be.
-const AGAIN: Duration = Duration::from_millis(500);
-
-/// The level to wait in next, and what is left after it; `None` where the delay is over. The shortest level is the
-/// grain: less than that counts as that.
-fn split(delay: Duration) -> Option<(Duration, Duration)> {
-    if delay.is_zero() {
-        return None;
-    }
-    let fits = LEVELS.iter().rev().find(|level| **level <= delay);
-    let level = *fits.unwrap_or(&LEVELS[0]);
-    Some((level, delay.saturating_sub(level)))
-}
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Pause before a failed move to the next queue is retried.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 pub struct RabbitJobs {
     publisher: Arc<RabbitPublisher>,
@@ -69,47 +50,46 @@ impl RabbitJobs {
 
 async fn publish(
     publisher: &RabbitPublisher,
-    prefix: &str,
     queue: JobQueue,
     payload: &[u8],
     delay: Duration,
 ) -> Result<()> {
     let mut headers = FieldTable::default();
-    let name = match split(delay) {
-        None => topology::job_queue(prefix, queue),
+    let target = match split(delay) {
+        None => QueueId::Tasks(queue),
         Some((level, left)) => {
             let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
             headers.insert(LEFT.into(), AMQPValue::LongLongInt(left));
-            topology::delay_queue(prefix, queue, level)
+            QueueId::Delay(queue, level)
         }
     };
     let message = Outgoing {
-        queue: name,
+        queue: target,
         payload,
         properties: persistent("application/json", headers),
     };
-    publisher.publish_job(message).await
+    publisher.publish_task(message).await
 }
 
 #[async_trait]
 impl Jobs for RabbitJobs {
     async fn push(&self, jobs: Vec<NewJob>) -> Result<()> {
-        let prefix = &self.queue.settings().prefix;
         stream::iter(jobs.into_iter().map(Ok))
-            .try_for_each_concurrent(JOB_LANES, |job| async move {
-                publish(&self.publisher, prefix, job.queue, &job.payload, job.delay).await
+            .try_for_each_concurrent(TASK_LANES, |job| async move {
+                publish(&self.publisher, job.queue, &job.payload, job.delay).await
             })
             .await
     }
 
     async fn take(&self, queue: JobQueue, at_once: u16) -> Result<Box<dyn JobConsumer>> {
         let prefix = self.queue.settings().prefix.clone();
-        let channel = self.queue.channel(PATIENCE).await?;
-        let deliveries = within(PATIENCE, async {
+        let channel = self.queue.channel(DEADLINE).await?;
+        let deliveries = within(DEADLINE, async {
             let qos = BasicQosOptions::default();
             channel.basic_qos(at_once.max(1), qos).await?;
-            topology::declare_jobs(&channel, &prefix, queue).await?;
-            let name = topology::job_queue(&prefix, queue).into();
+            let tasks = QueueId::Tasks(queue);
+            tasks.declare(&channel, &prefix).await?;
+            let name = tasks.name(&prefix).into();
             let options = BasicConsumeOptions::default();
             channel
                 .basic_consume(name, "".into(), options, FieldTable::default())
@@ -120,7 +100,6 @@ impl Jobs for RabbitJobs {
             deliveries,
             channel,
             publisher: self.publisher.clone(),
-            prefix,
             queue,
         }))
     }
@@ -130,7 +109,6 @@ struct Consumer {
     deliveries: lapin::Consumer,
     channel: Channel,
     publisher: Arc<RabbitPublisher>,
-    prefix: String,
     queue: JobQueue,
 }
 
@@ -142,7 +120,7 @@ struct RabbitAck {
 impl Drop for RabbitAck {
     fn drop(&mut self) {
         if !self.acked && self.acker.usable() {
-            // Back into its queue at once. The first poll sends the frame, and that is all it takes.
+            // Requeues at once. The first poll sends the frame; the answer is not awaited.
             let requeue = BasicNackOptions {
                 requeue: true,
                 ..BasicNackOptions::default()
@@ -161,8 +139,8 @@ impl Ack for RabbitAck {
     }
 }
 
-/// lapin cancels a consumer that is dropped while its channel is open, and the broker would keep what it holds; so the
-/// channel goes first.
+/// lapin cancels a consumer that is dropped while its channel is open, and the broker keeps its deliveries unacknowledged.
+/// So the channel is closed first.
 impl Drop for Consumer {
     fn drop(&mut self) {
         if self.channel.status().connected() {
@@ -178,7 +156,7 @@ impl JobConsumer for Consumer {
             let delivery = match self.deliveries.next().await? {
                 Ok(delivery) => delivery,
                 Err(error) => {
-                    debug!(error = error.to_string(), "job consumer lost");
+                    debug!(error = error.to_string(), "task consumer lost");
                     return None;
                 }
             };
@@ -192,19 +170,21 @@ impl JobConsumer for Consumer {
                     }),
                 });
             }
-            // In a task of its own: a job that moves on must not be dropped with this future.
-            let (publisher, prefix) = (self.publisher.clone(), self.prefix.clone());
-            let queue = self.queue;
+            // Spawned, so that the move is not cancelled with this future.
+            let (publisher, queue) = (self.publisher.clone(), self.queue);
             tokio::spawn(async move {
                 while delivery.acker.usable() {
-                    match publish(&publisher, &prefix, queue, &delivery.data, left).await {
+                    match publish(&publisher, queue, &delivery.data, left).await {
                         Ok(()) => {
                             let _ = delivery.acker.ack(BasicAckOptions::default()).await;
                             return;
                         }
                         Err(error) => {
-                            debug!(error = error.chain(), "a job could not be moved on yet");
-                            sleep(AGAIN).await;
+                            debug!(
+                                error = error.chain(),
+                                "a delayed task could not be moved to its next queue; trying again"
+                            );
+                            sleep(RETRY_PAUSE).await;
                         }
                     }
                 }
@@ -220,27 +200,5 @@ fn left(delivery: &lapin::message::Delivery) -> Duration {
             Duration::from_millis(u64::try_from(*left).unwrap_or_default())
         }
         _ => Duration::ZERO,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_delay_is_the_sum_of_its_levels() {
-        for millis in [1, 250, 300, 999, 60_000, 86_400_000, 123_456_789] {
-            let delay = Duration::from_millis(millis);
-            let (mut left, mut waited, mut hops) = (delay, Duration::ZERO, 0);
-            while let Some((level, rest)) = split(left) {
-                (left, waited, hops) = (rest, waited + level, hops + 1);
-            }
-            assert!(
-                waited >= delay && waited < delay + LEVELS[0],
-                "{millis}: {waited:?}"
-            );
-            assert!(hops <= 24 + millis / 4_096_000, "{millis}: {hops}");
-        }
-        assert_eq!(split(Duration::ZERO), None);
     }
 }
