@@ -23,7 +23,7 @@ use crate::{
     job::notify::Notifier,
     queue::{
         self,
-        rabbit::{RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
+        rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::SqliteQueue,
     },
     sqlite::Database,
@@ -171,7 +171,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     let notifier = Notifier::new(
         config.clone(),
         servers.store.clone(),
-        Arc::new(RabbitJobs::new(publisher.clone(), queue.clone())),
+        Arc::new(RabbitTasks::new(publisher.clone(), queue.clone())),
         servers.bus.coordination.clone(),
         servers.bus.presence.clone(),
         dead.clone(),
@@ -226,7 +226,7 @@ pub async fn autoscale(
     let queue = Arc::new(queue);
     let parts = autoscale::Parts {
         settings: config.autoscale.clone(),
-        jobs: config.worker.jobs.clone(),
+        roles: config.worker.jobs.clone(),
         notify: config.notify.enabled(),
         partitions: config.queue.partitions,
         queue: queue.clone(),

@@ -17,13 +17,13 @@ pub struct Settings {
     pub min: u32,
     /// Never more; at least 1 and at least `min`.
     pub max: u32,
-    /// More workers than these cannot share the messages: the partitions. Jobs know no such limit.
+    /// More workers than these cannot share the messages: the partitions. Tasks know no such limit.
     pub partitions: u32,
     /// Messages that may wait for each worker, at least 1.
     pub messages_per_worker: u64,
     /// Messages a second each worker is trusted with, above 0.
     pub messages_per_second: f64,
-    /// Jobs (notifications) that may wait for each worker, at least 1.
+    /// Tasks (notifications) that may wait for each worker, at least 1.
     pub jobs_per_worker: u64,
     /// A message that waits longer asks for one more worker.
     pub target_age: Duration,
@@ -52,9 +52,9 @@ pub struct Sample {
     pub oldest: Option<Duration>,
     /// Messages accepted a second.
     pub arrival: Option<f64>,
-    /// Jobs that are due, those in a worker's hands included where they can be seen.
-    pub jobs: Option<u64>,
-    /// Jobs that fall due within the cool-down.
+    /// Tasks that are due, those in a worker's hands included where they can be seen.
+    pub tasks: Option<u64>,
+    /// Tasks that fall due within the cool-down.
     pub due_soon: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     if current > settings.max {
         return to(settings.max, "more than autoscale.max");
     }
-    let (Some(waiting), Some(_)) = (last.waiting, last.jobs) else {
+    let (Some(waiting), Some(_)) = (last.waiting, last.tasks) else {
         return to(current, "unknown what waits");
     };
 
@@ -138,8 +138,8 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
 impl Sample {
     /// Workers that this sample asks for when only `share` of each threshold may be used. Not above a million.
     fn need(&self, settings: &Settings, share: f64) -> u32 {
-        let jobs = self.jobs.unwrap_or_default() as f64;
-        let for_jobs = jobs / (settings.jobs_per_worker.max(1) as f64 * share);
+        let tasks = self.tasks.unwrap_or_default() as f64;
+        let for_jobs = tasks / (settings.jobs_per_worker.max(1) as f64 * share);
         let for_jobs = for_jobs.ceil().clamp(0.0, 1e6) as u32;
         let for_messages = self.for_messages(settings, share);
         for_messages.min(settings.partitions).max(for_jobs)
@@ -180,7 +180,7 @@ fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32>
         // What was seen last before the cool-down holds until it is seen again.
         sample.waiting?;
         sample.arrival?;
-        sample.jobs?;
+        sample.tasks?;
         if sample.at > next || sample.at + longest < next {
             return None;
         }

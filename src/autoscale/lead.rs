@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{bus::Coordination, config::JobKind};
+use crate::{bus::Coordination, config::WorkerRole};
 
 /// How long the others wait for a leader that died without a word.
 const TTL: Duration = Duration::from_secs(3);
@@ -25,8 +25,8 @@ pub enum Lead {
 }
 
 /// The leadership over the workers that do `jobs`.
-pub fn key(jobs: &[JobKind]) -> String {
-    if JobKind::ALL.iter().all(|kind| jobs.contains(kind)) {
+pub fn key(jobs: &[WorkerRole]) -> String {
+    if WorkerRole::ALL.iter().all(|kind| jobs.contains(kind)) {
         return "autoscale".to_owned();
     }
     let mut kinds: Vec<&str> = jobs.iter().map(|kind| kind.as_str()).collect();

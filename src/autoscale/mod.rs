@@ -27,9 +27,9 @@ use self::{
 };
 use crate::{
     bus::Coordination,
-    config::{Autoscale, JobKind},
+    config::{Autoscale, WorkerRole},
     error::Result,
-    queue::{JobQueue, Partition, Queue},
+    queue::{Partition, Queue, TaskQueue},
     telemetry::{DOWN, UP, metrics},
 };
 
@@ -46,8 +46,8 @@ const FLOW_EVERY: Duration = Duration::from_millis(500);
 pub struct Parts {
     pub settings: Autoscale,
     /// What its workers do. Only what they do counts.
-    pub jobs: Vec<JobKind>,
-    /// Whether there are notifications at all; without them nobody takes those jobs.
+    pub roles: Vec<WorkerRole>,
+    /// Whether there are notifications at all; without them nobody takes those tasks.
     pub notify: bool,
     /// No more workers than these can share the messages.
     pub partitions: Partition,
@@ -66,7 +66,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<()> {
     let resign = CancellationToken::new();
     let leading = tokio::spawn(lead::keep(
         parts.coordination.clone(),
-        lead::key(&parts.jobs),
+        lead::key(&parts.roles),
         sender,
         resign.clone(),
     ));
@@ -136,7 +136,7 @@ pub async fn watch(parts: Parts, shutdown: CancellationToken) {
     }
 }
 
-/// `waiting=120 oldest=0.5s arrival=80.0/s jobs=0 workers 1 -> 2: messages wait or arrive`
+/// `waiting=120 oldest=0.5s arrival=80.0/s tasks=0 workers 1 -> 2: messages wait or arrive`
 fn line(before: u32, sample: &Sample, decision: Decision) -> String {
     let unknown = || "unknown".to_owned();
     let waiting = sample.waiting.map_or_else(unknown, |n| n.to_string());
@@ -146,10 +146,10 @@ fn line(before: u32, sample: &Sample, decision: Decision) -> String {
     let arrival = sample
         .arrival
         .map_or_else(unknown, |rate| format!("{rate:.1}/s"));
-    let jobs = sample.jobs.map_or_else(unknown, |n| n.to_string());
+    let tasks = sample.tasks.map_or_else(unknown, |n| n.to_string());
     let Decision { target, reason } = decision;
     format!(
-        "waiting={waiting} oldest={oldest} arrival={arrival} jobs={jobs} workers {before} -> {target}: {reason}"
+        "waiting={waiting} oldest={oldest} arrival={arrival} jobs={tasks} workers {before} -> {target}: {reason}"
     )
 }
 
@@ -190,15 +190,15 @@ impl Scaler {
     fn new(parts: Parts) -> Scaler {
         let settings = parts.settings;
         let partitions = u32::from(parts.partitions);
-        let does = |kind| parts.jobs.contains(&kind);
-        let mut jobs = Vec::new();
-        if parts.notify && does(JobKind::Notify) {
-            jobs.push(JobQueue::Notify);
+        let does = |kind| parts.roles.contains(&kind);
+        let mut tasks = Vec::new();
+        if parts.notify && does(WorkerRole::Notify) {
+            tasks.push(TaskQueue::Notify);
         }
-        if parts.notify && does(JobKind::Deliver) {
-            jobs.extend([JobQueue::Email, JobQueue::Sms]);
+        if parts.notify && does(WorkerRole::Deliver) {
+            tasks.extend([TaskQueue::Email, TaskQueue::Sms]);
         }
-        if settings.max > partitions && jobs.is_empty() {
+        if settings.max > partitions && tasks.is_empty() {
             tracing::warn!(
                 max = settings.max,
                 partitions,
@@ -206,8 +206,8 @@ impl Scaler {
             );
         }
         let scope = Scope {
-            messages: does(JobKind::Messages),
-            jobs,
+            messages: does(WorkerRole::Messages),
+            tasks,
             soon: settings.cooldown,
         };
         let rules = rules(&settings, partitions);
@@ -246,7 +246,7 @@ impl Scaler {
         let before = self.target;
         let (sample, decision) = self.look().await;
         tracing::debug!(sure, due_soon = ?sample.due_soon, "{}", line(before, &sample, decision));
-        if sample.waiting.is_none() || sample.jobs.is_none() || !sure {
+        if sample.waiting.is_none() || sample.tasks.is_none() || !sure {
             return Ok(());
         }
         self.follow(&sample, decision);
@@ -288,7 +288,7 @@ impl Scaler {
             waiting: seen.waiting,
             oldest: seen.oldest,
             arrival: seen.arrival,
-            jobs: seen.jobs,
+            tasks: seen.tasks,
             due_soon: seen.due_soon,
         };
         self.remember(sample);
@@ -304,12 +304,12 @@ impl Scaler {
             let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
             metrics.autoscale_waiting_messages.set(waiting);
         }
-        for (gauge, jobs) in [
-            (&metrics.autoscale_waiting_jobs, sample.jobs),
+        for (gauge, tasks) in [
+            (&metrics.autoscale_waiting_jobs, sample.tasks),
             (&metrics.autoscale_due_soon_jobs, sample.due_soon),
         ] {
-            if let Some(jobs) = jobs {
-                gauge.set(i64::try_from(jobs).unwrap_or(i64::MAX));
+            if let Some(tasks) = tasks {
+                gauge.set(i64::try_from(tasks).unwrap_or(i64::MAX));
             }
         }
         if let Some(oldest) = sample.oldest {

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::queue::{JobQueue, Load};
+use crate::queue::{Load, TaskQueue};
 
 /// How far back the flow is remembered, for the age of what waits.
 const FLOW_MEMORY: Duration = Duration::from_secs(600);
@@ -25,7 +25,7 @@ pub struct Seen {
     pub waiting: Option<u64>,
     pub oldest: Option<Duration>,
     pub arrival: Option<f64>,
-    pub jobs: Option<u64>,
+    pub tasks: Option<u64>,
     pub due_soon: Option<u64>,
 }
 
@@ -33,8 +33,8 @@ pub struct Seen {
 #[derive(Debug, Clone)]
 pub struct Scope {
     pub messages: bool,
-    pub jobs: Vec<JobQueue>,
-    /// A delayed job is due soon when it is due within this time.
+    pub tasks: Vec<TaskQueue>,
+    /// A delayed task is due soon when it is due within this time.
     pub soon: Duration,
 }
 
@@ -87,7 +87,7 @@ impl Tracker {
     /// The queue's answer at `at`; `None` if there was none.
     pub fn look(&mut self, at: Duration, load: Option<&Load>) -> Seen {
         let arrival = self.arrival(at);
-        let jobs = load.map(|load| self.jobs(load));
+        let tasks = load.map(|load| self.tasks(load));
         let due_soon = load.and_then(|load| self.due_soon(load));
         if !self.scope.messages {
             let known = load.is_some();
@@ -95,7 +95,7 @@ impl Tracker {
                 waiting: known.then_some(0),
                 oldest: known.then_some(Duration::ZERO),
                 arrival: Some(0.0),
-                jobs,
+                tasks,
                 due_soon,
             };
         }
@@ -122,26 +122,28 @@ impl Tracker {
             waiting: Some(waiting),
             oldest,
             arrival,
-            jobs,
+            tasks,
             due_soon,
         }
     }
 
-    fn jobs(&self, load: &Load) -> u64 {
-        let ours = |queue| self.scope.jobs.contains(queue);
-        let jobs = load.jobs.iter().filter(|jobs| ours(&jobs.queue));
-        jobs.map(|jobs| jobs.ready + jobs.unacked.unwrap_or_default())
+    fn tasks(&self, load: &Load) -> u64 {
+        let ours = |queue| self.scope.tasks.contains(queue);
+        let tasks = load.tasks.iter().filter(|tasks| ours(&tasks.queue));
+        tasks
+            .map(|tasks| tasks.ready + tasks.unacked.unwrap_or_default())
             .sum()
     }
 
     fn due_soon(&self, load: &Load) -> Option<u64> {
-        if self.scope.jobs.is_empty() {
+        if self.scope.tasks.is_empty() {
             return Some(0);
         }
         let delayed = load.delayed.as_ref()?.iter();
-        let soon = delayed
-            .filter(|jobs| self.scope.jobs.contains(&jobs.queue) && jobs.within <= self.scope.soon);
-        Some(soon.map(|jobs| jobs.jobs).sum())
+        let soon = delayed.filter(|tasks| {
+            self.scope.tasks.contains(&tasks.queue) && tasks.within <= self.scope.soon
+        });
+        Some(soon.map(|tasks| tasks.tasks).sum())
     }
 
     fn oldest(&mut self, at: Duration, load: &Load, waiting: u64) -> Option<Duration> {
@@ -202,7 +204,7 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{Delayed, JobLoad, PartitionLoad};
+    use crate::queue::{Delayed, PartitionLoad, TaskLoad};
 
     fn load(ready: &[u64], consumers: u64) -> Load {
         let partitions = ready.iter().map(|ready| PartitionLoad {
@@ -220,7 +222,7 @@ mod tests {
     fn tracker() -> Tracker {
         Tracker::new(Scope {
             messages: true,
-            jobs: Vec::new(),
+            tasks: Vec::new(),
             soon: s(30),
         })
     }
@@ -354,43 +356,43 @@ mod tests {
     #[test]
     fn jobs_count_where_the_pool_takes_them_and_when_they_are_due() {
         let mut load = load(&[5], 1);
-        let job = |queue, ready, unacked| JobLoad {
+        let task = |queue, ready, unacked| TaskLoad {
             queue,
             ready,
             unacked,
             consumers: 0,
         };
-        load.jobs = vec![
-            job(JobQueue::Notify, 100, None),
-            job(JobQueue::Email, 3, Some(4)),
-            job(JobQueue::Sms, 0, Some(0)),
+        load.tasks = vec![
+            task(TaskQueue::Notify, 100, None),
+            task(TaskQueue::Email, 3, Some(4)),
+            task(TaskQueue::Sms, 0, Some(0)),
         ];
-        let delayed = |queue, within, jobs| Delayed {
+        let delayed = |queue, within, tasks| Delayed {
             queue,
             within: s(within),
-            jobs,
+            tasks,
         };
         load.delayed = Some(vec![
-            delayed(JobQueue::Notify, 1, 1000),
-            delayed(JobQueue::Email, 16, 2),
-            delayed(JobQueue::Sms, 30, 1),
-            delayed(JobQueue::Sms, 64, 9),
+            delayed(TaskQueue::Notify, 1, 1000),
+            delayed(TaskQueue::Email, 16, 2),
+            delayed(TaskQueue::Sms, 30, 1),
+            delayed(TaskQueue::Sms, 64, 9),
         ]);
         let mut deliveries = Tracker::new(Scope {
             messages: false,
-            jobs: vec![JobQueue::Email, JobQueue::Sms],
+            tasks: vec![TaskQueue::Email, TaskQueue::Sms],
             soon: s(30),
         });
         let seen = deliveries.look(s(0), Some(&load));
-        assert_eq!((seen.jobs, seen.due_soon), (Some(7), Some(3)));
+        assert_eq!((seen.tasks, seen.due_soon), (Some(7), Some(3)));
         // Messages are for another pool.
         assert_eq!((seen.waiting, seen.arrival), (Some(0), Some(0.0)));
-        assert_eq!(deliveries.look(s(0), None).jobs, None);
+        assert_eq!(deliveries.look(s(0), None).tasks, None);
         load.delayed = None;
         assert_eq!(deliveries.look(s(0), Some(&load)).due_soon, None);
-        // A pool without jobs does not care.
+        // A pool without tasks does not care.
         let seen = tracker().look(s(0), Some(&load));
-        assert_eq!((seen.jobs, seen.due_soon), (Some(0), Some(0)));
+        assert_eq!((seen.tasks, seen.due_soon), (Some(0), Some(0)));
         assert_eq!(seen.waiting, Some(5));
     }
 }

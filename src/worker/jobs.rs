@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     job::notify::Next,
     model::{Timestamp, new_id},
-    queue::{DeadLetter, JobQueue, TakenJob},
+    queue::{DeadLetter, TakenTask, TaskQueue},
     retry::Policy,
     telemetry::metrics,
 };
@@ -27,11 +27,11 @@ const HOLD: Policy = Policy {
 /// Failures that trying again should not help against, and yet might: two that met.
 const TRIES: u32 = 3;
 
-pub async fn run(worker: Arc<Worker>, queue: JobQueue, shutdown: CancellationToken) {
+pub async fn run(worker: Arc<Worker>, queue: TaskQueue, shutdown: CancellationToken) {
     let settings = &worker.config.worker;
     let (at_once, prefetch) = match queue {
-        JobQueue::Notify => (settings.notify_concurrency, settings.notify_prefetch),
-        JobQueue::Email | JobQueue::Sms => {
+        TaskQueue::Notify => (settings.notify_concurrency, settings.notify_prefetch),
+        TaskQueue::Email | TaskQueue::Sms => {
             (worker.config.notify.concurrency, settings.deliver_prefetch)
         }
     };
@@ -39,7 +39,7 @@ pub async fn run(worker: Arc<Worker>, queue: JobQueue, shutdown: CancellationTok
     let turns = Arc::new(Semaphore::new(usize::from(at_once)));
     let tasks = TaskTracker::new();
     while !shutdown.is_cancelled() {
-        let taken = worker.notifier.jobs.take(queue, prefetch.max(at_once));
+        let taken = worker.notifier.tasks.take(queue, prefetch.max(at_once));
         let mut consumer = match shutdown.run_until_cancelled(taken).await {
             None => break,
             Some(Ok(consumer)) => consumer,
@@ -71,7 +71,7 @@ pub async fn run(worker: Arc<Worker>, queue: JobQueue, shutdown: CancellationTok
     }
 }
 
-async fn one(worker: Arc<Worker>, queue: JobQueue, job: TakenJob, shutdown: CancellationToken) {
+async fn one(worker: Arc<Worker>, queue: TaskQueue, job: TakenTask, shutdown: CancellationToken) {
     let mut retry = HOLD.start();
     let mut tries = 0;
     loop {
@@ -103,7 +103,7 @@ async fn one(worker: Arc<Worker>, queue: JobQueue, job: TakenJob, shutdown: Canc
     }
 }
 
-async fn attempt(worker: &Worker, queue: JobQueue, job: &TakenJob) -> crate::error::Result<()> {
+async fn attempt(worker: &Worker, queue: TaskQueue, job: &TakenTask) -> crate::error::Result<()> {
     match worker.notifier.run(&job.payload).await? {
         Next::Done => Ok(()),
         // Published and confirmed before the one in hand is acknowledged.
@@ -114,7 +114,7 @@ async fn attempt(worker: &Worker, queue: JobQueue, job: &TakenJob) -> crate::err
     }
 }
 
-async fn bury(worker: &Worker, job: TakenJob, error: &Error) {
+async fn bury(worker: &Worker, job: TakenTask, error: &Error) {
     tracing::error!(error = %error.chain(), "a job that cannot succeed");
     let letter = DeadLetter {
         id: new_id(),

@@ -18,10 +18,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bus::{Coordination, PubSub, WorkerId},
-    config::{Config, JobKind},
+    config::{Config, WorkerRole},
     error::Result,
     job::notify::Notifier,
-    queue::{DeadLetters, JobQueue, Queue},
+    queue::{DeadLetters, Queue, TaskQueue},
     store::Writes,
 };
 
@@ -44,7 +44,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     let (owned, watch) = watch::channel(HashSet::new());
     let lanes = TaskTracker::new();
     let does = |kind| worker.config.worker.does(kind);
-    let concurrency = match does(JobKind::Messages) {
+    let concurrency = match does(WorkerRole::Messages) {
         true => worker.config.worker.concurrency,
         false => 0,
     };
@@ -60,21 +60,21 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         ));
     }
     if worker.config.notify.enabled() {
-        let queues = JobQueue::ALL.into_iter().filter(|queue| match queue {
-            JobQueue::Notify => does(JobKind::Notify),
-            JobQueue::Email | JobQueue::Sms => does(JobKind::Deliver),
+        let queues = TaskQueue::ALL.into_iter().filter(|queue| match queue {
+            TaskQueue::Notify => does(WorkerRole::Notify),
+            TaskQueue::Email | TaskQueue::Sms => does(WorkerRole::Deliver),
         });
         for queue in queues {
             lanes.spawn(jobs::run(worker.clone(), queue, shutdown.clone()));
         }
     }
-    if does(JobKind::Maintenance) {
+    if does(WorkerRole::Maintenance) {
         lanes.spawn(maintenance::run(worker.clone(), id, shutdown.clone()));
     }
     let jobs = worker.config.worker.jobs.iter().map(|kind| kind.as_str());
     let jobs = jobs.collect::<Vec<_>>().join(",");
     tracing::info!(worker = %id, lanes = concurrency, jobs, "working");
-    if does(JobKind::Messages) {
+    if does(WorkerRole::Messages) {
         partitions::claim(&worker, id, owned, shutdown).await;
     } else {
         // Whoever beats is given partitions.

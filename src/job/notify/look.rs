@@ -10,7 +10,7 @@ use crate::{
         MessageId, Timestamp, UserId,
         notify::{Cause, ChannelKind, DeliveryState, RoomMode, delivery_id},
     },
-    queue::JobQueue,
+    queue::TaskQueue,
     store::notify::{Candidate, Decision, Verdict},
 };
 
@@ -65,7 +65,7 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
             again: again + 1,
         };
         let delay = notifier.config.notify.away_after;
-        notifier.push(&task, JobQueue::Notify, delay).await?;
+        notifier.push(&task, TaskQueue::Notify, delay).await?;
     }
     Ok(Next::Done)
 }
@@ -87,7 +87,7 @@ async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
         .into_iter()
         .filter(|(delivery, _)| ours.contains(delivery))
         .map(|(delivery, channel)| Task::Deliver { delivery }.job(queue_of(channel), window));
-    notifier.jobs.push(jobs.collect::<Result<_>>()?).await
+    notifier.tasks.push(jobs.collect::<Result<_>>()?).await
 }
 
 async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<UserId, UserPresence> {

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    queue::{Consumer, Delivery, Depth, JobQueue, Load, Partition, Queue, State},
+    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, State, TaskQueue},
 };
 
 /// Deadline of `consume`, including the wait for a connection.
@@ -168,13 +168,13 @@ impl Queue for RabbitQueue {
         let queues = (0..self.settings.partitions)
             .map(QueueId::Partition)
             .chain([QueueId::DeadLetters])
-            .chain(JobQueue::ALL.map(QueueId::Tasks));
+            .chain(TaskQueue::ALL.map(QueueId::Tasks));
         let mut depths = Vec::new();
         for queue in queues {
             let found = within(INSPECT_DEADLINE, queue.inspect(&channel, prefix)).await?;
             depths.push(depth(queue, found));
         }
-        for queue in JobQueue::ALL {
+        for queue in TaskQueue::ALL {
             for level in LEVELS {
                 let queue = QueueId::Delay(queue, level);
                 // A level that was never used has no queue, and inspecting it closes the channel.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    queue::{Delayed, JobLoad, JobQueue, Load, PartitionLoad},
+    queue::{Delayed, Load, PartitionLoad, TaskLoad, TaskQueue},
 };
 
 /// For all partitions together: the autoscaler waits for it.
@@ -76,7 +76,7 @@ impl LoadProbe {
                 let name = QueueId::Partition(partition).name(&settings.prefix);
                 found.unacked = statistics.unacked(&name);
             }
-            for found in &mut load.jobs {
+            for found in &mut load.tasks {
                 let name = QueueId::Tasks(found.queue).name(&settings.prefix);
                 found.unacked = statistics.unacked(&name);
             }
@@ -108,19 +108,19 @@ async fn inspect(
     let prefix = &settings.prefix;
     let queues = (0..settings.partitions)
         .map(|partition| QueueId::Partition(partition).inspect(&channel, prefix));
-    let jobs = JobQueue::ALL.map(|queue| QueueId::Tasks(queue).inspect(&channel, prefix));
-    match future::try_join(future::try_join_all(queues), future::try_join_all(jobs)).await {
-        Ok((queues, jobs)) => {
+    let tasks = TaskQueue::ALL.map(|queue| QueueId::Tasks(queue).inspect(&channel, prefix));
+    match future::try_join(future::try_join_all(queues), future::try_join_all(tasks)).await {
+        Ok((queues, tasks)) => {
             let partitions = queues.iter().map(|queue| PartitionLoad {
                 ready: queue.message_count().into(),
                 unacked: None,
                 messages: None,
                 consumers: queue.consumer_count().into(),
             });
-            let jobs = JobQueue::ALL
+            let tasks = TaskQueue::ALL
                 .iter()
-                .zip(&jobs)
-                .map(|(kind, queue)| JobLoad {
+                .zip(&tasks)
+                .map(|(kind, queue)| TaskLoad {
                     queue: *kind,
                     ready: queue.message_count().into(),
                     unacked: None,
@@ -128,7 +128,7 @@ async fn inspect(
                 });
             let load = Load {
                 partitions: partitions.collect(),
-                jobs: jobs.collect(),
+                tasks: tasks.collect(),
                 delayed: None,
             };
             Ok((channel, load))
@@ -181,14 +181,14 @@ impl Delays {
             let counting = async {
                 let channel = live.connection.create_channel().await?;
                 let mut delayed = Vec::new();
-                for queue in JobQueue::ALL {
+                for queue in TaskQueue::ALL {
                     for within in LEVELS {
                         let level = QueueId::Delay(queue, within);
                         let found = level.declare(&channel, &prefix).await?;
                         delayed.push(Delayed {
                             queue,
                             within,
-                            jobs: found.message_count().into(),
+                            tasks: found.message_count().into(),
                         });
                     }
                 }

@@ -20,4 +20,4 @@ pub use consume::RabbitQueue;
 pub use dead::RabbitDeadLetters;
 pub use publish::RabbitPublisher;
 pub use settings::Settings;
-pub use tasks::RabbitJobs;
+pub use tasks::RabbitTasks;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    queue::{Ack, JobConsumer, JobQueue, Jobs, NewJob, TakenJob},
+    queue::{Ack, NewTask, TakenTask, TaskConsumer, TaskQueue, Tasks},
 };
 
 /// Header with the remaining delay, in milliseconds.
@@ -36,21 +36,21 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause before a failed move to the next queue is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-pub struct RabbitJobs {
+pub struct RabbitTasks {
     publisher: Arc<RabbitPublisher>,
     queue: Arc<RabbitQueue>,
 }
 
-impl RabbitJobs {
+impl RabbitTasks {
     /// Shares the connections of both.
-    pub fn new(publisher: Arc<RabbitPublisher>, queue: Arc<RabbitQueue>) -> RabbitJobs {
-        RabbitJobs { publisher, queue }
+    pub fn new(publisher: Arc<RabbitPublisher>, queue: Arc<RabbitQueue>) -> RabbitTasks {
+        RabbitTasks { publisher, queue }
     }
 }
 
 async fn publish(
     publisher: &RabbitPublisher,
-    queue: JobQueue,
+    queue: TaskQueue,
     payload: &[u8],
     delay: Duration,
 ) -> Result<()> {
@@ -72,16 +72,16 @@ async fn publish(
 }
 
 #[async_trait]
-impl Jobs for RabbitJobs {
-    async fn push(&self, jobs: Vec<NewJob>) -> Result<()> {
-        stream::iter(jobs.into_iter().map(Ok))
-            .try_for_each_concurrent(TASK_LANES, |job| async move {
-                publish(&self.publisher, job.queue, &job.payload, job.delay).await
+impl Tasks for RabbitTasks {
+    async fn push(&self, tasks: Vec<NewTask>) -> Result<()> {
+        stream::iter(tasks.into_iter().map(Ok))
+            .try_for_each_concurrent(TASK_LANES, |task| async move {
+                publish(&self.publisher, task.queue, &task.payload, task.delay).await
             })
             .await
     }
 
-    async fn take(&self, queue: JobQueue, at_once: u16) -> Result<Box<dyn JobConsumer>> {
+    async fn take(&self, queue: TaskQueue, at_once: u16) -> Result<Box<dyn TaskConsumer>> {
         let prefix = self.queue.settings().prefix.clone();
         let channel = self.queue.channel(DEADLINE).await?;
         let deliveries = within(DEADLINE, async {
@@ -109,7 +109,7 @@ struct Consumer {
     deliveries: lapin::Consumer,
     channel: Channel,
     publisher: Arc<RabbitPublisher>,
-    queue: JobQueue,
+    queue: TaskQueue,
 }
 
 struct RabbitAck {
@@ -150,8 +150,8 @@ impl Drop for Consumer {
 }
 
 #[async_trait]
-impl JobConsumer for Consumer {
-    async fn next(&mut self) -> Option<TakenJob> {
+impl TaskConsumer for Consumer {
+    async fn next(&mut self) -> Option<TakenTask> {
         loop {
             let delivery = match self.deliveries.next().await? {
                 Ok(delivery) => delivery,
@@ -162,7 +162,7 @@ impl JobConsumer for Consumer {
             };
             let left = left(&delivery);
             if left.is_zero() {
-                return Some(TakenJob {
+                return Some(TakenTask {
                     payload: Bytes::from(delivery.data),
                     ack: Box::new(RabbitAck {
                         acker: delivery.acker,

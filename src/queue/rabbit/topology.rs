@@ -10,7 +10,7 @@ use lapin::{
 };
 
 use super::settings::Settings;
-use crate::queue::{JobQueue, Partition};
+use crate::queue::{Partition, TaskQueue};
 
 /// A redelivery counts as a delivery, and 4.x discards a message after 20 unless told otherwise; 3.10 does not accept
 /// "unlimited" (-1). This limit is never reached and fits a signed 32-bit integer.
@@ -21,9 +21,9 @@ const DELIVERY_LIMIT: i32 = 1_000_000_000;
 pub(super) enum QueueId {
     Partition(Partition),
     /// Tasks that are due.
-    Tasks(JobQueue),
+    Tasks(TaskQueue),
     /// Tasks that wait for one level of a delay; see [`super::delay`].
-    Delay(JobQueue, Duration),
+    Delay(TaskQueue, Duration),
     DeadLetters,
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn declare(connection: &Connection, settings: &Settings) -> lap
     let queues = (0..settings.partitions)
         .map(QueueId::Partition)
         .chain([QueueId::DeadLetters])
-        .chain(JobQueue::ALL.map(QueueId::Tasks));
+        .chain(TaskQueue::ALL.map(QueueId::Tasks));
     for queue in queues {
         queue.declare(&channel, &settings.prefix).await?;
     }
@@ -120,9 +120,9 @@ mod tests {
     fn names_are_the_same_in_every_version() {
         let name = |queue: QueueId| queue.name("chat");
         assert_eq!(name(QueueId::Partition(7)), "chat.p.7");
-        assert_eq!(name(QueueId::Tasks(JobQueue::Email)), "chat.job.email");
+        assert_eq!(name(QueueId::Tasks(TaskQueue::Email)), "chat.job.email");
         assert_eq!(
-            name(QueueId::Delay(JobQueue::Notify, Duration::from_secs(4))),
+            name(QueueId::Delay(TaskQueue::Notify, Duration::from_secs(4))),
             "chat.delay.notify.4000"
         );
         assert_eq!(name(QueueId::DeadLetters), "chat.dead");

@@ -13,7 +13,7 @@ use chat::{
     job::notify::Notifier,
     queue::{
         Publisher,
-        rabbit::{RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
+        rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::SqliteQueue,
     },
     sqlite::Database,
@@ -90,7 +90,7 @@ impl Place {
                 let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
-                let jobs = Arc::new(RabbitJobs::new(publisher.clone(), queue.clone()));
+                let jobs = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
                 let notifier = Notifier::new(
                     config.clone(),
                     store.clone(),
