@@ -28,7 +28,7 @@ use crate::{
     },
     sqlite::Database,
     store,
-    worker::{self, Memory, Worker},
+    worker::{self, MembershipCache, Worker},
 };
 
 /// Told once, when the role is ready for work, with the address it serves on.
@@ -90,7 +90,7 @@ pub async fn standalone(
                 bus.presence.clone(),
                 queue.clone(),
             )?,
-            memory: Memory::default(),
+            memberships: MembershipCache::default(),
         },
         worker_stop.clone(),
     ));
@@ -186,7 +186,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
             pubsub: servers.bus.pubsub.clone(),
             coordination: servers.bus.coordination.clone(),
             notifier,
-            memory: Memory::default(),
+            memberships: MembershipCache::default(),
         },
         shutdown,
     )

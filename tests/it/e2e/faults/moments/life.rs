@@ -18,7 +18,7 @@ use chat::{
     },
     sqlite::Database,
     store::{self, Reads},
-    worker::{self, Memory, Worker},
+    worker::{self, MembershipCache, Worker},
 };
 use tokio::{runtime::Runtime, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -110,7 +110,7 @@ impl Place {
                         pubsub: bus.pubsub,
                         coordination: bus.coordination,
                         notifier: notifier.unwrap(),
-                        memory: Memory::default(),
+                        memberships: MembershipCache::default(),
                     },
                 }
             }
@@ -143,7 +143,7 @@ impl Place {
                         pubsub: bus.pubsub,
                         coordination: bus.coordination,
                         notifier: notifier.unwrap(),
-                        memory: Memory::default(),
+                        memberships: MembershipCache::default(),
                     },
                 }
             }
