@@ -202,7 +202,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
 /// with `dry_run` none is, and each decision is printed.
 pub async fn autoscale(
     config: Config,
-    worker: autoscale::Recipe,
+    worker: autoscale::WorkerCommand,
     dry_run: bool,
     shutdown: CancellationToken,
     ready: Ready,
