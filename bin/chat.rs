@@ -6,7 +6,7 @@ use chat::{
     admin::QueueTools,
     app,
     autoscale::{
-        self, Recipe,
+        self, WorkerCommand,
         simulate::{self, Simulate},
     },
     bench,
@@ -376,7 +376,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
                 let rules = autoscale::rules(&config.autoscale, config.queue.partitions.into());
                 return simulate::run(day, &simulate, &rules);
             }
-            let worker = Recipe::this_program(file.as_deref(), jobs.as_deref())?;
+            let worker = WorkerCommand::this_program(file.as_deref(), jobs.as_deref())?;
             let ready = Box::new(|_| println!("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }

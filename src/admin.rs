@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::{
     app,
-    bus::Bus,
     config::Config,
     data_dir,
     error::{Error, Result},
@@ -96,7 +95,7 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
         store.check_schema().await?;
         store.ping().await
     };
-    let bus = async { app::redis(config)?.ping().await };
+    let bus = async { app::redis(config)?.pubsub.ping().await };
     let queue = async {
         let queue = RabbitQueue::connect(app::rabbit(config))?;
         queue.ready(PATIENCE).await?;

@@ -16,19 +16,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     autoscale,
-    bus::{self, Bus, memory::MemoryBus, redis::RedisBus},
+    bus::{self, memory::MemoryBus, redis::RedisBus},
     config::Config,
     data_dir, edge,
     error::{Code, Error, Result},
     job::notify::Notifier,
     queue::{
         self,
-        rabbit::{RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
+        rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::SqliteQueue,
     },
     sqlite::Database,
     store,
-    worker::{self, Memory, Worker},
+    worker::{self, MembershipCache, Worker},
 };
 
 /// Told once, when the role is ready for work, with the address it serves on.
@@ -67,10 +67,10 @@ pub async fn standalone(
     let database = Database::open(&data.join(data_dir::DATABASE)).await?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
-    let bus = Arc::new(MemoryBus::new(bus::memory::Settings {
+    let bus = bus::Handles::new(Arc::new(MemoryBus::new(bus::memory::Settings {
         recent_messages: config.redis.recent_messages,
         ..Default::default()
-    }));
+    })));
 
     // The worker outlives the edge: what the edge accepted last is stored before the process ends.
     let worker_stop = CancellationToken::new();
@@ -80,15 +80,17 @@ pub async fn standalone(
             queue: queue.clone(),
             dead: queue.clone(),
             store: store.clone(),
-            bus: bus.clone(),
+            pubsub: bus.pubsub.clone(),
+            coordination: bus.coordination.clone(),
             notifier: Notifier::new(
                 config.clone(),
                 store.clone(),
                 queue.clone(),
-                bus.clone(),
+                bus.coordination.clone(),
+                bus.presence.clone(),
                 queue.clone(),
             )?,
-            memory: Memory::default(),
+            memberships: MembershipCache::default(),
         },
         worker_stop.clone(),
     ));
@@ -129,7 +131,7 @@ pub async fn edge(
         .await?;
     let report_stop = CancellationToken::new();
     let report = tokio::spawn(autoscale::report::run(
-        servers.bus.clone(),
+        servers.bus.coordination.clone(),
         publisher.clone(),
         report_stop.clone(),
     ));
@@ -169,8 +171,9 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     let notifier = Notifier::new(
         config.clone(),
         servers.store.clone(),
-        Arc::new(RabbitJobs::new(publisher.clone(), queue.clone())),
-        servers.bus.clone(),
+        Arc::new(RabbitTasks::new(publisher.clone(), queue.clone())),
+        servers.bus.coordination.clone(),
+        servers.bus.presence.clone(),
         dead.clone(),
     )?;
     ready(None);
@@ -180,9 +183,10 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
             queue: queue.clone(),
             dead,
             store: servers.store.clone(),
-            bus: servers.bus.clone(),
+            pubsub: servers.bus.pubsub.clone(),
+            coordination: servers.bus.coordination.clone(),
             notifier,
-            memory: Memory::default(),
+            memberships: MembershipCache::default(),
         },
         shutdown,
     )
@@ -198,12 +202,12 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
 /// with `dry_run` none is, and each decision is printed.
 pub async fn autoscale(
     config: Config,
-    worker: autoscale::Recipe,
+    worker: autoscale::WorkerCommand,
     dry_run: bool,
     shutdown: CancellationToken,
     ready: Ready,
 ) -> Result<()> {
-    let bus = Arc::new(redis(&config)?);
+    let bus = redis(&config)?;
     let mut queue = RabbitQueue::connect(rabbit(&config))?;
     if let Some(api) = &config.autoscale.api_url {
         queue = queue.with_api(api.expose())?;
@@ -212,7 +216,7 @@ pub async fn autoscale(
         queue = queue.with_delays();
     }
     let (cache, broker) = tokio::join!(
-        patiently("Redis", config.start.timeout, || bus.ping()),
+        patiently("Redis", config.start.timeout, || bus.pubsub.ping()),
         queue.ready(config.start.timeout)
     );
     cache.map_err(|error| at("Redis", config.redis.url.to_string(), error))?;
@@ -222,11 +226,11 @@ pub async fn autoscale(
     let queue = Arc::new(queue);
     let parts = autoscale::Parts {
         settings: config.autoscale.clone(),
-        jobs: config.worker.jobs.clone(),
+        roles: config.worker.jobs.clone(),
         notify: config.notify.enabled(),
         partitions: config.queue.partitions,
         queue: queue.clone(),
-        bus,
+        coordination: bus.coordination,
         worker,
     };
     let result = if dry_run {
@@ -250,7 +254,7 @@ pub async fn migrate(config: &Config) -> Result<()> {
 /// What edges and workers both use.
 struct Servers {
     store: Arc<store::postgres::Store>,
-    bus: Arc<RedisBus>,
+    bus: bus::Handles,
     rabbit: queue::rabbit::Settings,
 }
 
@@ -258,7 +262,7 @@ impl Servers {
     fn connect(config: &Config) -> Result<Servers> {
         Ok(Servers {
             store: Arc::new(postgres(config)?),
-            bus: Arc::new(redis(config)?),
+            bus: redis(config)?,
             rabbit: rabbit(config),
         })
     }
@@ -268,7 +272,7 @@ impl Servers {
         let timeout = config.start.timeout;
         let (database, cache, broker) = tokio::join!(
             patiently("PostgreSQL", timeout, || self.store.check_schema()),
-            patiently("Redis", timeout, || self.bus.ping()),
+            patiently("Redis", timeout, || self.bus.pubsub.ping()),
             rabbit,
         );
         let problems: Vec<String> = [
@@ -320,14 +324,15 @@ pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
     )
 }
 
-pub(crate) fn redis(config: &Config) -> Result<RedisBus> {
-    RedisBus::connect(bus::redis::Settings {
+pub(crate) fn redis(config: &Config) -> Result<bus::Handles> {
+    let bus = RedisBus::connect(bus::redis::Settings {
         url: config.redis.url.expose().to_owned(),
         prefix: config.queue.prefix.clone(),
         recent_messages: config.redis.recent_messages,
         recent_ttl: config.redis.recent_ttl,
         pool: config.redis.pool,
-    })
+    })?;
+    Ok(bus::Handles::new(Arc::new(bus)))
 }
 
 pub(crate) fn rabbit(config: &Config) -> queue::rabbit::Settings {

@@ -1,71 +1,71 @@
-//! How many workers there should be, from what was seen. A pure function: no clock, no I/O, no memory but the
-//! samples it is given.
+//! Decides how many workers there should be. A pure function of the samples: no clock, no I/O, no state.
 //!
-//! It adds workers at once and takes them away slowly. A statistic that is missing is unknown: it may keep workers,
-//! it never takes one away. A number of workers that was seen to fall behind is not tried again while as much
-//! arrives, so that a steady load ends in a steady number.
+//! It adds workers at once and removes them slowly. A missing statistic is unknown: it may keep workers, it never removes
+//! one. A number of workers that fell behind is not tried again while as much arrives, so that a steady load leads to a
+//! steady number.
 
 use std::time::Duration;
 
-/// More arrival than this much less than now says nothing about now.
+/// Arrival rates that differ by less than this factor count as the same load.
 const SAME_ARRIVAL: f64 = 1.1;
 
-/// What is decided by.
+/// The thresholds of the decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// Never fewer; 0 is allowed.
+    /// Fewest workers; 0 is allowed.
     pub min: u32,
-    /// Never more; at least 1 and at least `min`.
+    /// Most workers; at least 1 and at least `min`.
     pub max: u32,
-    /// More workers than these cannot share the messages: the partitions. Jobs know no such limit.
+    /// The number of partitions: at most this many workers can share the messages. Tasks have no such limit.
     pub partitions: u32,
     /// Messages that may wait for each worker, at least 1.
     pub messages_per_worker: u64,
-    /// Messages a second each worker is trusted with, above 0.
+    /// Messages per second that a worker is assumed to store, above 0.
     pub messages_per_second: f64,
-    /// Jobs (notifications) that may wait for each worker, at least 1.
+    /// Tasks (notifications) that may wait for each worker, at least 1.
     pub jobs_per_worker: u64,
-    /// A message that waits longer asks for one more worker.
+    /// If a message waits longer, one more worker is started.
     pub target_age: Duration,
-    /// Workers go only after this long of less need, and this long after the last change.
+    /// Workers are stopped only after the need was lower for this long, and this long after the last change.
     pub cooldown: Duration,
-    /// How long a new number of workers is given to show in the age.
+    /// How long a change of the number of workers takes to show in the age.
     pub settle: Duration,
-    /// Workers added in one step, at least 1; from that number on it is a doubling.
+    /// Workers added in one step, at least 1; with more workers than that a step doubles them.
     pub step: u32,
-    /// Down needs this share of the thresholds to suffice, in 0..=1.
+    /// Workers are stopped only if this share of the thresholds suffices, in 0..=1.
     pub hysteresis: f64,
-    /// How long a number of workers that fell behind is remembered.
+    /// How long a number of workers that fell behind is not tried again.
     pub memory: Duration,
 }
 
-/// One look at the queue.
+/// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// Since any fixed moment, by a clock that never jumps.
+    /// Since any fixed moment, by a monotonic clock.
     pub at: Duration,
-    /// How many workers were wanted when this was seen.
+    /// The target number of workers at that time.
     pub workers: u32,
-    /// Messages that wait, those on their way through a worker included where they can be seen.
+    /// Waiting messages, including unacknowledged ones where they are known.
     pub waiting: Option<u64>,
-    /// How long the oldest of them may have waited.
+    /// Upper bound of the age of the oldest of them.
     pub oldest: Option<Duration>,
-    /// Messages accepted a second.
+    /// Messages accepted per second.
     pub arrival: Option<f64>,
-    /// Jobs that are due, those in a worker's hands included where they can be seen.
-    pub jobs: Option<u64>,
-    /// Jobs that fall due within the cool-down.
+    /// Tasks that are due, including unacknowledged ones where they are known.
+    pub tasks: Option<u64>,
+    /// Tasks that fall due within the cool-down.
     pub due_soon: Option<u64>,
 }
 
-/// What there should be, and in a few words why.
+/// The target number of workers, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     pub target: u32,
     pub reason: &'static str,
 }
 
-/// `samples`: ascending in time, the last one is the present. By a clock that jumped nobody is sent away. Those older than `memory` are not looked at.
+/// `samples` ascend in time; the last one is the present. Those older than `memory` are ignored. A clock that jumps never
+/// removes workers.
 pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decision {
     let to = |target, reason| Decision { target, reason };
     let Some(last) = samples.last() else {
@@ -78,7 +78,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     if current > settings.max {
         return to(settings.max, "more than autoscale.max");
     }
-    let (Some(waiting), Some(_)) = (last.waiting, last.jobs) else {
+    let (Some(waiting), Some(_)) = (last.waiting, last.tasks) else {
         return to(current, "unknown what waits");
     };
 
@@ -128,7 +128,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     if target >= current {
         return to(current, "as many as it takes");
     }
-    // Who would go now would be started again at once. Later ones count when they are due.
+    // Tasks that are due within the cool-down would start a worker again at once. Later ones count when they are due.
     if target == 0 && last.due_soon != Some(0) {
         return to(1, "delayed jobs fall due soon");
     }
@@ -138,14 +138,14 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
 impl Sample {
     /// Workers that this sample asks for when only `share` of each threshold may be used. Not above a million.
     fn need(&self, settings: &Settings, share: f64) -> u32 {
-        let jobs = self.jobs.unwrap_or_default() as f64;
-        let for_jobs = jobs / (settings.jobs_per_worker.max(1) as f64 * share);
-        let for_jobs = for_jobs.ceil().clamp(0.0, 1e6) as u32;
+        let tasks = self.tasks.unwrap_or_default() as f64;
+        let for_tasks = tasks / (settings.jobs_per_worker.max(1) as f64 * share);
+        let for_tasks = for_tasks.ceil().clamp(0.0, 1e6) as u32;
         let for_messages = self.for_messages(settings, share);
-        for_messages.min(settings.partitions).max(for_jobs)
+        for_messages.min(settings.partitions).max(for_tasks)
     }
 
-    /// The same for messages alone, however many partitions there are.
+    /// The same for messages alone, without the limit of the partitions.
     fn for_messages(&self, settings: &Settings, share: f64) -> u32 {
         let waiting = self.waiting.unwrap_or_default() as f64;
         let arrival = self.arrival.unwrap_or_default();
@@ -155,8 +155,8 @@ impl Sample {
     }
 }
 
-/// When the present number of workers began; the first sample's time if it always was this. What was seen before a
-/// clock went back is not counted.
+/// The time of the first sample with the current number of workers. Samples before a backward jump of the clock do not
+/// count.
 fn level_since(samples: &[Sample]) -> Duration {
     let mut since = samples.last().map_or(Duration::ZERO, |last| last.at);
     let level = samples.last().map(|last| last.workers);
@@ -169,18 +169,18 @@ fn level_since(samples: &[Sample]) -> Duration {
     since
 }
 
-/// The fewest workers that would have sufficed through the whole cool-down; `None` where that is not known. It is not
-/// where nothing was seen for long: while a queue could not be asked, or by a clock that jumped.
+/// The fewest workers that would have sufficed during the whole cool-down; `None` if unknown, as after a gap between
+/// samples: the queue did not answer, or the clock jumped.
 fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
     let start = now.saturating_sub(settings.cooldown);
     let longest = settings.cooldown.max(settings.settle);
     let mut most = 0;
     let mut next = now;
     for sample in samples.iter().rev() {
-        // What was seen last before the cool-down holds until it is seen again.
+        // The last sample before the cool-down holds until the next one.
         sample.waiting?;
         sample.arrival?;
-        sample.jobs?;
+        sample.tasks?;
         if sample.at > next || sample.at + longest < next {
             return None;
         }
@@ -193,7 +193,7 @@ fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32>
     Some(most)
 }
 
-/// The largest number of workers that was given time and still fell behind a load no larger than the present one.
+/// The largest number of workers that fell behind a load no larger than the current one although it had time to settle.
 fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
     let arrival = samples.last()?.arrival?;
     let oldest = now.saturating_sub(settings.memory);
@@ -208,7 +208,7 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
             from_above = sample.workers < samples[level_start].workers;
             level_start = i;
         }
-        // While the queue was away nobody worked; when it is back, everyone begins anew.
+        // While the queue was away no worker worked: all of them start anew.
         if sample.waiting.is_none() {
             (from_above, level_start) = (false, i + 1);
             continue;
@@ -219,18 +219,18 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
             before += 1;
         }
         let earlier = &samples[before];
-        // On the way up a backlog may be an old one. Who came from above had none.
+        // After an increase the backlog may be an old one; after a decrease there was none.
         let had_time = from_above || earlier.at + settings.settle <= sample.at;
         let grew = had_time && sample.waiting >= earlier.waiting;
-        // Nobody is always too few; that is decided by what waits and arrives alone.
+        // Zero workers always fall behind; that case is decided by the need alone.
         if grew && sample.workers > 0 && sample.is_short(settings) {
-            // The rate follows what waits with some delay.
+            // The rate lags behind the backlog.
             let later = samples[i..].iter();
             let soon = later.take_while(|s| s.at <= sample.at + settings.settle);
             let most = soon
                 .map(|s| s.arrival)
                 .try_fold(0.0, |most: f64, rate| Some(most.max(rate?)));
-            // Where nothing came, it is not the number of workers that keeps what waits from growing less.
+            // If nothing arrived, the number of workers is not the reason that the backlog does not shrink.
             if most.is_none_or(|rate| rate == 0.0 || rate > arrival * SAME_ARRIVAL) {
                 continue;
             }

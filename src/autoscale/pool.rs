@@ -1,8 +1,8 @@
-//! The worker processes of this machine: started, watched, retired.
+//! Starts, watches and stops the worker processes of this machine.
 //!
-//! Each worker holds the other end of a pipe as its standard input and stops gently when it ends. So closing it is
-//! how a worker is retired, and a killed autoscaler needs no clean-up: its workers finish their batches and go. The
-//! next autoscaler starts its own; there is nobody to adopt, and none is there twice.
+//! Each worker's standard input is a pipe from this process, and the worker stops gracefully when the pipe closes. Closing it
+//! stops a worker, and a killed autoscaler needs no clean-up: its workers finish their batches and exit. The next autoscaler
+//! starts its own workers.
 
 use std::{
     collections::BTreeMap,
@@ -25,34 +25,33 @@ use crate::{
     retry::Policy,
 };
 
-/// Who ends sooner crashed at once.
-const AT_ONCE: Duration = Duration::from_secs(10);
-/// So many crash at once, in a row and with no worker that stays, before the pool gives up: ten seconds or so.
+/// A worker that ends sooner has crashed at its start.
+const STARTUP: Duration = Duration::from_secs(10);
+/// Consecutive crashes at the start, without a worker that stays, after which the pool gives up: about ten seconds.
 const GIVE_UP_AFTER: u32 = 8;
 const RESTART: Policy = Policy {
     initial: Duration::from_millis(200),
     max: Duration::from_secs(3),
     deadline: None,
 };
-/// Wrong usage or settings: another try would end the same way.
-const USELESS: i32 = 2;
+/// Exit code for wrong usage or settings: another attempt would end the same way.
+const EXIT_USAGE: i32 = 2;
 
 /// How a worker is started.
 #[derive(Debug, Clone)]
-pub struct Recipe {
+pub struct WorkerCommand {
     pub program: PathBuf,
     pub args: Vec<OsString>,
     /// Set on top of this process's environment.
     pub env: Vec<(String, String)>,
 }
 
-impl Recipe {
-    /// `chat worker` by the program that runs now, with its settings file and, where they were given, its kinds of
-    /// work.
+impl WorkerCommand {
+    /// `chat worker` of the running program, with its settings file and, where given, its roles.
     ///
     /// # Errors
-    /// Where the system does not say which program that is.
-    pub fn this_program(config: Option<&Path>, jobs: Option<&str>) -> Result<Recipe> {
+    /// If the path of the program is unknown.
+    pub fn this_program(config: Option<&Path>, jobs: Option<&str>) -> Result<WorkerCommand> {
         let program = std::env::current_exe().map_err(Error::internal)?;
         let mut args = vec!["worker".into(), "--stop-with-stdin".into()];
         if let Some(config) = config {
@@ -61,11 +60,13 @@ impl Recipe {
         if let Some(jobs) = jobs {
             args.extend(["--jobs".into(), jobs.into()]);
         }
-        Ok(Recipe {
+        Ok(WorkerCommand {
             program,
             args,
-            // They would all ask for the autoscaler's own port.
-            env: vec![("CHAT__METRICS__PORT".to_owned(), "0".to_owned())],
+            // The autoscaler uses the port itself, and a name belongs to one worker.
+            env: [("CHAT__METRICS__PORT", "0"), ("CHAT__WORKER__ID", "")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
         })
     }
 }
@@ -74,11 +75,11 @@ impl Recipe {
 #[derive(Debug)]
 pub struct Event {
     worker: u64,
-    what: What,
+    kind: EventKind,
 }
 
 #[derive(Debug)]
-enum What {
+enum EventKind {
     Ready,
     Ended(std::io::Result<ExitStatus>),
 }
@@ -87,33 +88,33 @@ struct Worker {
     pid: Option<u32>,
     started: Instant,
     ready: bool,
-    /// Closed to retire it.
+    /// Closed to stop it.
     stdin: Option<ChildStdin>,
-    /// When it is killed.
+    /// When it is killed, once it is stopping.
     deadline: Option<Instant>,
     kill: CancellationToken,
 }
 
 pub struct Pool {
-    recipe: Recipe,
+    command: WorkerCommand,
     grace: Duration,
     workers: BTreeMap<u64, Worker>,
     next: u64,
     events: mpsc::UnboundedReceiver<Event>,
     sender: mpsc::UnboundedSender<Event>,
-    /// Crashes at once, in a row.
+    /// Consecutive crashes at the start.
     crashes: u32,
     last_crash: Option<Instant>,
-    /// No start before, after a crash.
+    /// The earliest time of the next start, after a crash.
     not_before: Option<Instant>,
 }
 
 impl Pool {
-    /// Starts nobody yet. `grace`: how long a worker may take to finish before it is killed.
-    pub fn new(recipe: Recipe, grace: Duration) -> Pool {
+    /// Starts no worker yet. `grace`: how long a stopping worker may take before it is killed.
+    pub fn new(command: WorkerCommand, grace: Duration) -> Pool {
         let (sender, events) = mpsc::unbounded_channel();
         Pool {
-            recipe,
+            command,
             grace,
             workers: BTreeMap::new(),
             next: 1,
@@ -125,7 +126,7 @@ impl Pool {
         }
     }
 
-    /// Workers that are not on their way out.
+    /// Workers that are not stopping.
     pub fn active(&self) -> usize {
         self.workers
             .values()
@@ -133,7 +134,7 @@ impl Pool {
             .count()
     }
 
-    /// All processes.
+    /// All processes, including stopping ones.
     pub fn len(&self) -> usize {
         self.workers.len()
     }
@@ -142,11 +143,11 @@ impl Pool {
         self.workers.is_empty()
     }
 
-    /// Starts or retires workers until `target` are active. After a crash one is tried at a time, and not before its
-    /// pause is over: call it again.
+    /// Starts or stops workers until `target` are active. After a crash workers are started one at a time, each after a
+    /// pause, so this must be called repeatedly.
     ///
     /// # Errors
-    /// When workers cannot be started, again and again.
+    /// If starting workers fails repeatedly.
     pub fn set(&mut self, target: usize) -> Result<()> {
         if self.workers.values().any(|worker| self.stays(worker)) {
             self.crashes = 0;
@@ -157,23 +158,23 @@ impl Pool {
                 break;
             }
             if self.start()? && self.crashes > 0 {
-                // Whether this one stays is seen before the next one is started.
-                self.not_before = Some(Instant::now() + AT_ONCE);
+                // The next one is started when this one stays.
+                self.not_before = Some(Instant::now() + STARTUP);
                 break;
             }
         }
-        self.retire(active.saturating_sub(target));
+        self.stop_newest(active.saturating_sub(target));
         Ok(())
     }
 
-    /// Someone who was started after the last crash and is still there.
+    /// Whether the worker was started after the last crash and survived its start.
     fn stays(&self, worker: &Worker) -> bool {
         let later = self.last_crash.is_none_or(|crash| worker.started > crash);
-        worker.ready && later && worker.started.elapsed() >= AT_ONCE
+        worker.ready && later && worker.started.elapsed() >= STARTUP
     }
 
-    /// Asks the newest workers to finish.
-    fn retire(&mut self, count: usize) {
+    /// Asks the newest workers to stop.
+    fn stop_newest(&mut self, count: usize) {
         let deadline = Instant::now() + self.grace;
         let newest = self.workers.iter_mut().rev();
         for (id, worker) in newest.filter(|(_, w)| w.deadline.is_none()).take(count) {
@@ -183,11 +184,11 @@ impl Pool {
         }
     }
 
-    /// Whether there is one more now.
+    /// Returns whether a worker was started.
     fn start(&mut self) -> Result<bool> {
         let id = self.next;
         self.next += 1;
-        match spawn(&self.recipe) {
+        match spawn(&self.command) {
             Ok((child, stdin)) => {
                 let kill = CancellationToken::new();
                 let pid = child.id();
@@ -207,7 +208,7 @@ impl Pool {
                 Ok(true)
             }
             Err(error) => {
-                let program = self.recipe.program.display();
+                let program = self.command.program.display();
                 self.crashed(id, &format!("cannot start {program}: {error}"))?;
                 Ok(false)
             }
@@ -238,21 +239,21 @@ impl Pool {
         Ok(())
     }
 
-    /// What happens next to a worker. Never resolves without workers. Cancel-safe.
+    /// The next event of any worker. Never resolves without workers. Cancel-safe.
     pub async fn event(&mut self) -> Event {
         match self.events.recv().await {
             Some(event) => event,
-            // The pool holds a sender itself.
+            // Cannot happen: the pool holds a sender.
             None => std::future::pending().await,
         }
     }
 
     /// # Errors
-    /// When workers crash at once, again and again, or for a reason that will not change.
+    /// If workers crash repeatedly at their start, or for a permanent reason.
     pub fn handle(&mut self, event: Event) -> Result<()> {
         let id = event.worker;
-        match event.what {
-            What::Ready => {
+        match event.kind {
+            EventKind::Ready => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.ready = true;
                     let took = worker.started.elapsed().as_millis() as u64;
@@ -266,7 +267,7 @@ impl Pool {
                 }
                 Ok(())
             }
-            What::Ended(status) => {
+            EventKind::Ended(status) => {
                 let Some(worker) = self.workers.remove(&id) else {
                     return Ok(());
                 };
@@ -278,13 +279,13 @@ impl Pool {
                     tracing::info!(worker = id, pid = worker.pid, "worker finished: {how}");
                     return Ok(());
                 }
-                if status.is_ok_and(|status| status.code() == Some(USELESS)) {
+                if status.is_ok_and(|status| status.code() == Some(EXIT_USAGE)) {
                     return Err(Error::new(
                         Code::Internal,
-                        "a worker does not accept its settings; its complaint stands above",
+                        "a worker does not accept its settings; its message stands above",
                     ));
                 }
-                if worker.started.elapsed() >= AT_ONCE {
+                if worker.started.elapsed() >= STARTUP {
                     self.crashes = 0;
                     self.not_before = None;
                     tracing::warn!(worker = id, pid = worker.pid, "worker ended: {how}");
@@ -295,7 +296,7 @@ impl Pool {
         }
     }
 
-    /// Kills those that did not finish in time.
+    /// Kills workers that did not stop in time.
     pub fn kill_late(&mut self) {
         let now = Instant::now();
         for (id, worker) in &self.workers {
@@ -304,22 +305,22 @@ impl Pool {
                     worker = id,
                     pid = worker.pid,
                     grace_ms = self.grace.as_millis() as u64,
-                    "worker did not finish in time and is killed; what it held goes back to the queue"
+                    "worker did not stop in time and is killed; its payloads are requeued"
                 );
                 worker.kill.cancel();
             }
         }
     }
 
-    /// Retires everyone and waits for the last one's end.
+    /// Stops all workers and waits for the last one to end.
     pub async fn stop(&mut self) {
-        self.retire(usize::MAX);
+        self.stop_newest(usize::MAX);
         while !self.workers.is_empty() {
             let next = self.workers.values().filter_map(|w| w.deadline).min();
             let end = next.unwrap_or_else(Instant::now);
             match timeout_at(end, self.event()).await {
                 Ok(event) => {
-                    // A crash now is an end like any other.
+                    // A crash while stopping is not an error.
                     let _ = self.handle(event);
                 }
                 Err(_) => {
@@ -331,10 +332,10 @@ impl Pool {
     }
 }
 
-fn spawn(recipe: &Recipe) -> std::io::Result<(Child, Option<ChildStdin>)> {
-    let mut child = Command::new(&recipe.program)
-        .args(&recipe.args)
-        .envs(recipe.env.iter().map(|(name, value)| (name, value)))
+fn spawn(command: &WorkerCommand) -> std::io::Result<(Child, Option<ChildStdin>)> {
+    let mut child = Command::new(&command.program)
+        .args(&command.args)
+        .envs(command.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -343,21 +344,21 @@ fn spawn(recipe: &Recipe) -> std::io::Result<(Child, Option<ChildStdin>)> {
     Ok((child, stdin))
 }
 
-/// Reports that a worker is ready (it says so in its first line), and its end.
+/// Reports that a worker is ready, which it prints as its first line, and its end.
 async fn watch(
     worker: u64,
     mut child: Child,
     kill: CancellationToken,
     events: mpsc::UnboundedSender<Event>,
 ) {
-    let tell = |what| {
-        // Nobody listens when the pool is gone.
-        let _ = events.send(Event { worker, what });
+    let report = |kind| {
+        // An error means that the pool was dropped.
+        let _ = events.send(Event { worker, kind });
     };
-    let said = child.stdout.take();
+    let stdout = child.stdout.take();
     let read = async {
-        if let Some(said) = said {
-            first_line(said, || tell(What::Ready)).await;
+        if let Some(stdout) = stdout {
+            first_line(stdout, || report(EventKind::Ready)).await;
         }
         std::future::pending().await
     };
@@ -369,12 +370,12 @@ async fn watch(
         },
         () = read => return,
     };
-    tell(What::Ended(ended));
+    report(EventKind::Ended(ended));
 }
 
-/// Reads to the end, so that the writer never waits for a reader.
-async fn first_line(said: impl AsyncRead + Unpin, ready: impl Fn()) {
-    let mut lines = BufReader::new(said).lines();
+/// Reads to the end, so that the worker never blocks on a full pipe.
+async fn first_line(stdout: impl AsyncRead + Unpin, ready: impl Fn()) {
+    let mut lines = BufReader::new(stdout).lines();
     let mut first = true;
     while let Ok(Some(_)) = lines.next_line().await {
         if std::mem::take(&mut first) {

@@ -1,6 +1,6 @@
-//! What edges tell the autoscaler: how many payloads they published, and how many messages were inside. Counters on the
-//! bus, so that the sum over all edges costs one read and outlives each of them. They say how large a payload is and
-//! how much arrives; how much waits is for the queue alone to say.
+//! What edges report to the autoscaler: how many payloads they published, and how many messages were in them. The counters
+//! are shared, so that the sum over all edges costs one read and survives each edge. They show the size of payloads and the
+//! arrival rate; how much waits is read from the queue.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::signal::Flow;
 use crate::{
-    bus::Bus,
+    bus::Coordination,
     error::Result,
     queue::{Publisher, rabbit::RabbitPublisher},
     telemetry::metrics,
@@ -17,11 +17,15 @@ use crate::{
 const PAYLOADS: &str = "published-payloads";
 const MESSAGES: &str = "published-messages";
 const EVERY: Duration = Duration::from_millis(500);
-/// A quiet weekend does not make anyone forget how large payloads are.
+/// Long enough to keep the size of payloads over a quiet weekend.
 const TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// Reports until `shutdown`. Also keeps the metric of the backlog.
-pub async fn run(bus: Arc<dyn Bus>, publisher: Arc<RabbitPublisher>, shutdown: CancellationToken) {
+/// Reports until `shutdown`. Also updates the metric of the backlog.
+pub async fn run(
+    coordination: Arc<dyn Coordination>,
+    publisher: Arc<RabbitPublisher>,
+    shutdown: CancellationToken,
+) {
     let mut reported = [0, 0];
     while !shutdown.is_cancelled() {
         let backlog = i64::try_from(publisher.backlog()).unwrap_or(i64::MAX);
@@ -30,9 +34,9 @@ pub async fn run(bus: Arc<dyn Bus>, publisher: Arc<RabbitPublisher>, shutdown: C
         let [payloads, messages] = [0, 1].map(|i| confirmed[i] - reported[i]);
         if payloads > 0 {
             let additions = [(PAYLOADS, payloads), (MESSAGES, messages)];
-            match bus.count(&additions, TTL).await {
+            match coordination.add(&additions, TTL).await {
                 Ok(_) => reported = confirmed,
-                // It may have been counted, or not: a rate that is wrong once is harmless.
+                // It may have been counted: a rate that is wrong once is harmless.
                 Err(error) => tracing::debug!(error = %error.chain(), "flow not reported"),
             }
         }
@@ -44,8 +48,10 @@ pub async fn run(bus: Arc<dyn Bus>, publisher: Arc<RabbitPublisher>, shutdown: C
 }
 
 /// The sum over all edges.
-pub async fn read(bus: &dyn Bus) -> Result<Flow> {
-    let totals = bus.count(&[(PAYLOADS, 0), (MESSAGES, 0)], TTL).await?;
+pub async fn read(coordination: &dyn Coordination) -> Result<Flow> {
+    let totals = coordination
+        .add(&[(PAYLOADS, 0), (MESSAGES, 0)], TTL)
+        .await?;
     Ok(Flow {
         payloads: totals.first().copied().unwrap_or_default(),
         messages: totals.get(1).copied().unwrap_or_default(),

@@ -1,50 +1,50 @@
-//! From what the queue and the edges say to what the decision needs: messages (not payloads), an age, a rate.
-//! No I/O. What cannot be known stays unknown.
+//! Converts the queue's load and the edges' reports to what the decision needs: messages (not payloads), an age, a rate.
+//! No I/O. An unknown figure stays unknown.
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::queue::{JobQueue, Load};
+use crate::queue::{Load, TaskQueue};
 
-/// How far back the flow is remembered, for the age of what waits.
+/// How long reports are kept, to estimate the age of waiting messages.
 const FLOW_MEMORY: Duration = Duration::from_secs(600);
-/// Over how long the rate of arrival is taken.
+/// The window of the arrival rate.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// Over how long the size of payloads is taken.
+/// The window of the average payload size.
 const SIZE_WINDOW: Duration = Duration::from_secs(60);
 
-/// What all edges published since some moment: never less than before, unless the bus forgot it.
+/// Totals published by all edges. They only grow, unless Redis lost them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     pub payloads: u64,
     pub messages: u64,
 }
 
-/// What one look comes to.
+/// One measurement; `None` is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Seen {
+pub struct Measurement {
     pub waiting: Option<u64>,
     pub oldest: Option<Duration>,
     pub arrival: Option<f64>,
-    pub jobs: Option<u64>,
+    pub tasks: Option<u64>,
     pub due_soon: Option<u64>,
 }
 
-/// What a pool of workers takes from the queue; the rest is somebody else's.
+/// What a pool of workers consumes; the rest belongs to other pools.
 #[derive(Debug, Clone)]
 pub struct Scope {
     pub messages: bool,
-    pub jobs: Vec<JobQueue>,
-    /// A delayed job is due soon when it is due within this time.
+    pub tasks: Vec<TaskQueue>,
+    /// A task is due soon if it is due within this time.
     pub soon: Duration,
 }
 
-/// Remembers what it takes to understand the next look.
+/// Keeps the history that a measurement needs.
 pub struct Tracker {
     scope: Scope,
     flow: VecDeque<(Duration, Flow)>,
-    /// Messages in a payload.
+    /// Average number of messages in a payload.
     size: Option<f64>,
-    /// Since when each partition was not seen empty.
+    /// Since when each partition has not been measured empty.
     waiting_since: Vec<Option<Duration>>,
 }
 
@@ -58,13 +58,13 @@ impl Tracker {
         }
     }
 
-    /// The edges' totals, as they were at `at`; `None` if they could not be had.
-    pub fn flowed(&mut self, at: Duration, flow: Option<Flow>) {
+    /// Adds the edges' totals at `at`; `None` if they could not be read.
+    pub fn report(&mut self, at: Duration, flow: Option<Flow>) {
         let Some(flow) = flow else {
             self.flow.clear();
             return;
         };
-        // The bus lost them and began again; or the clock did.
+        // Redis lost the counters, or the clock jumped.
         if let Some((then, last)) = self.flow.back()
             && (flow.payloads < last.payloads || flow.messages < last.messages || at < *then)
         {
@@ -79,31 +79,31 @@ impl Tracker {
             self.flow.pop_front();
         }
         self.size = self.recent_size(at, flow).or(self.size).or_else(|| {
-            // Nothing is published now: what waits is like everything so far.
+            // Nothing is published now: the average over everything so far.
             (flow.payloads > 0).then(|| flow.messages as f64 / flow.payloads as f64)
         });
     }
 
-    /// The queue's answer at `at`; `None` if there was none.
-    pub fn look(&mut self, at: Duration, load: Option<&Load>) -> Seen {
+    /// Evaluates the queue's load at `at`; `None` if the queue did not answer.
+    pub fn measure(&mut self, at: Duration, load: Option<&Load>) -> Measurement {
         let arrival = self.arrival(at);
-        let jobs = load.map(|load| self.jobs(load));
+        let tasks = load.map(|load| self.tasks(load));
         let due_soon = load.and_then(|load| self.due_soon(load));
         if !self.scope.messages {
             let known = load.is_some();
-            return Seen {
+            return Measurement {
                 waiting: known.then_some(0),
                 oldest: known.then_some(Duration::ZERO),
                 arrival: Some(0.0),
-                jobs,
+                tasks,
                 due_soon,
             };
         }
         let Some(load) = load else {
-            // Whether a partition ran empty meanwhile is unknown; so it is not assumed.
-            return Seen {
+            // A partition may have become empty meanwhile; that is not assumed.
+            return Measurement {
                 arrival,
-                ..Seen::default()
+                ..Measurement::default()
             };
         };
         let size = self.size.unwrap_or(1.0).max(1.0);
@@ -118,30 +118,32 @@ impl Tracker {
             })
             .sum();
         let oldest = self.oldest(at, load, waiting);
-        Seen {
+        Measurement {
             waiting: Some(waiting),
             oldest,
             arrival,
-            jobs,
+            tasks,
             due_soon,
         }
     }
 
-    fn jobs(&self, load: &Load) -> u64 {
-        let ours = |queue| self.scope.jobs.contains(queue);
-        let jobs = load.jobs.iter().filter(|jobs| ours(&jobs.queue));
-        jobs.map(|jobs| jobs.ready + jobs.unacked.unwrap_or_default())
+    fn tasks(&self, load: &Load) -> u64 {
+        let ours = |queue| self.scope.tasks.contains(queue);
+        let tasks = load.tasks.iter().filter(|tasks| ours(&tasks.queue));
+        tasks
+            .map(|tasks| tasks.ready + tasks.unacked.unwrap_or_default())
             .sum()
     }
 
     fn due_soon(&self, load: &Load) -> Option<u64> {
-        if self.scope.jobs.is_empty() {
+        if self.scope.tasks.is_empty() {
             return Some(0);
         }
         let delayed = load.delayed.as_ref()?.iter();
-        let soon = delayed
-            .filter(|jobs| self.scope.jobs.contains(&jobs.queue) && jobs.within <= self.scope.soon);
-        Some(soon.map(|jobs| jobs.jobs).sum())
+        let soon = delayed.filter(|tasks| {
+            self.scope.tasks.contains(&tasks.queue) && tasks.within <= self.scope.soon
+        });
+        Some(soon.map(|tasks| tasks.tasks).sum())
     }
 
     fn oldest(&mut self, at: Duration, load: &Load, waiting: u64) -> Option<Duration> {
@@ -157,15 +159,15 @@ impl Tracker {
             longest = longest.max(at.saturating_sub(since));
             served &= partition.consumers > 0;
         }
-        // Where nobody consumes, nothing left, and this is the oldest one's age. Otherwise it is the most it can
-        // be: what waits now may all have come later.
+        // Without a consumer this is the age of the oldest message. With one it is an upper bound: all that waits may have
+        // arrived later.
         if served && let Some(bound) = self.age_in_line(at, waiting) {
             longest = longest.min(bound);
         }
         Some(longest)
     }
 
-    /// How long ago the message was accepted that has `waiting` after it.
+    /// How long ago the message with `waiting` messages after it was accepted.
     fn age_in_line(&self, at: Duration, waiting: u64) -> Option<Duration> {
         let (_, last) = self.flow.back()?;
         let place = last.messages.checked_sub(waiting)?;
@@ -189,7 +191,7 @@ impl Tracker {
         (payloads > 0).then(|| (last.messages - first.messages) as f64 / payloads as f64)
     }
 
-    /// The oldest entry within `window`, or the one before the last where the window holds only that.
+    /// The oldest report within `window`, or the one before the last if the window holds only the last.
     fn since(&self, at: Duration, window: Duration) -> Option<&(Duration, Flow)> {
         let start = at.saturating_sub(window);
         let within = self.flow.iter().position(|(then, _)| *then >= start);
@@ -202,7 +204,7 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{Delayed, JobLoad, PartitionLoad};
+    use crate::queue::{Delayed, PartitionLoad, TaskLoad};
 
     fn load(ready: &[u64], consumers: u64) -> Load {
         let partitions = ready.iter().map(|ready| PartitionLoad {
@@ -220,7 +222,7 @@ mod tests {
     fn tracker() -> Tracker {
         Tracker::new(Scope {
             messages: true,
-            jobs: Vec::new(),
+            tasks: Vec::new(),
             soon: s(30),
         })
     }
@@ -236,58 +238,64 @@ mod tests {
     #[test]
     fn payloads_are_counted_as_messages() {
         let mut tracker = tracker();
-        assert_eq!(tracker.look(s(0), Some(&load(&[2, 0], 0))).waiting, Some(2));
-        tracker.flowed(s(1), flow(10, 1000));
         assert_eq!(
-            tracker.look(s(1), Some(&load(&[2, 1], 0))).waiting,
+            tracker.measure(s(0), Some(&load(&[2, 0], 0))).waiting,
+            Some(2)
+        );
+        tracker.report(s(1), flow(10, 1000));
+        assert_eq!(
+            tracker.measure(s(1), Some(&load(&[2, 1], 0))).waiting,
             Some(300)
         );
         // What is published lately counts more than what was published ever.
-        tracker.flowed(s(2), flow(20, 1030));
+        tracker.report(s(2), flow(20, 1030));
         assert_eq!(
-            tracker.look(s(2), Some(&load(&[10, 0], 0))).waiting,
+            tracker.measure(s(2), Some(&load(&[10, 0], 0))).waiting,
             Some(30)
         );
         let mut held = load(&[0, 0], 1);
         held.partitions[1].unacked = Some(5);
-        assert_eq!(tracker.look(s(3), Some(&held)).waiting, Some(15));
+        assert_eq!(tracker.measure(s(3), Some(&held)).waiting, Some(15));
         held.partitions[0].messages = Some(7);
-        assert_eq!(tracker.look(s(3), Some(&held)).waiting, Some(22));
+        assert_eq!(tracker.measure(s(3), Some(&held)).waiting, Some(22));
     }
 
     #[test]
     fn unknown_is_not_zero() {
         let mut tracker = tracker();
-        assert_eq!(tracker.look(s(0), None), Seen::default());
-        tracker.flowed(s(0), flow(5, 50));
-        assert_eq!(tracker.look(s(0), Some(&load(&[0], 1))).arrival, None);
-        tracker.flowed(s(1), flow(5, 50));
-        assert_eq!(tracker.look(s(1), Some(&load(&[0], 1))).arrival, Some(0.0));
-        tracker.flowed(s(2), None);
-        assert_eq!(tracker.look(s(2), Some(&load(&[0], 1))).arrival, None);
+        assert_eq!(tracker.measure(s(0), None), Measurement::default());
+        tracker.report(s(0), flow(5, 50));
+        assert_eq!(tracker.measure(s(0), Some(&load(&[0], 1))).arrival, None);
+        tracker.report(s(1), flow(5, 50));
+        assert_eq!(
+            tracker.measure(s(1), Some(&load(&[0], 1))).arrival,
+            Some(0.0)
+        );
+        tracker.report(s(2), None);
+        assert_eq!(tracker.measure(s(2), Some(&load(&[0], 1))).arrival, None);
         // Begun again after a loss: not a negative rate.
-        tracker.flowed(s(3), flow(5, 50));
-        tracker.flowed(s(4), flow(1, 1));
-        assert_eq!(tracker.look(s(4), Some(&load(&[1], 1))).arrival, None);
+        tracker.report(s(3), flow(5, 50));
+        tracker.report(s(4), flow(1, 1));
+        assert_eq!(tracker.measure(s(4), Some(&load(&[1], 1))).arrival, None);
     }
 
     #[test]
     fn a_broker_that_forgot_its_statistics_hides_nothing_that_waits() {
         let mut tracker = tracker();
-        tracker.flowed(s(0), flow(10, 100));
+        tracker.report(s(0), flow(10, 100));
         let mut known = load(&[2, 1], 1);
         known.partitions[0].unacked = Some(4);
-        assert_eq!(tracker.look(s(0), Some(&known)).waiting, Some(70));
+        assert_eq!(tracker.measure(s(0), Some(&known)).waiting, Some(70));
         // What consumers hold is unknown, and none of it can be hidden: who goes gives it back.
         let unknown = load(&[2, 1], 1);
-        assert_eq!(tracker.look(s(1), Some(&unknown)).waiting, Some(30));
+        assert_eq!(tracker.measure(s(1), Some(&unknown)).waiting, Some(30));
         // Or it says that nobody holds anything.
         known.partitions[0].unacked = Some(0);
-        assert_eq!(tracker.look(s(2), Some(&known)).waiting, Some(30));
+        assert_eq!(tracker.measure(s(2), Some(&known)).waiting, Some(30));
         // No answer at all is no zero, and the age goes on where it was.
-        assert_eq!(tracker.look(s(60), None).waiting, None);
+        assert_eq!(tracker.measure(s(60), None).waiting, None);
         let nobody = load(&[2, 1], 0);
-        assert_eq!(tracker.look(s(61), Some(&nobody)).oldest, Some(s(61)));
+        assert_eq!(tracker.measure(s(61), Some(&nobody)).oldest, Some(s(61)));
     }
 
     #[test]
@@ -297,26 +305,29 @@ mod tests {
             let mut tracker = tracker();
             for second in HOUR..HOUR + 60 {
                 let n = second - HOUR + 1;
-                tracker.flowed(s(second), flow(n * 10, n * 100));
-                tracker.look(s(second), Some(&load(&[15], 1)));
+                tracker.report(s(second), flow(n * 10, n * 100));
+                tracker.measure(s(second), Some(&load(&[15], 1)));
             }
-            tracker.flowed(s(then), flow(610, 6100));
-            let seen = tracker.look(s(then), Some(&load(&[15], 1)));
-            assert_eq!(seen.waiting, Some(150), "{then}");
+            tracker.report(s(then), flow(610, 6100));
+            let measured = tracker.measure(s(then), Some(&load(&[15], 1)));
+            assert_eq!(measured.waiting, Some(150), "{then}");
             // A rate over no time, or less, is unknown; over an hour it is small.
-            assert!(seen.arrival.is_none_or(|rate| rate <= 100.0), "{seen:?}");
-            let empty = tracker.look(s(then), Some(&load(&[0], 1)));
+            assert!(
+                measured.arrival.is_none_or(|rate| rate <= 100.0),
+                "{measured:?}"
+            );
+            let empty = tracker.measure(s(then), Some(&load(&[0], 1)));
             assert_eq!((empty.waiting, empty.oldest), (Some(0), Some(s(0))));
             // And from there on it is right again.
             for second in 1..60 {
-                tracker.flowed(
+                tracker.report(
                     s(then + second),
                     flow(610 + second * 10, 6100 + second * 100),
                 );
-                let seen = tracker.look(s(then + second), Some(&load(&[15], 1)));
+                let measured = tracker.measure(s(then + second), Some(&load(&[15], 1)));
                 if second > 5 {
                     assert_eq!(
-                        (seen.oldest, seen.arrival),
+                        (measured.oldest, measured.arrival),
                         (Some(s(2)), Some(100.0)),
                         "{then}"
                     );
@@ -329,8 +340,8 @@ mod tests {
     fn an_age_grows_while_nobody_takes_anything() {
         let mut tracker = tracker();
         for (second, ready, age) in [(0, 0, 0), (1, 3, 0), (2, 3, 1), (9, 1, 8), (10, 0, 0)] {
-            let seen = tracker.look(s(second), Some(&load(&[ready, 0], 0)));
-            assert_eq!(seen.oldest, Some(s(age)), "second {second}");
+            let measured = tracker.measure(s(second), Some(&load(&[ready, 0], 0)));
+            assert_eq!(measured.oldest, Some(s(age)), "second {second}");
         }
     }
 
@@ -339,58 +350,58 @@ mod tests {
         let mut tracker = tracker();
         // 100 messages a second, of which 150 wait at any time: they came within the last two seconds.
         for second in 0..60 {
-            tracker.flowed(s(second), flow(second * 10, second * 100));
-            let seen = tracker.look(s(second), Some(&load(&[15, 0], 1)));
+            tracker.report(s(second), flow(second * 10, second * 100));
+            let measured = tracker.measure(s(second), Some(&load(&[15, 0], 1)));
             if second > 5 {
-                assert_eq!(seen.oldest, Some(s(2)));
-                assert_eq!(seen.arrival, Some(100.0));
+                assert_eq!(measured.oldest, Some(s(2)));
+                assert_eq!(measured.arrival, Some(100.0));
             }
         }
         // Without a consumer they only get older.
-        let seen = tracker.look(s(60), Some(&load(&[15, 0], 0)));
-        assert_eq!(seen.oldest, Some(s(60)));
+        let measured = tracker.measure(s(60), Some(&load(&[15, 0], 0)));
+        assert_eq!(measured.oldest, Some(s(60)));
     }
 
     #[test]
     fn jobs_count_where_the_pool_takes_them_and_when_they_are_due() {
         let mut load = load(&[5], 1);
-        let job = |queue, ready, unacked| JobLoad {
+        let task = |queue, ready, unacked| TaskLoad {
             queue,
             ready,
             unacked,
             consumers: 0,
         };
-        load.jobs = vec![
-            job(JobQueue::Notify, 100, None),
-            job(JobQueue::Email, 3, Some(4)),
-            job(JobQueue::Sms, 0, Some(0)),
+        load.tasks = vec![
+            task(TaskQueue::Notify, 100, None),
+            task(TaskQueue::Email, 3, Some(4)),
+            task(TaskQueue::Sms, 0, Some(0)),
         ];
-        let delayed = |queue, within, jobs| Delayed {
+        let delayed = |queue, within, tasks| Delayed {
             queue,
             within: s(within),
-            jobs,
+            tasks,
         };
         load.delayed = Some(vec![
-            delayed(JobQueue::Notify, 1, 1000),
-            delayed(JobQueue::Email, 16, 2),
-            delayed(JobQueue::Sms, 30, 1),
-            delayed(JobQueue::Sms, 64, 9),
+            delayed(TaskQueue::Notify, 1, 1000),
+            delayed(TaskQueue::Email, 16, 2),
+            delayed(TaskQueue::Sms, 30, 1),
+            delayed(TaskQueue::Sms, 64, 9),
         ]);
         let mut deliveries = Tracker::new(Scope {
             messages: false,
-            jobs: vec![JobQueue::Email, JobQueue::Sms],
+            tasks: vec![TaskQueue::Email, TaskQueue::Sms],
             soon: s(30),
         });
-        let seen = deliveries.look(s(0), Some(&load));
-        assert_eq!((seen.jobs, seen.due_soon), (Some(7), Some(3)));
+        let measured = deliveries.measure(s(0), Some(&load));
+        assert_eq!((measured.tasks, measured.due_soon), (Some(7), Some(3)));
         // Messages are for another pool.
-        assert_eq!((seen.waiting, seen.arrival), (Some(0), Some(0.0)));
-        assert_eq!(deliveries.look(s(0), None).jobs, None);
+        assert_eq!((measured.waiting, measured.arrival), (Some(0), Some(0.0)));
+        assert_eq!(deliveries.measure(s(0), None).tasks, None);
         load.delayed = None;
-        assert_eq!(deliveries.look(s(0), Some(&load)).due_soon, None);
-        // A pool without jobs does not care.
-        let seen = tracker().look(s(0), Some(&load));
-        assert_eq!((seen.jobs, seen.due_soon), (Some(0), Some(0)));
-        assert_eq!(seen.waiting, Some(5));
+        assert_eq!(deliveries.measure(s(0), Some(&load)).due_soon, None);
+        // A pool without tasks does not care.
+        let measured = tracker().measure(s(0), Some(&load));
+        assert_eq!((measured.tasks, measured.due_soon), (Some(0), Some(0)));
+        assert_eq!(measured.waiting, Some(5));
     }
 }

@@ -182,7 +182,7 @@ pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minut
                 waiting: Some(waiting),
                 oldest: Some(Duration::from_secs(oldest)),
                 arrival: Some(recent.iter().sum::<f64>() / RATE_SECONDS as f64),
-                jobs: Some(0),
+                tasks: Some(0),
                 due_soon: Some(0),
             });
             if samples.len() > 8000 {

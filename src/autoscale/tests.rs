@@ -52,7 +52,7 @@ struct World {
     /// When the oldest of those came that wait: by second, how many.
     line: std::collections::VecDeque<(u64, f64)>,
     rate: f64,
-    jobs: u64,
+    tasks: u64,
     due_soon: u64,
     workers: u32,
     samples: Vec<Sample>,
@@ -68,7 +68,7 @@ impl World {
             waiting: 0.0,
             line: Default::default(),
             rate: 0.0,
-            jobs: 0,
+            tasks: 0,
             due_soon: 0,
             workers: settings.min,
             samples: Vec::new(),
@@ -109,7 +109,7 @@ impl World {
             waiting: seen.then_some(self.waiting.ceil() as u64),
             oldest: seen.then(|| self.age()),
             arrival: seen.then_some(self.rate),
-            jobs: seen.then_some(self.jobs),
+            tasks: seen.then_some(self.tasks),
             due_soon: seen.then_some(self.due_soon),
         });
         let decision = decide(now, &self.samples, &self.settings);
@@ -177,7 +177,7 @@ fn it_stays_between_min_and_max_whatever_it_sees() {
                 waiting: (random.below(5) > 0).then(|| random.below(huge.max(2))),
                 oldest: (random.below(5) > 0).then(|| Duration::from_millis(random.below(20_000))),
                 arrival: (random.below(5) > 0).then(|| random.part() * huge as f64),
-                jobs: (random.below(5) > 0).then(|| random.below(huge.max(2))),
+                tasks: (random.below(5) > 0).then(|| random.below(huge.max(2))),
                 due_soon: (random.below(5) > 0).then(|| random.below(2)),
             });
             let Decision { target, .. } = decide(at, &samples, &settings);
@@ -397,7 +397,7 @@ fn an_old_message_asks_for_help_even_if_it_is_alone() {
         waiting: Some(1),
         oldest: Some(Duration::from_secs(oldest)),
         arrival: Some(0.1),
-        jobs: Some(0),
+        tasks: Some(0),
         due_soon: Some(0),
     };
     let samples = [sample(0, 0), sample(5, 5)];
@@ -416,10 +416,10 @@ fn jobs_that_are_due_get_a_worker_and_those_to_come_keep_one() {
         assert_eq!(world.step(0.0, true).target, 0);
     }
     // The first one that is due does, at once.
-    (world.jobs, world.due_soon) = (1, 4);
+    (world.tasks, world.due_soon) = (1, 4);
     assert_eq!(world.step(0.0, true).target, 1);
     // It stays while more fall due soon, and goes after them.
-    world.jobs = 0;
+    world.tasks = 0;
     for _ in 0..100 {
         assert_eq!(world.step(0.0, true).target, 1);
     }
@@ -438,7 +438,7 @@ fn jobs_may_use_more_workers_than_there_are_partitions() {
         world.step(10_000.0, true);
     }
     assert_eq!(world.workers, 2, "messages use no more than the partitions");
-    world.jobs = 1000;
+    world.tasks = 1000;
     for _ in 0..10 {
         world.step(10_000.0, true);
     }
@@ -456,13 +456,13 @@ fn jobs_never_wait_with_nobody_to_do_them() {
         };
         let mut world = World::new(settings, 500.0);
         for _ in 0..400 {
-            world.jobs = [0, 0, 0, 1, 30, 3000][random.below(6) as usize];
+            world.tasks = [0, 0, 0, 1, 30, 3000][random.below(6) as usize];
             world.due_soon = random.below(3);
             let decision = world.step(0.0, true);
-            assert!(world.jobs == 0 || decision.target > 0, "seed {seed}");
+            assert!(world.tasks == 0 || decision.target > 0, "seed {seed}");
             assert!(decision.target <= settings.max, "seed {seed}");
         }
-        (world.jobs, world.due_soon) = (0, 0);
+        (world.tasks, world.due_soon) = (0, 0);
         for _ in 0..6 * 70 {
             world.step(0.0, true);
         }
@@ -479,10 +479,10 @@ fn a_steady_number_of_jobs_ends_in_a_steady_number_of_workers() {
             ..random_settings(&mut random)
         };
         let mut world = World::new(settings, 500.0);
-        let jobs = random.below(settings.jobs_per_worker * u64::from(settings.max));
+        let tasks = random.below(settings.jobs_per_worker * u64::from(settings.max));
         for _ in 0..900 {
             let noise = 0.96 + 0.08 * random.part();
-            world.jobs = (jobs as f64 * noise).ceil() as u64;
+            world.tasks = (tasks as f64 * noise).ceil() as u64;
             world.step(0.0, true);
         }
         let turns = world.turns_after(200);

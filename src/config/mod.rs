@@ -24,9 +24,9 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, JobKind,
-    Limits, Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms,
-    SmsProvider, SocketIo, Start, Worker,
+    AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
+    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,
+    SocketIo, Start, Worker, WorkerRole,
 };
 pub use sources::Sources;
 pub use templates::{CodeValues, DigestValues, Said, Templates, escape};
@@ -100,15 +100,15 @@ const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
-/// Each kind once, in the order of [`JobKind::ALL`].
-fn job_kinds(r: &mut Reader) -> Vec<JobKind> {
-    let allowed = JobKind::ALL.map(JobKind::as_str).join(", ");
-    let check = |text: &str| match JobKind::parse(text) {
+/// Each kind once, in the order of [`WorkerRole::ALL`].
+fn job_kinds(r: &mut Reader) -> Vec<WorkerRole> {
+    let allowed = WorkerRole::ALL.map(WorkerRole::as_str).join(", ");
+    let check = |text: &str| match WorkerRole::parse(text) {
         Some(_) => Ok(()),
         None => Err("is no kind of work".to_owned()),
     };
     let named = r.list("worker.jobs", &allowed, check);
-    let all = JobKind::ALL.into_iter();
+    let all = WorkerRole::ALL.into_iter();
     all.filter(|kind| named.iter().any(|name| name == kind.as_str()))
         .collect()
 }
@@ -485,7 +485,7 @@ impl Config {
     /// What no value shows on its own.
     fn check(&self, role: Role, r: &mut Reader) {
         if self.worker.jobs.is_empty() {
-            let allowed = JobKind::ALL.map(JobKind::as_str).join(", ");
+            let allowed = WorkerRole::ALL.map(WorkerRole::as_str).join(", ");
             // A list that could not be read was complained about before.
             if r.shown.iter().any(|shown| shown.key == "worker.jobs") {
                 r.refuse("worker.jobs", "names no kind of work", &allowed);

@@ -150,7 +150,7 @@ pub struct Redis {
 #[derive(Clone, Debug)]
 pub struct Worker {
     /// What it does; never empty.
-    pub jobs: Vec<JobKind>,
+    pub jobs: Vec<WorkerRole>,
     /// Batches stored at the same time.
     pub concurrency: usize,
     /// Commands in one transaction.
@@ -172,14 +172,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn does(&self, kind: JobKind) -> bool {
+    pub fn does(&self, kind: WorkerRole) -> bool {
         self.jobs.contains(&kind)
     }
 }
 
 /// A kind of work: an item of `worker.jobs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum JobKind {
+pub enum WorkerRole {
     /// Storing what edges accepted.
     Messages,
     /// Whom stored messages concern.
@@ -190,25 +190,27 @@ pub enum JobKind {
     Maintenance,
 }
 
-impl JobKind {
-    pub const ALL: [JobKind; 4] = [
-        JobKind::Messages,
-        JobKind::Notify,
-        JobKind::Deliver,
-        JobKind::Maintenance,
+impl WorkerRole {
+    pub const ALL: [WorkerRole; 4] = [
+        WorkerRole::Messages,
+        WorkerRole::Notify,
+        WorkerRole::Deliver,
+        WorkerRole::Maintenance,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            JobKind::Messages => "messages",
-            JobKind::Notify => "notify",
-            JobKind::Deliver => "deliver",
-            JobKind::Maintenance => "maintenance",
+            WorkerRole::Messages => "messages",
+            WorkerRole::Notify => "notify",
+            WorkerRole::Deliver => "deliver",
+            WorkerRole::Maintenance => "maintenance",
         }
     }
 
-    pub fn parse(text: &str) -> Option<JobKind> {
-        JobKind::ALL.into_iter().find(|kind| kind.as_str() == text)
+    pub fn parse(text: &str) -> Option<WorkerRole> {
+        WorkerRole::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 

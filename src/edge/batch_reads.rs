@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::{
-    bus::Bus,
+    bus::Presence,
     error::{Error, Result},
     model::{Account, LoginId, RoomId, Timestamp, UserId},
     store::{Entry, Reads},
@@ -147,9 +147,9 @@ pub struct BatchedReads {
 
 impl BatchedReads {
     /// Users count as connected for `ttl`.
-    pub fn new(reads: &Arc<dyn Reads>, bus: &Arc<dyn Bus>, ttl: Duration) -> Self {
+    pub fn new(reads: &Arc<dyn Reads>, presence: &Arc<dyn Presence>, ttl: Duration) -> Self {
         let (accounts, logins, entries) = (reads.clone(), reads.clone(), reads.clone());
-        let bus = bus.clone();
+        let presence = presence.clone();
         BatchedReads {
             accounts: BatchedRead::new(move |users| {
                 let reads = accounts.clone();
@@ -168,9 +168,9 @@ impl BatchedReads {
                 async move { reads.entries(&who).await }
             }),
             here: BatchedRead::new(move |users| {
-                let bus = bus.clone();
+                let presence = presence.clone();
                 async move {
-                    bus.here(&users, ttl).await?;
+                    presence.mark_connected(&users, ttl).await?;
                     Ok(vec![(); users.len()])
                 }
             }),

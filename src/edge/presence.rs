@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, registry::Registry, subscriber::Subscriber};
-use crate::{bus::Bus, config::Config};
+use crate::{bus::Presence, config::Config};
 
 /// Intervals after which users whose announcements stopped count as gone.
 const INTERVALS: u32 = 3;
@@ -23,7 +23,7 @@ pub fn ttl(config: &Config) -> Duration {
 
 /// Announces every connected user until `shutdown`.
 pub async fn announce(
-    bus: Arc<dyn Bus>,
+    presence: Arc<dyn Presence>,
     sessions: Arc<Registry>,
     every: Duration,
     shutdown: CancellationToken,
@@ -37,7 +37,7 @@ pub async fn announce(
         if present.is_empty() {
             continue;
         }
-        if let Err(error) = bus.here(&present, every * INTERVALS).await {
+        if let Err(error) = presence.mark_connected(&present, every * INTERVALS).await {
             tracing::debug!(error = %error.chain(), "presence was not announced");
         }
     }

@@ -12,7 +12,7 @@ use super::{
     server, submit, transport, unauthenticated,
 };
 use crate::{
-    bus::{Bus, Channel, EdgeId},
+    bus::{self, Channel, EdgeId},
     config::{self, Config},
     error::Result,
     job::Notice,
@@ -30,7 +30,7 @@ pub struct Parts {
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
     pub ledger: Arc<dyn NotifyReads>,
-    pub bus: Arc<dyn Bus>,
+    pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
     /// Where `metrics.port` is listened on, if it is set.
     pub operations: Option<TcpListener>,
@@ -72,7 +72,8 @@ pub async fn run(
     let (notices, incoming) = mpsc::channel(NOTICES);
     let hub = hub::Hub::start(
         reads.clone(),
-        bus.clone(),
+        bus.pubsub.clone(),
+        bus.recent.clone(),
         Channel::Edge(id),
         notices,
         hub::Intervals {
@@ -92,7 +93,7 @@ pub async fn run(
         revocations.clone(),
     ));
     internals.spawn(presence::announce(
-        bus.clone(),
+        bus.presence.clone(),
         sessions.clone(),
         presence::interval(&config),
         inner.clone(),
@@ -108,7 +109,7 @@ pub async fn run(
     let edge = Arc::new(Edge {
         id,
         auth: auth::Auth::new(&config),
-        batched: batch_reads::BatchedReads::new(&reads, &bus, presence::ttl(&config)),
+        batched: batch_reads::BatchedReads::new(&reads, &bus.presence, presence::ttl(&config)),
         limits: rate_limit::Limits::new(&config.limits),
         reads,
         ledger,

@@ -10,7 +10,7 @@ use super::{
     rate_limit, registry, revocation, submit, unauthenticated,
 };
 use crate::{
-    bus::{Bus, EdgeId},
+    bus::{self, EdgeId},
     config::Config,
     queue::Publisher,
     store::{Reads, notify::NotifyReads},
@@ -23,7 +23,7 @@ pub struct Edge {
     pub reads: Arc<dyn Reads>,
     /// Who was told of what, and what they wish.
     pub ledger: Arc<dyn NotifyReads>,
-    pub bus: Arc<dyn Bus>,
+    pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
     pub submit: Arc<submit::Submitter>,
     pub auth: auth::Auth,

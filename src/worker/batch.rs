@@ -1,11 +1,10 @@
-//! One batch: parse, store in one transaction, tell the edges, and only then let it be acknowledged.
+//! One batch: decode, store in one transaction, publish, and only then acknowledge.
 //!
-//! One bad command never fails its batch. One that cannot be read goes to the dead letters; a command that is not
-//! allowed is refused to its sender; and where the store itself chokes on a batch, the batch is halved until the
-//! command that does it stands alone.
+//! One bad command never fails its batch. A command that cannot be decoded becomes a dead letter; one that is not allowed is
+//! refused to its sender; and if the store rejects a batch, the batch is halved until the rejected command stands alone.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,53 +12,52 @@ use std::{
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
+use super::{
+    commit::commit,
+    outcomes::{Outcomes, count_refusal},
+    state::Worker,
+};
 use crate::{
-    bus::{Channel, Publications, RoomEvents, encode_ephemeral, encode_events},
+    bus::{Channel, Publications, RoomEvents},
     error::{Code, Result},
     job::{
-        self, Command, Job, Notice, Outcome, ReplyTo,
+        self, Command, Job, Notice, Outcome, Refusal, ReplyTo,
         account::{self, AccountCommand, Ran},
         notify::{self, NotifyCommand},
         room::{self, RoomCommand, RoomJob},
     },
-    model::{
-        EphemeralEvent, EphemeralKind, FeedEvent, MessageId, Room, RoomId, Timestamp, UserId,
-        new_id,
-    },
-    protocol::{ReadUpdated, raw},
+    model::{MessageId, RoomId, Timestamp, UserId, new_id},
     queue::{DeadLetter, Delivery, Partition, framing},
-    store::{AddMembers, Facts, Scope},
     telemetry::metrics,
 };
 
-/// Rooms remembered for which the cache may be behind; beyond it their cache entries run out by themselves.
+/// Rooms whose cached events may lag behind, at most; the cache entries of others expire by themselves.
 const MAX_STALE: usize = 100_000;
 
-/// A lane's batches.
+/// Runs a lane's batches.
 pub struct Runner {
     pub(super) worker: Arc<Worker>,
     shutdown: CancellationToken,
     rooms: Vec<Line<RoomJob>>,
     singles: Vec<Line<SingleJob>>,
     dead: Vec<(DeadLetter, Bytes)>,
-    /// Rooms whose events could not be published: their cached events are forgotten first when it works again.
+    /// Rooms whose events could not be published: the next publish deletes their cached events first.
     pub(super) stale: HashSet<RoomId>,
-    bus_failed: bool,
-    /// Messages stored and not yet handed on to be notified of.
+    publish_failed: bool,
+    /// Stored messages whose notification tasks are not enqueued yet.
     stored: Vec<MessageId>,
 }
 
-/// A job with where it came from.
+/// A command with its origin.
 struct Line<T> {
     job: T,
     reply: Option<ReplyTo>,
     partition: Partition,
-    /// For the dead letters.
+    /// Kept for a dead letter.
     bytes: Bytes,
 }
 
-/// A command that runs on its own, one after the other.
+/// A command that runs in a transaction of its own.
 struct SingleJob {
     actor: UserId,
     at: Timestamp,
@@ -72,13 +70,6 @@ enum Single {
     Notify(NotifyCommand),
 }
 
-/// What is told to the edges after the commit.
-#[derive(Default)]
-pub(super) struct Told {
-    pub events: BTreeMap<RoomId, Vec<FeedEvent>>,
-    pub notices: Vec<(Channel, Bytes)>,
-}
-
 impl Runner {
     pub fn new(worker: Arc<Worker>, shutdown: CancellationToken) -> Self {
         Runner {
@@ -88,7 +79,7 @@ impl Runner {
             singles: Vec::new(),
             dead: Vec::new(),
             stale: HashSet::new(),
-            bus_failed: false,
+            publish_failed: false,
             stored: Vec::new(),
         }
     }
@@ -98,7 +89,7 @@ impl Runner {
         self.rooms.len() + self.singles.len() + self.dead.len()
     }
 
-    /// Reads a delivery's commands. Where it cannot be taken apart, none of it is run.
+    /// Adds a delivery's commands. If its framing is broken, none of them is run.
     pub fn add(&mut self, partition: Partition, delivery: Delivery) {
         match framing::decode(&delivery.payload) {
             Ok(commands) => {
@@ -107,8 +98,8 @@ impl Runner {
                 }
             }
             Err(reason) => {
-                let bytes = delivery.payload;
-                self.dead.push((letter(partition, &bytes, reason), bytes));
+                let letter = undecoded(partition, delivery.payload, reason);
+                self.dead.push(letter);
             }
         }
     }
@@ -123,7 +114,7 @@ impl Runner {
         } = match job::read(&bytes) {
             Ok(job) => job,
             Err(reason) => {
-                self.dead.push((letter(partition, &bytes, reason), bytes));
+                self.dead.push(undecoded(partition, bytes, reason));
                 return;
             }
         };
@@ -154,20 +145,20 @@ impl Runner {
         });
     }
 
-    /// Stores and tells everything that was added. `false` if the worker must stop while something is not stored
+    /// Stores and publishes everything that was added. Returns `false` if the worker must stop while something is not stored
     /// yet: then nothing may be acknowledged.
     pub async fn run(&mut self) -> bool {
         let started = Instant::now();
         let count = self.len();
-        let mut told = Told::default();
+        let mut outcomes = Outcomes::default();
 
         let rooms = std::mem::take(&mut self.rooms);
         let singles = std::mem::take(&mut self.singles);
-        let stored =
-            self.store_rooms(rooms, &mut told).await && self.run_singles(singles, &mut told).await;
-        // What is committed is told, even if the rest has to wait for another worker.
-        self.tell(told).await;
-        if !self.remember().await || !stored || !self.bury().await {
+        let stored = self.store_rooms(rooms, &mut outcomes).await
+            && self.run_singles(singles, &mut outcomes).await;
+        // Committed events are published even if the rest of the batch is left to another worker.
+        self.publish(outcomes).await;
+        if !self.enqueue_notifications().await || !stored || !self.put_dead_letters().await {
             self.dead.clear();
             return false;
         }
@@ -178,9 +169,9 @@ impl Runner {
         true
     }
 
-    // ---- rooms
+    // ---- room commands
 
-    async fn store_rooms(&mut self, lines: Vec<Line<RoomJob>>, told: &mut Told) -> bool {
+    async fn store_rooms(&mut self, lines: Vec<Line<RoomJob>>, outcomes: &mut Outcomes) -> bool {
         // A stack of parts, the next one on top: halving keeps every room's order.
         let mut parts = vec![lines];
         while let Some(part) = parts.pop() {
@@ -188,35 +179,31 @@ impl Runner {
                 continue;
             }
             let jobs: Vec<&RoomJob> = part.iter().map(|line| &line.job).collect();
-            match self.patiently(|| commit(&self.worker, &jobs)).await {
+            match self.until_answered(|| commit(&self.worker, &jobs)).await {
                 None => return false,
-                Some(Ok(applied)) => {
+                Some(Ok(mut applied)) => {
                     if self.worker.config.notify.enabled() {
                         self.stored.extend(sent(&part, &applied));
                     }
-                    settle(&part, applied, told);
+                    outcomes.add_applied(&mut applied);
+                    for (line, outcome) in part.iter().zip(applied.outcomes) {
+                        count_refusal(&outcome);
+                        outcomes.answer_room(line.reply, &line.job, outcome);
+                    }
                 }
                 Some(Err(error)) if part.len() == 1 => {
-                    tracing::error!(error = %error.chain(), "a command that the store refuses");
+                    tracing::error!(error = %error.chain(), "the store rejects a command");
                     let line = &part[0];
                     let reason = format!("the store refuses it: {}", error.chain());
-                    self.dead.push((
-                        letter(line.partition, &line.bytes, reason),
-                        line.bytes.clone(),
-                    ));
-                    let refusal = job::Refusal::new(
+                    self.dead.push(letter(line, reason));
+                    let refusal = Refusal::new(
                         Code::Internal,
                         "this could not be stored; it is kept for the operators",
                     );
-                    answer(
-                        line.reply,
-                        &line.job,
-                        Outcome::Refused(refusal),
-                        &mut told.notices,
-                    );
+                    outcomes.answer_room(line.reply, &line.job, Outcome::Refused(refusal));
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(commands = part.len(), error = %error.chain(), "a batch that the store refuses is halved");
+                    tracing::warn!(commands = part.len(), error = %error.chain(), "the store rejects a batch; halving it");
                     let mut first = part;
                     let second = first.split_off(first.len() / 2);
                     parts.push(second);
@@ -227,85 +214,79 @@ impl Runner {
         true
     }
 
-    // ---- accounts
+    // ---- other commands
 
-    async fn run_singles(&mut self, lines: Vec<Line<SingleJob>>, told: &mut Told) -> bool {
+    async fn run_singles(&mut self, lines: Vec<Line<SingleJob>>, outcomes: &mut Outcomes) -> bool {
         for line in lines {
             let SingleJob { actor, at, command } = &line.job;
-            let (store, notifier) = (&self.worker.store, &self.worker.notifier);
-            let mut applied = self
-                .patiently(|| async move {
-                    match command {
-                        Single::Account(command) => {
-                            account::run(store.as_ref(), *actor, *at, command).await
-                        }
-                        Single::Notify(command) => {
-                            let outcome = notify::run_command(notifier, *actor, command).await?;
-                            Ok(Ran {
-                                outcome,
-                                notice: None,
-                            })
-                        }
-                    }
-                })
-                .await;
-            let done = matches!(&applied, Some(Ok(ran)) if matches!(ran.outcome, Outcome::Done(_)));
+            let Some(mut ran) = self.until_answered(|| self.run_single(&line.job)).await else {
+                return false;
+            };
+            let done = matches!(&ran, Ok(ran) if matches!(ran.outcome, Outcome::Done(_)));
             if done && matches!(command, Single::Account(AccountCommand::Delete)) {
-                match self.farewell(*actor, *at).await {
+                match self.clean_up_account(*actor, *at).await {
                     None => return false,
                     Some(Ok(())) => {}
-                    Some(Err(error)) => applied = Some(Err(error)),
+                    Some(Err(error)) => ran = Err(error),
                 }
             }
-            match applied {
-                None => return false,
-                Some(Ok(Ran { outcome, notice })) => {
+            match ran {
+                Ok(Ran { outcome, notice }) => {
                     if let Some(Notice::AccountChanged { user }) = notice {
-                        // This worker's memory need not wait for the bus.
-                        self.worker.memory.forget_user(user);
+                        // Does not wait for the notice to arrive over the bus.
+                        self.worker.memberships.invalidate_user(user);
                     }
-                    told.notices
-                        .extend(notice.map(|notice| (Channel::Everyone, encode(&notice))));
-                    if let Outcome::Refused(refusal) = &outcome {
-                        count_refusal(refusal);
+                    if let Some(notice) = notice {
+                        outcomes.notify(Channel::Everyone, &notice);
                     }
-                    reply(line.reply, outcome, &mut told.notices);
+                    count_refusal(&outcome);
+                    outcomes.answer(line.reply, outcome);
                 }
-                Some(Err(error)) => {
-                    tracing::error!(?command, error = %error.chain(), "a command that the store refuses");
-                    // Passwords' hashes do not belong in a letter that operators read: its reason says enough.
+                Err(error) => {
+                    tracing::error!(?command, error = %error.chain(), "the store rejects a command");
+                    // The payload may hold a password hash, but the reason shows the command without it.
                     let reason = format!("{command:?}: the store refuses it: {}", error.chain());
-                    self.dead.push((
-                        letter(line.partition, &line.bytes, reason),
-                        line.bytes.clone(),
-                    ));
-                    let refusal = job::Refusal::new(Code::Internal, "this could not be stored");
-                    reply(line.reply, Outcome::Refused(refusal), &mut told.notices);
+                    self.dead.push(letter(&line, reason));
+                    let refusal = Refusal::new(Code::Internal, "this could not be stored");
+                    outcomes.answer(line.reply, Outcome::Refused(refusal));
                 }
             }
         }
         true
     }
 
-    /// Tries until the store answers, with pauses; `None` when the worker must stop first. `Err` is final.
-    pub(super) async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Option<Result<T>>
+    async fn run_single(&self, job: &SingleJob) -> Result<Ran> {
+        let SingleJob { actor, at, command } = job;
+        match command {
+            Single::Account(command) => {
+                account::run(self.worker.store.as_ref(), *actor, *at, command).await
+            }
+            Single::Notify(command) => Ok(Ran {
+                outcome: notify::run_command(&self.worker.notifier, *actor, command).await?,
+                notice: None,
+            }),
+        }
+    }
+
+    /// Retries retryable errors with pauses until the store answers. `None` if the worker must stop first; `Err` is final.
+    pub(super) async fn until_answered<T, F>(&self, attempt: impl Fn() -> F) -> Option<Result<T>>
     where
         F: Future<Output = Result<T>>,
     {
         let mut pause = Duration::from_millis(20);
-        let mut told = false;
+        let mut logged = false;
         loop {
             let error = match attempt().await {
                 Err(error) if error.is_retryable() => error,
                 result => {
-                    if told {
+                    if logged {
                         tracing::info!("the store answers again");
                     }
                     return Some(result);
                 }
             };
             metrics().store_errors.inc();
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut logged, true) {
                 tracing::warn!(error = %error.chain(), "the store does not answer; trying again until it does");
             }
             tokio::select! {
@@ -316,34 +297,32 @@ impl Runner {
         }
     }
 
-    // ---- afterwards
+    // ---- after the commit
 
-    pub(super) async fn tell(&mut self, told: Told) {
+    /// Publishes events and notices. After a failure the edges fetch the events, and the rooms' cache entries are stale.
+    pub(super) async fn publish(&mut self, outcomes: Outcomes) {
         let publications = Publications {
-            rooms: told
+            rooms: outcomes
                 .events
                 .into_iter()
                 .map(|(room, events)| RoomEvents { room, events })
                 .collect(),
             stale: self.stale.iter().copied().collect(),
-            notices: told.notices,
+            notices: outcomes.notices,
         };
-        if publications.rooms.is_empty()
-            && publications.notices.is_empty()
-            && publications.stale.is_empty()
-        {
+        if publications.is_empty() {
             return;
         }
-        match self.worker.bus.publish(&publications).await {
+        match self.worker.pubsub.publish(&publications).await {
             Ok(()) => {
                 self.stale.clear();
-                if std::mem::take(&mut self.bus_failed) {
+                if std::mem::take(&mut self.publish_failed) {
                     tracing::info!("events are published again");
                 }
             }
             Err(error) => {
-                // The edges find out by the rooms' heads.
-                if !std::mem::replace(&mut self.bus_failed, true) {
+                // Edges find the missing events by comparing the rooms' heads.
+                if !std::mem::replace(&mut self.publish_failed, true) {
                     tracing::warn!(error = %error.chain(), "events are not published; edges fetch them");
                 }
                 for room in publications.rooms {
@@ -355,37 +334,37 @@ impl Runner {
         }
     }
 
-    /// Leaves word of the messages that were stored, before they are acknowledged.
-    async fn remember(&mut self) -> bool {
+    /// Enqueues the notification tasks of the stored messages, before they are acknowledged.
+    async fn enqueue_notifications(&mut self) -> bool {
         let stored = std::mem::take(&mut self.stored);
         if stored.is_empty() {
             return true;
         }
         match self
-            .patiently(|| self.worker.notifier.stored(&stored))
+            .until_answered(|| self.worker.notifier.stored(&stored))
             .await
         {
             Some(Ok(())) => true,
             Some(Err(error)) => {
-                tracing::error!(error = %error.chain(), "stored messages could not be handed on; they come again");
+                tracing::error!(error = %error.chain(), "notification tasks could not be enqueued; the batch is redelivered");
                 false
             }
             None => false,
         }
     }
 
-    /// Puts what cannot succeed where people find it, before it is acknowledged.
-    async fn bury(&mut self) -> bool {
+    /// Puts commands that cannot succeed into the dead letters, before they are acknowledged.
+    async fn put_dead_letters(&mut self) -> bool {
         for (letter, original) in std::mem::take(&mut self.dead) {
             let put = self
-                .patiently(|| self.worker.dead.put(&letter, original.clone()))
+                .until_answered(|| self.worker.dead.put(&letter, original.clone()))
                 .await;
             match put {
                 Some(Ok(())) => {
                     metrics().dead_letters.with_label_values(&["refused"]).inc();
                 }
                 Some(Err(error)) => {
-                    tracing::error!(error = %error.chain(), "a dead letter could not be put away; it comes again");
+                    tracing::error!(error = %error.chain(), "a dead letter could not be stored; its command is redelivered");
                     return false;
                 }
                 None => return false,
@@ -395,85 +374,8 @@ impl Runner {
     }
 }
 
-/// One transaction.
-pub(super) async fn commit(worker: &Worker, jobs: &[&RoomJob]) -> Result<room::Applied> {
-    let mut scope = room::scope(jobs.iter().copied());
-    let add_members = worker.config.rooms.add_members;
-    if add_members != AddMembers::SharedRooms {
-        scope.acquaintances.clear();
-    }
-    let is_send = |job: &&RoomJob| matches!(job.command, RoomCommand::Send(_));
-    if jobs.iter().all(is_send)
-        && let Some(applied) = append(worker, &scope, jobs).await?
-    {
-        return Ok(applied);
-    }
-    let (mut facts, transaction) = worker.store.begin(&scope).await?;
-    facts.add_members = add_members;
-    let mut applied = room::apply(facts, jobs.iter().copied());
-    let changes = std::mem::take(&mut applied.changes);
-    let stored = changes.new_messages.len();
-    if !changes.is_empty() {
-        worker.memory.forget(&scope.rooms);
-        transaction.commit(changes).await?;
-    }
-    count(stored, &applied);
-    Ok(applied)
-}
-
-/// New messages, without locks. `None` where the rooms moved on meanwhile, or a command comes again.
-async fn append(
-    worker: &Worker,
-    scope: &Scope,
-    jobs: &[&RoomJob],
-) -> Result<Option<room::Applied>> {
-    let (store, memory) = (&worker.store, &worker.memory);
-    let since = Instant::now();
-    let (mut facts, unknown) = memory.recall(&scope.members);
-    let asked = Scope {
-        members: unknown,
-        messages: scope.messages.clone(),
-        named: scope.named.clone(),
-        ..Scope::default()
-    };
-    let seen = match asked.is_empty() {
-        true => Facts::default(),
-        false => store.look(&asked).await?,
-    };
-    let moved_on = |room: &Room| {
-        let known = facts.rooms.get(&room.id);
-        known.is_some_and(|known| known.head != room.head)
-    };
-    if seen.rooms.values().any(moved_on) {
-        memory.forget(&scope.rooms);
-        return Ok(None);
-    }
-    facts.add(seen.clone());
-    let before = facts.rooms.values().map(|room| (room.id, room.head));
-    let before = before.collect();
-    let mut applied = room::apply(facts, jobs.iter().copied());
-    let changes = std::mem::take(&mut applied.changes);
-    if !changes.is_empty()
-        && let Err(error) = store.append(&before, &changes).await
-    {
-        memory.forget(&scope.rooms);
-        return match error.code {
-            Code::Conflict => Ok(None),
-            _ => Err(error),
-        };
-    }
-    memory.stored(seen, since, &changes.heads);
-    count(changes.new_messages.len(), &applied);
-    Ok(Some(applied))
-}
-
-fn count(stored: usize, applied: &room::Applied) {
-    metrics().messages_stored.inc_by(stored as u64);
-    let repeats = applied.repeats.len();
-    metrics().messages_duplicate.inc_by(repeats as u64);
-}
-
-/// The messages that are stored now, or were already: whoever stored them may have died before it left word of them.
+/// The messages of successful sends. This includes repeats: the worker that stored them may have died before it enqueued
+/// their notification tasks.
 fn sent(lines: &[Line<RoomJob>], applied: &room::Applied) -> Vec<MessageId> {
     let lines = lines.iter().zip(&applied.outcomes);
     let sent = lines.filter_map(|(line, outcome)| match (&line.job.command, outcome) {
@@ -483,79 +385,17 @@ fn sent(lines: &[Line<RoomJob>], applied: &room::Applied) -> Vec<MessageId> {
     sent.collect()
 }
 
-fn settle(lines: &[Line<RoomJob>], applied: room::Applied, told: &mut Told) {
-    for (room, mut events) in applied.events {
-        told.events.entry(room).or_default().append(&mut events);
-    }
-    for (room, event) in applied.repeats {
-        let payload = encode_events(&[event]);
-        told.notices.push((Channel::Room(room), payload.into()));
-    }
-    for ((room, user), seq) in applied.reads {
-        let event = EphemeralEvent {
-            kind: EphemeralKind::ReadUpdated,
-            data: raw(&ReadUpdated { room, user, seq }).get().to_owned(),
-        };
-        let payload = encode_ephemeral(&event);
-        told.notices.push((Channel::Room(room), payload.into()));
-    }
-    for (line, outcome) in lines.iter().zip(applied.outcomes) {
-        if let Outcome::Refused(refusal) = &outcome {
-            count_refusal(refusal);
-        }
-        answer(line.reply, &line.job, outcome, &mut told.notices);
-    }
+fn letter<T>(line: &Line<T>, reason: String) -> (DeadLetter, Bytes) {
+    undecoded(line.partition, line.bytes.clone(), reason)
 }
 
-/// Tells a waiting request its outcome, or a session that its send was refused.
-fn answer(
-    to: Option<ReplyTo>,
-    job: &RoomJob,
-    outcome: Outcome,
-    notices: &mut Vec<(Channel, Bytes)>,
-) {
-    match (to, &job.command, outcome) {
-        (Some(to), _, outcome) if to.wait => reply(Some(to), outcome, notices),
-        (Some(to), RoomCommand::Send(send), Outcome::Refused(refusal)) => {
-            let notice = Notice::SendFailed {
-                session: to.number,
-                client_msg_id: send.client_msg_id.clone(),
-                room: job.room,
-                refusal,
-            };
-            notices.push((Channel::Edge(to.edge), encode(&notice)));
-        }
-        _ => {}
-    }
-}
-
-fn reply(to: Option<ReplyTo>, outcome: Outcome, notices: &mut Vec<(Channel, Bytes)>) {
-    if let Some(to) = to.filter(|to| to.wait) {
-        let notice = Notice::Outcome {
-            number: to.number,
-            outcome,
-        };
-        notices.push((Channel::Edge(to.edge), encode(&notice)));
-    }
-}
-
-fn count_refusal(refusal: &job::Refusal) {
-    metrics()
-        .commands_refused
-        .with_label_values(&[refusal.code.as_str()])
-        .inc();
-}
-
-pub(super) fn encode(notice: &Notice) -> Bytes {
-    crate::protocol::raw(notice).get().to_owned().into()
-}
-
-fn letter(partition: Partition, bytes: &Bytes, reason: String) -> DeadLetter {
-    DeadLetter {
+fn undecoded(partition: Partition, bytes: Bytes, reason: String) -> (DeadLetter, Bytes) {
+    let letter = DeadLetter {
         id: new_id(),
         at: Timestamp::now(),
         reason,
         partition,
-        payload: String::from_utf8_lossy(bytes).into_owned(),
-    }
+        payload: String::from_utf8_lossy(&bytes).into_owned(),
+    };
+    (letter, bytes)
 }

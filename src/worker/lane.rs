@@ -1,5 +1,5 @@
 //! One of a worker's lanes: it consumes its share of the owned partitions and runs one batch after the other. Lanes run
-//! beside each other; one partition is always in the same lane, so its order holds.
+//! concurrently; a partition is always in the same lane, which keeps its order.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,18 +10,18 @@ use std::{
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Worker, batch::Runner, turns::Turns};
+use super::{batch::Runner, consumers::RoundRobinConsumers, state::Worker};
 use crate::{
     error::Result,
     queue::{Consumer, Delivery, Load, Partition},
 };
 
-/// Before a lost consumer is opened again.
+/// Pause before a lost consumer is reopened.
 const REOPEN: Duration = Duration::from_millis(100);
-/// How often the queue is asked whether something waits for a consumer that brings nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A batch of more commands than this is a busy one: a lane rests after it for as long as it took, at most so long, so
-/// that the next one is larger. A transaction costs about the same for one message and for twenty.
+/// Interval of the check for silent consumers.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// After a batch of more commands than `BUSY` a lane rests for as long as the batch took, `MAX_REST` at most, so that the
+/// next batch is larger. A transaction costs about the same for one message and for twenty.
 const BUSY: usize = 32;
 const MAX_REST: Duration = Duration::from_millis(8);
 
@@ -33,24 +33,24 @@ pub async fn run(
 ) {
     let mut lane = Lane {
         runner: Runner::new(worker.clone(), shutdown.clone()),
-        consumers: Turns::default(),
+        consumers: RoundRobinConsumers::default(),
         opening: JoinSet::new(),
-        looking: JoinSet::new(),
+        checking: JoinSet::new(),
         busy: HashSet::new(),
         suspects: HashSet::new(),
         wanted: HashSet::new(),
         lane,
         worker,
     };
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checks = tokio::time::interval(CHECK_EVERY);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            _ = looks.tick() => lane.look(),
-            Some(seen) = lane.looking.join_next() => {
-                if let Ok(Ok(load)) = seen {
-                    lane.looked(&load).await;
+            _ = checks.tick() => lane.check(),
+            Some(load) = lane.checking.join_next() => {
+                if let Ok(Ok(load)) = load {
+                    lane.reopen_silent(&load).await;
                 }
             }
             changed = owned.changed() => {
@@ -69,7 +69,7 @@ pub async fn run(
                 Some(first) => {
                     let rest = lane.work(partition, first).await;
                     if !rest.is_zero() {
-                        // Stopping does not wait for more.
+                        // A shutdown ends the rest.
                         let _ = shutdown.run_until_cancelled(tokio::time::sleep(rest)).await;
                     }
                 }
@@ -89,17 +89,17 @@ struct Lane {
     lane: usize,
     runner: Runner,
     wanted: HashSet<Partition>,
-    consumers: Turns,
+    consumers: RoundRobinConsumers,
     opening: JoinSet<(Partition, Result<Box<dyn Consumer>>)>,
-    looking: JoinSet<Result<Load>>,
-    /// Brought something since the last look.
+    checking: JoinSet<Result<Load>>,
+    /// Partitions that delivered something since the last check.
     busy: HashSet<Partition>,
-    /// Brought nothing before the last look, although something waited.
+    /// Partitions that delivered nothing before the last check although payloads waited.
     suspects: HashSet<Partition>,
 }
 
 impl Lane {
-    /// Gives up what is no longer ours, and asks for what is.
+    /// Closes the consumers of partitions that are no longer owned, and opens those of new ones.
     async fn follow(&mut self, owned: HashSet<Partition>) {
         let lanes = self.worker.config.worker.concurrency;
         self.wanted = owned
@@ -116,7 +116,7 @@ impl Lane {
                 consumer.close().await;
             }
         }
-        // What is being opened comes back through `opened`; opening twice is refused by the set below.
+        // `opened` receives the consumers, and closes duplicates.
         for partition in self.wanted.clone() {
             if !self.consumers.contains(partition) {
                 self.open(partition, Duration::ZERO);
@@ -153,18 +153,17 @@ impl Lane {
         }
     }
 
-    /// Asks the queue what waits, beside the work.
-    fn look(&mut self) {
-        if self.looking.is_empty() && !self.consumers.is_empty() {
+    /// Reads the queue's load, concurrently with the work.
+    fn check(&mut self) {
+        if self.checking.is_empty() && !self.consumers.is_empty() {
             let queue = self.worker.queue.clone();
-            self.looking.spawn(async move { queue.load().await });
+            self.checking.spawn(async move { queue.load().await });
         }
     }
 
-    /// A consumer that brought nothing between two looks, although something waited at both, may wait for ever: a
-    /// broker that lost track of it says nothing. Opening it again puts that right, and does no harm to one that waits
-    /// because another worker's is the active one.
-    async fn looked(&mut self, load: &Load) {
+    /// Reopens consumers that delivered nothing between two checks although payloads waited at both. A broker that has lost
+    /// track of a consumer does not report it. Reopening does no harm where another worker's consumer is the active one.
+    async fn reopen_silent(&mut self, load: &Load) {
         let busy = std::mem::take(&mut self.busy);
         let waits = |partition: &Partition| {
             let load = load.partitions.get(usize::from(*partition));
@@ -182,7 +181,7 @@ impl Lane {
             {
                 tracing::warn!(
                     partition,
-                    "a partition's consumer brings nothing of what waits; opening it again"
+                    "a partition's consumer delivers nothing although payloads wait; reopening it"
                 );
                 consumer.close().await;
                 self.open(partition, Duration::ZERO);
@@ -190,7 +189,7 @@ impl Lane {
         }
     }
 
-    /// Runs what is there now as one batch, and acknowledges it. Returns how long to rest.
+    /// Runs the payloads that have arrived as one batch and acknowledges it. Returns how long to rest.
     async fn work(&mut self, partition: Partition, first: Delivery) -> Duration {
         let started = Instant::now();
         let mut acks = HashMap::new();
@@ -205,19 +204,20 @@ impl Lane {
         self.busy.extend(acks.keys());
         let commands = self.runner.len();
         if !self.runner.run().await {
-            // Stopped in the middle of an outage: nothing is acknowledged, the next worker finds all of it.
+            // Stopped during an outage: nothing is acknowledged, so all of it is redelivered.
             return Duration::ZERO;
         }
         for (partition, tag) in acks {
             if let Err(error) = self.consumers.ack_through(partition, tag).await {
-                // It comes again, and its ids say that it is stored.
+                // The batch is redelivered, and its ids show that it is stored.
                 tracing::debug!(partition, error = %error.chain(), "a batch could not be acknowledged");
             }
         }
-        // Where more waits than fits, there is nothing to wait for.
-        match (BUSY..self.worker.config.worker.batch_messages).contains(&commands) {
-            true => started.elapsed().min(MAX_REST),
-            false => Duration::ZERO,
+        // A full batch means that more waits already.
+        if (BUSY..self.worker.config.worker.batch_messages).contains(&commands) {
+            started.elapsed().min(MAX_REST)
+        } else {
+            Duration::ZERO
         }
     }
 }

@@ -1,21 +1,21 @@
-//! Clears away what expired: logins, codes, bans that are over, and the ledger's rows beyond `notify.keep`. Every worker
-//! that does this asks for the leadership once an interval, and one has it; two that clear at once delete the same
-//! rows, which is harmless. What is gone could not be used any more: nothing here changes what anyone sees.
+//! Deletes expired rows: logins, codes, bans, mutes, and the delivery log beyond `notify.keep`. Every worker with this role
+//! tries to acquire a lease once per interval, and one gets it; two that delete at once delete the same rows, which is
+//! harmless. Expired rows have no effect any more, so deleting them changes nothing that a client sees.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
+use super::state::Worker;
 use crate::{bus::WorkerId, error::Result, store::Expired, telemetry::metrics};
 
-const KEY: &str = "maintenance";
-/// A worker that has just been started has something else to do first.
+const LEASE: &str = "maintenance";
+/// Pause after the start.
 const FIRST: Duration = Duration::from_secs(10);
-/// A command that was given in time may still wait in the queue.
-const SETTLED: Duration = Duration::from_secs(7 * 86_400);
-/// After a failure.
-const AGAIN: Duration = Duration::from_secs(60);
+/// Rows are kept for this long after they expired, for commands that were accepted before and still wait in the queue.
+const KEEP_EXPIRED: Duration = Duration::from_secs(7 * 86_400);
+/// Pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken) {
     let interval = worker.config.worker.maintenance_interval;
@@ -28,20 +28,20 @@ pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken)
             return;
         }
         pause = interval;
-        // Held for the whole interval, so that the others do not clear again what is clear.
-        match worker.bus.lead(KEY, id, interval).await {
+        // Held for the whole interval, so that one worker deletes once per interval.
+        match worker.coordination.acquire_lease(LEASE, id, interval).await {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
-                tracing::debug!(error = %error.chain(), "nothing is cleared away while Redis is silent");
-                pause = AGAIN.min(interval);
+                tracing::debug!(error = %error.chain(), "expired rows are not deleted while Redis does not answer");
+                pause = RETRY_PAUSE.min(interval);
                 continue;
             }
         }
-        let Some(cleared) = shutdown.run_until_cancelled(clear(&worker)).await else {
+        let Some(deleted) = shutdown.run_until_cancelled(delete_expired(&worker)).await else {
             return;
         };
-        match cleared {
+        match deleted {
             Ok(expired) => {
                 let rows = expired.rows();
                 metrics().expired_rows.inc_by(rows);
@@ -53,27 +53,27 @@ pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken)
                         mutes = expired.mutes,
                         notifications = expired.notifications,
                         deliveries = expired.deliveries,
-                        "expired rows cleared away"
+                        "expired rows deleted"
                     );
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "expired rows could not be cleared away yet");
-                pause = AGAIN.min(interval);
-                // Another one may be better off.
-                let _ = worker.bus.resign(KEY, id).await;
+                tracing::warn!(error = %error.chain(), "expired rows could not be deleted; trying again");
+                pause = RETRY_PAUSE.min(interval);
+                // Another worker may have a connection to the store.
+                let _ = worker.coordination.release_lease(LEASE, id).await;
             }
         }
     }
 }
 
-/// All of it, a bounded number of rows at a time.
-async fn clear(worker: &Worker) -> Result<Expired> {
+/// Deletes in steps of a bounded number of rows.
+async fn delete_expired(worker: &Worker) -> Result<Expired> {
     let mut all = Expired::default();
     loop {
         let some = worker
             .store
-            .expire(SETTLED, worker.config.notify.keep)
+            .expire(KEEP_EXPIRED, worker.config.notify.keep)
             .await?;
         all.add(&some);
         if !some.more {

@@ -1,7 +1,7 @@
-//! Which partitions are ours: every live worker computes the same shares from the same heartbeats, by rendezvous
-//! hashing, so that one worker's coming or going moves little more than its own partitions; with bounded loads, so that no
-//! worker stands idle beside a busy one. It decides who consumes, never who may write: the queue's single active consumer
-//! and the room's row lock guard the moment of change.
+//! Partition ownership: every live worker computes the same shares from the same heartbeats, by rendezvous hashing with
+//! bounded loads. A worker that joins or leaves moves little more than its own share, and shares are even. Ownership decides
+//! which worker consumes, never which one may write: the queue's single active consumer and the room's row lock guard a
+//! change of owner.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
+use super::state::Worker;
 use crate::{
     bus::WorkerId,
     model::derived_id,
@@ -19,7 +19,7 @@ use crate::{
     telemetry::{DOWN, UP, metrics},
 };
 
-/// Beats until `shutdown` and publishes our share as it changes.
+/// Sends heartbeats until `shutdown`, and sends this worker's share to `owned` when it changes.
 pub async fn claim(
     worker: &Worker,
     id: WorkerId,
@@ -28,26 +28,29 @@ pub async fn claim(
 ) {
     let settings = &worker.config.worker;
     let partitions = worker.config.queue.partitions;
-    let mut last_beat = Instant::now();
+    let mut last_heartbeat = Instant::now();
     let mut alone = false;
     loop {
-        let beat = worker.bus.beat(id, settings.heartbeat_ttl).await;
+        let heartbeat = worker
+            .coordination
+            .heartbeat(id, settings.heartbeat_ttl)
+            .await;
         metrics()
             .bus_state
-            .set(if beat.is_ok() { UP } else { DOWN });
-        let share = match beat {
+            .set(if heartbeat.is_ok() { UP } else { DOWN });
+        let share = match heartbeat {
             Ok(live) => {
-                last_beat = Instant::now();
+                last_heartbeat = Instant::now();
                 if std::mem::take(&mut alone) {
                     tracing::info!("heartbeats are back; partitions are shared out again");
                 }
                 Some(share(id, &live, partitions))
             }
-            // The others no longer see us, nor we them. Everyone asks for everything, and the queue's single
-            // active consumer gives each partition to one.
-            Err(error) if last_beat.elapsed() >= settings.heartbeat_ttl => {
+            // Workers cannot see each other. Each consumes every partition, and the queue's single active consumer assigns
+            // each partition to one of them.
+            Err(error) if last_heartbeat.elapsed() >= settings.heartbeat_ttl => {
                 if !std::mem::replace(&mut alone, true) {
-                    tracing::warn!(error = %error.chain(), "no heartbeats; asking for every partition");
+                    tracing::warn!(error = %error.chain(), "no heartbeats; consuming every partition");
                 }
                 Some((0..partitions).collect())
             }
@@ -71,8 +74,8 @@ pub async fn claim(
     }
 }
 
-/// The partitions whose first-ranking live worker is `me`. Nobody gets more than an even share, rounded up: who has that
-/// many is passed over.
+/// The share of `me`: each partition goes to its highest-ranking live worker that does not have an even share, rounded up,
+/// already.
 fn share(me: WorkerId, live: &[WorkerId], partitions: u16) -> HashSet<Partition> {
     let workers: HashSet<WorkerId> = live.iter().copied().chain([me]).collect();
     let most = usize::from(partitions).div_ceil(workers.len());
@@ -101,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn live_workers_share_all_partitions_evenly_and_a_leaver_moves_few_of_the_others() {
+    fn live_workers_share_all_partitions_evenly_and_leaving_moves_few() {
         let workers: Vec<_> = (0..4).map(WorkerId::from_u128).collect();
         for partitions in [8, 64, 256] {
             let shares: Vec<_> = workers
@@ -122,7 +125,7 @@ mod tests {
         }
     }
 
-    /// Owners must not change with the program's version: two versions run side by side during an update.
+    /// Two versions run side by side during an update, so shares must not depend on the version.
     #[test]
     fn the_shares_are_the_same_in_every_version() {
         let workers: Vec<_> = (0..3).map(WorkerId::from_u128).collect();
@@ -135,7 +138,7 @@ mod tests {
         let mut sizes: Vec<usize> = all.iter().map(Vec::len).collect();
         sizes.sort_unstable();
         assert!(sizes[2] == 3 && sizes.iter().sum::<usize>() == 7, "{all:?}");
-        // Whoever asks is counted, known or not, and named twice is one.
+        // The worker itself counts even if it is not listed, and duplicates count once.
         let me = workers[0];
         assert_eq!(share(me, &workers, 7), share(me, &workers[1..], 7));
         let twice = [&workers[..], &workers[..]].concat();
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_it_has_them_all_and_of_too_many_some_have_none() {
+    fn one_worker_owns_all_partitions_and_surplus_workers_own_none() {
         assert_eq!(share(WorkerId::from_u128(1), &[], 8).len(), 8);
         let workers: Vec<_> = (0..12).map(WorkerId::from_u128).collect();
         let shares = workers.iter().map(|w| share(*w, &workers, 8).len());

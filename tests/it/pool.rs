@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use chat::autoscale::pool::{Pool, Recipe};
+use chat::autoscale::pool::{Pool, WorkerCommand};
 use tokio::time::{Instant, timeout};
 
 use crate::support::PATIENCE;
 
-fn script(text: &str) -> Recipe {
-    Recipe {
+fn script(text: &str) -> WorkerCommand {
+    WorkerCommand {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), text.into()],
         env: Vec::new(),

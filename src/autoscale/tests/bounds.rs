@@ -14,7 +14,7 @@ fn rest(at: Duration, workers: u32) -> Sample {
         waiting: Some(0),
         oldest: None,
         arrival: Some(0.0),
-        jobs: Some(0),
+        tasks: Some(0),
         due_soon: Some(0),
     }
 }
@@ -40,7 +40,7 @@ fn target(workers: u32, change: impl Fn(&mut Sample)) -> u32 {
 
 #[test]
 fn one_more_than_a_worker_is_trusted_with_asks_for_another() {
-    for (waiting, arrival, jobs, expected) in [
+    for (waiting, arrival, tasks, expected) in [
         (1000, 0.0, 0, 1),
         (1001, 0.0, 0, 2),
         (0, 2000.0, 0, 1),
@@ -50,12 +50,12 @@ fn one_more_than_a_worker_is_trusted_with_asks_for_another() {
         (1000, 2000.0, 100, 1),
     ] {
         let change = |sample: &mut Sample| {
-            (sample.waiting, sample.arrival, sample.jobs) =
-                (Some(waiting), Some(arrival), Some(jobs));
+            (sample.waiting, sample.arrival, sample.tasks) =
+                (Some(waiting), Some(arrival), Some(tasks));
         };
         let decision = now(&steady(1, change), &SETTINGS);
-        assert_eq!(decision.target, expected, "{waiting} {arrival} {jobs}");
-        let reason = match (expected, jobs) {
+        assert_eq!(decision.target, expected, "{waiting} {arrival} {tasks}");
+        let reason = match (expected, tasks) {
             (1, _) => "as many as it takes",
             (_, 101) => "jobs wait",
             _ => "messages wait or arrive",
@@ -69,10 +69,10 @@ fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
     for (workers, expected) in [(0, 2), (1, 3), (2, 4), (3, 6), (5, 8), (7, 8), (8, 8)] {
         let busy = |sample: &mut Sample| sample.waiting = Some(1_000_000);
         assert_eq!(target(workers, busy), expected, "from {workers}");
-        let busy = |sample: &mut Sample| sample.jobs = Some(1_000_000);
+        let busy = |sample: &mut Sample| sample.tasks = Some(1_000_000);
         assert_eq!(target(workers, busy), expected, "from {workers}");
     }
-    let busy = steady(8, |sample| sample.jobs = Some(1_000_000));
+    let busy = steady(8, |sample| sample.tasks = Some(1_000_000));
     assert!(now(&busy, &SETTINGS).reason.contains("autoscale.max"));
     // Messages alone fill no more workers than there are partitions.
     let few = Settings {
@@ -155,9 +155,9 @@ fn down_by_half_after_a_whole_cooldown() {
         let change = |sample: &mut Sample| sample.waiting = Some(waiting);
         assert_eq!(target(2, change), expected, "{waiting} wait");
     }
-    for (jobs, expected) in [(70, 1), (71, 2)] {
-        let change = |sample: &mut Sample| sample.jobs = Some(jobs);
-        assert_eq!(target(2, change), expected, "{jobs} jobs");
+    for (tasks, expected) in [(70, 1), (71, 2)] {
+        let change = |sample: &mut Sample| sample.tasks = Some(tasks);
+        assert_eq!(target(2, change), expected, "{tasks} jobs");
     }
     for (arrival, expected) in [(1400.0, 1), (1401.0, 2)] {
         let change = |sample: &mut Sample| sample.arrival = Some(arrival);
@@ -188,7 +188,7 @@ fn what_is_unknown_keeps_what_is_there() {
     for unknown in [
         (|sample: &mut Sample| sample.waiting = None) as fn(&mut Sample),
         |sample| sample.arrival = None,
-        |sample| sample.jobs = None,
+        |sample| sample.tasks = None,
     ] {
         assert_eq!(target(3, unknown), 3);
         // At a single moment of the cool-down, too.

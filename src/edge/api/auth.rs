@@ -189,7 +189,7 @@ impl AuthApi {
             fields::phone(phone.as_mut()),
             fields::idempotency_key(key.as_deref()),
         ])?;
-        let (auth, bus) = (&edge.auth, &*edge.bus);
+        let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
         let from = client_address::of(request);
         let origin = auth.attempts.may_register(bus, from).await?;
 
@@ -266,7 +266,7 @@ impl AuthApi {
         body: Body<LogIn>,
     ) -> Result<LoggedIn, Problem> {
         let Body(LogIn { username, password }) = body;
-        let (auth, bus) = (&edge.auth, &*edge.bus);
+        let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
         let from = client_address::of(request);
         let attempt = auth.attempts.begin(bus, &username, from).await?;
         // A name that nobody can have need not be looked up, and may hold what the store cannot read.
@@ -375,7 +375,10 @@ impl AuthApi {
     /// 30 seconds. It is good once.
     #[oai(path = "/ticket", method = "post", operation_id = "createTicket")]
     async fn ticket(&self, edge: Shared<'_>, caller: Caller) -> Result<Ticketed, Problem> {
-        let ticket = edge.auth.ticket(&*edge.bus, caller.0.into_inner()).await?;
+        let ticket = edge
+            .auth
+            .ticket(&*edge.bus.coordination, caller.0.into_inner())
+            .await?;
         Ok(Ticketed::Done(RawJson::of(&TicketView {
             ticket,
             expires_in: TICKET_TTL.as_secs(),

@@ -218,7 +218,7 @@ fn look_at_queue(edge: &Edge) {
 async fn readiness(edge: &Edge) -> Readiness {
     let (store, bus) = tokio::join!(
         ping("store", edge.reads.ping()),
-        ping("bus", edge.bus.ping())
+        ping("bus", edge.bus.pubsub.ping())
     );
     let state = edge.publisher.state();
     let queue = match state {

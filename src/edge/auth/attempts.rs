@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{hex, mac, password::Origin};
 use crate::{
-    bus::Bus,
+    bus::Coordination,
     config,
     edge::{
         client_address::network_of,
@@ -104,7 +104,7 @@ impl Attempts {
     /// `rate_limited`, with the time after which another is worth it.
     pub async fn begin(
         &self,
-        bus: &dyn Bus,
+        bus: &dyn Coordination,
         username: &str,
         from: Option<IpAddr>,
     ) -> Result<Attempt<'_>> {
@@ -122,7 +122,7 @@ impl Attempts {
     /// An attempt, and how long it has to wait.
     async fn check(
         &self,
-        bus: &dyn Bus,
+        bus: &dyn Coordination,
         username: &str,
         from: Option<IpAddr>,
     ) -> Result<(Attempt<'_>, Duration)> {
@@ -173,7 +173,11 @@ impl Attempts {
     ///
     /// # Errors
     /// `rate_limited` beyond `limits.registrations_per_minute`.
-    pub async fn may_register(&self, bus: &dyn Bus, from: Option<IpAddr>) -> Result<Origin> {
+    pub async fn may_register(
+        &self,
+        bus: &dyn Coordination,
+        from: Option<IpAddr>,
+    ) -> Result<Origin> {
         let network = from.map(network_of);
         match self.registration(bus, network, 0).await {
             made if made >= self.registrations => Err(limited(
@@ -188,17 +192,17 @@ impl Attempts {
     }
 
     /// Counts a registration that was answered, by yes or no.
-    pub async fn registered(&self, bus: &dyn Bus, from: Option<IpAddr>) {
+    pub async fn registered(&self, bus: &dyn Coordination, from: Option<IpAddr>) {
         self.registration(bus, from.map(network_of), 1).await;
     }
 
-    async fn registration(&self, bus: &dyn Bus, network: Option<IpAddr>, add: u64) -> u64 {
+    async fn registration(&self, bus: &dyn Coordination, network: Option<IpAddr>, add: u64) -> u64 {
         let key = self.named("registrations", &[&address_of(network)]);
         self.counters.add(bus, &[count(&key, add, MINUTE)]).await[0]
     }
 
     /// Remembers that the name was used well from this address.
-    pub async fn used_well(&self, bus: &dyn Bus, username: &str, from: Option<IpAddr>) {
+    pub async fn used_well(&self, bus: &dyn Coordination, username: &str, from: Option<IpAddr>) {
         let known = self.keys(username, from.map(network_of)).known;
         self.counters.remember(bus, &known, KNOWN_FOR).await;
     }
@@ -224,7 +228,7 @@ impl Attempts {
 
 impl Attempt<'_> {
     /// The password was wrong: `None` where that may be said, else what to answer instead.
-    pub async fn failed(self, bus: &dyn Bus) -> Option<Error> {
+    pub async fn failed(self, bus: &dyn Coordination) -> Option<Error> {
         let mut counts = vec![count(&self.keys.pair, 1, MINUTE)];
         if !self.origin.known {
             counts.push(count(&self.keys.address, 1, MINUTE));
@@ -236,7 +240,7 @@ impl Attempt<'_> {
     }
 
     /// It was right.
-    pub async fn succeeded(self, bus: &dyn Bus) {
+    pub async fn succeeded(self, bus: &dyn Coordination) {
         let counters = &self.attempts.counters;
         counters.remember(bus, &self.keys.known, KNOWN_FOR).await;
     }

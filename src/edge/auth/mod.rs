@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use self::{access::AccessTokens, attempts::Attempts, password::Passwords, refresh::RefreshTokens};
 use crate::{
-    bus::Bus,
+    bus::Coordination,
     config::Config,
     error::{Error, Result},
     model::{LoginId, Timestamp, UserId},
@@ -126,7 +126,7 @@ impl Auth {
     ///
     /// # Errors
     /// `busy` while the bus is away, which keeps the tickets.
-    pub async fn ticket(&self, bus: &dyn Bus, identity: Identity) -> Result<String> {
+    pub async fn ticket(&self, bus: &dyn Coordination, identity: Identity) -> Result<String> {
         let ticket = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
         let value = format!("{} {}", identity.user, identity.login);
         bus.put(&ticket_key(&ticket), &value, TICKET_TTL).await?;
@@ -137,7 +137,7 @@ impl Auth {
     ///
     /// # Errors
     /// `unauthorized` for one that is unknown, used or too old; `busy` while the bus is away.
-    pub async fn take_ticket(&self, bus: &dyn Bus, ticket: &str) -> Result<Identity> {
+    pub async fn take_ticket(&self, bus: &dyn Coordination, ticket: &str) -> Result<Identity> {
         let value = bus.take(&ticket_key(ticket)).await?;
         value
             .as_deref()

@@ -35,7 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{batch_reads::BatchedRead, outbound::Item, subscriber::Subscriber};
 use crate::{
-    bus::{self, Bus, Channel, Incoming, RoomNews, Subscriptions},
+    bus::{self, Channel, Incoming, PubSub, RecentEvents, RoomPayload, Subscriptions},
     error::Result,
     job::Notice,
     model::{FeedEvent, RoomId, Seq},
@@ -60,7 +60,7 @@ pub struct Hub {
     reads: Arc<dyn Reads>,
     /// Heads of rooms that are being opened.
     heads: BatchedRead<RoomId, Seq>,
-    bus: Arc<dyn Bus>,
+    recent: Arc<dyn RecentEvents>,
     subscriptions: Arc<dyn Subscriptions>,
     /// Held for reading while a room is being opened, for writing while empty rooms are given up: a subscription
     /// never meets its own cancellation.
@@ -107,14 +107,15 @@ pub struct Joining {
 impl Hub {
     pub async fn start(
         reads: Arc<dyn Reads>,
-        bus: Arc<dyn Bus>,
+        pubsub: Arc<dyn PubSub>,
+        recent: Arc<dyn RecentEvents>,
         edge_channel: Channel,
         notices: mpsc::Sender<Notice>,
         intervals: Intervals,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>> {
-        let (subscriptions, incoming) = bus.listen().await?;
+        let (subscriptions, incoming) = pubsub.listen().await?;
         let subscribed = subscriptions
             .subscribe(&[edge_channel, Channel::Everyone])
             .await?;
@@ -134,7 +135,7 @@ impl Hub {
             }),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             reads,
-            bus,
+            recent,
             subscriptions,
             opening: RwLock::new(()),
             bus_lost: AtomicBool::new(false),
@@ -209,7 +210,7 @@ impl Hub {
     pub async fn fetch(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         // While the bus is away its cache is not waited for: what is to be fetched may be the end of a right.
         if !self.is_bus_lost()
-            && let Ok(recent) = self.bus.recent(room).await
+            && let Ok(recent) = self.recent.get(room).await
             && recent.first().is_some_and(|first| first.seq <= after + 1)
             && recent.last().is_some_and(|last| last.seq >= upto)
         {
@@ -278,10 +279,10 @@ impl Hub {
             } => {
                 if let Some(room) = self.find(room) {
                     match bus::decode_room(&payload) {
-                        RoomNews::Feed(events) => self.arrived(&room, events),
-                        RoomNews::Ephemeral(event) => room.lock().tell(event),
+                        RoomPayload::Feed(events) => self.arrived(&room, events),
+                        RoomPayload::Ephemeral(event) => room.lock().tell(event),
                         // Whatever it was, its numbers will be missed and fetched.
-                        RoomNews::Unknown => {}
+                        RoomPayload::Unknown => {}
                     }
                 }
             }

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{bus::Bus, model::Timestamp};
+use crate::{bus::Coordination, model::Timestamp};
 
 /// How long the bus may take before this edge counts for itself.
 const WITHIN: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ pub struct Counters {
 
 impl Counters {
     /// Adds to each, and tells how many there are in its window now, rounded up. One round trip, at most 500 ms.
-    pub async fn add(&self, bus: &dyn Bus, counts: &[Count]) -> Vec<u64> {
+    pub async fn add(&self, bus: &dyn Coordination, counts: &[Count]) -> Vec<u64> {
         let now = Timestamp::now().millis().unsigned_abs();
         let windows: Vec<Window> = counts.iter().map(|count| Window::of(count, now)).collect();
         let additions: Vec<(&str, u64)> = windows
@@ -58,23 +58,28 @@ impl Counters {
     }
 
     /// Keeps for `ttl` that something is so, here and for all edges.
-    pub async fn remember(&self, bus: &dyn Bus, key: &str, ttl: Duration) {
+    pub async fn remember(&self, bus: &dyn Coordination, key: &str, ttl: Duration) {
         self.count_local(&[(key, 1)], ttl);
         self.count(bus, &[(key, 1)], ttl).await;
     }
 
     /// Whether it was remembered.
-    pub async fn remembers(&self, bus: &dyn Bus, key: &str) -> bool {
+    pub async fn remembers(&self, bus: &dyn Coordination, key: &str) -> bool {
         let asked = [(key, 0)];
         self.count_local(&asked, Duration::ZERO) != [0]
             || self.count(bus, &asked, Duration::ZERO).await != [0]
     }
 
-    async fn count(&self, bus: &dyn Bus, additions: &[(&str, u64)], ttl: Duration) -> Vec<u64> {
+    async fn count(
+        &self,
+        bus: &dyn Coordination,
+        additions: &[(&str, u64)],
+        ttl: Duration,
+    ) -> Vec<u64> {
         if self.away_until.lock().is_some_and(|at| Instant::now() < at) {
             return self.count_local(additions, ttl);
         }
-        let asked = tokio::time::timeout(WITHIN, bus.count(additions, ttl)).await;
+        let asked = tokio::time::timeout(WITHIN, bus.add(additions, ttl)).await;
         let failure = match asked {
             Ok(Ok(totals)) if totals.len() == additions.len() => return totals,
             Ok(Ok(_)) => "the bus did not answer all of it".to_owned(),

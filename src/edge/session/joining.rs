@@ -141,7 +141,7 @@ impl Session {
 
     /// From the cache, where it reaches far enough back and as far as `position`.
     async fn cached_latest(&self, room: RoomId, position: Seq) -> Option<Vec<model::Message>> {
-        let events = self.edge.bus.recent(room).await.ok()?;
+        let events = self.edge.bus.recent.get(room).await.ok()?;
         let (first, last) = (events.first()?.seq, events.last()?.seq);
         if last < position {
             return None;

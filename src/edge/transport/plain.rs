@@ -108,7 +108,11 @@ async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result
         // The first frame will bring them.
         None => Ok(None),
         // A browser cannot read a refused handshake: it is told with a close code instead.
-        Some(ticket) => Ok(Some(edge.auth.take_ticket(edge.bus.as_ref(), ticket).await)),
+        Some(ticket) => Ok(Some(
+            edge.auth
+                .take_ticket(edge.bus.coordination.as_ref(), ticket)
+                .await,
+        )),
     }
 }
 

@@ -95,12 +95,12 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
         delivery.now(DeliveryState::Suppressed, reason);
         return put(notifier, delivery).await;
     }
-    let place = match gate.enter(notifier.bus.as_ref()).await {
+    let place = match gate.enter(notifier.coordination.as_ref()).await {
         Ok(place) => place,
         Err(wait) => return Ok(Next::Again(wait)),
     };
     let next = attempt(notifier, delivery, &outgoing).await;
-    gate.leave(notifier.bus.as_ref(), place).await;
+    gate.leave(notifier.coordination.as_ref(), place).await;
     next
 }
 

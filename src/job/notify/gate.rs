@@ -9,7 +9,7 @@ use rand::RngExt;
 use uuid::Uuid;
 
 use crate::{
-    bus::Bus,
+    bus::Coordination,
     config::Notify,
     model::{Timestamp, notify::ChannelKind},
     telemetry::metrics,
@@ -74,7 +74,7 @@ impl Gate {
     }
 
     /// Lets one request through; `Err` says how long to wait where too many are under way.
-    pub async fn enter(&self, bus: &dyn Bus) -> Result<Place, Duration> {
+    pub async fn enter(&self, bus: &dyn Coordination) -> Result<Place, Duration> {
         let place = self.occupy(bus).await?;
         match self.turn(bus).await {
             None => Ok(place),
@@ -86,9 +86,9 @@ impl Gate {
     }
 
     /// The request is over.
-    pub async fn leave(&self, bus: &dyn Bus, place: Place) {
+    pub async fn leave(&self, bus: &dyn Coordination, place: Place) {
         if let Place(Some(holder)) = place
-            && let Err(error) = bus.vacate(&self.key(), holder).await
+            && let Err(error) = bus.release_permit(&self.key(), holder).await
         {
             tracing::debug!(error = %error.chain(), "a place is not given back; it ends by itself");
         }
@@ -98,11 +98,14 @@ impl Gate {
         format!("notify:{}", self.channel)
     }
 
-    async fn occupy(&self, bus: &dyn Bus) -> Result<Place, Duration> {
+    async fn occupy(&self, bus: &dyn Coordination) -> Result<Place, Duration> {
         let (key, holder) = (self.key(), Uuid::new_v4());
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            match bus.occupy(&key, holder, self.places, self.lease).await {
+            match bus
+                .acquire_permit(&key, holder, self.places, self.lease)
+                .await
+            {
                 Ok(true) => return Ok(Place(Some(holder))),
                 // Waiting here costs less than the way back through the queue.
                 Ok(false) => {
@@ -117,10 +120,10 @@ impl Gate {
     }
 
     /// Takes one of this second's requests; how long to wait where none is left.
-    async fn turn(&self, bus: &dyn Bus) -> Option<Duration> {
+    async fn turn(&self, bus: &dyn Coordination) -> Option<Duration> {
         let second = Timestamp::now().millis() / 1000;
         let key = format!("notify:{}:{second}", self.channel);
-        match bus.hit(&key, Duration::from_secs(2)).await {
+        match bus.increment(&key, Duration::from_secs(2)).await {
             Ok(count) if count > u64::from(self.per_second) => {
                 Some(Duration::from_millis(rand::rng().random_range(250..1500)))
             }

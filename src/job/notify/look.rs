@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Next, Notifier, Task, queue_of};
 use crate::{
-    bus::Presence,
+    bus::UserPresence,
     error::Result,
     model::{
         MessageId, Timestamp, UserId,
         notify::{Cause, ChannelKind, DeliveryState, RoomMode, delivery_id},
     },
-    queue::JobQueue,
+    queue::TaskQueue,
     store::notify::{Candidate, Decision, Verdict},
 };
 
@@ -65,7 +65,7 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
             again: again + 1,
         };
         let delay = notifier.config.notify.away_after;
-        notifier.push(&task, JobQueue::Notify, delay).await?;
+        notifier.push(&task, TaskQueue::Notify, delay).await?;
     }
     Ok(Next::Done)
 }
@@ -87,13 +87,13 @@ async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
         .into_iter()
         .filter(|(delivery, _)| ours.contains(delivery))
         .map(|(delivery, channel)| Task::Deliver { delivery }.job(queue_of(channel), window));
-    notifier.jobs.push(jobs.collect::<Result<_>>()?).await
+    notifier.tasks.push(jobs.collect::<Result<_>>()?).await
 }
 
-async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<UserId, Presence> {
+async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<UserId, UserPresence> {
     let users: BTreeSet<UserId> = candidates.iter().map(|candidate| candidate.user).collect();
     let users: Vec<UserId> = users.into_iter().collect();
-    match notifier.bus.presence(&users).await {
+    match notifier.presence.get(&users).await {
         Ok(presence) => users.into_iter().zip(presence).collect(),
         Err(error) => {
             // Rather one notification too many than one too few.
@@ -103,7 +103,7 @@ async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<User
     }
 }
 
-fn decide(notifier: &Notifier, candidate: &Candidate, there: Presence, again: u32) -> Decided {
+fn decide(notifier: &Notifier, candidate: &Candidate, there: UserPresence, again: u32) -> Decided {
     use DeliveryState::{Cancelled, Suppressed};
     let wishes = &candidate.preferences;
     if candidate.deleted {
@@ -157,7 +157,7 @@ fn decide(notifier: &Notifier, candidate: &Candidate, there: Presence, again: u3
         return Decided::Not(Suppressed, "no address is verified");
     }
     let away_after = notifier.config.notify.away_after.as_millis() as i64;
-    let active = there.active.map_or(i64::MIN, Timestamp::millis);
+    let active = there.last_active.map_or(i64::MIN, Timestamp::millis);
     let is_there = there.connected && active > Timestamp::now().millis() - away_after;
     match is_there {
         true if again < LOOKS => Decided::Later,

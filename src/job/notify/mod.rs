@@ -20,12 +20,12 @@ use uuid::Uuid;
 pub use command::{NotifyCommand, run as run_command};
 
 use crate::{
-    bus::Bus,
+    bus::{Coordination, Presence},
     config::Config,
     error::{Error, Result},
     model::{MessageId, UserId, notify::ChannelKind},
     notify::Channels,
-    queue::{DeadLetters, JobQueue, Jobs, NewJob},
+    queue::{DeadLetters, NewTask, TaskQueue, Tasks},
     store::notify::NotifyWrites,
 };
 
@@ -73,8 +73,8 @@ impl std::fmt::Debug for Task {
 }
 
 impl Task {
-    fn job(&self, queue: JobQueue, delay: Duration) -> Result<NewJob> {
-        Ok(NewJob {
+    fn job(&self, queue: TaskQueue, delay: Duration) -> Result<NewTask> {
+        Ok(NewTask {
             queue,
             payload: serde_json::to_vec(self).map_err(Error::internal)?.into(),
             delay,
@@ -82,10 +82,10 @@ impl Task {
     }
 }
 
-pub fn queue_of(channel: ChannelKind) -> JobQueue {
+pub fn queue_of(channel: ChannelKind) -> TaskQueue {
     match channel {
-        ChannelKind::Email => JobQueue::Email,
-        ChannelKind::Sms => JobQueue::Sms,
+        ChannelKind::Email => TaskQueue::Email,
+        ChannelKind::Sms => TaskQueue::Sms,
     }
 }
 
@@ -101,8 +101,9 @@ pub enum Next {
 pub struct Notifier {
     pub config: Arc<Config>,
     pub store: Arc<dyn NotifyWrites>,
-    pub jobs: Arc<dyn Jobs>,
-    pub bus: Arc<dyn Bus>,
+    pub tasks: Arc<dyn Tasks>,
+    pub coordination: Arc<dyn Coordination>,
+    pub presence: Arc<dyn Presence>,
     pub dead: Arc<dyn DeadLetters>,
     channels: Channels,
     email: gate::Gate,
@@ -115,8 +116,9 @@ impl Notifier {
     pub fn new(
         config: Arc<Config>,
         store: Arc<dyn NotifyWrites>,
-        jobs: Arc<dyn Jobs>,
-        bus: Arc<dyn Bus>,
+        tasks: Arc<dyn Tasks>,
+        coordination: Arc<dyn Coordination>,
+        presence: Arc<dyn Presence>,
         dead: Arc<dyn DeadLetters>,
     ) -> Result<Notifier> {
         let notify = &config.notify;
@@ -127,8 +129,9 @@ impl Notifier {
             sms: gate(ChannelKind::Sms, notify.sms.per_second),
             config,
             store,
-            jobs,
-            bus,
+            tasks,
+            coordination,
+            presence,
             dead,
         })
     }
@@ -148,9 +151,9 @@ impl Notifier {
                 messages: messages.to_vec(),
                 again: 0,
             };
-            task.job(JobQueue::Notify, delay)
+            task.job(TaskQueue::Notify, delay)
         });
-        self.jobs.push(jobs.collect::<Result<_>>()?).await
+        self.tasks.push(jobs.collect::<Result<_>>()?).await
     }
 
     /// Does what a job's payload says. A retryable error, and nothing else, is worth the same task again.
@@ -181,17 +184,17 @@ impl Notifier {
     }
 
     /// The same payload once more.
-    pub async fn again(&self, queue: JobQueue, payload: Bytes, delay: Duration) -> Result<()> {
-        let job = NewJob {
+    pub async fn again(&self, queue: TaskQueue, payload: Bytes, delay: Duration) -> Result<()> {
+        let job = NewTask {
             queue,
             payload,
             delay,
         };
-        self.jobs.push(vec![job]).await
+        self.tasks.push(vec![job]).await
     }
 
-    async fn push(&self, task: &Task, queue: JobQueue, delay: Duration) -> Result<()> {
-        self.jobs.push(vec![task.job(queue, delay)?]).await
+    async fn push(&self, task: &Task, queue: TaskQueue, delay: Duration) -> Result<()> {
+        self.tasks.push(vec![task.job(queue, delay)?]).await
     }
 
     /// Where people reach us, without a slash at its end.

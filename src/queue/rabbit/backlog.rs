@@ -1,32 +1,32 @@
-//! How many commands wait in the partitions, as far as one node can know: the broker counts payloads, and only
-//! who published them knows how many commands are inside. No I/O.
+//! Estimates how many commands wait in the partitions: the broker counts payloads, and only their publisher knows how many
+//! commands are in each. No I/O.
 
 use std::{
     collections::VecDeque,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::queue::Partition;
 
-/// Sizes of own payloads remembered a partition. What waits beyond them is taken to be like them.
-const REMEMBERED: usize = 1024;
+/// Sizes kept per partition. Payloads beyond them are assumed to have the average size.
+const KEPT: usize = 1024;
 
 #[derive(Default)]
 struct Sizes {
-    /// Commands in each of the newest own payloads, the newest last.
+    /// Commands in each of the payloads that this node published last, the newest at the end.
     recent: VecDeque<u32>,
     sum: u64,
-    /// What the broker's last answer comes to.
+    /// Commands waiting according to the broker's last answer.
     waiting: u64,
-    /// Published since that answer.
+    /// Commands published since that answer.
     since: u64,
 }
 
 impl Sizes {
     fn push(&mut self, messages: u32) {
-        if self.recent.len() == REMEMBERED
+        if self.recent.len() == KEPT
             && let Some(oldest) = self.recent.pop_front()
         {
             self.sum -= u64::from(oldest);
@@ -36,7 +36,7 @@ impl Sizes {
         self.since += u64::from(messages);
     }
 
-    fn commands_in(&self, ready: u64, otherwise: f64) -> u64 {
+    fn commands_in(&self, ready: u64, default_size: f64) -> u64 {
         let known = self.recent.len();
         match usize::try_from(ready) {
             Ok(ready) if ready <= known => self
@@ -47,7 +47,7 @@ impl Sizes {
                 .map(|n| u64::from(*n))
                 .sum(),
             _ if known > 0 => (self.sum as f64 / known as f64 * ready as f64) as u64,
-            _ => (otherwise * ready as f64) as u64,
+            _ => (default_size * ready as f64) as u64,
         }
     }
 }
@@ -58,7 +58,7 @@ pub(super) struct Backlog {
     total: AtomicU64,
 }
 
-/// What had been published when a poll began.
+/// The published commands when a poll began.
 pub(super) struct Mark(Vec<u64>);
 
 impl Backlog {
@@ -74,7 +74,7 @@ impl Backlog {
     }
 
     pub fn published(&self, partition: Partition, messages: u32) {
-        let mut partitions = self.lock();
+        let mut partitions = self.partitions.lock();
         if let Some(sizes) = partitions.get_mut(usize::from(partition)) {
             sizes.push(messages);
             self.total.fetch_add(u64::from(messages), Ordering::Relaxed);
@@ -82,17 +82,23 @@ impl Backlog {
     }
 
     pub fn mark(&self) -> Mark {
-        Mark(self.lock().iter().map(|sizes| sizes.since).collect())
+        Mark(
+            self.partitions
+                .lock()
+                .iter()
+                .map(|sizes| sizes.since)
+                .collect(),
+        )
     }
 
-    /// The broker's answer to a poll that began at `mark`: ready payloads, partition by partition. What was
-    /// published in between may be counted twice, until the next poll.
+    /// Applies the broker's answer to a poll that began at `mark`: ready payloads, by partition. Commands published during
+    /// the poll may be counted twice until the next one.
     pub fn polled(&self, mark: Mark, ready: &[u64]) {
-        let mut partitions = self.lock();
+        let mut partitions = self.partitions.lock();
         let (sum, known) = partitions.iter().fold((0, 0), |(sum, known), sizes| {
             (sum + sizes.sum, known + sizes.recent.len())
         });
-        // A partition this node never published to: its payloads are taken to be like those of the others.
+        // For partitions to which this node never published: the average size over the others.
         let average = if known > 0 {
             sum as f64 / known as f64
         } else {
@@ -106,10 +112,6 @@ impl Backlog {
         }
         self.total.store(total, Ordering::Relaxed);
     }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Sizes>> {
-        self.partitions.lock()
-    }
 }
 
 #[cfg(test)]
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_payloads_are_those_that_wait() {
+    fn the_newest_payloads_are_assumed_to_wait() {
         let backlog = Backlog::new(2);
         for messages in [10, 20, 30] {
             backlog.published(0, messages);
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn others_payloads_are_taken_to_be_like_ours() {
+    fn payloads_of_other_nodes_are_assumed_to_have_the_average_size() {
         let backlog = Backlog::new(2);
         backlog.polled(backlog.mark(), &[3, 0]);
         assert_eq!(backlog.total(), 3);
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_during_a_poll_is_not_forgotten() {
+    fn commands_published_during_a_poll_are_counted() {
         let backlog = Backlog::new(1);
         backlog.published(0, 5);
         let mark = backlog.mark();

@@ -1,9 +1,9 @@
-//! Consuming: one channel a partition. A consumer ends by closing its channel and never by `basic.cancel`: a
-//! cancelled one's successor would get new payloads before those this one gives back.
+//! Consuming: one channel per partition. A consumer ends by closing its channel and never by `basic.cancel`: the successor
+//! of a cancelled consumer would receive new payloads before those that are requeued.
 //!
-//! Acknowledgements are sent a moment later, several as one: to a quorum queue each is an entry of its log, which at
-//! a low rate costs as much as the payload's own. Payloads whose acknowledgement is lost with a worker come again, as
-//! they would had it died a moment earlier.
+//! Acknowledgements are delayed and combined: each is an entry in a quorum queue's log, which at a low rate costs as much as
+//! the payload's own entry. Payloads whose acknowledgement is lost with a worker are redelivered, as if the worker had died
+//! before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,74 +15,77 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
-    Settings, busy,
-    jobs::LEVELS,
-    link::{Link, Live},
-    load::Looker,
-    topology, unavailable, within,
+    connection::{Live, ManagedConnection},
+    delay::LEVELS,
+    failure::{busy, unavailable, within},
+    load::LoadProbe,
+    settings::Settings,
+    topology::QueueId,
 };
 use crate::{
     error::{Error, Result},
-    queue::{Consumer, Delivery, Depth, JobQueue, Load, Partition, Queue, State},
+    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, State, TaskQueue},
 };
 
-/// How long `consume` waits for a connection and the broker's answers.
+/// Deadline of `consume`, including the wait for a connection.
 const CONSUME_DEADLINE: Duration = Duration::from_secs(10);
-const LOOK_DEADLINE: Duration = Duration::from_secs(5);
+const INSPECT_DEADLINE: Duration = Duration::from_secs(5);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
-/// How long an acknowledgement waits for others.
-const ACK_WITHIN: Duration = Duration::from_millis(20);
+/// How long an acknowledgement is delayed to be combined with others.
+const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// The consuming side. Its connection closes when it and its consumers are dropped.
 pub struct RabbitQueue {
     settings: Settings,
-    link: Link,
-    looker: Looker,
+    connection: ManagedConnection,
+    probe: LoadProbe,
 }
 
 impl RabbitQueue {
-    /// Starts connecting and returns at once. Needs a tokio runtime. Fails only where the URL is none.
+    /// Starts connecting and returns at once. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// An invalid URL.
     pub fn connect(settings: Settings) -> Result<RabbitQueue> {
         Ok(RabbitQueue {
-            link: Link::start(settings.clone(), "consumer")?,
+            connection: ManagedConnection::start(settings.clone(), "consumer")?,
             settings,
-            looker: Looker::default(),
+            probe: LoadProbe::default(),
         })
     }
 
-    /// Lets [`Queue::load`] see what consumers hold, too, by RabbitMQ's management API at `api`. It may hold a
-    /// password: never logged.
+    /// Makes [`Queue::load`] report unacknowledged payloads too, read from RabbitMQ's management API at `api`. The URL may
+    /// contain a password: never logged.
     pub fn with_api(mut self, api: &str) -> Result<RabbitQueue> {
-        self.looker.use_api(api, &self.settings)?;
+        self.probe.use_api(api, &self.settings)?;
         Ok(self)
     }
 
-    /// Lets [`Queue::load`] see what is delayed, too.
+    /// Makes [`Queue::load`] report delayed tasks too.
     pub fn with_delays(mut self) -> RabbitQueue {
-        self.looker.use_delays();
+        self.probe.use_delays();
         self
     }
 
-    /// Waits for a connection, at most `patience`; the error says what the last try failed of.
-    pub async fn ready(&self, patience: Duration) -> Result<()> {
-        self.link.ready(patience).await
+    /// Waits for a connection, at most `limit`. The error carries the reason of the last failed attempt.
+    pub async fn ready(&self, limit: Duration) -> Result<()> {
+        self.connection.ready(limit).await
     }
 
-    /// Closes the connection in good order. Consumers end; what they hold unacknowledged goes back.
+    /// Closes the connection in order. Consumers end; their unacknowledged payloads are requeued.
     pub async fn close(&self) {
-        self.link.close().await;
+        self.connection.close().await;
     }
 
-    /// What `open` makes of the connection, as soon as there is one. A connection that breaks meanwhile, or had
-    /// broken unnoticed, is waited for, too.
+    /// Runs `open` on the connection as soon as there is one, and again on the next one if the connection breaks meanwhile.
     async fn on_connection<T, F>(
         &self,
-        patience: Duration,
+        limit: Duration,
         open: impl Fn(Arc<Live>) -> F + Send,
     ) -> Result<T>
     where
@@ -90,25 +93,25 @@ impl RabbitQueue {
     {
         let opened = async {
             loop {
-                let live = self.link.live().await;
+                let live = self.connection.live().await;
                 match open(live.clone()).await {
                     Err(_) if !live.connection.status().connected() => {
-                        self.link.gone(live.epoch).await;
+                        self.connection.gone(live.epoch).await;
                     }
                     result => return result.map_err(unavailable),
                 }
             }
         };
-        match timeout(patience, opened).await {
+        match timeout(limit, opened).await {
             Ok(result) => result,
             Err(_) => Err(busy("the queue is not reachable just now; try again")),
         }
     }
 
-    /// A channel of its own.
-    pub(super) async fn channel(&self, patience: Duration) -> Result<Channel> {
+    /// Opens a new channel.
+    pub(super) async fn channel(&self, limit: Duration) -> Result<Channel> {
         let open = |live: Arc<Live>| async move { live.connection.create_channel().await };
-        self.on_connection(patience, open).await
+        self.on_connection(limit, open).await
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -120,15 +123,15 @@ impl RabbitQueue {
         channel: &Channel,
         partition: Partition,
     ) -> lapin::Result<lapin::Consumer> {
-        let prefix = &self.settings.prefix;
+        let (prefix, queue) = (&self.settings.prefix, QueueId::Partition(partition));
         let options = BasicQosOptions::default();
         channel
             .basic_qos(self.settings.prefetch.max(1), options)
             .await?;
-        topology::declare_partition(channel, prefix, partition).await?;
+        queue.declare(channel, prefix).await?;
         channel
             .basic_consume(
-                topology::partition_queue(prefix, partition).into(),
+                queue.name(prefix).into(),
                 "".into(),
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
@@ -155,33 +158,30 @@ impl Queue for RabbitQueue {
     }
 
     async fn depths(&self) -> Result<Vec<Depth>> {
-        let channel = self.channel(LOOK_DEADLINE).await?;
+        let channel = self.channel(INSPECT_DEADLINE).await?;
         let prefix = &self.settings.prefix;
-        let names = (0..self.settings.partitions)
-            .map(|partition| topology::partition_queue(prefix, partition))
-            .chain([topology::dead_queue(prefix)])
-            .chain(JobQueue::ALL.map(|queue| topology::job_queue(prefix, queue)));
+        let depth = |queue: QueueId, found: lapin::Queue| Depth {
+            queue: queue.name(prefix),
+            ready: found.message_count().into(),
+            consumers: found.consumer_count().into(),
+        };
+        let queues = (0..self.settings.partitions)
+            .map(QueueId::Partition)
+            .chain([QueueId::DeadLetters])
+            .chain(TaskQueue::ALL.map(QueueId::Tasks));
         let mut depths = Vec::new();
-        for queue in names {
-            let found = within(LOOK_DEADLINE, topology::look(&channel, queue.clone())).await?;
-            depths.push(Depth {
-                queue,
-                ready: found.message_count().into(),
-                consumers: found.consumer_count().into(),
-            });
+        for queue in queues {
+            let found = within(INSPECT_DEADLINE, queue.inspect(&channel, prefix)).await?;
+            depths.push(depth(queue, found));
         }
-        for queue in JobQueue::ALL {
+        for queue in TaskQueue::ALL {
             for level in LEVELS {
-                let name = topology::delay_queue(prefix, queue, level);
-                // One that nothing was ever put into is not there, and asking for it closes the channel.
-                let channel = self.channel(LOOK_DEADLINE).await?;
-                let looked = within(LOOK_DEADLINE, topology::look(&channel, name.clone())).await;
-                if let Ok(found) = looked {
-                    depths.push(Depth {
-                        queue: name,
-                        ready: found.message_count().into(),
-                        consumers: found.consumer_count().into(),
-                    });
+                let queue = QueueId::Delay(queue, level);
+                // A level that was never used has no queue, and inspecting it closes the channel.
+                let channel = self.channel(INSPECT_DEADLINE).await?;
+                let inspected = within(INSPECT_DEADLINE, queue.inspect(&channel, prefix)).await;
+                if let Ok(found) = inspected {
+                    depths.push(depth(queue, found));
                 }
             }
         }
@@ -189,69 +189,65 @@ impl Queue for RabbitQueue {
     }
 
     async fn load(&self) -> Result<Load> {
-        self.looker.load(&self.link, &self.settings).await
+        self.probe.load(&self.connection, &self.settings).await
     }
 
     async fn ping(&self) -> Result<()> {
-        if self.link.state() == State::Down {
+        if self.connection.state() == State::Down {
             return Err(busy("the queue is not reachable just now"));
         }
-        // A channel is opened by the broker, and closes when dropped.
-        self.channel(LOOK_DEADLINE).await.map(drop)
+        // Opening a channel is a round trip; the channel closes when dropped.
+        self.channel(INSPECT_DEADLINE).await.map(drop)
     }
 }
 
-/// lapin cancels a consumer that is dropped while its channel is open; so the channel goes first.
+/// lapin cancels a consumer that is dropped while its channel is open, so the channel is closed first.
 struct RabbitConsumer {
     deliveries: lapin::Consumer,
     lost: bool,
-    /// With the channel.
-    acks: Arc<Acks>,
-    /// So many unacknowledged payloads do not wait: the broker gives no more than `queue.prefetch`.
-    most: u64,
+    acks: Arc<PendingAcks>,
+    /// From this many pending acknowledgements on they are sent at once, since the broker delivers no more than
+    /// `queue.prefetch` unacknowledged payloads.
+    max_pending: u64,
 }
 
-/// A consumer's acknowledgements on their way.
-struct Acks {
+/// A consumer's pending acknowledgements, with its channel.
+struct PendingAcks {
     channel: Channel,
     marks: Mutex<Marks>,
 }
 
-/// Delivery tags, each meant with all before it.
+/// Delivery tags; each stands for all tags up to it.
 #[derive(Default)]
 struct Marks {
     done: u64,
     sent: u64,
-    /// Someone sends what is done, [`ACK_WITHIN`] after the first of it.
-    timed: bool,
+    /// A task is waiting for [`ACK_DELAY`] to send `done`.
+    scheduled: bool,
 }
 
-impl Acks {
-    fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.marks.lock()
-    }
-
-    /// Under the lock, so that no tag follows a higher one: the broker closes the channel for that.
+impl PendingAcks {
+    /// Sends under the lock, so that no tag follows a higher one: the broker closes the channel for that.
     fn send(&self) {
-        let mut marks = self.marks();
+        let mut marks = self.marks.lock();
         if marks.sent < marks.done {
             marks.sent = marks.done;
             let options = BasicAckOptions { multiple: true };
-            // The first poll sends the frame. If it does not arrive the consumer is lost, and says so.
+            // The first poll sends the frame. If it is lost, so is the consumer, which reports that.
             let _ = self.channel.basic_ack(marks.done, options).now_or_never();
         }
     }
 
     async fn send_soon(self: Arc<Self>) {
-        tokio::time::sleep(ACK_WITHIN).await;
-        self.marks().timed = false;
+        tokio::time::sleep(ACK_DELAY).await;
+        self.marks.lock().scheduled = false;
         self.send();
     }
 }
 
 impl RabbitConsumer {
     fn new(deliveries: lapin::Consumer, channel: Channel, prefetch: u16) -> RabbitConsumer {
-        let acks = Acks {
+        let acks = PendingAcks {
             channel,
             marks: Mutex::default(),
         };
@@ -259,7 +255,7 @@ impl RabbitConsumer {
             deliveries,
             lost: false,
             acks: Arc::new(acks),
-            most: u64::from(prefetch / 2),
+            max_pending: u64::from(prefetch / 2),
         }
     }
 
@@ -302,16 +298,16 @@ impl Consumer for RabbitConsumer {
         if self.lost || !self.acks.channel.status().connected() {
             return Err(Error::unavailable("queue", "the consumer is lost"));
         }
-        let (timed, waiting) = {
-            let mut marks = self.acks.marks();
+        let (scheduled, pending) = {
+            let mut marks = self.acks.marks.lock();
             marks.done = tag;
-            let waiting = tag - marks.sent;
-            (std::mem::replace(&mut marks.timed, true), waiting)
+            let pending = tag - marks.sent;
+            (std::mem::replace(&mut marks.scheduled, true), pending)
         };
-        if waiting >= self.most {
+        if pending >= self.max_pending {
             self.acks.send();
         }
-        if !timed {
+        if !scheduled {
             tokio::spawn(self.acks.clone().send_soon());
         }
         Ok(())
@@ -330,7 +326,7 @@ impl Drop for RabbitConsumer {
     fn drop(&mut self) {
         if self.acks.channel.status().connected() {
             self.acks.send();
-            // The first poll sends the frame, and that is all it takes.
+            // The first poll sends the frame; the answer is not awaited.
             let _ = self.acks.channel.close(200, "done".into()).now_or_never();
         }
     }

@@ -1,9 +1,8 @@
-//! Dead letters: a quorum queue whose messages are the original bytes, with what is known of them in headers.
+//! Dead letters: a quorum queue whose messages are the original bytes, with the metadata in headers.
 //!
-//! A queue cannot be read without taking. What is looked at is consumed on a channel of its own, which is then
-//! closed: all of it, since a part would come back behind the rest. (Rejected one by one, 40 letters came back out
-//! of order, RabbitMQ 3.10.8.) Two who look at the same time may see a part each, and mix up the order; nothing is
-//! lost.
+//! A queue can only be read by consuming. Reading consumes all letters on a channel of its own and then closes it: a part
+//! of them would be requeued behind the rest. (Rejected one by one, 40 letters were requeued out of order, RabbitMQ 3.10.8.)
+//! Two concurrent readers may see a part each and mix up the order; nothing is lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,9 +20,10 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    RabbitPublisher, RabbitQueue,
-    publish::{Outgoing, persistent},
-    topology, unavailable, within,
+    consume::RabbitQueue,
+    failure::{unavailable, within},
+    publish::{Outgoing, RabbitPublisher, persistent},
+    topology::QueueId,
 };
 use crate::{
     error::Result,
@@ -31,10 +31,10 @@ use crate::{
     queue::{DeadLetter, DeadLetters, EncodedBatch, Partition, Publisher, Selection},
 };
 
-/// The most letters looked at: they are held in memory.
-const HOLD: u16 = 10_000;
-const PATIENCE: Duration = Duration::from_secs(5);
-const GIVEN_BACK: Duration = Duration::from_secs(2);
+/// Letters read at once: they are held in memory.
+const MAX_HELD: u16 = 10_000;
+const DEADLINE: Duration = Duration::from_secs(5);
+const REQUEUE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub struct RabbitDeadLetters {
     publisher: Arc<RabbitPublisher>,
@@ -47,50 +47,52 @@ impl RabbitDeadLetters {
         RabbitDeadLetters { publisher, queue }
     }
 
-    /// Takes what is there, in order.
+    /// Consumes all letters, in order.
     async fn hold(&self) -> Result<Held> {
-        let channel = self.queue.channel(PATIENCE).await?;
-        let name = topology::dead_queue(&self.queue.settings().prefix);
-        let found = within(PATIENCE, topology::look(&channel, name.clone())).await?;
+        let channel = self.queue.channel(DEADLINE).await?;
+        let prefix = &self.queue.settings().prefix;
+        let inspected = QueueId::DeadLetters.inspect(&channel, prefix);
+        let found = within(DEADLINE, inspected).await?;
         let count = u16::try_from(found.message_count())
-            .unwrap_or(HOLD)
-            .min(HOLD);
+            .unwrap_or(MAX_HELD)
+            .min(MAX_HELD);
         let mut letters = Vec::new();
         if count == 0 {
             return Ok(Held { channel, letters });
         }
         within(
-            PATIENCE,
+            DEADLINE,
             channel.basic_qos(count, BasicQosOptions::default()),
         )
         .await?;
         let consume = channel.basic_consume(
-            name.into(),
+            QueueId::DeadLetters.name(prefix).into(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        let mut deliveries = within(PATIENCE, consume).await?;
+        let mut deliveries = within(DEADLINE, consume).await?;
         while letters.len() < usize::from(count) {
-            match timeout(PATIENCE, deliveries.next()).await {
+            match timeout(DEADLINE, deliveries.next()).await {
                 Ok(Some(delivery)) => letters.push(delivery.map_err(unavailable)?),
-                // Someone else took them meanwhile.
+                // Another reader holds the rest.
                 Ok(None) | Err(_) => break,
             }
         }
         Ok(Held { channel, letters })
     }
 
-    /// Gives back what was not forgotten: RabbitMQ returns what a closed channel held in one step and in order,
-    /// but a moment after it confirmed the closing.
+    /// Requeues what was not acknowledged: RabbitMQ requeues the messages of a closed channel in one step and in order, but
+    /// only after it has confirmed the close.
     async fn release(&self, held: Held) -> Result<()> {
-        within(PATIENCE, held.channel.close(200, "done".into())).await?;
-        let channel = self.queue.channel(PATIENCE).await?;
-        let end = Instant::now() + GIVEN_BACK;
+        within(DEADLINE, held.channel.close(200, "done".into())).await?;
+        let channel = self.queue.channel(DEADLINE).await?;
+        let prefix = &self.queue.settings().prefix;
+        let end = Instant::now() + REQUEUE_DEADLINE;
         loop {
-            let name = topology::dead_queue(&self.queue.settings().prefix);
-            let found = within(PATIENCE, topology::look(&channel, name)).await?;
-            // Or someone else is looking at the letters, too.
+            let inspected = QueueId::DeadLetters.inspect(&channel, prefix);
+            let found = within(DEADLINE, inspected).await?;
+            // After the deadline the consumer belongs to another reader.
             if found.consumer_count() == 0 || Instant::now() > end {
                 return Ok(());
             }
@@ -99,18 +101,18 @@ impl RabbitDeadLetters {
     }
 }
 
-/// Letters taken from the queue and not yet decided about. They go back when the channel closes.
+/// Letters consumed and not yet settled. They are requeued when the channel closes.
 struct Held {
     channel: Channel,
     letters: Vec<Delivery>,
 }
 
 impl Held {
-    async fn forget(&self, letter: &Delivery) -> Result<()> {
+    async fn acknowledge(&self, letter: &Delivery) -> Result<()> {
         let ack = self
             .channel
             .basic_ack(letter.delivery_tag, BasicAckOptions::default());
-        within(PATIENCE, ack).await
+        within(DEADLINE, ack).await
     }
 }
 
@@ -126,7 +128,7 @@ impl DeadLetters for RabbitDeadLetters {
             AMQPValue::LongInt(letter.partition.into()),
         );
         let message = Outgoing {
-            queue: topology::dead_queue(&self.queue.settings().prefix),
+            queue: QueueId::DeadLetters,
             payload: &original,
             properties: persistent("application/json", headers),
         };
@@ -152,8 +154,8 @@ impl DeadLetters for RabbitDeadLetters {
 }
 
 impl RabbitDeadLetters {
-    /// Publishes (`replay`) and forgets what `which` names; the others are as before. The first failure ends it,
-    /// with what was done so far done.
+    /// Publishes (`replay`) and removes the selected letters; the others stay. Stops at the first failure; letters settled
+    /// before it stay settled.
     async fn each(&self, which: Selection, replay: bool) -> Result<u64> {
         let mut done = 0;
         loop {
@@ -176,8 +178,8 @@ impl RabbitDeadLetters {
             }
             let released = self.release(held).await;
             settled.and(released)?;
-            // More than can be held at once: the next ones.
-            if all < usize::from(HOLD) || which != Selection::All {
+            // There may be more than can be held at once.
+            if all < usize::from(MAX_HELD) || which != Selection::All {
                 return Ok(done);
             }
         }
@@ -194,7 +196,7 @@ impl RabbitDeadLetters {
             let batch = EncodedBatch::again(Bytes::copy_from_slice(&delivery.data))?;
             self.publisher.publish(letter.partition, batch).await?;
         }
-        held.forget(delivery).await
+        held.acknowledge(delivery).await
     }
 }
 
@@ -202,7 +204,7 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// A message of ours; what someone else put there is shown as well as it can be.
+/// Decodes a letter. Missing or foreign headers become defaults.
 fn read(delivery: &Delivery) -> DeadLetter {
     let header = |name: &str| {
         let headers = delivery.properties.headers().as_ref()?;

@@ -1,12 +1,12 @@
-//! What waits. The broker's own answer to a passive declaration is fresh and always there, but knows ready payloads
-//! only. The management API, where its address is known, adds those that consumers hold: seconds late, and after a
-//! restart not at all; then they are unknown.
+//! Measures what waits in the queues. A passive declaration returns the current number of ready payloads. The management
+//! API, where its address is set, adds the unacknowledged ones: seconds late, and missing after a restart of the broker;
+//! then they are unknown.
 //!
-//! Payloads cannot be looked into: a queue with a single active consumer refuses `basic.get`, and giving back what
-//! was taken would disturb its order.
+//! Payloads cannot be read: a queue with a single active consumer refuses `basic.get`, and requeueing would disturb its
+//! order.
 //!
-//! What is delayed waits in a queue for each level ([`super::jobs`]). They are looked at in the background, since nothing
-//! has to be done about them before they are back in their job queue.
+//! Delayed tasks wait in a queue for each level ([`super::delay`]). Those are inspected in the background, since delayed
+//! tasks need no worker before they are back in their task queue.
 
 use std::{
     collections::HashMap,
@@ -16,105 +16,111 @@ use std::{
 
 use futures_util::future;
 use lapin::Channel;
-use parking_lot::{Mutex as Lock, MutexGuard};
+use parking_lot::Mutex as Lock;
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::timeout};
 use tracing::{debug, info, warn};
 
-use super::{Settings, jobs::LEVELS, link::Link, topology, unavailable};
+use super::{
+    connection::ManagedConnection,
+    delay::LEVELS,
+    failure::unavailable,
+    settings::Settings,
+    topology::{self, QueueId},
+};
 use crate::{
     error::{Error, Result},
-    queue::{Delayed, JobLoad, JobQueue, Load, PartitionLoad},
+    queue::{Delayed, Load, PartitionLoad, TaskLoad, TaskQueue},
 };
 
-/// For all partitions together: who asks decides by the answer, and must not wait for it long.
+/// For all partitions together: the autoscaler waits for it.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// RabbitMQ collects its statistics every 5 s (`collect_statistics_interval`).
 const FETCH_EVERY: Duration = Duration::from_secs(2);
 const FETCH_DEADLINE: Duration = Duration::from_secs(4);
-/// Older figures say nothing any more.
-const FETCHED_LONG_AGO: Duration = Duration::from_secs(15);
+/// Older figures are not used.
+const MAX_AGE: Duration = Duration::from_secs(15);
 
-/// Looks again and again over one channel.
+/// Measures repeatedly over one channel.
 #[derive(Default)]
-pub(super) struct Looker {
+pub(super) struct LoadProbe {
     channel: Mutex<Option<Channel>>,
     statistics: Option<Arc<Statistics>>,
     delays: Option<Arc<Delays>>,
 }
 
-impl Looker {
-    /// `api` is the management API's address, its user and password included.
+impl LoadProbe {
+    /// `api` is the management API's URL, with user and password.
     pub fn use_api(&mut self, api: &str, settings: &Settings) -> Result<()> {
         self.statistics = Some(Arc::new(Statistics::new(api, settings)?));
         Ok(())
     }
 
-    /// Looks at delayed jobs, too.
+    /// Measures delayed tasks too.
     pub fn use_delays(&mut self) {
         self.delays = Some(Arc::default());
     }
 
-    pub async fn load(&self, link: &Link, settings: &Settings) -> Result<Load> {
+    pub async fn load(&self, connection: &ManagedConnection, settings: &Settings) -> Result<Load> {
         let mut slot = self.channel.lock().await;
         let kept = slot.take().filter(|open| open.status().connected());
-        let looked = timeout(DEADLINE, look(kept, link, settings)).await;
-        let (channel, mut load) = match looked {
-            Ok(looked) => looked?,
+        let inspected = timeout(DEADLINE, inspect(kept, connection, settings)).await;
+        let (channel, mut load) = match inspected {
+            Ok(inspected) => inspected?,
             Err(elapsed) => return Err(Error::unavailable("queue", elapsed)),
         };
         *slot = Some(channel);
         drop(slot);
         if let Some(statistics) = &self.statistics {
             for (partition, found) in (0..).zip(&mut load.partitions) {
-                let name = topology::partition_queue(&settings.prefix, partition);
+                let name = QueueId::Partition(partition).name(&settings.prefix);
                 found.unacked = statistics.unacked(&name);
             }
-            for found in &mut load.jobs {
-                let name = topology::job_queue(&settings.prefix, found.queue);
+            for found in &mut load.tasks {
+                let name = QueueId::Tasks(found.queue).name(&settings.prefix);
                 found.unacked = statistics.unacked(&name);
             }
             statistics.refresh();
         }
         if let Some(delays) = &self.delays {
-            load.delayed = delays.seen();
-            delays.refresh(link, settings).await;
+            load.delayed = delays.current();
+            delays.refresh(connection, settings).await;
         }
         Ok(load)
     }
 }
 
-async fn look(
+async fn inspect(
     channel: Option<Channel>,
-    link: &Link,
+    connection: &ManagedConnection,
     settings: &Settings,
 ) -> Result<(Channel, Load)> {
     let channel = match channel {
         Some(channel) => channel,
         None => {
-            let live = link.live().await;
+            let live = connection.live().await;
             live.connection
                 .create_channel()
                 .await
                 .map_err(unavailable)?
         }
     };
+    let prefix = &settings.prefix;
     let queues = (0..settings.partitions)
-        .map(|p| topology::look(&channel, topology::partition_queue(&settings.prefix, p)));
-    let jobs = JobQueue::ALL
-        .map(|queue| topology::look(&channel, topology::job_queue(&settings.prefix, queue)));
-    match future::try_join(future::try_join_all(queues), future::try_join_all(jobs)).await {
-        Ok((queues, jobs)) => {
+        .map(|partition| QueueId::Partition(partition).inspect(&channel, prefix));
+    let tasks = TaskQueue::ALL.map(|queue| QueueId::Tasks(queue).inspect(&channel, prefix));
+    match future::try_join(future::try_join_all(queues), future::try_join_all(tasks)).await {
+        Ok((queues, tasks)) => {
             let partitions = queues.iter().map(|queue| PartitionLoad {
                 ready: queue.message_count().into(),
                 unacked: None,
                 messages: None,
                 consumers: queue.consumer_count().into(),
             });
-            let jobs = JobQueue::ALL
+            let tasks = TaskQueue::ALL
                 .iter()
-                .zip(&jobs)
-                .map(|(kind, queue)| JobLoad {
+                .zip(&tasks)
+                .map(|(kind, queue)| TaskLoad {
                     queue: *kind,
                     ready: queue.message_count().into(),
                     unacked: None,
@@ -122,43 +128,43 @@ async fn look(
                 });
             let load = Load {
                 partitions: partitions.collect(),
-                jobs: jobs.collect(),
+                tasks: tasks.collect(),
                 delayed: None,
             };
             Ok((channel, load))
         }
         Err(error) => {
-            // Someone may have deleted a queue; without this nobody would ever know what waits in the others.
-            declare_again(link, settings).await;
+            // A deleted queue would otherwise keep the figures of all others unknown.
+            declare_again(connection, settings).await;
             Err(unavailable(error))
         }
     }
 }
 
-async fn declare_again(link: &Link, settings: &Settings) {
-    let live = link.live().await;
+async fn declare_again(connection: &ManagedConnection, settings: &Settings) {
+    let live = connection.live().await;
     if let Err(error) = topology::declare(&live.connection, settings).await {
         debug!(error = error.to_string(), "queues could not be declared");
     }
 }
 
-/// What waits in the queues of all levels. Who looks declares them: most of them are there as soon as anything was
-/// delayed, and to ask for one that is not would close the channel and be an error in the broker's log each time.
+/// The delayed tasks of all levels. Their queues are declared, not inspected: inspecting a missing queue closes the channel
+/// and logs an error in the broker each time.
 #[derive(Default)]
 struct Delays {
     started: Lock<Option<Instant>>,
-    seen: Lock<Option<(Instant, Vec<Delayed>)>>,
+    found: Lock<Option<(Instant, Vec<Delayed>)>>,
 }
 
 impl Delays {
-    /// `None` while it is not known.
-    fn seen(&self) -> Option<Vec<Delayed>> {
-        let seen = self.seen.lock();
-        let (at, delayed) = seen.as_ref()?;
-        (at.elapsed() < FETCHED_LONG_AGO).then(|| delayed.clone())
+    /// `None` while unknown.
+    fn current(&self) -> Option<Vec<Delayed>> {
+        let found = self.found.lock();
+        let (at, delayed) = found.as_ref()?;
+        (at.elapsed() < MAX_AGE).then(|| delayed.clone())
     }
 
-    async fn refresh(self: &Arc<Self>, link: &Link, settings: &Settings) {
+    async fn refresh(self: &Arc<Self>, connection: &ManagedConnection, settings: &Settings) {
         {
             let mut started = self.started.lock();
             if started.is_some_and(|started| started.elapsed() < FETCH_EVERY) {
@@ -166,34 +172,41 @@ impl Delays {
             }
             *started = Some(Instant::now());
         }
-        let (this, live, prefix) = (self.clone(), link.live().await, settings.prefix.clone());
+        let (this, live, prefix) = (
+            self.clone(),
+            connection.live().await,
+            settings.prefix.clone(),
+        );
         tokio::spawn(async move {
-            let looking = async {
+            let counting = async {
                 let channel = live.connection.create_channel().await?;
                 let mut delayed = Vec::new();
-                for queue in JobQueue::ALL {
+                for queue in TaskQueue::ALL {
                     for within in LEVELS {
-                        let found =
-                            topology::declare_delay(&channel, &prefix, queue, within).await?;
+                        let level = QueueId::Delay(queue, within);
+                        let found = level.declare(&channel, &prefix).await?;
                         delayed.push(Delayed {
                             queue,
                             within,
-                            jobs: found.message_count().into(),
+                            tasks: found.message_count().into(),
                         });
                     }
                 }
                 channel.close(200, "done".into()).await?;
                 Ok::<_, lapin::Error>(delayed)
             };
-            match timeout(FETCHED_LONG_AGO, looking).await {
+            match timeout(MAX_AGE, counting).await {
                 Ok(Ok(delayed)) => {
-                    let mut seen = this.seen.lock();
-                    *seen = Some((Instant::now(), delayed));
+                    let mut found = this.found.lock();
+                    *found = Some((Instant::now(), delayed));
                 }
                 Ok(Err(error)) => {
-                    debug!(error = error.to_string(), "delayed jobs could not be seen");
+                    debug!(
+                        error = error.to_string(),
+                        "delayed tasks could not be counted"
+                    );
                 }
-                Err(_) => debug!("delayed jobs could not be seen in time"),
+                Err(_) => debug!("delayed tasks could not be counted in time"),
             }
         });
     }
@@ -210,12 +223,12 @@ struct Statistics {
 struct Fetched {
     started: Option<Instant>,
     at: Option<Instant>,
-    /// Whether the last try failed; logged when it changes.
+    /// Whether the last attempt failed; logged when it changes.
     failing: bool,
     unacked: HashMap<String, u64>,
 }
 
-/// A queue in the API's answer. A figure that it does not have yet is absent.
+/// A queue in the API's answer. A figure that is not collected yet is absent.
 #[derive(Deserialize)]
 struct Figures {
     name: String,
@@ -248,13 +261,13 @@ impl Statistics {
     }
 
     fn unacked(&self, queue: &str) -> Option<u64> {
-        let fetched = self.fetched();
-        fetched.at.filter(|at| at.elapsed() < FETCHED_LONG_AGO)?;
+        let fetched = self.fetched.lock();
+        fetched.at.filter(|at| at.elapsed() < MAX_AGE)?;
         fetched.unacked.get(queue).copied()
     }
 
     fn refresh(self: &Arc<Self>) {
-        let mut fetched = self.fetched();
+        let mut fetched = self.fetched.lock();
         if fetched
             .started
             .is_some_and(|started| started.elapsed() < FETCH_EVERY)
@@ -267,7 +280,7 @@ impl Statistics {
         tokio::spawn(async move {
             match this.fetch().await {
                 Ok(unacked) => {
-                    let mut fetched = this.fetched();
+                    let mut fetched = this.fetched.lock();
                     fetched.at = Some(Instant::now());
                     fetched.unacked = unacked;
                     if std::mem::replace(&mut fetched.failing, false) {
@@ -275,11 +288,11 @@ impl Statistics {
                     }
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut this.fetched().failing, true) {
-                        // Without its URL, which holds a password.
+                    if !std::mem::replace(&mut this.fetched.lock().failing, true) {
+                        // Without the URL, which contains a password.
                         warn!(
                             error = error.without_url().to_string(),
-                            "the management API has no figures; unknown what workers hold"
+                            "the management API has no figures; the number of unacknowledged payloads is unknown"
                         );
                     }
                 }
@@ -294,9 +307,5 @@ impl Statistics {
             .into_iter()
             .filter_map(|queue| Some((queue.name, queue.messages_unacknowledged?)))
             .collect())
-    }
-
-    fn fetched(&self) -> MutexGuard<'_, Fetched> {
-        self.fetched.lock()
     }
 }

@@ -1,8 +1,8 @@
 //! Publishing: default exchange, mandatory, persistent, confirmed. A publish that starts while the broker is away
-//! or blocks is refused at once; one that was under way when the connection broke is sent again, as it was.
+//! or blocks is refused at once; one that was under way when the connection broke is repeated unchanged.
 //!
-//! Each partition has a channel of its own with one publish on it at a time: a broker may confirm several at once,
-//! and lapin would then tell the wrong one that its message was returned.
+//! Each partition has a channel of its own with one publish on it at a time: a broker may confirm several at once, and
+//! lapin would then report a returned message to the wrong publish.
 
 use std::{
     sync::{
@@ -27,32 +27,32 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::{
-    Settings,
     backlog::Backlog,
-    busy, jobs,
-    link::{Link, Live, Status},
-    topology,
+    connection::{Live, ManagedConnection, Status},
+    failure::busy,
+    settings::Settings,
+    topology::QueueId,
 };
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{EncodedBatch, JobQueue, Partition, Publisher, State},
+    queue::{EncodedBatch, Partition, Publisher, State},
     retry::Policy,
 };
 
-/// A broker announces that it blocks only when something was published, which it then still takes: how long that
-/// one's confirm may follow the announcement.
+/// A broker announces that it blocks only after a publish, which it still accepts. How long the confirm of that publish
+/// may follow the announcement.
 const LAST_CONFIRM: Duration = Duration::from_secs(1);
 
-/// Jobs published at the same time.
-pub(super) const JOB_LANES: usize = 8;
+/// Tasks published at the same time.
+pub(super) const TASK_LANES: usize = 8;
 
-/// Between polls of the depths while anything waits, and at least between two of any kind.
+/// Interval of polling the depths while anything waits, and the shortest interval when a poll is requested.
 const POLL_EVERY: Duration = Duration::from_millis(500);
-const POLL_AGAIN: Duration = Duration::from_millis(50);
+const POLL_MIN_INTERVAL: Duration = Duration::from_millis(50);
 const POLL_DEADLINE: Duration = Duration::from_secs(3);
 
-/// After a refusal by the broker (no majority of a quorum queue's members, say).
+/// Pauses after a negative confirm, for example without a majority of a quorum queue's members.
 const REFUSED: Policy = Policy {
     initial: Duration::from_millis(50),
     max: Duration::from_secs(1),
@@ -67,77 +67,79 @@ pub struct RabbitPublisher {
 
 struct Inner {
     settings: Settings,
-    link: Link,
-    /// One a partition, one for the dead letters, and [`JOB_LANES`] for jobs.
+    connection: ManagedConnection,
+    /// One per partition, one for dead letters, and [`TASK_LANES`] for tasks.
     lanes: Vec<Mutex<Lane>>,
     backlog: Backlog,
-    /// Payloads and commands that the broker confirmed.
+    /// Payloads and commands confirmed by the broker.
     confirmed: [AtomicU64; 2],
     poll: Notify,
-    next_job: AtomicUsize,
+    next_task: AtomicUsize,
 }
 
-/// A channel in confirm mode, if its connection still is the one in use. Taken out while a publish is under way:
-/// one that was given up takes its channel with it.
+/// A channel in confirm mode, with the epoch of its connection. It is taken out during a publish, so that a cancelled
+/// publish drops its channel.
 #[derive(Default)]
 struct Lane(Option<(u64, Channel)>);
 
 /// A message on its way to a queue.
 pub(super) struct Outgoing<'a> {
-    pub queue: String,
+    pub queue: QueueId,
     pub payload: &'a [u8],
     pub properties: BasicProperties,
 }
 
 enum Attempt {
     Confirmed,
-    /// Nobody took it, and the queue is there again now.
+    /// The queue was missing and has been declared.
     Unroutable,
     Refused(String),
-    /// The connection or the channel is gone: it may or may not be queued.
+    /// The connection or the channel is gone: the message may or may not be queued.
     Broken(String),
 }
 
 impl RabbitPublisher {
-    /// Starts connecting and returns at once, with `state()` `Down` until that worked. Needs a tokio runtime. Fails
-    /// only where the URL is none.
+    /// Starts connecting and returns at once; `state()` is `Down` until the connection is up. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// An invalid URL.
     pub fn connect(settings: Settings) -> Result<RabbitPublisher> {
         let inner = Arc::new(Inner {
-            link: Link::start(settings.clone(), "publisher")?,
-            lanes: (0..usize::from(settings.partitions) + 1 + JOB_LANES)
+            connection: ManagedConnection::start(settings.clone(), "publisher")?,
+            lanes: (0..usize::from(settings.partitions) + 1 + TASK_LANES)
                 .map(|_| Mutex::default())
                 .collect(),
             backlog: Backlog::new(settings.partitions),
             confirmed: Default::default(),
             poll: Notify::new(),
-            next_job: AtomicUsize::new(0),
+            next_task: AtomicUsize::new(0),
             settings,
         });
-        let poll = tokio::spawn(keep_polling(inner.clone()));
+        let poll = tokio::spawn(poll_while_waiting(inner.clone()));
         Ok(RabbitPublisher {
             inner,
             _poll: AbortOnDropHandle::new(poll),
         })
     }
 
-    /// Waits for a connection, at most `patience`; the error says what the last try failed of.
-    pub async fn ready(&self, patience: Duration) -> Result<()> {
-        self.inner.link.ready(patience).await
+    /// Waits for a connection, at most `limit`. The error carries the reason of the last failed attempt.
+    pub async fn ready(&self, limit: Duration) -> Result<()> {
+        self.inner.connection.ready(limit).await
     }
 
-    /// Closes the connection in good order; what is still being published fails.
+    /// Closes the connection in order; publishes under way fail.
     pub async fn close(&self) {
-        self.inner.link.close().await;
+        self.inner.connection.close().await;
     }
 
-    /// Jobs have no order, so several are published at once.
-    pub(super) async fn publish_job(&self, message: Outgoing<'_>) -> Result<()> {
-        let lane = self.inner.next_job.fetch_add(1, Ordering::Relaxed) % JOB_LANES;
+    /// Tasks have no order, so several are published at once.
+    pub(super) async fn publish_task(&self, message: Outgoing<'_>) -> Result<()> {
+        let lane = self.inner.next_task.fetch_add(1, Ordering::Relaxed) % TASK_LANES;
         let before = usize::from(self.inner.settings.partitions) + 1;
         self.inner.publish(before + lane, message).await
     }
 
-    /// How many payloads this publisher got confirmed, and how many commands were inside.
+    /// The number of payloads confirmed to this publisher, and of the commands in them.
     pub fn confirmed(&self) -> [u64; 2] {
         self.inner
             .confirmed
@@ -160,7 +162,7 @@ impl Publisher for RabbitPublisher {
         let mut headers = FieldTable::default();
         headers.insert("messages".into(), AMQPValue::LongLongInt(messages.into()));
         let message = Outgoing {
-            queue: topology::partition_queue(&settings.prefix, partition),
+            queue: QueueId::Partition(partition),
             payload: batch.payload(),
             properties: persistent("application/vnd.chat.batch", headers),
         };
@@ -175,18 +177,18 @@ impl Publisher for RabbitPublisher {
     fn backlog(&self) -> u64 {
         let total = self.inner.backlog.total();
         if total >= self.inner.settings.max_backlog {
-            // Sends are being refused on the strength of this number: find out soon if it still holds.
+            // Sends are refused because of this number: refresh it soon.
             self.inner.poll.notify_one();
         }
         total
     }
 
     fn state(&self) -> State {
-        self.inner.link.state()
+        self.inner.connection.state()
     }
 }
 
-/// Properties of a message that is to survive the broker.
+/// Properties of a message that survives a restart of the broker.
 pub(super) fn persistent(content_type: &str, headers: FieldTable) -> BasicProperties {
     let seconds = Timestamp::now().millis() / 1000;
     BasicProperties::default()
@@ -198,7 +200,7 @@ pub(super) fn persistent(content_type: &str, headers: FieldTable) -> BasicProper
 
 impl Inner {
     async fn publish(&self, lane: usize, message: Outgoing<'_>) -> Result<()> {
-        match self.link.state() {
+        match self.connection.state() {
             State::Up => {}
             State::Blocked => return Err(busy("the queue takes nothing just now; try again")),
             State::Down => return Err(busy("the queue is not reachable just now; try again")),
@@ -211,17 +213,17 @@ impl Inner {
     }
 
     async fn until_confirmed(&self, lane: usize, message: Outgoing<'_>) -> Result<()> {
-        // There is a lane for each partition that `check` lets through, one more, and those of the jobs.
+        // `check` accepts only partitions that have a lane.
         let mut lane = self.lanes[lane].lock().await;
         let mut retry = REFUSED.start();
         loop {
-            let live = match self.link.established().await {
+            let live = match self.connection.established().await {
                 Status::Up(live) => live,
                 _ => return Err(busy("the queue takes nothing just now; try again")),
             };
             let attempt = tokio::select! {
                 attempt = self.attempt(&mut lane, &live, &message) => attempt,
-                () = self.link.gone(live.epoch) => Attempt::Broken("connection lost".into()),
+                () = self.connection.gone(live.epoch) => Attempt::Broken("connection lost".into()),
                 () = self.blocked_for_good() => {
                     return Err(busy("the queue takes nothing just now; try again"));
                 }
@@ -229,18 +231,18 @@ impl Inner {
             match attempt {
                 Attempt::Confirmed => return Ok(()),
                 Attempt::Unroutable => {
-                    debug!(queue = message.queue, "queue was missing, declared")
+                    debug!(queue = ?message.queue, "queue was missing, declared");
                 }
                 Attempt::Refused(reason) => {
                     warn!(
-                        queue = message.queue,
+                        queue = ?message.queue,
                         error = reason,
                         "RabbitMQ refused a message, trying again"
                     );
                 }
                 Attempt::Broken(reason) => {
                     debug!(
-                        queue = message.queue,
+                        queue = ?message.queue,
                         error = reason,
                         "publish broken off, trying again"
                     );
@@ -251,7 +253,7 @@ impl Inner {
     }
 
     async fn blocked_for_good(&self) {
-        self.link.blocked().await;
+        self.connection.blocked().await;
         sleep(LAST_CONFIRM).await;
     }
 
@@ -287,7 +289,7 @@ impl Inner {
         let confirmation = channel
             .basic_publish(
                 "".into(),
-                message.queue.as_str().into(),
+                message.queue.name(&self.settings.prefix).into(),
                 options,
                 message.payload,
                 message.properties.clone(),
@@ -296,9 +298,10 @@ impl Inner {
             .await?;
         let attempt = match confirmation {
             Confirmation::Ack(None) => Attempt::Confirmed,
-            // An unroutable message is confirmed all the same.
+            // RabbitMQ confirms an unroutable message too, after returning it.
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
-                self.declare(&channel, &message.queue).await?;
+                let prefix = &self.settings.prefix;
+                message.queue.declare(&channel, prefix).await?;
                 Attempt::Unroutable
             }
             Confirmation::Nack(None) => Attempt::Refused("negative confirm".into()),
@@ -308,49 +311,25 @@ impl Inner {
         Ok(attempt)
     }
 
-    async fn declare(&self, channel: &Channel, queue: &str) -> lapin::Result<()> {
-        let prefix = &self.settings.prefix;
-        for partition in 0..self.settings.partitions {
-            if topology::partition_queue(prefix, partition) == queue {
-                topology::declare_partition(channel, prefix, partition).await?;
-                return Ok(());
-            }
-        }
-        for kind in JobQueue::ALL {
-            if topology::job_queue(prefix, kind) == queue {
-                return topology::declare_jobs(channel, prefix, kind)
-                    .await
-                    .map(drop);
-            }
-            for level in jobs::LEVELS {
-                if topology::delay_queue(prefix, kind, level) == queue {
-                    let declared = topology::declare_delay(channel, prefix, kind, level).await;
-                    return declared.map(drop);
-                }
-            }
-        }
-        topology::declare_dead(channel, prefix).await.map(drop)
-    }
-
     async fn poll_depths(&self, channel: &Channel) -> lapin::Result<()> {
         let mark = self.backlog.mark();
         let prefix = &self.settings.prefix;
-        let looks = (0..self.settings.partitions)
-            .map(|partition| topology::look(channel, topology::partition_queue(prefix, partition)));
-        let queues = future::try_join_all(looks).await?;
+        let queues = (0..self.settings.partitions)
+            .map(|partition| QueueId::Partition(partition).inspect(channel, prefix));
+        let queues = future::try_join_all(queues).await?;
         let ready: Vec<u64> = queues.iter().map(|q| q.message_count().into()).collect();
         self.backlog.polled(mark, &ready);
         Ok(())
     }
 }
 
-/// Keeps the estimate near the truth while there is anything to estimate.
-async fn keep_polling(inner: Arc<Inner>) {
+/// Refreshes the estimate of the backlog while anything waits.
+async fn poll_while_waiting(inner: Arc<Inner>) {
     let mut channel: Option<Channel> = None;
     let mut due = true;
     loop {
         if due
-            && let Status::Up(live) = inner.link.status()
+            && let Status::Up(live) = inner.connection.status()
             && let Ok(Err(error)) = timeout(POLL_DEADLINE, async {
                 let open = match channel.take() {
                     Some(open) if open.status().connected() => open,
@@ -364,8 +343,8 @@ async fn keep_polling(inner: Arc<Inner>) {
         {
             debug!(error = error.to_string(), "depths unknown");
         }
-        sleep(POLL_AGAIN).await;
-        let _ = timeout(POLL_EVERY - POLL_AGAIN, inner.poll.notified()).await;
+        sleep(POLL_MIN_INTERVAL).await;
+        let _ = timeout(POLL_EVERY - POLL_MIN_INTERVAL, inner.poll.notified()).await;
         due = inner.backlog.total() > 0 || channel.is_none();
     }
 }

@@ -1,5 +1,5 @@
-//! The queues, their names and their arguments. The arguments are the same for every version from 3.10 to 4.x and
-//! must stay as they are: RabbitMQ refuses to declare a queue again with others.
+//! The queues, their names and their arguments. The arguments are the same for every RabbitMQ version from 3.10 to 4.x and
+//! must not change: RabbitMQ refuses to declare an existing queue with other arguments.
 
 use std::time::Duration;
 
@@ -9,123 +9,122 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::Settings;
-use crate::queue::{JobQueue, Partition};
+use super::settings::Settings;
+use crate::queue::{Partition, TaskQueue};
 
-/// A redelivery counts as a delivery, and 4.x discards a message after 20 unless told otherwise; 3.10 knows no
-/// "unlimited" (-1). This is as good as unlimited, and fits a signed 32-bit integer.
+/// A redelivery counts as a delivery, and 4.x discards a message after 20 unless told otherwise; 3.10 does not accept
+/// "unlimited" (-1). This limit is never reached and fits a signed 32-bit integer.
 const DELIVERY_LIMIT: i32 = 1_000_000_000;
 
-pub(super) fn partition_queue(prefix: &str, partition: Partition) -> String {
-    format!("{prefix}.p.{partition}")
+/// One queue of a deployment.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum QueueId {
+    Partition(Partition),
+    /// Tasks that are due.
+    Tasks(TaskQueue),
+    /// Tasks that wait for one level of a delay; see [`super::delay`].
+    Delay(TaskQueue, Duration),
+    DeadLetters,
 }
 
-pub(super) fn job_queue(prefix: &str, queue: JobQueue) -> String {
-    format!("{prefix}.job.{}", queue.as_str())
+impl QueueId {
+    pub fn name(self, prefix: &str) -> String {
+        match self {
+            QueueId::Partition(partition) => format!("{prefix}.p.{partition}"),
+            QueueId::Tasks(queue) => format!("{prefix}.job.{}", queue.as_str()),
+            QueueId::Delay(queue, level) => {
+                format!("{prefix}.delay.{}.{}", queue.as_str(), level.as_millis())
+            }
+            QueueId::DeadLetters => format!("{prefix}.dead"),
+        }
+    }
+
+    /// Creates the queue if it does not exist; fails if it exists with other arguments.
+    pub async fn declare(self, channel: &Channel, prefix: &str) -> lapin::Result<lapin::Queue> {
+        let options = QueueDeclareOptions::durable();
+        channel
+            .queue_declare(self.name(prefix).into(), options, self.arguments(prefix))
+            .await
+    }
+
+    /// Reads the state of an existing queue by a passive declaration; its `message_count` is the number of ready messages.
+    /// For a queue that does not exist the broker closes the channel.
+    pub async fn inspect(self, channel: &Channel, prefix: &str) -> lapin::Result<lapin::Queue> {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::durable()
+        };
+        channel
+            .queue_declare(self.name(prefix).into(), options, FieldTable::default())
+            .await
+    }
+
+    fn arguments(self, prefix: &str) -> FieldTable {
+        let mut arguments = quorum();
+        match self {
+            QueueId::Partition(_) => {
+                arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+            }
+            // The broker moves expired messages to the task queue and deletes them only when that queue has confirmed
+            // (at-least-once, RabbitMQ 3.10).
+            QueueId::Delay(queue, level) => {
+                let millis = i64::try_from(level.as_millis()).unwrap_or(i64::MAX);
+                let target = QueueId::Tasks(queue).name(prefix);
+                arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(millis));
+                arguments.insert("x-dead-letter-exchange".into(), text(""));
+                arguments.insert("x-dead-letter-routing-key".into(), text(&target));
+                arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+                arguments.insert("x-overflow".into(), text("reject-publish"));
+            }
+            QueueId::Tasks(_) | QueueId::DeadLetters => {}
+        }
+        arguments
+    }
 }
 
-/// Where jobs of one queue wait for one level's time; see [`super::jobs`].
-pub(super) fn delay_queue(prefix: &str, queue: JobQueue, level: Duration) -> String {
-    format!("{prefix}.delay.{}.{}", queue.as_str(), level.as_millis())
-}
-
-pub(super) fn dead_queue(prefix: &str) -> String {
-    format!("{prefix}.dead")
-}
-
-/// Declares everything; fails where a queue exists with other arguments.
+/// Declares all queues except those of delays, which are declared when first used.
 pub(super) async fn declare(connection: &Connection, settings: &Settings) -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
-    for partition in 0..settings.partitions {
-        declare_partition(&channel, &settings.prefix, partition).await?;
-    }
-    declare_dead(&channel, &settings.prefix).await?;
-    for queue in JobQueue::ALL {
-        declare_jobs(&channel, &settings.prefix, queue).await?;
+    let queues = (0..settings.partitions)
+        .map(QueueId::Partition)
+        .chain([QueueId::DeadLetters])
+        .chain(TaskQueue::ALL.map(QueueId::Tasks));
+    for queue in queues {
+        queue.declare(&channel, &settings.prefix).await?;
     }
     channel.close(200, "done".into()).await
 }
 
-pub(super) async fn declare_partition(
-    channel: &Channel,
-    prefix: &str,
-    partition: Partition,
-) -> lapin::Result<lapin::Queue> {
-    let mut arguments = quorum();
-    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-    declare_queue(channel, partition_queue(prefix, partition), arguments).await
-}
-
-pub(super) async fn declare_jobs(
-    channel: &Channel,
-    prefix: &str,
-    queue: JobQueue,
-) -> lapin::Result<lapin::Queue> {
-    declare_queue(channel, job_queue(prefix, queue), quorum()).await
-}
-
-/// Messages expire only at a queue's head, so each level is a queue of its own. The broker hands what expired to the
-/// job queue and forgets it only when that queue has it (at-least-once, RabbitMQ 3.10).
-pub(super) async fn declare_delay(
-    channel: &Channel,
-    prefix: &str,
-    queue: JobQueue,
-    level: Duration,
-) -> lapin::Result<lapin::Queue> {
-    let text = |text: &str| AMQPValue::LongString(text.into());
-    let millis = i64::try_from(level.as_millis()).unwrap_or(i64::MAX);
-    let mut arguments = quorum();
-    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(millis));
-    arguments.insert("x-dead-letter-exchange".into(), text(""));
-    arguments.insert(
-        "x-dead-letter-routing-key".into(),
-        text(&job_queue(prefix, queue)),
-    );
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
-    declare_queue(channel, delay_queue(prefix, queue, level), arguments).await
-}
-
-pub(super) async fn declare_dead(channel: &Channel, prefix: &str) -> lapin::Result<lapin::Queue> {
-    declare_queue(channel, dead_queue(prefix), quorum()).await
-}
-
-/// What is in a queue that exists: `message_count` is the ready ones only. A queue that does not exist closes the
-/// channel.
-pub(super) async fn look(channel: &Channel, queue: String) -> lapin::Result<lapin::Queue> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::durable()
-    };
-    channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
-}
-
-async fn declare_queue(
-    channel: &Channel,
-    queue: String,
-    arguments: FieldTable,
-) -> lapin::Result<lapin::Queue> {
-    channel
-        .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
-        .await
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
 }
 
 fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
-    arguments.insert(
-        "x-queue-type".into(),
-        AMQPValue::LongString("quorum".into()),
-    );
+    arguments.insert("x-queue-type".into(), text("quorum"));
     arguments.insert(
         "x-delivery-limit".into(),
         AMQPValue::LongInt(DELIVERY_LIMIT),
     );
     // Spreads the partitions' leaders over a cluster's nodes.
-    arguments.insert(
-        "x-queue-leader-locator".into(),
-        AMQPValue::LongString("balanced".into()),
-    );
+    arguments.insert("x-queue-leader-locator".into(), text("balanced"));
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two versions share the queues during an update.
+    #[test]
+    fn names_are_the_same_in_every_version() {
+        let name = |queue: QueueId| queue.name("chat");
+        assert_eq!(name(QueueId::Partition(7)), "chat.p.7");
+        assert_eq!(name(QueueId::Tasks(TaskQueue::Email)), "chat.job.email");
+        assert_eq!(
+            name(QueueId::Delay(TaskQueue::Notify, Duration::from_secs(4))),
+            "chat.delay.notify.4000"
+        );
+        assert_eq!(name(QueueId::DeadLetters), "chat.dead");
+    }
 }

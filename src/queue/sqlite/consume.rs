@@ -1,10 +1,11 @@
-//! Consuming: from memory while it keeps up, from the file otherwise. The partition's lock makes one consumer the
-//! active one; it passes on with the consumer's end.
+//! Consuming: from memory while the consumer keeps up, from the file otherwise. The consumer that holds the partition's lock
+//! is the active one; when it ends, the next one acquires the lock.
 
 use std::{
     collections::VecDeque,
     pin::pin,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,12 +17,18 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{FOREIGN, Lane, Shared, Stored, Write, flush};
+use super::{
+    state::{Lane, Shared, Stored},
+    write::{Write, flush},
+};
 use crate::{
     error::Result,
     queue::{Consumer, Delivery, Partition},
     sqlite::failure,
 };
+
+/// Interval at which an idle consumer looks for payloads of another process.
+const FOREIGN_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct SqliteConsumer {
     shared: Arc<Shared>,
@@ -29,11 +36,11 @@ pub(super) struct SqliteConsumer {
     writer: mpsc::Sender<Write>,
     partition: Partition,
     active: Option<OwnedMutexGuard<()>>,
-    /// Read and not handed out.
+    /// Read and not delivered.
     ahead: VecDeque<Stored>,
-    /// The id of the newest one read.
+    /// The id of the newest payload read.
     cursor: i64,
-    /// Handed out and not acknowledged: id and number of commands.
+    /// Delivered and not acknowledged: id and number of commands.
     unacked: VecDeque<(i64, u32)>,
 }
 
@@ -57,7 +64,7 @@ impl SqliteConsumer {
     }
 
     fn lane(&self) -> &Lane {
-        // `consume` let only known partitions through.
+        // `consume` accepts only existing partitions.
         &self.shared.lanes[usize::from(self.partition)]
     }
 
@@ -66,9 +73,9 @@ impl SqliteConsumer {
         self.active = Some(guard);
     }
 
-    fn hand_out(&mut self) -> Option<Delivery> {
+    fn deliver(&mut self) -> Option<Delivery> {
         if self.ahead.is_empty() {
-            let taken = self.lane().tail().take(self.cursor)?;
+            let taken = self.lane().tail.lock().take(self.cursor)?;
             self.cursor = taken.back().map_or(self.cursor, |newest| newest.id);
             self.ahead = taken;
         }
@@ -85,7 +92,7 @@ impl SqliteConsumer {
         })
     }
 
-    /// Reads on from the file.
+    /// Reads the next payloads from the file.
     async fn read(&mut self) -> Result<()> {
         let rows = sqlx::query(
             "SELECT id, messages, payload FROM queue WHERE partition = ? AND id > ? ORDER BY id LIMIT ?",
@@ -118,12 +125,12 @@ impl Consumer for SqliteConsumer {
             self.activate(guard);
         }
         loop {
-            if let Some(delivery) = self.hand_out() {
+            if let Some(delivery) = self.deliver() {
                 return Some(delivery);
             }
             let shared = self.shared.clone();
             let mut arrived = pin!(shared.lanes[usize::from(self.partition)].arrived.notified());
-            // From here on nothing that arrives goes unnoticed.
+            // Registered before reading, so that no arrival is missed.
             arrived.as_mut().enable();
             if let Err(error) = self.read().await {
                 warn!(
@@ -134,7 +141,7 @@ impl Consumer for SqliteConsumer {
                 return None;
             }
             if self.ahead.is_empty() {
-                let _ = timeout(FOREIGN, arrived).await;
+                let _ = timeout(FOREIGN_INTERVAL, arrived).await;
             }
         }
     }
@@ -144,7 +151,7 @@ impl Consumer for SqliteConsumer {
             let guard = self.lane().active.clone().try_lock_owned().ok()?;
             self.activate(guard);
         }
-        self.hand_out()
+        self.deliver()
     }
 
     async fn ack_through(&mut self, tag: u64) -> Result<()> {
@@ -161,7 +168,7 @@ impl Consumer for SqliteConsumer {
         if let Some(newest) = newest {
             self.lane().acked.fetch_max(newest, Ordering::Release);
             let backlog = &self.shared.backlog;
-            // Another process's payloads were never counted.
+            // Payloads of another process were never counted.
             let _ = backlog.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
                 Some(before.saturating_sub(commands))
             });

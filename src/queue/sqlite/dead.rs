@@ -5,7 +5,7 @@ use bytes::Bytes;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::SqliteQueue;
+use super::queue::SqliteQueue;
 use crate::{
     error::Result,
     model::Timestamp,
@@ -13,14 +13,14 @@ use crate::{
     sqlite::failure,
 };
 
-/// Letters replayed between two looks at the table: their payloads are held in memory.
-const AT_ONCE: i64 = 100;
+/// Letters read at once for a replay: their payloads are held in memory.
+const PAGE: i64 = 100;
 
 #[async_trait]
 impl DeadLetters for SqliteQueue {
     async fn put(&self, letter: &DeadLetter, original: Bytes) -> Result<()> {
         let mut transaction = self.shared.database.write().await?;
-        // A command that comes again after a crash is set aside again, under the same id.
+        // The same letter may be put again when its command is redelivered.
         sqlx::query(
             "INSERT INTO dead_letters (id, at, reason, partition, payload) VALUES (?, ?, ?, ?, ?) \
              ON CONFLICT (id) DO NOTHING",
@@ -65,7 +65,7 @@ impl DeadLetters for SqliteQueue {
             for letter in letters {
                 let batch = EncodedBatch::again(letter.payload)?;
                 self.publish(letter.partition, batch).await?;
-                self.forget(&Selection::One(letter.id)).await?;
+                self.delete(&Selection::One(letter.id)).await?;
                 done += 1;
             }
             after = newest;
@@ -73,7 +73,7 @@ impl DeadLetters for SqliteQueue {
     }
 
     async fn purge(&self, which: Selection) -> Result<u64> {
-        self.forget(&which).await
+        self.delete(&which).await
     }
 }
 
@@ -93,7 +93,7 @@ impl SqliteQueue {
         .bind(after)
         .bind(one(which))
         .bind(one(which))
-        .bind(AT_ONCE)
+        .bind(PAGE)
         .fetch_all(self.shared.database.readers())
         .await
         .map_err(failure)?;
@@ -106,7 +106,7 @@ impl SqliteQueue {
         Ok(letters.collect())
     }
 
-    async fn forget(&self, which: &Selection) -> Result<u64> {
+    async fn delete(&self, which: &Selection) -> Result<u64> {
         let mut transaction = self.shared.database.write().await?;
         let done = sqlx::query("DELETE FROM dead_letters WHERE ? IS NULL OR id = ?")
             .bind(one(which))
@@ -126,7 +126,7 @@ fn one(which: &Selection) -> Option<Uuid> {
     }
 }
 
-/// The column holds what `put` bound.
+/// `put` stores only valid partitions.
 fn partition(stored: i64) -> Partition {
     Partition::try_from(stored).unwrap_or(Partition::MAX)
 }

@@ -1,4 +1,4 @@
-//! The one task that writes the queue's table: whatever was asked for while it was committing is the next commit.
+//! The one task that writes the queue's table. Requests that arrive during a commit form the next commit.
 
 use std::{
     collections::BTreeSet,
@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use sqlx::QueryBuilder;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -13,20 +14,44 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Publish, Shared, Stored, Write};
+use super::state::{Shared, Stored};
 use crate::{
     error::{Error, Result},
+    queue::Partition,
     sqlite::failure,
 };
 
-/// How long acknowledgements wait for a publish that takes them along.
+/// How long acknowledgements wait for a publish to be committed with.
 const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Requests in one commit.
 const BATCH: usize = 1024;
 /// Rows in one statement; three values each, far below SQLite's limit of 32,766.
 const ROWS: usize = 64;
 
-/// Ends when every handle is gone, after a last flush.
+/// A request to the writer task.
+pub(super) enum Write {
+    Publish(Publish),
+    /// Answered when all payloads acknowledged before are deleted.
+    Flush(oneshot::Sender<()>),
+}
+
+pub(super) struct Publish {
+    pub partition: Partition,
+    pub payload: Bytes,
+    pub messages: u32,
+    pub done: oneshot::Sender<Result<()>>,
+}
+
+/// Waits until everything acknowledged so far is deleted.
+pub(super) async fn flush(writer: &mpsc::Sender<Write>) {
+    let (done, flushed) = oneshot::channel();
+    if writer.send(Write::Flush(done)).await.is_ok() {
+        // An error means that the writer ended, which includes a flush.
+        let _ = flushed.await;
+    }
+}
+
+/// Ends with a last flush when every handle has been dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Write>, last_id: i64) {
     let mut writer = Writer {
         deleted: vec![0; shared.lanes.len()],
@@ -39,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Write>
         let open = tokio::select! {
             count = requests.recv_many(&mut batch, BATCH) => count > 0,
             () = writer.shared.acked.notified() => {
-                // It may find out that everyone is gone, and finds out again next time.
+                // If all senders are gone, the next receive reports it again.
                 let _ = timeout(ACK_DELAY, requests.recv_many(&mut batch, BATCH)).await;
                 true
             }
@@ -53,9 +78,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Write>
 
 struct Writer {
     shared: Arc<Shared>,
-    /// The highest id ever given, to notice rows of other processes.
+    /// The highest id assigned so far, to detect rows of other processes.
     last_id: i64,
-    /// Up to where each partition's payloads are deleted.
+    /// The id up to which each partition's payloads are deleted.
     deleted: Vec<i64>,
     /// Whether the last commit failed; logged when it changes.
     failing: bool,
@@ -67,7 +92,7 @@ impl Writer {
         let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
         for request in batch.drain(..) {
             match request {
-                // Nobody waits for it any more, and "may or may not be queued" is what they were told.
+                // The caller timed out and was told that the batch may or may not be queued.
                 Write::Publish(publish) if publish.done.is_closed() => {}
                 Write::Publish(publish) => publishes.push(publish),
                 Write::Flush(done) => flushes.push(done),
@@ -97,14 +122,14 @@ impl Writer {
                 let cause = error.chain();
                 for publish in publishes {
                     let answer = Error::unavailable("queue", cause.clone());
-                    // A caller that is gone needs no answer.
+                    // The caller may have timed out.
                     let _ = publish.done.send(Err(answer));
                 }
-                // What was acknowledged is deleted with the next commit.
+                // Acknowledged payloads are deleted with the next commit.
                 self.shared.acked.notify_one();
             }
         }
-        // Dropping `flushes` answers those who wait, whichever way it went.
+        // Dropping `flushes` answers them in both cases.
     }
 
     /// Returns the new rows' ids, in the order of `publishes`.
@@ -133,7 +158,7 @@ impl Writer {
             .map(|(partition, (acked, _))| (partition, *acked))
             .collect();
         if !done.is_empty() {
-            // One statement, as each crosses to SQLite's thread and back. CROSS JOIN keeps the list outermost.
+            // One statement, since each is a round trip to SQLite's thread. CROSS JOIN keeps the list outermost.
             let gone = "DELETE FROM queue WHERE id IN (SELECT q.id FROM json_each(?1) done \
                  CROSS JOIN queue q ON q.partition = done.value ->> 0 AND q.id <= done.value ->> 1)";
             sqlx::query(gone)
@@ -151,9 +176,9 @@ impl Writer {
         let newest = ids.last().copied().unwrap_or(self.last_id);
         let foreign = newest - self.last_id != count;
         if foreign {
-            // Another process added rows in between: the tails are not the whole truth any more.
+            // Another process added rows in between, so the tails are incomplete.
             for lane in &self.shared.lanes {
-                lane.tail().reset(newest);
+                lane.tail.lock().reset(newest);
                 lane.arrived.notify_one();
             }
         }
@@ -167,7 +192,7 @@ impl Writer {
             // `publish` let only known partitions through.
             let lane = &self.shared.lanes[usize::from(publish.partition)];
             if !foreign {
-                lane.tail().push(Stored {
+                lane.tail.lock().push(Stored {
                     id,
                     messages,
                     payload: publish.payload,

@@ -1,11 +1,12 @@
-//! What every bus promises (`chat::bus`), on Redis and in memory; and what only Redis can do to us.
+//! The contract of the four ports of `chat::bus`, run on Redis and in memory; and failures that only Redis has.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chat::{
     bus::{
-        Bus, Channel, Incoming, Presence, Publications, RoomEvents, decode_events,
+        Channel, Handles, Incoming, Publications, RecentEvents, RoomEvents, UserPresence,
+        decode_events,
         memory::{self, MemoryBus},
         redis::{self, RedisBus},
     },
@@ -17,15 +18,15 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::support::{Line, PATIENCE, redis_url, soon, unique, until};
 
-/// Two nodes' view of one bus; in memory it is the same one twice.
+/// The handles of two nodes to one bus; in memory both are the same.
 struct Nodes {
-    one: Arc<dyn Bus>,
-    two: Arc<dyn Bus>,
+    one: Handles,
+    two: Handles,
 }
 
 const RECENT: usize = 5;
 
-fn redis_bus(prefix: &str, url: String, recent_ttl: Duration) -> RedisBus {
+fn redis_bus(prefix: &str, url: String, recent_ttl: Duration) -> Handles {
     let settings = redis::Settings {
         url,
         prefix: prefix.to_owned(),
@@ -33,23 +34,23 @@ fn redis_bus(prefix: &str, url: String, recent_ttl: Duration) -> RedisBus {
         recent_ttl,
         pool: 4,
     };
-    RedisBus::connect(settings).unwrap()
+    Handles::new(Arc::new(RedisBus::connect(settings).unwrap()))
 }
 
 fn redis_nodes(recent_ttl: Duration) -> Nodes {
     let prefix = unique("bus");
     Nodes {
-        one: Arc::new(redis_bus(&prefix, redis_url(), recent_ttl)),
-        two: Arc::new(redis_bus(&prefix, redis_url(), recent_ttl)),
+        one: redis_bus(&prefix, redis_url(), recent_ttl),
+        two: redis_bus(&prefix, redis_url(), recent_ttl),
     }
 }
 
 fn memory_nodes(recent_ttl: Duration) -> Nodes {
-    let bus = Arc::new(MemoryBus::new(memory::Settings {
+    let bus = Handles::new(Arc::new(MemoryBus::new(memory::Settings {
         recent_messages: RECENT,
         recent_ttl,
         recent_rooms: 100,
-    }));
+    })));
     Nodes {
         one: bus.clone(),
         two: bus,
@@ -89,8 +90,8 @@ async fn message(incoming: &mut mpsc::Receiver<Incoming>) -> (Channel, Bytes) {
     }
 }
 
-async fn recent(bus: &dyn Bus, room: RoomId) -> Vec<Seq> {
-    let events = bus.recent(room).await.unwrap();
+async fn recent(recent: &dyn RecentEvents, room: RoomId) -> Vec<Seq> {
+    let events = recent.get(room).await.unwrap();
     for event in &events {
         assert!(event.data.ends_with(&format!("of {}\"}}", event.seq)));
         assert_eq!(event.kind, EventKind::NewMessage);
@@ -98,10 +99,10 @@ async fn recent(bus: &dyn Bus, room: RoomId) -> Vec<Seq> {
     events.iter().map(|event| event.seq).collect()
 }
 
-async fn what_is_published_arrives_in_order(nodes: Nodes) {
+async fn published_messages_arrive_in_order(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (room, other, edge) = (new_id(), new_id(), new_id());
-    let (subscriptions, mut incoming) = two.listen().await.unwrap();
+    let (subscriptions, mut incoming) = two.pubsub.listen().await.unwrap();
     let channels = [Channel::Room(room), Channel::Edge(edge), Channel::Everyone];
     assert!(subscriptions.subscribe(&channels).await.unwrap());
     assert!(subscriptions.subscribe(&[]).await.unwrap());
@@ -116,7 +117,7 @@ async fn what_is_published_arrives_in_order(nodes: Nodes) {
             (Channel::Edge(edge), Bytes::from(format!("answer {seq}"))),
             (Channel::Everyone, Bytes::from(vec![0, 255, 10, b'x'])),
         ];
-        one.publish(&publications).await.unwrap();
+        one.pubsub.publish(&publications).await.unwrap();
     }
     let mut seqs = Vec::new();
     for seq in 1..=50 {
@@ -137,41 +138,42 @@ async fn what_is_published_arrives_in_order(nodes: Nodes) {
         assert_eq!(message(&mut incoming).await, (Channel::Everyone, expected));
     }
     assert_eq!(seqs, (1..=100).collect::<Vec<_>>());
-    one.publish(&Publications::default()).await.unwrap();
+    one.pubsub.publish(&Publications::default()).await.unwrap();
 }
 
 async fn unsubscribed_channels_are_silent(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (left, kept) = (Channel::Room(new_id()), Channel::Room(new_id()));
-    let (subscriptions, mut incoming) = two.listen().await.unwrap();
+    let (subscriptions, mut incoming) = two.pubsub.listen().await.unwrap();
     subscriptions.subscribe(&[left, kept, left]).await.unwrap();
     subscriptions.unsubscribe(&[left]).await.unwrap();
-    one.publish(&notice(left, "no")).await.unwrap();
-    one.publish(&notice(kept, "yes")).await.unwrap();
+    one.pubsub.publish(&notice(left, "no")).await.unwrap();
+    one.pubsub.publish(&notice(kept, "yes")).await.unwrap();
     assert_eq!(
         message(&mut incoming).await,
         (kept, Bytes::from_static(b"yes"))
     );
     subscriptions.subscribe(&[left]).await.unwrap();
-    one.publish(&notice(left, "again")).await.unwrap();
+    one.pubsub.publish(&notice(left, "again")).await.unwrap();
     assert_eq!(
         message(&mut incoming).await,
         (left, Bytes::from_static(b"again"))
     );
 }
 
-async fn listeners_do_not_disturb_each_other(nodes: Nodes) {
+async fn listeners_are_independent(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let channel = Channel::Room(new_id());
-    let (first, mut first_incoming) = one.listen().await.unwrap();
-    let (second, mut second_incoming) = two.listen().await.unwrap();
-    let (third, third_incoming) = two.listen().await.unwrap();
+    let (first, mut first_incoming) = one.pubsub.listen().await.unwrap();
+    let (second, mut second_incoming) = two.pubsub.listen().await.unwrap();
+    let (third, third_incoming) = two.pubsub.listen().await.unwrap();
     for subscriptions in [&first, &second, &third] {
         subscriptions.subscribe(&[channel]).await.unwrap();
     }
     drop(third_incoming);
     first.unsubscribe(&[channel]).await.unwrap();
-    one.publish(&notice(channel, "for the second"))
+    one.pubsub
+        .publish(&notice(channel, "for the second"))
         .await
         .unwrap();
     message(&mut second_incoming).await;
@@ -181,38 +183,52 @@ async fn listeners_do_not_disturb_each_other(nodes: Nodes) {
 async fn recent_events_are_the_contiguous_tail(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let room = new_id();
-    assert_eq!(recent(&*two, room).await, [0; 0]);
-    one.publish(&room_events(room, 1..=3)).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [1, 2, 3]);
-    one.publish(&room_events(room, 4..=7)).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [3, 4, 5, 6, 7]);
-    one.publish(&room_events(room, 8..=20)).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [16, 17, 18, 19, 20]);
-    // 21 never came.
-    one.publish(&room_events(room, 22..=23)).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [22, 23]);
-    one.publish(&room_events(room, 24..=25)).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [22, 23, 24, 25]);
-    // Stale rooms are forgotten first, then added to.
+    assert_eq!(recent(&*two.recent, room).await, [0; 0]);
+    one.pubsub.publish(&room_events(room, 1..=3)).await.unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [1, 2, 3]);
+    one.pubsub.publish(&room_events(room, 4..=7)).await.unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [3, 4, 5, 6, 7]);
+    one.pubsub
+        .publish(&room_events(room, 8..=20))
+        .await
+        .unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [16, 17, 18, 19, 20]);
+    // 21 is missing.
+    one.pubsub
+        .publish(&room_events(room, 22..=23))
+        .await
+        .unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [22, 23]);
+    one.pubsub
+        .publish(&room_events(room, 24..=25))
+        .await
+        .unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [22, 23, 24, 25]);
+    // Stale rooms are deleted first, then appended to.
     let mut publications = room_events(room, 26..=26);
     publications.stale = vec![room, new_id()];
-    one.publish(&publications).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [26]);
+    one.pubsub.publish(&publications).await.unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [26]);
     let stale = Publications {
         stale: vec![room],
         ..Publications::default()
     };
-    one.publish(&stale).await.unwrap();
-    assert_eq!(recent(&*two, room).await, [0; 0]);
+    one.pubsub.publish(&stale).await.unwrap();
+    assert_eq!(recent(&*two.recent, room).await, [0; 0]);
 }
 
 async fn recent_events_expire(nodes: Nodes) {
     let room = new_id();
-    nodes.one.publish(&room_events(room, 1..=2)).await.unwrap();
-    assert_eq!(recent(&*nodes.two, room).await, [1, 2]);
+    nodes
+        .one
+        .pubsub
+        .publish(&room_events(room, 1..=2))
+        .await
+        .unwrap();
+    assert_eq!(recent(&*nodes.two.recent, room).await, [1, 2]);
     until(
         "they expire",
-        async || recent(&*nodes.two, room).await,
+        async || recent(&*nodes.two.recent, room).await,
         Vec::is_empty,
     )
     .await;
@@ -221,14 +237,17 @@ async fn recent_events_expire(nodes: Nodes) {
 async fn a_value_is_taken_once(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let key = unique("ticket");
-    assert_eq!(one.take(&key).await.unwrap(), None);
-    one.put(&key, "first", PATIENCE).await.unwrap();
-    one.put(&key, "it's ü", PATIENCE).await.unwrap();
+    assert_eq!(one.coordination.take(&key).await.unwrap(), None);
+    one.coordination.put(&key, "first", PATIENCE).await.unwrap();
+    one.coordination
+        .put(&key, "it's ü", PATIENCE)
+        .await
+        .unwrap();
     let takers = (0..50).map(|n| {
         if n % 2 == 0 {
-            one.take(&key)
+            one.coordination.take(&key)
         } else {
-            two.take(&key)
+            two.coordination.take(&key)
         }
     });
     let taken: Vec<String> = future::join_all(takers)
@@ -237,7 +256,8 @@ async fn a_value_is_taken_once(nodes: Nodes) {
         .filter_map(Result::unwrap)
         .collect();
     assert_eq!(taken, ["it's ü"]);
-    one.put(&key, "short", Duration::from_millis(60))
+    one.coordination
+        .put(&key, "short", Duration::from_millis(60))
         .await
         .unwrap();
     let started = Instant::now();
@@ -247,18 +267,18 @@ async fn a_value_is_taken_once(nodes: Nodes) {
         |elapsed| *elapsed > Duration::from_millis(80),
     )
     .await;
-    assert_eq!(two.take(&key).await.unwrap(), None);
+    assert_eq!(two.coordination.take(&key).await.unwrap(), None);
 }
 
-async fn hits_are_counted_within_their_window(nodes: Nodes) {
+async fn increments_count_within_their_window(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (key, window) = (unique("limit"), Duration::from_millis(400));
     let started = Instant::now();
     let hits = (0..40).map(|n| {
         if n % 2 == 0 {
-            one.hit(&key, window)
+            one.coordination.increment(&key, window)
         } else {
-            two.hit(&key, window)
+            two.coordination.increment(&key, window)
         }
     });
     let mut counts: Vec<u64> = future::join_all(hits)
@@ -268,147 +288,296 @@ async fn hits_are_counted_within_their_window(nodes: Nodes) {
         .collect();
     counts.sort_unstable();
     assert_eq!(counts, (1..=40).collect::<Vec<_>>());
-    assert_eq!(one.hit(&unique("limit"), window).await.unwrap(), 1);
-    // Hits do not prolong the window.
+    assert_eq!(
+        one.coordination
+            .increment(&unique("limit"), window)
+            .await
+            .unwrap(),
+        1
+    );
+    // Increments do not extend the window.
     until(
         "a new window",
-        async || one.hit(&key, window).await.unwrap(),
+        async || one.coordination.increment(&key, window).await.unwrap(),
         |count| *count == 1,
     )
     .await;
     assert!(started.elapsed() >= window - Duration::from_millis(5));
 }
 
-async fn who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(nodes: Nodes) {
+async fn presence_ends_with_its_ttl_and_activity_is_kept(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (ada, bob, eve) = (new_id(), new_id(), new_id());
     let at = |ago: i64| Timestamp::from_millis(Timestamp::now().millis() - ago);
     let (early, late) = (at(5000), at(1000));
-    one.here(&[(ada, late), (bob, early)], PATIENCE)
+    one.presence
+        .mark_connected(&[(ada, late), (bob, early)], PATIENCE)
         .await
         .unwrap();
-    // Another node's older and shorter word takes nothing back.
+    // Another node's older activity and shorter end change nothing.
     let short = Duration::from_millis(200);
-    two.here(&[(ada, early), (eve, late)], short).await.unwrap();
-    let ask = async || two.presence(&[eve, ada, bob, new_id()]).await.unwrap();
+    two.presence
+        .mark_connected(&[(ada, early), (eve, late)], short)
+        .await
+        .unwrap();
+    let ask = async || two.presence.get(&[eve, ada, bob, new_id()]).await.unwrap();
     let presence = until("one is gone", ask, |all| !all[0].connected).await;
-    let known = |connected, active| Presence { connected, active };
-    assert_eq!(presence[0].active, Some(late));
+    let known = |connected, last_active| UserPresence {
+        connected,
+        last_active,
+    };
+    assert_eq!(presence[0].last_active, Some(late));
     assert_eq!(
         presence[1..3],
         [known(true, Some(late)), known(true, Some(early))]
     );
     assert_eq!(presence[3], known(false, None));
-    assert_eq!(one.presence(&[]).await.unwrap(), []);
+    assert_eq!(one.presence.get(&[]).await.unwrap(), []);
 }
 
 async fn counters_add_up(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (a, b) = (unique("count"), unique("count"));
     let ttl = Duration::from_millis(500);
-    assert_eq!(one.count(&[(&a, 0), (&b, 0)], ttl).await.unwrap(), [0, 0]);
-    assert_eq!(one.count(&[(&a, 2), (&b, 5)], ttl).await.unwrap(), [2, 5]);
-    assert_eq!(two.count(&[(&b, 1), (&a, 0)], ttl).await.unwrap(), [6, 2]);
-    assert!(one.count(&[], ttl).await.unwrap().is_empty());
-    // Asking does not keep them.
-    let ask = async || two.count(&[(&a, 0), (&b, 0)], PATIENCE).await.unwrap();
-    until("they are forgotten", ask, |totals| *totals == [0, 0]).await;
+    assert_eq!(
+        one.coordination
+            .add(&[(&a, 0), (&b, 0)], ttl)
+            .await
+            .unwrap(),
+        [0, 0]
+    );
+    assert_eq!(
+        one.coordination
+            .add(&[(&a, 2), (&b, 5)], ttl)
+            .await
+            .unwrap(),
+        [2, 5]
+    );
+    assert_eq!(
+        two.coordination
+            .add(&[(&b, 1), (&a, 0)], ttl)
+            .await
+            .unwrap(),
+        [6, 2]
+    );
+    assert!(one.coordination.add(&[], ttl).await.unwrap().is_empty());
+    // Reading does not extend them.
+    let ask = async || {
+        two.coordination
+            .add(&[(&a, 0), (&b, 0)], PATIENCE)
+            .await
+            .unwrap()
+    };
+    until("they expire", ask, |totals| *totals == [0, 0]).await;
 }
 
-async fn one_leads_at_a_time(nodes: Nodes) {
+async fn a_lease_has_one_holder_at_a_time(nodes: Nodes) {
     let Nodes { one, two } = nodes;
-    let (key, long) = (unique("lead"), PATIENCE);
+    let (key, long) = (unique("lease"), PATIENCE);
     let (first, second) = (new_id(), new_id());
-    assert!(one.lead(&key, first, long).await.unwrap());
-    assert!(!two.lead(&key, second, long).await.unwrap());
-    assert!(one.lead(&key, first, long).await.unwrap(), "renewed");
-    two.resign(&key, second).await.unwrap();
-    assert!(!two.lead(&key, second, long).await.unwrap());
-    one.resign(&key, first).await.unwrap();
-    assert!(two.lead(&key, second, long).await.unwrap());
-    // A leader that is not heard of any more.
     assert!(
-        two.lead(&key, second, Duration::from_millis(200))
+        one.coordination
+            .acquire_lease(&key, first, long)
             .await
             .unwrap()
     );
-    assert!(!one.lead(&key, first, long).await.unwrap());
-    let ask = async || one.lead(&key, first, long).await.unwrap();
-    until("the first one leads again", ask, |leads| *leads).await;
+    assert!(
+        !two.coordination
+            .acquire_lease(&key, second, long)
+            .await
+            .unwrap()
+    );
+    assert!(
+        one.coordination
+            .acquire_lease(&key, first, long)
+            .await
+            .unwrap(),
+        "renewed"
+    );
+    two.coordination.release_lease(&key, second).await.unwrap();
+    assert!(
+        !two.coordination
+            .acquire_lease(&key, second, long)
+            .await
+            .unwrap()
+    );
+    one.coordination.release_lease(&key, first).await.unwrap();
+    assert!(
+        two.coordination
+            .acquire_lease(&key, second, long)
+            .await
+            .unwrap()
+    );
+    // A lease that is not renewed.
+    assert!(
+        two.coordination
+            .acquire_lease(&key, second, Duration::from_millis(200))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !one.coordination
+            .acquire_lease(&key, first, long)
+            .await
+            .unwrap()
+    );
+    let ask = async || {
+        one.coordination
+            .acquire_lease(&key, first, long)
+            .await
+            .unwrap()
+    };
+    until("the first one acquires it", ask, |leads| *leads).await;
 }
 
-async fn places_are_as_many_as_there_are(nodes: Nodes) {
+async fn a_semaphore_has_as_many_holders_as_permits(nodes: Nodes) {
     let Nodes { one, two } = nodes;
-    let (key, long) = (unique("places"), PATIENCE);
+    let (key, long) = (unique("semaphore"), PATIENCE);
     let (a, b, c) = (new_id(), new_id(), new_id());
-    assert!(one.occupy(&key, a, 2, long).await.unwrap());
-    assert!(two.occupy(&key, b, 2, long).await.unwrap());
-    assert!(!one.occupy(&key, c, 2, long).await.unwrap());
-    assert!(two.occupy(&key, a, 2, long).await.unwrap(), "it has one");
-    assert!(two.occupy(&unique("places"), c, 1, long).await.unwrap());
-    // Given back once, by whoever had it.
-    two.vacate(&key, c).await.unwrap();
-    assert!(!one.occupy(&key, c, 2, long).await.unwrap());
+    assert!(
+        one.coordination
+            .acquire_permit(&key, a, 2, long)
+            .await
+            .unwrap()
+    );
+    assert!(
+        two.coordination
+            .acquire_permit(&key, b, 2, long)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !one.coordination
+            .acquire_permit(&key, c, 2, long)
+            .await
+            .unwrap()
+    );
+    assert!(
+        two.coordination
+            .acquire_permit(&key, a, 2, long)
+            .await
+            .unwrap(),
+        "it has one"
+    );
+    assert!(
+        two.coordination
+            .acquire_permit(&unique("semaphore"), c, 1, long)
+            .await
+            .unwrap()
+    );
+    // Only a holder releases a permit, and only once.
+    two.coordination.release_permit(&key, c).await.unwrap();
+    assert!(
+        !one.coordination
+            .acquire_permit(&key, c, 2, long)
+            .await
+            .unwrap()
+    );
     for _ in 0..2 {
-        two.vacate(&key, a).await.unwrap();
+        two.coordination.release_permit(&key, a).await.unwrap();
     }
-    assert!(one.occupy(&key, c, 2, long).await.unwrap());
-    assert!(!one.occupy(&key, a, 2, long).await.unwrap());
-    // One whose holder died; the other's stays.
+    assert!(
+        one.coordination
+            .acquire_permit(&key, c, 2, long)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !one.coordination
+            .acquire_permit(&key, a, 2, long)
+            .await
+            .unwrap()
+    );
+    // A permit whose holder died expires; the other one stays.
     let short = Duration::from_millis(200);
-    assert!(one.occupy(&key, c, 2, short).await.unwrap());
-    let ask = async || two.occupy(&key, a, 2, long).await.unwrap();
-    until("the place is free again", ask, |has| *has).await;
-    assert!(!one.occupy(&key, c, 2, long).await.unwrap());
-    assert!(one.occupy(&key, b, 2, long).await.unwrap());
-    // Many at once.
-    let key = unique("places");
-    let all = (0..50).map(|_| one.occupy(&key, new_id(), 7, long));
+    assert!(
+        one.coordination
+            .acquire_permit(&key, c, 2, short)
+            .await
+            .unwrap()
+    );
+    let ask = async || {
+        two.coordination
+            .acquire_permit(&key, a, 2, long)
+            .await
+            .unwrap()
+    };
+    until("the permit is free again", ask, |has| *has).await;
+    assert!(
+        !one.coordination
+            .acquire_permit(&key, c, 2, long)
+            .await
+            .unwrap()
+    );
+    assert!(
+        one.coordination
+            .acquire_permit(&key, b, 2, long)
+            .await
+            .unwrap()
+    );
+    // Concurrent acquisition.
+    let key = unique("semaphore");
+    let all = (0..50).map(|_| one.coordination.acquire_permit(&key, new_id(), 7, long));
     let got = future::join_all(all).await;
     let got = got.into_iter().filter(|has| *has.as_ref().unwrap());
     assert_eq!(got.count(), 7);
 }
 
-async fn beats_say_who_lives(nodes: Nodes) {
+async fn heartbeats_return_the_live_workers(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (long, short, retired) = (new_id(), new_id(), new_id());
-    assert_eq!(one.beat(long, PATIENCE).await.unwrap(), [long]);
-    two.beat(short, Duration::from_millis(300)).await.unwrap();
-    let mut lives = two.beat(retired, PATIENCE).await.unwrap();
+    assert_eq!(
+        one.coordination.heartbeat(long, PATIENCE).await.unwrap(),
+        [long]
+    );
+    two.coordination
+        .heartbeat(short, Duration::from_millis(300))
+        .await
+        .unwrap();
+    let mut lives = two.coordination.heartbeat(retired, PATIENCE).await.unwrap();
     lives.sort_unstable();
     let mut expected = [long, short, retired];
     expected.sort_unstable();
     assert_eq!(lives, expected);
-    two.retire(retired).await.unwrap();
-    let beat = async || one.beat(long, PATIENCE).await.unwrap();
-    let lives = until("the short life ends", beat, |lives| !lives.contains(&short)).await;
+    two.coordination.deregister(retired).await.unwrap();
+    let beat = async || one.coordination.heartbeat(long, PATIENCE).await.unwrap();
+    let lives = until("the short heartbeat expires", beat, |lives| {
+        !lives.contains(&short)
+    })
+    .await;
     assert_eq!(lives, [long]);
-    // A beat prolongs.
+    // A heartbeat extends the liveness.
     let ttl = Duration::from_millis(500);
     let started = Instant::now();
     let beat = async || {
-        one.beat(short, ttl).await.unwrap();
+        one.coordination.heartbeat(short, ttl).await.unwrap();
         started.elapsed()
     };
-    until("more than one life has passed", beat, |elapsed| {
+    until("more than two lifetimes have passed", beat, |elapsed| {
         *elapsed > 2 * ttl
     })
     .await;
-    assert!(two.beat(long, PATIENCE).await.unwrap().contains(&short));
-    one.ping().await.unwrap();
+    assert!(
+        two.coordination
+            .heartbeat(long, PATIENCE)
+            .await
+            .unwrap()
+            .contains(&short)
+    );
+    one.pubsub.ping().await.unwrap();
 }
 
-async fn a_reader_that_falls_behind_is_told(nodes: Nodes) {
+async fn a_listener_that_falls_behind_is_lost_and_restored(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let channel = Channel::Room(new_id());
-    let (subscriptions, mut incoming) = two.listen().await.unwrap();
+    let (subscriptions, mut incoming) = two.pubsub.listen().await.unwrap();
     subscriptions.subscribe(&[channel]).await.unwrap();
     let many = Publications {
         notices: vec![(channel, Bytes::from_static(b"x")); 20_000],
         ..Publications::default()
     };
-    one.publish(&many).await.unwrap();
-    // Read nothing until it cannot have been missed.
+    one.pubsub.publish(&many).await.unwrap();
+    // Reads nothing until the queue is full.
     until(
         "the queue is full",
         async || incoming.len(),
@@ -428,7 +597,7 @@ async fn a_reader_that_falls_behind_is_told(nodes: Nodes) {
         soon("restored", incoming.recv()).await,
         Some(Incoming::Restored)
     ));
-    one.publish(&notice(channel, "after")).await.unwrap();
+    one.pubsub.publish(&notice(channel, "after")).await.unwrap();
     assert_eq!(
         message(&mut incoming).await,
         (channel, Bytes::from_static(b"after"))
@@ -454,22 +623,22 @@ macro_rules! suite {
 }
 
 suite!(
-    what_is_published_arrives_in_order(super::PATIENCE),
+    published_messages_arrive_in_order(super::PATIENCE),
     unsubscribed_channels_are_silent(super::PATIENCE),
-    listeners_do_not_disturb_each_other(super::PATIENCE),
+    listeners_are_independent(super::PATIENCE),
     recent_events_are_the_contiguous_tail(super::PATIENCE),
     recent_events_expire(std::time::Duration::from_millis(300)),
     a_value_is_taken_once(super::PATIENCE),
-    hits_are_counted_within_their_window(super::PATIENCE),
+    increments_count_within_their_window(super::PATIENCE),
     counters_add_up(super::PATIENCE),
-    one_leads_at_a_time(super::PATIENCE),
-    places_are_as_many_as_there_are(super::PATIENCE),
-    beats_say_who_lives(super::PATIENCE),
-    who_is_here_is_known_for_a_while_and_when_they_were_active_for_long(super::PATIENCE),
-    a_reader_that_falls_behind_is_told(super::PATIENCE),
+    a_lease_has_one_holder_at_a_time(super::PATIENCE),
+    a_semaphore_has_as_many_holders_as_permits(super::PATIENCE),
+    heartbeats_return_the_live_workers(super::PATIENCE),
+    presence_ends_with_its_ttl_and_activity_is_kept(super::PATIENCE),
+    a_listener_that_falls_behind_is_lost_and_restored(super::PATIENCE),
 );
 
-async fn redis_through_a_line() -> (Line, RedisBus, RedisBus) {
+async fn redis_through_a_line() -> (Line, Handles, Handles) {
     let url = redis_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
@@ -498,10 +667,10 @@ async fn restored(incoming: &mut mpsc::Receiver<Incoming>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subscriptions_are_made_again_on_a_new_connection() {
+async fn subscriptions_are_restored_on_a_new_connection() {
     let (line, direct, bus) = redis_through_a_line().await;
-    let (subscriptions, mut incoming) = bus.listen().await.unwrap();
-    // As many as an edge may have.
+    let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
+    // As many channels as an edge can have.
     let rooms: Vec<Channel> = (0..45_000).map(|_| Channel::Room(new_id())).collect();
     let (before, left) = rooms.split_at(44_000);
     assert!(subscriptions.subscribe(&rooms).await.unwrap());
@@ -511,7 +680,11 @@ async fn subscriptions_are_made_again_on_a_new_connection() {
         lost(&mut incoming).await;
         restored(&mut incoming).await;
         for channel in [left[0], before[0], before[before.len() - 1]] {
-            direct.publish(&notice(channel, "hello")).await.unwrap();
+            direct
+                .pubsub
+                .publish(&notice(channel, "hello"))
+                .await
+                .unwrap();
         }
         assert_eq!(message(&mut incoming).await.0, before[0]);
         assert_eq!(message(&mut incoming).await.0, before[before.len() - 1]);
@@ -520,45 +693,58 @@ async fn subscriptions_are_made_again_on_a_new_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_server_is_noticed_and_costs_a_second() {
+async fn a_silent_server_is_detected_within_its_deadlines() {
     let (line, direct, bus) = redis_through_a_line().await;
-    let (subscriptions, mut incoming) = bus.listen().await.unwrap();
+    let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     let (early, late) = (Channel::Room(new_id()), Channel::Room(new_id()));
     assert!(subscriptions.subscribe(&[early]).await.unwrap());
-    bus.ping().await.unwrap();
+    bus.pubsub.ping().await.unwrap();
     line.freeze();
     let started = Instant::now();
-    let error = bus.put("key", "value", PATIENCE).await.unwrap_err();
+    let error = bus
+        .coordination
+        .put("key", "value", PATIENCE)
+        .await
+        .unwrap_err();
     assert_eq!(error.code, Code::Busy);
-    assert!(bus.publish(&room_events(new_id(), 1..=2)).await.is_err());
+    assert!(
+        bus.pubsub
+            .publish(&room_events(new_id(), 1..=2))
+            .await
+            .is_err()
+    );
     assert!(started.elapsed() < Duration::from_secs(4));
     lost(&mut incoming).await;
     assert!(started.elapsed() < Duration::from_secs(8));
-    // At once, and still there when it is back.
+    // Returns at once, and the channel is subscribed when the server is back.
     let started = Instant::now();
     assert!(!subscriptions.subscribe(&[late]).await.unwrap());
     assert!(started.elapsed() < Duration::from_millis(100));
     line.thaw();
     restored(&mut incoming).await;
     for channel in [early, late] {
-        direct.publish(&notice(channel, "hello")).await.unwrap();
+        direct
+            .pubsub
+            .publish(&notice(channel, "hello"))
+            .await
+            .unwrap();
         assert_eq!(message(&mut incoming).await.0, channel);
     }
     until(
         "commands work again",
-        async || bus.ping().await.is_ok(),
+        async || bus.pubsub.ping().await.is_ok(),
         |ok| *ok,
     )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absent_server_is_no_reason_not_to_listen() {
+async fn listening_works_while_the_server_is_absent() {
     let bus = redis_bus("absent", "redis://:secret@127.0.0.1:9".to_owned(), PATIENCE);
-    let (subscriptions, mut incoming) = bus.listen().await.unwrap();
+    let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     assert!(!subscriptions.subscribe(&[Channel::Everyone]).await.unwrap());
     lost(&mut incoming).await;
-    let error = bus.recent(new_id()).await.unwrap_err();
+    let error = bus.recent.get(new_id()).await.unwrap_err();
     assert_eq!(error.code, Code::Busy);
     assert!(!error.chain().contains("secret"));
 }

@@ -7,9 +7,9 @@ use chat::{
     error::Code,
     model::{Timestamp, new_id},
     queue::{
-        Consumer, DeadLetter, DeadLetters, JobQueue, Jobs, Load, NewJob, Partition, Publisher,
-        Queue, Selection, State,
-        rabbit::{self, RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
+        Consumer, DeadLetter, DeadLetters, Load, NewTask, Partition, Publisher, Queue, Selection,
+        State, TaskQueue, Tasks,
+        rabbit::{self, RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::{self, SqliteQueue},
     },
     sqlite::Database,
@@ -31,7 +31,7 @@ struct Opened {
     publisher: Arc<dyn Publisher>,
     queue: Arc<dyn Queue>,
     dead: Arc<dyn DeadLetters>,
-    jobs: Arc<dyn Jobs>,
+    tasks: Arc<dyn Tasks>,
 }
 
 pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
@@ -46,7 +46,7 @@ pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
     }
 }
 
-/// Deletes what a test left in the broker, but for the queues in which jobs are delayed: one that is deleted while it
+/// Deletes what a test left in the broker, but for the queues in which tasks are delayed: one that is deleted while it
 /// still comes up ends RabbitMQ 3.10's dead-lettering for good (its supervisor gives up). scripts/test clears them away.
 pub async fn delete_queues(prefix: &str) {
     let properties = lapin::ConnectionProperties::default();
@@ -55,8 +55,8 @@ pub async fn delete_queues(prefix: &str) {
         .unwrap();
     let channel = connection.create_channel().await.unwrap();
     let partitions = (0..PARTITIONS).map(|p| format!("{prefix}.p.{p}"));
-    let jobs = JobQueue::ALL.map(|queue| format!("{prefix}.job.{}", queue.as_str()));
-    for queue in partitions.chain([format!("{prefix}.dead")]).chain(jobs) {
+    let tasks = TaskQueue::ALL.map(|queue| format!("{prefix}.job.{}", queue.as_str()));
+    for queue in partitions.chain([format!("{prefix}.dead")]).chain(tasks) {
         channel
             .queue_delete(queue.into(), Default::default())
             .await
@@ -87,12 +87,12 @@ impl Place {
                 publisher.ready(PATIENCE).await.unwrap();
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
-                let jobs = Arc::new(RabbitJobs::new(publisher.clone(), queue.clone()));
+                let tasks = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
                 Opened {
                     publisher,
                     queue,
                     dead,
-                    jobs,
+                    tasks,
                 }
             }
             Place::Sqlite { directory } => {
@@ -107,7 +107,7 @@ impl Place {
                     publisher: queue.clone(),
                     queue: queue.clone(),
                     dead: queue.clone(),
-                    jobs: queue,
+                    tasks: queue,
                 }
             }
         }
@@ -332,38 +332,44 @@ async fn what_waits_is_known(place: Place) {
 }
 
 async fn jobs_that_wait_are_known(place: Place) {
-    let Opened { queue, jobs, .. } = place.open().await;
-    let job = |queue, delay| NewJob {
+    let Opened { queue, tasks, .. } = place.open().await;
+    let task = |queue, delay| NewTask {
         queue,
         payload: Bytes::from_static(b"{}"),
         delay: Duration::from_secs(delay),
     };
     let new = vec![
-        job(JobQueue::Notify, 0),
-        job(JobQueue::Notify, 0),
-        job(JobQueue::Notify, 4),
-        job(JobQueue::Email, 3600),
+        task(TaskQueue::Notify, 0),
+        task(TaskQueue::Notify, 0),
+        task(TaskQueue::Notify, 4),
+        task(TaskQueue::Email, 3600),
     ];
-    jobs.push(new).await.unwrap();
+    tasks.push(new).await.unwrap();
     let look = async || queue.load().await.unwrap();
-    let of = |load: &Load, queue| *load.jobs.iter().find(|jobs| jobs.queue == queue).unwrap();
+    let of = |load: &Load, queue| {
+        *load
+            .tasks
+            .iter()
+            .find(|tasks| tasks.queue == queue)
+            .unwrap()
+    };
     let delayed = |load: &Load, queue, within| -> Option<u64> {
         let within = Duration::from_secs(within);
         let all = load.delayed.as_ref()?.iter();
-        let soon = all.filter(|jobs| jobs.queue == queue && jobs.within <= within);
-        Some(soon.map(|jobs| jobs.jobs).sum())
+        let soon = all.filter(|tasks| tasks.queue == queue && tasks.within <= within);
+        Some(soon.map(|tasks| tasks.tasks).sum())
     };
-    let both = |load: &Load| of(load, JobQueue::Notify).ready == 2;
+    let both = |load: &Load| of(load, TaskQueue::Notify).ready == 2;
     let load = until("two are due", look, both).await;
-    assert_eq!(of(&load, JobQueue::Sms).ready, 0);
-    let later = |load: &Load| delayed(load, JobQueue::Email, 5000) == Some(1);
+    assert_eq!(of(&load, TaskQueue::Sms).ready, 0);
+    let later = |load: &Load| delayed(load, TaskQueue::Email, 5000) == Some(1);
     let load = until("one waits an hour", look, later).await;
-    assert_eq!(delayed(&load, JobQueue::Email, 60), Some(0), "not soon");
+    assert_eq!(delayed(&load, TaskQueue::Email, 60), Some(0), "not soon");
     // The third one is due by itself, with nobody there to take it; however late it is looked at.
-    let all = |load: &Load| of(load, JobQueue::Notify).ready == 3;
+    let all = |load: &Load| of(load, TaskQueue::Notify).ready == 3;
     let load = until("the third one is due", look, all).await;
-    assert_eq!(of(&load, JobQueue::Email).ready, 0);
-    let gone = |load: &Load| delayed(load, JobQueue::Notify, 5000) == Some(0);
+    assert_eq!(of(&load, TaskQueue::Email).ready, 0);
+    let gone = |load: &Load| delayed(load, TaskQueue::Notify, 5000) == Some(0);
     until("nothing of it is delayed any more", look, gone).await;
 
     let depths = queue.depths().await.unwrap();
@@ -374,16 +380,16 @@ async fn jobs_that_wait_are_known(place: Place) {
     assert_eq!((shown("job.notify"), shown("delay.email")), (3, 1));
 
     // What someone holds is not forgotten where it can be seen.
-    let mut hand = jobs.take(JobQueue::Notify, 10).await.unwrap();
+    let mut hand = tasks.take(TaskQueue::Notify, 10).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..3 {
         held.push(soon("a job", hand.next()).await.unwrap());
     }
-    let none = |load: &Load| of(load, JobQueue::Notify).ready == 0;
+    let none = |load: &Load| of(load, TaskQueue::Notify).ready == 0;
     let load = until("none is ready", look, none).await;
-    assert!([None, Some(3)].contains(&of(&load, JobQueue::Notify).unacked));
-    for job in held {
-        job.ack.ack().await.unwrap();
+    assert!([None, Some(3)].contains(&of(&load, TaskQueue::Notify).unacked));
+    for task in held {
+        task.ack.ack().await.unwrap();
     }
     drop(hand);
     place.remove().await;
@@ -498,21 +504,22 @@ async fn dead_letters(place: Place) {
 }
 
 async fn jobs_come_when_they_are_due_until_they_are_done(place: Place) {
-    let Opened { jobs, .. } = place.open().await;
-    let job = |queue, name: &'static str, millis| NewJob {
+    let Opened { tasks, .. } = place.open().await;
+    let task = |queue, name: &'static str, millis| NewTask {
         queue,
         payload: Bytes::from_static(name.as_bytes()),
         delay: Duration::from_millis(millis),
     };
     let pushed = tokio::time::Instant::now();
-    jobs.push(vec![
-        job(JobQueue::Email, "later", 1300),
-        job(JobQueue::Email, "now", 0),
-        job(JobQueue::Sms, "another queue", 0),
-    ])
-    .await
-    .unwrap();
-    let mut consumer = jobs.take(JobQueue::Email, 2).await.unwrap();
+    tasks
+        .push(vec![
+            task(TaskQueue::Email, "later", 1300),
+            task(TaskQueue::Email, "now", 0),
+            task(TaskQueue::Sms, "another queue", 0),
+        ])
+        .await
+        .unwrap();
+    let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
     let now = soon("the job that is due", consumer.next()).await.unwrap();
     assert_eq!(now.payload, "now");
     let later = soon("the delayed job", consumer.next()).await.unwrap();
@@ -521,38 +528,38 @@ async fn jobs_come_when_they_are_due_until_they_are_done(place: Place) {
     later.ack.ack().await.unwrap();
     // In hand and never acknowledged: it comes again.
     drop((now, consumer));
-    let mut consumer = jobs.take(JobQueue::Email, 2).await.unwrap();
+    let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
     let now = soon("the job again", consumer.next()).await.unwrap();
     assert_eq!(now.payload, "now");
     now.ack.ack().await.unwrap();
-    drop((consumer, jobs));
+    drop((consumer, tasks));
     place.remove().await;
 }
 
 async fn many_jobs_each_come_and_a_hand_holds_no_more_than_it_may(place: Place) {
-    let Opened { jobs, .. } = place.open().await;
-    let job = |number: usize| NewJob {
-        queue: JobQueue::Notify,
+    let Opened { tasks, .. } = place.open().await;
+    let task = |number: usize| NewTask {
+        queue: TaskQueue::Notify,
         payload: Bytes::from(number.to_string()),
         delay: Duration::from_millis(if number.is_multiple_of(3) { 250 } else { 0 }),
     };
-    jobs.push((0..100).map(job).collect()).await.unwrap();
-    let mut consumer = jobs.take(JobQueue::Notify, 2).await.unwrap();
+    tasks.push((0..100).map(task).collect()).await.unwrap();
+    let mut consumer = tasks.take(TaskQueue::Notify, 2).await.unwrap();
     let mut seen = std::collections::BTreeSet::new();
     let mut held = Vec::new();
     while seen.len() < 100 {
-        let job = soon("the next job", consumer.next()).await.unwrap();
-        seen.insert(String::from_utf8(job.payload.to_vec()).unwrap());
-        held.push(job);
+        let task = soon("the next job", consumer.next()).await.unwrap();
+        seen.insert(String::from_utf8(task.payload.to_vec()).unwrap());
+        held.push(task);
         if held.len() == 2 {
             let more = tokio::time::timeout(Duration::from_millis(1), consumer.next()).await;
             assert!(more.is_err(), "a third one in hand");
-            for job in held.drain(..) {
-                job.ack.ack().await.unwrap();
+            for task in held.drain(..) {
+                task.ack.ack().await.unwrap();
             }
         }
     }
-    drop((held, consumer, jobs));
+    drop((held, consumer, tasks));
     place.remove().await;
 }
 

@@ -79,7 +79,7 @@ pub(super) async fn count(
 async fn exceeded<const N: usize>(edge: &Edge, counts: &[(u64, Count); N]) -> Option<Duration> {
     let added: Vec<Count> = counts.iter().map(|(_, count)| count.clone()).collect();
     let counters = edge.auth.attempts.counters();
-    let totals = counters.add(&*edge.bus, &added).await;
+    let totals = counters.add(&*edge.bus.coordination, &added).await;
     let all = counts.iter().zip(totals);
     all.filter(|((limit, _), total)| total > limit)
         .map(|((_, count), _)| count.window)

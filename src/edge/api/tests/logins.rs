@@ -225,14 +225,14 @@ async fn a_ticket_is_good_once() {
     let ticket = body["ticket"].as_str().unwrap();
     let auth = &world.edge.auth;
     assert_eq!(
-        auth.take_ticket(&*world.edge.bus, ticket)
+        auth.take_ticket(&*world.edge.bus.coordination, ticket)
             .await
             .unwrap()
             .user,
         user
     );
     let used = auth
-        .take_ticket(&*world.edge.bus, ticket)
+        .take_ticket(&*world.edge.bus.coordination, ticket)
         .await
         .unwrap_err();
     assert_eq!(used.code, Code::Unauthorized);

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::routes;
 use crate::{
-    bus::{Bus, Channel, Incoming, Presence, Publications, Subscriptions, WorkerId},
+    bus::{self, Channel, memory::MemoryBus},
     config::{Config, Secret, Sources},
     edge::{
         Edge,
@@ -168,92 +168,6 @@ impl NotifyReads for Store {
     }
 }
 
-/// Small facts without their time to live.
-#[derive(Default)]
-struct Notes {
-    values: Mutex<HashMap<String, String>>,
-    hits: Mutex<HashMap<String, u64>>,
-}
-
-#[async_trait]
-impl Bus for Notes {
-    async fn publish(&self, _: &Publications) -> Result<()> {
-        Ok(())
-    }
-    async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
-        let (quiet, incoming) = mpsc::channel(1);
-        Ok((Arc::new(Silence(quiet)), incoming))
-    }
-    async fn recent(&self, _: RoomId) -> Result<Vec<FeedEvent>> {
-        Ok(Vec::new())
-    }
-    async fn put(&self, key: &str, value: &str, _: Duration) -> Result<()> {
-        self.values
-            .lock()
-            .unwrap()
-            .insert(key.to_owned(), value.to_owned());
-        Ok(())
-    }
-    async fn take(&self, key: &str) -> Result<Option<String>> {
-        Ok(self.values.lock().unwrap().remove(key))
-    }
-    async fn hit(&self, key: &str, _: Duration) -> Result<u64> {
-        let mut hits = self.hits.lock().unwrap();
-        let count = hits.entry(key.to_owned()).or_default();
-        *count += 1;
-        Ok(*count)
-    }
-    async fn count(&self, additions: &[(&str, u64)], _: Duration) -> Result<Vec<u64>> {
-        let mut hits = self.hits.lock().unwrap();
-        let totals = additions.iter().map(|(key, addition)| {
-            let total = hits.entry((*key).to_owned()).or_default();
-            *total += addition;
-            *total
-        });
-        Ok(totals.collect())
-    }
-    async fn lead(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
-        Ok(true)
-    }
-    async fn resign(&self, _: &str, _: Uuid) -> Result<()> {
-        Ok(())
-    }
-    async fn occupy(&self, _: &str, _: Uuid, _: u32, _: Duration) -> Result<bool> {
-        Ok(true)
-    }
-    async fn vacate(&self, _: &str, _: Uuid) -> Result<()> {
-        Ok(())
-    }
-    async fn beat(&self, worker: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
-        Ok(vec![worker])
-    }
-    async fn retire(&self, _: WorkerId) -> Result<()> {
-        Ok(())
-    }
-    async fn here(&self, _: &[(UserId, Timestamp)], _: Duration) -> Result<()> {
-        Ok(())
-    }
-    async fn presence(&self, users: &[UserId]) -> Result<Vec<Presence>> {
-        Ok(vec![Presence::default(); users.len()])
-    }
-    async fn ping(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Subscribes to nothing; its channel stays open.
-struct Silence(#[allow(dead_code, reason = "held, never read")] mpsc::Sender<Incoming>);
-
-#[async_trait]
-impl Subscriptions for Silence {
-    async fn subscribe(&self, _: &[Channel]) -> Result<bool> {
-        Ok(true)
-    }
-    async fn unsubscribe(&self, _: &[Channel]) -> Result<()> {
-        Ok(())
-    }
-}
-
 type Decide = fn(&Command) -> Option<Outcome>;
 
 /// A queue and the worker behind it: it notes every job and answers as the test decides.
@@ -314,7 +228,8 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     config.auth.secret = Secret::new("a secret of at least thirty-two bytes");
     config.edge.allowed_origins = vec!["https://app.example".to_owned()];
     change(&mut config);
-    let (store, bus) = (Arc::<Store>::default(), Arc::<Notes>::default());
+    let store = Arc::<Store>::default();
+    let bus = bus::Handles::new(Arc::new(MemoryBus::new(Default::default())));
     let line = Arc::new(Line {
         submitter: OnceLock::new(),
         jobs: Mutex::default(),
@@ -334,7 +249,8 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     let tasks = TaskTracker::new();
     let hub = Hub::start(
         store.clone(),
-        bus.clone(),
+        bus.pubsub.clone(),
+        bus.recent.clone(),
         Channel::Edge(id),
         mpsc::channel(1).0,
         Intervals {
@@ -346,10 +262,10 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     )
     .await
     .unwrap();
-    let (reads, presence): (Arc<dyn Reads>, Arc<dyn Bus>) = (store.clone(), bus.clone());
+    let reads: Arc<dyn Reads> = store.clone();
     let edge = Arc::new(Edge {
         flush_scheduler: Arc::default(),
-        batched: BatchedReads::new(&reads, &presence, Duration::from_secs(60)),
+        batched: BatchedReads::new(&reads, &bus.presence, Duration::from_secs(60)),
         hub,
         sessions: Arc::new(Registry::new(config.edge.max_sockets_per_user)),
         revocations: Arc::default(),

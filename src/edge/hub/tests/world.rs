@@ -11,11 +11,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 use crate::{
     bus::{
-        Bus, Channel, Incoming, Presence, Publications, RoomEvents, Subscriptions, WorkerId,
+        Channel, Incoming, PubSub, Publications, RecentEvents, RoomEvents, Subscriptions,
         encode_events, memory::MemoryBus,
     },
     edge::{
@@ -53,6 +52,7 @@ impl World {
         let (notices, _) = mpsc::channel(1);
         let hub = Hub::start(
             truth.clone(),
+            wire.clone(),
             wire.clone(),
             Channel::Edge(new_id()),
             notices,
@@ -220,7 +220,7 @@ impl Reads for Truth {
     }
 }
 
-/// The bus: the real cache of the memory bus, and a channel on which the test decides what comes.
+/// The two ports that a hub uses: the memory bus's cache, and a listener whose messages the test sends.
 pub struct Wire {
     cache: MemoryBus,
     to_hub: mpsc::Sender<Incoming>,
@@ -282,56 +282,23 @@ impl Subscriptions for Subscribed {
 }
 
 #[async_trait]
-impl Bus for Wire {
+impl PubSub for Wire {
+    async fn publish(&self, _: &Publications) -> Result<()> {
+        unused()
+    }
     async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
         let incoming = self.from_test.lock().unwrap().take();
         Ok((self.subscribed.clone(), incoming.unwrap()))
     }
-    async fn recent(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
-        self.cache.recent(room).await
-    }
-
-    async fn publish(&self, _: &Publications) -> Result<()> {
-        unused()
-    }
-    async fn put(&self, _: &str, _: &str, _: Duration) -> Result<()> {
-        unused()
-    }
-    async fn take(&self, _: &str) -> Result<Option<String>> {
-        unused()
-    }
-    async fn hit(&self, _: &str, _: Duration) -> Result<u64> {
-        unused()
-    }
-    async fn count(&self, _: &[(&str, u64)], _: Duration) -> Result<Vec<u64>> {
-        unused()
-    }
-    async fn lead(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
-        unused()
-    }
-    async fn resign(&self, _: &str, _: Uuid) -> Result<()> {
-        unused()
-    }
-    async fn occupy(&self, _: &str, _: Uuid, _: u32, _: Duration) -> Result<bool> {
-        unused()
-    }
-    async fn vacate(&self, _: &str, _: Uuid) -> Result<()> {
-        unused()
-    }
-    async fn beat(&self, _: WorkerId, _: Duration) -> Result<Vec<WorkerId>> {
-        unused()
-    }
-    async fn retire(&self, _: WorkerId) -> Result<()> {
-        unused()
-    }
-    async fn here(&self, _: &[(UserId, Timestamp)], _: Duration) -> Result<()> {
-        unused()
-    }
-    async fn presence(&self, _: &[UserId]) -> Result<Vec<Presence>> {
-        unused()
-    }
     async fn ping(&self) -> Result<()> {
         unused()
+    }
+}
+
+#[async_trait]
+impl RecentEvents for Wire {
+    async fn get(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
+        RecentEvents::get(&self.cache, room).await
     }
 }
 

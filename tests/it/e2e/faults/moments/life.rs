@@ -7,18 +7,18 @@ use std::{
 };
 
 use chat::{
-    bus::{Bus, memory::MemoryBus, redis::RedisBus},
+    bus::{self, memory::MemoryBus, redis::RedisBus},
     config::{Config, Role as Process, Sources},
     error::Result,
     job::notify::Notifier,
     queue::{
         Publisher,
-        rabbit::{RabbitDeadLetters, RabbitJobs, RabbitPublisher, RabbitQueue},
+        rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::SqliteQueue,
     },
     sqlite::Database,
     store::{self, Reads},
-    worker::{self, Memory, Worker},
+    worker::{self, MembershipCache, Worker},
 };
 use tokio::{runtime::Runtime, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -68,14 +68,14 @@ impl Place {
                 let store = store::postgres::Store::connect(&database.url, 4, PATIENCE).unwrap();
                 store.migrate().await.unwrap();
                 let store = Arc::new(store);
-                let bus = RedisBus::connect(chat::bus::redis::Settings {
+                let bus = RedisBus::connect(bus::redis::Settings {
                     url: server("REDIS_URL"),
                     prefix: database.name.clone(),
                     recent_messages: 200,
                     recent_ttl: Duration::from_secs(60),
                     pool: 2,
                 });
-                let bus: Arc<dyn Bus> = Arc::new(bus.unwrap());
+                let bus = bus::Handles::new(Arc::new(bus.unwrap()));
                 let settings = chat::queue::rabbit::Settings {
                     url: broker.to_owned(),
                     prefix: database.name.clone(),
@@ -90,12 +90,13 @@ impl Place {
                 let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
-                let jobs = Arc::new(RabbitJobs::new(publisher.clone(), queue.clone()));
+                let jobs = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
                 let notifier = Notifier::new(
                     config.clone(),
                     store.clone(),
                     jobs,
-                    bus.clone(),
+                    bus.coordination.clone(),
+                    bus.presence.clone(),
                     dead.clone(),
                 );
                 Parts {
@@ -106,9 +107,10 @@ impl Place {
                         queue,
                         dead,
                         store,
-                        bus,
+                        pubsub: bus.pubsub,
+                        coordination: bus.coordination,
                         notifier: notifier.unwrap(),
-                        memory: Memory::default(),
+                        memberships: MembershipCache::default(),
                     },
                 }
             }
@@ -121,12 +123,13 @@ impl Place {
                     prefetch: PREFETCH,
                 };
                 let queue = Arc::new(SqliteQueue::open(database, settings).await.unwrap());
-                let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new(Default::default()));
+                let bus = bus::Handles::new(Arc::new(MemoryBus::new(Default::default())));
                 let notifier = Notifier::new(
                     config.clone(),
                     store.clone(),
                     queue.clone(),
-                    bus.clone(),
+                    bus.coordination.clone(),
+                    bus.presence.clone(),
                     queue.clone(),
                 );
                 Parts {
@@ -137,9 +140,10 @@ impl Place {
                         queue: queue.clone(),
                         dead: queue,
                         store,
-                        bus,
+                        pubsub: bus.pubsub,
+                        coordination: bus.coordination,
                         notifier: notifier.unwrap(),
-                        memory: Memory::default(),
+                        memberships: MembershipCache::default(),
                     },
                 }
             }

@@ -1,5 +1,5 @@
-//! The consumers of a lane, who are served in turn: where more waits than fits in a batch, the next batch goes on with
-//! those whose turn did not come, so that a partition that is far behind never holds up the others.
+//! The consumers of a lane, served round-robin: if more waits than fits in a batch, the next batch continues with the next
+//! consumers, so that a partition with a backlog never delays the others.
 
 use std::collections::VecDeque;
 
@@ -11,12 +11,12 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Turns {
-    /// Whoever was served goes to the back.
+pub(super) struct RoundRobinConsumers {
+    /// The next one is in front; a consumer that was served moves to the back.
     consumers: VecDeque<(Partition, Box<dyn Consumer>)>,
 }
 
-impl Turns {
+impl RoundRobinConsumers {
     pub fn is_empty(&self) -> bool {
         self.consumers.is_empty()
     }
@@ -29,7 +29,7 @@ impl Turns {
         self.consumers.iter().map(|(partition, _)| *partition)
     }
 
-    /// The first to be served. There is none of this partition yet.
+    /// Adds a consumer in front. There must be none of this partition yet.
     pub fn insert(&mut self, partition: Partition, consumer: Box<dyn Consumer>) {
         self.consumers.push_front((partition, consumer));
     }
@@ -39,8 +39,8 @@ impl Turns {
         removed.map(|(_, consumer)| consumer)
     }
 
-    /// The next delivery of any partition; without one, its consumer is lost. Never resolves while empty. Cancel-safe,
-    /// as each `next` is.
+    /// The next delivery of any partition; `None` if its consumer is lost. Never resolves while empty. Cancel-safe, as
+    /// [`Consumer::next`] is.
     pub async fn next(&mut self) -> (Partition, Option<Delivery>) {
         if self.consumers.is_empty() {
             return std::future::pending().await;
@@ -50,13 +50,13 @@ impl Turns {
             .iter_mut()
             .map(|(_, consumer)| consumer.next());
         let (delivery, served, _) = select_all(nexts).await;
-        // Those before it had nothing: they stay the first to be asked.
+        // The consumers before it had nothing: they stay in front.
         let (partition, consumer) = self.consumers.remove(served).expect("it has just answered");
         self.consumers.push_back((partition, consumer));
         (partition, delivery)
     }
 
-    /// A delivery that is there without waiting.
+    /// The next delivery that has arrived already.
     pub fn try_next(&mut self) -> Option<(Partition, Delivery)> {
         for _ in 0..self.consumers.len() {
             let (partition, consumer) = self.consumers.front_mut()?;
@@ -69,7 +69,7 @@ impl Turns {
         None
     }
 
-    /// Nothing where the consumer is gone: what it brought comes again.
+    /// Does nothing if the consumer is gone: its deliveries are redelivered.
     ///
     /// # Errors
     /// Those of [`Consumer::ack_through`].
@@ -80,7 +80,7 @@ impl Turns {
         }
     }
 
-    /// Puts what was not acknowledged back.
+    /// Closes all consumers; unacknowledged payloads are requeued.
     pub async fn close(self) {
         for (_, consumer) in self.consumers {
             consumer.close().await;
@@ -88,7 +88,7 @@ impl Turns {
     }
 
     fn position(&self, partition: Partition) -> Option<usize> {
-        self.partitions().position(|here| here == partition)
+        self.partitions().position(|known| known == partition)
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
 
-    /// So many deliveries wait.
+    /// A consumer with this many waiting deliveries.
     struct Waiting(u64);
 
     #[async_trait]
@@ -127,19 +127,19 @@ mod tests {
         async fn close(self: Box<Self>) {}
     }
 
-    fn turns(waiting: &[u64]) -> Turns {
-        let mut turns = Turns::default();
+    fn consumers(waiting: &[u64]) -> RoundRobinConsumers {
+        let mut consumers = RoundRobinConsumers::default();
         for (partition, waiting) in waiting.iter().enumerate() {
-            turns.insert(partition as Partition, Box::new(Waiting(*waiting)));
+            consumers.insert(partition as Partition, Box::new(Waiting(*waiting)));
         }
-        turns
+        consumers
     }
 
-    /// Whom a batch of so many deliveries serves.
-    async fn batch(turns: &mut Turns, deliveries: usize) -> Vec<Partition> {
-        let mut served = vec![turns.next().await.0];
+    /// The partitions that a batch of this many deliveries serves.
+    async fn batch(consumers: &mut RoundRobinConsumers, deliveries: usize) -> Vec<Partition> {
+        let mut served = vec![consumers.next().await.0];
         while served.len() < deliveries
-            && let Some((partition, _)) = turns.try_next()
+            && let Some((partition, _)) = consumers.try_next()
         {
             served.push(partition);
         }
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_is_far_behind_holds_up_nobody() {
+    async fn a_backlog_delays_no_other_partition() {
         for first in 0..8 {
             let mut waiting = [1000; 8];
             waiting[first] = 1;
-            let mut turns = turns(&waiting);
+            let mut consumers = consumers(&waiting);
             let mut served = Vec::new();
             for _ in 0..4 {
-                served.extend(batch(&mut turns, 2).await);
+                served.extend(batch(&mut consumers, 2).await);
             }
             served.sort_unstable();
             assert_eq!(served, [0, 1, 2, 3, 4, 5, 6, 7], "each once");
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_has_nothing_takes_no_turn() {
-        let mut turns = turns(&[0, 3, 0, 2]);
-        let served = batch(&mut turns, 9).await;
+    async fn an_empty_partition_is_skipped() {
+        let mut consumers = consumers(&[0, 3, 0, 2]);
+        let served = batch(&mut consumers, 9).await;
         assert_eq!(served, [3, 1, 3, 1, 1]);
-        let brought = tokio::time::timeout(std::time::Duration::from_millis(1), turns.next());
+        let brought = tokio::time::timeout(std::time::Duration::from_millis(1), consumers.next());
         assert!(brought.await.is_err());
-        let mut all: Vec<Partition> = turns.partitions().collect();
+        let mut all: Vec<Partition> = consumers.partitions().collect();
         all.sort_unstable();
-        assert_eq!(all, [0, 1, 2, 3], "giving up a wait loses nobody");
+        assert_eq!(all, [0, 1, 2, 3], "a cancelled wait loses no consumer");
     }
 }

@@ -1,9 +1,8 @@
-//! The rest of an account's end. The account itself is erased in one transaction (`job::account`); what hangs on it ends
-//! here, each step by itself: its sockets, what was to be sent to it, and its places in rooms. The command is
-//! acknowledged after the last step, and every step that is done already has nothing left to do: a worker that dies
-//! in between leaves the rest to the next one.
+//! The clean-up after an account was deleted. The account itself is erased in one transaction (`job::account`); then its
+//! sockets are closed, its deliveries cancelled and its memberships ended, each step by itself. The command is acknowledged
+//! after the last step and every step is idempotent: if the worker dies in between, the next one completes the clean-up.
 
-use super::batch::{Runner, Told, commit, encode};
+use super::{batch::Runner, commit::commit, outcomes::Outcomes};
 use crate::{
     bus::Channel,
     error::Result,
@@ -14,31 +13,39 @@ use crate::{
     model::{RoomId, Timestamp, UserId},
 };
 
-/// Rooms that are left in one transaction: few enough that their other members hardly wait.
+/// Rooms left in one transaction, which locks them.
 const ROOMS_AT_ONCE: u32 = 50;
 
 impl Runner {
-    /// `None` when the worker must stop first.
-    pub(super) async fn farewell(&mut self, user: UserId, at: Timestamp) -> Option<Result<()>> {
-        let mut told = Told::default();
-        match self.patiently(|| self.worker.store.logins_of(user)).await? {
+    /// `None` if the worker must stop first.
+    pub(super) async fn clean_up_account(
+        &mut self,
+        user: UserId,
+        at: Timestamp,
+    ) -> Option<Result<()>> {
+        let mut outcomes = Outcomes::default();
+        match self
+            .until_answered(|| self.worker.store.logins_of(user))
+            .await?
+        {
             Ok(logins) => {
-                let closed = logins.into_iter().map(|login| {
-                    let notice = Notice::LoginClosed { login };
-                    (Channel::Everyone, encode(&notice))
-                });
-                told.notices.extend(closed);
+                for login in logins {
+                    outcomes.notify(Channel::Everyone, &Notice::LoginClosed { login });
+                }
             }
             Err(error) => return Some(Err(error)),
         }
-        self.tell(told).await;
-        if let Err(error) = self.patiently(|| self.worker.notifier.forget(user)).await? {
+        self.publish(outcomes).await;
+        if let Err(error) = self
+            .until_answered(|| self.worker.notifier.forget(user))
+            .await?
+        {
             return Some(Err(error));
         }
         let mut after = None;
         loop {
             let page = self
-                .patiently(|| self.worker.store.member_of(user, after, ROOMS_AT_ONCE))
+                .until_answered(|| self.worker.store.member_of(user, after, ROOMS_AT_ONCE))
                 .await?;
             let rooms = match page {
                 Ok(rooms) => rooms,
@@ -54,7 +61,7 @@ impl Runner {
         }
     }
 
-    /// Whoever owns the rooms' partitions is not asked: as everywhere, the rooms' locks say whose number is next.
+    /// Works on rooms of any partition: the rooms' locks guard their order.
     async fn leave(&mut self, user: UserId, at: Timestamp, rooms: &[RoomId]) -> Option<Result<()>> {
         let jobs: Vec<RoomJob> = rooms
             .iter()
@@ -66,13 +73,13 @@ impl Runner {
             })
             .collect();
         let jobs: Vec<&RoomJob> = jobs.iter().collect();
-        let applied = match self.patiently(|| commit(&self.worker, &jobs)).await? {
+        let applied = match self.until_answered(|| commit(&self.worker, &jobs)).await? {
             Ok(applied) => applied,
             Err(error) => return Some(Err(error)),
         };
-        // The cached events still have the old name in them.
+        // The cached events contain the old name.
         self.stale.extend(rooms);
-        self.tell(Told {
+        self.publish(Outcomes {
             events: applied.events,
             notices: Vec::new(),
         })

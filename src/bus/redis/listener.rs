@@ -1,7 +1,6 @@
-//! A listener: one pub/sub connection that always comes back. A task owns it; it says `Lost` once when the
-//! connection breaks, makes every subscription again on the next one, and then says `Restored`. A server that is
-//! silent counts as gone, and so does a reader that falls behind: its connection is dropped rather than memory
-//! filled.
+//! A listener: one pub/sub connection that reconnects for ever. Its task sends `Lost` once when the connection breaks,
+//! restores every subscription on the next connection, and then sends `Restored`. A server that does not answer pings
+//! counts as lost. The connection is also dropped when the reader falls behind, so that memory stays bounded.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -12,40 +11,40 @@ use deadpool_redis::redis::{
     aio::{PubSubSink, PubSubStream},
 };
 use futures_util::StreamExt;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::Names;
+use super::pubsub::ChannelNames;
 use crate::{
     bus::{Channel, Incoming, Subscriptions},
     error::Result,
     retry::Policy,
 };
 
-/// Messages that wait for the edge, at most.
+/// Messages that may wait for the reader.
 const QUEUE: usize = 16 * 1024;
 /// Channels in one SUBSCRIBE.
 const CHUNK: usize = 500;
-/// How often the server is asked for a sign of life, and how long it has for any answer.
+/// Interval of pings, and the deadline of every answer.
 const PING_EVERY: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) struct Listener(Arc<Shared>);
 
 struct Shared {
-    names: Names,
+    names: ChannelNames,
     wanted: Mutex<Wanted>,
 }
 
 #[derive(Default)]
 struct Wanted {
     channels: HashSet<Channel>,
-    /// The way to the present connection. Whoever changes `channels` tells it in the same breath, so that it
-    /// either starts with the change or hears of it.
+    /// Sends changes to the task of the current connection. `channels` is changed under the same lock, so that a
+    /// connection either starts with a change or receives it.
     session: Option<mpsc::UnboundedSender<Change>>,
 }
 
@@ -55,21 +54,15 @@ struct Change {
     done: oneshot::Sender<()>,
 }
 
-impl Shared {
-    fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock()
-    }
-}
-
 impl Listener {
-    /// Whether the connection has done it; at once `false` while there is none.
+    /// Returns whether the connection made the change; `false` at once while there is none.
     async fn change(&self, subscribe: bool, channels: &[Channel]) -> bool {
         if channels.is_empty() {
             return true;
         }
         let (done, confirmed) = oneshot::channel();
         {
-            let mut wanted = self.0.wanted();
+            let mut wanted = self.0.wanted.lock();
             for channel in channels {
                 if subscribe {
                     wanted.channels.insert(*channel);
@@ -104,28 +97,31 @@ impl Subscriptions for Listener {
     }
 }
 
-/// Returns when the first connection is there or has failed; then `Lost` is the first thing to be heard.
-pub(super) async fn start(client: Client, names: Names) -> (Listener, mpsc::Receiver<Incoming>) {
+/// Returns when the first attempt to connect is over. If it failed, the first item received is `Lost`.
+pub(super) async fn start(
+    client: Client,
+    names: ChannelNames,
+) -> (Listener, mpsc::Receiver<Incoming>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let shared = Arc::new(Shared {
         names,
         wanted: Mutex::default(),
     });
     let (first, tried) = oneshot::channel();
-    tokio::spawn(keep(client, shared.clone(), sender, first));
-    // An error means that the task is gone: nothing to wait for.
+    tokio::spawn(run(client, shared.clone(), sender, first));
+    // An error means that the task has ended.
     let _ = tried.await;
     (Listener(shared), receiver)
 }
 
-/// Why a session ended.
+/// Why a connection's session ended.
 enum End {
-    /// Nobody listens any more.
-    Unheard,
+    /// The receiver was dropped.
+    ReceiverDropped,
     Lost(String),
 }
 
-async fn keep(
+async fn run(
     client: Client,
     shared: Arc<Shared>,
     sender: mpsc::Sender<Incoming>,
@@ -139,13 +135,13 @@ async fn keep(
             Ok((sink, stream)) => {
                 let started = Instant::now();
                 let end = session(&shared, &sender, sink, stream, &mut lost, &mut first).await;
-                shared.wanted().session = None;
-                // A connection that does not last is no success.
+                shared.wanted.lock().session = None;
+                // Only a connection that lasts resets the backoff.
                 if started.elapsed() > Policy::RECONNECT.max {
                     retry.reset();
                 }
                 match end {
-                    End::Unheard => return,
+                    End::ReceiverDropped => return,
                     End::Lost(why) => why,
                 }
             }
@@ -171,14 +167,14 @@ async fn keep(
 }
 
 async fn connect(client: &Client) -> Result<(PubSubSink, PubSubStream), String> {
-    match timeout(PATIENCE, client.get_async_pubsub()).await {
+    match timeout(ANSWER_TIMEOUT, client.get_async_pubsub()).await {
         Ok(Ok(connection)) => Ok(connection.split()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
     }
 }
 
-/// One connection, from its first subscription to its end.
+/// Runs one connection, from its first subscription to its end.
 async fn session(
     shared: &Shared,
     sender: &mpsc::Sender<Incoming>,
@@ -189,7 +185,7 @@ async fn session(
 ) -> End {
     let (session, changes) = mpsc::unbounded_channel();
     let channels: Vec<Channel> = {
-        let mut wanted = shared.wanted();
+        let mut wanted = shared.wanted.lock();
         wanted.session = Some(session);
         wanted.channels.iter().copied().collect()
     };
@@ -207,20 +203,20 @@ async fn session(
             *lost = false;
         }
         if let Some(first) = first.take() {
-            // Whoever started the listener may have given up.
+            // `start` may have been cancelled.
             let _ = first.send(());
         }
         driver.keep_up(changes).await
     };
-    // All that is there at once: a message each turn would be too few on a busy edge.
+    // Drains all available messages at once: tokio's cooperative budget is too small for a busy edge.
     let delivered = tokio::task::unconstrained(deliver(shared, sender, stream));
     tokio::select! {
         end = delivered => end,
         driven = driven => match driven {
-            Ok(()) => End::Unheard,
+            Ok(()) => End::ReceiverDropped,
             Err(why) => End::Lost(why),
         },
-        () = sender.closed() => End::Unheard,
+        () = sender.closed() => End::ReceiverDropped,
     }
 }
 
@@ -236,7 +232,7 @@ async fn deliver(
         let payload = Bytes::copy_from_slice(message.get_payload_bytes());
         match sender.try_send(Incoming::Message { channel, payload }) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Closed(_)) => return End::Unheard,
+            Err(mpsc::error::TrySendError::Closed(_)) => return End::ReceiverDropped,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 return End::Lost("its reader fell behind".to_owned());
             }
@@ -245,7 +241,7 @@ async fn deliver(
     End::Lost("closed by the server".to_owned())
 }
 
-/// Subscribes, unsubscribes and pings, one after the other.
+/// Runs subscribes, unsubscribes and pings one after the other.
 struct Driver<'a> {
     shared: &'a Shared,
     sink: PubSubSink,
@@ -264,7 +260,7 @@ impl Driver<'_> {
                 _ = changes.recv_many(&mut batch, CHUNK) => {}
                 _ = ping.tick() => answered(self.sink.ping::<()>()).await?,
             }
-            // Neighbours of one kind share a round trip.
+            // Adjacent changes of one kind share a round trip.
             while let Some(subscribe) = batch.first().map(|change| change.subscribe) {
                 let alike = batch
                     .iter()
@@ -277,7 +273,7 @@ impl Driver<'_> {
                     .collect();
                 self.change(subscribe, &channels).await?;
                 for change in alike {
-                    // Whoever asked may have gone.
+                    // The caller may have been cancelled.
                     let _ = change.done.send(());
                 }
             }
@@ -286,7 +282,7 @@ impl Driver<'_> {
 
     async fn change(&mut self, subscribe: bool, channels: &[Channel]) -> Result<(), String> {
         for chunk in channels.chunks(CHUNK) {
-            let names: Vec<String> = chunk.iter().map(|c| self.shared.names.of(*c)).collect();
+            let names: Vec<String> = chunk.iter().map(|c| self.shared.names.name(*c)).collect();
             if subscribe {
                 answered(self.sink.subscribe(names)).await?;
             } else {
@@ -298,7 +294,7 @@ impl Driver<'_> {
 }
 
 async fn answered(what: impl Future<Output = RedisResult<()>>) -> Result<(), String> {
-    match timeout(PATIENCE, what).await {
+    match timeout(ANSWER_TIMEOUT, what).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
     }

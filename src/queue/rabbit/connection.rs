@@ -1,5 +1,5 @@
-//! One connection to the broker that always comes back. A task owns it: connect (with a deadline), declare the
-//! topology, watch, and start over with a jittered delay. It logs each change of state once.
+//! One connection to the broker that reconnects for ever. Its task connects (with a deadline), declares the topology,
+//! watches the connection, and starts over after a delay with jitter. It logs each change of state once.
 
 use std::{
     future,
@@ -25,25 +25,26 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::{Settings, topology};
+use super::{
+    settings::{CONNECT_DEADLINE, Settings},
+    topology,
+};
 use crate::{
     error::{Error, Result},
     queue::State,
     retry::Policy,
 };
 
-/// TCP, TLS and the AMQP handshake together.
-pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Creating a quorum queue takes tens of milliseconds, and there may be 256; after a cluster's restart each
-/// must elect its leader first.
+/// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them elects
+/// its leader first.
 const DECLARE_DEADLINE: Duration = Duration::from_secs(60);
-/// lapin reports a lost connection as an event; this notices one that was lost without.
+/// lapin reports a lost connection as an event; this check finds connections that were lost without one.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// One established connection.
 pub(super) struct Live {
     pub connection: Connection,
-    /// Tells this connection from its predecessors.
+    /// Distinguishes this connection from its predecessors.
     pub epoch: u64,
 }
 
@@ -71,21 +72,21 @@ impl Status {
     }
 }
 
-/// The handle. Dropping it closes the connection.
-pub(super) struct Link {
+/// The handle to the connection's task. Dropping it closes the connection.
+pub(super) struct ManagedConnection {
     status: Arc<watch::Sender<Status>>,
     failure: Arc<Mutex<String>>,
     task: AbortOnDropHandle<()>,
 }
 
-impl Link {
-    /// Starts connecting, and returns at once. `role` is what the connection is for, in logs and in its name.
-    pub fn start(settings: Settings, role: &'static str) -> Result<Link> {
+impl ManagedConnection {
+    /// Starts connecting and returns at once. `role` says what the connection is for, in logs and in its name.
+    pub fn start(settings: Settings, role: &'static str) -> Result<ManagedConnection> {
         let uri = settings.uri()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
-        let task = tokio::spawn(keep(uri, settings, role, status.clone(), failure.clone()));
-        Ok(Link {
+        let task = tokio::spawn(run(uri, settings, role, status.clone(), failure.clone()));
+        Ok(ManagedConnection {
             status,
             failure,
             task: AbortOnDropHandle::new(task),
@@ -100,9 +101,9 @@ impl Link {
         self.status.borrow().clone()
     }
 
-    /// Waits for a connection, at most `patience`; then says what the last try failed of.
-    pub async fn ready(&self, patience: Duration) -> Result<()> {
-        if timeout(patience, self.established()).await.is_ok() {
+    /// Waits for a connection, at most `limit`. The error carries the reason of the last failed attempt.
+    pub async fn ready(&self, limit: Duration) -> Result<()> {
+        if timeout(limit, self.established()).await.is_ok() {
             return Ok(());
         }
         let failure = self.failure.lock();
@@ -120,7 +121,7 @@ impl Link {
         let found = found.ok().map(|status| status.clone());
         match found {
             Some(status) => status,
-            // The task is gone: nothing will ever come.
+            // The task has ended: there will be no connection.
             None => future::pending().await,
         }
     }
@@ -135,11 +136,11 @@ impl Link {
     /// Resolves when that connection is no longer the one in use.
     pub async fn gone(&self, epoch: u64) {
         let mut status = self.status.subscribe();
-        // An error means that the task is gone, and the connection with it.
+        // An error means that the task has ended, and the connection with it.
         let _ = status.wait_for(|s| s.epoch() != Some(epoch)).await;
     }
 
-    /// Resolves when the broker takes nothing (any more).
+    /// Resolves when the broker blocks the connection.
     pub async fn blocked(&self) {
         let mut status = self.status.subscribe();
         if status
@@ -151,18 +152,18 @@ impl Link {
         }
     }
 
-    /// Says goodbye to the broker, at most a second long.
+    /// Closes the connection in order; waits for the broker's answer for a second at most.
     pub async fn close(&self) {
         self.task.abort();
         let before = self.status.send_replace(Status::Down);
         if let Status::Up(live) | Status::Blocked(live) = before {
-            let goodbye = live.connection.close(200, "bye".into());
-            let _ = timeout(Duration::from_secs(1), goodbye).await;
+            let closed = live.connection.close(200, "bye".into());
+            let _ = timeout(Duration::from_secs(1), closed).await;
         }
     }
 }
 
-async fn keep(
+async fn run(
     uri: AMQPUri,
     settings: Settings,
     role: &'static str,

@@ -1,0 +1,108 @@
+//! The pool of command connections, their deadline, and the names of keys.
+
+use std::{fmt, time::Duration};
+
+use deadpool_redis::{
+    Connection, Manager, Pool, Runtime,
+    redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError},
+};
+use tokio::time::timeout;
+
+use crate::error::{Error, Result};
+
+/// Deadline of a command, including the wait for a connection.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Settings {
+    /// `redis://` or `rediss://`. May contain a password: never logged.
+    pub url: String,
+    /// Begins the name of every key and channel, followed by a colon.
+    pub prefix: String,
+    /// Cached events per room, at least 1.
+    pub recent_messages: usize,
+    /// Time to live of a room's cached events after the last append.
+    pub recent_ttl: Duration,
+    /// Connections for commands, at least 1.
+    pub pool: usize,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("prefix", &self.prefix)
+            .field("recent_messages", &self.recent_messages)
+            .field("recent_ttl", &self.recent_ttl)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+pub struct RedisBus {
+    pub(super) settings: Settings,
+    pool: Pool,
+    pub(super) client: Client,
+}
+
+impl RedisBus {
+    /// Does not connect yet: Redis may start later.
+    ///
+    /// # Errors
+    /// An invalid URL.
+    pub fn connect(settings: Settings) -> Result<RedisBus> {
+        let invalid = |error: RedisError| Error::field("redis.url", error.to_string());
+        let client = Client::open(settings.url.as_str()).map_err(invalid)?;
+        let connection = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DEADLINE))
+            .set_response_timeout(Some(DEADLINE));
+        let manager =
+            Manager::new_with_config(settings.url.as_str(), connection).map_err(invalid)?;
+        let pool = Pool::builder(manager)
+            .max_size(settings.pool.max(1))
+            .create_timeout(Some(DEADLINE))
+            .wait_timeout(Some(DEADLINE))
+            .recycle_timeout(Some(DEADLINE))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(Error::internal)?;
+        Ok(RedisBus {
+            settings,
+            pool,
+            client,
+        })
+    }
+
+    /// One round trip.
+    pub(super) async fn run<T: FromRedisValue>(&self, pipeline: Pipeline) -> Result<T> {
+        let answer = async {
+            let mut connection: Connection = self.pool.get().await.map_err(unavailable)?;
+            pipeline
+                .query_async(&mut connection)
+                .await
+                .map_err(unavailable)
+        };
+        timeout(DEADLINE, answer)
+            .await
+            .unwrap_or_else(|elapsed| Err(unavailable(elapsed)))
+    }
+
+    pub(super) fn key(&self, kind: &str, name: impl fmt::Display) -> String {
+        format!("{}:{kind}:{name}", self.settings.prefix)
+    }
+
+    /// The key of something that exists once per deployment.
+    pub(super) fn single_key(&self, kind: &str) -> String {
+        format!("{}:{kind}", self.settings.prefix)
+    }
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::unavailable("cache", error)
+}
+
+/// Redis takes a time to live in whole milliseconds and rejects zero.
+pub(super) fn millis(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_millis())
+        .unwrap_or(u64::MAX >> 12)
+        .max(1)
+}

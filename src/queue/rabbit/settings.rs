@@ -1,0 +1,69 @@
+//! What both sides of the queue are told.
+
+use std::{fmt, time::Duration};
+
+use lapin::uri::AMQPUri;
+
+use crate::{
+    error::{Error, Result},
+    queue::Partition,
+};
+
+/// TCP, TLS and the AMQP handshake together.
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Two missed heartbeats end a connection: a broker that hangs is detected within 10 s.
+const HEARTBEAT_SECONDS: u16 = 5;
+
+#[derive(Clone)]
+pub struct Settings {
+    /// `amqp://` or `amqps://`. May contain a password: never logged.
+    pub url: String,
+    /// Begins the name of every queue.
+    pub prefix: String,
+    /// At least 1.
+    pub partitions: Partition,
+    /// Above this many waiting commands the estimate is refreshed more often. The caller refuses commands, not the queue.
+    pub max_backlog: u64,
+    /// Deadline of a publish, including reconnects.
+    pub confirm_timeout: Duration,
+    /// Payloads that a consumer may hold unacknowledged, at least 1. It must be the same on every worker: where a consumer
+    /// holds fewer than its predecessor gave back and then fails too, RabbitMQ mixes up the order of both.
+    pub prefetch: u16,
+    /// Shown as the connections' name in RabbitMQ's own tools.
+    pub node: String,
+}
+
+impl Settings {
+    pub(super) fn uri(&self) -> Result<AMQPUri> {
+        let mut uri: AMQPUri = self
+            .url
+            .parse()
+            .map_err(|reason: String| Error::field("queue.url", reason))?;
+        uri.query.heartbeat = Some(HEARTBEAT_SECONDS);
+        uri.query.connection_timeout = Some(CONNECT_DEADLINE.as_millis() as u64);
+        Ok(uri)
+    }
+
+    pub(super) fn check(&self, partition: Partition) -> Result<()> {
+        if partition < self.partitions {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "there is no partition {partition}: queue.partitions is {}",
+            self.partitions
+        )))
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("prefix", &self.prefix)
+            .field("partitions", &self.partitions)
+            .field("max_backlog", &self.max_backlog)
+            .field("confirm_timeout", &self.confirm_timeout)
+            .field("prefetch", &self.prefetch)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}

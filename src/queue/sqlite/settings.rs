@@ -1,0 +1,15 @@
+//! What the queue is told.
+
+use std::time::Duration;
+
+use crate::queue::Partition;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// At least 1.
+    pub partitions: Partition,
+    /// Deadline of a publish.
+    pub confirm_timeout: Duration,
+    /// Payloads that a consumer reads from the file at once, at least 1.
+    pub prefetch: u16,
+}

@@ -1,0 +1,73 @@
+//! Starts what `worker.jobs` names, and stops it in order.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{lane, maintenance, membership_cache, partitions, state::Worker, tasks};
+use crate::{
+    bus::WorkerId, config::WorkerRole, error::Result, model::derived_id, queue::TaskQueue,
+};
+
+/// Works until `shutdown`, then finishes the batches under way, acknowledges them and gives up its partitions.
+///
+/// # Errors
+/// None today; failures of servers are retried.
+pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
+    let worker = Arc::new(worker);
+    let settings = &worker.config.worker;
+    let id = settings.id.as_deref().map_or_else(WorkerId::new_v4, named);
+    let (owned, watch) = watch::channel(HashSet::new());
+    let parts = TaskTracker::new();
+    let lanes = if settings.does(WorkerRole::Messages) {
+        settings.concurrency
+    } else {
+        0
+    };
+    if lanes > 0 {
+        parts.spawn(membership_cache::listen(worker.clone(), shutdown.clone()));
+    }
+    for lane in 0..lanes {
+        let (worker, watch) = (worker.clone(), watch.clone());
+        parts.spawn(lane::run(worker, lane, watch, shutdown.clone()));
+    }
+    if worker.config.notify.enabled() {
+        let queues = TaskQueue::ALL.into_iter().filter(|queue| match queue {
+            TaskQueue::Notify => settings.does(WorkerRole::Notify),
+            TaskQueue::Email | TaskQueue::Sms => settings.does(WorkerRole::Deliver),
+        });
+        for queue in queues {
+            parts.spawn(tasks::run(worker.clone(), queue, shutdown.clone()));
+        }
+    }
+    if settings.does(WorkerRole::Maintenance) {
+        parts.spawn(maintenance::run(worker.clone(), id, shutdown.clone()));
+    }
+    let jobs: Vec<&str> = settings.jobs.iter().map(|role| role.as_str()).collect();
+    tracing::info!(
+        worker = %id,
+        name = settings.id,
+        lanes,
+        jobs = jobs.join(","),
+        "working"
+    );
+    if settings.does(WorkerRole::Messages) {
+        partitions::claim(&worker, id, owned, shutdown).await;
+    } else {
+        // No heartbeats: each live worker is assigned partitions.
+        shutdown.cancelled().await;
+    }
+    parts.close();
+    parts.wait().await;
+    // After the last acknowledgement, until which the partitions belong to this worker.
+    if let Err(error) = worker.coordination.deregister(id).await {
+        tracing::debug!(error = %error.chain(), "not deregistered; the heartbeat expires");
+    }
+    Ok(())
+}
+
+/// The id of a worker with a name is the same after a restart, and so are its partitions.
+fn named(name: &str) -> WorkerId {
+    derived_id("worker", &[name.as_bytes()])
+}
