@@ -1,7 +1,8 @@
-//! Many who ask for the same kind of thing at the same time share one read. While a read is under way those who come
-//! wait for the next one, as commands do on their way to the queue: idle, a read of one and no delay; when everyone
-//! comes back after a restart, one read for hundreds. A read begins after all of its askers asked, so that nobody is
-//! told less than a read of their own would have told: this is no cache.
+//! Batched reads, as in DataLoader: keys that are requested while a read is under way are read together by the next one.
+//! Idle, that is a read of one key without delay; when all clients reconnect after a restart, one read for hundreds.
+//!
+//! Not a cache: each read starts after all of its callers asked, so its result is never older than that of a read of
+//! their own.
 
 use std::{
     sync::Arc,
@@ -19,13 +20,13 @@ use crate::{
     store::{Entry, Reads},
 };
 
-/// Reads under way at once: a second one only beside one that is slow, as two would share the askers between them.
+/// Reads under way at once. A second one starts only beside one that is slow: otherwise two would split the keys.
 const READS: usize = 2;
-/// A read that takes longer does not hold up who comes after that.
+/// A read that takes longer does not delay later keys.
 const SLOW: Duration = Duration::from_millis(50);
 /// Keys in one read.
 const KEYS: usize = 256;
-/// What a read may take before its place is given to the next one.
+/// The deadline of a read.
 const WITHIN: Duration = Duration::from_secs(5);
 
 type Read<K, V> = dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>>> + Send + Sync;
@@ -70,10 +71,10 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
         }
     }
 
-    /// What a read that begins from now on says of `key`.
+    /// The value of `key` from a read that starts after this call.
     ///
     /// # Errors
-    /// Those of the read, which all its askers get; `busy` where it takes too long.
+    /// Those of the read, for all keys of the batch; `busy` where it exceeds its deadline.
     pub async fn get(&self, key: K) -> Result<V> {
         let (answer, answered) = oneshot::channel();
         let begins = {
@@ -88,7 +89,7 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
             begins
         };
         if begins {
-            // A task of its own: whoever asked may give up, and the others still get their answer.
+            // A task of its own: a caller that gives up does not end the read of the others.
             tokio::spawn(Shared::keep_reading(self.shared.clone()));
         }
         answered
@@ -116,7 +117,7 @@ impl<K, V> Shared<K, V> {
             match result {
                 Ok(values) => {
                     for (answer, value) in answers.into_iter().zip(values) {
-                        // Whoever asked may have gone.
+                        // The caller may have given up.
                         let _ = answer.send(Ok(value));
                     }
                 }
@@ -130,18 +131,17 @@ impl<K, V> Shared<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<K, V>> {
-        // The list is whole between any two statements.
         self.state.lock()
     }
 }
 
-/// What every socket asks for when it comes.
+/// The reads that every new socket needs.
 pub struct BatchedReads {
     pub accounts: BatchedRead<UserId, Option<Account>>,
     /// Whether the login was revoked.
     pub revoked: BatchedRead<LoginId, bool>,
     pub entries: BatchedRead<(RoomId, UserId), Option<Entry>>,
-    /// Says on the bus that someone is connected.
+    /// Announces on the bus that a user is connected.
     pub here: BatchedRead<(UserId, Timestamp), ()>,
 }
 
@@ -178,19 +178,19 @@ impl BatchedReads {
     }
 }
 
-/// One of the reads under way; it counts until it ends, even by a panic.
+/// One of the reads under way. Counted until it is dropped, also by a panic.
 struct Reading<K, V> {
     shared: Arc<Shared<K, V>>,
     ended: bool,
 }
 
 impl<K, V> Reading<K, V> {
-    /// The next to be read; `None` ends it.
+    /// The keys of the next read; `None` ends the task.
     fn next(&mut self) -> Option<Vec<Asked<K, V>>> {
         let mut state = self.shared.lock();
         state.waiting.retain(|asked| !asked.answer.is_closed());
         if state.waiting.is_empty() {
-            // Under the same lock, so that whoever asks next begins a read.
+            // Under the same lock as the check, so that the next caller starts a read.
             state.reading -= 1;
             state.waiting = Vec::new();
             self.ended = true;
@@ -219,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers twice the key, and how many keys were read together.
+    /// Returns twice the key, and how many keys were read together.
     type Doubled = BatchedRead<u32, (u32, usize)>;
 
     /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
@@ -252,7 +252,7 @@ mod tests {
             .unwrap();
     }
 
-    /// As many reads under way as may be, so that the next askers wait.
+    /// Starts as many reads as are allowed, so that the next keys wait.
     async fn busy(gather: &Arc<Doubled>, begun: &AtomicU32, key: u32) {
         for read in 1..=READS as u32 {
             let gather = gather.clone();

@@ -1,5 +1,6 @@
-//! The safety net under the end of a membership: every subscription is compared with the store now and then. What it
-//! finds was missed by the bus and by the comparison of the rooms' heads; on a healthy deployment that is nothing.
+//! The safety net for memberships that ended: every subscription is compared with the store within `edge.rights_interval`.
+//! A subscription that it ends was missed by the bus and by the comparison of the rooms' heads; a healthy deployment has
+//! none.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Hub, SETTLE};
+use super::hub::{Hub, SETTLE};
 use crate::{
     error::Result,
     model::{RoomId, UserId},
@@ -34,7 +35,7 @@ impl Hub {
                     () = self.shutdown.cancelled() => return,
                 }
                 if let Err(error) = self.check_rights(chunks.next().unwrap_or_default()).await {
-                    tracing::debug!(error = %error.chain(), "the subscriptions could not be compared");
+                    tracing::debug!(error = %error.chain(), "subscriptions could not be compared with the store");
                 }
             }
         }
@@ -69,7 +70,7 @@ impl Hub {
         if gone.is_empty() {
             return Ok(());
         }
-        // Most likely the event that says so is on its way, and says it better.
+        // The event that ends the membership is probably under way; it unsubscribes with its own number.
         tokio::time::sleep(SETTLE).await;
         for (id, users) in gone {
             let Some(room) = self.find(id) else { continue };

@@ -1,5 +1,5 @@
-//! One room on this edge: its sockets, the last number they were given, and what waits for a hole to be filled.
-//! Nothing here waits or does I/O.
+//! One room on this edge: its subscriptions, the last number delivered to them, and the events that wait for a missing
+//! range. No I/O.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,21 +17,21 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Events kept for one socket while its `joinRoom` is being answered; beyond it the client asks again.
+/// Events kept for one socket while its `joinRoom` is being answered; with more, the client has to join again.
 const MAX_PENDING: usize = 4096;
 
 pub(super) struct Room {
     pub id: RoomId,
-    /// Filled once the room is subscribed and its head is known.
+    /// Set once the room's channel is subscribed and its head is known.
     pub open: OnceCell<()>,
-    /// Held by whoever reads the newest page, so that the others wait for it.
+    /// Held while the newest page is read, so that concurrent requests for it share one read.
     pub reading: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<RoomState>,
 }
 
-pub(super) struct State {
+pub(super) struct RoomState {
     room: RoomId,
-    /// The last number given to the sockets here; -1 until the room is open.
+    /// The last number delivered to the subscriptions; -1 until the room is open.
     pub last: Seq,
     /// The highest number known to exist.
     pub target: Seq,
@@ -41,26 +41,26 @@ pub(super) struct State {
     pub pages: HistoryCache,
 }
 
-/// A socket's place in a room.
+/// A socket's subscription to a room.
 pub(super) struct Subscription {
-    pub who: Arc<Subscriber>,
+    pub subscriber: Arc<Subscriber>,
     /// `Some` while its `joinRoom` is being answered: events wait here so that the answer comes first.
     pub pending: Option<Box<Pending>>,
-    /// What the answer to its `joinRoom` brought it up to. The store may be ahead of the bus: events up to here may
-    /// still arrive, and this socket has them already.
+    /// The number up to which the answer to its `joinRoom` contained everything. The store may be ahead of the bus:
+    /// events up to here may still arrive, and are not delivered to this socket.
     pub above: Seq,
-    /// Another one for each `joinRoom`, so that a verdict on an earlier one is not carried out on a later one.
+    /// Unique for each `joinRoom`, so that a decision about an earlier subscription is not applied to a later one.
     pub joined: u64,
 }
 
-/// What waits for one socket.
+/// Events that wait until a `joinRoom` is answered.
 #[derive(Default)]
 pub(super) struct Pending {
     pub events: Vec<(Seq, Arc<OutboundEvent>)>,
-    /// More came than is kept.
+    /// More than [`MAX_PENDING`] events arrived.
     pub overflow: bool,
     /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends on
-    /// when the membership was read, which only the joining session knows.
+    /// the head at which the session read the membership.
     pub left: Option<Seq>,
 }
 
@@ -70,7 +70,7 @@ impl Room {
             id,
             open: OnceCell::new(),
             reading: tokio::sync::Mutex::new(()),
-            state: Mutex::new(State {
+            state: Mutex::new(RoomState {
                 room: id,
                 last: -1,
                 target: -1,
@@ -87,19 +87,19 @@ impl Room {
         state.last >= 0 && state.last < head
     }
 
-    /// Nobody is here, and nobody reads.
+    /// Without subscriptions, and without a cached page that is still being read.
     pub fn is_empty(&self) -> bool {
         let state = self.lock();
         state.subscriptions.is_empty() && !state.pages.is_read()
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock()
     }
 }
 
-impl State {
-    /// Delivers those of the events ahead that nothing is missing before.
+impl RoomState {
+    /// Delivers the kept events that have become contiguous.
     pub fn advance(&mut self) {
         let mut ready = Vec::new();
         while let Some(first) = self.ahead.first_entry() {
@@ -116,7 +116,7 @@ impl State {
         self.deliver(ready);
     }
 
-    /// Contiguous events whose numbers are taken already, to every socket here.
+    /// Delivers contiguous events, up to `last`, to every subscription.
     pub fn deliver(&mut self, events: Vec<FeedEvent>) {
         if events.is_empty() {
             return;
@@ -128,10 +128,10 @@ impl State {
             match event.kind {
                 EventKind::MemberLeft => {
                     if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
-                        // Those who left hear it, and nothing after it.
+                        // The sockets of the user who left get this event, and none after it.
                         let seq = event.seq;
                         numbered.push((seq, OutboundEvent::feed(event)));
-                        self.give(&numbered);
+                        self.push(&numbered);
                         numbered.clear();
                         self.member_left(left.user.id, seq);
                         continue;
@@ -145,11 +145,11 @@ impl State {
             }
             numbered.push((event.seq, OutboundEvent::feed(event)));
         }
-        self.give(&numbered);
+        self.push(&numbered);
         if room_deleted {
             for subscription in &mut self.subscriptions {
                 if let Some(pending) = &mut subscription.pending {
-                    // For good: no membership that was read counts any more.
+                    // Permanently: a membership that was read before does not count any more.
                     pending.left = Some(Seq::MAX);
                 }
             }
@@ -161,64 +161,65 @@ impl State {
     fn member_left(&mut self, user: UserId, seq: Seq) {
         for subscription in &mut self.subscriptions {
             if let Some(pending) = &mut subscription.pending
-                && subscription.who.user == user
+                && subscription.subscriber.user == user
             {
                 pending.left = pending.left.max(Some(seq));
             }
         }
         self.unsubscribe(|subscription| {
-            subscription.who.user == user
+            subscription.subscriber.user == user
                 && subscription.pending.is_none()
                 && seq > subscription.above
         });
     }
 
-    /// The sockets that get events, with the number of their `joinRoom`.
+    /// The live subscriptions, by user and `joined`.
     pub fn live(&self) -> impl Iterator<Item = (UserId, u64)> {
         let live = self
             .subscriptions
             .iter()
             .filter(|subscription| subscription.pending.is_none());
-        live.map(|subscription| (subscription.who.user, subscription.joined))
+        live.map(|subscription| (subscription.subscriber.user, subscription.joined))
     }
 
-    /// Unsubscribes these users' sockets, unless they have joined again since. They hear a `gap` from the next number on,
-    /// the event for "ask again", which is then answered with what they are in the room.
+    /// Unsubscribes these users' sockets, unless they have joined again since. They get a `gap` from the next number on, which
+    /// makes clients join again; the answer then says that they are no members.
     pub fn revoke(&mut self, gone: &HashSet<(UserId, u64)>) -> usize {
         let before = self.subscriptions.len();
         let (room, from) = (self.room, self.last + 1);
         let to = self.target.max(from);
         self.unsubscribe(|subscription| {
             let revoked = subscription.pending.is_none()
-                && gone.contains(&(subscription.who.user, subscription.joined));
+                && gone.contains(&(subscription.subscriber.user, subscription.joined));
             if revoked {
                 let gap = OutboundEvent::new("gap", raw(&Gap { room, from, to }).get().to_owned());
-                subscription.who.outbox.push_events(&[gap]);
+                subscription.subscriber.outbox.push_events(&[gap]);
             }
             revoked
         });
         before - self.subscriptions.len()
     }
 
-    /// Tells every socket that is live here. One that is still joining reads the truth after its place was taken.
-    pub fn tell(&mut self, event: EphemeralEvent) {
+    /// Delivers an event without a number to every live subscription. A socket that is still joining reads the current state
+    /// after it was subscribed.
+    pub fn deliver_ephemeral(&mut self, event: EphemeralEvent) {
         let frame = OutboundEvent::new(event.kind.as_str(), event.data);
         let live = self
             .subscriptions
             .iter()
             .filter(|subscription| subscription.pending.is_none());
-        let mut told = 0;
+        let mut delivered = 0;
         for subscription in live {
             subscription
-                .who
+                .subscriber
                 .outbox
                 .push_events(std::slice::from_ref(&frame));
-            told += 1;
+            delivered += 1;
         }
-        metrics().deliveries.inc_by(told);
+        metrics().deliveries.inc_by(delivered);
     }
 
-    fn give(&mut self, numbered: &[(Seq, Arc<OutboundEvent>)]) {
+    fn push(&mut self, numbered: &[(Seq, Arc<OutboundEvent>)]) {
         if numbered.is_empty() {
             return;
         }
@@ -228,7 +229,7 @@ impl State {
                 None => {
                     let known = numbered.partition_point(|(seq, _)| *seq <= subscription.above);
                     if known < frames.len() {
-                        subscription.who.outbox.push_events(&frames[known..]);
+                        subscription.subscriber.outbox.push_events(&frames[known..]);
                     }
                 }
                 Some(pending) if pending.overflow => {}
@@ -248,14 +249,14 @@ impl State {
         self.subscriptions.retain(|subscription| {
             let gone = gone(subscription);
             if gone {
-                subscription.who.rooms().remove(&self.room);
+                subscription.subscriber.rooms().remove(&self.room);
             }
             !gone
         });
     }
 
-    /// Puts what was fetched for `after < seq <= upto` in its place. A number that the store does not have (any
-    /// more) is told as a `gap`.
+    /// Delivers what was fetched for `after < seq <= upto`. Numbers that the store does not have (any more) are delivered as
+    /// a `gap`.
     pub fn fill(&mut self, after: Seq, upto: Seq, events: Vec<FeedEvent>) {
         let mut ready = Vec::new();
         let mut expected = after + 1;
@@ -290,6 +291,6 @@ impl State {
             to,
         };
         let frame = OutboundEvent::new("gap", raw(&gap).get().to_owned());
-        self.give(&[(to, frame)]);
+        self.push(&[(to, frame)]);
     }
 }
