@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::{Secret, SecretUrl};
+use super::secret::{Secret, SecretUrl};
+use crate::templates::Templates;
 
 /// `[edge]`
 #[derive(Clone, Debug)]
@@ -238,7 +239,7 @@ pub struct Notify {
     /// After refused credentials.
     pub pause: Duration,
     /// What notifications say.
-    pub templates: super::Templates,
+    pub templates: Templates,
     /// `[notify.email]`
     pub email: Email,
     /// `[notify.sms]`

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::waves::{Turn, Waves};
@@ -171,7 +171,7 @@ impl Outbox {
     }
 
     fn extend(&self, items: impl Iterator<Item = Item>) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         let slow = |ending: &Ending| ending.close == Close::Slow;
         if queue.ending.as_ref().is_some_and(slow) {
             return;
@@ -190,7 +190,7 @@ impl Outbox {
 
     /// Ends the socket as that of a slow reader, whatever waits: its writer has seen no progress for too long.
     pub fn end_slow(&self) {
-        self.lock().end_slow();
+        self.queue.lock().end_slow();
     }
 
     /// Asks for a turn, unless that is done already.
@@ -209,7 +209,7 @@ impl Outbox {
 
     /// The turn that was asked for.
     pub(super) fn take_turn(&self, turn: Turn) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         if matches!(queue.turn, Place::Waiting) {
             queue.turn = Place::Turn(turn);
             self.wake();
@@ -219,17 +219,17 @@ impl Outbox {
     /// The writer waits for its reader: it holds up nobody, and needs no turn to go on.
     pub fn block(&self) {
         // A turn ends outside the lock.
-        let _turn = std::mem::replace(&mut self.lock().turn, Place::Blocked);
+        let _turn = std::mem::replace(&mut self.queue.lock().turn, Place::Blocked);
     }
 
     /// Says that an answer will come later; a goodbye waits for it.
     pub fn owe(&self) {
-        self.lock().owed += 1;
+        self.queue.lock().owed += 1;
     }
 
     /// An owed answer is here, or will not come.
     pub fn pay(&self) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         queue.owed = queue.owed.saturating_sub(1);
         if queue.owed == 0 && queue.ending.is_some() {
             self.wake();
@@ -237,7 +237,7 @@ impl Outbox {
     }
 
     pub fn owes(&self) -> bool {
-        self.lock().owed > 0
+        self.queue.lock().owed > 0
     }
 
     /// Ends the socket once what waits is written. The first ending counts.
@@ -246,7 +246,7 @@ impl Outbox {
     }
 
     pub fn close_with(&self, close: Close, reason: String) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         if queue.ending.is_none() {
             queue.ending = Some(Ending { close, reason });
         }
@@ -264,9 +264,10 @@ impl Outbox {
             self.writer.register(cx.waker());
         }
         // Once more: what came while it was registered wakes nobody.
-        match self.woken.swap(false, Ordering::AcqRel) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if self.woken.swap(false, Ordering::AcqRel) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 
@@ -277,7 +278,7 @@ impl Outbox {
 
     /// The writer's turn, if it has one; or that it may go on, or end, without.
     pub fn turn(&self) -> Option<Option<Turn>> {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         match std::mem::take(&mut queue.turn) {
             Place::Turn(turn) => Some(Some(turn)),
             Place::Blocked => Some(None),
@@ -291,7 +292,7 @@ impl Outbox {
 
     /// Moves all that waits to the end of `into`, and says whether the socket should end after it.
     pub fn take(&self, into: &mut VecDeque<Item>) -> Option<Ending> {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         queue.bytes = 0;
         if into.is_empty() {
             // With its buffer: an idle socket keeps none.
@@ -304,30 +305,26 @@ impl Outbox {
 
     /// There is room to write what waits, if anything does.
     pub fn poke(&self) {
-        self.ask(&mut self.lock());
+        self.ask(&mut self.queue.lock());
         self.wake();
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lock().items.is_empty()
+        self.queue.lock().items.is_empty()
     }
 
     /// How the socket should end, where it should; what waits stays where it is.
     pub fn ending(&self) -> Option<Ending> {
-        self.lock().ending.clone()
+        self.queue.lock().ending.clone()
     }
 
     /// Whether the reader was too slow: what is being written now will not be waited for.
     pub fn is_slow(&self) -> bool {
-        self.lock()
+        self.queue
+            .lock()
             .ending
             .as_ref()
             .is_some_and(|ending| ending.close == Close::Slow)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // The queue is whole between any two statements.
-        self.queue.lock()
     }
 }
 

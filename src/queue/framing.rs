@@ -247,9 +247,10 @@ fn json_values(payload: &Bytes) -> Result<Vec<Bytes>, String> {
         }
         commands.push(payload.slice_ref(value.get().as_bytes()));
     }
-    match commands.is_empty() {
-        false => Ok(commands),
-        true => Err("it cannot be read: it is empty".to_owned()),
+    if commands.is_empty() {
+        Err("it cannot be read: it is empty".to_owned())
+    } else {
+        Ok(commands)
     }
 }
 

@@ -202,9 +202,10 @@ impl<C: Codec> Connection<C> {
 
     fn poll_turns(&mut self, cx: &mut Context) -> Result<(), Over> {
         while let Some(turn) = self.outbox.turn() {
-            let ending = match self.link.is_writable(&self.outbox) {
-                true => self.outbox.take(&mut self.writing),
-                false => self.outbox.ending(),
+            let ending = if self.link.is_writable(&self.outbox) {
+                self.outbox.take(&mut self.writing)
+            } else {
+                self.outbox.ending()
             };
             if !self.writing.is_empty() {
                 let written = self.link.poll_write(cx, &mut self.writing, C::render);
