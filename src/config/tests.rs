@@ -1,4 +1,4 @@
-//! The settings from outside: `Config::load` and what it says.
+//! `Config::load` and its problems.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -45,7 +45,7 @@ impl Default for Templates {
 pub struct Fault {
     pub place: Place,
     pub message: String,
-    /// Valid alternatives, in words; empty if the message says it all.
+    /// The valid alternatives, in words; empty if the message is enough.
     pub allowed: String,
 }
 
