@@ -25,6 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The allocator gives free memory back a second after it was freed, but looks for it only when something else is freed:
 /// after a burst, with nobody there, that may be hours later. So someone looks.
+#[allow(unsafe_code, reason = "the allocator's C interface")]
 fn give_back_memory() {
     let look = || loop {
         thread::sleep(Duration::from_secs(1));
@@ -240,11 +241,12 @@ async fn measure(what: Bench, config: &Config) -> Result<()> {
 }
 
 fn clean(report: &bench::load::Report) -> Result<()> {
-    match report.is_clean() {
-        true => Ok(()),
-        false => Err(Error::conflict(
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Error::conflict(
             "messages were lost, repeated or out of order",
-        )),
+        ))
     }
 }
 

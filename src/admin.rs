@@ -107,7 +107,12 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
         finding(
             "PostgreSQL",
             store.map(|()| "answers, and its schema is up to date".to_owned()),
-            || format!("check database.url ({}) and run `chat migrate`", config.database.url),
+            || {
+                format!(
+                    "check database.url ({}) and run `chat migrate`",
+                    config.database.url
+                )
+            },
         ),
         finding("Redis", bus.map(|()| "answers".to_owned()), || {
             format!("check redis.url ({})", config.redis.url)
@@ -120,9 +125,10 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
         Finding {
             name: "auth.secret",
             ok: !config.auth.secret.is_empty(),
-            text: match config.auth.secret.is_empty() {
-                false => "is set".to_owned(),
-                true => "is empty: every edge needs the same one; `openssl rand -base64 48` makes one, CHAT__AUTH__SECRET sets it".to_owned(),
+            text: if config.auth.secret.is_empty() {
+                "is empty: every edge needs the same one; `openssl rand -base64 48` makes one, CHAT__AUTH__SECRET sets it".to_owned()
+            } else {
+                "is set".to_owned()
             },
         },
     ];

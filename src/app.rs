@@ -156,15 +156,18 @@ pub async fn edge(
     result
 }
 
-/// `chat worker`: jobs from RabbitMQ, PostgreSQL for writing, Redis to tell the edges.
+/// `chat worker`: consumes from RabbitMQ, writes to PostgreSQL, publishes over Redis.
 pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -> Result<()> {
     let config = Arc::new(config);
-    let servers = Servers::connect(&config)?;
+    let mut servers = Servers::connect(&config)?;
+    if let Some(name) = &config.worker.id {
+        servers.rabbit.node = format!("chat-{name}");
+    }
     let queue = Arc::new(RabbitQueue::connect(servers.rabbit.clone())?);
     servers
         .wait(&config, queue.ready(config.start.timeout))
         .await?;
-    // Dead letters and jobs are published.
+    // Publishes dead letters and tasks.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
     let operations = operations(&config, shutdown.clone()).await?;

@@ -36,4 +36,5 @@ pub mod retry;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;
+pub mod templates;
 pub mod worker;

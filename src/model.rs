@@ -196,7 +196,7 @@ pub struct Account {
 
 debug_of!(Account { user, created_at });
 
-/// What the edge needs to check a password. `admin` is the operator's role, not a room's.
+/// What the edge needs to check a password.
 #[derive(Clone)]
 pub struct Credentials {
     pub account: Account,

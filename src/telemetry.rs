@@ -1,5 +1,5 @@
-//! What the process tells about itself: the log on standard error, and every Prometheus metric, declared here once.
-//! Must never hold personal data: no user names, message bodies or addresses in labels.
+//! The log on standard error, and every Prometheus metric, declared here once. Labels must never contain personal data: no
+//! user names, message bodies or addresses.
 
 mod one_line;
 
@@ -22,18 +22,18 @@ use crate::config::{Log, LogFormat};
 /// # Errors
 /// If a log was set up before; that one stays. Tests that start many servers ignore it.
 pub fn init(log: &Log) -> Result<(), TryInitError> {
-    // The process's start time is that of the first look at the metrics.
+    // The start time is recorded when the metrics are first used.
     LazyLock::force(&METRICS);
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let layer = fmt::layer()
         .with_writer(one_line::OneLine { colour })
         .with_ansi(colour)
-        // It would be told by `eprintln!`, which panics when standard error is gone.
+        // Such errors would be printed by `eprintln!`, which panics when standard error is closed.
         .log_internal_errors(false);
     let dependencies = log.dependencies;
     let subscriber = tracing_subscriber::registry()
-        // The settings have checked the filter; a wrong part is ignored here.
+        // The settings have checked the filter; an invalid part is ignored here.
         .with(EnvFilter::new(&log.filter))
         .with(filter_fn(move |metadata| {
             may_say(metadata.target(), *metadata.level(), dependencies)
@@ -44,10 +44,10 @@ pub fn init(log: &Log) -> Result<(), TryInitError> {
     }
 }
 
-/// What never reaches the log, whatever `log.filter` says. Below `info`, libraries write what we must not: lapin and
-/// amq-protocol whole frames, lettre the mails and the login, tungstenite and redis what travels. Two do at `warn`: sqlx
-/// reads `~/.pgpass` and the parameters of `database.url`, and shows what it does not understand; lapin shows messages
-/// that no queue took.
+/// Whether an event of a library may reach the log, whatever `log.filter` is. Below `info`, libraries log confidential
+/// data: lapin and amq-protocol whole frames, lettre mails and the login, tungstenite and redis payloads. Two do so at `warn`:
+/// sqlx shows what it does not understand of `~/.pgpass` and of the parameters of `database.url`; lapin shows unroutable
+/// messages.
 fn may_say(target: &str, level: Level, dependencies: LevelFilter) -> bool {
     let below = |module: &str| {
         let rest = target.strip_prefix(module);
@@ -66,7 +66,7 @@ pub fn metrics() -> &'static Metrics {
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// The metrics; a field's help text says what it counts.
+/// The metrics; the help text of each documents it.
 #[allow(
     missing_docs,
     reason = "the help texts in `new` say it, for operators as well"
@@ -117,7 +117,7 @@ pub struct Metrics {
 
     /// By `channel` and `outcome`: `sent`, `not_sent`, `unknown`, `refused`, `locked`.
     pub notify_attempts: IntCounterVec,
-    /// By `channel`: 1 while its provider refuses our credentials.
+    /// By `channel`: 1 while its provider refuses the credentials.
     pub notify_paused: IntGaugeVec,
 
     /// By `limit`: `server` or `address`.
@@ -131,7 +131,7 @@ pub struct Metrics {
 pub const UP: i64 = 1;
 /// State gauges: not connected.
 pub const DOWN: i64 = 0;
-/// State gauges: connected, but the broker takes nothing (memory or disk alarm).
+/// State gauges: connected, but the broker blocks publishers (memory or disk alarm).
 pub const BLOCKED: i64 = -1;
 
 impl Metrics {
@@ -192,7 +192,7 @@ impl Metrics {
             ),
             rights_revoked: m.counter(
                 "chat_rights_revoked_total",
-                "Subscriptions ended by the comparison of memberships with the store: nothing told this edge before",
+                "Subscriptions ended by the comparison of memberships with the store; no event had ended them before",
             ),
             gaps: m.counter(
                 "chat_gaps_total",
@@ -228,7 +228,7 @@ impl Metrics {
 
             expired_rows: m.counter(
                 "chat_expired_rows_total",
-                "Rows that this worker cleared away because they had expired",
+                "Expired rows that this worker deleted",
             ),
             autoscale_target: m.gauge(
                 "chat_autoscale_target",
@@ -236,23 +236,23 @@ impl Metrics {
             ),
             autoscale_workers: m.gauge(
                 "chat_autoscale_workers",
-                "Workers this autoscaler runs, those on their way out not counted",
+                "Workers this autoscaler runs, without stopping ones",
             ),
             autoscale_waiting_messages: m.gauge(
                 "chat_autoscale_waiting_messages",
-                "Messages that wait in the queue, as the autoscaler last saw it",
+                "Messages waiting in the queue, as the autoscaler last measured",
             ),
             autoscale_oldest_seconds: m.float_gauge(
                 "chat_autoscale_oldest_seconds",
-                "How long the oldest waiting message may have waited, as last seen",
+                "Upper bound of the age of the oldest waiting message, as last measured",
             ),
             autoscale_waiting_jobs: m.gauge(
                 "chat_autoscale_waiting_jobs",
-                "Jobs (notifications) that are due, as the autoscaler last saw it",
+                "Tasks (notifications) that are due, as the autoscaler last measured",
             ),
             autoscale_due_soon_jobs: m.gauge(
                 "chat_autoscale_due_soon_jobs",
-                "Delayed jobs that fall due within the cool-down",
+                "Delayed tasks that are due within the cool-down",
             ),
             autoscale_signal: m.gauge(
                 "chat_autoscale_signal",
@@ -272,7 +272,7 @@ impl Metrics {
             ),
             notify_paused: m.gauges(
                 "chat_notify_paused",
-                "1 while a channel is paused because its provider refuses our credentials",
+                "1 while a channel is paused because its provider refuses the credentials",
                 &["channel"],
             ),
 
@@ -293,7 +293,7 @@ impl Metrics {
             ),
             registry: m.0,
         };
-        // A series that is absent until first used cannot be told from one that is broken.
+        // Created at the start: a series that is absent until first used looks like a broken one.
         for transport in ["ws", "socketio"] {
             metrics.sockets_open.with_label_values(&[transport]).set(0);
         }
@@ -326,7 +326,7 @@ fn second_buckets() -> Vec<f64> {
     ]
 }
 
-/// Makes metrics and registers them.
+/// Creates and registers metrics.
 struct Declare(Registry);
 
 impl Declare {
@@ -447,7 +447,7 @@ mod tests {
             dependencies: LevelFilter::INFO,
             format: LogFormat::Json,
         };
-        // Another test of this process may have been first.
+        // Another test of this process may have set up the log before.
         let _ = init(&log);
         assert!(init(&log).is_err());
     }

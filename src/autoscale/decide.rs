@@ -85,9 +85,10 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     let since_change = now.saturating_sub(level_since(samples));
     let for_messages = last.for_messages(settings, 1.0).min(settings.partitions);
     let mut need = last.need(settings, 1.0);
-    let mut reason = match need > for_messages {
-        true => "jobs wait",
-        false => "messages wait or arrive",
+    let mut reason = if need > for_messages {
+        "jobs wait"
+    } else {
+        "messages wait or arrive"
     };
     let old = waiting > 0 && last.oldest.is_some_and(|age| age > settings.target_age);
     if old && need <= current && since_change >= settings.settle {

@@ -247,7 +247,7 @@ mod tests {
             tracker.measure(s(1), Some(&load(&[2, 1], 0))).waiting,
             Some(300)
         );
-        // What is published lately counts more than what was published ever.
+        // Recent payloads count, not the average over everything.
         tracker.report(s(2), flow(20, 1030));
         assert_eq!(
             tracker.measure(s(2), Some(&load(&[10, 0], 0))).waiting,
@@ -273,29 +273,29 @@ mod tests {
         );
         tracker.report(s(2), None);
         assert_eq!(tracker.measure(s(2), Some(&load(&[0], 1))).arrival, None);
-        // Begun again after a loss: not a negative rate.
+        // Counters that restarted give no negative rate.
         tracker.report(s(3), flow(5, 50));
         tracker.report(s(4), flow(1, 1));
         assert_eq!(tracker.measure(s(4), Some(&load(&[1], 1))).arrival, None);
     }
 
     #[test]
-    fn a_broker_that_forgot_its_statistics_hides_nothing_that_waits() {
+    fn missing_statistics_hide_no_waiting_payload() {
         let mut tracker = tracker();
         tracker.report(s(0), flow(10, 100));
         let mut known = load(&[2, 1], 1);
         known.partitions[0].unacked = Some(4);
         assert_eq!(tracker.measure(s(0), Some(&known)).waiting, Some(70));
-        // What consumers hold is unknown, and none of it can be hidden: who goes gives it back.
+        // Unacknowledged payloads are unknown; a consumer that ends requeues them.
         let unknown = load(&[2, 1], 1);
         assert_eq!(tracker.measure(s(1), Some(&unknown)).waiting, Some(30));
-        // Or it says that nobody holds anything.
+        // The broker reports none.
         known.partitions[0].unacked = Some(0);
         assert_eq!(tracker.measure(s(2), Some(&known)).waiting, Some(30));
-        // No answer at all is no zero, and the age goes on where it was.
+        // No answer is not zero, and the age continues.
         assert_eq!(tracker.measure(s(60), None).waiting, None);
-        let nobody = load(&[2, 1], 0);
-        assert_eq!(tracker.measure(s(61), Some(&nobody)).oldest, Some(s(61)));
+        let unserved = load(&[2, 1], 0);
+        assert_eq!(tracker.measure(s(61), Some(&unserved)).oldest, Some(s(61)));
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
             );
             let empty = tracker.measure(s(then), Some(&load(&[0], 1)));
             assert_eq!((empty.waiting, empty.oldest), (Some(0), Some(s(0))));
-            // And from there on it is right again.
+            // From there on it is correct again.
             for second in 1..60 {
                 tracker.report(
                     s(then + second),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_grows_while_nobody_takes_anything() {
+    fn the_age_grows_without_consumers() {
         let mut tracker = tracker();
         for (second, ready, age) in [(0, 0, 0), (1, 3, 0), (2, 3, 1), (9, 1, 8), (10, 0, 0)] {
             let measured = tracker.measure(s(second), Some(&load(&[ready, 0], 0)));
@@ -346,9 +346,9 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_moves_is_only_as_old_as_its_place_in_line() {
+    fn a_moving_queue_is_as_old_as_its_position() {
         let mut tracker = tracker();
-        // 100 messages a second, of which 150 wait at any time: they came within the last two seconds.
+        // 100 messages per second, of which 150 wait at any time: they arrived within the last two seconds.
         for second in 0..60 {
             tracker.report(s(second), flow(second * 10, second * 100));
             let measured = tracker.measure(s(second), Some(&load(&[15, 0], 1)));
@@ -357,13 +357,13 @@ mod tests {
                 assert_eq!(measured.arrival, Some(100.0));
             }
         }
-        // Without a consumer they only get older.
+        // Without a consumer their age grows.
         let measured = tracker.measure(s(60), Some(&load(&[15, 0], 0)));
         assert_eq!(measured.oldest, Some(s(60)));
     }
 
     #[test]
-    fn jobs_count_where_the_pool_takes_them_and_when_they_are_due() {
+    fn tasks_count_if_the_pool_consumes_them_and_they_are_due() {
         let mut load = load(&[5], 1);
         let task = |queue, ready, unacked| TaskLoad {
             queue,
@@ -394,12 +394,12 @@ mod tests {
         });
         let measured = deliveries.measure(s(0), Some(&load));
         assert_eq!((measured.tasks, measured.due_soon), (Some(7), Some(3)));
-        // Messages are for another pool.
+        // Messages belong to another pool.
         assert_eq!((measured.waiting, measured.arrival), (Some(0), Some(0.0)));
         assert_eq!(deliveries.measure(s(0), None).tasks, None);
         load.delayed = None;
         assert_eq!(deliveries.measure(s(0), Some(&load)).due_soon, None);
-        // A pool without tasks does not care.
+        // A pool without tasks ignores them.
         let measured = tracker().measure(s(0), Some(&load));
         assert_eq!((measured.tasks, measured.due_soon), (Some(0), Some(0)));
         assert_eq!(measured.waiting, Some(5));

@@ -1,8 +1,8 @@
-//! A day of traffic through [`decide()`], with a model of workers in place of real ones: how many there would be, and how
-//! long messages would wait. For choosing settings, and for the picture in docs/autoscaling.md. It touches no server.
+//! Runs a day of traffic through [`decide()`] with a model of workers: how many there would be, and how long messages would
+//! wait. For choosing settings, and for the chart in docs/autoscaling.md. It contacts no server.
 //!
-//! The model: a second at a time; what arrives in a minute arrives evenly; a worker begins to store a second after it
-//! was asked for, stores the same number of messages every second, and is gone at once when it is retired.
+//! The model works in steps of one second; the messages of a minute arrive evenly; a worker begins to store one second after
+//! its start, stores the same number of messages every second, and ends at once when it is stopped.
 
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     plot::{Panel, Series, stacked},
 };
 
-/// Over how long the rate of arrival is taken, as from the edges' reports.
+/// The window of the arrival rate, as for the edges' reports.
 const RATE_SECONDS: usize = 5;
 const MINUTES: usize = 24 * 60;
 
@@ -41,8 +41,8 @@ pub struct Simulate {
 pub struct Traffic(Vec<f64>);
 
 impl Traffic {
-    /// Lines of `minute,messages`, the minute counted from midnight; minutes left out are quiet. A heading and lines
-    /// that begin with `#` are passed over.
+    /// Lines of `minute,messages`, the minute counted from midnight; omitted minutes have no messages. A heading and lines
+    /// that begin with `#` are skipped.
     ///
     /// # Errors
     /// `invalid`, with the line's number.
@@ -72,7 +72,7 @@ impl Traffic {
         Ok(Traffic(minutes))
     }
 
-    /// Multiplied so that the busiest minute has `rate` messages a second. A day without messages stays one.
+    /// Scales the day so that the busiest minute has `rate` messages per second. A day without messages stays empty.
     pub fn with_peak(mut self, rate: f64) -> Traffic {
         let busiest = self.0.iter().copied().fold(0.0, f64::max) / 60.0;
         if busiest > 0.0 {
@@ -84,7 +84,7 @@ impl Traffic {
     }
 }
 
-/// What one minute came to: the most of each, but the mean of what arrived.
+/// The result of one minute: the maximum of each figure, but the mean of the arrivals.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Minute {
@@ -95,7 +95,7 @@ pub struct Minute {
     pub workers: u32,
 }
 
-/// What the day came to.
+/// The result of the day.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Day {
@@ -108,16 +108,16 @@ pub struct Day {
     pub most_workers: u32,
     pub changes: u64,
     pub worker_hours: f64,
-    /// What as many workers as were ever needed would have come to, all day long.
+    /// The same with the largest number of workers running all day.
     pub worker_hours_at_most: f64,
     /// Seconds without any worker.
     pub asleep_seconds: u64,
 }
 
-/// What waits, the oldest first.
+/// The waiting messages, the oldest first.
 #[derive(Default)]
 struct Line {
-    /// When they came, and how many of them are left.
+    /// The second of arrival, and how many of its messages are left.
     cohorts: VecDeque<(u64, f64)>,
     waiting: f64,
 }
@@ -160,7 +160,7 @@ pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minut
     let mut minutes = vec![Minute::default(); traffic.0.len()];
     let mut samples: Vec<Sample> = Vec::new();
     let mut recent = VecDeque::from(vec![0.0; RATE_SECONDS]);
-    // Those that were wanted a second ago work now, as far as they are still wanted.
+    // Workers that were started a second ago work now, unless they have been stopped.
     let (mut wanted, mut working) = (settings.min, settings.min);
     let (mut arrived, mut stored, mut worker_seconds) = (0.0, 0.0, 0_u64);
     for (minute, (messages, seen)) in traffic.0.iter().zip(&mut minutes).enumerate() {
@@ -210,7 +210,7 @@ pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minut
     (minutes, day)
 }
 
-/// The day as an SVG picture.
+/// The day as an SVG chart.
 pub fn picture(minutes: &[Minute], day: &Day) -> String {
     let points = |value: fn(&Minute) -> f64| -> Vec<(f64, f64)> {
         let hours = minutes.iter().map(|minute| minute.minute as f64 / 60.0);
@@ -245,7 +245,7 @@ pub fn picture(minutes: &[Minute], day: &Day) -> String {
     )
 }
 
-/// Prints the minutes and the day, and draws it where that is asked for.
+/// Prints the minutes and the day, and draws the chart if requested.
 ///
 /// # Errors
 /// A file that cannot be read or written, with its name.
@@ -281,7 +281,7 @@ mod tests {
     const DAY: &str = include_str!("../../docs/autoscaling-day.csv");
     const PICTURE: &str = include_str!("../../docs/autoscaling-day.svg");
 
-    /// What docs/autoscaling.md says that it was made with.
+    /// The inputs documented in docs/autoscaling.md.
     fn documented() -> (Vec<Minute>, Day) {
         let flags = Sources::default().with_flag("autoscale.max", "8", "--max");
         let config = Config::load(&flags, Role::Tool).unwrap();
@@ -294,13 +294,13 @@ mod tests {
     fn a_real_day_has_enough_workers_and_no_more() {
         let (minutes, day) = documented();
         assert_eq!(day.messages, day.stored, "{day:?}");
-        // Nobody is there in the minutes after a quiet time, so what comes first waits for a start.
+        // No worker runs after a quiet time, so the first messages wait for a start.
         assert!(day.oldest_seconds <= 5, "{day:?}");
         assert!(day.late_seconds < 500, "{day:?}");
         assert!((5..=8).contains(&day.most_workers), "{day:?}");
         assert!(day.worker_hours < day.worker_hours_at_most / 3.0, "{day:?}");
         assert!(day.asleep_seconds > 4 * 3600, "{day:?}");
-        // Never asleep with something waiting.
+        // Never without a worker while something waits.
         let left = minutes
             .iter()
             .filter(|m| m.arrived_per_second > 0.0 && m.workers == 0);

@@ -1,6 +1,8 @@
-//! The decision against a simulated queue: properties under many random loads, and a day's shape.
+//! The decision against a simulated queue: properties under many random loads.
 
 mod bounds;
+mod day;
+mod tasks;
 
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ const SETTINGS: Settings = Settings {
     memory: Duration::from_secs(1800),
 };
 
-/// A small generator (SplitMix64), so that a failure can be repeated by its seed.
+/// A small generator (SplitMix64), so that a failure can be reproduced by its seed.
 struct Random(u64);
 
 impl Random {
@@ -43,13 +45,13 @@ impl Random {
     }
 }
 
-/// A queue that each worker drains at `capacity` a second, looked at once a second.
+/// A queue that each worker drains at `capacity` per second, measured once a second.
 struct World {
     settings: Settings,
     capacity: f64,
     second: u64,
     waiting: f64,
-    /// When the oldest of those came that wait: by second, how many.
+    /// The waiting messages, by second of arrival.
     line: std::collections::VecDeque<(u64, f64)>,
     rate: f64,
     tasks: u64,
@@ -76,9 +78,9 @@ impl World {
         }
     }
 
-    /// One second in which `arriving` messages come. `seen`: whether the statistics were there.
+    /// One second in which `arriving` messages arrive. `seen`: whether statistics are available.
     fn step(&mut self, arriving: f64, seen: bool) -> Decision {
-        // Whole numbers, so that nothing is left of what is gone.
+        // Whole numbers, so that no fraction is left over.
         let arriving = arriving.floor();
         self.second += 1;
         self.waiting += arriving;
@@ -97,7 +99,7 @@ impl World {
                 self.line.pop_front();
             }
         }
-        // What is looked at is the mean over some seconds, as in the product.
+        // The mean over some seconds, as in the product.
         self.rate += (arriving - self.rate) / 5.0;
         if self.rate < 0.01 {
             self.rate = 0.0;
@@ -128,7 +130,7 @@ impl World {
         Duration::from_secs(self.second - since)
     }
 
-    /// How often the number of workers turned round after `second`.
+    /// How often the direction of change reversed after `second`.
     fn turns_after(&self, second: u64) -> usize {
         let levels: Vec<i64> = self
             .changes
@@ -161,7 +163,7 @@ fn random_settings(random: &mut Random) -> Settings {
 }
 
 #[test]
-fn it_stays_between_min_and_max_whatever_it_sees() {
+fn the_target_is_between_min_and_max_for_any_samples() {
     for seed in 0..300 {
         let mut random = Random(seed);
         let settings = random_settings(&mut random);
@@ -191,7 +193,7 @@ fn it_stays_between_min_and_max_whatever_it_sees() {
 }
 
 #[test]
-fn work_never_waits_with_nobody_to_do_it() {
+fn messages_never_wait_without_a_worker() {
     for seed in 0..50 {
         let mut random = Random(seed);
         let settings = Settings {
@@ -209,7 +211,7 @@ fn work_never_waits_with_nobody_to_do_it() {
                 world.second
             );
         }
-        // And when all is done, nobody is left: halved at each cool-down.
+        // When all is done, no worker is left: halved at each cool-down.
         while world.waiting > 0.0 {
             world.step(0.0, true);
         }
@@ -225,7 +227,7 @@ fn a_steady_load_ends_in_a_steady_number() {
     for seed in 0..40 {
         let mut random = Random(seed);
         let settings = random_settings(&mut random);
-        // What a worker can do and what it is trusted with differ, either way.
+        // A worker's capacity differs from the assumed one in both directions.
         let capacity = settings.messages_per_second * (0.3 + random.part() * 3.0);
         let rate = random.part() * capacity * f64::from(settings.max) * 0.9;
         let mut world = World::new(settings, capacity);
@@ -234,7 +236,7 @@ fn a_steady_load_ends_in_a_steady_number() {
             let arriving = rate * (1.0 + noise * (2.0 * random.part() - 1.0));
             world.step(arriving, true);
         }
-        // Each number that is too few may be tried once.
+        // Each number that is too small may be tried once.
         let turns = world.turns_after(400);
         assert!(
             turns <= 2,
@@ -252,7 +254,7 @@ fn a_steady_load_ends_in_a_steady_number() {
 }
 
 #[test]
-fn what_is_unknown_takes_nobody_away_and_adds_nobody() {
+fn unknown_figures_change_nothing() {
     let mut world = World::new(SETTINGS, 500.0);
     for _ in 0..60 {
         world.step(1500.0, true);
@@ -263,7 +265,7 @@ fn what_is_unknown_takes_nobody_away_and_adds_nobody() {
         world.step(0.0, false);
         assert_eq!(world.workers, before);
     }
-    // Known again, and still it takes a whole cool-down of knowing.
+    // Known again: a whole cool-down of known samples is required.
     for _ in 0..29 {
         world.step(0.0, true);
         assert_eq!(world.workers, before);
@@ -274,9 +276,9 @@ fn what_is_unknown_takes_nobody_away_and_adds_nobody() {
     assert_eq!(world.workers, 0);
 }
 
-/// The queue was asked in vain, each time until the deadline: few looks, far apart.
+/// The queue did not answer until each deadline: few samples, far apart.
 #[test]
-fn what_is_known_again_takes_nobody_away_before_a_whole_cooldown_of_it() {
+fn workers_are_stopped_only_after_a_cooldown_of_known_samples() {
     for pause in 1..40 {
         let mut world = World::new(SETTINGS, 500.0);
         for _ in 0..60 {
@@ -299,9 +301,9 @@ fn what_is_known_again_takes_nobody_away_before_a_whole_cooldown_of_it() {
     }
 }
 
-/// After an outage the workers find the queue again one by one, and until then nothing of what waits grows less.
+/// After an outage the workers reconnect one by one, and until then the backlog does not shrink.
 #[test]
-fn a_backlog_of_an_outage_keeps_nobody() {
+fn the_backlog_of_an_outage_keeps_no_workers() {
     for idle in 1..40 {
         for arriving in [0.0, 300.0] {
             let mut world = World::new(Settings { max: 4, ..SETTINGS }, 500.0);
@@ -324,9 +326,9 @@ fn a_backlog_of_an_outage_keeps_nobody() {
     }
 }
 
-/// No clock that is used here does, but nobody must be sent away by one: an hour says nothing where nobody looked.
+/// The clock used is monotonic, but even one that jumps must not stop workers: an hour without samples proves nothing.
 #[test]
-fn a_clock_that_jumps_takes_nobody_away() {
+fn a_clock_that_jumps_stops_no_worker() {
     const HOUR: u64 = 3600;
     for seed in 0..60 {
         let mut random = Random(seed);
@@ -339,18 +341,18 @@ fn a_clock_that_jumps_takes_nobody_away() {
         match seed % 3 {
             0 => world.second += HOUR,
             1 => world.second -= HOUR,
-            // Back by a little, as a clock that is set right.
+            // Back by a little, like a clock that is corrected.
             _ => world.second -= 1 + random.below(20),
         }
-        // At the first look everything is gone that was there at the last one.
+        // At the first sample the backlog of the last one is gone.
         (world.waiting, world.rate) = (0.0, 0.0);
         world.line.clear();
         assert_eq!(world.step(0.0, true).target, before, "seed {seed}");
-        // And whatever the time is, who waits is served.
+        // At any time, waiting messages get a worker.
         let decision = world.step(1.0, true);
         assert!(decision.target > 0, "seed {seed}");
         assert!(decision.target <= world.settings.max, "seed {seed}");
-        // A jump is over after a cool-down, from which on fewer are halved again and again.
+        // A jump has no effect after a cool-down, from which on the number is halved repeatedly.
         for _ in 0..6 * 70 {
             world.step(0.0, true);
         }
@@ -390,7 +392,7 @@ fn steps_are_limited_and_down_is_slow() {
 }
 
 #[test]
-fn an_old_message_asks_for_help_even_if_it_is_alone() {
+fn one_old_message_starts_a_worker() {
     let sample = |at, oldest| Sample {
         at: Duration::from_secs(at),
         workers: 1,
@@ -403,139 +405,6 @@ fn an_old_message_asks_for_help_even_if_it_is_alone() {
     let samples = [sample(0, 0), sample(5, 5)];
     let now = samples[1].at;
     assert_eq!(decide(now, &samples, &SETTINGS).target, 2);
-    // But not before the last change could show.
+    // Not before the last change can have an effect.
     assert_eq!(decide(now, &samples[1..], &SETTINGS).target, 1);
-}
-
-#[test]
-fn jobs_that_are_due_get_a_worker_and_those_to_come_keep_one() {
-    let mut world = World::new(SETTINGS, 500.0);
-    // Delayed ones alone start nobody, however long.
-    world.due_soon = 5;
-    for _ in 0..100 {
-        assert_eq!(world.step(0.0, true).target, 0);
-    }
-    // The first one that is due does, at once.
-    (world.tasks, world.due_soon) = (1, 4);
-    assert_eq!(world.step(0.0, true).target, 1);
-    // It stays while more fall due soon, and goes after them.
-    world.tasks = 0;
-    for _ in 0..100 {
-        assert_eq!(world.step(0.0, true).target, 1);
-    }
-    world.due_soon = 0;
-    assert_eq!(world.step(0.0, true).target, 0);
-}
-
-#[test]
-fn jobs_may_use_more_workers_than_there_are_partitions() {
-    let settings = Settings {
-        partitions: 2,
-        ..SETTINGS
-    };
-    let mut world = World::new(settings, 500.0);
-    for _ in 0..60 {
-        world.step(10_000.0, true);
-    }
-    assert_eq!(world.workers, 2, "messages use no more than the partitions");
-    world.tasks = 1000;
-    for _ in 0..10 {
-        world.step(10_000.0, true);
-    }
-    assert_eq!(world.workers, 8);
-}
-
-#[test]
-fn jobs_never_wait_with_nobody_to_do_them() {
-    for seed in 0..50 {
-        let mut random = Random(seed);
-        let settings = Settings {
-            min: 0,
-            jobs_per_worker: 1 + random.below(500),
-            ..random_settings(&mut random)
-        };
-        let mut world = World::new(settings, 500.0);
-        for _ in 0..400 {
-            world.tasks = [0, 0, 0, 1, 30, 3000][random.below(6) as usize];
-            world.due_soon = random.below(3);
-            let decision = world.step(0.0, true);
-            assert!(world.tasks == 0 || decision.target > 0, "seed {seed}");
-            assert!(decision.target <= settings.max, "seed {seed}");
-        }
-        (world.tasks, world.due_soon) = (0, 0);
-        for _ in 0..6 * 70 {
-            world.step(0.0, true);
-        }
-        assert_eq!(world.workers, 0, "seed {seed}");
-    }
-}
-
-#[test]
-fn a_steady_number_of_jobs_ends_in_a_steady_number_of_workers() {
-    for seed in 0..40 {
-        let mut random = Random(seed);
-        let settings = Settings {
-            jobs_per_worker: 1 + random.below(500),
-            ..random_settings(&mut random)
-        };
-        let mut world = World::new(settings, 500.0);
-        let tasks = random.below(settings.jobs_per_worker * u64::from(settings.max));
-        for _ in 0..900 {
-            let noise = 0.96 + 0.08 * random.part();
-            world.tasks = (tasks as f64 * noise).ceil() as u64;
-            world.step(0.0, true);
-        }
-        let turns = world.turns_after(200);
-        assert!(turns <= 2, "seed {seed}: {:?}", world.changes);
-    }
-}
-
-/// Messages a second over a day: nothing at night, a slow rise, two peaks, and minutes of twenty times as much.
-fn day(second: u64, random: &mut Random) -> f64 {
-    let hour = second as f64 / 3600.0;
-    let peak = |at: f64, width: f64| (-((hour - at) / width).powi(2)).exp();
-    let base = 900.0 * peak(10.5, 2.5) + 1500.0 * peak(19.5, 2.0);
-    let base = if base < 3.0 { 0.0 } else { base };
-    let burst = if second % 7200 < 90 && base > 0.0 {
-        20.0
-    } else {
-        1.0
-    };
-    (base * burst).min(6000.0) * (0.9 + 0.2 * random.part())
-}
-
-#[test]
-fn a_day() {
-    let mut random = Random(7);
-    let capacity = 1500.0;
-    let mut world = World::new(SETTINGS, capacity);
-    let (mut worker_seconds, mut oldest, mut total) = (0u64, Duration::ZERO, 0.0);
-    let mut at_night = 0;
-    let mut late = 0;
-    let mut busy = 0u32;
-    let mut seconds = 0;
-    for second in 0..86_400 {
-        let arriving = day(second, &mut random);
-        world.step(arriving, true);
-        total += arriving;
-        busy += u32::from(arriving > 0.0);
-        worker_seconds += u64::from(world.workers);
-        oldest = oldest.max(world.age());
-        late += u64::from(world.age() > SETTINGS.target_age);
-        if second > 300 && second < 3 * 3600 {
-            at_night += u64::from(world.workers);
-        }
-        seconds += 1;
-    }
-    assert_eq!(at_night, 0, "nobody works at night");
-    assert!(oldest <= Duration::from_secs(6), "{oldest:?}");
-    assert!(late * 1000 < seconds, "{late} of {seconds} seconds late");
-    // One while anything comes, and not twice what the work takes beside.
-    let least = f64::from(busy) + 2.0 * total / capacity;
-    assert!(
-        (worker_seconds as f64) < least,
-        "{worker_seconds} of {least}"
-    );
-    // Two dozen bursts up and down again, and the two slopes: not a change every minute.
-    assert!(world.changes.len() < 200, "{} changes", world.changes.len());
 }

@@ -1,5 +1,5 @@
-//! First stage: which value each key has, and from which layer. Knows the names of the keys
-//! (those of the built-in `config.toml`), not what their values mean.
+//! First stage: finds each key's value and the layer it comes from. Knows the names of the keys (those of the built-in
+//! `config.toml`), not the meaning of their values.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Problem, Source, Sources};
+use super::{
+    problem::{Problem, Source},
+    sources::Sources,
+};
 
 /// The built-in `config.toml`: every key, its default and what it means.
 pub const DEFAULTS: &str = include_str!("../../config.toml");
@@ -26,21 +29,21 @@ const WELL_KNOWN: &[(&str, &str)] = &[
     ("TWILIO_AUTH_TOKEN", "notify.sms.auth_token"),
 ];
 
-/// A value before anyone asked what it means.
+/// A value before its meaning is known.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Raw {
-    /// Bare text from the environment or a flag: may be meant as any type.
+    /// Text from the environment or a flag, which can stand for any type.
     Word(String),
     /// A string of a TOML file.
     Text(String),
     Integer(i64),
     List(Vec<Raw>),
-    /// A type that no key has; what it is, with its article.
     Bool(bool),
+    /// A type that no key has: its name with an article.
     Other(&'static str),
 }
 
-/// A key's value, and the default to carry on with when the value is bad.
+/// A key's value, and the default that replaces an invalid one.
 pub(super) struct Entry {
     pub raw: Raw,
     pub source: Source,
@@ -55,7 +58,7 @@ struct Setting {
 
 const EMPTY_SECTION: Raw = Raw::Other("an empty section");
 
-/// Lays all layers over each other. Every key of `config.toml` has an entry afterwards.
+/// Merges all layers. The result has an entry for every key of `config.toml`.
 pub(super) fn merge(sources: &Sources) -> (BTreeMap<String, Entry>, Vec<Problem>) {
     let defaults = DeTable::parse(DEFAULTS)
         .expect("the built-in config.toml is TOML: the unit tests parse it");
@@ -148,7 +151,7 @@ impl Merge {
                 layer
             }
             Err(error) => {
-                // The error's own Display quotes the line, which may hold a secret.
+                // The error's own Display quotes the line, which may contain a secret.
                 let at = error.span().and_then(|span| line(span.start));
                 self.problem(
                     "",
@@ -178,7 +181,7 @@ impl Merge {
                     self.problem("", source(), format!("cannot be read: {error}"));
                     break;
                 }
-                // The error's own Display quotes the line, which may hold a secret.
+                // The error's own Display quotes the line, which may contain a secret.
                 Err(_) => {
                     let last = vars
                         .last()
@@ -228,7 +231,7 @@ impl Merge {
         layer
     }
 
-    /// Lays one layer over the others.
+    /// Adds a layer over the earlier ones.
     fn put(&mut self, layer: Vec<Setting>) {
         let mut seen: BTreeMap<String, (Raw, Source)> = BTreeMap::new();
         for Setting { key, raw, source } in layer {
@@ -308,18 +311,18 @@ impl Merge {
     }
 }
 
-/// The known key that was probably meant: a slip or two of the fingers, an end left out, or the right name in the
-/// wrong section.
+/// The known key that was probably meant: one with a small edit distance, one with a missing end, or the same name in
+/// another section.
 fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let distance = |candidate: &&str| strsim::damerau_levenshtein(key, candidate);
     let only = |mut found: Vec<&'a str>| if found.len() == 1 { found.pop() } else { None };
     let name = key.rsplit('.').next();
-    // A quarter of the name, so that a short name is not said to mean any other short one.
-    let slip = known
+    // A quarter of the length, so that short names do not match any other short name.
+    let typo = known
         .clone()
         .min_by_key(distance)
         .filter(|found| distance(found) <= (key.len() / 4).max(1));
-    slip.or_else(|| {
+    typo.or_else(|| {
         only(
             known
                 .clone()
@@ -336,7 +339,7 @@ fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clone) -> Optio
     })
 }
 
-/// Calls `leaf` with each value's dotted key, and the byte at which it stands.
+/// Calls `leaf` with each value's dotted key and byte position.
 fn flatten(table: &DeTable<'_>, prefix: &str, leaf: &mut impl FnMut(String, Raw, usize)) {
     for (name, value) in table {
         let key = if prefix.is_empty() {

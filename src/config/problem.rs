@@ -48,7 +48,7 @@ pub struct Problem {
     pub source: Source,
     /// What is wrong with it. Shows the value unless the key is secret or unknown.
     pub message: String,
-    /// What would be right, in words; empty if the message says it all.
+    /// The valid values, in words; empty if the message is enough.
     pub allowed: String,
 }
 

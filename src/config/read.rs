@@ -1,5 +1,5 @@
-//! Second stage: what the values mean. Each read checks one key, notes what it found for `effective()`,
-//! and on a bad value notes the problem and carries on with the default, so that all problems come out at once.
+//! Second stage: checks the values. Each read checks one key and records it for `effective()`. An invalid value is recorded
+//! as a problem and replaced by the default, so that all problems are reported at once.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::{Entry, Raw, list_in};
-use super::secret::{mask, split_url};
-use super::{Problem, Secret, SecretUrl, Source, Templates};
+use super::problem::{Problem, Source};
+use super::secret::{Secret, SecretUrl, mask, split_url};
+use crate::templates::{self, Templates};
 
-/// A setting in effect, as it may be shown.
+/// A setting in effect, as it is shown.
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
     pub key: &'static str,
@@ -25,11 +26,11 @@ pub(super) struct Reader {
     pub shown: Vec<Shown>,
 }
 
-/// A value and how it is shown, or what is wrong with it.
+/// A value and how it is shown, or the problem.
 type Parsed<T> = Result<(T, String), String>;
 
 impl Reader {
-    /// The one way by which values are read: `parse` may rely on nothing but the raw value.
+    /// Reads a key. `parse` may use nothing but the raw value.
     fn read<T>(
         &mut self,
         key: &'static str,
@@ -82,7 +83,7 @@ impl Reader {
         })
     }
 
-    /// A directory of templates, or none; with everything that is wrong with them.
+    /// A directory of templates, or none. Every problem of the templates is recorded.
     pub fn templates(&mut self, key: &'static str) -> Templates {
         let dir = self.text(key, "a directory of templates, or \"\"", |text| {
             Ok((!text.is_empty()).then(|| PathBuf::from(text)))
@@ -90,12 +91,22 @@ impl Reader {
         let Some(dir) = dir else {
             return Templates::default();
         };
-        let (templates, problems) = Templates::read(&dir, &self.entries[key].source);
+        let (templates, faults) = Templates::load(&dir);
+        let source = &self.entries[key].source;
+        let problems = faults.into_iter().map(|fault| Problem {
+            key: key.to_owned(),
+            source: match fault.place {
+                templates::Place::Setting => source.clone(),
+                templates::Place::File { path, line } => Source::File { path, line },
+            },
+            message: fault.message,
+            allowed: fault.allowed,
+        });
         self.problems.extend(problems);
         templates
     }
 
-    /// Yes or no.
+    /// `true` or `false`.
     pub fn flag(&mut self, key: &'static str) -> bool {
         self.read(key, "true, false", |raw| {
             let value = match raw {
@@ -128,7 +139,7 @@ impl Reader {
         })
     }
 
-    /// A text that `check` accepts, or turns into something better; its error continues "… ".
+    /// A text that `check` converts; its error continues the sentence "*value* …".
     pub fn text<T>(
         &mut self,
         key: &'static str,
@@ -142,7 +153,7 @@ impl Reader {
         })
     }
 
-    /// A list of texts, each of which `check` accepts. A word is split at its commas.
+    /// A list of texts, each of which `check` accepts. Text from the environment is split at commas.
     pub fn list(
         &mut self,
         key: &'static str,
@@ -204,7 +215,7 @@ impl Reader {
         })
     }
 
-    /// Reports a key that was read before, unless it has a problem already.
+    /// Reports a problem of a key that was read before, unless it has one already.
     pub fn refuse(&mut self, key: &str, message: &str, allowed: &str) {
         if self.has_problem(key) {
             return;
@@ -285,7 +296,7 @@ fn with_note(allowed: &str, note: &str) -> String {
     }
 }
 
-/// A value in a message: short, on one line, and without a password that went astray.
+/// A value in a message: short, on one line, and with passwords masked.
 fn quote(raw: &Raw) -> String {
     const MAX_CHARS: usize = 80;
     match raw {
@@ -324,7 +335,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     ))
 }
 
-/// In the largest unit that needs no fraction.
+/// Formats a duration in the largest unit that needs no fraction.
 fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis == 0 {

@@ -126,7 +126,7 @@ pub(super) struct UrlParts<'a> {
     pub tail: &'a str,
 }
 
-/// Takes a URL to pieces; the error says what is wrong without repeating any of it.
+/// Splits a URL; the error names the problem without repeating any part of the URL.
 pub(super) fn split_url(url: &str) -> Result<UrlParts<'_>, &'static str> {
     if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("has a space or line break in it");

@@ -1,17 +1,18 @@
-//! A struct for each section of `config.toml`, its values checked and ready to use.
-//! What a key means stands in `config.toml`; here stand units and limits.
+//! A struct for each section of `config.toml`, with checked values. `config.toml` documents the meaning of each key; the
+//! fields here document units and limits.
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::{Secret, SecretUrl};
+use super::secret::{Secret, SecretUrl};
+use crate::templates::Templates;
 
 /// `[edge]`
 #[derive(Clone, Debug)]
 pub struct Edge {
-    /// Where to listen: an IP address (IPv6 without brackets) or a host name.
+    /// The address to listen on: an IP address (IPv6 without brackets) or a host name.
     pub host: String,
     /// 0 picks a free one.
     pub port: u16,
@@ -23,7 +24,7 @@ pub struct Edge {
     pub max_frame_bytes: usize,
     /// Bytes of UTF-8 of one message body; at most half of `max_frame_bytes`.
     pub max_body_bytes: usize,
-    /// Bytes that may wait for one socket before it is closed with 4008.
+    /// Bytes queued for one socket before it is closed with 4008.
     pub send_queue_bytes: usize,
     /// Connections open at once.
     pub max_connections: usize,
@@ -35,13 +36,13 @@ pub struct Edge {
     pub idle_timeout: Duration,
     /// The time over which the reader of an HTTP answer must take 1 KiB a second, and that of a socket a byte.
     pub write_timeout: Duration,
-    /// Peers whose word on the client's address counts.
+    /// Peers from which the client's address is read.
     pub trusted_proxies: Vec<IpNet>,
-    /// The header in which they say it.
+    /// The header from which it is read.
     pub forwarded: ForwardedHeader,
     /// Connections from `trusted_proxies` begin with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// The pages that are shown.
+    /// The enabled pages.
     pub pages: Vec<Page>,
     /// Sockets of one user on this edge at once.
     pub max_sockets_per_user: u32,
@@ -51,7 +52,7 @@ pub struct Edge {
     pub max_unauthenticated_per_address: usize,
     /// Handshakes without credentials of one address, per second.
     pub handshakes_per_second: u32,
-    /// Over how long the goodbye is spread; may be zero.
+    /// Over how long the closing of sockets is spread; may be zero.
     pub drain: Duration,
     /// Between two pings on an idle WebSocket.
     pub ping_interval: Duration,
@@ -79,7 +80,7 @@ pub enum ForwardedHeader {
 /// A page for browsers: an item of `edge.pages`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// `/`: a page to talk with.
+    /// `/`: a chat page.
     Chat,
     /// `/api` and `/api/openapi.json`.
     Api,
@@ -149,44 +150,44 @@ pub struct Redis {
 /// `[worker]`
 #[derive(Clone, Debug)]
 pub struct Worker {
-    /// What it does; never empty.
+    /// Its roles; never empty.
     pub jobs: Vec<WorkerRole>,
     /// Batches stored at the same time.
     pub concurrency: usize,
     /// Commands in one transaction.
     pub batch_messages: usize,
-    /// Jobs of `notify` at once.
+    /// Tasks of `notify` at once.
     pub notify_concurrency: u16,
-    /// Jobs of `notify` in its hands.
+    /// Prefetched tasks of `notify`.
     pub notify_prefetch: u16,
-    /// Deliveries in its hands, for each channel.
+    /// Prefetched deliveries, for each channel.
     pub deliver_prefetch: u16,
-    /// Between two clearings of what expired, all workers together.
+    /// Interval of deleting expired rows, all workers together.
     pub maintenance_interval: Duration,
-    /// Between two signs of life.
+    /// Interval of heartbeats.
     pub heartbeat: Duration,
-    /// After which silence a worker counts as gone; at least three heartbeats.
+    /// Time to live of a heartbeat; at least three heartbeats.
     pub heartbeat_ttl: Duration,
-    /// Name among the workers; `None`: make one up.
+    /// Name of the worker, from which its id is derived; `None`: a random id.
     pub id: Option<String>,
 }
 
 impl Worker {
-    pub fn does(&self, kind: WorkerRole) -> bool {
-        self.jobs.contains(&kind)
+    pub fn does(&self, role: WorkerRole) -> bool {
+        self.jobs.contains(&role)
     }
 }
 
-/// A kind of work: an item of `worker.jobs`.
+/// What a worker does: an item of `worker.jobs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkerRole {
-    /// Storing what edges accepted.
+    /// Stores the commands that edges accepted.
     Messages,
-    /// Whom stored messages concern.
+    /// Evaluates the recipients of stored messages.
     Notify,
-    /// E-mails and text messages.
+    /// Sends e-mails and text messages.
     Deliver,
-    /// What expired.
+    /// Deletes expired rows.
     Maintenance,
 }
 
@@ -217,28 +218,28 @@ impl WorkerRole {
 /// `[notify]`
 #[derive(Clone, Debug)]
 pub struct Notify {
-    /// From stored to looked at.
+    /// From storing a message to evaluating its recipients.
     pub delay: Duration,
     /// From the first message of a digest to its sending.
     pub digest_window: Duration,
     /// Silence after which a connected member counts as away.
     pub away_after: Duration,
-    /// Requests for one delivery.
+    /// Attempts at one delivery.
     pub max_attempts: usize,
-    /// Age of a delivery that is not tried again.
+    /// Age from which a delivery is not retried.
     pub max_age: Duration,
     /// Requests at once for each channel, all workers together; without the bus, for each worker.
     pub concurrency: u16,
-    /// Age of the ledger's oldest rows.
+    /// How long rows of the delivery log are kept.
     pub keep: Duration,
     /// From request to answer.
     pub timeout: Duration,
-    /// After a first failure.
+    /// Pause after the first failure.
     pub retry_initial: Duration,
-    /// After refused credentials.
+    /// Pause of a channel after refused credentials.
     pub pause: Duration,
-    /// What notifications say.
-    pub templates: super::Templates,
+    /// Texts of notifications.
+    pub templates: Templates,
     /// `[notify.email]`
     pub email: Email,
     /// `[notify.sms]`
@@ -322,21 +323,21 @@ pub struct Autoscale {
     pub min: u32,
     /// Most workers; at least `min`.
     pub max: u32,
-    /// Between two looks at the queue.
+    /// Interval of decisions.
     pub interval: Duration,
-    /// Between two looks while no worker runs.
+    /// Interval of decisions while no worker runs.
     pub idle_interval: Duration,
-    /// From asking a worker to finish to killing it.
+    /// From asking a worker to stop to killing it.
     pub grace: Duration,
     /// Messages that may wait for each worker.
     pub messages_per_worker: u64,
-    /// Messages a second each worker is trusted with.
+    /// Messages per second that a worker is assumed to store.
     pub messages_per_second: u32,
-    /// Jobs that may wait for each worker.
+    /// Tasks that may wait for each worker.
     pub jobs_per_worker: u64,
-    /// A message's wait that calls for another worker.
+    /// Age of a waiting message from which another worker is started.
     pub target_age: Duration,
-    /// Quiet that lets workers go.
+    /// How long fewer workers must suffice before some are stopped.
     pub cooldown: Duration,
     /// Workers started in one step.
     pub step: u32,
@@ -347,7 +348,7 @@ pub struct Autoscale {
 /// `[start]`
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// How long to try to reach the servers; zero: once.
+    /// How long the start retries to reach the servers; zero: one attempt.
     pub timeout: Duration,
 }
 
@@ -377,9 +378,9 @@ pub enum AddMembers {
     /// Anyone with an account.
     #[default]
     Anyone,
-    /// Those who are members of a room that the other is in, too.
+    /// Members of a room that the other user is in, too.
     SharedRooms,
-    /// Nobody without the other's consent.
+    /// Only with the other user's consent.
     Invitation,
 }
 
@@ -417,11 +418,11 @@ pub struct Limits {
 /// `[log]`
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// What `tracing_subscriber::EnvFilter` understands.
+    /// A filter of `tracing_subscriber::EnvFilter`.
     pub filter: String,
     /// The most verbose level of everything that is not this program's own code, whatever the filter says.
     pub dependencies: LevelFilter,
-    /// For people or for collectors.
+    /// Format of the lines.
     pub format: LogFormat,
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -78,7 +78,7 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
     pub async fn get(&self, key: K) -> Result<V> {
         let (answer, answered) = oneshot::channel();
         let begins = {
-            let mut state = self.shared.lock();
+            let mut state = self.shared.state.lock();
             state.waiting.push(Asked { key, answer });
             let begins =
                 state.reading == 0 || state.reading < READS && state.began.elapsed() >= SLOW;
@@ -128,10 +128,6 @@ impl<K, V> Shared<K, V> {
                 }
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<K, V>> {
-        self.state.lock()
     }
 }
 
@@ -187,7 +183,7 @@ struct Reading<K, V> {
 impl<K, V> Reading<K, V> {
     /// The keys of the next read; `None` ends the task.
     fn next(&mut self) -> Option<Vec<Asked<K, V>>> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         state.waiting.retain(|asked| !asked.answer.is_closed());
         if state.waiting.is_empty() {
             // Under the same lock as the check, so that the next caller starts a read.
@@ -205,7 +201,7 @@ impl<K, V> Reading<K, V> {
 impl<K, V> Drop for Reading<K, V> {
     fn drop(&mut self) {
         if !self.ended {
-            self.shared.lock().reading -= 1;
+            self.shared.state.lock().reading -= 1;
         }
     }
 }
@@ -311,7 +307,7 @@ mod tests {
         busy(&gather, &begun, 0).await;
         permits.add_permits(READS);
         let reached = async {
-            while gather.shared.lock().reading > 0 {
+            while gather.shared.state.lock().reading > 0 {
                 tokio::task::yield_now().await;
             }
         };

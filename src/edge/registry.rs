@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rand::RngExt;
 
 use super::{
@@ -56,7 +56,7 @@ pub struct Entering<'a> {
 impl Entering<'_> {
     /// The session is open; [`Registry::remove`] ends it.
     pub fn add(self, session: u64, login: LoginId, who: Arc<Subscriber>) {
-        let mut open = self.sessions.lock();
+        let mut open = self.sessions.open.lock();
         open.sessions.insert(session, (login, who));
         drop(open);
         // It is the session's now.
@@ -66,7 +66,7 @@ impl Entering<'_> {
 
 impl Drop for Entering<'_> {
     fn drop(&mut self) {
-        self.sessions.lock().leave(self.user);
+        self.sessions.open.lock().leave(self.user);
     }
 }
 
@@ -83,7 +83,7 @@ impl Registry {
     /// # Errors
     /// `rate_limited` where they have `edge.max_sockets_per_user`.
     pub fn enter(&self, user: UserId) -> Result<Entering<'_>> {
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         let count = open.users.entry(user).or_default();
         if *count >= self.max_per_user {
             let message = format!(
@@ -102,19 +102,19 @@ impl Registry {
     }
 
     pub fn remove(&self, session: u64) {
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         if let Some((_, who)) = open.sessions.remove(&session) {
             open.leave(who.user);
         }
     }
 
     pub fn len(&self) -> usize {
-        self.lock().sessions.len()
+        self.open.lock().sessions.len()
     }
 
     /// Every connected user with when they last did something, once for each of their sockets.
     pub fn present(&self) -> Vec<(UserId, Timestamp)> {
-        let open = self.lock();
+        let open = self.open.lock();
         let sessions = open.sessions.values();
         sessions
             .map(|(_, who)| (who.user, who.last_active()))
@@ -123,14 +123,14 @@ impl Registry {
 
     /// The logins that have sockets here, each once.
     pub fn logins(&self) -> Vec<LoginId> {
-        let open = self.lock();
+        let open = self.open.lock();
         let logins: HashSet<LoginId> = open.sessions.values().map(|(login, _)| *login).collect();
         logins.into_iter().collect()
     }
 
     /// Closes every socket of these logins with 4001.
     pub fn close_logins(&self, ended: &[LoginId]) {
-        for (login, who) in self.lock().sessions.values() {
+        for (login, who) in self.open.lock().sessions.values() {
             if ended.contains(login) {
                 who.outbox.close(Close::Unauthorized);
             }
@@ -150,7 +150,7 @@ impl Registry {
                 room,
                 refusal,
             } => {
-                if let Some((_, who)) = self.lock().sessions.get(&session) {
+                if let Some((_, who)) = self.open.lock().sessions.get(&session) {
                     let failed = SendFailed {
                         room,
                         client_msg_id,
@@ -169,7 +169,7 @@ impl Registry {
     /// milliseconds to come back, spread the same way, so that the next edge is not stormed.
     pub async fn drain(&self, drain: Duration) {
         let all: Vec<Arc<Subscriber>> = {
-            let open = self.lock();
+            let open = self.open.lock();
             open.sessions.values().map(|(_, who)| who.clone()).collect()
         };
         if all.is_empty() {
@@ -187,10 +187,6 @@ impl Registry {
                 tokio::time::sleep(std::mem::take(&mut owed)).await;
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock()
     }
 }
 
@@ -224,6 +220,6 @@ mod tests {
         assert!(refused());
         sessions.remove(2);
         sessions.remove(3);
-        assert!(sessions.lock().users.is_empty());
+        assert!(sessions.open.lock().users.is_empty());
     }
 }

@@ -71,9 +71,11 @@ pub async fn run(
     );
     let (notices, incoming) = mpsc::channel(NOTICES);
     let hub = hub::Hub::start(
-        reads.clone(),
-        bus.pubsub.clone(),
-        bus.recent.clone(),
+        hub::Ports {
+            reads: reads.clone(),
+            pubsub: bus.pubsub.clone(),
+            recent: bus.recent.clone(),
+        },
         Channel::Edge(id),
         notices,
         hub::Intervals {

@@ -43,14 +43,13 @@ impl ClientMetadata {
 impl Metadata {
     fn checked(json: Box<RawValue>) -> Result<Metadata> {
         let scanned = scan(json.get(), Bounds::Enforced)?;
-        let checked = match scanned.repeats {
-            false => rebuild(json, scanned.compact)?,
-            true => {
-                let text = scanned.compact.as_deref().unwrap_or(json.get());
-                let mut once = String::with_capacity(text.len());
-                last_of_each_name(text, &mut once).map_err(Error::internal)?;
-                rebuild(json, Some(once))?
-            }
+        let checked = if scanned.repeats {
+            let text = scanned.compact.as_deref().unwrap_or(json.get());
+            let mut once = String::with_capacity(text.len());
+            last_of_each_name(text, &mut once).map_err(Error::internal)?;
+            rebuild(json, Some(once))?
+        } else {
+            rebuild(json, scanned.compact)?
         };
         let size = checked.0.get().len();
         if size > MAX_METADATA {
@@ -212,9 +211,10 @@ fn unit(bytes: &[u8], at: usize) -> Option<u16> {
 fn any_twice(json: &str, names: Vec<(usize, Range<usize>)>) -> bool {
     let text = |range: Range<usize>| {
         let token = &json[range];
-        match token.contains('\\') {
-            false => token.trim_matches('"').to_owned(),
-            true => serde_json::from_str(token).unwrap_or_else(|_| token.to_owned()),
+        if token.contains('\\') {
+            serde_json::from_str(token).unwrap_or_else(|_| token.to_owned())
+        } else {
+            token.trim_matches('"').to_owned()
         }
     };
     let mut names: Vec<(usize, String)> = names

@@ -151,9 +151,10 @@ impl QuietHours {
         let local = now.datetime().with_timezone(&zone);
         let time = local.time();
         let (after, before) = (time >= self.from, time < self.to);
-        let quiet = match self.from < self.to {
-            true => after && before,
-            false => after || before,
+        let quiet = if self.from < self.to {
+            after && before
+        } else {
+            after || before
         };
         if !quiet {
             return None;

@@ -133,9 +133,10 @@ impl Reply {
     pub fn shown(&self, said: &str) -> String {
         let words: Vec<&str> = said.split_whitespace().collect();
         let short: String = words.join(" ").chars().take(MAX_SHOWN).collect();
-        match short.is_empty() {
-            true => self.status.to_string(),
-            false => format!("{}: {short}", self.status),
+        if short.is_empty() {
+            self.status.to_string()
+        } else {
+            format!("{}: {short}", self.status)
         }
     }
 

@@ -4,10 +4,10 @@
 
 use serde::Serialize;
 
-pub use crate::config::{Said, escape};
+pub use crate::templates::{DigestMessage, escape};
 use crate::{
-    config::{CodeValues, DigestValues, Templates},
     model::text::one_line,
+    templates::{CodeValues, DigestValues, Templates},
 };
 
 /// Messages shown in one e-mail; of the others only the number is told.
@@ -30,12 +30,17 @@ pub struct Rendered {
 debug_of!(Rendered {});
 
 /// Tells of messages, the oldest first, by e-mail.
-pub fn digest(templates: &Templates, said: &[Said], link: &str, unsubscribe: &str) -> Rendered {
+pub fn digest(
+    templates: &Templates,
+    said: &[DigestMessage],
+    link: &str,
+    unsubscribe: &str,
+) -> Rendered {
     mail(templates, "digest", &values(said, link, unsubscribe))
 }
 
 /// The same for a text message: who, and the beginning of what, and the link.
-pub fn short(templates: &Templates, said: &[Said], link: &str) -> String {
+pub fn short(templates: &Templates, said: &[DigestMessage], link: &str) -> String {
     let text = render(templates, "digest.sms", &values(said, link, ""));
     let room = MAX_SMS.saturating_sub(link.chars().count() + 1);
     format!("{} {link}", shorten(one_line(&text).trim(), room))
@@ -59,11 +64,11 @@ fn code_values(code: &str, minutes: u64) -> CodeValues {
     }
 }
 
-fn values(said: &[Said], link: &str, unsubscribe: &str) -> DigestValues {
+fn values(said: &[DigestMessage], link: &str, unsubscribe: &str) -> DigestValues {
     let mut senders: Vec<String> = said.iter().map(|line| one_line(&line.sender)).collect();
     senders.sort_unstable();
     senders.dedup();
-    let shown = said.iter().take(MAX_LINES).map(|line| Said {
+    let shown = said.iter().take(MAX_LINES).map(|line| DigestMessage {
         room: one_line(&line.room),
         sender: one_line(&line.sender),
         body: shorten(&line.body, MAX_CHARS),
@@ -128,8 +133,8 @@ pub fn preview(templates: &Templates, html: bool) -> String {
 }
 
 /// Messages to look at a template with.
-pub fn sample() -> Vec<Said> {
-    let line = |room: &str, sender: &str, body: &str| Said {
+pub fn sample() -> Vec<DigestMessage> {
+    let line = |room: &str, sender: &str, body: &str| DigestMessage {
         room: room.to_owned(),
         sender: sender.to_owned(),
         body: body.to_owned(),
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_people_wrote_stays_text() {
-        let evil = Said {
+        let evil = DigestMessage {
             room: "<img src=x>\r\nBcc: all@example.com".to_owned(),
             sender: "\"><script>".to_owned(),
             body: "a\n</p><script>alert('x')</script>".to_owned(),
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn many_messages_are_one_digest() {
-        let many: Vec<Said> = (0..50).flat_map(|_| sample()).take(50).collect();
+        let many: Vec<DigestMessage> = (0..50).flat_map(|_| sample()).take(50).collect();
         let mail = digest(&templates(), &many, "l", "u");
         assert_eq!(mail.subject, "50 new messages");
         assert!(mail.text.contains("... and 30 more."));
@@ -183,7 +188,7 @@ mod tests {
             sms,
             "50 new messages from Ada, Charles, Grace https://x.example"
         );
-        let long = Said {
+        let long = DigestMessage {
             body: "x".repeat(2000),
             ..many[0].clone()
         };

@@ -41,9 +41,10 @@ impl Twilio {
     }
 
     fn form(&self, message: &Outgoing) -> Vec<(&'static str, String)> {
-        let sender = match self.from.starts_with("MG") {
-            true => "MessagingServiceSid",
-            false => "From",
+        let sender = if self.from.starts_with("MG") {
+            "MessagingServiceSid"
+        } else {
+            "From"
         };
         let mut form = vec![
             ("To", message.to.as_str().to_owned()),

@@ -1,5 +1,4 @@
-//! How commands stand in one payload of a partition: each behind its length, so that no byte of a command can be taken for
-//! structure.
+//! The framing of commands in a batch: each has a length prefix, so that no byte of a command can be read as structure.
 //!
 //! ```text
 //! batch   = %x01 version count *command
@@ -9,13 +8,13 @@
 //! length  = 8HEXDIG                 ; how many octets follow
 //! ```
 //!
-//! No JSON text begins with U+0001, which tells a batch from the payloads before this format: JSON objects with a line feed
-//! between them. Those are still read, since a queue may hold them when its workers are updated, and `chat queue dead replay`
-//! of an earlier version writes them. They are taken apart by the grammar of JSON and never at line feeds: what such a
-//! payload holds is one sequence of JSON values or none, whatever stands inside of them.
+//! No JSON text begins with U+0001, which distinguishes a batch from the payloads before this format: JSON objects with a line
+//! feed between them. Those are still decoded, since a queue may hold them when its workers are updated, and `chat queue dead
+//! replay` of an earlier version writes them. They are split by the grammar of JSON and never at line feeds: such a payload is
+//! one sequence of JSON values or invalid, whatever the values contain.
 //!
-//! Lengths are written in ASCII, without a line feed among their digits: an earlier worker, which splits at line feeds,
-//! finds one line that it cannot read and sets the whole batch aside, to be replayed after its update.
+//! Lengths are ASCII digits without a line feed: an earlier worker, which splits at line feeds, finds one line that it cannot
+//! decode and makes the whole batch a dead letter, to be replayed after its update.
 
 use bytes::{BufMut, Bytes, BytesMut, buf::Writer};
 use serde_json::value::RawValue;
@@ -34,7 +33,7 @@ const LENGTH: usize = 8;
 pub const MAX_COMMANDS: usize = 0xFFFF;
 /// The longest command, in bytes: a message of the largest `edge.max_body_bytes`, all of it escaped, is 48 MiB.
 pub const MAX_COMMAND: usize = 64 << 20;
-/// The longest batch, in bytes. RabbitMQ 4 takes messages of up to 16 MiB unless it is told otherwise.
+/// The longest batch, in bytes. RabbitMQ 4 accepts messages of up to 16 MiB by default.
 pub const MAX_BATCH: usize = 128 << 20;
 
 /// A batch as it travels: all that a [`Publisher`](super::Publisher) takes.
@@ -58,7 +57,7 @@ impl EncodedBatch {
         Ok(batch.finish())
     }
 
-    /// What a dead letter holds: a command, or a whole batch that could not be taken apart, which stays as it is.
+    /// The batch for replaying a dead letter: a command, or a whole batch that could not be decoded, which stays unchanged.
     ///
     /// # Errors
     /// As [`EncodedBatch::of`].
@@ -154,7 +153,7 @@ fn too_large(length: usize) -> Error {
     )
 }
 
-/// As many digits as there is room for.
+/// Writes as many digits as `into` has bytes.
 fn write_hex(into: &mut [u8], mut value: usize) {
     for digit in into.iter_mut().rev() {
         *digit = b"0123456789abcdef"[value % 16];
@@ -173,12 +172,12 @@ fn read_hex(bytes: &[u8]) -> Option<usize> {
     })
 }
 
-/// A payload's commands, in order: all of them, or the reason why it cannot be taken apart. Commands are parts of `payload`,
-/// not copies.
+/// Decodes a payload's commands, in order: all of them, or the reason why it is invalid. Commands are slices of `payload`, not
+/// copies.
 ///
 /// # Errors
-/// Where the payload is cut off, goes on behind its last command, is over a limit, has a version that is not known here, or
-/// is neither a batch nor a sequence of JSON values. Not one of its commands may be run then.
+/// If the payload is truncated, continues after its last command, exceeds a limit, has an unknown version, or is neither a
+/// batch nor a sequence of JSON values. None of its commands may be run then.
 pub fn decode(payload: &Bytes) -> Result<Vec<Bytes>, String> {
     if payload.len() > MAX_BATCH {
         return Err(format!(
@@ -209,7 +208,7 @@ fn framed(payload: &Bytes) -> Result<Vec<Bytes>, String> {
         .get(2..HEADER)
         .ok_or_else(|| broken("it ends in its header"))?;
     let count = read_hex(header).ok_or_else(|| broken("its header is none"))?;
-    // A count that cannot be right reserves nothing.
+    // Checked before the allocation.
     if count * LENGTH > payload.len() - HEADER {
         return Err(broken("it ends before its last command"));
     }
@@ -237,7 +236,7 @@ fn framed(payload: &Bytes) -> Result<Vec<Bytes>, String> {
     }
 }
 
-/// Payloads before batches had a header.
+/// Decodes payloads of the format before batches had a header.
 fn json_values(payload: &Bytes) -> Result<Vec<Bytes>, String> {
     let mut commands = Vec::new();
     for value in serde_json::Deserializer::from_slice(payload).into_iter::<&RawValue>() {
@@ -247,9 +246,10 @@ fn json_values(payload: &Bytes) -> Result<Vec<Bytes>, String> {
         }
         commands.push(payload.slice_ref(value.get().as_bytes()));
     }
-    match commands.is_empty() {
-        false => Ok(commands),
-        true => Err("it cannot be read: it is empty".to_owned()),
+    if commands.is_empty() {
+        Err("it cannot be read: it is empty".to_owned())
+    } else {
+        Ok(commands)
     }
 }
 

@@ -50,9 +50,10 @@ fn one_line(event: &[u8], colour: bool) -> Cow<'_, [u8]> {
     }
     let mut line = Vec::with_capacity(event.len() + 16);
     for byte in text {
-        match escaped(byte) {
-            true => line.extend(char::from(*byte).escape_default().map(|c| c as u8)),
-            false => line.push(*byte),
+        if escaped(byte) {
+            line.extend(char::from(*byte).escape_default().map(|c| c as u8))
+        } else {
+            line.push(*byte)
         }
     }
     line.extend_from_slice(end);

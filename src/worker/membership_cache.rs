@@ -245,10 +245,10 @@ mod tests {
     fn a_muted_user_is_not_cached() {
         let (cache, key) = (MembershipCache::default(), (new_id(), new_id()));
         cache.reset(true);
-        let mut facts = facts(&[key]);
+        let mut muted = facts(&[key]);
         let soon = Timestamp::from_millis(Timestamp::now().millis() + 60_000);
-        facts.members.get_mut(&key).unwrap().muted_until = Some(soon);
-        cache.stored(facts, Instant::now(), &HashMap::new());
+        muted.members.get_mut(&key).unwrap().muted_until = Some(soon);
+        cache.stored(muted, Instant::now(), &HashMap::new());
         assert!(!is_cached(&cache, key));
         cache.stored(facts(&[key]), Instant::now(), &HashMap::new());
         assert!(is_cached(&cache, key));

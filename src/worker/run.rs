@@ -71,3 +71,14 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
 fn named(name: &str) -> WorkerId {
     derived_id("worker", &[name.as_bytes()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_gives_the_same_id_after_a_restart() {
+        assert_eq!(named("worker-0"), named("worker-0"));
+        assert_ne!(named("worker-0"), named("worker-1"));
+    }
+}

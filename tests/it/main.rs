@@ -2,6 +2,8 @@
 //! servers and real sockets. `scripts/test` starts the servers and runs it; `cargo test` works too where their addresses
 //! are in the environment.
 
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+
 mod contract;
 mod e2e;
 mod harness;

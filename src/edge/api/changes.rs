@@ -117,9 +117,10 @@ impl ChangesApi {
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
         page::check_seq("after", after, room.head)?;
         let upto = room.head.min(after + Seq::from(limit));
-        let events = match upto > after {
-            true => edge.reads.events(room.id, after, upto).await?,
-            false => Vec::new(),
+        let events = if upto > after {
+            edge.reads.events(room.id, after, upto).await?
+        } else {
+            Vec::new()
         };
         // A page has a bound in bytes as well; one larger event makes a page.
         let (mut bytes, mut reached) = (0, upto);

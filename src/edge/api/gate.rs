@@ -114,10 +114,11 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
             if path.starts_with("/v1/") {
                 no_token_in(request.uri().query()).map_err(Problem::from)?;
             }
-            let max_bytes = match path.starts_with("/v1/webhooks/") {
+            let max_bytes = if path.starts_with("/v1/webhooks/") {
                 // A provider's, which knows nothing of our limits.
-                true => self.gate.max_bytes.max(MAX_REPORT),
-                false => self.gate.max_bytes,
+                self.gate.max_bytes.max(MAX_REPORT)
+            } else {
+                self.gate.max_bytes
             };
             take_body(&mut request, max_bytes)
                 .await

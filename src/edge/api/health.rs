@@ -116,9 +116,10 @@ impl<E: Endpoint> Endpoint for Metrics<E> {
     type Output = E::Output;
 
     async fn call(&self, request: Request) -> poem::Result<E::Output> {
-        match self.public || (self.local && is_local(&request)) {
-            true => self.inner.call(request).await,
-            false => Err(NotFoundError.into()),
+        if self.public || (self.local && is_local(&request)) {
+            self.inner.call(request).await
+        } else {
+            Err(NotFoundError.into())
         }
     }
 }

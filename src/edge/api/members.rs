@@ -125,12 +125,13 @@ impl MembersApi {
         user: Path<UserId>,
     ) -> Result<Gone, Problem> {
         let command = RoomCommand::RemoveMember { user: user.0 };
-        let write = match user.0 == caller.user() {
-            true => Write {
+        let write = if user.0 == caller.user() {
+            Write {
                 need: Need::Sight,
                 ..by_admin(&edge, &caller, room.0)
-            },
-            false => by_admin(&edge, &caller, room.0),
+            }
+        } else {
+            by_admin(&edge, &caller, room.0)
         };
         Ok(write.clear(user.0, command).await?)
     }

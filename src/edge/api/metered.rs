@@ -56,9 +56,12 @@ impl Prices {
             let segments: Vec<_> = path
                 .path
                 .split('/')
-                .map(|segment| match segment.starts_with('{') {
-                    true => None,
-                    false => Some(segment.to_owned()),
+                .map(|segment| {
+                    if segment.starts_with('{') {
+                        None
+                    } else {
+                        Some(segment.to_owned())
+                    }
                 })
                 .collect();
             let methods = path.operations.iter().map(|operation| {
@@ -181,13 +184,13 @@ mod tests {
             .into_iter()
             .flat_map(|api| api.paths)
         {
-            let asked = path
-                .path
-                .split('/')
-                .map(|segment| match segment.starts_with('{') {
-                    true => id,
-                    false => segment,
-                });
+            let asked = path.path.split('/').map(|segment| {
+                if segment.starts_with('{') {
+                    id
+                } else {
+                    segment
+                }
+            });
             let asked = asked.collect::<Vec<_>>().join("/");
             for operation in &path.operations {
                 let request = Request::builder()

@@ -166,16 +166,13 @@ fn around(mut items: Vec<Message>, direction: Direction, mut newer: bool) -> Mes
     let middle = items.len() / 2;
     let mut kept = 0..items.len();
     while bytes > MAX_BYTES && kept.len() > 1 {
-        let end = match kept.end - 1 - middle >= middle - kept.start {
-            true => {
-                kept.end -= 1;
-                newer = true;
-                kept.end
-            }
-            false => {
-                kept.start += 1;
-                kept.start - 1
-            }
+        let end = if kept.end - 1 - middle >= middle - kept.start {
+            kept.end -= 1;
+            newer = true;
+            kept.end
+        } else {
+            kept.start += 1;
+            kept.start - 1
         };
         bytes -= wire_size(&items[end]);
     }

@@ -76,9 +76,10 @@ impl Endpoint for &'static Document {
         }
         let content = &*self.0;
         let known = is_known(request.headers(), &content.tag);
-        let mut response = match known {
-            true => StatusCode::NOT_MODIFIED.into(),
-            false => Response::builder().body(content.body.clone()),
+        let mut response = if known {
+            StatusCode::NOT_MODIFIED.into()
+        } else {
+            Response::builder().body(content.body.clone())
         };
         let headers = response.headers_mut();
         headers.insert(header::ETAG, content.tag.clone());

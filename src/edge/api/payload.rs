@@ -92,9 +92,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         match WrongField::of(error) {
             None => Error::malformed(format!("the body is not JSON: {text}")),
             Some(wrong) => {
-                let code = match wrong.missing {
-                    true => Code::Invalid,
-                    false => Code::Malformed,
+                let code = if wrong.missing {
+                    Code::Invalid
+                } else {
+                    Code::Malformed
                 };
                 wrong.error(code, "the body")
             }

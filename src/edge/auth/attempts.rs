@@ -144,15 +144,14 @@ impl Attempts {
         if overdrawn && (!known || others >= SLOWED_AT_ONCE) {
             return Err(too_many(pair, self.per_pair));
         }
-        let address_under_way = match known {
-            true => None,
-            false => {
-                let (others, guard) = self.addresses.enter(network);
-                if address + others as u64 >= self.per_address {
-                    return Err(too_many(address, self.per_address));
-                }
-                Some(guard)
+        let address_under_way = if known {
+            None
+        } else {
+            let (others, guard) = self.addresses.enter(network);
+            if address + others as u64 >= self.per_address {
+                return Err(too_many(address, self.per_address));
             }
+            Some(guard)
         };
         let delay = match (overdrawn, known) {
             (true, _) => SLOWED.max(SLOWED_EACH * (others as u32 + 1)),
@@ -248,9 +247,10 @@ impl Attempt<'_> {
 
 /// The refusal of an attempt: those that failed are too many, or would be with those under way.
 fn too_many(failed: u64, limit: u64) -> Error {
-    let wait = match failed >= limit {
-        true => wait(MINUTE),
-        false => Duration::from_secs(1),
+    let wait = if failed >= limit {
+        wait(MINUTE)
+    } else {
+        Duration::from_secs(1)
     };
     limited("too many wrong passwords; wait and try again", wait)
 }

@@ -121,9 +121,10 @@ impl<K: Hash + Eq + Clone> State<K> {
         let queue = self.queues.get_mut(&key)?;
         let next = queue.pop_front();
         self.waiting -= usize::from(next.is_some());
-        match queue.is_empty() {
-            true => drop(self.queues.remove(&key)),
-            false => self.turns.push_back(key),
+        if queue.is_empty() {
+            drop(self.queues.remove(&key))
+        } else {
+            self.turns.push_back(key)
         }
         next
     }

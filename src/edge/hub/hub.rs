@@ -52,6 +52,13 @@ pub struct Hub {
     pub(super) shutdown: CancellationToken,
 }
 
+/// The ports that a hub uses.
+pub struct Ports {
+    pub reads: Arc<dyn Reads>,
+    pub pubsub: Arc<dyn PubSub>,
+    pub recent: Arc<dyn RecentEvents>,
+}
+
 /// How often the hub compares its state with the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Intervals {
@@ -63,9 +70,11 @@ pub struct Intervals {
 
 impl Hub {
     pub async fn start(
-        reads: Arc<dyn Reads>,
-        pubsub: Arc<dyn PubSub>,
-        recent: Arc<dyn RecentEvents>,
+        Ports {
+            reads,
+            pubsub,
+            recent,
+        }: Ports,
         edge_channel: Channel,
         notices: mpsc::Sender<Notice>,
         intervals: Intervals,
@@ -76,9 +85,10 @@ impl Hub {
         let subscribed = subscriptions
             .subscribe(&[edge_channel, Channel::Everyone])
             .await?;
-        metrics().bus_state.set(match subscribed {
-            true => crate::telemetry::UP,
-            false => crate::telemetry::DOWN,
+        metrics().bus_state.set(if subscribed {
+            crate::telemetry::UP
+        } else {
+            crate::telemetry::DOWN
         });
         let truth = reads.clone();
         let hub = Arc::new(Hub {

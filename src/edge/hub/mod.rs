@@ -24,5 +24,5 @@ mod room;
 mod tests;
 
 pub use history_cache::Newest;
-pub use hub::{Hub, Intervals};
+pub use hub::{Hub, Intervals, Ports};
 pub use joining::{Ended, Joining};

@@ -68,15 +68,17 @@ impl Bucket {
         let (tokens, needed) = (self.at(rate, now), cost.clamp(1.0, rate.burst));
         let enough = tokens >= needed;
         *self = Bucket {
-            tokens: match enough {
-                true => tokens - cost.min(rate.burst),
-                false => tokens,
+            tokens: if enough {
+                tokens - cost.min(rate.burst)
+            } else {
+                tokens
             },
             counted: now,
         };
-        match enough {
-            true => Ok(()),
-            false => Err(Duration::from_secs_f64((needed - tokens) / rate.per_second)),
+        if enough {
+            Ok(())
+        } else {
+            Err(Duration::from_secs_f64((needed - tokens) / rate.per_second))
         }
     }
 }
@@ -119,12 +121,13 @@ impl<K: Hash + Eq> Keyed<K> {
             entries.sweep_at = (entries.buckets.len() * 2).clamp(FIRST_SWEEP, MAX_KEYS);
             entries.sweep_after = now + SWEEP_EVERY;
         }
-        let bucket = match entries.buckets.len() < MAX_KEYS {
-            true => entries
+        let bucket = if entries.buckets.len() < MAX_KEYS {
+            entries
                 .buckets
                 .entry(key)
-                .or_insert(Bucket::full(rate, now)),
-            false => entries.overflow.get_or_insert(Bucket::full(rate, now)),
+                .or_insert(Bucket::full(rate, now))
+        } else {
+            entries.overflow.get_or_insert(Bucket::full(rate, now))
         };
         bucket.take(rate, cost, now)
     }

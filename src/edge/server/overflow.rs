@@ -104,9 +104,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             progress.request_begins();
             // What has come whole gives way to nothing.
             place.lock().take();
-            let answer = match is_health(request.method(), request.uri().path()) {
-                true => server.admission.reserve.answer(),
-                false => None,
+            let answer = if is_health(request.method(), request.uri().path()) {
+                server.admission.reserve.answer()
+            } else {
+                None
             }
             .map(|permit| (permit, server.answer(request, local, peer)));
             let progress = progress.clone();

@@ -81,9 +81,10 @@ impl Progress {
 
     /// Its answer is complete.
     pub fn answer_begins(&self, upgrade: bool) {
-        self.set(match upgrade {
-            true => Phase::Switching,
-            false => Phase::Answering,
+        self.set(if upgrade {
+            Phase::Switching
+        } else {
+            Phase::Answering
         });
     }
 }

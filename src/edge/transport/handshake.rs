@@ -118,11 +118,12 @@ pub(in crate::edge) fn bearer(credentials: &str) -> Option<&str> {
 pub(in crate::edge) fn no_token_in(query: Option<&str>) -> Result<(), Error> {
     let pairs = query.unwrap_or("").split('&');
     let mut names = pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
-    match names.any(|name| matches!(name, "token" | "access_token")) {
-        false => Ok(()),
-        true => Err(Error::malformed(
+    if names.any(|name| matches!(name, "token" | "access_token")) {
+        Err(Error::malformed(
             "never put an access token in a URL: use the Authorization header; for a socket also ?ticket= (POST /v1/auth/ticket), a first `auth` frame, or Socket.IO's `auth` option",
-        )),
+        ))
+    } else {
+        Ok(())
     }
 }
 

@@ -161,10 +161,13 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
                 .put_notify_settings(delivery.user, &preferences, &settings.rooms)
                 .await?;
         }
-        NotifyCommand::OptOut { address, stop } => match stop {
-            true => store.suppress(address, OPTED_OUT).await?,
-            false => store.lift(address, OPTED_OUT).await?,
-        },
+        NotifyCommand::OptOut { address, stop } => {
+            if *stop {
+                store.suppress(address, OPTED_OUT).await?
+            } else {
+                store.lift(address, OPTED_OUT).await?
+            }
+        }
         NotifyCommand::Replay { delivery } => replay(notifier, *delivery).await?,
     }
     Ok(Outcome::Done(None))

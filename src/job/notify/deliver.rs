@@ -74,9 +74,10 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     }
     let gate = notifier.gate(delivery.channel);
     if let Some((wait, locked)) = gate.closed() {
-        let reason = match locked {
-            true => "the channel is paused: the provider refuses the server's credentials",
-            false => "the provider fails just now",
+        let reason = if locked {
+            "the channel is paused: the provider refuses the server's credentials"
+        } else {
+            "the provider fails just now"
         };
         delay(notifier, &mut delivery, reason).await?;
         return Ok(Next::Again(wait));
@@ -157,12 +158,11 @@ async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Opti
     last.answer = Some("no answer: the worker was stopped while it waited".to_owned());
     let verdict = Verdict::Unknown { after: None };
     let next = conclude(notifier, delivery, verdict);
-    Ok(Some(
-        match notifier.store.change_delivery(delivery).await? {
-            true => finish(notifier, delivery, next).await?,
-            false => Next::Again(MET),
-        },
-    ))
+    Ok(Some(if notifier.store.change_delivery(delivery).await? {
+        finish(notifier, delivery, next).await?
+    } else {
+        Next::Again(MET)
+    }))
 }
 
 /// How long an attempt may still be under way. One that began further in the future than any attempt takes was begun
@@ -256,7 +256,7 @@ async fn compose(
     }
     let shown: Vec<_> = lines
         .into_iter()
-        .map(|line| template::Said {
+        .map(|line| template::DigestMessage {
             room: if line.direct {
                 String::new()
             } else {
@@ -410,9 +410,10 @@ fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> C
     };
     let own = policy.delay_after(u32::try_from(tries).unwrap_or(u32::MAX));
     let pause = after.map_or(own, |after| after.max(own)).min(MAX_PAUSE);
-    let reason = match unclear {
-        true => "the last attempt had no clear answer; it is tried again, and may arrive twice",
-        false => "the provider could not take it; it is tried again",
+    let reason = if unclear {
+        "the last attempt had no clear answer; it is tried again, and may arrive twice"
+    } else {
+        "the provider could not take it; it is tried again"
     };
     delivery.now(DeliveryState::Delayed, reason);
     Conclusion::Again(pause)
@@ -467,9 +468,10 @@ async fn give_up(notifier: &Notifier, mut delivery: Delivery, reason: &str) -> R
 }
 
 async fn put(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
-    Ok(match notifier.store.change_delivery(&mut delivery).await? {
-        true => Next::Done,
-        false => Next::Again(MET),
+    Ok(if notifier.store.change_delivery(&mut delivery).await? {
+        Next::Done
+    } else {
+        Next::Again(MET)
     })
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rand::RngExt;
 use uuid::Uuid;
 
@@ -61,13 +61,9 @@ impl Gate {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// How long it is closed yet, with jitter so that not everyone comes at once, and whether for our credentials.
     pub fn closed(&self) -> Option<(Duration, bool)> {
-        let state = self.state();
+        let state = self.state.lock();
         let left = state.until?.checked_duration_since(Instant::now())?;
         let jitter = rand::rng().random_range(0.0..0.5);
         Some((left + left.mul_f64(jitter), state.locked))
@@ -132,7 +128,7 @@ impl Gate {
     }
 
     pub fn worked(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.locked {
             tracing::info!(channel = %self.channel, "the provider takes our credentials again");
         }
@@ -144,7 +140,7 @@ impl Gate {
     }
 
     pub fn failed(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.failed += 1;
         if state.failed >= BREAK_AFTER {
             state.failed = 0;
@@ -155,7 +151,7 @@ impl Gate {
 
     /// The provider refuses our credentials.
     pub fn locked(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = Instant::now();
         // Requests that were under way together are refused together: that counts once.
         if state.locked && state.until.is_some_and(|until| until > now) {

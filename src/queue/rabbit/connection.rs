@@ -291,7 +291,7 @@ async fn connect(
     Ok(connection)
 }
 
-/// Whether the broker says anything at all.
+/// Checks that the broker answers an AMQP header.
 async fn probe(uri: &AMQPUri) -> std::io::Result<()> {
     let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
     stream.write_all(b"AMQP\0\0\x09\x01").await?;

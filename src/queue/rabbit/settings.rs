@@ -1,4 +1,4 @@
-//! What both sides of the queue are told.
+//! The settings of both sides of the queue.
 
 use std::{fmt, time::Duration};
 

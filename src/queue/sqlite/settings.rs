@@ -1,4 +1,4 @@
-//! What the queue is told.
+//! The settings of the queue.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What every queue promises (`chat::queue`), on RabbitMQ and on SQLite.
+//! The contract of `chat::queue`, run on RabbitMQ and on SQLite.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::support::{PATIENCE, amqp_url, soon, unique, until};
 pub const PARTITIONS: Partition = 3;
 const PREFETCH: u16 = 100;
 
-/// Where a queue's content lives, so that it can be opened again.
+/// Where a queue's content is stored, so that it can be reopened.
 enum Place {
     Rabbit { prefix: String },
     Sqlite { directory: PathBuf },
@@ -46,8 +46,8 @@ pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
     }
 }
 
-/// Deletes what a test left in the broker, but for the queues in which tasks are delayed: one that is deleted while it
-/// still comes up ends RabbitMQ 3.10's dead-lettering for good (its supervisor gives up). scripts/test clears them away.
+/// Deletes a test's queues in the broker, except those of delays: deleting one while it starts ends RabbitMQ 3.10's
+/// dead-lettering for good (its supervisor gives up). scripts/test deletes them.
 pub async fn delete_queues(prefix: &str) {
     let properties = lapin::ConnectionProperties::default();
     let connection = lapin::Connection::connect(&amqp_url(), properties)
@@ -132,7 +132,7 @@ async fn publish(publisher: &dyn Publisher, partition: Partition, numbers: std::
     }
 }
 
-/// Takes exactly these, in this order; returns the last tag.
+/// Consumes exactly these payloads, in this order; returns the last tag.
 async fn expect(
     consumer: &mut dyn Consumer,
     partition: Partition,
@@ -175,7 +175,7 @@ async fn order_and_acknowledgement(place: Place) {
     place.remove().await;
 }
 
-async fn what_was_not_acknowledged_comes_again_in_front(place: Place) {
+async fn unacknowledged_payloads_are_requeued_in_front(place: Place) {
     let Opened {
         publisher, queue, ..
     } = place.open().await;
@@ -223,7 +223,7 @@ async fn one_consumer_at_a_time(place: Place) {
     place.remove().await;
 }
 
-async fn taking_what_is_there(place: Place) {
+async fn payloads_that_have_arrived_are_taken_without_waiting(place: Place) {
     let Opened {
         publisher, queue, ..
     } = place.open().await;
@@ -294,7 +294,7 @@ async fn the_backlog_is_counted(place: Place) {
     place.remove().await;
 }
 
-async fn what_waits_is_known(place: Place) {
+async fn the_load_is_known(place: Place) {
     let Opened {
         publisher, queue, ..
     } = place.open().await;
@@ -308,12 +308,12 @@ async fn what_waits_is_known(place: Place) {
     let ready = |load: &Load| -> Vec<u64> { load.partitions.iter().map(|p| p.ready).collect() };
     let look = async || queue.load().await.unwrap();
     let load = until("all of it waits", look, |load| ready(load) == [3, 0, 1]).await;
-    // Unknown, or right.
+    // Unknown or correct.
     assert!(load.partitions.iter().all(|p| p.consumers == 0));
     assert!([None, Some(15)].contains(&load.partitions[0].messages));
     assert!([None, Some(0)].contains(&load.partitions[0].unacked));
 
-    // What a consumer holds is no longer ready, and not forgotten where it can be seen.
+    // A delivered payload is not ready, and counts as unacknowledged where that is known.
     let mut consumer = queue.consume(0).await.unwrap();
     expect(&mut *consumer, 0, 0..3).await;
     let held = |load: &Load| load.partitions[0].ready == 0 && load.partitions[0].consumers == 1;
@@ -321,7 +321,7 @@ async fn what_waits_is_known(place: Place) {
     assert!([None, Some(3)].contains(&load.partitions[0].unacked));
     assert!([None, Some(15)].contains(&load.partitions[0].messages));
 
-    // It dies, and all of it waits again.
+    // The consumer ends, and all payloads are requeued.
     drop(consumer);
     let waits = |load: &Load| {
         let partition = load.partitions[0];
@@ -331,7 +331,7 @@ async fn what_waits_is_known(place: Place) {
     place.remove().await;
 }
 
-async fn jobs_that_wait_are_known(place: Place) {
+async fn the_load_of_tasks_is_known(place: Place) {
     let Opened { queue, tasks, .. } = place.open().await;
     let task = |queue, delay| NewTask {
         queue,
@@ -365,7 +365,7 @@ async fn jobs_that_wait_are_known(place: Place) {
     let later = |load: &Load| delayed(load, TaskQueue::Email, 5000) == Some(1);
     let load = until("one waits an hour", look, later).await;
     assert_eq!(delayed(&load, TaskQueue::Email, 60), Some(0), "not soon");
-    // The third one is due by itself, with nobody there to take it; however late it is looked at.
+    // The third one becomes due without a consumer.
     let all = |load: &Load| of(load, TaskQueue::Notify).ready == 3;
     let load = until("the third one is due", look, all).await;
     assert_eq!(of(&load, TaskQueue::Email).ready, 0);
@@ -379,7 +379,7 @@ async fn jobs_that_wait_are_known(place: Place) {
     };
     assert_eq!((shown("job.notify"), shown("delay.email")), (3, 1));
 
-    // What someone holds is not forgotten where it can be seen.
+    // Delivered tasks count as unacknowledged where that is known.
     let mut hand = tasks.take(TaskQueue::Notify, 10).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -414,7 +414,7 @@ async fn many_partitions_at_once(place: Place) {
     place.remove().await;
 }
 
-async fn opening_again(place: Place) {
+async fn a_reopened_queue_has_its_payloads(place: Place) {
     let Opened {
         publisher,
         queue,
@@ -428,7 +428,7 @@ async fn opening_again(place: Place) {
     let Opened {
         publisher, queue, ..
     } = place.open().await;
-    // Only in one process is it known how many are inside: RabbitMQ counts payloads.
+    // Only SQLite knows the number of commands: RabbitMQ counts payloads.
     until("50 wait", async || publisher.backlog(), |n| *n == 50).await;
     publish(&*publisher, 1, 50..60).await;
     let mut consumer = queue.consume(1).await.unwrap();
@@ -471,7 +471,7 @@ async fn dead_letters(place: Place) {
     for (letter, original) in letters.iter().zip(&originals) {
         dead.put(letter, original.clone()).await.unwrap();
     }
-    // Looking changes nothing, however often and however little is looked at.
+    // Listing changes nothing.
     assert_eq!(dead.list(1000).await.unwrap(), letters);
     assert_eq!(dead.list(2).await.unwrap(), letters[..2]);
     assert_eq!(dead.list(1000).await.unwrap(), letters);
@@ -503,7 +503,7 @@ async fn dead_letters(place: Place) {
     place.remove().await;
 }
 
-async fn jobs_come_when_they_are_due_until_they_are_done(place: Place) {
+async fn tasks_are_delivered_when_due_until_acknowledged(place: Place) {
     let Opened { tasks, .. } = place.open().await;
     let task = |queue, name: &'static str, millis| NewTask {
         queue,
@@ -526,7 +526,7 @@ async fn jobs_come_when_they_are_due_until_they_are_done(place: Place) {
     assert_eq!(later.payload, "later");
     assert!(pushed.elapsed() >= Duration::from_millis(1300));
     later.ack.ack().await.unwrap();
-    // In hand and never acknowledged: it comes again.
+    // Delivered and never acknowledged: it is redelivered.
     drop((now, consumer));
     let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
     let now = soon("the job again", consumer.next()).await.unwrap();
@@ -536,7 +536,7 @@ async fn jobs_come_when_they_are_due_until_they_are_done(place: Place) {
     place.remove().await;
 }
 
-async fn many_jobs_each_come_and_a_hand_holds_no_more_than_it_may(place: Place) {
+async fn all_tasks_arrive_and_a_consumer_holds_at_most_its_limit(place: Place) {
     let Opened { tasks, .. } = place.open().await;
     let task = |number: usize| NewTask {
         queue: TaskQueue::Notify,
@@ -583,15 +583,15 @@ macro_rules! suite {
 
 suite!(
     order_and_acknowledgement,
-    what_was_not_acknowledged_comes_again_in_front,
+    unacknowledged_payloads_are_requeued_in_front,
     one_consumer_at_a_time,
-    taking_what_is_there,
+    payloads_that_have_arrived_are_taken_without_waiting,
     the_backlog_is_counted,
-    what_waits_is_known,
+    the_load_is_known,
     many_partitions_at_once,
-    jobs_that_wait_are_known,
-    opening_again,
+    the_load_of_tasks_is_known,
+    a_reopened_queue_has_its_payloads,
     dead_letters,
-    jobs_come_when_they_are_due_until_they_are_done,
-    many_jobs_each_come_and_a_hand_holds_no_more_than_it_may,
+    tasks_are_delivered_when_due_until_acknowledged,
+    all_tasks_arrive_and_a_consumer_holds_at_most_its_limit,
 );

@@ -1,4 +1,4 @@
-//! What only a broker can do to us: go away, go silent, block, lose a queue.
+//! Failures that only a broker has: connection loss, silence, blocking, a lost queue.
 
 use std::{
     sync::{
@@ -38,7 +38,7 @@ async fn through_a_line(prefix: &str) -> (Line, Settings) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_confirmed_survives_lost_connections_in_order() {
+async fn confirmed_payloads_survive_lost_connections_in_order() {
     let prefix = unique("cut");
     let (line, settings) = through_a_line(&prefix).await;
     let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
@@ -108,7 +108,7 @@ async fn what_was_confirmed_survives_lost_connections_in_order() {
                 .parse()
                 .unwrap();
             consumer.ack_through(delivery.tag).await.unwrap();
-            // The same one may come twice: it was sent again when nobody knew if it had arrived.
+            // A payload may arrive twice: it was repeated because its confirm was lost.
             assert!(
                 found.last().is_none_or(|last| *last <= number),
                 "{number} after {:?}",
@@ -127,7 +127,7 @@ async fn what_was_confirmed_survives_lost_connections_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may() {
+async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
     let prefix = unique("freeze");
     let (line, mut settings) = through_a_line(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
@@ -182,7 +182,7 @@ async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumers_end_with_the_connection_and_can_be_opened_again() {
+async fn consumers_end_with_the_connection_and_can_be_reopened() {
     let prefix = unique("consumer");
     let (line, settings) = through_a_line(&prefix).await;
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
@@ -196,7 +196,7 @@ async fn consumers_end_with_the_connection_and_can_be_opened_again() {
     assert!(consumer.next().await.is_none());
     assert!(consumer.try_next().is_none());
     assert!(consumer.ack_through(first.tag).await.is_err());
-    // Waits for the connection, and has its prefetch window and its topology again.
+    // Waits for the connection, and restores prefetch and topology.
     let mut consumer = queue.consume(0).await.unwrap();
     let again = soon("the first again", consumer.next()).await.unwrap();
     assert!(again.redelivered);
@@ -229,7 +229,7 @@ async fn a_missing_queue_is_declared_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_hangs_without_a_broker() {
-    // Port 9 is "discard", which nobody runs.
+    // Port 9 ("discard") is closed.
     let settings = rabbit_settings("absent", "amqp://user:secret@127.0.0.1:9/%2f".to_owned());
     assert!(!format!("{settings:?}").contains("secret"));
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
@@ -277,7 +277,7 @@ async fn a_broker_that_blocks_means_busy_at_once() {
         result == Err(Code::Busy) && took < Duration::from_millis(50),
         "{took:?}"
     );
-    // Consuming goes on.
+    // Consuming continues.
     let queue = RabbitQueue::connect(rabbit_settings("blocked", url)).unwrap();
     let mut consumer = queue.consume(0).await.unwrap();
     let delivery = soon("what was published before", consumer.next())
@@ -295,12 +295,12 @@ async fn a_broker_that_blocks_means_busy_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_consumers_hold_is_seen_by_the_management_api() {
+async fn the_management_api_reports_unacknowledged_payloads() {
     let Ok(api) = std::env::var("RABBITMQ_API_URL") else {
         eprintln!("skipped: RABBITMQ_API_URL is not set");
         return;
     };
-    // reqwest wants one even where only http is spoken.
+    // reqwest needs one even for plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let prefix = unique("api");
     let settings = rabbit_settings(&prefix, amqp_url());
@@ -317,7 +317,7 @@ async fn what_consumers_hold_is_seen_by_the_management_api() {
     }
     let mut consumer = queue.consume(1).await.unwrap();
     soon("a payload", consumer.next()).await.unwrap();
-    // Never anything but unknown or right: none of these is ready, and none is forgotten.
+    // Always unknown or correct: none of these is ready, and none is missing.
     let load = until(
         "the API knows",
         async || queue.load().await.unwrap().partitions[1],
@@ -329,10 +329,10 @@ async fn what_consumers_hold_is_seen_by_the_management_api() {
     delete_queues(&prefix).await;
 }
 
-/// After a restart the API has no figures for a while; a proxy before it may say anything. What is ready is known all
-/// the same, and what consumers hold is unknown: never an old figure, never zero.
+/// After a restart the API has no figures for a while, and a proxy in front may answer anything. Ready payloads are known all
+/// the same, and unacknowledged ones are unknown: never an old figure, never zero.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_management_api_that_forgets_or_talks_nonsense() {
+async fn a_management_api_without_figures_or_with_invalid_answers() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let prefix = unique("nonsense");
     let settings = rabbit_settings(&prefix, amqp_url());
@@ -374,7 +374,7 @@ async fn a_management_api_that_forgets_or_talks_nonsense() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_someone_deleted_hides_the_others_only_for_a_moment() {
+async fn a_deleted_queue_hides_the_others_only_for_a_moment() {
     let prefix = unique("deleted");
     let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     queue.ready(PATIENCE).await.unwrap();

@@ -232,12 +232,13 @@ async fn a_peer_that_does_not_answer_is_gone() {
     let ada = chat.register("ada").await;
     // Before CONNECT and after it.
     for connected in [false, true] {
-        let (mut raw, polling) = match connected {
-            false => (Raw::open(&chat).await.0, Polling::open(&chat).await),
-            true => (
+        let (mut raw, polling) = if connected {
+            (
                 Raw::connected(&chat, &ada).await,
                 Polling::connected(&chat, &ada).await,
-            ),
+            )
+        } else {
+            (Raw::open(&chat).await.0, Polling::open(&chat).await)
         };
         for _ in 0..3 {
             assert_eq!(raw.hear().await.as_deref(), Ok("2"));

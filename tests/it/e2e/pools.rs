@@ -207,14 +207,14 @@ async fn what_expired_is_cleared_away_by_one_worker_at_a_time() {
             break;
         }
         eventually("someone clears", async || {
-            let said = |worker: &Process| worker.log().contains("expired rows cleared away");
+            let said = |worker: &Process| worker.log().contains("expired rows deleted");
             chat.workers.iter().any(said).then_some(())
         })
         .await;
     }
     // All of it by one of them: the other was told that it is being done.
     let all = chat.workers.iter().map(Process::log).collect::<String>();
-    assert_eq!(all.matches("expired rows cleared away").count(), 1, "{all}");
+    assert_eq!(all.matches("expired rows deleted").count(), 1, "{all}");
     // Who is logged in stays so.
     chat.rest_as(0, &ada).get("/v1/me").await.ok(200);
     let refreshed = json!({"refreshToken": ada.refresh});

@@ -269,9 +269,10 @@ impl Which {
             Which::Email => notify.email.provider != EmailProvider::None,
             Which::Sms => notify.sms.provider != SmsProvider::None,
         };
-        match there {
-            true => Ok(()),
-            false => Err(Error::conflict("this server sends no such messages")),
+        if there {
+            Ok(())
+        } else {
+            Err(Error::conflict("this server sends no such messages"))
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
         Edge,
         auth::{Auth, Identity},
         batch_reads::BatchedReads,
-        hub::{Hub, Intervals},
+        hub::{self, Hub, Intervals},
         registry::Registry,
         submit::{Limits, Submitter},
         unauthenticated::Unauthenticated,
@@ -248,9 +248,11 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     line.submitter.set(Arc::downgrade(&submit)).unwrap();
     let tasks = TaskTracker::new();
     let hub = Hub::start(
-        store.clone(),
-        bus.pubsub.clone(),
-        bus.recent.clone(),
+        hub::Ports {
+            reads: store.clone(),
+            pubsub: bus.pubsub.clone(),
+            recent: bus.recent.clone(),
+        },
         Channel::Edge(id),
         mpsc::channel(1).0,
         Intervals {

@@ -18,7 +18,7 @@ use crate::{
         encode_events, memory::MemoryBus,
     },
     edge::{
-        hub::{Ended, Hub, Intervals, Joining},
+        hub::{Ended, Hub, Intervals, Joining, Ports},
         outbound::{Encoding, Item, Outbox},
         subscriber::Subscriber,
     },
@@ -51,9 +51,11 @@ impl World {
         let shutdown = CancellationToken::new();
         let (notices, _) = mpsc::channel(1);
         let hub = Hub::start(
-            truth.clone(),
-            wire.clone(),
-            wire.clone(),
+            Ports {
+                reads: truth.clone(),
+                pubsub: wire.clone(),
+                recent: wire.clone(),
+            },
             Channel::Edge(new_id()),
             notices,
             intervals,
@@ -141,9 +143,10 @@ impl Truth {
 
     fn up(&self) -> Result<MutexGuard<'_, Facts>> {
         let facts = self.lock();
-        match facts.down {
-            true => Err(Error::unavailable("store", "the test took it away")),
-            false => Ok(facts),
+        if facts.down {
+            Err(Error::unavailable("store", "the test took it away"))
+        } else {
+            Ok(facts)
         }
     }
 }

@@ -16,9 +16,10 @@ impl<C: Codec> Connection<C> {
     /// Ends the connection within [`GOODBYE`]. A peer that stalled has had its time: it hears why if the system takes the
     /// close frame at once.
     pub(super) async fn end(&mut self, ending: Ending) {
-        let within = match self.stalled {
-            true => Duration::ZERO,
-            false => GOODBYE,
+        let within = if self.stalled {
+            Duration::ZERO
+        } else {
+            GOODBYE
         };
         let _ = tokio::time::timeout(within, self.goodbye(ending)).await;
     }

@@ -222,14 +222,15 @@ impl<C: Codec> Connection<C> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context) -> Result<(), Over> {
-        while let Some(turn) = self.outbox.may_write() {
-            let ending = match self.link.is_writable(&self.outbox) {
-                true => self.outbox.take(&mut self.writing),
-                false => self.outbox.ending(),
+        while let Some(permit) = self.outbox.may_write() {
+            let ending = if self.link.is_writable(&self.outbox) {
+                self.outbox.take(&mut self.writing)
+            } else {
+                self.outbox.ending()
             };
             if !self.writing.is_empty() {
                 let written = self.link.poll_write(cx, &mut self.writing, C::render);
-                drop(turn);
+                drop(permit);
                 match written {
                     // An idle socket keeps no buffer.
                     Poll::Ready(Ok(())) => self.writing = VecDeque::new(),

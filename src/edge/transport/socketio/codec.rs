@@ -88,9 +88,10 @@ impl SocketIo {
     /// Counts a refusal.
     fn refused(&mut self) -> Result<(), Over> {
         self.refused += 1;
-        match self.refused > MAX_REFUSED {
-            true => Err(Over::with(Close::Malformed)),
-            false => Ok(()),
+        if self.refused > MAX_REFUSED {
+            Err(Over::with(Close::Malformed))
+        } else {
+            Ok(())
         }
     }
 
@@ -243,9 +244,10 @@ impl Codec for SocketIo {
         }
         let code = match ending.close {
             Close::Restarting => {
-                let hint = match ending.reason.starts_with('{') {
-                    true => &ending.reason,
-                    false => "{}",
+                let hint = if ending.reason.starts_with('{') {
+                    &ending.reason
+                } else {
+                    "{}"
                 };
                 into.push_back(text(format!("42[\"restarting\",{hint}]")));
                 return;

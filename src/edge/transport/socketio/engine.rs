@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use poem::{Request, Response, http::header};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -66,7 +66,7 @@ impl Engine {
         let (sender, incoming) = mpsc::channel(POSTS);
         let poll = Arc::new(WaitingPoll::default());
         {
-            let mut polling = self.lock();
+            let mut polling = self.polling.lock();
             // A polling session has no connection of its own that could be counted. Only sessions of users get this far:
             // the others have their own, lower limit.
             if polling.len() >= self.edge.config.edge.max_connections {
@@ -128,16 +128,12 @@ impl Engine {
     }
 
     pub(super) fn find(&self, sid: Uuid) -> Option<Arc<Handle>> {
-        self.lock().get(&sid).cloned()
+        self.polling.lock().get(&sid).cloned()
     }
 
     /// Lets go of a session: no request finds it any more, and its task ends unless it was upgraded.
     pub(super) fn forget(&self, sid: Uuid) {
-        self.lock().remove(&sid);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Handle>>> {
-        self.polling.lock()
+        self.polling.lock().remove(&sid);
     }
 }
 

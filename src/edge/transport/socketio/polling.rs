@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use poem::{
     Body, Response,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -56,13 +56,9 @@ pub(in crate::edge) enum Incoming {
 pub(super) struct WaitingPoll(Mutex<Option<oneshot::Sender<String>>>);
 
 impl WaitingPoll {
-    fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<String>>> {
-        self.0.lock()
-    }
-
     /// Ends the poll that waits, if one does.
     pub fn answer(&self, text: &str) {
-        if let Some(waiting) = self.lock().take() {
+        if let Some(waiting) = self.0.lock().take() {
             let _ = waiting.send(text.to_owned());
         }
     }
@@ -118,7 +114,7 @@ impl Polling {
     /// Takes the waiting poll for the next write.
     pub fn hold(&mut self) -> bool {
         if self.held.is_none() {
-            self.held = self.poll.lock().take();
+            self.held = self.poll.0.lock().take();
         }
         self.held.is_some()
     }
@@ -153,7 +149,7 @@ impl Engine {
     pub(super) async fn poll(self: &Arc<Self>, session: Arc<Handle>) -> Result<Response, Refused> {
         let (sender, mut answer) = oneshot::channel();
         {
-            let mut waiting = session.poll.lock();
+            let mut waiting = session.poll.0.lock();
             if let Some(first) = waiting.take() {
                 drop(waiting);
                 self.forget(session.sid);
@@ -168,15 +164,16 @@ impl Engine {
         let poll = session.poll.clone();
         // The request must not keep a session alive that was let go.
         drop(session);
-        let answer = match upgrading {
-            false => answer.await,
-            true => match tokio::time::timeout(UPGRADING_POLL, &mut answer).await {
+        let answer = if upgrading {
+            match tokio::time::timeout(UPGRADING_POLL, &mut answer).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     poll.answer(NOOP);
                     answer.await
                 }
-            },
+            }
+        } else {
+            answer.await
         };
         std::mem::forget(abandoned);
         answer.map(payload).map_err(|_| Refused::UnknownSession)

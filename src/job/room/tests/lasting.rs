@@ -62,9 +62,10 @@ fn a_mute_outlives_leaving_and_coming_back() {
             w.job(&w.guest, RoomCommand::Join),
             w.send(&w.guest, "a"),
         ];
-        let outcomes = match together {
-            true => apply(w.facts.clone(), &jobs).outcomes,
-            false => run(&mut w, &jobs),
+        let outcomes = if together {
+            apply(w.facts.clone(), &jobs).outcomes
+        } else {
+            run(&mut w, &jobs)
         };
         assert!(outcomes[..4].iter().all(is_done));
         assert_eq!(refusal(&outcomes[4]), Code::Forbidden);

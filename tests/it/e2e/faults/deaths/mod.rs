@@ -32,9 +32,10 @@ async fn edit(chat: &Chat) -> JoinHandle<()> {
 async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
     let mut chat = Load::plan(Kind::Cluster).workers(1).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
-    let editing = match among_edits {
-        true => Some(edit(&chat).await),
-        false => None,
+    let editing = if among_edits {
+        Some(edit(&chat).await)
+    } else {
+        None
     };
     let snare = Arc::<Snare>::default();
     let (mut recipe, mut wires) = (chat.recipe("victim", &["worker"]), Vec::new());

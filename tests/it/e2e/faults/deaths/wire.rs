@@ -267,9 +267,10 @@ impl Talk {
             }
             // Sync: the statement is complete.
             (Side::Worker, b'S') if std::mem::take(&mut self.writing) => {
-                match self.in_transaction {
-                    true => vec![Moment::Writing],
-                    false => vec![Moment::Writing, Moment::Committing],
+                if self.in_transaction {
+                    vec![Moment::Writing]
+                } else {
+                    vec![Moment::Writing, Moment::Committing]
                 }
             }
             (Side::Worker, b'Q') if body.starts_with(b"BEGIN") => {

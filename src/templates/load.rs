@@ -1,65 +1,21 @@
-//! What notifications say: templates in Jinja's language, by minijinja. They are compiled in; a file of the same name in
-//! the directory `notify.templates` takes the place of one. Every template is tried with samples when the settings are
-//! read, so that a value which does not exist is found at the start and not in someone's mail.
+//! Loads the templates of a directory, and checks them before they are used.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, Value};
 use serde::Serialize;
 
-use super::{Problem, Source};
+use super::{
+    environment::{BUILT_IN, built_in, render},
+    values::{CodeValues, DigestMessage, DigestValues},
+};
 
-const KEY: &str = "notify.templates";
-/// Bytes of one file.
+/// Size limit of one file, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
-
-/// What stands in `templates/`, by the name of its file.
-const BUILT_IN: [(&str, &str); 8] = [
-    ("digest.subject", include_str!("templates/digest.subject")),
-    ("digest.txt", include_str!("templates/digest.txt")),
-    ("digest.html", include_str!("templates/digest.html")),
-    ("digest.sms", include_str!("templates/digest.sms")),
-    ("code.subject", include_str!("templates/code.subject")),
-    ("code.txt", include_str!("templates/code.txt")),
-    ("code.html", include_str!("templates/code.html")),
-    ("code.sms", include_str!("templates/code.sms")),
-];
-
-/// One message of a digest.
-#[derive(Clone, Serialize)]
-pub struct Said {
-    /// Empty for a direct room.
-    pub room: String,
-    pub sender: String,
-    pub body: String,
-}
-
-debug_of!(Said {});
-
-/// The values of the templates `digest.*`.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct DigestValues {
-    /// All messages.
-    pub count: usize,
-    /// Those that are shown, by room and oldest first.
-    pub messages: Vec<Said>,
-    /// The number of the others.
-    pub more: usize,
-    /// The names of everyone who wrote, each once.
-    pub senders: Vec<String>,
-    pub link: String,
-    pub unsubscribe: String,
-}
-
-/// The values of the templates `code.*`.
-#[derive(Clone, Default, Serialize)]
-pub struct CodeValues {
-    pub code: String,
-    /// How long it is good.
-    pub minutes: u64,
-}
-
-debug_of!(CodeValues { minutes });
 
 /// The templates in use.
 #[derive(Clone)]
@@ -84,25 +40,34 @@ impl Default for Templates {
     }
 }
 
+/// A problem with the templates of a directory.
+#[derive(Debug)]
+pub struct Fault {
+    pub place: Place,
+    pub message: String,
+    /// The valid alternatives, in words; empty if the message is enough.
+    pub allowed: String,
+}
+
+/// Where a problem is.
+#[derive(Debug)]
+pub enum Place {
+    /// In the setting that names the directory.
+    Setting,
+    /// In a file; `line` counts from 1.
+    File { path: PathBuf, line: Option<usize> },
+}
+
 impl Templates {
-    /// Those of a directory, and the built-in ones for what is not there; with everything that is wrong with them.
-    pub(super) fn read(dir: &Path, source: &Source) -> (Templates, Vec<Problem>) {
+    /// The templates of a directory, and the built-in ones for files that it does not have; with all problems.
+    pub fn load(dir: &Path) -> (Templates, Vec<Fault>) {
         let mut templates = Templates::default();
         let mut used = built_in();
-        let mut problems = Vec::new();
-        let problem = |source: Source, message: String, allowed: String| Problem {
-            key: KEY.to_owned(),
-            source,
-            message,
-            allowed,
-        };
-        let unreadable = |what: &Path, error: std::io::Error| {
-            let message = format!("{} cannot be read: {error}", what.display());
-            problem(
-                source.clone(),
-                message,
-                "a directory of templates".to_owned(),
-            )
+        let mut faults = Vec::new();
+        let unreadable = |path: &Path, error: std::io::Error| Fault {
+            place: Place::Setting,
+            message: format!("{} cannot be read: {error}", path.display()),
+            allowed: "a directory of templates".to_owned(),
         };
         let entries = match std::fs::read_dir(dir) {
             Ok(entries) => entries,
@@ -115,43 +80,50 @@ impl Templates {
             if file.starts_with('.') {
                 continue;
             }
-            let at = |line: Option<usize>| Source::File {
+            let at = |line: Option<usize>| Place::File {
                 path: path.clone(),
                 line,
             };
             let Some((name, _)) = BUILT_IN.iter().find(|(name, _)| *name == file) else {
-                let names = BUILT_IN.map(|(name, _)| name).join(", ");
-                problems.push(problem(at(None), format!("{file} is no template"), names));
+                faults.push(Fault {
+                    place: at(None),
+                    message: format!("{file} is no template"),
+                    allowed: BUILT_IN.map(|(name, _)| name).join(", "),
+                });
                 continue;
             };
             let text = match read(&path) {
                 Ok(text) => text,
                 Err(error) => {
-                    problems.push(unreadable(&path, error));
+                    faults.push(unreadable(&path, error));
                     continue;
                 }
             };
             let compiled = used.add_template_owned(*name, text);
-            if let Err(fault) = compiled
-                .map_err(Fault::of)
+            if let Err(invalid) = compiled
+                .map_err(Invalid::of)
                 .and_then(|()| check(&used, name))
             {
-                problems.push(problem(at(fault.line), fault.message, fault.allowed));
+                faults.push(Fault {
+                    place: at(invalid.line),
+                    message: invalid.message,
+                    allowed: invalid.allowed,
+                });
             }
         }
-        if problems.is_empty() {
+        if faults.is_empty() {
             templates.used = Arc::new(used);
         }
-        (templates, problems)
+        (templates, faults)
     }
 
     /// # Errors
-    /// Where a template of the operator's fails on what it is given here: the built-in one is the answer to that.
+    /// If a template from the directory fails with these values; then the caller renders the built-in one.
     pub fn render(&self, name: &str, values: &impl Serialize) -> Result<String, String> {
         render(&self.used, name, values).map_err(|error| format!("{error:#}"))
     }
 
-    /// By the compiled-in template, which does not fail: the unit tests render all of them.
+    /// Renders the built-in template, which does not fail: the unit tests render all of them.
     pub fn render_built_in(&self, name: &str, values: &impl Serialize) -> String {
         render(&self.built_in, name, values).unwrap_or_default()
     }
@@ -166,71 +138,15 @@ fn read(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-fn render(
-    environment: &Environment<'static>,
-    name: &str,
-    values: &impl Serialize,
-) -> Result<String, Error> {
-    environment.get_template(name)?.render(values)
-}
-
-fn built_in() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_keep_trailing_newline(true);
-    environment.set_debug(true);
-    environment.set_auto_escape_callback(|name| match name.ends_with(".html") {
-        true => AutoEscape::Html,
-        false => AutoEscape::None,
-    });
-    environment.set_formatter(|out, state, value| {
-        match state.auto_escape() {
-            // minijinja's own escape turns slashes into entities too, which makes links hard to read.
-            AutoEscape::Html if !value.is_safe() => Ok(out.write_str(&escape(&value.to_string()))?),
-            _ => Ok(write!(out, "{value}")?),
-        }
-    });
-    environment.add_filter("lines_br", lines_br);
-    for (name, text) in BUILT_IN {
-        environment
-            .add_template(name, text)
-            .expect("every built-in template can be read: the unit tests render them all");
-    }
-    environment
-}
-
-/// Text for HTML, with its line breaks.
-fn lines_br(text: &str) -> Value {
-    Value::from_safe_string(escape(text).replace('\n', "<br>"))
-}
-
-/// Text that stands for itself in HTML, in an attribute as well.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// What is wrong with a template.
-struct Fault {
+/// Why a template cannot be used.
+struct Invalid {
     line: Option<usize>,
     message: String,
     allowed: String,
 }
 
-impl Fault {
-    fn of(error: Error) -> Fault {
+impl Invalid {
+    fn of(error: Error) -> Invalid {
         let place = error
             .template_source()
             .zip(error.range())
@@ -241,7 +157,7 @@ impl Fault {
             }
             (kind, _) => error.detail().map_or(kind.to_string(), str::to_owned),
         };
-        Fault {
+        Invalid {
             line: error.line(),
             message,
             allowed: String::new(),
@@ -249,22 +165,23 @@ impl Fault {
     }
 }
 
-/// Renders it with everything that it may be given, and looks at the names in parts that no sample reaches.
-fn check(environment: &Environment<'static>, name: &str) -> Result<(), Fault> {
-    let samples = match name.starts_with("code") {
-        true => vec![Value::from_serialize(CodeValues::default())],
-        false => digests(),
+/// Renders a template with samples, and checks the names in branches that no sample reaches.
+fn check(environment: &Environment<'static>, name: &str) -> Result<(), Invalid> {
+    let samples = if name.starts_with("code") {
+        vec![Value::from_serialize(CodeValues::default())]
+    } else {
+        digests()
     };
     let values: Vec<String> = samples[0]
         .try_iter()
         .map(|keys| keys.map(|key| key.to_string()).collect())
         .unwrap_or_default();
     let allowed = || values.join(", ");
-    let template = environment.get_template(name).map_err(Fault::of)?;
+    let template = environment.get_template(name).map_err(Invalid::of)?;
     for sample in &samples {
-        template.render(sample).map_err(|error| Fault {
+        template.render(sample).map_err(|error| Invalid {
             allowed: allowed(),
-            ..Fault::of(error)
+            ..Invalid::of(error)
         })?;
     }
     let known: HashSet<&str> = values.iter().map(String::as_str).collect();
@@ -277,7 +194,7 @@ fn check(environment: &Environment<'static>, name: &str) -> Result<(), Fault> {
     let unknown = |name: &&String| !known.contains(name.as_str()) && !functions.contains(*name);
     match used.iter().find(unknown) {
         None => Ok(()),
-        Some(unknown) => Err(Fault {
+        Some(unknown) => Err(Invalid {
             line: line_of(template.source(), unknown),
             message: format!("there is no value {unknown}"),
             allowed: allowed(),
@@ -294,9 +211,9 @@ fn line_of(source: &str, word: &str) -> Option<usize> {
     source.lines().position(has).map(|at| at + 1)
 }
 
-/// One direct message, a few of two rooms, and more than are shown.
+/// Samples: one direct message, one of a room, a few of both, and more than are shown.
 fn digests() -> Vec<Value> {
-    let shown = |room: &str| Said {
+    let shown = |room: &str| DigestMessage {
         room: room.to_owned(),
         sender: "Ada".to_owned(),
         body: "one\ntwo".to_owned(),
