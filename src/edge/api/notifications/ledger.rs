@@ -1,4 +1,4 @@
-//! The ledger's entries, as they are shown and paged.
+//! Entries of the delivery log and their pagination.
 
 use poem_openapi::Object;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::{
     store::notify::{Entry, Place},
 };
 
-/// One try.
+/// One delivery attempt.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationAttempt")]
@@ -23,13 +23,13 @@ pub(super) struct AttemptView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     ended_at: Option<Timestamp>,
-    /// What the provider said.
+    /// The provider's response.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     answer: Option<String>,
 }
 
-/// That someone was told of a message, or was not.
+/// The notification of one user about one message, or the reason why there was none.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Notification")]
@@ -38,17 +38,17 @@ pub(super) struct NotificationView {
     room: RoomId,
     seq: Seq,
     user: UserId,
-    /// Left out where it was decided before any channel.
+    /// Absent if the decision was made before a channel was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     channel: Option<ChannelKind>,
     cause: Cause,
     state: DeliveryState,
-    /// In words.
+    /// The reason for the state, as text.
     reason: String,
-    /// When it was decided that the message concerns the user.
+    /// When the server determined that the message concerns the user.
     at: Timestamp,
-    /// Messages with the same delivery are one digest.
+    /// Entries with the same delivery belong to one digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     delivery: Option<Uuid>,
@@ -99,7 +99,7 @@ pub(super) struct Page {
     pub has_more: bool,
 }
 
-/// `at_message_channel`.
+/// The cursor of a page: `at_message_channel`.
 pub(super) fn cursor_of(entry: &Entry) -> String {
     let channel = entry.channel.map_or("", ChannelKind::as_str);
     format!("{}_{}_{channel}", entry.at.millis(), entry.message.simple())
