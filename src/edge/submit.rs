@@ -294,7 +294,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 fn busy() -> Error {
     Error::busy(
-        "the queue takes nothing more just now; send it again",
+        "the queue accepts no commands at the moment; send it again",
         RETRY_AFTER,
     )
 }

@@ -129,7 +129,7 @@ impl CallbacksApi {
             .split('&')
             .find_map(|p| p.strip_prefix("notification="))
             .and_then(|id| Uuid::parse_str(id).ok())
-            .ok_or_else(|| Error::malformed("the URL names no notification"))?;
+            .ok_or_else(|| Error::malformed("the URL contains no notification id"))?;
         let report = webhook::twilio_report(delivery, &form);
         take(&edge, report.into_iter().collect()).await
     }
@@ -195,7 +195,7 @@ fn unread(error: impl std::fmt::Display) -> Error {
 }
 
 fn refused() -> Problem {
-    Error::forbidden("the signature is not right").into()
+    Error::forbidden("the signature is invalid").into()
 }
 
 /// `application/x-www-form-urlencoded`.

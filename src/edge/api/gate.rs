@@ -224,7 +224,7 @@ async fn take_body(request: &mut Request, max: usize) -> Result<()> {
             request.set_body(bytes);
             Ok(())
         }
-        Ok(Err(_)) => Err(Error::malformed("the body did not arrive whole")),
+        Ok(Err(_)) => Err(Error::malformed("the body is incomplete")),
         Err(_) => Err(Error::malformed("the body did not arrive in time")),
     }
 }

@@ -160,7 +160,7 @@ impl HealthApi {
 
     /// Check readiness
     ///
-    /// Checks each dependency, at most one second each. Concurrent requests share one result, which is reused for 100 ms.
+    /// Checks each dependency, at most 1 s each. Concurrent requests share one result, which is reused for 100 ms.
     #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
     async fn readyz(&self, edge: Shared<'_>, checked: Data<&Arc<Checked>>) -> Ready {
         let (status, body) = checked.readiness(&edge).await;
@@ -227,7 +227,7 @@ async fn readiness(edge: &Edge) -> Readiness {
     let queue = match state {
         State::Up => Check::good(),
         State::Blocked => {
-            Check::bad("the broker takes nothing just now (its memory or disk alarm)")
+            Check::bad("the broker blocks publishers because of its memory or disk alarm")
         }
         State::Down => Check::bad("the queue is not reachable"),
     };

@@ -159,7 +159,7 @@ impl<E> Metered<E> {
                 retry_after: Some(READ_FIRST),
                 ..Error::new(
                     Code::RateLimited,
-                    "too many large answers are on their way to you; read those first",
+                    "too many large responses are pending; read those first",
                 )
             })
             .into()),

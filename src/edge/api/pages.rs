@@ -157,7 +157,7 @@ pub fn protect(response: &mut Response) {
         ));
 }
 
-/// The documents of a `edge.pages` entry, with their paths.
+/// The documents of an `edge.pages` entry, with their paths.
 pub fn paths(page: Page) -> Vec<(&'static str, &'static Document)> {
     match page {
         Page::Chat => vec![("/", &CHAT)],

@@ -82,9 +82,9 @@ impl Counters {
         let asked = tokio::time::timeout(WITHIN, bus.add(additions, ttl)).await;
         let failure = match asked {
             Ok(Ok(totals)) if totals.len() == additions.len() => return totals,
-            Ok(Ok(_)) => "the bus did not answer all of it".to_owned(),
+            Ok(Ok(_)) => "incomplete reply from the bus".to_owned(),
             Ok(Err(error)) => error.chain(),
-            Err(_) => "the bus is slow".to_owned(),
+            Err(_) => "the bus did not answer in time".to_owned(),
         };
         tracing::warn!(error = %failure, "attempts are counted by this edge alone");
         *self.away_until.lock() = Some(Instant::now() + AWAY);

@@ -160,7 +160,7 @@ impl Allowance {
     fn take(&self, cost: Cost) -> Result<()> {
         let what = match cost.budget {
             Budget::Commands => "you send faster than allowed; wait and send it again",
-            Budget::Reads => "you ask faster than allowed; wait and ask again",
+            Budget::Reads => "you read faster than allowed; wait and try again",
             Budget::Marks => "you mark faster than allowed; wait, then send the newest mark",
             Budget::Address | Budget::Pages | Budget::Refused | Budget::Free => return Ok(()),
         };

@@ -52,7 +52,7 @@ impl Full {
     /// What the client is told.
     pub fn message(self) -> &'static str {
         match self {
-            Full::Server => "this edge has as many connections as it may (edge.max_connections)",
+            Full::Server => "this edge is at its connection limit (edge.max_connections)",
             Full::Address => {
                 "there are too many connections from your address (edge.max_connections_per_address)"
             }

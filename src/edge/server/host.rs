@@ -19,7 +19,7 @@ pub fn check(head: &mut Parts) -> Result<(), &'static str> {
             return Err("the request has no Host header");
         }
         (Some(host), None) if !is_host(host.as_bytes()) => {
-            return Err("the Host header is no host name or address with an optional port");
+            return Err("the Host header is not a host name or address with an optional port");
         }
         _ => {}
     }
@@ -31,15 +31,15 @@ pub fn check(head: &mut Parts) -> Result<(), &'static str> {
         Some("http" | "https") => head.uri.path_and_query().cloned(),
         // The authority form, of CONNECT alone: this is no proxy.
         None => None,
-        Some(_) => return Err("the request's target has a scheme that is not http or https"),
+        Some(_) => return Err("the request target's scheme is neither http nor https"),
     };
     if !is_host(authority.as_str().as_bytes()) {
-        return Err("the request's target names no host, or a user");
+        return Err("the request target has no host, or contains user information");
     }
     let host = HeaderValue::from_str(authority.as_str());
     head.headers.insert(
         HOST,
-        host.map_err(|_| "the request's target names no host")?,
+        host.map_err(|_| "the request target contains no host")?,
     );
     head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     Ok(())

@@ -61,7 +61,7 @@ impl From<Entry> for NotificationView {
         let (state, reason) = match (&entry.decided, record) {
             (Some((state, reason)), _) => (*state, reason.clone()),
             (None, Some(record)) => (record.state, record.reason.clone()),
-            (None, None) => (DeliveryState::Cancelled, "its delivery is gone".to_owned()),
+            (None, None) => (DeliveryState::Cancelled, "delivery not found".to_owned()),
         };
         let attempts = record.filter(|_| entry.decided.is_none());
         let attempts = attempts
@@ -114,5 +114,5 @@ pub(in crate::edge) fn place(cursor: &str) -> Result<Place> {
             channel: parts.next()?.to_owned(),
         })
     };
-    read().ok_or_else(|| Error::field("cursor", "is not one that a page had"))
+    read().ok_or_else(|| Error::field("cursor", "is not a cursor that a page returned"))
 }

@@ -124,7 +124,7 @@ impl NotificationsApi {
         })?;
         let address = Address::parse(channel, &address).ok_or_else(|| {
             Error::conflict(
-                "nothing can be sent to the account's address; set it again with PATCH /v1/me",
+                "the account's address cannot receive messages; set it again with PATCH /v1/me",
             )
         })?;
         if let Address::Phone(number) = &address
@@ -278,7 +278,7 @@ impl Which {
         };
         match there {
             true => Ok(()),
-            false => Err(Error::conflict("this server sends no such messages")),
+            false => Err(Error::conflict("this channel has no provider")),
         }
     }
 }

@@ -96,7 +96,7 @@ impl Wishes {
             })
         };
         if self.rooms.len() > MAX_ROOMS {
-            let message = format!("at most {MAX_ROOMS} rooms can be set apart");
+            let message = format!("at most {MAX_ROOMS} rooms can have their own mode");
             return Err(Error::field("rooms", message));
         }
         let mut rooms: Vec<_> = self.rooms.iter().map(|r| (r.room, r.mode)).collect();

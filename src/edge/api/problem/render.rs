@@ -92,7 +92,7 @@ fn understand(failure: poem::Error) -> Error {
     }
     if failure.is::<MethodNotAllowedError>() {
         return Error::malformed(
-            "this path does not take this method; the header Allow names those it does",
+            "this path does not support this method; the header Allow lists those it does",
         );
     }
     if failure.is::<AuthorizationError>() {
