@@ -54,8 +54,8 @@ impl CallbacksApi {
     /// Receive SendGrid events
     ///
     /// For SendGrid's Event Webhook: a JSON list of events, signed over the raw body in the headers
-    /// `X-Twilio-Email-Event-Webhook-Signature` and `X-Twilio-Email-Event-Webhook-Timestamp`. Events whose signature
-    /// `notify.email.webhook_key` does not verify, or with a timestamp that is too old, are rejected with `forbidden`.
+    /// `X-Twilio-Email-Event-Webhook-Signature` and `X-Twilio-Email-Event-Webhook-Timestamp`. A request is rejected
+    /// with `forbidden` if `notify.email.webhook_key` does not verify its signature, or if its timestamp is too old.
     /// Repeated events have no effect.
     #[oai(
         path = "/webhooks/sendgrid",

@@ -27,9 +27,11 @@ pub struct AccountView {
     id: UserId,
     username: String,
     display_name: String,
+    /// Absent if the account has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     email: Option<String>,
+    /// Absent if the account has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     phone: Option<String>,

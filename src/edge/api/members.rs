@@ -45,6 +45,7 @@ struct MemberPage {
     items: Vec<MemberView>,
     /// Pass it as `after` to get the next page; `null` on the last page.
     next_cursor: Cursor<UserId>,
+    /// Whether there is a next page.
     has_more: bool,
 }
 

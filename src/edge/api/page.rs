@@ -24,6 +24,7 @@ pub struct MessagePage {
     pub items: Vec<Message>,
     /// The number at which the next page in the same direction begins; `null` if there is none.
     pub next_cursor: Cursor<Seq>,
+    /// Whether there is a next page.
     pub has_more: bool,
 }
 

@@ -103,6 +103,7 @@ struct RoomPage {
     items: Vec<MyRoom>,
     /// Pass it as `after` to get the next page; `null` on the last page.
     next_cursor: Cursor<RoomId>,
+    /// Whether there is a next page.
     has_more: bool,
 }
 

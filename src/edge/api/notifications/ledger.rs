@@ -20,6 +20,7 @@ use crate::{
 #[oai(rename_all = "camelCase", rename = "NotificationAttempt")]
 pub(super) struct AttemptView {
     started_at: Timestamp,
+    /// Absent while the attempt is in progress, or if its outcome is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     ended_at: Option<Timestamp>,
@@ -36,12 +37,14 @@ pub(super) struct AttemptView {
 pub(super) struct NotificationView {
     message: MessageId,
     room: RoomId,
+    /// The message's number in its room.
     seq: Seq,
     user: UserId,
     /// Absent if the decision was made before a channel was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     channel: Option<ChannelKind>,
+    /// Why the message concerns the user.
     cause: Cause,
     state: DeliveryState,
     /// The reason for the state, as text.
@@ -52,6 +55,7 @@ pub(super) struct NotificationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     delivery: Option<Uuid>,
+    /// The attempts to deliver it; empty if nothing was sent.
     attempts: Vec<AttemptView>,
 }
 
@@ -90,12 +94,15 @@ impl From<Entry> for NotificationView {
     }
 }
 
+/// A page of the delivery log.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationPage")]
 pub(super) struct Page {
     pub items: Vec<NotificationView>,
+    /// Pass it as `cursor` to get the next page; `null` on the last page.
     pub next_cursor: Cursor<String>,
+    /// Whether there is a next page.
     pub has_more: bool,
 }
 

@@ -46,6 +46,7 @@ pub(super) struct Wishes {
     direct: bool,
     /// Notify of messages that mention the user. Default: on.
     mentions: bool,
+    /// Absent: notifications are sent at any time of day.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     quiet_hours: Option<QuietHoursView>,
@@ -122,7 +123,9 @@ impl Wishes {
 #[oai(rename_all = "camelCase", rename = "NotificationSettings")]
 pub(super) struct Settings {
     preferences: Wishes,
+    /// Whether the account's current e-mail address is verified.
     email_verified: bool,
+    /// Whether the account's current phone number is verified.
     phone_verified: bool,
 }
 
