@@ -1,11 +1,12 @@
-//! Commands on their way to the queue: group commit on the wire.
+//! Publishes commands to the queue with group commit.
 //!
-//! Each partition has one buffer and at most one batch outstanding. Whatever arrives while a confirm is pending
-//! becomes the next batch: idle, a batch of one without delay; busy, hundreds in one AMQP message. One batch at a
-//! time is also what keeps order: a batch that failed is sent again before anything behind it. A batch costs the queue
-//! about the same whatever is in it, so the partitions take turns, and the batches of those who wait grow meanwhile.
+//! Each partition has a buffer and at most one batch awaiting its publisher confirm. Commands that arrive meanwhile
+//! form the next batch: an idle partition publishes single commands without delay, a busy one hundreds in one AMQP
+//! message. One batch at a time also preserves order: a failed batch is sent again before any later one. The cost of a
+//! batch hardly depends on its size, so the partitions publish one after another, which lets the batches of waiting
+//! partitions grow.
 //!
-//! Nothing here waits for room: over the limits a command is refused at once with `busy`.
+//! Submission never waits for buffer space: above the limits a command fails immediately with `busy`.
 
 use std::{
     collections::HashMap,
@@ -31,36 +32,36 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How long a batch keeps those of other partitions back, if it is not confirmed sooner: a broker that confirms as fast as
-/// it can gets one at a time, one that is far away gets as many as it takes.
+/// How long an unconfirmed batch holds back the batches of other partitions. A broker that confirms faster gets one
+/// batch at a time; a distant broker gets concurrent batches from several partitions.
 const ALONE: Duration = Duration::from_millis(2);
 
-/// Called once, when the queue holds the command (`Ok`) or will not take it.
+/// Called once: `Ok` when the queue holds the command, `Err` when it was not accepted.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// Sizes that bound the buffers.
+/// Limits of the buffers.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub partitions: u16,
-    /// Commands that may wait in the queue before sends get `busy`.
+    /// Commands in the queue above which submissions fail with `busy`.
     pub max_backlog: u64,
-    /// Commands in one batch, and bytes.
+    /// Commands in one batch, and its size in bytes.
     pub batch_messages: usize,
     pub batch_bytes: usize,
-    /// How long a caller waits for a worker's answer before it hears "accepted".
+    /// How long a caller waits for the worker's reply before the result is [`Answer::Accepted`].
     pub wait: Duration,
 }
 
-/// What a worker's answer came to.
+/// The result of a command.
 #[derive(Debug)]
 pub enum Answer {
-    /// Stored; the resource's JSON where there is one.
+    /// Done; the resource as JSON, if the command has one.
     Done(Option<Box<RawValue>>),
-    /// The queue holds it; the worker takes longer than `edge.wait`.
+    /// Enqueued; the worker did not reply within `edge.wait`.
     Accepted,
 }
 
-/// The only way from an edge to the database: into the queue.
+/// The only write path of an edge: commands are submitted to the queue.
 pub struct Submitter {
     edge: EdgeId,
     limits: Limits,
@@ -77,7 +78,7 @@ struct Partition {
     filled: Notify,
 }
 
-/// Commands as they will be published, and who waits for each.
+/// Serialized commands and their completion callbacks.
 #[derive(Default)]
 struct Buffer {
     batches: std::collections::VecDeque<Batch>,
@@ -92,7 +93,7 @@ struct Batch {
 }
 
 impl Submitter {
-    /// Starts one task for each partition; they end when `shutdown` is cancelled and their buffers are empty.
+    /// Starts one task per partition. A task ends when `shutdown` is cancelled and its buffer is empty.
     pub fn start(
         edge: EdgeId,
         limits: Limits,
@@ -121,15 +122,15 @@ impl Submitter {
         self.edge
     }
 
-    /// Hands a command over. `Err` at once where the queue takes nothing now; otherwise `done` is called with the
-    /// outcome, in the order of submission within a partition.
+    /// Submits a command. Fails immediately if the queue is unavailable or full; otherwise `done` is called with the
+    /// result, in the order of submission within a partition.
     pub fn submit(&self, job: &Job, done: Done) -> Result<()> {
         self.check_room()?;
         let key = job.command.key(job.actor);
         let partition =
             &self.partitions[usize::from(job::partition_of(key, self.limits.partitions))];
         let mut buffer = partition.buffer.lock();
-        // As many again as the queue may hold would be a second backlog: a few batches are enough to keep it busy.
+        // A few batches keep the queue busy; a larger buffer would only be a second backlog.
         if buffer.closed || buffer.waiting >= self.limits.batch_messages * 64 {
             metrics().commands_busy.inc();
             return Err(busy());
@@ -182,7 +183,7 @@ impl Submitter {
         rx.await.unwrap_or_else(|_| Err(busy()))
     }
 
-    /// Submits a command and waits for the worker's answer, at most `edge.wait` after it was accepted.
+    /// Submits a command and waits for the worker's reply, at most `edge.wait` after the command was enqueued.
     pub async fn call(&self, actor: UserId, command: Command) -> Result<Answer> {
         let number = self.next_number();
         let (tx, mut rx) = oneshot::channel();
@@ -201,12 +202,12 @@ impl Submitter {
         }
     }
 
-    /// A number nobody else on this edge has.
+    /// A reply number that is unique on this edge.
     pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A worker's answer has come.
+    /// Passes a worker's reply to the caller that waits for it.
     pub fn answered(&self, number: u64, outcome: Outcome) {
         if let Some(waiting) = self.waiting.lock().remove(&number) {
             let _ = waiting.send(outcome);
@@ -241,7 +242,7 @@ impl Submitter {
                 }
                 continue;
             }
-            // It is never closed; what has come by then is part of the batch.
+            // The semaphore is never closed. Commands that arrive while waiting for the permit join the batch.
             let permit = self.under_way.acquire().await.ok();
             let next = {
                 let mut buffer = place.buffer.lock();
@@ -279,7 +280,7 @@ impl Submitter {
             }
             Err(error) => {
                 metrics().commands_busy.inc_by(count as u64);
-                tracing::warn!(partition, commands = count, error = %error.chain(), "a batch was not accepted");
+                tracing::warn!(partition, commands = count, error = %error.chain(), "batch not accepted by the queue");
                 let retry_after = error.retry_after.unwrap_or(RETRY_AFTER);
                 for done in batch.done {
                     done(Err(Error::busy(error.message.clone(), retry_after)));
@@ -289,17 +290,17 @@ impl Submitter {
     }
 }
 
-/// When a client that heard `busy` should come back.
+/// `Retry-After` of `busy`.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 fn busy() -> Error {
     Error::busy(
-        "the queue takes nothing more just now; send it again",
+        "the queue accepts no commands at the moment; send it again",
         RETRY_AFTER,
     )
 }
 
-/// A caller that went away is not waited for.
+/// Removes the pending reply when its caller is dropped.
 struct Forget<'a>(&'a Submitter, u64);
 
 impl Drop for Forget<'_> {

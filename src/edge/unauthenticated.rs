@@ -1,9 +1,9 @@
-//! How many connections may be open that have not authenticated, in total and for each address, and how fast an address
-//! may open them. Sockets with a session do not count here: strangers compete only with strangers for these places.
+//! Limits on connections that have not authenticated: how many may be open, in total and per address, and how fast an
+//! address may open them. Authenticated sockets are not counted, so unauthenticated connections cannot displace them.
 //!
-//! What counts as one address is [`network_of`]. Memory is bounded: counts are kept only for addresses with open
-//! connections, and rates in two generations of at most [`REMEMBERED`] addresses, of which the older one is dropped when
-//! the newer one is full.
+//! An address is counted as [`network_of`] defines it. Memory is bounded: counts exist only for addresses with open
+//! connections, and rates are kept in two generations of at most [`REMEMBERED`] addresses; when the newer one is full,
+//! it replaces the older one.
 
 use std::{
     collections::HashMap,
@@ -20,9 +20,9 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// Addresses in each of the two generations of rates: at most about 1 MiB together.
+/// Addresses in each of the two generations of rates; both take at most about 1 MiB.
 const REMEMBERED: usize = 8192;
-/// When to come back where all places are taken.
+/// `Retry-After` when all slots are taken.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Shared by all transports of one edge.
@@ -33,27 +33,27 @@ pub(super) struct Unauthenticated {
 
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Slots of all addresses together.
+    /// Slots of all addresses.
     total: usize,
     /// Slots of one address.
     per_address: usize,
-    /// Time between two handshakes of one address, on average.
+    /// Average time between two handshakes of one address.
     interval: Duration,
 }
 
 #[derive(Default)]
 struct State {
     open: usize,
-    /// Open connections of each address; none is 0.
+    /// Open connections per address; addresses without any have no entry.
     counts: HashMap<IpAddr, usize>,
     newer: Rates,
     older: Rates,
 }
 
-/// For each address, when its handshakes so far would have been due at the allowed rate (GCRA, ITU-T I.371).
+/// The theoretical arrival time of each address's next handshake at the allowed rate (GCRA, ITU-T I.371).
 type Rates = HashMap<IpAddr, Instant>;
 
-/// The place of one connection. It is given back when dropped.
+/// The slot of one connection, released on drop.
 pub(super) struct Slot {
     limiter: Arc<Unauthenticated>,
     network: Option<IpAddr>,
@@ -66,7 +66,8 @@ impl Drop for Slot {
 }
 
 impl Unauthenticated {
-    /// Strangers get at most half of `edge.max_connections`, however `edge.max_unauthenticated` is set.
+    /// Unauthenticated connections get at most half of `edge.max_connections`, even if `edge.max_unauthenticated` is
+    /// higher.
     pub fn new(edge: &config::Edge) -> Arc<Self> {
         Arc::new(Unauthenticated {
             limits: Limits {
@@ -81,10 +82,10 @@ impl Unauthenticated {
         })
     }
 
-    /// A place for a connection from `address`, which counts as a handshake of that address.
+    /// Takes a slot for a connection from `address`; counts as a handshake of that address.
     ///
     /// # Errors
-    /// `rate_limited` where this address has too many places or comes too fast, `busy` where all places are taken.
+    /// `rate_limited` if the address has too many slots or opens connections too fast, `busy` if all slots are taken.
     pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Slot> {
         let network = address.map(network_of);
         let mut state = self.state.lock();
@@ -121,7 +122,7 @@ impl State {
         Ok(())
     }
 
-    /// A second's worth of handshakes may come at once.
+    /// Allows a burst of one second's worth of handshakes.
     fn take_rate(&mut self, limits: &Limits, network: IpAddr, now: Instant) -> Result<()> {
         let due = self
             .newer
@@ -151,7 +152,7 @@ impl State {
             *open -= 1;
             if *open == 0 {
                 self.counts.remove(&network);
-                // A flood must not leave its table behind.
+                // Release the memory of a flood.
                 if self.counts.capacity() > 4 * self.counts.len().max(256) {
                     self.counts.shrink_to_fit();
                 }

@@ -1,8 +1,8 @@
-//! Who may do what, as far as the edge can tell before a worker decides: the caller of a request, and what they are
-//! in the room it is about.
+//! Authentication of REST requests and early permission checks.
 //!
-//! The edge's look is for an early and clear answer. The worker checks again under the room's lock, so where the
-//! store cannot be asked, a write goes to the queue unchecked: sends outlive the database.
+//! The edge checks permissions to answer early and with a clear error. The worker repeats each check under the room's
+//! lock and decides. If the store does not answer, a write is enqueued unchecked, so writes are accepted during a
+//! database outage.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -21,13 +21,13 @@ use crate::{
     model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
 };
 
-/// The state that every handler is given.
+/// The shared state that every handler receives.
 pub type Shared<'a> = Data<&'a Arc<Edge>>;
 
-/// How long a write waits for the store's answer before it goes to the queue unchecked.
+/// How long a write waits for the early check's store read before it is enqueued unchecked.
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
 
-/// The access token of `POST /v1/auth/login`, as `Authorization: Bearer …`.
+/// An access token from `POST /v1/auth/login`, sent as `Authorization: Bearer …`.
 #[derive(SecurityScheme)]
 #[oai(
     rename = "bearer",
@@ -59,8 +59,8 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
     Ok(admitted)
 }
 
-/// Refuses the token of a login that ended. While the store does not answer, logins that are not known here count as
-/// open.
+/// Rejects the token of a login that has ended. If the store does not answer, a login that is not in the local cache
+/// counts as open.
 async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
     let state = match edge.revocations.state(login) {
         Some(state) => state,
@@ -79,7 +79,7 @@ async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
     }
 }
 
-/// A caller who may also stay unknown.
+/// Optional authentication.
 #[derive(SecurityScheme)]
 pub enum MaybeCaller {
     Known(Caller),
@@ -87,10 +87,10 @@ pub enum MaybeCaller {
     Unknown,
 }
 
-/// The room, if the caller may know of it: members, and everyone where it is public.
+/// Returns the room if the caller may see it: a public room, or a room of which the caller is a member.
 ///
 /// # Errors
-/// `not_found` where they may not.
+/// `not_found` if the caller may not see the room.
 pub async fn visible(edge: &Edge, room: RoomId, user: UserId) -> Result<(Room, Option<Member>)> {
     match edge.reads.membership(room, user).await? {
         Some((room, member)) if may_know(&room, member.as_ref()) => Ok((room, member)),
@@ -98,10 +98,10 @@ pub async fn visible(edge: &Edge, room: RoomId, user: UserId) -> Result<(Room, O
     }
 }
 
-/// The room, if the caller is a member of it.
+/// Returns the room and the caller's membership.
 ///
 /// # Errors
-/// `not_found` where they may not know of it, `forbidden` where they have to join first.
+/// `not_found` if the caller may not see the room, `forbidden` if the room is public and the caller has not joined it.
 pub async fn member(edge: &Edge, room: RoomId, user: UserId) -> Result<(Room, Member)> {
     let (room, member) = visible(edge, room, user).await?;
     let member = member.ok_or_else(join_first)?;
@@ -116,14 +116,14 @@ fn join_first() -> Error {
     Error::forbidden("you are not a member of this room; join it first")
 }
 
-/// What someone must be in a room for a write.
+/// The permission that a write requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Know of it.
+    /// The room is visible to the user.
     Sight,
-    /// Be in it with this role or above.
+    /// The user is a member with this role or a higher one.
     Role(Role),
-    /// Be in it and not muted.
+    /// The user is a member and not muted.
     Voice,
 }
 
@@ -150,10 +150,10 @@ fn allows(need: Need, room: &Room, member: Option<&Member>, now: Timestamp) -> R
     }
 }
 
-/// Refuses early what the worker would refuse.
+/// Checks early what the worker will check again.
 ///
 /// # Errors
-/// `not_found` and `forbidden`; none where the store does not answer.
+/// `not_found` and `forbidden`. `Ok` if the store does not answer in time.
 pub async fn look(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result<()> {
     match unless_away(edge.reads.membership(room, user)).await {
         Some(Some((room, member))) => allows(need, &room, member.as_ref(), Timestamp::now()),
@@ -162,22 +162,22 @@ pub async fn look(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result
     }
 }
 
-/// What the store says, or `None` if it says nothing in time.
+/// The result of `read`, or `None` if it fails or takes longer than `LOOK_WITHIN`.
 pub async fn unless_away<T>(read: impl Future<Output = Result<T>>) -> Option<T> {
     match tokio::time::timeout(LOOK_WITHIN, read).await {
         Ok(Ok(found)) => Some(found),
         Ok(Err(error)) => {
-            tracing::debug!(error = %error.chain(), "not checked early: the store is away");
+            tracing::debug!(error = %error.chain(), "early check skipped: store unavailable");
             None
         }
         Err(_) => {
-            tracing::debug!("not checked early: the store is slow");
+            tracing::debug!("early check skipped: store timed out");
             None
         }
     }
 }
 
-/// A room command and what its sender must be.
+/// A room command's context and the permission that it requires.
 pub struct Write<'a> {
     pub edge: &'a Edge,
     pub user: UserId,
@@ -186,7 +186,7 @@ pub struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// Looks, submits, and waits for the worker at most `edge.wait`.
+    /// Checks the permission, submits the command and waits at most `edge.wait` for the worker's reply.
     pub async fn call(&self, command: RoomCommand) -> Result<Answer> {
         look(self.edge, self.room, self.user, self.need).await?;
         self.call_unchecked(command).await
@@ -199,7 +199,7 @@ impl Write<'_> {
             .await
     }
 
-    /// For a command that makes the room itself: there is nothing to look at yet.
+    /// Submits a command that creates the room; there is no permission to check yet.
     pub async fn create<T: poem_openapi::types::Type>(
         &self,
         command: RoomCommand,
@@ -210,7 +210,7 @@ impl Write<'_> {
         })
     }
 
-    /// For a command whose answer is a resource; `id` names it while it is only accepted.
+    /// Submits a command whose result is a resource; `id` identifies it in a 202 response.
     pub async fn change<T: poem_openapi::types::Type>(
         &self,
         id: uuid::Uuid,
@@ -222,7 +222,7 @@ impl Write<'_> {
         })
     }
 
-    /// For a command that leaves nothing to show.
+    /// Submits a command that has no result to show.
     pub async fn clear(&self, id: uuid::Uuid, command: RoomCommand) -> Result<Gone> {
         Ok(match self.call(command).await? {
             Answer::Done(_) => Gone::Done,
@@ -231,7 +231,7 @@ impl Write<'_> {
     }
 }
 
-/// The resource that a worker's answer must hold.
+/// The resource in a worker's reply.
 pub fn shown(
     resource: Option<Box<serde_json::value::RawValue>>,
 ) -> Result<Box<serde_json::value::RawValue>> {

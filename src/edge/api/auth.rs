@@ -1,4 +1,4 @@
-//! `/v1/auth`: accounts are made here, and logins begin, go on and end.
+//! `/v1/auth`: registration, login, token refresh, logout and socket tickets.
 
 use poem::Request;
 use poem_openapi::{ApiResponse, Object, OpenApi, param::Header};
@@ -24,10 +24,11 @@ use crate::{
     model::{Account, Timestamp, User, UserId, new_id},
 };
 
-/// When to repeat a refresh that a worker has not answered yet; well within the worker's grace.
+/// `Retry-After` of a refresh that no worker has answered yet; shorter than the worker's grace period for the old
+/// token.
 const REFRESH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What a worker says of a refresh token that it does not take.
+/// The error for a refresh token that a worker rejected.
 const NOT_GOOD: &str = "this refresh token is not good any more; log in again";
 
 pub struct AuthApi;
@@ -37,19 +38,20 @@ pub struct AuthApi;
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Register")]
 struct Register {
-    /// 2 to 32 of A-Z a-z 0-9 _ . -, beginning with none of . and -. Unique without regard to case.
+    /// 2 to 32 of the characters `A-Z a-z 0-9 _ . -`; must not begin with `.` or `-`. Unique regardless of case.
     username: String,
-    /// 8 to 256 bytes, and none of the 10,000 commonest passwords, nor the account's name or address.
+    /// 8 to 256 bytes. Must not be one of the 10,000 most common passwords, the account's names, e-mail address or
+    /// phone number.
     password: String,
-    /// At most 64 characters; the user name where it is left out.
+    /// At most 64 characters. Default: the user name.
     display_name: Option<String>,
-    /// Only its owner sees it.
+    /// Visible only to the account itself. An empty string counts as absent.
     email: Option<String>,
-    /// E.164, such as +4915112345678. Only its owner sees it.
+    /// E.164, such as +4915112345678. Visible only to the account itself. An empty string counts as absent.
     phone: Option<String>,
 }
 
-/// A user name and its password.
+/// Credentials.
 #[derive(Deserialize, Object)]
 #[oai(rename = "LogIn")]
 struct LogIn {
@@ -57,62 +59,63 @@ struct LogIn {
     password: String,
 }
 
-/// A refresh token, to be replaced by the next one.
+/// The refresh token to exchange.
 #[derive(Deserialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Refresh")]
 struct Refresh {
+    /// The `refreshToken` of the last login or refresh.
     refresh_token: String,
 }
 
-/// Which login ends.
+/// The login to end.
 #[derive(Deserialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "LogOut")]
 struct LogOut {
-    /// Any refresh token of the login. Without it, the login of the access token ends.
+    /// Any refresh token of the login. If absent, the login of the access token ends.
     refresh_token: Option<String>,
 }
 
-/// A login: who it is, and its first tokens.
+/// A new login: the account and its first tokens.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Session")]
 struct SessionView {
     user: AccountView,
-    /// A JWT for `Authorization: Bearer …` and for a socket's `auth`.
+    /// A JWT for `Authorization: Bearer …` and for a socket's `auth` event.
     access_token: String,
-    /// Good once, for `POST /v1/auth/refresh`.
+    /// Single use, for `POST /v1/auth/refresh`.
     refresh_token: String,
-    /// How long the access token is good for, in seconds.
+    /// Lifetime of the access token in seconds.
     expires_in: u64,
 }
 
-/// The next pair of tokens.
+/// A new pair of tokens.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Tokens")]
 struct TokensView {
-    /// A JWT for `Authorization: Bearer …` and for a socket's `auth`.
+    /// A JWT for `Authorization: Bearer …` and for a socket's `auth` event.
     access_token: String,
-    /// Good once, for the next `POST /v1/auth/refresh`.
+    /// Single use, for the next `POST /v1/auth/refresh`.
     refresh_token: String,
-    /// How long the access token is good for, in seconds.
+    /// Lifetime of the access token in seconds.
     expires_in: u64,
 }
 
-/// A ticket for one socket.
+/// A ticket that authenticates one socket.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Ticket")]
 struct TicketView {
-    /// For `/ws?ticket=…`; good once.
+    /// For `/ws?ticket=…`. Single use.
     ticket: String,
-    /// How long it is good for, in seconds.
+    /// Lifetime of the ticket in seconds.
     expires_in: u64,
 }
 
-/// A registration that the queue holds.
+/// A registration that was enqueued and is not stored yet.
 #[derive(Serialize, Object)]
 #[oai(rename = "AcceptedRegistration")]
 struct PendingAccount {
@@ -123,11 +126,11 @@ struct PendingAccount {
 
 #[derive(ApiResponse)]
 enum Registered {
-    /// The account is there and logged in.
+    /// The account was created and logged in.
     #[oai(status = 201)]
     Done(RawJson<SessionView>),
-    /// The queue holds the registration; log in once it is stored. If the name was taken in the meantime, that
-    /// fails.
+    /// The registration was enqueued; log in once it is stored. It fails if another registration takes the user name
+    /// first.
     #[oai(status = 202)]
     Accepted(RawJson<PendingAccount>),
 }
@@ -141,37 +144,38 @@ enum LoggedIn {
 
 #[derive(ApiResponse)]
 enum Refreshed {
-    /// The next pair; the old refresh token is used up.
+    /// A new pair of tokens. The old refresh token is no longer valid.
     #[oai(status = 200)]
     Done(RawJson<TokensView>),
 }
 
 #[derive(ApiResponse)]
 enum Ticketed {
-    /// Use it at once.
+    /// The ticket was created.
     #[oai(status = 201)]
     Done(RawJson<TicketView>),
 }
 
 #[OpenApi(prefix_path = "/v1/auth", tag = "Tags::Auth")]
 impl AuthApi {
-    /// Make an account
+    /// Register an account
     ///
-    /// Answers with the account and its first tokens. A repeat with the same `Idempotency-Key`, name and password
-    /// finds the account that the first one made.
+    /// Creates an account, logs it in and returns its first tokens. A repeat with the same `Idempotency-Key`, user name
+    /// and password finds the existing account and logs in. Fails with `conflict` if the user name is taken. Limited to
+    /// `limits.registrations_per_minute` per client address.
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(
         &self,
         edge: Shared<'_>,
         request: &Request,
-        /// 1 to 128 visible ASCII characters, best a new UUID.
+        /// 1 to 128 visible ASCII characters, preferably a new UUID.
         #[oai(name = "Idempotency-Key")]
         key: Header<Option<String>>,
         body: Body<Register>,
     ) -> Result<Registered, Problem> {
         let Body(new) = body;
         let mut display_name = new.display_name.unwrap_or_else(|| new.username.clone());
-        // An empty address is as good as none, as it is in PATCH /v1/me.
+        // An empty string counts as absent, as in PATCH /v1/me.
         let (mut email, mut phone) = (given(new.email), given(new.phone));
         fields::all([
             fields::username(&new.username),
@@ -194,7 +198,7 @@ impl AuthApi {
         let origin = auth.attempts.may_register(bus, from).await?;
 
         let (id, mut attempt) = match key.as_deref() {
-            // With the right key and password this is as good as a login, so a wrong one counts as one.
+            // With the right key and password, a repeat logs in, so a wrong one counts as a failed login.
             Some(key) => (
                 auth.account_id(&new.username, key, &new.password),
                 Some(auth.attempts.begin(bus, &new.username, from).await?),
@@ -211,7 +215,7 @@ impl AuthApi {
             phone,
             created_at: Timestamp::now(),
         };
-        // An early answer, and no hashing for nothing; the worker decides.
+        // Answers early and saves hashing the password; the worker decides.
         if let Some(Some(known)) =
             access::unless_away(edge.reads.credentials(&account.user.username)).await
         {
@@ -232,7 +236,7 @@ impl AuthApi {
                 password_hash,
             };
             let called = edge.submit.call(id, Command::Account(command)).await;
-            // What was not even taken into the queue is no registration.
+            // A registration that was not enqueued does not count.
             if !matches!(&called, Err(error) if error.is_retryable()) {
                 auth.attempts.registered(bus, from).await;
             }
@@ -243,11 +247,11 @@ impl AuthApi {
         auth.attempts
             .used_well(bus, &account.user.username, from)
             .await;
-        // The account is there: whatever hinders the login now, the answer must not say that it failed.
+        // The account is stored: a failure of the login must not report that the registration failed.
         Ok(match open_login(&edge, id).await {
             Ok(tokens) => Registered::Done(RawJson::of(&session(&edge, &account, tokens))),
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "an account was made without its first login");
+                tracing::warn!(error = %error.chain(), "first login after registration failed");
                 accepted(&account)
             }
         })
@@ -255,9 +259,11 @@ impl AuthApi {
 
     /// Log in
     ///
-    /// An unknown name and a wrong password get the same answer after the same time. Wrong passwords are limited for each
-    /// pair of name and address and for each address; after many for one name, attempts from where it never logged in are
-    /// answered later, by at most eight seconds.
+    /// Checks the password and returns new tokens. An unknown user name and a wrong password get the same response
+    /// after the same time. Failed attempts are limited per user name and address pair (`limits.logins_per_minute`) and
+    /// per address (`limits.failed_logins_per_address_per_minute`); beyond them the error is `rate_limited`. After many
+    /// failed attempts for one user name, attempts from addresses that have not logged in to it before are delayed by
+    /// up to 8 s.
     #[oai(path = "/login", method = "post", operation_id = "logIn")]
     async fn login(
         &self,
@@ -269,7 +275,7 @@ impl AuthApi {
         let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
         let from = client_address::of(request);
         let attempt = auth.attempts.begin(bus, &username, from).await?;
-        // A name that nobody can have need not be looked up, and may hold what the store cannot read.
+        // A malformed name cannot exist, and may contain characters that the store rejects, so it is not looked up.
         let known = match fields::username(&username) {
             Ok(()) => edge.reads.credentials(&username).await?,
             Err(_) => None,
@@ -291,10 +297,11 @@ impl AuthApi {
         ))))
     }
 
-    /// Get the next pair of tokens
+    /// Refresh tokens
     ///
-    /// The old refresh token is used up. If the answer is lost, or is `busy`, send the same request again within ten
-    /// seconds and get the same pair. A token that is used again later ends the login: someone else has it.
+    /// Exchanges a refresh token for a new pair of tokens; the old refresh token becomes invalid. If the response is
+    /// lost or is `busy`, repeat the request within 10 s to get the same refresh token. Later use of an old refresh
+    /// token counts as theft and ends the login.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(&self, edge: Shared<'_>, body: Body<Refresh>) -> Result<Refreshed, Problem> {
         let old = edge.auth.refresh.read(&body.0.refresh_token)?;
@@ -323,7 +330,7 @@ impl AuthApi {
                 refresh_token: tokens.refresh,
                 expires_in: edge.auth.access_ttl().as_secs(),
             }))),
-            // Without the worker's word the new pair may never become good.
+            // The new pair becomes valid only once the worker has stored it.
             Answer::Accepted => Err(Error::busy(
                 "the refresh takes longer than usual; send the same request again",
                 REFRESH_AGAIN,
@@ -334,8 +341,8 @@ impl AuthApi {
 
     /// Log out
     ///
-    /// Ends the login of the refresh token, or else that of the access token: its refresh token is good no more and
-    /// its sockets are closed; its access tokens are refused within a second.
+    /// Ends the login of `refreshToken` or, if that is absent, of the access token. Its refresh token becomes invalid,
+    /// its sockets are closed, and its access tokens are rejected within one second.
     #[oai(path = "/logout", method = "post", operation_id = "logOut")]
     async fn logout(
         &self,
@@ -369,10 +376,10 @@ impl AuthApi {
         )
     }
 
-    /// Get a ticket for one socket
+    /// Create a socket ticket
     ///
-    /// For clients that cannot set a header on a WebSocket, which is every browser: connect to `/ws?ticket=…` within
-    /// 30 seconds. It is good once.
+    /// For clients that cannot set headers on a WebSocket handshake, such as browsers. Connect to `/ws?ticket=…` within
+    /// 30 s. Each ticket is valid for one connection.
     #[oai(path = "/ticket", method = "post", operation_id = "createTicket")]
     async fn ticket(&self, edge: Shared<'_>, caller: Caller) -> Result<Ticketed, Problem> {
         let ticket = edge
@@ -397,8 +404,8 @@ fn accepted(account: &Account) -> Registered {
     }))
 }
 
-/// A new login. It is in the queue when this returns; whatever the user does with it comes behind it there, so nobody
-/// has to wait for the worker.
+/// Creates a login. Returns once the login is enqueued: later commands of the user are queued behind it, so there is no
+/// need to wait for the worker.
 async fn open_login(edge: &Edge, user: UserId) -> Result<Tokens> {
     let identity = Identity {
         user,

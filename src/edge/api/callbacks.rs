@@ -1,4 +1,4 @@
-//! What comes from outside without a login: providers' signed reports, and the link that stops notifications.
+//! Requests from outside without a login: signed delivery reports from providers, and the unsubscribe link in e-mails.
 
 use std::collections::BTreeMap;
 
@@ -20,23 +20,23 @@ use crate::{
     notify::{template::escape, webhook},
 };
 
-/// The longest report taken: SendGrid sends up to 768 KiB at once.
+/// The longest accepted report in bytes; SendGrid posts at most 768 KiB.
 pub const MAX_REPORT: usize = 1 << 20;
 
 pub struct CallbacksApi;
 
-/// The answer to a provider.
+/// The response to a provider.
 #[derive(ApiResponse)]
 enum Taken {
-    /// The queue holds all of it, or there was nothing in it for us.
+    /// All reports were enqueued, or none of them applies to this server.
     #[oai(status = 204)]
     Done,
 }
 
-/// The answer to a person.
+/// The response to a browser.
 #[derive(ApiResponse)]
 enum Page {
-    /// A page to read. Its address is a secret and is not passed on.
+    /// An HTML page. Its URL contains a secret, so the page sends no `Referer`.
     #[oai(status = 200)]
     Ok(Html<String>, #[oai(header = "Referrer-Policy")] String),
 }
@@ -51,11 +51,12 @@ impl Page {
 
 #[OpenApi(prefix_path = "/v1", tag = "Tags::Callbacks")]
 impl CallbacksApi {
-    /// Take SendGrid's events
+    /// Receive SendGrid events
     ///
-    /// For SendGrid's Event Webhook: a list of events, signed over its very bytes in the headers
-    /// `X-Twilio-Email-Event-Webhook-Signature` and `X-Twilio-Email-Event-Webhook-Timestamp`. What is not signed with
-    /// `notify.email.webhook_key`, or too long ago, is forbidden. The same events again change nothing.
+    /// For SendGrid's Event Webhook: a JSON list of events, signed over the raw body in the headers
+    /// `X-Twilio-Email-Event-Webhook-Signature` and `X-Twilio-Email-Event-Webhook-Timestamp`. A request is rejected
+    /// with `forbidden` if `notify.email.webhook_key` does not verify its signature, or if its timestamp is too old.
+    /// Repeated events have no effect.
     #[oai(
         path = "/webhooks/sendgrid",
         method = "post",
@@ -84,11 +85,12 @@ impl CallbacksApi {
         take(&edge, reports).await
     }
 
-    /// Take Twilio's reports
+    /// Receive Twilio reports
     ///
-    /// A form: with `?notification=…`, what became of a text message; without, one that somebody sent (STOP and START
-    /// count). Signed with the account's token in `X-Twilio-Signature`, over the URL below `edge.public_url`; anything else
-    /// is forbidden.
+    /// A form body. With `?notification=…` it is the delivery status of a text message; without, it is an incoming text
+    /// message, of which STOP and START keywords are evaluated. `X-Twilio-Signature` must be a valid signature by the
+    /// account's auth token over the URL (`edge.public_url` and the request's path) and the form; otherwise the request
+    /// is rejected with `forbidden`.
     #[oai(
         path = "/webhooks/twilio",
         method = "post",
@@ -103,7 +105,7 @@ impl CallbacksApi {
         let body = body.into_bytes().await.map_err(unread)?;
         let form = form(&body);
         let config = &edge.config;
-        // The URL that Twilio was given, which is not the one a proxy passes on.
+        // Twilio signs the public URL, which differs from the URL behind a proxy.
         let base = config.edge.public_url.as_deref().unwrap_or_default();
         let path = request.original_uri().path_and_query();
         let url = format!("{base}{}", path.map_or("", |path| path.as_str()));
@@ -127,14 +129,14 @@ impl CallbacksApi {
             .split('&')
             .find_map(|p| p.strip_prefix("notification="))
             .and_then(|id| Uuid::parse_str(id).ok())
-            .ok_or_else(|| Error::malformed("the URL names no notification"))?;
+            .ok_or_else(|| Error::malformed("the URL contains no notification id"))?;
         let report = webhook::twilio_report(delivery, &form);
         take(&edge, report.into_iter().collect()).await
     }
 
-    /// Ask whether to stop notifications
+    /// Show the unsubscribe page
     ///
-    /// The link in an e-mail. It only asks, since mail programs follow links on their own.
+    /// The link in notification e-mails. It only shows a confirmation form, because mail programs prefetch links.
     #[oai(
         path = "/unsubscribe/:delivery/:secret",
         method = "get",
@@ -153,9 +155,10 @@ impl CallbacksApi {
         )))
     }
 
-    /// Stop notifications
+    /// Unsubscribe
     ///
-    /// By the page, or by a mail program with one click (RFC 8058).
+    /// Turns off notifications through the channel that the link belongs to. Called by the confirmation form, or by a
+    /// mail program (one-click unsubscribe, RFC 8058).
     #[oai(
         path = "/unsubscribe/:delivery/:secret",
         method = "post",
@@ -177,7 +180,7 @@ impl CallbacksApi {
     }
 }
 
-/// Into the queue, all at once; the provider sends them again unless it holds all of them.
+/// Enqueues all reports. If any fails, the error makes the provider send all of them again.
 async fn take(edge: &Edge, reports: Vec<Report>) -> Result<Taken, Problem> {
     let calls = reports.into_iter().map(|report| {
         let command = Command::Notify(NotifyCommand::Report(report));
@@ -192,7 +195,7 @@ fn unread(error: impl std::fmt::Display) -> Error {
 }
 
 fn refused() -> Problem {
-    Error::forbidden("the signature is not right").into()
+    Error::forbidden("the signature is invalid").into()
 }
 
 /// `application/x-www-form-urlencoded`.
@@ -227,7 +230,7 @@ fn decode(text: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The delivery that a link belongs to. An id alone opens nothing.
+/// Returns the delivery that an unsubscribe link belongs to. The id alone is not enough: the link's secret must match.
 async fn known(edge: &Edge, delivery: &str, secret: &str) -> Result<(Uuid, ChannelKind)> {
     let unknown = || Error::not_found("notification");
     let id = |text| Uuid::parse_str(text).map_err(|_| unknown());

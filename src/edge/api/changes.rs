@@ -1,4 +1,4 @@
-//! `/v1/rooms/{room}/changes`: the room's feed, for those without a socket.
+//! `/v1/rooms/{room}/changes`: a room's event feed, for clients without a socket.
 
 use std::borrow::Cow;
 
@@ -26,7 +26,7 @@ use crate::{
 
 pub struct ChangesApi;
 
-/// One entry of a room's feed, as a socket gets it.
+/// One event of a room's feed, in the same format as on a socket.
 #[derive(Serialize, Object)]
 #[oai(rename = "Change")]
 struct ChangeView {
@@ -34,7 +34,7 @@ struct ChangeView {
     data: EventData,
 }
 
-/// The event's data, written already.
+/// The event's data, already serialized.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct EventData(Box<RawValue>);
@@ -51,7 +51,7 @@ impl Type for EventData {
     fn schema_ref() -> MetaSchemaRef {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             description: Some(
-                "What the event carries: a message, or what happened to a member or the room. Always with `changeSeq`.",
+                "The event's data: a message, or a change of a member or the room. Always includes `changeSeq`.",
             ),
             ..MetaSchema::new("object")
         }))
@@ -82,34 +82,34 @@ impl ToJSON for EventData {
     }
 }
 
-/// A part of a room's feed, ascending without a gap.
+/// A page of a room's feed, ascending and without missing numbers.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "ChangePage")]
 struct ChangePage {
     items: Vec<ChangeView>,
-    /// The number reached: the next `after`, now or later.
+    /// The number of the last event covered; pass it as `after` to continue, now or later.
     next_cursor: Seq,
-    /// There is more right now.
+    /// Whether more events exist at the moment.
     has_more: bool,
 }
 
 #[OpenApi(prefix_path = "/v1/rooms", tag = "Tags::Messages")]
 impl ChangesApi {
-    /// Read what happened
+    /// List a room's events
     ///
-    /// For members. The same events a socket would have seen, every number of the room once: new messages, edits,
-    /// deletions, reactions, members who came and went, changes of the room. An event about a message shows the
-    /// message as it is now.
+    /// For members. Returns the events that a socket in the room receives, each number once: new messages, edits,
+    /// deletions, reactions, membership changes and room changes. An event about a message contains the message's
+    /// current state.
     #[oai(path = "/:room/changes", method = "get", operation_id = "listChanges")]
     async fn changes(
         &self,
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// The highest number seen so far, at most the room's newest; 0, or left out, from the beginning.
+        /// Only events with a higher number. At most the room's newest number. Default: 0, the beginning.
         after: Query<Option<Seq>>,
-        /// 1 to 200; 50 where it is left out.
+        /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<ChangePage>, Problem> {
         let limit = check_limit(limit.0)?;
@@ -122,7 +122,7 @@ impl ChangesApi {
         } else {
             Vec::new()
         };
-        // A page has a bound in bytes as well; one larger event makes a page.
+        // A page is also limited in bytes; a single event that is larger makes a page of its own.
         let (mut bytes, mut reached) = (0, upto);
         let mut fits = 0;
         for event in &events {

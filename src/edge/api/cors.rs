@@ -1,5 +1,5 @@
-//! Which web pages may call the API from a browser (the Fetch standard's CORS protocol). Credentials are tokens in a
-//! header, never cookies, so a page that may not is simply told nothing: its browser keeps the answer from it.
+//! Cross-origin requests from browsers (CORS, Fetch standard). Credentials are bearer tokens, never cookies, so a page
+//! of another origin gains nothing from the user's browser: it merely cannot read the response.
 
 use poem::{
     Request, Response,
@@ -12,10 +12,10 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DE
 const REQUEST_HEADERS: HeaderValue =
     HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, X-Request-Id");
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static("Retry-After, X-Request-Id");
-/// How long a browser may remember a preflight, in seconds: the longest that all of them honour is two hours.
+/// How long browsers may cache a preflight response, in seconds. Two hours is the longest that all browsers honour.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// The answer's side of CORS.
+/// The CORS response headers for a list of allowed origins.
 pub struct Cors {
     allowed: Vec<String>,
 }
@@ -27,14 +27,14 @@ impl Cors {
         }
     }
 
-    /// The origin to allow, if the request is from a page that may.
+    /// The request's origin, if it is allowed.
     pub fn origin(&self, request: &Request) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let host = request.header(header::HOST).unwrap_or("");
         is_allowed(&self.allowed, origin.to_str().ok()?, host).then(|| origin.clone())
     }
 
-    /// The answer to a browser that asks before it sends the real request.
+    /// The response to a preflight request; `None` if the request is not one.
     pub fn preflight(&self, request: &Request) -> Option<Response> {
         if request.method() != Method::OPTIONS
             || !request
@@ -54,7 +54,7 @@ impl Cors {
         Some(response)
     }
 
-    /// What every answer says about who may read it.
+    /// Sets the CORS headers of a response, and `Vary: Origin`.
     pub fn mark(&self, response: &mut Response, origin: Option<HeaderValue>) {
         if self.allowed.is_empty() {
             return;

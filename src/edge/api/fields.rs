@@ -1,4 +1,4 @@
-//! What the fields of requests may hold. Every wrong field is named, not just the first.
+//! Validation of request fields. All invalid fields are reported, not only the first.
 
 use crate::{
     edge::auth::common,
@@ -11,16 +11,16 @@ use crate::{
     protocol::check_text,
 };
 
-/// The shortest and the longest password, in bytes. NIST SP 800-63B asks for at least 8.
+/// Shortest and longest password in bytes. NIST SP 800-63B requires a minimum of 8.
 const PASSWORD: std::ops::RangeInclusive<usize> = 8..=256;
-/// The longest display name, in characters.
+/// The longest display name in characters.
 const MAX_DISPLAY_NAME: usize = 64;
-/// The longest room name, in bytes.
+/// The longest room name in bytes.
 const MAX_ROOM_NAME: usize = 128;
-/// The longest idempotency key, in bytes.
+/// The longest idempotency key in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 128;
 
-/// All checks at once: none failed, the one that failed, or one error that names all the fields.
+/// Combines checks: `Ok`, the only failure, or one error that lists all invalid fields.
 pub fn all<const N: usize>(checks: [Result<()>; N]) -> Result<()> {
     let mut failed: Vec<Error> = checks.into_iter().filter_map(Result::err).collect();
     match failed.len() {
@@ -47,7 +47,7 @@ pub fn username(name: &str) -> Result<()> {
     ))
 }
 
-/// A new password; `own` are the account's names and addresses, as far as it has them.
+/// Checks a new password. `own` are the account's names and addresses, as far as they are set.
 pub fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
     if !PASSWORD.contains(&password.len()) {
         return Err(Error::field(
@@ -74,7 +74,7 @@ pub fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
     Ok(())
 }
 
-/// Writes the name as it is kept; see [`text::label`].
+/// Normalizes a display name in place (see [`text::label`]) and checks its length.
 pub fn display_name(name: Option<&mut String>) -> Result<()> {
     let Some(name) = name else {
         return Ok(());
@@ -94,7 +94,7 @@ fn label(field: &str, name: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Writes the address as it is kept. Whether mail arrives is found out by sending some.
+/// Checks an e-mail address and normalizes it in place. Whether it receives mail is verified by a code.
 pub fn email(address: Option<&mut String>) -> Result<()> {
     let Some(address) = address else {
         return Ok(());
@@ -119,15 +119,15 @@ pub fn phone(number: Option<&mut String>) -> Result<()> {
     }
 }
 
-/// The name of a room that has one. Writes it as it is kept; see [`text::label`].
+/// Normalizes a room name in place (see [`text::label`]) and checks its length.
 pub fn room_name(name: &mut String) -> Result<()> {
     check_text("name", name, 1, MAX_ROOM_NAME)?;
     label("name", name)?;
-    // The normal form of a few characters is longer than they are.
+    // Normalization can lengthen a name.
     check_text("name", name, 1, MAX_ROOM_NAME)
 }
 
-/// 1 to 128 visible ASCII characters.
+/// Checks that the key is 1 to 128 visible ASCII characters.
 pub fn idempotency_key(key: Option<&str>) -> Result<()> {
     match key {
         Some(key)
@@ -143,7 +143,8 @@ pub fn idempotency_key(key: Option<&str>) -> Result<()> {
     }
 }
 
-/// The id of something that `user` makes: the same for the same key, so that a repeat finds what the first one made.
+/// The id of a new resource of `user`. The same idempotency key yields the same id, so a repeat finds the existing
+/// resource.
 pub fn id_for(kind: &str, user: crate::model::UserId, key: Option<&str>) -> uuid::Uuid {
     match key {
         Some(key) => derived_id(kind, &[user.as_bytes(), key.as_bytes()]),
@@ -207,7 +208,7 @@ mod tests {
         display_name(None).unwrap();
         room_name(&mut "x".repeat(128)).unwrap();
         assert!(room_name(&mut "x".repeat(129)).is_err());
-        // Three bytes that become six.
+        // Normalization turns these three bytes into six.
         assert!(room_name(&mut "\u{FB2C}".repeat(40)).is_err());
         for bad in ["", " ", "a\u{202E}b"] {
             assert!(room_name(&mut bad.to_owned()).is_err(), "{bad:?}");

@@ -1,5 +1,5 @@
-//! What surrounds every request: its id, the limits of its body, CORS, the shape of failures, panics caught, and the
-//! metrics and log line at its end.
+//! The middleware around every request: request id, body limits, CORS, problem documents, panic handling, metrics and
+//! the access log line.
 
 use std::{
     borrow::Cow,
@@ -29,18 +29,18 @@ use crate::{
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest request id taken from a client.
+/// The longest request id accepted from a client, in bytes.
 const MAX_REQUEST_ID: usize = 64;
-/// How long a body may take to arrive, so that nobody holds a connection open with one.
+/// Time limit for receiving a request body, so that a slow body cannot hold a connection open.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// How many bytes of a body that is too large are read before the connection closes, and for how long.
+/// How many bytes of an oversized body are read and discarded before the connection is closed, and for how long.
 const DISCARD: u64 = 4 << 20;
 const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 
-/// A path's segments (`None` for a parameter) and the methods it takes.
+/// The segments of each path (`None` for a parameter) and the methods that it accepts.
 type Methods = Vec<(Vec<Option<String>>, Vec<String>)>;
 
-/// The settings of [`Gated`].
+/// Settings of [`Gated`].
 pub struct Gate {
     pub cors: Cors,
     pub max_bytes: usize,
@@ -53,7 +53,7 @@ impl Gate {
     }
 }
 
-/// An endpoint that never fails.
+/// An endpoint that always returns a response: errors and panics become problem documents.
 pub struct Gated<E> {
     gate: Gate,
     inner: E,
@@ -78,7 +78,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert(REQUEST_ID, id);
         }
-        // Most answers are someone's own, and some hold tokens.
+        // Most responses are private to the caller, and some contain tokens.
         headers
             .entry(header::CACHE_CONTROL)
             .or_insert(HeaderValue::from_static("no-store"));
@@ -96,7 +96,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
             path = &*shown(&path),
             status = status.as_u16(),
             took_ms = took.as_secs_f64() * 1000.0,
-            "answered"
+            "request answered"
         );
         Ok(response)
     }
@@ -115,7 +115,7 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
                 no_token_in(request.uri().query()).map_err(Problem::from)?;
             }
             let max_bytes = if path.starts_with("/v1/webhooks/") {
-                // A provider's, which knows nothing of our limits.
+                // Providers send reports of their own size.
                 self.gate.max_bytes.max(MAX_REPORT)
             } else {
                 self.gate.max_bytes
@@ -123,7 +123,7 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
             take_body(&mut request, max_bytes)
                 .await
                 .map_err(Problem::from)?;
-            // As GET: hyper leaves out the body, and its length is told (RFC 9110, section 9.3.2).
+            // Handle HEAD as GET: hyper omits the body and keeps its length (RFC 9110, section 9.3.2).
             if *method == Method::HEAD {
                 request.set_method(Method::GET);
             }
@@ -160,7 +160,7 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
     }
 }
 
-/// The methods of every path of the API.
+/// Collects the methods of every path of the API.
 pub fn methods(apis: Vec<MetaApi>) -> Methods {
     let paths = apis.into_iter().flat_map(|api| api.paths);
     paths
@@ -182,14 +182,14 @@ pub fn methods(apis: Vec<MetaApi>) -> Methods {
         .collect()
 }
 
-/// The methods of a path without parameters.
+/// The entry for a path without parameters.
 pub fn path(path: &str, methods: &[&str]) -> (Vec<Option<String>>, Vec<String>) {
     let segments = path.split('/').map(|segment| Some(segment.to_owned()));
     let methods = methods.iter().map(|method| (*method).to_owned());
     (segments.collect(), methods.collect())
 }
 
-/// Reads the body, so that nothing behind it has to count bytes.
+/// Reads the whole body, so that handlers need not limit its size.
 async fn take_body(request: &mut Request, max: usize) -> Result<()> {
     let too_large = || {
         Error::new(
@@ -201,7 +201,7 @@ async fn take_body(request: &mut Request, max: usize) -> Result<()> {
         .header(header::CONTENT_LENGTH)
         .and_then(|length| length.parse::<u64>().ok());
     let over = announced.is_some_and(|length| length > max as u64);
-    // Who asks first has not sent anything yet.
+    // With `Expect: 100-continue`, the client has not sent the body yet, so nothing needs to be discarded.
     if over && request.header(header::EXPECT).is_some() {
         return Err(too_large());
     }
@@ -225,13 +225,13 @@ async fn take_body(request: &mut Request, max: usize) -> Result<()> {
             request.set_body(bytes);
             Ok(())
         }
-        Ok(Err(_)) => Err(Error::malformed("the body did not arrive whole")),
+        Ok(Err(_)) => Err(Error::malformed("the body is incomplete")),
         Err(_) => Err(Error::malformed("the body did not arrive in time")),
     }
 }
 
-/// Reads on, within reason: a connection that is closed with bytes unread is reset, and the reset takes the answer with
-/// it before a client that is still sending has seen it.
+/// Reads and discards part of the body. Closing a connection with unread bytes sends a TCP reset, which can destroy the
+/// response before a client that is still sending has read it.
 async fn discard(body: impl AsyncRead + Unpin) {
     let reading = async {
         let _ = tokio::io::copy(&mut body.take(DISCARD), &mut tokio::io::sink()).await;
@@ -239,7 +239,7 @@ async fn discard(body: impl AsyncRead + Unpin) {
     let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
 }
 
-/// The client's own id, if it is one that can stand in a log line, or a new one.
+/// The client's request id if it is safe to log, otherwise a new one.
 fn request_id(request: &Request) -> String {
     request
         .header(&REQUEST_ID)
@@ -251,7 +251,7 @@ fn request_id(request: &Request) -> String {
         .map_or_else(new_request_id, str::to_owned)
 }
 
-/// Like every new id, but from this thread's generator: each request needs one, and nobody may be harmed by a guess.
+/// A UUIDv7 from the thread-local generator: it is needed for each request, and guessing one does no harm.
 fn new_request_id() -> String {
     let now = Timestamp::now().millis() as u64;
     let id = uuid::Builder::from_unix_timestamp_millis(now, &rand::random());
@@ -269,7 +269,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     )
 }
 
-/// A path for the log. A segment that is longer than an id may be a token, also in a path that is no operation.
+/// The path as logged. Segments longer than a UUID are masked, since they may be tokens, even in unknown paths.
 fn shown(path: &str) -> Cow<'_, str> {
     const ID: usize = 36;
     if path.split('/').all(|segment| segment.len() <= ID) {
@@ -282,7 +282,7 @@ fn shown(path: &str) -> Cow<'_, str> {
     segments.collect::<Vec<_>>().join("/").into()
 }
 
-/// Methods as the metrics know them: a label must not take whatever a client makes up.
+/// The method as a metric label. Unknown methods share one label, so that clients cannot create time series.
 fn label(method: &Method) -> &str {
     match *method {
         Method::GET

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`: for those who run it.
+//! `/healthz`, `/readyz` and `/metrics`, for operators.
 
 use std::{
     net::IpAddr,
@@ -24,12 +24,12 @@ use crate::{
     telemetry::{BLOCKED, DOWN, UP, metrics},
 };
 
-/// How long a dependency may take to answer.
+/// Time limit for each dependency check.
 const PING_WITHIN: Duration = Duration::from_secs(1);
 
 pub struct HealthApi;
 
-/// The process answers.
+/// Liveness.
 #[derive(Serialize, Object)]
 #[oai(rename = "Alive")]
 struct Alive {
@@ -37,7 +37,7 @@ struct Alive {
     status: String,
 }
 
-/// What this edge depends on.
+/// The state of this edge and of its dependencies.
 #[derive(Serialize, Object)]
 #[oai(rename = "Readiness")]
 struct Readiness {
@@ -45,37 +45,38 @@ struct Readiness {
     checks: Checks,
 }
 
-/// How well it works.
+/// The overall state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Enum)]
 #[serde(rename_all = "lowercase")]
 #[oai(rename_all = "lowercase", rename = "Status")]
 enum Status {
-    /// Everything works.
+    /// All dependencies work.
     Ready,
-    /// It works, less well: without the bus, live events come late and tickets are not given; while the broker
-    /// blocks, sends are `busy`.
+    /// Requests are served with restrictions. Without the bus, live events are delayed and tickets cannot be issued;
+    /// while the broker blocks publishers, writes fail with `busy`.
     Degraded,
-    /// The store or the queue is away.
+    /// The store or the queue is unavailable.
     Unavailable,
 }
 
-/// Each dependency.
+/// The state of each dependency.
 #[derive(Serialize, Object)]
 #[oai(rename = "Checks")]
 struct Checks {
     /// The database.
     store: Check,
+    /// The message broker.
     queue: Check,
-    /// Fan-out and cache.
+    /// Fan-out, coordination and cache.
     bus: Check,
 }
 
-/// One dependency.
+/// The state of one dependency.
 #[derive(Serialize, Object)]
 #[oai(rename = "Check")]
 struct Check {
     ok: bool,
-    /// What is wrong; its cause is in the log.
+    /// The reason it is not `ok`; details are in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     error: Option<String>,
@@ -83,18 +84,18 @@ struct Check {
 
 #[derive(ApiResponse)]
 enum Ready {
-    /// Send it clients.
+    /// `ready` or `degraded`: route clients to this edge.
     #[oai(status = 200)]
     Yes(RawJson<Readiness>),
-    /// Send clients to other edges. Those who are connected stay, and what they send is accepted while the queue is
-    /// there.
+    /// `unavailable`: route new clients to other edges. Existing connections stay open, and writes are accepted as long
+    /// as the queue is available.
     #[oai(status = 503)]
     No(RawJson<Readiness>),
 }
 
 #[derive(ApiResponse)]
 enum Scraped {
-    /// Every metric of this process.
+    /// All metrics of this process.
     #[oai(
         status = 200,
         content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -102,12 +103,13 @@ enum Scraped {
     Ok(PlainText<String>),
 }
 
-/// `/metrics` on an edge's own port, where it is open: to everyone by `metrics.public`; else to this machine, while the
-/// edge listens on a loopback address, unless a proxy forwarded the request or its `Host` is another than this machine's: a
-/// page in a browser may reach a loopback address by a name of its own (DNS rebinding). Elsewhere there is no such path.
+/// `/metrics` on the edge's main port. It is served to every client if `metrics.public` is set. Otherwise it is served
+/// only to local clients of an edge that listens on a loopback address. A client is not local if a proxy forwarded the
+/// request or if `Host` is not a loopback name: a web page can reach a loopback address through its own domain (DNS
+/// rebinding). In all other cases the path does not exist (404).
 pub struct Metrics<E> {
     pub public: bool,
-    /// The edge listens on a loopback address.
+    /// Whether the edge listens on a loopback address.
     pub local: bool,
     pub inner: E,
 }
@@ -134,7 +136,7 @@ fn is_local(request: &Request) -> bool {
         && request.header(header::HOST).is_none_or(is_loopback_host)
 }
 
-/// `localhost` or a loopback address, with or without a port. The server has checked the syntax.
+/// Whether `host` is `localhost` or a loopback address, with or without a port. The server has checked its syntax.
 fn is_loopback_host(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -147,9 +149,9 @@ fn is_loopback_host(host: &str) -> bool {
 
 #[OpenApi(tag = "Tags::Operations")]
 impl HealthApi {
-    /// Alive
+    /// Check liveness
     ///
-    /// Asks nobody else: restart the process when this does not answer.
+    /// Checks no dependency. Restart the process if this fails.
     #[oai(path = "/healthz", method = "get", operation_id = "healthz")]
     async fn healthz(&self) -> Found<Alive> {
         Found::of(&Alive {
@@ -157,9 +159,9 @@ impl HealthApi {
         })
     }
 
-    /// Ready
+    /// Check readiness
     ///
-    /// Asks each dependency, at most a second each; requests that come at once share the answers.
+    /// Checks each dependency, at most 1 s each. Concurrent requests share one result, which is reused for 100 ms.
     #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
     async fn readyz(&self, edge: Shared<'_>, checked: Data<&Arc<Checked>>) -> Ready {
         let (status, body) = checked.readiness(&edge).await;
@@ -170,10 +172,10 @@ impl HealthApi {
         }
     }
 
-    /// Metrics
+    /// Read metrics
     ///
-    /// For Prometheus, in its text format: on `metrics.port`; on an edge's own port only while it listens on a loopback
-    /// address, or with `metrics.public = true`.
+    /// In the Prometheus text format. Served on `metrics.port`; on an edge's main port only if `metrics.public = true`,
+    /// or to local clients while the edge listens on a loopback address.
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
     async fn metrics(&self, request: &Request) -> Scraped {
         if let Some(edge) = request.data::<Arc<Edge>>() {
@@ -183,10 +185,11 @@ impl HealthApi {
     }
 }
 
-/// How long an answer to `/readyz` is given again. Anyone may ask, and each check takes a connection to the database.
+/// How long a `/readyz` result is reused. The endpoint is open to all clients, and each check uses a database
+/// connection.
 const CHECKED_FOR: Duration = Duration::from_millis(100);
 
-/// The last readiness, one check at a time.
+/// The last readiness result. The lock allows one check at a time.
 #[derive(Default)]
 pub struct Checked(Mutex<Option<(Instant, Status, Bytes)>>);
 
@@ -205,7 +208,7 @@ impl Checked {
     }
 }
 
-/// These are asked for rather than told of.
+/// Updates the gauges that are read on scrape rather than on change.
 fn look_at_queue(edge: &Edge) {
     let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
     metrics().queue_backlog_messages.set(backlog);
@@ -225,7 +228,7 @@ async fn readiness(edge: &Edge) -> Readiness {
     let queue = match state {
         State::Up => Check::good(),
         State::Blocked => {
-            Check::bad("the broker takes nothing just now (its memory or disk alarm)")
+            Check::bad("the broker blocks publishers because of its memory or disk alarm")
         }
         State::Down => Check::bad("the queue is not reachable"),
     };
@@ -247,7 +250,7 @@ async fn ping(what: &str, answer: impl Future<Output = Result<()>>) -> Check {
     match tokio::time::timeout(PING_WITHIN, answer).await {
         Ok(Ok(())) => Check::good(),
         Ok(Err(error)) => {
-            tracing::debug!(what, error = %error.chain(), "not ready");
+            tracing::debug!(what, error = %error.chain(), "dependency check failed");
             Check::bad(error.message)
         }
         Err(_) => Check::bad(format!("no answer within {} s", PING_WITHIN.as_secs())),

@@ -1,4 +1,4 @@
-//! `/v1/me`: one's own account.
+//! `/v1/me`: the caller's own account.
 
 use poem_openapi::{Object, OpenApi, types::MaybeUndefined};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::{
 
 pub struct MeApi;
 
-/// An account as its owner sees it.
+/// The caller's own account.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Account")]
@@ -27,9 +27,11 @@ pub struct AccountView {
     id: UserId,
     username: String,
     display_name: String,
+    /// Absent if the account has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     email: Option<String>,
+    /// Absent if the account has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     phone: Option<String>,
@@ -49,31 +51,31 @@ impl From<&Account> for AccountView {
     }
 }
 
-/// What changes; what is left out stays.
+/// Fields to change. Absent fields keep their value.
 #[derive(Deserialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "AccountPatch")]
 struct AccountPatch {
     /// At most 64 characters.
     display_name: Option<String>,
-    /// `null` or an empty string takes it away.
+    /// `null` or an empty string removes it. A new address has to be verified again.
     #[serde(default)]
     email: MaybeUndefined<String>,
-    /// E.164, such as +4915112345678. `null` or an empty string takes it away.
+    /// E.164, such as +4915112345678. `null` or an empty string removes it. A new number has to be verified again.
     #[serde(default)]
     phone: MaybeUndefined<String>,
 }
 
 #[OpenApi(prefix_path = "/v1/me", tag = "Tags::Me")]
 impl MeApi {
-    /// See my account
+    /// Get my account
     #[oai(path = "/", method = "get", operation_id = "getMe")]
     async fn get(&self, edge: Shared<'_>, caller: Caller) -> Result<Found<AccountView>, Problem> {
         let account = account(&edge, caller.user()).await?;
         Ok(Found::of(&AccountView::from(&account)))
     }
 
-    /// Change my account
+    /// Update my account
     #[oai(path = "/", method = "patch", operation_id = "updateMe")]
     async fn update(
         &self,
@@ -106,11 +108,11 @@ impl MeApi {
 
     /// Delete my account
     ///
-    /// For good, and at once: nobody can log in with it any more, every login ends and every socket closes with 4001.
-    /// The name (free for others from now on), display name, addresses, password and preferences are erased. It leaves
-    /// its rooms; what it owned passes to the admin, or else the member, who has been there longest, and a room in which
-    /// nobody is left is deleted. Its messages stay, from a "Deleted user". Nothing is sent to it any more. Again it
-    /// changes nothing.
+    /// Permanent and immediate. Every login ends, and every socket is closed with code 4001. User name, display name,
+    /// addresses, password and preferences are erased; the user name becomes available to others. The account leaves
+    /// its rooms: a room that it owned passes to the longest-serving admin or, if there is none, to the longest-serving
+    /// member, and a room without remaining members is deleted. Its messages stay, with the sender "Deleted user". No
+    /// further notifications are sent. Repeating the request has no effect.
     #[oai(path = "/", method = "delete", operation_id = "deleteMe")]
     async fn delete(&self, edge: Shared<'_>, caller: Caller) -> Result<Gone, Problem> {
         let user = caller.user();
@@ -122,7 +124,7 @@ impl MeApi {
     }
 }
 
-/// As the command has it: `None` leaves a field, an empty string clears it.
+/// The field as the command encodes it: `None` keeps the value, an empty string clears it.
 fn cleared(field: MaybeUndefined<String>) -> Option<String> {
     match field {
         MaybeUndefined::Undefined => None,
@@ -131,7 +133,7 @@ fn cleared(field: MaybeUndefined<String>) -> Option<String> {
     }
 }
 
-/// What is set, and not cleared.
+/// The new value, if the field is set and not cleared.
 fn written(field: &mut Option<String>) -> Option<&mut String> {
     field.as_mut().filter(|text| !text.is_empty())
 }

@@ -1,4 +1,4 @@
-//! `/v1/rooms/{room}/members`, and the bans and mutes beside it.
+//! `/v1/rooms/{room}/members`, `/bans` and `/mutes`.
 
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
@@ -22,29 +22,30 @@ use crate::{
 
 pub struct MembersApi;
 
-/// What someone is in the room.
+/// The role to give the member.
 #[derive(Deserialize, Object)]
 #[oai(rename = "SetMember")]
 struct SetMember {
     role: Role,
 }
 
-/// How long it lasts.
+/// The end of a ban or mute.
 #[derive(Deserialize, Object)]
 #[oai(rename = "Until")]
 struct Until {
-    /// In the future; left out, it lasts until it is lifted.
+    /// Must be in the future. If absent, it lasts until it is lifted.
     until: Option<Timestamp>,
 }
 
-/// A page of members, by user id.
+/// A page of members, ordered by user id.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "MemberPage")]
 struct MemberPage {
     items: Vec<MemberView>,
-    /// The next page's `after`; `null` on the last page.
+    /// Pass it as `after` to get the next page; `null` on the last page.
     next_cursor: Cursor<UserId>,
+    /// Whether there is a next page.
     has_more: bool,
 }
 
@@ -59,14 +60,14 @@ impl MembersApi {
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// The last page's `nextCursor`.
+        /// The `nextCursor` of the previous page.
         after: Query<Option<UserId>>,
-        /// 1 to 200; 50 where it is left out.
+        /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<MemberPage>, Problem> {
         let limit = check_limit(limit.0)?;
         access::member(&edge, room.0, caller.user()).await?;
-        // One more than asked for shows whether there is more.
+        // Reads one more than requested to learn whether there is another page.
         let mut members = edge.reads.members(room.0, after.0, limit + 1).await?;
         let has_more = members.len() > limit as usize;
         members.truncate(limit as usize);
@@ -84,9 +85,9 @@ impl MembersApi {
 
     /// Add a member or change a role
     ///
-    /// Admins add plain members; only the owner gives another role or changes one. Whoever is made the owner
-    /// replaces the one before, who becomes an admin. Who may be added unasked is a setting of the server
-    /// (`rooms.add_members`).
+    /// Admins may add plain members; only the owner may assign other roles or change an existing role. Assigning
+    /// `owner` transfers the ownership, and the previous owner becomes an admin. Whether users can be added without
+    /// their consent depends on the server's `rooms.add_members`.
     #[oai(
         path = "/:room/members/:user",
         method = "put",
@@ -111,7 +112,7 @@ impl MembersApi {
 
     /// Remove a member
     ///
-    /// Admins remove plain members, the owner anyone; removing oneself is leaving.
+    /// Admins may remove plain members, and the owner may remove any member. Removing yourself is leaving the room.
     #[oai(
         path = "/:room/members/:user",
         method = "delete",
@@ -138,8 +139,8 @@ impl MembersApi {
 
     /// Ban a user
     ///
-    /// They are removed if they are a member, and cannot join or be added until then. For admins and the owner, on
-    /// people below their own role.
+    /// Removes the user if they are a member, and prevents them from joining or being added until the ban ends. For
+    /// admins and the owner; the target must have a lower role.
     #[oai(path = "/:room/bans/:user", method = "put", operation_id = "banUser")]
     async fn ban(
         &self,
@@ -182,8 +183,9 @@ impl MembersApi {
 
     /// Mute a member
     ///
-    /// They can read but not write until then, also after leaving and coming back. Someone who is not a member can be
-    /// muted for when they come, which is answered with 204. For admins and the owner, on people below their own role.
+    /// A muted member can read but not write until the mute ends, even after leaving and rejoining. A user who is not a
+    /// member can be muted in advance; the response is then 204. For admins and the owner; the target must have a lower
+    /// role.
     #[oai(
         path = "/:room/mutes/:user",
         method = "put",
@@ -201,7 +203,7 @@ impl MembersApi {
         Ok(mute(&edge, &caller, room.0, user.0, until).await?)
     }
 
-    /// Let a member speak again
+    /// Unmute a member
     ///
     /// For admins and the owner.
     #[oai(
@@ -220,16 +222,16 @@ impl MembersApi {
     }
 }
 
-/// What a mute came to.
+/// The result of muting or unmuting.
 #[derive(ApiResponse)]
 enum Muted {
-    /// The member.
+    /// The member's new state.
     #[oai(status = 200)]
     Member(RawJson<MemberView>),
-    /// The queue holds it: it will be done, whatever fails now.
+    /// The write was enqueued and will be done.
     #[oai(status = 202)]
     Accepted(RawJson<Pending>),
-    /// They are not a member: it counts when they come.
+    /// The user is not a member; the change takes effect when they join.
     #[oai(status = 204)]
     Absent,
 }

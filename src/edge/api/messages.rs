@@ -1,4 +1,4 @@
-//! `/v1/rooms/{room}/messages`: history, sending, changing; reactions and the read mark.
+//! `/v1/rooms/{room}/messages`: history, sending, editing and deleting; reactions and the read position.
 
 use bytes::Bytes;
 use poem_openapi::{
@@ -33,33 +33,33 @@ pub struct MessagesApi;
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NewMessage")]
 struct NewMessage {
-    /// 1 byte to `edge.max_body_bytes` (8,000 unless the operator changed it), without U+0000.
+    /// 1 byte to `edge.max_body_bytes` (default: 8,000 bytes), without U+0000.
     body: String,
-    /// Names this message among those of its sender in this room, for ever: a repeat is the same message. At most
-    /// 128 bytes. Left out, it is the `Idempotency-Key`, or else made up.
+    /// Identifies the message among those of its sender in this room, permanently: a repeat with the same value is the
+    /// same message. At most 128 bytes. Default: the `Idempotency-Key`, or else a generated value.
     client_msg_id: Option<String>,
-    /// A message of the same room.
+    /// The message that this one replies to; it must be in the same room.
     reply_to: Option<MessageId>,
     metadata: Option<ClientMetadata>,
 }
 
-/// What changes.
+/// The new content of a message.
 #[derive(Deserialize, Object)]
 #[oai(rename = "MessagePatch")]
 struct MessagePatch {
-    /// 1 byte to `edge.max_body_bytes`.
+    /// 1 byte to `edge.max_body_bytes`, without U+0000.
     body: String,
 }
 
-/// How far someone has read.
+/// The read position of a member.
 #[derive(Deserialize, Object)]
 #[oai(rename = "ReadMark")]
 struct ReadMark {
-    /// The number of the newest event read; at most the room's newest.
+    /// The number of the newest event read; at most the room's newest number.
     seq: Seq,
 }
 
-/// What to wait for.
+/// The stage at which the response is sent.
 #[derive(Enum)]
 enum Wait {
     #[oai(rename = "stored")]
@@ -68,15 +68,15 @@ enum Wait {
 
 #[derive(ApiResponse)]
 enum Sent {
-    /// With `wait=stored`: the message as it is stored, with its `seq`.
+    /// With `wait=stored`: the stored message, including its `seq`.
     #[oai(status = 201)]
     Stored(RawJson<Message>),
-    /// The queue holds it: it will be stored, whatever fails now.
+    /// The message was durably enqueued and will be stored.
     #[oai(status = 202)]
     Accepted(RawJson<Accepted>),
 }
 
-/// The newest page, from memory where it is read often.
+/// The newest page, from the hub's cache if the room is read often.
 async fn newest(edge: &Edge, room: RoomId, user: UserId, limit: u32) -> Result<Bytes> {
     if let Some(page) = edge.hub.page(room, user, limit) {
         return Ok(page);
@@ -93,12 +93,13 @@ async fn newest(edge: &Edge, room: RoomId, user: UserId, limit: u32) -> Result<B
 
 #[OpenApi(prefix_path = "/v1/rooms", tag = "Tags::Messages")]
 impl MessagesApi {
-    /// Read messages
+    /// List messages
     ///
-    /// For members. At most one of `before`, `after` and `around`; without any, the newest. Always ascending by
-    /// `seq`. `nextCursor` continues in the direction that was asked for: it is the next `after` where `after` was
-    /// given, the next `before` otherwise. Around a number, it is the next `after`; to go back, take the first
-    /// item's `seq` as `before`.
+    /// For members. Give at most one of `before`, `after` and `around`; without any of them, the newest messages are
+    /// returned. Items are always ascending by `seq`. `nextCursor` continues in the same direction: pass it as `after`
+    /// if `after` or `around` was given, and as `before` otherwise. To page backwards from an `around` page, pass the
+    /// first item's `seq` as `before`. A page holds at most about 2 MiB of JSON and may therefore have fewer items than
+    /// `limit`.
     #[oai(
         path = "/:room/messages",
         method = "get",
@@ -113,13 +114,13 @@ impl MessagesApi {
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// Messages below this number, the newest of them.
+        /// The newest messages below this number.
         before: Query<Option<Seq>>,
-        /// Messages above this number, the oldest of them; at most the room's newest number.
+        /// The oldest messages above this number. At most the room's newest number.
         after: Query<Option<Seq>>,
-        /// Half of the page below this number, half from it on; at most the room's newest number.
+        /// Half of the page from below this number, half from this number on. At most the room's newest number.
         around: Query<Option<Seq>>,
-        /// 1 to 200; 50 where it is left out.
+        /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<MessagePage>, Problem> {
         let limit = check_limit(limit.0)?;
@@ -137,8 +138,9 @@ impl MessagesApi {
 
     /// Send a message
     ///
-    /// Answers as soon as the queue holds it durably, or with `wait=stored` when it is stored. A repeat with the same
-    /// `clientMsgId` is the same message and gets the same `id`.
+    /// For members who are not muted. The response is sent once the message is durably enqueued or, with `wait=stored`,
+    /// once it is stored. A reply (`replyTo`) always waits for the worker, which checks that the referenced message
+    /// exists. A repeat with the same `clientMsgId` refers to the same message and gets the same `id`.
     #[oai(
         path = "/:room/messages",
         method = "post",
@@ -149,9 +151,9 @@ impl MessagesApi {
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// `stored`: answer with the stored message, if that takes no longer than `edge.wait`.
+        /// `stored`: respond with the stored message, if it is stored within `edge.wait`; otherwise with 202.
         wait: Query<Option<Wait>>,
-        /// Counts as `clientMsgId` where the body has none. At most 128 visible ASCII characters.
+        /// The default for `clientMsgId`. 1 to 128 visible ASCII characters.
         #[oai(name = "Idempotency-Key")]
         key: Header<Option<String>>,
         body: Body<NewMessage>,
@@ -187,8 +189,8 @@ impl MessagesApi {
                 metadata,
             }),
         );
-        // Whether the message replied to exists only the worker knows for sure (it may be in the queue still), and
-        // without a socket nobody would hear of its no: such a send waits for its answer.
+        // Only the worker knows whether the message replied to exists (it may still be queued), and a client without a
+        // socket would not receive its refusal. Such a send therefore waits for the worker.
         if wait.0.is_none() && !replies {
             edge.submit.accept(user, command, None).await?;
             return Ok(Sent::Accepted(RawJson::of(&accepted)));
@@ -201,9 +203,9 @@ impl MessagesApi {
         })
     }
 
-    /// See a message
+    /// Get a message
     ///
-    /// For members. A deleted message is there, with an empty body and `deletedAt`.
+    /// For members. A deleted message is returned with an empty body and `deletedAt`.
     #[oai(
         path = "/:room/messages/:id",
         method = "get",
@@ -218,7 +220,7 @@ impl MessagesApi {
     ) -> Result<Found<Message>, Problem> {
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
         let message = edge.reads.message(room.id, id.0).await?;
-        // Nothing that is newer than the right to read it.
+        // Hide messages above the head at which the membership was checked: it may have ended before they were stored.
         let message = message.filter(|message| message.seq <= room.head);
         let message = message.ok_or_else(|| Error::not_found("message"))?;
         Ok(Found::of(&message))
@@ -257,7 +259,7 @@ impl MessagesApi {
 
     /// Delete a message
     ///
-    /// For its sender, admins and the owner. Its place in the room stays, its body, metadata and reactions go.
+    /// For its sender, admins and the owner. The message keeps its `seq`; its body, metadata and reactions are erased.
     #[oai(
         path = "/:room/messages/:id",
         method = "delete",
@@ -280,9 +282,9 @@ impl MessagesApi {
         Ok(write.change(id.0, command).await?)
     }
 
-    /// React to a message
+    /// Add a reaction
     ///
-    /// A message takes at most 50 different emojis.
+    /// A message can have at most 50 different emojis. Adding the same reaction again has no effect.
     #[oai(
         path = "/:room/messages/:id/reactions/:emoji",
         method = "put",
@@ -300,7 +302,7 @@ impl MessagesApi {
         Ok(reaction(&edge, &caller, room.0, id.0, emoji.0, true).await?)
     }
 
-    /// Take a reaction back
+    /// Remove a reaction
     #[oai(
         path = "/:room/messages/:id/reactions/:emoji",
         method = "delete",
@@ -318,9 +320,9 @@ impl MessagesApi {
         Ok(reaction(&edge, &caller, room.0, id.0, emoji.0, false).await?)
     }
 
-    /// Mark as read
+    /// Set the read position
     ///
-    /// The mark only moves forward.
+    /// The position only moves forward; a lower number has no effect.
     #[oai(path = "/:room/read", method = "put", operation_id = "markRead")]
     async fn mark_read(
         &self,

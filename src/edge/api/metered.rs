@@ -1,5 +1,6 @@
-//! Finds out which operation a request asks for, and lets the address pay for those that need no login, before anything
-//! else looks at it. Operations that need one are paid by the user, where the token is read (`access::authenticate`).
+//! Middleware that finds the operation of each request. Operations without a login are charged to the client address
+//! here, before any other processing. The other operations are charged to the user once the token is verified
+//! (`access::authenticate`).
 
 use std::{
     collections::HashMap,
@@ -27,20 +28,20 @@ use crate::{
     model::UserId,
 };
 
-/// When a user with too many unread answers should ask again.
+/// `Retry-After` for a user with too many unread responses.
 const READ_FIRST: Duration = Duration::from_secs(1);
 
-/// What a request costs, in its extensions.
+/// The cost of a request; stored in its extensions.
 #[derive(Clone, Copy)]
 pub struct Price(pub Cost);
 
-/// The user that a request turned out to come from, in its extensions: `access::authenticate` fills it.
+/// The authenticated user of a request; stored in its extensions and set by `access::authenticate`.
 #[derive(Clone, Default)]
 pub struct Asker(pub Arc<OnceLock<UserId>>);
 
 /// The costs of all operations, by method and path.
 pub struct Prices {
-    /// For each number of segments: a path's segments (`None` for a parameter), and its methods.
+    /// Paths by number of segments, each with its segments (`None` for a parameter) and the cost of each method.
     paths: HashMap<usize, Vec<Priced>>,
 }
 
@@ -66,7 +67,7 @@ impl Prices {
                 .collect();
             let methods = path.operations.iter().map(|operation| {
                 let id = operation.operation_id.unwrap_or_default();
-                // A unit test says that there is none without.
+                // A unit test asserts that every operation has a cost.
                 (
                     operation.method.clone(),
                     cost::of_operation(id).unwrap_or(cost::PAGE),
@@ -83,7 +84,7 @@ impl Prices {
 
     fn find(&self, request: &Request) -> Cost {
         let path = request.uri().path();
-        // `HEAD` is answered as `GET`.
+        // `HEAD` is handled as `GET`.
         let method = match *request.method() {
             Method::HEAD => &Method::GET,
             _ => request.method(),
@@ -145,7 +146,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
 }
 
 impl<E> Metered<E> {
-    /// Counts a large answer for as long as the user has not read it.
+    /// Counts a large response against the user's unread bytes until it is sent.
     async fn bounded(&self, user: UserId, mut response: Response) -> poem::Result<Response> {
         let body: Bytes = response.take_body().into_bytes().await?;
         if body.len() <= unread::SMALL {
@@ -161,7 +162,7 @@ impl<E> Metered<E> {
                 retry_after: Some(READ_FIRST),
                 ..Error::new(
                     Code::RateLimited,
-                    "too many large answers are on their way to you; read those first",
+                    "too many large responses are pending; read those first",
                 )
             })
             .into()),

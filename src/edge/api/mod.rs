@@ -1,5 +1,5 @@
-//! The REST API. One file for each resource; an endpoint is a method there, and its doc comment is its description.
-//! Nothing here writes: reads go to the store, commands into the queue through the submitter.
+//! The REST API, one file per resource. Each endpoint is a method whose doc comment is its OpenAPI description. Nothing
+//! here writes to the store: reads go to the store, and commands go to the queue through the submitter.
 
 mod access;
 mod auth;
@@ -32,24 +32,25 @@ pub use self::pages::protect;
 use super::Edge;
 use crate::{error::Error, model::new_id};
 
-/// How the specification groups the operations.
+/// Groups of operations in the OpenAPI document.
 #[derive(TagsDerive)]
 enum Tags {
-    /// Accounts are made here, and logins begin, go on and end.
+    /// Registration, login, tokens and socket tickets.
     Auth,
-    /// One's own account.
+    /// The caller's own account.
     Me,
-    /// Making, finding, changing and entering rooms.
+    /// Create, find, change, join and leave rooms.
     Rooms,
-    /// Who is in a room and what they may do there.
+    /// Members of a room, their roles, bans and mutes.
     Members,
-    /// What is said in a room, and what else happens there.
+    /// Messages, reactions, read positions and the event feed of a room.
     Messages,
-    /// What someone is told of while they are away.
+    /// Notifications by e-mail and text message: preferences, address verification, delivery log.
     Notifications,
-    /// For providers, and for links in e-mails: no login, but a signature or a secret.
+    /// For notification providers and for links in e-mails. Authenticated by a signature or a secret instead of a
+    /// login.
     Callbacks,
-    /// For those who run it.
+    /// For operators: health and metrics.
     Operations,
 }
 
@@ -78,51 +79,51 @@ const APIS: Apis = (
 );
 
 const DESCRIPTION: &str = "\
-Rooms, messages and accounts over HTTP. The same events and the same codes travel on the WebSocket `/ws`; \
-`chat asyncapi` describes it.
+Rooms, messages and accounts over HTTP. The WebSocket `/ws` uses the same events and error codes; `chat asyncapi` \
+prints its description.
 
-**Writes** go through a durable queue. The answer waits for the worker, at most `edge.wait`, and is then the stored \
-resource; a `202` says that the queue holds the write and it will be done. Until it is, the thing it makes is not \
-found.
+**Writes** go through a durable queue. The response waits up to `edge.wait` for the worker and then contains the \
+stored resource. A `202` means that the write was enqueued and will be done, but is not stored yet; until then, reads \
+of a new resource return `not_found`.
 
-**Repeating** a request is safe: `PUT`, `PATCH` and `DELETE` say what shall be, joining and leaving twice is joining \
-and leaving once, and what `POST` makes has an id that follows from the `Idempotency-Key` (for a message, from its \
-`clientMsgId`), for ever. The header is ignored where it is not named.
+**Repeating** a request is safe. `PUT`, `PATCH` and `DELETE` are idempotent, and so are joining and leaving. The id of \
+a resource created by `POST` is derived from the `Idempotency-Key` (for a message, from its `clientMsgId`), without \
+time limit. Operations that do not list the header ignore it.
 
-**Times** are RFC 3339 in UTC with milliseconds, to show; to order and to page, use `seq`.
+**Times** are RFC 3339 in UTC with milliseconds and are meant for display; order and page by `seq`.
 
-**Lists** are `{items, nextCursor, hasMore}`. A `limit` that is too large is refused, never cut.
+**Lists** are `{items, nextCursor, hasMore}`. A `limit` above the maximum is an error.
 
-**Failures** are `application/problem+json` (RFC 9457) with a stable `code` and the `requestId`, which is also in the \
-header `X-Request-Id`; send that header to choose it.";
+**Errors** are `application/problem+json` (RFC 9457) with a stable `code` and the `requestId`, which is also in the \
+header `X-Request-Id`. A client can set the id by sending that header.";
 
 fn service() -> OpenApiService<Apis, ()> {
     OpenApiService::new(APIS, "chat", env!("CARGO_PKG_VERSION")).description(DESCRIPTION)
 }
 
-/// The OpenAPI description, as `chat openapi` prints it: the same text from every build of one version.
+/// The OpenAPI document, as `chat openapi` prints it; identical for all builds of one version.
 pub fn spec() -> String {
     let mut text = service().spec();
     text.push('\n');
     text
 }
 
-/// An error as an answer, for an endpoint that is not part of the API.
+/// A problem document for `error`, for endpoints outside the API.
 pub fn problem_response(error: &Error) -> Response {
     problem_response_with(error, problem::status(error.code))
 }
 
-/// The same with another status than that of the error's code.
+/// As [`problem_response`], with another HTTP status than the error code's own.
 pub fn problem_response_with(error: &Error, status: poem::http::StatusCode) -> Response {
     problem::document(error, status, &new_id().to_string())
 }
 
-/// The same without a line in the log, for what an attacker can cause at will.
+/// As [`problem_response`], without a log line, for errors that an attacker can cause at will.
 pub fn refusal(error: &Error) -> Response {
     problem::write(error, problem::status(error.code), &new_id().to_string())
 }
 
-/// `/healthz` and `/metrics`, and `/readyz` of an edge: what `metrics.port` answers.
+/// The endpoint of `metrics.port`: `/healthz` and `/metrics`, and `/readyz` if there is an edge.
 pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     let api = Arc::new(service().into_endpoint());
     let gate = gate::Gate {
@@ -142,7 +143,7 @@ pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     })
 }
 
-/// Hands the edge, where there is one, to the handlers.
+/// Adds the edge, if there is one, to each request's data.
 struct WithEdge<E> {
     edge: Option<Arc<Edge>>,
     inner: E,
@@ -159,8 +160,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithEdge<E> {
     }
 }
 
-/// Everything that is spoken over plain HTTP: the API, its description, health and metrics. It never fails: every
-/// failure, even a panic, is a problem document. `local` says that only this machine can reach the edge.
+/// All plain HTTP endpoints: the API, its description, health and metrics. Always returns a response: errors and panics
+/// become problem documents. `local`: the edge listens on a loopback address.
 pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> {
     let config = &edge.config.edge;
     let shown: Vec<_> = config
@@ -176,7 +177,7 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
     );
     let gate = gate::Gate {
         cors: cors::Cors::new(&config.allowed_origins),
-        // A frame's limit leaves room for the largest message body however it is escaped.
+        // The frame limit leaves room for the largest message body even if every character is escaped.
         max_bytes: config.max_frame_bytes,
         methods,
     };

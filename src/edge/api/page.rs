@@ -1,5 +1,4 @@
-//! Pages of a room's history. A page is ascending by `seq` whichever way it was asked for; which end it grows at next
-//! is what [`Direction`] knows.
+//! Pages of a room's history. A page is always ascending by `seq`; [`Direction`] determines at which end it continues.
 
 use poem_openapi::Object;
 use serde::Serialize;
@@ -11,9 +10,10 @@ use crate::{
     store::{Reads, Window},
 };
 
-/// About how many bytes of JSON a page has at most: 200 messages of 8,000 bytes fit. One larger message makes a page.
+/// The approximate limit of a page in bytes of JSON: enough for 200 messages of 8,000 bytes. A single message that is
+/// larger makes a page of its own.
 pub const MAX_BYTES: usize = 2 * 1024 * 1024;
-/// Bytes of an id in a list.
+/// Bytes of an id in a JSON list.
 const ID: usize = 39;
 
 /// A page of messages, ascending by `seq`.
@@ -22,27 +22,28 @@ const ID: usize = 39;
 #[oai(rename_all = "camelCase", rename = "MessagePage")]
 pub struct MessagePage {
     pub items: Vec<Message>,
-    /// Where the next page in the same direction begins; `null` where there is none.
+    /// The number at which the next page in the same direction begins; `null` if there is none.
     pub next_cursor: Cursor<Seq>,
+    /// Whether there is a next page.
     pub has_more: bool,
 }
 
-/// Which way someone reads.
+/// The paging direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From the newest back.
+    /// The newest messages; continues downwards.
     Newest,
-    /// Back from a number.
+    /// Messages below a number; continues downwards.
     Before(Seq),
-    /// On from a number.
+    /// Messages above a number; continues upwards.
     After(Seq),
-    /// Both ways from a number, then on.
+    /// Messages on both sides of a number; continues upwards.
     Around(Seq),
 }
 
 impl Direction {
     /// # Errors
-    /// `invalid` for more than one of them.
+    /// `invalid` if more than one of the parameters is given.
     pub fn of(before: Option<Seq>, after: Option<Seq>, around: Option<Seq>) -> Result<Self> {
         match (before, after, around) {
             (None, None, None) => Ok(Direction::Newest),
@@ -57,7 +58,7 @@ impl Direction {
     }
 
     /// # Errors
-    /// `invalid` for a number below 0 or one that the room has not reached. `before` may be beyond it.
+    /// `invalid` for a negative number, or for one above the room's head. `before` may be above the head.
     pub fn check(self, head: Seq) -> Result<()> {
         match self {
             Direction::Newest => Ok(()),
@@ -67,7 +68,7 @@ impl Direction {
         }
     }
 
-    /// Downwards, no further than `head`.
+    /// The window to read; a downward window begins at `head` at the highest.
     fn window(self, head: Seq) -> Window {
         let above = head.saturating_add(1);
         match self {
@@ -80,7 +81,7 @@ impl Direction {
 }
 
 /// # Errors
-/// `invalid` for a number below 0 or above `head`.
+/// `invalid` for a negative number or one above `head`.
 pub fn check_seq(field: &str, seq: Seq, head: Seq) -> Result<()> {
     match seq {
         seq if seq < 0 => Err(Error::field(field, "must be 0 or more")),
@@ -92,8 +93,8 @@ pub fn check_seq(field: &str, seq: Seq, head: Seq) -> Result<()> {
     }
 }
 
-/// One page of at most `limit` messages, none of them above `head`: the room's head when the caller's right to read it was
-/// checked. What was stored after that may be stored after the right ended.
+/// Reads a page of at most `limit` messages up to `head`, the room's head when the caller's membership was checked.
+/// Messages above it may have been stored after the membership ended.
 pub async fn read(
     reads: &dyn Reads,
     room: RoomId,
@@ -114,7 +115,7 @@ pub async fn read(
         };
         return Ok(around(items, direction, newest));
     }
-    // One more than asked for shows whether there is more.
+    // Reads one more than requested to learn whether there is another page.
     let items = messages(direction.window(head), limit + 1).await?;
     Ok(cut(items, direction, limit as usize))
 }
@@ -128,7 +129,7 @@ fn cut(mut items: Vec<Message>, direction: Direction, limit: usize) -> MessagePa
     let has_more = items.len() > limit;
     if has_more {
         match direction {
-            // The page grows downwards: the extra one is the oldest.
+            // The page continues downwards, so the surplus messages are the oldest.
             Direction::Newest | Direction::Before(_) => drop(items.drain(..items.len() - limit)),
             Direction::After(_) | Direction::Around(_) => items.truncate(limit),
         }
@@ -136,7 +137,7 @@ fn cut(mut items: Vec<Message>, direction: Direction, limit: usize) -> MessagePa
     finish(items, direction, has_more)
 }
 
-/// How many of the messages one page has room for; at least one.
+/// How many messages fit into [`MAX_BYTES`]; at least one.
 fn fitting<'a>(items: impl Iterator<Item = &'a Message>) -> usize {
     let mut bytes = 0;
     let fits = items.take_while(|message| {
@@ -147,7 +148,7 @@ fn fitting<'a>(items: impl Iterator<Item = &'a Message>) -> usize {
     fits.count().max(1)
 }
 
-/// About the bytes of a message's JSON.
+/// The approximate size of a message's JSON in bytes.
 fn wire_size(message: &Message) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
@@ -160,7 +161,7 @@ fn wire_size(message: &Message) -> usize {
     1024 + body + metadata + message.mentions.len() * ID + reactions.sum::<usize>()
 }
 
-/// The messages around a number, those farthest from it left out where they are too many bytes.
+/// A page around a number. If it exceeds [`MAX_BYTES`], the messages farthest from the number are dropped.
 fn around(mut items: Vec<Message>, direction: Direction, mut newer: bool) -> MessagePage {
     let mut bytes: usize = items.iter().map(wire_size).sum();
     let middle = items.len() / 2;
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_page_is_bounded_in_bytes_and_has_one_message_at_least() {
-        // Each control character is six bytes of JSON.
+        // Each control character takes six bytes of JSON.
         let large = || {
             let mut all = messages(1..=9);
             for message in &mut all {

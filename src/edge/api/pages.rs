@@ -1,5 +1,5 @@
-//! What is the same for everyone: the pages for browsers and the specification. Each is made once, at its first request,
-//! and shared by all answers; a browser that has it is told so.
+//! Static documents: the browser pages and the OpenAPI document. Each is built at its first request and shared by all
+//! responses; a conditional request for an unchanged document is answered with 304.
 
 use std::{fmt::Write as _, sync::LazyLock};
 
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Page;
 
-/// A page to talk with: someone who has just started the server sees it work.
+/// A minimal chat client, to try the server.
 pub static CHAT: Document = Document(LazyLock::new(|| {
     Content::page(include_str!("index.html").to_owned())
 }));
@@ -27,22 +27,22 @@ pub static API: Document = Document(LazyLock::new(|| {
     Content::page(super::service().swagger_ui_html())
 }));
 
-/// The OpenAPI description.
+/// The OpenAPI document.
 pub static SPECIFICATION: Document = Document(LazyLock::new(|| {
     Content::new(super::spec(), "application/json")
 }));
 
-/// The methods that a document takes.
+/// The methods that a document accepts.
 pub const METHODS: [&str; 2] = ["GET", "HEAD"];
 
-/// Something that is read by everyone.
+/// A document that is the same for all clients.
 pub struct Document(LazyLock<Content>);
 
 struct Content {
     body: Bytes,
     kind: HeaderValue,
     tag: HeaderValue,
-    /// What a page may load and run; everything else may nothing.
+    /// The Content-Security-Policy of a page; other documents get the strict default.
     policy: Option<HeaderValue>,
 }
 
@@ -83,7 +83,7 @@ impl Endpoint for &'static Document {
         };
         let headers = response.headers_mut();
         headers.insert(header::ETAG, content.tag.clone());
-        // To keep, and to ask each time whether it is still the same.
+        // The browser may cache the document but must revalidate it each time.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         if let Some(policy) = &content.policy {
             headers.insert(header::CONTENT_SECURITY_POLICY, policy.clone());
@@ -95,7 +95,7 @@ impl Endpoint for &'static Document {
     }
 }
 
-/// `If-None-Match` (RFC 9110, section 13.1.2), by the weak comparison.
+/// Whether `If-None-Match` matches (RFC 9110, section 13.1.2, weak comparison).
 fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     headers
         .get_all(header::IF_NONE_MATCH)
@@ -105,7 +105,7 @@ fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> bool {
         .any(|known| known == b"*" || known.strip_prefix(b"W/").unwrap_or(known) == tag.as_bytes())
 }
 
-/// A policy that lets a page run the scripts and styles that stand in it, by their digests, and talk to this server.
+/// A Content-Security-Policy that allows a page's inline scripts and styles, by digest, and requests to this server.
 fn policy(html: &str) -> String {
     let mut policy = "default-src 'none'".to_owned();
     for (directive, element) in [("script-src", "script"), ("style-src", "style")] {
@@ -119,7 +119,7 @@ fn policy(html: &str) -> String {
         + "; img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 }
 
-/// The texts of the elements of this name. Our own pages: no attribute has a `>` in it.
+/// The contents of all elements of this name. Applies to our own pages only: no attribute contains `>`.
 fn inline<'a>(html: &'a str, element: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{element}"), format!("</{element}>"));
     let mut texts = Vec::new();
@@ -137,8 +137,8 @@ fn inline<'a>(html: &'a str, element: &str) -> Vec<&'a str> {
     texts
 }
 
-/// Tells the browser how little an answer may do, and keeps other sites from framing it. Whatever is no page may do
-/// nothing; an upgrade is no answer for a browser to show.
+/// Sets the security headers of a response: no MIME sniffing, no framing, no referrer, and by default no active
+/// content. An upgrade response is not displayed by browsers and needs none.
 pub fn protect(response: &mut Response) {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -158,7 +158,7 @@ pub fn protect(response: &mut Response) {
         ));
 }
 
-/// The documents of a setting, with their paths.
+/// The documents of an `edge.pages` entry, with their paths.
 pub fn paths(page: Page) -> Vec<(&'static str, &'static Document)> {
     match page {
         Page::Chat => vec![("/", &CHAT)],

@@ -1,5 +1,5 @@
-//! What the endpoints take and give: JSON bodies read with their field named when one is wrong, and JSON a worker or
-//! the store has written already, passed on as it is.
+//! Request and response payloads: JSON bodies whose errors name the invalid field, and responses that pass on JSON that
+//! a worker or the store has already serialized.
 
 use std::{borrow::Cow, marker::PhantomData};
 
@@ -23,8 +23,8 @@ use crate::{
 
 const JSON: &str = "application/json";
 
-/// A JSON body. An empty one counts as `{}`. Read by serde straight from the bytes, so that numbers inside a
-/// message's metadata keep every digit; `poem_openapi` only describes the type.
+/// A JSON body. An empty one counts as `{}`. serde parses it directly, so that numbers in a message's metadata keep all
+/// digits; `poem_openapi` only describes the type.
 pub struct Body<T>(pub T);
 
 impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Body<T> {
@@ -61,7 +61,7 @@ impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Body<T> {
     }
 }
 
-/// Nothing at all is taken for JSON, anything else must say that it is.
+/// An empty body needs no `Content-Type`; any other must be JSON.
 fn check_type(content_type: Option<&str>) -> Result<()> {
     let Some(content_type) = content_type else {
         return Ok(());
@@ -80,9 +80,10 @@ fn check_type(content_type: Option<&str>) -> Result<()> {
     ))
 }
 
-/// Says which field is wrong. A missing field or one out of range is `invalid`; a wrong type is `malformed`.
+/// Parses a body and names the invalid field. A missing or out-of-range field is `invalid`; a wrong type is
+/// `malformed`.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    // serde would also fill a struct from an array, by position.
+    // serde would also accept an array for a struct, by position.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::malformed("the body must be a JSON object"));
     }
@@ -107,14 +108,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     Ok(value)
 }
 
-/// JSON text that is sent as it is; `T` says what it looks like.
+/// Serialized JSON that is sent unchanged; `T` is its schema.
 pub struct RawJson<T> {
     json: Bytes,
     shape: PhantomData<fn() -> T>,
 }
 
 impl<T> RawJson<T> {
-    /// JSON that is written already.
+    /// From serialized JSON.
     pub fn of_raw(json: Box<RawValue>) -> Self {
         RawJson {
             json: String::from(Box::<str>::from(json)).into(),
@@ -122,7 +123,7 @@ impl<T> RawJson<T> {
         }
     }
 
-    /// The same as bytes, which others may be sending as well.
+    /// From serialized bytes that other responses may share.
     pub fn of_bytes(json: Bytes) -> Self {
         RawJson {
             json,
@@ -130,7 +131,7 @@ impl<T> RawJson<T> {
         }
     }
 
-    /// Writes `value`.
+    /// Serializes `value`.
     pub fn of(value: &T) -> Self
     where
         T: Serialize,
@@ -157,7 +158,7 @@ impl<T> IntoResponse for RawJson<T> {
     }
 }
 
-/// Where the next page begins, or `null`: always there, and the specification says so.
+/// The cursor of the next page, or `null`. A required field in the OpenAPI document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Cursor<T>(pub Option<T>);
@@ -205,11 +206,11 @@ impl<T: ToJSON> ToJSON for Cursor<T> {
     }
 }
 
-/// A write that the queue holds and no worker has answered yet: it will be done.
+/// A write that was enqueued and that no worker has processed yet.
 #[derive(Serialize, Object)]
 #[oai(rename = "AcceptedWrite")]
 pub struct Pending {
-    /// What the write is about: a room, a message or a user.
+    /// The id of what the write concerns, such as a room, a message or a user.
     id: Uuid,
     /// Always `accepted`.
     status: String,
@@ -224,43 +225,43 @@ impl Pending {
     }
 }
 
-/// The answer to a write that makes something.
+/// The response to a write that creates a resource.
 #[derive(ApiResponse)]
 pub enum Created<T: Type> {
-    /// It is stored.
+    /// Stored.
     #[oai(status = 201)]
     Done(RawJson<T>),
-    /// The queue holds it and it will be stored; the worker takes longer than `edge.wait`.
+    /// Enqueued and will be stored; the worker did not reply within `edge.wait`.
     #[oai(status = 202)]
     Accepted(RawJson<Pending>),
 }
 
-/// The answer to a write that changes something.
+/// The response to a write that changes a resource.
 #[derive(ApiResponse)]
 pub enum Changed<T: Type> {
-    /// It is stored; this is how the thing looks now.
+    /// Stored; the resource's new state.
     #[oai(status = 200)]
     Done(RawJson<T>),
-    /// The queue holds it and it will be stored; the worker takes longer than `edge.wait`.
+    /// Enqueued and will be stored; the worker did not reply within `edge.wait`.
     #[oai(status = 202)]
     Accepted(RawJson<Pending>),
 }
 
-/// The answer to a write after which there is nothing to show.
+/// The response to a write without a result.
 #[derive(ApiResponse)]
 pub enum Gone {
-    /// It is done.
+    /// Done.
     #[oai(status = 204)]
     Done,
-    /// The queue holds it and it will be done; the worker takes longer than `edge.wait`.
+    /// Enqueued and will be done; the worker did not reply within `edge.wait`.
     #[oai(status = 202)]
     Accepted(RawJson<Pending>),
 }
 
-/// A read.
+/// The response to a read.
 #[derive(ApiResponse)]
 pub enum Found<T: Type> {
-    /// Here it is.
+    /// The requested data.
     #[oai(status = 200)]
     Ok(RawJson<T>),
 }

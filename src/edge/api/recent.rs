@@ -1,6 +1,5 @@
-//! `GET /v1/rooms/{room}/messages` for the newest page where it is kept, answered before the router looks at the request:
-//! the one read that every client repeats. Whatever is not exactly that, the router's endpoint answers, with every
-//! reason to refuse.
+//! A fast path for `GET /v1/rooms/{room}/messages` without a cursor, the most frequent read: a cached newest page is
+//! returned before routing. All other requests, and all errors, are left to the router's endpoint.
 
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use crate::{
     protocol::check_limit,
 };
 
-/// Asks the hub first, then `inner`.
+/// Serves a cached page from the hub, otherwise calls `inner`.
 pub struct Recent<E> {
     pub edge: Arc<Edge>,
     pub inner: E,
@@ -54,11 +53,11 @@ fn kept(edge: &Edge, request: &Request) -> Option<Bytes> {
     }
     let page = edge.hub.page(room, identity.user, limit)?;
     let cost = cost::of_operation("listMessages")?.for_page(Some(limit));
-    // A refusal is the router's endpoint's to say.
+    // If the rate limit refuses, the router's endpoint returns the error.
     edge.limits.admit(identity, cost).ok().map(|_| page)
 }
 
-/// Digits and nothing else, which need no decoding.
+/// Parses a number of decimal digits only, which needs no percent-decoding.
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()

@@ -1,4 +1,4 @@
-//! `/v1/rooms`: making, finding, changing and entering rooms.
+//! `/v1/rooms`: create, find, change, join and leave rooms.
 
 use poem_openapi::{
     Object, OpenApi,
@@ -21,7 +21,7 @@ use crate::{
     protocol::{MemberView, RoomView, check_limit},
 };
 
-/// How many members a room can be made with; more are added one by one.
+/// The most members that a room can be created with; more can be added one by one.
 const MAX_FIRST_MEMBERS: usize = 100;
 
 pub struct RoomsApi;
@@ -31,15 +31,15 @@ pub struct RoomsApi;
 #[oai(rename = "NewRoom")]
 struct NewRoom {
     kind: RoomKind,
-    /// 1 to 128 bytes; left out for a direct room.
+    /// 1 to 128 bytes; must be absent for a direct room.
     name: Option<String>,
-    /// Who else is in it from the start: at most 100, and exactly one for a direct room.
+    /// The initial members besides the caller: at most 100, and exactly one for a direct room.
     #[serde(default)]
     #[oai(default)]
     members: Vec<UserId>,
 }
 
-/// What changes.
+/// Fields to change.
 #[derive(Deserialize, Object)]
 #[oai(rename = "RoomPatch")]
 struct RoomPatch {
@@ -47,7 +47,7 @@ struct RoomPatch {
     name: String,
 }
 
-/// A room, and what the caller is in it.
+/// A room and the caller's membership in it.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "MyRoom")]
@@ -56,23 +56,23 @@ struct MyRoom {
     kind: RoomKind,
     /// Empty for a direct room.
     name: String,
-    /// The number of its newest event.
+    /// The number of the room's newest event.
     seq: Seq,
     created_by: UserId,
     created_at: Timestamp,
-    /// Absent where the caller is not a member.
+    /// The caller's role; absent if the caller is not a member.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     role: Option<Role>,
-    /// The highest number the caller has read; absent where they are not a member.
+    /// The caller's read position; absent if the caller is not a member.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     read_seq: Option<Seq>,
-    /// The caller may not write until then.
+    /// The caller is muted until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     muted_until: Option<Timestamp>,
-    /// Messages above `readSeq`, counted up to 1,000. Only where a single room was asked for.
+    /// The number of messages above `readSeq`, counted up to 1,000. Only in the response for a single room.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     unread: Option<u32>,
@@ -95,30 +95,31 @@ impl MyRoom {
     }
 }
 
-/// A page of rooms, by id.
+/// A page of rooms, ordered by id.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "RoomPage")]
 struct RoomPage {
     items: Vec<MyRoom>,
-    /// The next page's `after`; `null` on the last page.
+    /// Pass it as `after` to get the next page; `null` on the last page.
     next_cursor: Cursor<RoomId>,
+    /// Whether there is a next page.
     has_more: bool,
 }
 
 #[OpenApi(prefix_path = "/v1/rooms", tag = "Tags::Rooms")]
 impl RoomsApi {
-    /// Make a room
+    /// Create a room
     ///
-    /// Its maker becomes the owner. A direct room has exactly two members and no owner; asking for one that exists
-    /// finds it. A repeat with the same `Idempotency-Key` finds the room that the first one made, while the caller may see
-    /// it. Who may be put into a room unasked is a setting of the server (`rooms.add_members`).
+    /// The caller becomes the owner. A direct room has exactly two members and no owner; creating one that exists
+    /// returns the existing room. A repeat with the same `Idempotency-Key` returns the existing room, as long as the
+    /// caller may see it. Whether users can be added without their consent depends on the server's `rooms.add_members`.
     #[oai(path = "/", method = "post", operation_id = "createRoom")]
     async fn create(
         &self,
         edge: Shared<'_>,
         caller: Caller,
-        /// 1 to 128 visible ASCII characters, best a new UUID.
+        /// 1 to 128 visible ASCII characters, preferably a new UUID.
         #[oai(name = "Idempotency-Key")]
         key: Header<Option<String>>,
         body: Body<NewRoom>,
@@ -159,21 +160,21 @@ impl RoomsApi {
 
     /// List rooms
     ///
-    /// Those the caller is in, or with `public=true` all public ones. Ordered by id.
+    /// The caller's rooms or, with `public=true`, all public rooms. Ordered by id.
     #[oai(path = "/", method = "get", operation_id = "listRooms")]
     async fn list(
         &self,
         edge: Shared<'_>,
         caller: Caller,
-        /// `true`: the public rooms instead of one's own.
+        /// `true`: list all public rooms instead of the caller's.
         public: Query<Option<bool>>,
-        /// The last page's `nextCursor`.
+        /// The `nextCursor` of the previous page.
         after: Query<Option<RoomId>>,
-        /// 1 to 200; 50 where it is left out.
+        /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<RoomPage>, Problem> {
         let limit = check_limit(limit.0)?;
-        // One more than asked for shows whether there is more.
+        // Reads one more than requested to learn whether there is another page.
         let mut items: Vec<MyRoom> = if public.0 == Some(true) {
             let rooms = edge.reads.public_rooms(after.0, limit + 1).await?;
             rooms
@@ -199,9 +200,10 @@ impl RoomsApi {
         }))
     }
 
-    /// See a room
+    /// Get a room
     ///
-    /// Anyone may see a public room, and its members a private or direct one; to others it does not exist.
+    /// Public rooms are visible to all users, private and direct rooms only to their members; otherwise the error is
+    /// `not_found`.
     #[oai(path = "/:room", method = "get", operation_id = "getRoom")]
     async fn get(
         &self,
@@ -244,7 +246,7 @@ impl RoomsApi {
 
     /// Delete a room
     ///
-    /// For the owner. The room and its messages are there for nobody from then on.
+    /// For the owner. The room and its messages are no longer accessible.
     #[oai(path = "/:room", method = "delete", operation_id = "deleteRoom")]
     async fn delete(
         &self,
@@ -263,7 +265,7 @@ impl RoomsApi {
 
     /// Join a public room
     ///
-    /// Someone who is a member already stays what they are.
+    /// If the caller is already a member, their role does not change.
     #[oai(path = "/:room/join", method = "post", operation_id = "joinRoom")]
     async fn join(
         &self,
@@ -282,8 +284,8 @@ impl RoomsApi {
 
     /// Leave a room
     ///
-    /// The owner cannot, before another member is the owner. Someone who left a direct room is in it again when they ask
-    /// for it, or when the other one does and `rooms.add_members` lets them.
+    /// The owner must transfer the ownership to another member first. A user who left a direct room rejoins it by
+    /// creating it again; the other user can also add them back by creating it, if `rooms.add_members` allows it.
     #[oai(path = "/:room/leave", method = "post", operation_id = "leaveRoom")]
     async fn leave(
         &self,

@@ -1,4 +1,5 @@
-//! Access tokens: JWT (RFC 7519), HS256 and nothing else. Short-lived: an edge refuses those of ended logins ([`crate::edge::revocation`]), as far as it has heard of the end.
+//! Access tokens: JWT (RFC 7519) with HS256 only. They are short-lived. Tokens of ended logins are rejected by
+//! [`crate::edge::revocation`], as far as this edge has learned of the end.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,11 +13,11 @@ use crate::{
     model::{LoginId, Timestamp, UserId},
 };
 
-/// What a token says. Times are seconds since 1970.
+/// The claims of a token. Times are in seconds since 1970.
 #[derive(Serialize, Deserialize)]
 struct Claims {
     sub: UserId,
-    /// The login it belongs to.
+    /// The login that the token belongs to.
     sid: LoginId,
     iat: u64,
     exp: u64,
@@ -40,11 +41,12 @@ pub struct AccessTokens {
     known: Mutex<Known>,
 }
 
-/// Verified tokens that are remembered, at least; at most twice as many are.
+/// The cache keeps at least this many verified tokens, and at most twice as many.
 const KNOWN: usize = 4096;
 
-/// Tokens that were verified of late, whole: another token is never taken for one of them. Who they are for and when
-/// they end, in seconds since 1970. Those that nobody brings any more are forgotten with the older half.
+/// A cache of recently verified tokens in two generations. The whole token is the key, so a forged token never matches.
+/// Each entry holds the identity and the expiry in seconds since 1970. Tokens that are not used are dropped with the
+/// older generation.
 #[derive(Default)]
 struct Known {
     newer: HashMap<Box<str>, (Identity, u64)>,
@@ -73,12 +75,12 @@ impl Known {
 }
 
 impl AccessTokens {
-    /// `ttl` counts in whole seconds.
+    /// `ttl` is truncated to whole seconds.
     pub fn new(secret: &[u8], ttl: Duration) -> Self {
         hs256::install();
-        // The header's `alg` must be this one: `none` and every other algorithm are refused.
+        // The header's `alg` must be HS256; `none` and all other algorithms are rejected.
         let mut validation = Validation::new(Algorithm::HS256);
-        // Every edge has the same secret and, with NTP, the same time within a second.
+        // All edges share the secret, and NTP keeps their clocks within a second.
         validation.leeway = 0;
         AccessTokens {
             signing: EncodingKey::from_secret(secret),
@@ -89,13 +91,13 @@ impl AccessTokens {
         }
     }
 
-    /// How long a new token is good for.
+    /// Lifetime of a new token.
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
     /// # Errors
-    /// `internal`, which cannot happen with HMAC keys.
+    /// `internal`, which cannot occur with HMAC keys.
     pub fn sign(&self, identity: Identity, now: Timestamp) -> Result<String> {
         let iat = now.millis() as u64 / 1000;
         let claims = Claims {
@@ -109,18 +111,19 @@ impl AccessTokens {
     }
 
     /// # Errors
-    /// `token_expired` for one of ours that has ended, `unauthorized` for everything else.
+    /// `token_expired` for an authentic token that has expired, `unauthorized` for all others.
     pub fn verify(&self, token: &str) -> Result<Identity> {
         self.claims(token).map(|claims| claims.identity())
     }
 
-    /// The same, remembered until the token ends. Nothing is asked that could change in the meantime.
+    /// As [`AccessTokens::verify`], with a cache. Verification depends only on the token and the time, so the cached
+    /// result stays correct until the token expires.
     ///
     /// # Errors
     /// Those of [`AccessTokens::verify`].
     pub fn recognise(&self, token: &str) -> Result<Identity> {
         let now = Timestamp::now().millis() as u64 / 1000;
-        // The maps are whole between any two statements.
+        // The lock may be released between the statements: the maps are consistent after each.
         let known = || self.known.lock();
         if let Some(identity) = known().find(token, now) {
             return Ok(identity);

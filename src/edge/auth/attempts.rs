@@ -1,16 +1,19 @@
-//! How often somebody may try to log in or register. Only wrong passwords are counted: what was right or `busy` is not.
+//! Limits on login attempts and registrations. Only wrong passwords count; successful and `busy` attempts do not.
 //!
-//! - A pair of name and address: `limits.logins_per_minute` wrong passwords, then it is refused until a minute has passed.
-//! - An address: `limits.failed_logins_per_address_per_minute`, whatever the names, so that it cannot spray.
-//! - A name: after as many wrong passwords as a pair has, from anywhere within a quarter of an hour, further attempts are
-//!   delayed by half a second, then one, two, four, eight. None is refused for it, so no attacker locks a name out.
+//! - User name and address pair: after `limits.logins_per_minute` wrong passwords, attempts are refused until a minute
+//!   has passed.
+//! - Address: `limits.failed_logins_per_address_per_minute` wrong passwords for all names together, against password
+//!   spraying.
+//! - User name: after as many wrong passwords as a pair may have, from any address within 15 minutes, further attempts
+//!   are delayed by 0.5 s, then 1, 2, 4 and 8 s. They are never refused, so an attacker cannot lock an account out.
 //!
-//! Pairs that logged in before are remembered for [`KNOWN_FOR`], and neither the address' limit nor the name's delay
-//! applies to them. Beyond the pair's own limit a known pair is slowed down instead of refused: its owner gets in after 2 to 9 s, and
-//! an attacker beside them behind the same address makes at most a guess each `SLOWED_EACH`. One with `SLOWED_AT_ONCE`
-//! attempts under way at all times does keep the owner out at that address.
+//! A pair that has logged in is known for [`KNOWN_FOR`]; neither the limit of the address nor the delay of the name
+//! applies to it. Beyond its own limit a known pair is delayed instead of refused: the account's owner gets in after 2
+//! to 9 s, while an attacker at the same address makes at most one guess per `SLOWED_EACH`. An attacker who keeps
+//! `SLOWED_AT_ONCE` attempts in progress at all times can lock the owner out at that address.
 //!
-//! Delays hold neither a slot for hashing nor anything else that is scarce. What is kept is named by keyed hashes.
+//! A delayed attempt holds no hashing slot or other scarce resource. Counters are stored under keyed hashes of names
+//! and addresses.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -31,24 +34,24 @@ use crate::{
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// In which wrong passwords for a name add up to a delay.
+/// The window in which wrong passwords for a name cause a delay.
 const NAME_WINDOW: Duration = Duration::from_secs(15 * 60);
-/// How long a pair that logged in is remembered.
+/// How long a pair stays known after a login.
 pub const KNOWN_FOR: Duration = Duration::from_secs(30 * 86_400);
 /// The first delay of a name, and how often it doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const DOUBLINGS: u32 = 4;
-/// The delay of a known pair beyond its limit: at least, and for each of its attempts that are under way, so that more at
-/// once are no more guesses a minute.
+/// The delay of a known pair beyond its limit: the minimum, and the delay per attempt in progress, so that concurrent
+/// attempts do not allow more guesses per minute.
 const SLOWED: Duration = Duration::from_secs(2);
 const SLOWED_EACH: Duration = Duration::from_millis(700);
-/// Attempts of a known pair that may be slowed down at once; further ones are refused.
+/// Delayed attempts of a known pair in progress; further ones are refused.
 const SLOWED_AT_ONCE: usize = 12;
-/// Delayed attempts that may wait at once, of one address and in all.
+/// Delayed attempts in progress, per address and in total.
 const DELAYED_PER_ADDRESS: usize = 32;
 const DELAYED: usize = 4096;
 
-/// The limits, and what is under way on this edge.
+/// The limits, and the attempts in progress on this edge.
 pub struct Attempts {
     key: Vec<u8>,
     per_pair: u64,
@@ -56,17 +59,17 @@ pub struct Attempts {
     registrations: u64,
     counters: Counters,
     pairs: Arc<UnderWay<String>>,
-    /// Of pairs that are not known.
+    /// Attempts of pairs that are not known.
     addresses: Arc<UnderWay<Option<IpAddr>>>,
     delayed: Arc<UnderWay<Option<IpAddr>>>,
 }
 
-/// An attempt to log in that may go on.
+/// An admitted login attempt.
 pub struct Attempt<'a> {
     attempts: &'a Attempts,
     keys: Keys,
     pub origin: Origin,
-    /// The pair is beyond its limit: a wrong password is answered as a refused attempt is.
+    /// The pair is beyond its limit: a wrong password gets the same error as a refused attempt.
     overdrawn: bool,
     _under_way: (Guard<String>, Option<Guard<Option<IpAddr>>>),
 }
@@ -84,7 +87,7 @@ impl Attempts {
         Attempts {
             key: key.to_vec(),
             per_pair,
-            // Where a pair may do more, so may its address.
+            // An address may do at least as much as a single pair.
             per_address: per_pair.max(limits.failed_logins_per_address_per_minute.into()),
             registrations: limits.registrations_per_minute.into(),
             counters: Counters::default(),
@@ -98,10 +101,10 @@ impl Attempts {
         &self.counters
     }
 
-    /// An attempt, after its delay.
+    /// Admits an attempt, after its delay.
     ///
     /// # Errors
-    /// `rate_limited`, with the time after which another is worth it.
+    /// `rate_limited`, with the time until another attempt can succeed.
     pub async fn begin(
         &self,
         bus: &dyn Coordination,
@@ -119,7 +122,7 @@ impl Attempts {
         Ok(attempt)
     }
 
-    /// An attempt, and how long it has to wait.
+    /// Admits an attempt and returns its delay.
     async fn check(
         &self,
         bus: &dyn Coordination,
@@ -138,7 +141,7 @@ impl Attempts {
             self.counters.remembers(bus, &keys.known)
         );
         let (pair, address, name) = (failed[0], failed[1], failed[2]);
-        // Those under way may turn out to be wrong, too.
+        // Attempts in progress may still fail, so they count as failed.
         let (others, pair_under_way) = self.pairs.enter(keys.pair.clone());
         let overdrawn = pair + others as u64 >= self.per_pair;
         if overdrawn && (!known || others >= SLOWED_AT_ONCE) {
@@ -168,7 +171,7 @@ impl Attempts {
         Ok((attempt, delay))
     }
 
-    /// Whether another account may be made from this address.
+    /// Checks whether another account may be registered from this address.
     ///
     /// # Errors
     /// `rate_limited` beyond `limits.registrations_per_minute`.
@@ -190,7 +193,7 @@ impl Attempts {
         }
     }
 
-    /// Counts a registration that was answered, by yes or no.
+    /// Counts a registration that was processed, whether it succeeded or not.
     pub async fn registered(&self, bus: &dyn Coordination, from: Option<IpAddr>) {
         self.registration(bus, from.map(network_of), 1).await;
     }
@@ -200,7 +203,7 @@ impl Attempts {
         self.counters.add(bus, &[count(&key, add, MINUTE)]).await[0]
     }
 
-    /// Remembers that the name was used well from this address.
+    /// Marks the pair of name and address as known.
     pub async fn used_well(&self, bus: &dyn Coordination, username: &str, from: Option<IpAddr>) {
         let known = self.keys(username, from.map(network_of)).known;
         self.counters.remember(bus, &known, KNOWN_FOR).await;
@@ -216,7 +219,8 @@ impl Attempts {
         }
     }
 
-    /// A key that tells nothing without the secret: there are few enough addresses to try them all.
+    /// A counter's key. It is keyed with the secret, because the few possible addresses could be found from a plain
+    /// hash.
     pub fn named(&self, purpose: &str, parts: &[&str]) -> String {
         use hmac::Mac;
         let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
@@ -226,7 +230,7 @@ impl Attempts {
 }
 
 impl Attempt<'_> {
-    /// The password was wrong: `None` where that may be said, else what to answer instead.
+    /// Counts a wrong password. Returns the error to answer with, or `None` for the usual "wrong password" error.
     pub async fn failed(self, bus: &dyn Coordination) -> Option<Error> {
         let mut counts = vec![count(&self.keys.pair, 1, MINUTE)];
         if !self.origin.known {
@@ -238,14 +242,14 @@ impl Attempt<'_> {
         self.overdrawn.then(|| too_many(limit, limit))
     }
 
-    /// It was right.
+    /// Marks the pair as known after a correct password.
     pub async fn succeeded(self, bus: &dyn Coordination) {
         let counters = &self.attempts.counters;
         counters.remember(bus, &self.keys.known, KNOWN_FOR).await;
     }
 }
 
-/// The refusal of an attempt: those that failed are too many, or would be with those under way.
+/// The error for too many failed attempts, or too many including those in progress.
 fn too_many(failed: u64, limit: u64) -> Error {
     let wait = if failed >= limit {
         wait(MINUTE)
@@ -276,7 +280,7 @@ fn address_of(network: Option<IpAddr>) -> String {
     network.map_or("unknown".to_owned(), |network| network.to_string())
 }
 
-/// How many of each are under way here.
+/// Counts attempts in progress on this edge, by key.
 struct UnderWay<K> {
     counts: Mutex<(usize, HashMap<K, usize>)>,
 }
@@ -289,14 +293,14 @@ impl<K> Default for UnderWay<K> {
     }
 }
 
-/// One of them, until it is dropped.
+/// One attempt in progress, until dropped.
 struct Guard<K: std::hash::Hash + Eq> {
     of: Arc<UnderWay<K>>,
     key: K,
 }
 
 impl<K: std::hash::Hash + Eq + Clone> UnderWay<K> {
-    /// One more, and how many there were before.
+    /// Adds one; also returns how many there were before.
     fn enter(self: &Arc<Self>, key: K) -> (usize, Guard<K>) {
         let mut counts = self.counts.lock();
         counts.0 += 1;
@@ -349,7 +353,7 @@ mod tests {
         Some(IpAddr::from([10, 0, 0, last]))
     }
 
-    /// The code of a wrong password's answer.
+    /// The error code of an attempt with a wrong password.
     async fn wrong(attempts: &Attempts, bus: &MemoryBus, name: &str, from: u8) -> Option<Code> {
         match attempts.check(bus, name, at(from)).await {
             Ok((attempt, _)) => attempt.failed(bus).await.map(|error| error.code),
@@ -381,7 +385,7 @@ mod tests {
             wrong(&attempts, &bus, "ADA", 1).await,
             Some(Code::RateLimited)
         );
-        // Another address is only delayed.
+        // From another address the name is only delayed.
         assert_eq!(wrong(&attempts, &bus, "ada", 2).await, None);
     }
 

@@ -1,19 +1,21 @@
-//! Passwords that are guessed first: the commonest 10,000 that are long enough, and those that follow from the account.
+//! Rejects easily guessed passwords: the 10,000 most common ones of sufficient length, and those derived from the
+//! account.
 //!
-//! The list (`common-passwords.txt`, sorted, in lower case) is that of Django 5.2 (`django/contrib/auth/common-passwords.txt.gz`,
-//! BSD-3-Clause, from Have I Been Pwned's) as far as it goes, then that of zxcvbn 3.1.1 (MIT); see `NOTICE`. Both are
-//! ordered by how often a password was used; those below 8 bytes are left out, since they are refused for their length.
+//! The list (`common-passwords.txt`, sorted, lower case) is that of Django 5.2
+//! (`django/contrib/auth/common-passwords.txt.gz`, BSD-3-Clause, based on Have I Been Pwned), continued with that of
+//! zxcvbn 3.1.1 (MIT); see `NOTICE`. Both are ordered by frequency. Passwords below 8 bytes are omitted, since their
+//! length is rejected anyway.
 
-/// A password on each line, in the order of their bytes.
+/// One password per line, sorted by bytes.
 const LIST: &str = include_str!("common-passwords.txt");
 
-/// Whether it is one of the commonest, in whatever case.
+/// Whether the password is on the list, ignoring case.
 pub fn is_common(password: &str) -> bool {
     let password = password.trim().to_lowercase();
     if password.contains('\n') {
         return false;
     }
-    // A binary search over bytes: each step goes to the beginning of the line it fell into.
+    // Binary search over bytes: each step moves to the beginning of the line at the middle.
     let bytes = LIST.as_bytes();
     let (mut low, mut high) = (0, bytes.len());
     while low < high {
@@ -35,7 +37,7 @@ pub fn is_common(password: &str) -> bool {
     false
 }
 
-/// Whether it is one of these words of the account (names, the address before its `@`), in whatever case.
+/// Whether the password is one of the account's words (names, an address, or the part before its `@`), ignoring case.
 pub fn is_own<'a>(password: &str, words: impl IntoIterator<Item = &'a str>) -> bool {
     let password = password.trim().to_lowercase();
     words.into_iter().any(|word| {

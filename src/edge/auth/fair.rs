@@ -1,6 +1,6 @@
-//! A bounded number of slots, given out in turns: each key (an address) that waits gets one slot a round, however many
-//! requests of others wait. The queue is bounded for each key and in total; when the total is reached, a key with fewer
-//! waiting displaces the last request of the key with the most.
+//! A semaphore with fair queueing: keys (addresses) with waiting requests are served round-robin, one slot each,
+//! however many requests a key has. The queue is bounded per key and in total. When the total is reached, a request of
+//! a key with fewer waiting requests displaces the last request of the key with the most.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,11 +14,11 @@ use tokio::sync::oneshot;
 /// Bounds of a [`Fair`].
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Held at once.
+    /// Slots held at the same time.
     pub slots: usize,
-    /// Waiting for each key.
+    /// Waiting requests per key.
     pub per_key: usize,
-    /// Waiting in all.
+    /// Waiting requests in total.
     pub total: usize,
 }
 
@@ -30,18 +30,18 @@ pub struct Fair<K: Hash + Eq + Clone> {
 struct State<K: Hash + Eq + Clone> {
     free: usize,
     waiting: usize,
-    /// Never empty ones.
+    /// Waiting requests per key; no queue is empty.
     queues: HashMap<K, VecDeque<oneshot::Sender<Slot<K>>>>,
-    /// The keys of `queues`, the next one first.
+    /// The keys of `queues` in round-robin order.
     turns: VecDeque<K>,
 }
 
-/// A slot, until it is dropped.
+/// A slot, released on drop.
 pub struct Slot<K: Hash + Eq + Clone> {
     fair: Option<Arc<Fair<K>>>,
 }
 
-/// Too many wait already.
+/// The queue is full.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -58,10 +58,10 @@ impl<K: Hash + Eq + Clone> Fair<K> {
         })
     }
 
-    /// A slot, when it is this key's turn. Dropping the future gives up the place in the queue.
+    /// Waits for a slot. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`Full`], at once, or when another key's request takes the place.
+    /// [`Full`], immediately or when a request of another key displaces this one.
     pub async fn acquire(self: &Arc<Self>, key: K) -> Result<Slot<K>, Full> {
         let turn = {
             let mut state = self.state.lock();
@@ -87,12 +87,12 @@ impl<K: Hash + Eq + Clone> Fair<K> {
         while let Some(next) = state.pop() {
             match next.send(slot) {
                 Ok(()) => return,
-                // Nobody waits for it any more.
+                // The waiting request was dropped.
                 Err(back) => slot = back,
             }
         }
         state.free += 1;
-        // Not by its drop, which would come here again.
+        // Dropping the slot would call `release` again.
         slot.fair = None;
     }
 }
@@ -115,7 +115,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         queue.push_back(sender);
     }
 
-    /// The first of the next key, which goes to the end of the round.
+    /// Takes the first request of the next key, and moves the key to the end of the round.
     fn pop(&mut self) -> Option<oneshot::Sender<Slot<K>>> {
         let key = self.turns.pop_front()?;
         let queue = self.queues.get_mut(&key)?;
@@ -144,7 +144,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         let Some((longest, length)) = longest.map(|(key, queue)| (key.clone(), queue.len())) else {
             return Err(Full);
         };
-        // Both would have the same then.
+        // Displacing would only swap the two keys' positions.
         if length <= mine(self) + 1 {
             return Err(Full);
         }
@@ -155,7 +155,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         Ok(())
     }
 
-    /// Those whose client went away.
+    /// Removes requests whose futures were dropped.
     fn forget_the_gone(&mut self) {
         self.queues.retain(|_, queue| {
             queue.retain(|sender| !sender.is_closed());
@@ -185,7 +185,7 @@ mod tests {
         })
     }
 
-    /// Has asked, and waits.
+    /// Starts a request that waits for a slot.
     fn ask(fair: &Arc<Fair<u32>>, key: u32) -> Waiting {
         let fair = fair.clone();
         let mut waiting: Waiting = Box::pin(async move { fair.acquire(key).await });
@@ -209,7 +209,7 @@ mod tests {
         let mut flood: Vec<Waiting> = (0..100).map(|_| ask(&fair, 1)).collect();
         let mut honest = ask(&fair, 2);
         drop(held);
-        // The first of the flood is next, then the other address.
+        // The first request of the flood is next, then the other key's.
         assert!(ready(&mut flood[0]));
         assert!(ready(&mut honest));
         assert!(ready(&mut flood[1]));
@@ -223,7 +223,7 @@ mod tests {
         let _second = ask(&fair, 1);
         assert_eq!(now(&fair, 1).err(), Some(Full));
         let _other = ask(&fair, 2);
-        // Who goes away leaves their place.
+        // A dropped request leaves the queue.
         drop(first);
         let _third = ask(&fair, 1);
         assert_eq!(now(&fair, 1).err(), Some(Full));
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(last.map(Result::err), Some(Some(Full)));
         let _b = ask(&fair, 3);
         assert_eq!(fair.state.lock().waiting, 4);
-        // 1 has two, so has nobody else more than one: nothing is gained by a change.
+        // Key 1 has two waiting requests and key 2 has one: displacing would gain nothing.
         assert_eq!(now(&fair, 2).err(), Some(Full));
         let _c = ask(&fair, 4);
         assert_eq!(now(&fair, 5).err(), Some(Full));
@@ -267,7 +267,7 @@ mod tests {
         let held = now(&fair, 1).unwrap();
         let gone = ask(&fair, 1);
         drop(held);
-        // It has the slot and never looks.
+        // The slot was sent to a future that is not polled again.
         drop(gone);
         assert_eq!(fair.state.lock().free, 1);
     }

@@ -1,6 +1,6 @@
-//! The cryptography of access tokens: HMAC with SHA-256 (RFC 7518 section 3.2) and nothing else. `jsonwebtoken` brings
-//! RSA, three curves and what they depend on with either of its own providers; this one is handed to it in their
-//! place, so that no other algorithm is compiled in. Another algorithm is another arm in [`signer`] or [`verifier`].
+//! The signature algorithm of access tokens: HMAC with SHA-256 (RFC 7518, section 3.2) only. Both of `jsonwebtoken`'s
+//! own providers include RSA, three curves and their dependencies; this provider replaces them, so no other algorithm
+//! is compiled in. To support another algorithm, add an arm to [`signer`] and [`verifier`].
 
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::{
@@ -11,7 +11,7 @@ use jsonwebtoken::{
 };
 use sha2::Sha256;
 
-/// Makes this the process's only provider. Again it changes nothing.
+/// Installs this as the process's only provider. Idempotent.
 pub(super) fn install() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         signer_factory: signer,
@@ -57,7 +57,7 @@ impl Signer<Vec<u8>> for Hs256 {
 }
 
 impl Verifier<Vec<u8>> for Hs256 {
-    /// In constant time.
+    /// Compares in constant time.
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
         let verified = self.over(message).verify_slice(signature);
         verified.map_err(|_| signature::Error::new())

@@ -1,6 +1,6 @@
-//! Who is calling: passwords, access tokens, refresh tokens, socket tickets, and how often someone may try.
-//! Verifying a token asks nobody; what must be remembered (a login, its token's hash) is written by workers.
-//! Nothing here logs a secret, and no secret leaves the edge except to its owner: the queue and the bus see hashes.
+//! Authentication: passwords, access tokens, refresh tokens, socket tickets and limits on login attempts. Verifying a
+//! token needs no I/O. Workers write what must be stored (a login and the hash of its refresh token). No secret is
+//! logged, and none leaves the edge except to its owner: the queue and the bus receive only hashes.
 
 pub mod access;
 pub mod attempts;
@@ -24,31 +24,31 @@ use crate::{
     model::{LoginId, Timestamp, UserId},
 };
 
-/// How long a ticket may lie unused.
+/// Lifetime of an unused ticket.
 pub const TICKET_TTL: Duration = Duration::from_secs(30);
-/// Someone who has proved who they are, and the login that says so.
+/// An authenticated user and their login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     pub user: UserId,
     pub login: LoginId,
 }
 
-/// A new pair of tokens. Has no `Debug`: these are secrets.
+/// A new pair of tokens. Does not implement `Debug`, because it holds secrets.
 pub struct Tokens {
     pub access: String,
     pub refresh: String,
-    /// What a worker keeps of the refresh token.
+    /// The hash of the refresh token, which workers store.
     pub refresh_hash: Vec<u8>,
-    /// When the refresh token ends, if it is not used.
+    /// When the refresh token expires if it is not used.
     pub expires_at: Timestamp,
 }
 
-/// Everything an edge needs to tell who is calling.
+/// The authentication state of an edge.
 pub struct Auth {
     key: Vec<u8>,
     access: AccessTokens,
     pub refresh: RefreshTokens,
-    /// Refresh tokens that are good no more.
+    /// Refresh tokens that are known to be invalid.
     pub refused: refresh::Refused,
     pub passwords: Passwords,
     pub attempts: Attempts,
@@ -56,8 +56,8 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Every role that serves clients has a secret. Should one be missing all the same, nobody must be able to sign
-    /// with an empty key: then it is a random one, and every login ends with the process.
+    /// Roles that serve clients require a secret. If it is missing nevertheless, a random key is used, since an empty
+    /// key would let anyone sign tokens; all logins then end with the process.
     pub fn new(config: &Config) -> Self {
         let random = rand::random::<[u8; 32]>();
         let secret = match config.auth.secret.expose() {
@@ -75,15 +75,15 @@ impl Auth {
         }
     }
 
-    /// Whose access token it is.
+    /// Verifies an access token.
     ///
     /// # Errors
-    /// `token_expired` for one that was good once, `unauthorized` for everything else.
+    /// `token_expired` for an authentic token that has expired, `unauthorized` for all others.
     pub fn verify(&self, token: &str) -> Result<Identity> {
         self.access.verify(token)
     }
 
-    /// The same for a token that comes with every request: what was verified is remembered while it is good.
+    /// As [`Auth::verify`], for tokens sent with every request: verified tokens are cached until they expire.
     ///
     /// # Errors
     /// Those of [`Auth::verify`].
@@ -91,23 +91,23 @@ impl Auth {
         self.access.recognise(token)
     }
 
-    /// How long a new access token is good for.
+    /// Lifetime of a new access token.
     pub fn access_ttl(&self) -> Duration {
         self.access.ttl()
     }
 
-    /// The first tokens of a login.
+    /// Creates the first tokens of a login.
     ///
     /// # Errors
-    /// `internal` where the token cannot be signed.
+    /// `internal` if the token cannot be signed.
     pub fn open(&self, identity: Identity) -> Result<Tokens> {
         self.tokens(identity, self.refresh.first(identity))
     }
 
-    /// The tokens that follow `old`: the same refresh token however often it is asked for.
+    /// Creates the tokens that follow `old`. The refresh token is always the same for the same `old`.
     ///
     /// # Errors
-    /// `internal` where the token cannot be signed.
+    /// `internal` if the token cannot be signed.
     pub fn rotate(&self, old: &refresh::RefreshToken) -> Result<Tokens> {
         self.tokens(old.identity, self.refresh.next(old))
     }
@@ -122,10 +122,10 @@ impl Auth {
         })
     }
 
-    /// A ticket for one socket: good once, for [`TICKET_TTL`].
+    /// Creates a ticket for one socket: single use, valid for [`TICKET_TTL`].
     ///
     /// # Errors
-    /// `busy` while the bus is away, which keeps the tickets.
+    /// `busy` while the bus, which stores the tickets, is unavailable.
     pub async fn ticket(&self, bus: &dyn Coordination, identity: Identity) -> Result<String> {
         let ticket = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
         let value = format!("{} {}", identity.user, identity.login);
@@ -133,10 +133,10 @@ impl Auth {
         Ok(ticket)
     }
 
-    /// Whose ticket it was: it is used up.
+    /// Redeems a ticket and returns its identity.
     ///
     /// # Errors
-    /// `unauthorized` for one that is unknown, used or too old; `busy` while the bus is away.
+    /// `unauthorized` for an unknown, used or expired ticket; `busy` while the bus is unavailable.
     pub async fn take_ticket(&self, bus: &dyn Coordination, ticket: &str) -> Result<Identity> {
         let value = bus.take(&ticket_key(ticket)).await?;
         value
@@ -155,9 +155,9 @@ impl Auth {
             })
     }
 
-    /// The id of an account that is registered with an idempotency key: the same request finds the account it made.
-    /// The password is part of it and the result is keyed, so that someone else who sends the same name and key
-    /// finds nothing, and nobody can work the password out of the id.
+    /// The id of an account that is registered with an idempotency key, so that a repeat finds the existing account.
+    /// The password is part of the input and the hash is keyed: another client with the same name and key gets another
+    /// id, and the password cannot be derived from the id.
     pub fn account_id(&self, username: &str, key: &str, password: &str) -> UserId {
         let name = username.to_lowercase();
         let digest = mac(
@@ -181,7 +181,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// HMAC-SHA-256 over a purpose and length-prefixed parts: what is made for one purpose fits no other.
+/// HMAC-SHA-256 over a purpose and length-prefixed parts. The purpose separates domains: a tag for one purpose is
+/// invalid for any other.
 fn mac(key: &[u8], purpose: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     for part in std::iter::once(&purpose.as_bytes()).chain(parts) {

@@ -1,5 +1,5 @@
-//! Passwords: argon2id, off the async threads, a bounded number at once in turns of the addresses, and the same work
-//! whether the user exists or not.
+//! Password hashing with argon2id on blocking threads. The number of concurrent hashes is bounded, addresses are served
+//! fairly, and an unknown user costs the same work as a known one.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,33 +13,32 @@ const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// The hash of a random password nobody knows, with the parameters above: what a login of an unknown user is
-/// checked against.
+/// The hash of a random, unknown password with the parameters above; logins of unknown users are verified against it.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IG9mIG91cnM$q1Zf3yPq0gJ3mWm8r0c8l2n5VqYk0bqkq2mJrj7qk3M";
 
-/// How many of one address may wait for each one at work: about two seconds' worth.
+/// Waiting requests of one address per hashing slot: about 2 s of work.
 const WAITING: usize = 64;
-/// How many may wait for each one at work, from all addresses. A client with fewer waiting takes the place of one with
-/// more, so that no flood keeps others out.
+/// Waiting requests of all addresses per hashing slot. An address with fewer waiting requests displaces one with more,
+/// so a flood cannot lock others out.
 const WAITING_IN_ALL: usize = 256;
 
-/// Whose turn it is: an address, apart for those who logged in from it before.
+/// The queue of a request: an address, separate for names that have logged in from it before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// As [`network_of`](crate::edge::client_address::network_of) has it; `None` where there is none.
+    /// As returned by [`network_of`](crate::edge::client_address::network_of); `None` if the client has no address.
     pub network: Option<IpAddr>,
-    /// The name was used well from there.
+    /// The user name has logged in from this address before.
     pub known: bool,
 }
 
 /// Hashes and verifies passwords.
 pub struct Passwords {
-    /// At work, each with 19 MiB and a core.
+    /// Hashing slots; each uses 19 MiB and one core.
     slots: Arc<Fair<Origin>>,
 }
 
 impl Passwords {
-    /// `concurrency` at once.
+    /// At most `concurrency` passwords are hashed at the same time.
     pub fn new(concurrency: usize) -> Self {
         Passwords {
             slots: Fair::new(Bounds {
@@ -50,10 +49,10 @@ impl Passwords {
         }
     }
 
-    /// A PHC string with a salt of its own.
+    /// Returns the hash as a PHC string with its own salt.
     ///
     /// # Errors
-    /// `busy` where too many of this address wait already.
+    /// `busy` if too many requests of this address are waiting.
     pub async fn hash(&self, origin: Origin, password: String) -> Result<String> {
         self.run(origin, move || {
             let hash = argon2()?.hash_password(password.as_bytes());
@@ -63,10 +62,11 @@ impl Passwords {
         .await
     }
 
-    /// Whether the password fits. `hash` is `None` for an unknown user: that takes as long and is `false`.
+    /// Whether the password matches. `hash` is `None` for an unknown user: that takes the same time and returns
+    /// `false`.
     ///
     /// # Errors
-    /// `busy` where too many of this address wait already, `internal` where the hash cannot be read.
+    /// `busy` if too many requests of this address are waiting, `internal` if the hash is malformed.
     pub async fn verify(
         &self,
         origin: Origin,
@@ -86,7 +86,7 @@ impl Passwords {
         .await
     }
 
-    /// The slot goes with the work: a caller that leaves frees neither the core nor the memory.
+    /// The blocking task owns the slot: it stays occupied until the work ends, even if the caller is dropped.
     async fn run<T: Send + 'static>(
         &self,
         origin: Origin,

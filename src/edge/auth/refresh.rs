@@ -1,8 +1,9 @@
-//! Refresh tokens. A token names its login and user and carries a tag only an edge can make, so one that is made up
-//! is refused without asking anyone, and a refresh needs no read: the worker that rotates the login decides.
+//! Refresh tokens. A token contains its login and user and a tag that only an edge can compute. A forged token is
+//! therefore rejected without I/O, and a refresh needs no read: the worker that rotates the login decides.
 //!
-//! The next token follows from the old one. A client whose answer was lost asks again with the old token and, within
-//! the worker's grace, gets the very same pair; a stolen old token that comes later ends the login.
+//! The next token is derived from the old one. A client that lost the response repeats the request with the old token
+//! and, within the worker's grace period, gets the same refresh token. Later use of an old token ends the login, as it
+//! may have been stolen.
 
 use std::collections::HashSet;
 
@@ -15,26 +16,26 @@ use uuid::Uuid;
 use super::{Identity, mac};
 use crate::error::{Error, Result};
 
-/// Login, user, 32 random bytes, and the tag over them.
+/// Login, user, 32 random bytes, and the tag over them, in bytes.
 const LENGTH: usize = 16 + 16 + 32 + TAG;
-/// Half of HMAC-SHA-256, as RFC 2104 section 5 allows.
+/// HMAC-SHA-256 truncated to half its length, as RFC 2104, section 5 allows.
 const TAG: usize = 16;
 
-/// One of our own tokens. Has no `Debug`: it is a secret.
+/// An authentic refresh token. Does not implement `Debug`, because it is a secret.
 pub struct RefreshToken {
     pub identity: Identity,
     pub text: String,
 }
 
 impl RefreshToken {
-    /// What is kept of it. SHA-256 is enough: there is nothing to guess in 32 random bytes.
+    /// The stored hash. Plain SHA-256 is sufficient for a token with 32 random bytes.
     pub fn hash(&self) -> Vec<u8> {
         Sha256::digest(&self.text).to_vec()
     }
 }
 
-/// Hashes of tokens that a worker refused, which it does once and for all: the last ones, at least so many, at most twice
-/// as many. They are refused at the edge, without the queue.
+/// Hashes of refresh tokens that a worker rejected, which is permanent. The edge rejects them without using the queue.
+/// At least this many are kept, and at most twice as many.
 const REFUSED: usize = 4096;
 
 #[derive(Default)]
@@ -63,7 +64,7 @@ impl Refused {
     }
 }
 
-/// Makes and reads refresh tokens.
+/// Creates and verifies refresh tokens.
 pub struct RefreshTokens {
     key: Vec<u8>,
 }
@@ -80,7 +81,7 @@ impl RefreshTokens {
         self.make(identity, rand::random())
     }
 
-    /// The token after `old`, the same each time.
+    /// The token that follows `old`; deterministic.
     pub fn next(&self, old: &RefreshToken) -> RefreshToken {
         let random = mac(&self.key, "next refresh token", &[old.text.as_bytes()]).finalize();
         self.make(old.identity, random.into_bytes().into())
@@ -102,7 +103,7 @@ impl RefreshTokens {
     }
 
     /// # Errors
-    /// `unauthorized` for everything that no edge with this secret has made.
+    /// `unauthorized` unless an edge with this secret created the token.
     pub fn read(&self, text: &str) -> Result<RefreshToken> {
         let refused = || Error::unauthorized("this refresh token is not valid; log in again");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| refused())?;

@@ -1,4 +1,4 @@
-//! `X-Forwarded-For` and `Forwarded` (RFC 7239): the addresses that a request came through.
+//! Parses `X-Forwarded-For` and `Forwarded` (RFC 7239): the addresses that a request passed through.
 
 use std::{
     iter::Peekable,
@@ -10,7 +10,7 @@ use poem::http::HeaderMap;
 
 use crate::config::ForwardedHeader;
 
-/// The hops, from the client on; `None` for one that says no address. A header that stands on several lines is one list.
+/// The hops, starting with the client; `None` for a hop without a valid address. Repeated headers form one list.
 pub fn hops(header: ForwardedHeader, headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let name = match header {
         ForwardedHeader::XForwardedFor => "x-forwarded-for",
@@ -18,7 +18,7 @@ pub fn hops(header: ForwardedHeader, headers: &HeaderMap) -> Vec<Option<IpAddr>>
     };
     let mut hops = Vec::new();
     for line in headers.get_all(name) {
-        // A line that is broken somewhere says nothing: where its elements begin may be the client's choice.
+        // In a malformed line the client may control where elements begin, so the whole line counts as one unknown hop.
         let Ok(line) = line.to_str() else {
             hops.push(None);
             continue;
@@ -34,7 +34,7 @@ pub fn hops(header: ForwardedHeader, headers: &HeaderMap) -> Vec<Option<IpAddr>>
     hops
 }
 
-/// Empty elements of a list count for nothing (RFC 9110, section 5.6.1).
+/// Empty list elements are ignored (RFC 9110, section 5.6.1).
 fn x_forwarded_for(line: &str) -> impl Iterator<Item = Option<IpAddr>> {
     line.split(',')
         .map(str::trim)
@@ -42,8 +42,8 @@ fn x_forwarded_for(line: &str) -> impl Iterator<Item = Option<IpAddr>> {
         .map(address)
 }
 
-/// An address, alone or with a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
-/// `unknown` and `_hidden` (RFC 7239, section 6) are none.
+/// Parses an address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`,
+/// `[2001:db8::1]:80`. `unknown` and `_hidden` (RFC 7239, section 6) yield `None`.
 fn address(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(address);
@@ -63,7 +63,7 @@ fn address(text: &str) -> Option<IpAddr> {
     };
     match port.strip_prefix(':') {
         None => port.is_empty().then_some(host),
-        // A number, or hidden as `_x`.
+        // A port number, or an obfuscated port such as `_x`.
         Some(port) => {
             let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             (!port.is_empty() && port.bytes().all(letters)).then_some(host)
@@ -71,7 +71,7 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// The elements of one line; `None` where it is not well-formed as a whole.
+/// The elements of one line; `None` if the line is malformed.
 fn forwarded(line: &str) -> Option<Vec<Option<IpAddr>>> {
     let mut rest = line.chars().peekable();
     let mut elements = Vec::new();
@@ -96,7 +96,7 @@ fn forwarded(line: &str) -> Option<Vec<Option<IpAddr>>> {
             match rest.peek() {
                 Some(';') => rest.next(),
                 None | Some(',') => break,
-                // Nothing may follow a value directly.
+                // A value must be followed by a separator.
                 Some(_) => return None,
             };
         }
@@ -113,7 +113,7 @@ fn skip_blanks(rest: &mut Peekable<Chars>) {
     while rest.next_if(|c| matches!(c, ' ' | '\t')).is_some() {}
 }
 
-/// `token "=" ( token / quoted-string )`. An address with colons should be quoted; some proxies forget.
+/// `token "=" ( token / quoted-string )`. An address with colons must be quoted, but some proxies do not do so.
 fn pair(rest: &mut Peekable<Chars>) -> Option<(String, String)> {
     let name = word(rest, |c| c.is_ascii_alphanumeric() || "-_".contains(c));
     rest.next_if_eq(&'=')?;

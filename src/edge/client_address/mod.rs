@@ -1,8 +1,8 @@
-//! The address a request comes from, for limits and log lines. The server puts it into each request's extensions;
-//! nothing else reads the connection's address or a forwarding header.
+//! The client address of a request, for limits and log lines. The server stores it in the request's extensions; no
+//! other code reads the peer address or a forwarding header.
 //!
-//! A proxy may say it, in a header of the request (`forwarded.rs`) or at the beginning of the connection
-//! (`proxy_protocol.rs`), and only if it is one of `edge.trusted_proxies`.
+//! Proxies pass it on in a request header (`forwarded.rs`) or at the beginning of the connection (`proxy_protocol.rs`).
+//! Only proxies in `edge.trusted_proxies` are believed.
 
 pub mod forwarded;
 pub mod proxy_protocol;
@@ -14,11 +14,11 @@ use poem::{Request, http::HeaderMap};
 
 use crate::config::{self, ForwardedHeader};
 
-/// The address of the client that sent a request: the peer of the connection, or what a trusted proxy says.
+/// The client address of a request: the connection's peer, or the address that a trusted proxy passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// The client's address; `None` where the connection has none (tests without a socket).
+/// The client address; `None` if the connection has none (tests without a socket).
 pub fn of(request: &Request) -> Option<IpAddr> {
     match request.extensions().get::<ClientAddress>() {
         Some(ClientAddress(address)) => Some(*address),
@@ -29,12 +29,12 @@ pub fn of(request: &Request) -> Option<IpAddr> {
     }
 }
 
-/// The proxies whose word counts, and how they give it.
+/// The trusted proxies, and how they pass on client addresses.
 #[derive(Debug, Clone)]
 pub struct Proxies {
     trusted: Vec<IpNet>,
     header: ForwardedHeader,
-    /// Their connections begin with a PROXY protocol header.
+    /// Connections from trusted proxies begin with a PROXY protocol header.
     pub proxy_protocol: bool,
 }
 
@@ -47,7 +47,7 @@ impl Proxies {
         }
     }
 
-    /// No peer is trusted.
+    /// Trusts no proxy.
     pub fn none() -> Self {
         Proxies {
             trusted: Vec::new(),
@@ -56,7 +56,7 @@ impl Proxies {
         }
     }
 
-    /// Whether the word of `address` counts.
+    /// Whether `address` is a trusted proxy.
     pub fn trust(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted
@@ -64,9 +64,9 @@ impl Proxies {
             .any(|network| network.contains(&address))
     }
 
-    /// The client's address: `peer`, or what trusted proxies say. Each of them adds the address that it was connected from
-    /// at the right end, so the list is read from there, and only past hops that are trusted themselves. What cannot be
-    /// read ends the way: then the client counts as the last trusted hop.
+    /// The client address: `peer`, or the address that trusted proxies passed on. Each proxy appends its peer's
+    /// address, so the list is read from the right, and only past hops that are trusted themselves. At a malformed hop
+    /// the last trusted hop counts as the client.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         if !self.trust(client) {
@@ -83,8 +83,8 @@ impl Proxies {
     }
 }
 
-/// What limits count as one address: an IPv4 address, or the /64 that an IPv6 customer has (RFC 6177). An IPv4-mapped
-/// IPv6 address counts as its IPv4 address.
+/// The unit that limits count as one address: an IPv4 address, or the /64 prefix of an IPv6 customer (RFC 6177). An
+/// IPv4-mapped IPv6 address counts as its IPv4 address.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
@@ -126,10 +126,10 @@ mod tests {
                 .collect();
             client(ForwardedHeader::XForwardedFor, peer, &lines)
         };
-        // A peer that is no proxy is the client, whatever it says.
+        // A peer that is not a trusted proxy is the client, whatever its headers contain.
         assert_eq!(xff("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
         assert_eq!(xff("::ffff:192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
-        // A proxy's word; what the client had written stands further left.
+        // The entry added by the proxy counts; entries that the client sent are further left.
         assert_eq!(xff("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(xff("::ffff:10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(xff("10.0.0.1", &["1.1.1.1, 198.51.100.1"]), "198.51.100.1");
@@ -146,7 +146,7 @@ mod tests {
             "198.51.100.1"
         );
         assert_eq!(xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
-        // Nothing, or nothing that can be read.
+        // No entries, or malformed ones.
         assert_eq!(xff("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(xff("10.0.0.1", &["198.51.100.1, nonsense"]), "10.0.0.1");
         assert_eq!(
@@ -181,7 +181,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes in front of what its proxy adds, on the same line or on lines of its own.
+        /// Whatever a client sends before the entry that its proxy adds, on the same line or on separate lines.
         #[test]
         fn no_client_can_claim_another_address(
             written in proptest::collection::vec("[ -~]{0,40}", 0..4),

@@ -1,5 +1,6 @@
-//! The PROXY protocol, version 2: a proxy that does not speak HTTP says in front of the connection whom it forwards.
-//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>, section 2.2. Version 1, which is text, is not taken.
+//! The PROXY protocol, version 2: a proxy that does not speak HTTP sends the client address at the beginning of the
+//! connection. <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>, section 2.2. Version 1, the text format,
+//! is not supported.
 
 use std::{
     io,
@@ -9,15 +10,15 @@ use std::{
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest header after its first 16 bytes. Addresses take up to 216 bytes; the rest are extensions, of which a
-/// client's certificate is the longest in use.
+/// The longest header in bytes after its first 16. Addresses take up to 216 bytes; the rest are extensions, of which a
+/// client certificate is the longest in use.
 const LONGEST: usize = 4096;
 
-/// Reads the header and nothing behind it. `None`: the connection is the proxy's own, such as a health check, or no
-/// address of the Internet protocols is given; the connection's peer counts. Set a deadline.
+/// Reads the header and no byte beyond it. `None` means that the peer's own address counts: the connection is the
+/// proxy's own, such as a health check, or the header has no IP address. Callers must set a deadline.
 ///
 /// # Errors
-/// `InvalidData` for anything else than a header of version 2, and errors of the connection.
+/// `InvalidData` unless it is a valid version 2 header, and I/O errors of the connection.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let mut fixed = [0; 16];
     stream.read_exact(&mut fixed).await?;
@@ -39,7 +40,7 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Ip
 
 fn source(command: u8, family: u8, body: &[u8]) -> io::Result<Option<IpAddr>> {
     match command {
-        // LOCAL: whatever follows is skipped.
+        // LOCAL: the rest of the header is ignored.
         0x20 => return Ok(None),
         // PROXY.
         0x21 => {}
@@ -49,7 +50,7 @@ fn source(command: u8, family: u8, body: &[u8]) -> io::Result<Option<IpAddr>> {
     if transport > 2 {
         return Err(malformed("has an unknown transport"));
     }
-    // Source and destination address, source and destination port; then extensions, which are skipped.
+    // Source and destination address, source and destination port; then extensions, which are ignored.
     match family {
         0 => Ok(None),
         1 => match body.first_chunk::<12>() {
@@ -83,7 +84,7 @@ mod tests {
         [&SIGNATURE[..], &[command, family], &length, body].concat()
     }
 
-    /// What is read, and what is left on the connection.
+    /// The result, and the number of bytes left on the connection.
     async fn reads(bytes: &[u8]) -> (io::Result<Option<IpAddr>>, usize) {
         let mut stream = bytes;
         let read = read(&mut stream).await;

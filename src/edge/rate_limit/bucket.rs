@@ -15,14 +15,14 @@ use super::{
 };
 use crate::model::UserId;
 
-/// Keys that one [`Keyed`] tells apart; those beyond it share one bucket.
+/// The most keys that one [`Keyed`] tracks; all further keys share one bucket.
 const MAX_KEYS: usize = 65_536;
-/// Entries after which those that are full are looked for the first time.
+/// Number of entries at which full buckets are first removed.
 const FIRST_SWEEP: usize = 1024;
-/// Between two looks at least: a flood of new keys must not pay for one each.
+/// Minimum time between two removals, so that a flood of new keys does not cause one each.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Tokens a second, and how many there may be at most.
+/// Tokens per second, and the capacity of the bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     per_second: f64,
@@ -42,7 +42,7 @@ impl Rate {
     }
 }
 
-/// Tokens, and when they were counted.
+/// Tokens, and when they were last updated.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     tokens: f64,
@@ -62,8 +62,8 @@ impl Bucket {
         (self.tokens + earned).min(rate.burst)
     }
 
-    /// Takes `cost`, or tells how long until that many are there. More than the burst counts as the burst. A cost of 0
-    /// is refused where not even one is there.
+    /// Takes `cost` tokens, or returns the time until they are available. A cost above the burst is capped to it. A
+    /// cost of 0 takes nothing but fails if less than one token is available.
     fn take(&mut self, rate: Rate, cost: f64, now: Instant) -> Result<(), Duration> {
         let (tokens, needed) = (self.at(rate, now), cost.clamp(1.0, rate.burst));
         let enough = tokens >= needed;
@@ -83,7 +83,7 @@ impl Bucket {
     }
 }
 
-/// A bucket for each key that was used of late.
+/// One bucket per recently used key.
 pub struct Keyed<K> {
     rate: Rate,
     entries: Mutex<Entries<K>>,
@@ -91,7 +91,7 @@ pub struct Keyed<K> {
 
 struct Entries<K> {
     buckets: HashMap<K, Bucket>,
-    /// What keys share that find no place.
+    /// The bucket shared by keys beyond [`MAX_KEYS`].
     overflow: Option<Bucket>,
     sweep_at: usize,
     sweep_after: Instant,
@@ -110,7 +110,7 @@ impl<K: Hash + Eq> Keyed<K> {
         }
     }
 
-    /// Takes `cost`, or tells how long until that is possible.
+    /// Takes `cost` tokens, or returns the time until they are available.
     pub fn take(&self, key: K, cost: f64, now: Instant) -> Result<(), Duration> {
         let (mut entries, rate) = (self.entries.lock(), self.rate);
         if let Some(bucket) = entries.buckets.get_mut(&key) {
@@ -140,7 +140,7 @@ pub struct Allowance {
     commands: Mutex<Bucket>,
     reads: Mutex<Bucket>,
     marks: Mutex<Bucket>,
-    /// Answers on the way.
+    /// Responses that the user has not read yet.
     pub unread: Unread,
 }
 
@@ -193,14 +193,14 @@ impl Users {
         }
     }
 
-    /// The user's. It is forgotten when nothing holds it and it is full again.
+    /// The user's allowance. It is dropped once it is unused and full again.
     pub fn of(&self, user: UserId) -> Arc<Allowance> {
         let mut known = self.known.lock();
         if let Some(allowance) = known.get(&user) {
             return allowance.clone();
         }
         let now = Instant::now();
-        // Once in a while, so that users who left do not pile up.
+        // Removes unused allowances before the map would grow.
         if known.len() == known.capacity() {
             known.retain(|_, allowance| {
                 Arc::strong_count(allowance) > 1
@@ -266,7 +266,7 @@ mod tests {
         }
         assert_eq!(keyed.entries.lock().buckets.len(), MAX_KEYS);
         assert_eq!(refused, MAX_KEYS - 1, "those without a place share one");
-        // Later those that are full again make room.
+        // Buckets that are full again are removed to make room.
         let later = now + Duration::from_secs(1);
         for key in 0..10 {
             keyed.take(usize::MAX - key, 1.0, later).unwrap();

@@ -1,26 +1,28 @@
-//! What each operation costs, and who pays.
+//! The cost of each operation, and the budget that it is charged to.
 //!
-//! A plain send is 1. A read costs 1 for every 50 items that its page may have. The test below walks all operations of the
-//! OpenAPI document; socket events are matched without a default, so a new one does not compile without its cost.
+//! A plain send costs 1. A read costs 1 per 50 items that its page may have. The test below covers all operations of
+//! the OpenAPI document; socket events are matched exhaustively, so a new one does not compile without a cost.
 
 use crate::protocol::{DEFAULT_PAGE, MAX_PAGE, Request};
 
-/// Who pays.
+/// The budget that an operation is charged to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Budget {
-    /// The user: `limits.messages_per_second` and `limits.burst`. What goes through the queue.
+    /// Per user: `limits.messages_per_second` and `limits.burst`. For operations that use the queue.
     Commands,
-    /// The user: `limits.reads_per_second` and `limits.read_burst`. What asks the store.
+    /// Per user: `limits.reads_per_second` and `limits.read_burst`. For operations that read the store.
     Reads,
-    /// The user: as much as for commands, but apart, so that a client that marks as read can still send.
+    /// Per user: the same rate as `Commands`, but separate, so that a client that sends read marks can still send
+    /// messages.
     Marks,
-    /// The address: `limits.address_requests_per_second` and `limits.address_burst`. What needs no login.
+    /// Per address: `limits.address_requests_per_second` and `limits.address_burst`. For operations without a login.
     Address,
-    /// The address, from a budget of its own: paths that are no operation, so that they do not use up what logins need.
+    /// Per address, a separate budget for paths that are no operation, so that they do not use up the budget for
+    /// logins.
     Pages,
-    /// The address, and only for what was refused: webhooks, whose senders prove themselves by a signature.
+    /// Per address, charged only if refused: webhooks, whose senders authenticate by a signature.
     Refused,
-    /// Nobody: it costs less than to count it, or must be answered whatever happens.
+    /// Not charged: cheaper than the accounting itself, or required under all circumstances.
     Free,
 }
 
@@ -41,12 +43,12 @@ const ADDRESS: Cost = cost(Budget::Address, 1);
 const WEBHOOK: Cost = cost(Budget::Refused, 1);
 const FREE: Cost = cost(Budget::Free, 0);
 
-/// A frame that is no event.
+/// A frame that cannot be parsed as an event.
 pub const UNREADABLE: Cost = MARK;
-/// A path that is no operation: pages, and what is not there.
+/// A path that is no operation: pages and unknown paths.
 pub const PAGE: Cost = cost(Budget::Pages, 1);
 
-/// Every operation of the REST API by its `operationId`, sorted.
+/// All operations of the REST API by `operationId`, sorted.
 const OPERATIONS: &[(&str, Cost)] = &[
     ("addReaction", COMMAND),
     ("askToUnsubscribe", ADDRESS),
@@ -74,7 +76,7 @@ const OPERATIONS: &[(&str, Cost)] = &[
     ("logIn", ADDRESS),
     ("logOut", ADDRESS),
     ("markRead", MARK),
-    // On the port that an operator opened for it.
+    // Served on the port that the operator opened for it.
     ("metrics", FREE),
     ("muteMember", COMMAND),
     ("putNotificationSettings", COMMAND),
@@ -101,7 +103,7 @@ pub fn of_operation(id: &str) -> Option<Cost> {
     found.ok().map(|at| OPERATIONS[at].1)
 }
 
-/// The cost of a socket's event. Without a default: a new event needs a line here.
+/// The cost of a socket event. Has no default arm: every new event needs a cost.
 pub fn of_event(request: &Request) -> Cost {
     match request {
         Request::SendMessage(_)
@@ -110,13 +112,13 @@ pub fn of_event(request: &Request) -> Cost {
         | Request::React(_) => COMMAND,
         Request::JoinRoom(_) | Request::LeaveRoom(_) | Request::Auth(_) => READ,
         Request::MarkRead(_) => MARK,
-        // Ends the socket.
+        // Closes the socket.
         Request::Disconnect => FREE,
     }
 }
 
 impl Cost {
-    /// The cost of a read that may bring `limit` items. A limit that is too large is refused later.
+    /// The cost of a read that may return `limit` items. A limit above the maximum is rejected later.
     pub fn for_page(self, limit: Option<u32>) -> Cost {
         match self.budget {
             Budget::Reads => {
@@ -128,7 +130,7 @@ impl Cost {
     }
 }
 
-/// What each member that a room is made with costs beyond the room.
+/// The additional cost of the initial members of a new room.
 pub fn of_members(members: usize) -> Cost {
     cost(Budget::Commands, u32::try_from(members).unwrap_or(u32::MAX))
 }
@@ -166,7 +168,7 @@ mod tests {
             let open = operation["security"].as_array().is_none_or(Vec::is_empty);
             let budget = of_operation(id).unwrap().budget;
             let users = matches!(budget, Budget::Commands | Budget::Reads | Budget::Marks);
-            // Who logs out by a refresh token shows no login.
+            // A logout with a refresh token needs no access token, so it is charged to the address.
             assert_eq!(users, !open && id != "logOut", "{id}");
             let tokens = of_operation(id).unwrap().tokens;
             assert_eq!(tokens == 0, budget == Budget::Free, "{id}");
@@ -182,7 +184,7 @@ mod tests {
             "emoji": "e", "seq": 1});
         let data = serde_json::value::to_raw_value(&data).unwrap();
         let mut events = 0;
-        // Whatever the document names: those that a client may send can be read.
+        // All events in the document that a client may send.
         for name in spec["components"]["messages"].as_object().unwrap().keys() {
             if let Ok(request) = Request::parse(name, Some(&data)) {
                 let cost = of_event(&request);

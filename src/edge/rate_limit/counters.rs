@@ -1,6 +1,6 @@
-//! Counts that all edges share, on the bus, each over a window of time that slides: what happened in the window before
-//! counts by the share of it that still lies within. While the bus is away each edge counts for itself, so that a limit
-//! holds for each edge instead of for all of them together.
+//! Counters that all edges share through the bus, each over a sliding window: the previous fixed window counts by the
+//! share of it that still lies within the sliding one. While the bus is unavailable each edge counts locally, so that a
+//! limit applies per edge instead of to all edges together.
 
 use std::{
     collections::HashMap,
@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 
 use crate::{bus::Coordination, model::Timestamp};
 
-/// How long the bus may take before this edge counts for itself.
+/// How long the bus may take before this edge counts locally.
 const WITHIN: Duration = Duration::from_millis(500);
-/// How long it counts for itself then, before it asks the bus again.
+/// How long this edge then counts locally before it uses the bus again.
 const AWAY: Duration = Duration::from_secs(5);
-/// Counts that an edge keeps for itself.
+/// The most local counters of an edge.
 const MAX_LOCAL: usize = 65_536;
 
-/// One count: how many are added (0 only asks), and within which time they are counted.
+/// An increment (0 only reads the total) of a counter, and the counter's window.
 #[derive(Debug, Clone)]
 pub struct Count {
     pub key: String,
@@ -33,7 +33,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Adds to each, and tells how many there are in its window now, rounded up. One round trip, at most 500 ms.
+    /// Adds to each counter and returns the totals within their windows, rounded up. One round trip, at most 500 ms.
     pub async fn add(&self, bus: &dyn Coordination, counts: &[Count]) -> Vec<u64> {
         let now = Timestamp::now().millis().unsigned_abs();
         let windows: Vec<Window> = counts.iter().map(|count| Window::of(count, now)).collect();
@@ -57,13 +57,13 @@ impl Counters {
             .collect()
     }
 
-    /// Keeps for `ttl` that something is so, here and for all edges.
+    /// Sets a flag for `ttl`, locally and for all edges.
     pub async fn remember(&self, bus: &dyn Coordination, key: &str, ttl: Duration) {
         self.count_local(&[(key, 1)], ttl);
         self.count(bus, &[(key, 1)], ttl).await;
     }
 
-    /// Whether it was remembered.
+    /// Whether the flag is set.
     pub async fn remembers(&self, bus: &dyn Coordination, key: &str) -> bool {
         let asked = [(key, 0)];
         self.count_local(&asked, Duration::ZERO) != [0]
@@ -82,11 +82,11 @@ impl Counters {
         let asked = tokio::time::timeout(WITHIN, bus.add(additions, ttl)).await;
         let failure = match asked {
             Ok(Ok(totals)) if totals.len() == additions.len() => return totals,
-            Ok(Ok(_)) => "the bus did not answer all of it".to_owned(),
+            Ok(Ok(_)) => "incomplete reply from the bus".to_owned(),
             Ok(Err(error)) => error.chain(),
-            Err(_) => "the bus is slow".to_owned(),
+            Err(_) => "the bus did not answer in time".to_owned(),
         };
-        tracing::warn!(error = %failure, "attempts are counted by this edge alone");
+        tracing::warn!(error = %failure, "bus unavailable; counting attempts on this edge only");
         *self.away_until.lock() = Some(Instant::now() + AWAY);
         self.count_local(additions, ttl)
     }
@@ -96,7 +96,7 @@ impl Counters {
         if local.len() + additions.len() > MAX_LOCAL {
             local.retain(|_, (_, end)| *end > now);
             if local.len() + additions.len() > MAX_LOCAL {
-                // Any half: this many names within minutes are an attack on the counts themselves.
+                // Drops an arbitrary half: this many keys within minutes are an attack on the counters themselves.
                 let mut keep = false;
                 local.retain(|_, _| {
                     keep = !keep;
@@ -116,13 +116,13 @@ impl Counters {
     }
 }
 
-/// How long until a count over `window` is surely lower, if nothing more is counted.
+/// The time until a counter over `window` is certainly lower, if nothing more is added.
 pub fn wait(window: Duration) -> Duration {
     let (now, length) = (Timestamp::now().millis().unsigned_abs(), millis(window));
     Duration::from_millis(length - now % length)
 }
 
-/// The keys of this window and the one before, and how much of that one still counts.
+/// The keys of the current and the previous window, and the share of the previous one that still counts.
 struct Window {
     this: String,
     before: String,

@@ -1,8 +1,8 @@
-//! What one client may ask for, in one place: every operation of the REST API and every socket event has a cost
-//! ([`cost`]), and nothing reaches what it does before the cost was taken. A user pays from budgets of their own, shared
-//! by all their sockets and requests on this edge; without a login the address pays.
+//! Rate limits. Every operation of the REST API and every socket event has a cost ([`cost`]) that is taken before the
+//! operation runs. Users are charged to their own budgets, shared by all of their sockets and requests on this edge;
+//! requests without a login are charged to the client address.
 //!
-//! [`Admitted`] is the proof: only this module makes one, and a session's events and a REST handler's caller come as one.
+//! [`Admitted`] proves that the cost was taken: only this module creates it, and sessions and REST handlers require it.
 
 pub mod bucket;
 pub mod cost;
@@ -27,19 +27,20 @@ use crate::{
     protocol::Request,
 };
 
-/// Refreshes and logouts of one login. A client refreshes every few minutes, and again where an answer was lost.
+/// Refreshes and logouts per login. A client refreshes every few minutes, and repeats a refresh if the response was
+/// lost.
 const LOGIN: Rate = Rate::new(1, 30);
 
-/// The budgets of everybody who talks to this edge.
+/// The budgets of all clients of this edge.
 pub struct Limits {
     users: Users,
     addresses: Keyed<IpAddr>,
-    /// The same rate again.
+    /// A separate budget with the same rate.
     pages: Keyed<IpAddr>,
     logins: Keyed<LoginId>,
 }
 
-/// What was paid for. Made here alone.
+/// A request whose cost was taken. Only this module creates it.
 pub struct Admitted<T>(T);
 
 impl<T> Admitted<T> {
@@ -55,7 +56,7 @@ impl<T> Admitted<T> {
 impl Limits {
     pub fn new(limits: &config::Limits) -> Self {
         let commands = Rate::new(limits.messages_per_second, limits.burst);
-        // An address must be able to use up what else it may do.
+        // An address must be able to use up its logins and registrations.
         let attempts = limits
             .logins_per_minute
             .max(limits.registrations_per_minute);
@@ -66,7 +67,7 @@ impl Limits {
         Limits {
             users: Users::new(
                 commands,
-                // Where sends are not limited, reads are not either.
+                // The limits for reads are never below those for sends.
                 Rate::new(
                     limits.reads_per_second.max(limits.messages_per_second),
                     limits.read_burst.max(limits.burst),
@@ -83,19 +84,19 @@ impl Limits {
         self.users.of(user)
     }
 
-    /// A request that showed whose it is.
+    /// Charges an authenticated request to its user.
     ///
     /// # Errors
-    /// `rate_limited`, with the time until the same is allowed.
+    /// `rate_limited`, with the time until the same request is allowed.
     pub fn admit(&self, identity: Identity, cost: Cost) -> Result<Admitted<Identity>> {
         self.users.of(identity.user).take(cost)?;
         Ok(Admitted(identity))
     }
 
-    /// Takes more for a request that was admitted, once its body says that it does more.
+    /// Charges an additional cost that is known only from the request's body.
     ///
     /// # Errors
-    /// `rate_limited`, with the time until the same is allowed.
+    /// `rate_limited`, with the time until the same request is allowed.
     pub fn admit_more(&self, user: UserId, cost: Cost) -> Result<()> {
         match cost.tokens {
             0 => Ok(()),
@@ -103,11 +104,11 @@ impl Limits {
         }
     }
 
-    /// A request of an operation that needs no login, from this address. A webhook only has to be within the budget: what
-    /// a provider signed takes nothing from it.
+    /// Charges a request without a login to its address. For a webhook it only checks the budget: requests with a valid
+    /// signature are not charged.
     ///
     /// # Errors
-    /// `rate_limited`, with the time until the same is allowed.
+    /// `rate_limited`, with the time until the same request is allowed.
     pub fn admit_address(&self, from: Option<IpAddr>, cost: Cost) -> Result<()> {
         let (budget, tokens) = match cost.budget {
             Budget::Address => (&self.addresses, cost.tokens),
@@ -119,7 +120,7 @@ impl Limits {
         taken.map_err(|wait| refused("too many requests from your address", wait))
     }
 
-    /// Takes the cost of a webhook that was refused.
+    /// Charges a webhook request that was refused.
     pub fn charge_refused(&self, from: Option<IpAddr>, cost: Cost) {
         if cost.budget == Budget::Refused {
             let _ = self
@@ -128,11 +129,11 @@ impl Limits {
         }
     }
 
-    /// A refresh or logout of this login: whoever has its token, even one that is good no more, can only spend what is the
-    /// login's own.
+    /// Charges a refresh or logout to its login, so that the holder of a token, even an expired one, can use up only
+    /// that login's budget.
     ///
     /// # Errors
-    /// `rate_limited`, with the time until the same is allowed.
+    /// `rate_limited`, with the time until the same request is allowed.
     pub fn admit_login(&self, login: LoginId) -> Result<()> {
         let taken = self.logins.take(login, 1.0, Instant::now());
         taken.map_err(|wait| refused("too many requests with this token", wait))
@@ -140,19 +141,19 @@ impl Limits {
 }
 
 impl Allowance {
-    /// An event of a socket.
+    /// Charges a socket event.
     ///
     /// # Errors
-    /// `rate_limited`, with the time until the same is allowed.
+    /// `rate_limited`, with the time until the same event is allowed.
     pub fn admit(&self, request: Request) -> Result<Admitted<Request>> {
         self.take(cost::of_event(&request))?;
         Ok(Admitted(request))
     }
 
-    /// A frame that is no event: it has to be answered, too.
+    /// Charges a frame that cannot be parsed, since it needs an error response as well.
     ///
     /// # Errors
-    /// `rate_limited`, with the time until the next one is answered as usual.
+    /// `rate_limited`, with the time until the next such frame is answered as usual.
     pub fn admit_unreadable(&self) -> Result<()> {
         self.take(cost::UNREADABLE)
     }
@@ -160,7 +161,7 @@ impl Allowance {
     fn take(&self, cost: Cost) -> Result<()> {
         let what = match cost.budget {
             Budget::Commands => "you send faster than allowed; wait and send it again",
-            Budget::Reads => "you ask faster than allowed; wait and ask again",
+            Budget::Reads => "you read faster than allowed; wait and try again",
             Budget::Marks => "you mark faster than allowed; wait, then send the newest mark",
             Budget::Address | Budget::Pages | Budget::Refused | Budget::Free => return Ok(()),
         };
@@ -177,7 +178,7 @@ fn refused(what: &str, wait: Duration) -> Error {
     limited(&format!("{what}; wait and try again"), wait)
 }
 
-/// `rate_limited`: the same request works after `wait`.
+/// `rate_limited`; the same request works after `wait`.
 pub fn limited(message: &str, wait: Duration) -> Error {
     Error {
         retry_after: Some(wait.max(Duration::from_millis(1))),

@@ -1,5 +1,5 @@
-//! What one user asked for over REST and has not read yet: bounded in bytes, so that an account that asks and does not read
-//! holds little of the edge's memory, whatever the number of its connections.
+//! Bounds the REST responses that one user has requested but not read yet, in bytes. An account that does not read its
+//! responses thus takes little of the edge's memory, however many connections it opens.
 
 use std::sync::{
     Arc,
@@ -8,16 +8,16 @@ use std::sync::{
 
 use bytes::Bytes;
 
-/// Bytes of answers that one user may have on the way from this edge. One answer is always allowed.
+/// The most unread response bytes of one user on this edge. A single response is always allowed.
 const MAX_UNREAD: usize = 8 * 1024 * 1024;
-/// Answers up to this size, in bytes, are not counted: they cost less than their connection.
+/// Responses up to this size in bytes are not counted: they are cheaper than their connection.
 pub const SMALL: usize = 16 * 1024;
 
-/// Bytes on the way to one user.
+/// Unread bytes of one user.
 #[derive(Debug, Clone, Default)]
 pub struct Unread(Arc<AtomicUsize>);
 
-/// An answer that counts until its last byte is with the system, or the connection ends.
+/// A response that counts until its last byte is in the socket's send buffer or the connection ends.
 struct Held {
     answer: Bytes,
     unread: Unread,
@@ -42,13 +42,13 @@ impl Unread {
         self.0.load(Ordering::Relaxed) == 0
     }
 
-    /// The same bytes, counted until they are dropped; `None` where too many are on the way already.
+    /// The same bytes, counted until they are dropped; `None` if too many are unread already.
     pub fn hold(&self, answer: Bytes) -> Option<Bytes> {
         if answer.len() <= SMALL {
             return Some(answer);
         }
         let before = self.0.fetch_add(answer.len(), Ordering::Relaxed);
-        // Gives the bytes back when it is dropped, also right below.
+        // Subtracts the bytes on drop, also if they are refused below.
         let held = Held {
             answer,
             unread: self.clone(),

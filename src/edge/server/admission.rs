@@ -1,5 +1,4 @@
-//! How many connections there are: in all, from one address, and a reserve for those beyond the limits, in which health
-//! is still answered.
+//! Connection limits: in total, per address, and a reserve beyond the limits in which health checks are still answered.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::edge::client_address::network_of;
 
-/// Connections beyond the limits whose request has not come yet. The oldest gives way to a new one, so that silent ones
-/// cannot keep a health check out: it would have to lose this race while its request, which it sends at once, is on its way.
+/// Connections beyond the limits whose request has not arrived yet. A new one evicts the oldest, so that silent
+/// connections cannot block health checks: a health check sends its request immediately, before it would be evicted.
 const RESERVE: usize = 64;
-/// Connections beyond the limits that are being answered.
+/// Connections beyond the limits whose health check is being answered.
 const ANSWERED: usize = 64;
 
-/// A connection's share of `edge.max_connections` and of its address's. A socket keeps it for as long as it lives.
+/// A connection's permit from `edge.max_connections` and from its address's limit. A socket keeps it until it is
+/// closed.
 #[derive(Clone, Debug)]
 pub struct Permit(#[allow(dead_code, reason = "held, never read")] Arc<Held>);
 
@@ -29,7 +29,7 @@ struct Held {
     _address: Option<AddressPermit>,
 }
 
-/// A connection's share of all connections, before its address is known.
+/// A permit from `edge.max_connections`, before the client's address is known.
 pub struct Entry(OwnedSemaphorePermit);
 
 /// The limits of a server.
@@ -39,7 +39,7 @@ pub struct Admission {
     pub reserve: Reserve,
 }
 
-/// Why a connection is not served.
+/// The limit that a connection exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     /// `edge.max_connections`.
@@ -49,10 +49,10 @@ pub enum Full {
 }
 
 impl Full {
-    /// What the client is told.
+    /// The error message for the client.
     pub fn message(self) -> &'static str {
         match self {
-            Full::Server => "this edge has as many connections as it may (edge.max_connections)",
+            Full::Server => "this edge is at its connection limit (edge.max_connections)",
             Full::Address => {
                 "there are too many connections from your address (edge.max_connections_per_address)"
             }
@@ -61,8 +61,8 @@ impl Full {
 }
 
 impl Admission {
-    /// `per_address` 0 is half of `max`, and then loopback addresses are not limited: what comes from there is a proxy or
-    /// a load generator on this machine.
+    /// If `per_address` is 0, it is half of `max`, and loopback addresses are not limited: their connections come from
+    /// a proxy or a load generator on the same host.
     pub fn new(max: usize, per_address: usize) -> Self {
         Admission {
             connections: Arc::new(Semaphore::new(max)),
@@ -78,19 +78,19 @@ impl Admission {
         }
     }
 
-    /// Takes a share of all connections.
+    /// Takes a permit from the total.
     ///
     /// # Errors
-    /// Where there is none left.
+    /// [`Full::Server`] if none is left.
     pub fn enter(&self) -> Result<Entry, Full> {
         let entered = self.connections.clone().try_acquire_owned();
         entered.map(Entry).map_err(|_| Full::Server)
     }
 
-    /// Takes a share of those of `address`; `None` for a peer that speaks for many.
+    /// Takes a permit of `address`; `None` for a trusted proxy, which forwards many clients.
     ///
     /// # Errors
-    /// Where there is none left.
+    /// [`Full::Address`] if none is left.
     pub fn admit(&self, entry: Entry, address: Option<IpAddr>) -> Result<Permit, Full> {
         let address = match address {
             Some(address) => self.addresses.take(address).ok_or(Full::Address)?,
@@ -103,17 +103,17 @@ impl Admission {
     }
 }
 
-/// Open connections by address; no more entries than connections.
+/// Open connections per address; never more entries than connections.
 #[derive(Debug)]
 struct Addresses {
     max: usize,
-    /// Whether loopback addresses count.
+    /// Whether loopback addresses are limited.
     loopback: bool,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Addresses {
-    /// `None` where the address has too many; `Some(None)` where it is not limited.
+    /// `None` if the address has too many connections; `Some(None)` if it is not limited.
     fn take(self: &Arc<Self>, address: IpAddr) -> Option<Option<AddressPermit>> {
         if address.to_canonical().is_loopback() && !self.loopback {
             return Some(None);
@@ -132,7 +132,7 @@ impl Addresses {
     }
 }
 
-/// One of an address's connections.
+/// A permit of one address.
 #[derive(Debug)]
 struct AddressPermit {
     addresses: Arc<Addresses>,
@@ -151,7 +151,7 @@ impl Drop for AddressPermit {
     }
 }
 
-/// Places for connections beyond the limits.
+/// Slots for connections beyond the limits.
 pub struct Reserve {
     waiting: Arc<Mutex<Waiting>>,
     answered: Arc<Semaphore>,
@@ -160,11 +160,11 @@ pub struct Reserve {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    /// The oldest first.
+    /// Oldest first.
     places: VecDeque<(u64, CancellationToken)>,
 }
 
-/// A place in the reserve, until the request has come or the place is given to another connection.
+/// A slot in the reserve, until the request has arrived or another connection evicts this one.
 pub struct Place {
     waiting: Arc<Mutex<Waiting>>,
     number: u64,
@@ -179,7 +179,7 @@ impl Reserve {
         }
     }
 
-    /// A place; the oldest one is taken away where all are in use.
+    /// Takes a slot; evicts the oldest one if all are in use.
     pub fn place(&self) -> Place {
         let mut waiting = self.waiting.lock();
         if waiting.places.len() >= RESERVE
@@ -197,7 +197,7 @@ impl Reserve {
         }
     }
 
-    /// The right to have a health check answered.
+    /// Takes a permit to answer a health check, if one is left.
     pub fn answer(&self) -> Option<OwnedSemaphorePermit> {
         self.answered.clone().try_acquire_owned().ok()
     }
@@ -236,7 +236,7 @@ mod tests {
             admit(&admission, ip("::ffff:192.0.2.1")).unwrap_err(),
             Full::Address
         );
-        // Another address, and a proxy that speaks for many.
+        // Another address, and a trusted proxy.
         let others: Vec<_> = ["192.0.2.2", "192.0.2.3"]
             .iter()
             .map(|address| admit(&admission, ip(address)).unwrap())
@@ -247,7 +247,7 @@ mod tests {
             Full::Server
         );
         drop((first, proxy));
-        // What was refused holds nothing; what ended gives back its share, not before its last copy.
+        // A refused connection holds no permit; a closed one releases its permit with the last copy.
         let again = admit(&admission, ip("192.0.2.1")).unwrap();
         let copy = again.clone();
         drop((again, second));

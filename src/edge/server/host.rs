@@ -1,5 +1,5 @@
-//! What a request must say about where it goes (RFC 9112, section 3.2). hyper does not look at it, and a proxy that reads
-//! it differently from us could be made to send a request to another host's handler.
+//! Validates the target and `Host` of a request (RFC 9112, section 3.2). hyper does not check them. If a proxy
+//! interpreted them differently, a request could reach the handler of another host.
 
 use hyper::{
     Version,
@@ -7,10 +7,10 @@ use hyper::{
     http::{Uri, request::Parts, uri::PathAndQuery},
 };
 
-/// Checks `Host` and the form of the target; then the target is only a path, and `Host` is the one that counts.
+/// Validates `Host` and the form of the target. Afterwards the target is only a path, and `Host` is authoritative.
 ///
 /// # Errors
-/// What is wrong; the answer is 400.
+/// The reason for a 400 response.
 pub fn check(head: &mut Parts) -> Result<(), &'static str> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -19,33 +19,33 @@ pub fn check(head: &mut Parts) -> Result<(), &'static str> {
             return Err("the request has no Host header");
         }
         (Some(host), None) if !is_host(host.as_bytes()) => {
-            return Err("the Host header is no host name or address with an optional port");
+            return Err("the Host header is not a host name or address with an optional port");
         }
         _ => {}
     }
     let Some(authority) = head.uri.authority() else {
         return Ok(());
     };
-    // The absolute form: its host takes the place of the header's (section 3.2.2).
+    // In absolute form, the target's host replaces the header's (section 3.2.2).
     let path = match head.uri.scheme_str() {
         Some("http" | "https") => head.uri.path_and_query().cloned(),
-        // The authority form, of CONNECT alone: this is no proxy.
+        // The authority form, only used by CONNECT: this server is not a proxy.
         None => None,
-        Some(_) => return Err("the request's target has a scheme that is not http or https"),
+        Some(_) => return Err("the request target's scheme is neither http nor https"),
     };
     if !is_host(authority.as_str().as_bytes()) {
-        return Err("the request's target names no host, or a user");
+        return Err("the request target has no host, or contains user information");
     }
     let host = HeaderValue::from_str(authority.as_str());
     head.headers.insert(
         HOST,
-        host.map_err(|_| "the request's target names no host")?,
+        host.map_err(|_| "the request target contains no host")?,
     );
     head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     Ok(())
 }
 
-/// `uri-host [ ":" port ]` (RFC 3986, section 3.2.2); a host is never empty with http (RFC 9110, section 4.2.1).
+/// `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). The host must not be empty for http (RFC 9110, section 4.2.1).
 fn is_host(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else {
         return false;

@@ -1,7 +1,7 @@
-//! Accepts connections and serves HTTP/1.1 on them, until told to stop. Everything above HTTP is poem's.
+//! Accepts connections and serves HTTP/1.1 on them until shutdown. poem handles everything above HTTP.
 //!
-//! Every wait for a peer has a deadline (`stream.rs`). Connections beyond the limits (`admission.rs`) are accepted all the
-//! same: one request of each is answered, with 503 unless it asks for health.
+//! Every wait for a peer has a deadline (`stream.rs`). Connections beyond the limits (`admission.rs`) are accepted as
+//! well: one request of each is answered, with 503 unless it is a health check.
 
 mod admission;
 pub(super) mod host;
@@ -45,13 +45,12 @@ use super::{
 };
 use crate::{config, error::Error};
 
-/// Connections that wait to be accepted, if the system's own limit (`net.core.somaxconn`) allows as many. When the list is
-/// full, as after an edge's restart, Linux drops the SYN and the client tries again a second later; the standard
-/// library's list has 128 places.
+/// Length of the accept queue, capped by the system (`net.core.somaxconn`). When it is full, for example after an
+/// edge's restart, Linux drops the SYN and the client retries after 1 s. The standard library uses 128.
 const BACKLOG: i32 = 4096;
 
-/// The heads of requests and their lines of headers may be as long; hyper answers longer ones with 431. Answers are queued
-/// as they are, not copied.
+/// Limit in bytes of a request's head and of each header line; hyper answers longer ones with 431. Response bodies are
+/// queued without copying.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// How a server treats its peers.
@@ -63,7 +62,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of an edge's own port.
+    /// Settings of an edge's main port.
     pub fn new(edge: &config::Edge) -> Self {
         Settings {
             max_connections: edge.max_connections,
@@ -77,7 +76,7 @@ impl Settings {
         }
     }
 
-    /// Those of `metrics.port`: a few connections, of nobody but those who run it.
+    /// Settings of `metrics.port`: a few connections, from operators only.
     pub fn operations(edge: &config::Edge) -> Self {
         Settings {
             max_connections: 64,
@@ -88,7 +87,7 @@ impl Settings {
     }
 }
 
-/// What all connections of one listener share.
+/// The state that all connections of one listener share.
 struct Server<E> {
     endpoint: Arc<E>,
     admission: Admission,
@@ -98,15 +97,15 @@ struct Server<E> {
     stop: CancellationToken,
 }
 
-/// Lengthens the list of connections that wait to be accepted.
+/// Extends the accept queue.
 fn lengthen_backlog(listener: &TcpListener) {
     if let Err(error) = socket2::SockRef::from(listener).listen(BACKLOG) {
-        tracing::warn!(%error, "a storm of connections may be slow: the backlog stays short");
+        tracing::warn!(%error, "cannot extend the accept queue; many simultaneous connects may be slow");
     }
 }
 
-/// Serves `endpoint` until `stop`: then accepts nothing more, lets requests finish, and returns at once. The
-/// connections' tasks are in `tasks`.
+/// Serves `endpoint` until `stop`, then stops accepting, lets requests in progress finish and returns immediately. The
+/// connections' tasks run in `tasks`.
 pub async fn serve<E>(
     listener: TcpListener,
     endpoint: Arc<E>,
@@ -135,22 +134,22 @@ pub async fn serve<E>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Before the task begins, so that tasks are bounded, too.
+                // Enter before spawning the task, so that the number of tasks is bounded as well.
                 let entry = server.admission.enter();
                 let place = entry.is_err().then(|| server.admission.reserve.place());
                 tasks.spawn(server.clone().connection(stream, peer, entry, place));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: the others go on, and some will end.
-                tracing::warn!(%error, "a connection could not be accepted");
+                // Most likely out of file descriptors. Open connections continue, and some will close.
+                tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-/// Bytes that the system takes for a peer before they are sent; beyond it a socket counts as full. By itself Linux takes
-/// up to 4 MiB (`net.ipv4.tcp_wmem`), so that a reader who stopped would cost as much before anyone noticed.
+/// Limit of unsent bytes in a socket's send buffer; above it the socket is not writable. By default Linux buffers up to
+/// 4 MiB (`net.ipv4.tcp_wmem`), which a stalled reader would occupy before the stall is detected.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 128 * 1024;
 
@@ -175,11 +174,11 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let client = match self.announced(&mut stream, peer.ip()).await {
             Ok(client) => client,
             Err(error) => {
-                tracing::debug!(%error, peer = %peer, "a connection from a proxy was closed");
+                tracing::debug!(%error, peer = %peer, "no valid PROXY protocol header; connection closed");
                 return;
             }
         };
-        // A proxy that speaks for many is not limited; one whose client is known is.
+        // A trusted proxy forwards many clients and is not limited; a client whose address is known is.
         let limited = (!self.proxies.trust(client)).then_some(client);
         let permit = entry.and_then(|entry| self.admission.admit(entry, limited));
         let peer = SocketAddr::new(client, peer.port());
@@ -192,8 +191,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         }
     }
 
-    /// The address that the connection comes from: the peer's, or what a trusted proxy says of it in front of the
-    /// connection.
+    /// The address that the connection comes from: the peer, or the address in a trusted proxy's PROXY protocol header.
     async fn announced(&self, stream: &mut TcpStream, peer: IpAddr) -> std::io::Result<IpAddr> {
         if !self.proxies.proxy_protocol || !self.proxies.trust(peer) {
             return Ok(peer);
@@ -228,7 +226,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         });
         let connection = hyper::server::conn::http1::Builder::new()
-            // The stream knows better.
+            // `HttpStream` enforces the deadline instead.
             .header_read_timeout(None)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service)
@@ -242,11 +240,11 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(error = %Error::internal(error).chain(), client = %peer.ip(), "a connection ended early");
+            tracing::debug!(error = %Error::internal(error).chain(), client = %peer.ip(), "connection failed");
         }
     }
 
-    /// What `request` is answered.
+    /// Handles one request.
     fn answer(
         &self,
         request: hyper::Request<Incoming>,
@@ -268,12 +266,12 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         async move {
             let mut response = match checked {
                 Err(wrong) => api::problem_response(&Error::malformed(wrong)),
-                // RFC 9110, section 9.3.7: asks whether the server is there.
+                // RFC 9110, section 9.3.7: `OPTIONS *` checks whether the server is there.
                 Ok(()) if everything => StatusCode::NO_CONTENT.into(),
                 Ok(()) => endpoint.get_response(request).await,
             };
             if checked.is_err() {
-                // What follows may belong to someone else's request.
+                // The following bytes may belong to the request of another client.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }
@@ -296,7 +294,8 @@ mod tests {
         lengthen_backlog(&listener);
         let all = (0..many).map(|_| TcpStream::connect(address));
         let connected = futures_util::future::try_join_all(all);
-        // Nobody accepts; one who finds no place hears nothing until it tries again, after a second, in vain.
+        // The listener does not accept. If the queue were full, the SYN would be dropped and each retry, after 1 s,
+        // would fail.
         let connected = tokio::time::timeout(Duration::from_secs(30), connected).await;
         assert_eq!(connected.unwrap().unwrap().len(), many);
     }

@@ -1,5 +1,5 @@
-//! Connections beyond the limits: one request of each is answered, at once, and the connection is closed. Health is
-//! answered as ever, so that no number of connections makes a node look dead; everything else is 503 with `Retry-After`.
+//! Connections beyond the limits: one request is answered immediately, and the connection is closed. Health checks are
+//! answered normally, so that a full node does not look dead; all other requests get 503 with `Retry-After`.
 
 use std::{
     convert::Infallible,
@@ -21,25 +21,25 @@ use super::{
 };
 use crate::{edge::api, error::Error, telemetry::metrics};
 
-/// How long such a connection may take to send its request.
+/// Time limit for sending the request.
 const REQUEST_WITHIN: Duration = Duration::from_secs(2);
-/// How long it may live in all. `/readyz` takes a second where a dependency is silent.
+/// Maximum lifetime of such a connection. `/readyz` takes 1 s if a dependency does not answer.
 const OVER_AFTER: Duration = Duration::from_secs(5);
-/// When the client should try again.
+/// `Retry-After` of the refusal.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Between two lines of the log about connections that were refused.
+/// Minimum time between two log lines about refused connections.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// For a connection that has to give up its place before its request has come.
+/// The response to a connection that is evicted before its request has arrived.
 const GIVE_WAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// What is answered even then. `/metrics` is refused by the endpoint itself where it is not open.
+/// The requests that are answered normally. The endpoint itself refuses `/metrics` where it is not public.
 fn is_health(method: &Method, path: &str) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
         && matches!(path, "/healthz" | "/readyz" | "/metrics")
 }
 
-/// Says now and then that connections are refused.
+/// Counts refused connections and logs them from time to time.
 #[derive(Default)]
 pub struct Refusals(Mutex<Said>);
 
@@ -67,12 +67,12 @@ impl Refusals {
         let refused = std::mem::take(&mut said.since);
         said.last = Some(Instant::now());
         drop(said);
-        tracing::warn!(refused, last_from = %peer.ip(), reason = full.message(), "connections are refused");
+        tracing::warn!(refused, last_from = %peer.ip(), reason = full.message(), "connections refused");
     }
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
-    /// Answers one request of a connection that is too many.
+    /// Answers one request of a connection beyond the limits.
     pub(super) async fn refuse(
         self: Arc<Self>,
         stream: TcpStream,
@@ -102,7 +102,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let server = self.clone();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             progress.request_begins();
-            // What has come whole gives way to nothing.
+            // A complete request can no longer be evicted.
             place.lock().take();
             let answer = if is_health(request.method(), request.uri().path()) {
                 server.admission.reserve.answer()
@@ -138,8 +138,8 @@ fn refusal(full: Full) -> Response {
     response
 }
 
-/// As well as it goes without waiting: a connection that is closed with bytes unread is reset, and the reset takes the
-/// answer with it.
+/// Best effort without waiting. Closing a connection with unread bytes sends a TCP reset, which can destroy the
+/// response.
 fn give_way(stream: &TcpStream) {
     let _ = stream.try_read(&mut [0; 4096]);
     let _ = stream.try_write(GIVE_WAY);

@@ -1,8 +1,8 @@
-//! The connection below HTTP: a TCP stream that ends by itself when its peer takes too long, to send a request's head or
-//! to read an answer. hyper's own head timeout counts from the end of the request before, so that it cannot tell a
-//! connection at rest from one that trickles; this one starts a new deadline with a head's first byte.
+//! A TCP stream with deadlines for HTTP: it fails if the peer takes too long to send a request's head or to read a
+//! response. hyper's own head timeout starts at the end of the previous request, so it cannot distinguish an idle
+//! connection from one that sends a head byte by byte; this stream starts a new deadline with the first byte of a head.
 //!
-//! After an upgrade none of these deadlines count: the WebSocket has its own.
+//! After an upgrade the deadlines no longer apply: the WebSocket has its own.
 
 use std::{
     io::{self, IoSlice},
@@ -21,39 +21,40 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// Bytes a second that the reader of an answer must take on average. The slowest links in use carry more (GPRS: 4 KiB/s).
+/// Minimum average rate at which a response must be read, in bytes per second. The slowest links in use are faster
+/// (GPRS: 4 KiB/s).
 const SLOWEST: u64 = 1024;
 
-/// How long a peer may take.
+/// Deadlines of a peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// For a head: from the connect, or from its first byte.
+    /// For a request's head: from the connect, or from its first byte.
     pub request: Duration,
     /// Between two requests.
     pub idle: Duration,
-    /// To take its share of an answer.
+    /// For reading a part of a response; see `least`.
     pub write: Duration,
 }
 
-/// What happens on a connection.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
-    /// A head is on its way: the first one from the connect on, a later one from its first byte on.
+    /// Receiving a head: the first one from the connect on, later ones from their first byte on.
     Head,
     /// Between two requests.
     Idle,
-    /// A request is being answered; its body may be on its way, and has deadlines of its own.
+    /// A request is being handled. Its body may still be arriving and has its own deadlines.
     Busy,
-    /// The answer is known and is being written.
+    /// The response is complete and is being written.
     Answering,
-    /// The answer that is being written is 101.
+    /// The response being written is 101.
     Switching,
-    /// Another protocol is spoken.
+    /// Upgraded to another protocol.
     Upgraded,
 }
 
-/// The side of the service: tells the stream what HTTP is doing.
+/// Held by the HTTP service to report the connection's state to the stream.
 #[derive(Debug, Clone)]
 pub struct Progress(Arc<AtomicU8>);
 
@@ -69,7 +70,7 @@ impl Progress {
         }
     }
 
-    // Service and stream are polled by one task, so nothing needs to be ordered.
+    // The service and the stream are polled by the same task, so relaxed ordering is sufficient.
     fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Relaxed);
     }
@@ -79,7 +80,7 @@ impl Progress {
         self.set(Phase::Busy);
     }
 
-    /// Its answer is complete.
+    /// The response is complete.
     pub fn answer_begins(&self, upgrade: bool) {
         self.set(if upgrade {
             Phase::Switching
@@ -89,27 +90,28 @@ impl Progress {
     }
 }
 
-/// An answer that the system does not take in whole.
+/// A response that the send buffer did not take completely.
 struct Unsent {
     until: Pin<Box<Sleep>>,
-    /// Bytes since the deadline was set.
+    /// Bytes written since the deadline was set.
     taken: u64,
 }
 
-/// See the module.
+/// See the module documentation.
 pub struct HttpStream {
     tcp: TcpStream,
     deadlines: Deadlines,
     progress: Progress,
     head: Option<Pin<Box<Sleep>>>,
     unsent: Option<Unsent>,
-    /// Waits for bytes, or for the right to read them.
+    /// A read that waits for bytes or for permission to read.
     reader: Option<Waker>,
-    /// The system took nothing of the last write.
+    /// The last write took no bytes.
     blocked: bool,
 }
 
-/// A peer that does not read leaves up to some hundred KiB with the system, which would go on sending them for minutes.
+/// A stalled peer leaves up to several hundred KiB in the send buffer, which the system would try to send for minutes.
+/// Zero linger discards them.
 impl Drop for HttpStream {
     fn drop(&mut self) {
         if self.blocked {
@@ -119,7 +121,7 @@ impl Drop for HttpStream {
 }
 
 impl HttpStream {
-    /// The deadline of the first head counts from `since`.
+    /// The deadline of the first head starts at `since`.
     pub fn new(tcp: TcpStream, deadlines: Deadlines, since: Instant) -> Self {
         HttpStream {
             tcp,
@@ -138,7 +140,7 @@ impl HttpStream {
         self.progress.clone()
     }
 
-    /// Ends the wait for the rest of an answer when its reader is too slow.
+    /// Fails the write if the peer reads the response too slowly.
     fn wait_for_reader<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.blocked = true;
         if self.progress.get() == Phase::Upgraded {
@@ -167,7 +169,7 @@ impl HttpStream {
     }
 }
 
-/// What a reader must take in each `within`: at least one byte.
+/// The bytes that a peer must read in each period `within`: at least one.
 fn least(within: Duration) -> u64 {
     let bytes = within.as_millis() * u128::from(SLOWEST) / 1000;
     u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
@@ -188,7 +190,7 @@ impl AsyncRead for HttpStream {
         if phase == Phase::Upgraded {
             return Pin::new(&mut this.tcp).poll_read(cx, buf);
         }
-        // A peer that does not take its answers may ask for no further ones.
+        // A peer that does not read its responses may not send further requests.
         if this.unsent.is_some() {
             this.reader = Some(cx.waker().clone());
             return Poll::Pending;
@@ -251,12 +253,12 @@ impl AsyncWrite for HttpStream {
         }
     }
 
-    /// Without it hyper would copy each answer's body once more.
+    /// Without vectored writes hyper would copy each response body.
     fn is_write_vectored(&self) -> bool {
         self.tcp.is_write_vectored()
     }
 
-    /// hyper flushes once everything is written.
+    /// hyper flushes when everything is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let mut resumes = this.unsent.take().is_some();
@@ -270,7 +272,7 @@ impl AsyncWrite for HttpStream {
             this.progress.set(next);
             resumes = true;
         }
-        // The next read sets the deadline that counts now.
+        // The next read sets the current deadline.
         if resumes && let Some(reader) = this.reader.take() {
             reader.wake();
         }
@@ -294,7 +296,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(200);
     const NEVER: Duration = Duration::from_secs(3600);
     const LONG: Duration = Duration::from_secs(60);
-    /// More than the system takes for a peer that does not read.
+    /// More than the system buffers for a peer that does not read.
     const MUCH: usize = 64 << 20;
 
     fn deadlines(request: Duration, idle: Duration, write: Duration) -> Deadlines {
@@ -331,7 +333,7 @@ mod tests {
         let (mut stream, _, mut peer) = pair(deadlines(SOON, NEVER, NEVER)).await;
         let error = read(&mut stream).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // A byte gives it no more.
+        // A byte does not extend the deadline.
         let (mut stream, _, mut other) = pair(deadlines(SOON, NEVER, NEVER)).await;
         other.write_all(b"G").await.unwrap();
         assert_eq!(read(&mut stream).await.unwrap(), b'G');
@@ -344,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn rest_and_later_heads_have_times_of_their_own() {
-        // At rest.
+        // Idle.
         let (mut stream, progress, _peer) = pair(deadlines(NEVER, SOON, NEVER)).await;
         progress.request_begins();
         progress.answer_begins(false);
@@ -353,7 +355,7 @@ mod tests {
             read(&mut stream).await.unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
-        // The first byte of a head begins its time.
+        // The deadline starts with the first byte of a head.
         let (mut stream, progress, mut peer) = pair(deadlines(SOON, NEVER, NEVER)).await;
         progress.request_begins();
         progress.answer_begins(false);
@@ -389,7 +391,7 @@ mod tests {
         progress.answer_begins(false);
         let error = within(stream.write_all(&vec![0; MUCH])).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // After an upgrade it waits.
+        // After an upgrade there is no deadline.
         let (mut stream, progress, _peer) = pair(deadlines(NEVER, NEVER, SOON)).await;
         progress.answer_begins(true);
         stream.flush().await.unwrap();
@@ -427,7 +429,7 @@ mod tests {
         assert!(waited.is_err());
         let waited = tokio::time::timeout(SOON, stream.read_u8()).await;
         assert!(waited.is_err(), "{waited:?}");
-        // Its peer takes all that there is; then it may go on.
+        // Once the peer has read everything, reading resumes.
         let reading = tokio::spawn(async move {
             let mut all = vec![0; 1 << 16];
             while peer.read(&mut all).await.is_ok_and(|read| read > 0) {}

@@ -1,8 +1,8 @@
-//! How many codes are sent: to one address, for one user, from one client's address, and by text message in all. Each of
-//! them costs money, or the patience of somebody who did not ask.
+//! Limits on verification codes: per recipient address, per user, per client address, and for text messages in total.
+//! Each code costs money or disturbs a recipient who may not have requested it.
 //!
-//! What a caller did themselves they are told. That others had codes sent to the same address they are not: their request
-//! is answered like any other, and nothing is sent.
+//! A user who exceeds a limit through their own requests gets an error. A limit that is exceeded by other users'
+//! requests for the same recipient is not disclosed: the request is answered as usual, and no code is sent.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -20,16 +20,16 @@ use crate::{
     model::{UserId, address::Address},
 };
 
-/// Codes that one user may ask for within [`CODE_TTL`], for each channel.
+/// Codes per user and channel within [`CODE_TTL`].
 const CODES: u64 = 3;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Counts a code, and tells whether it is to be withheld.
+/// Counts a code. Returns whether to withhold it silently.
 ///
 /// # Errors
-/// `rate_limited`, with the time after which another is worth it.
+/// `rate_limited`, with the time until another request can succeed.
 pub(super) async fn count(
     edge: &Edge,
     user: UserId,
@@ -49,7 +49,7 @@ pub(super) async fn count(
         window,
     };
 
-    // First what the caller did: a request that is refused for it counts nowhere else.
+    // First the caller's own limits: a request that they refuse does not count against the others.
     let own = [
         (CODES, of("codes of a user", &[channel, &user], CODE_TTL)),
         (hourly, of("codes of a user to an address", &mine, HOUR)),
@@ -75,7 +75,7 @@ pub(super) async fn count(
     Ok(false)
 }
 
-/// Counts all of them; the window of one that is too many now.
+/// Increments all counters. Returns the longest window among those above their limit.
 async fn exceeded<const N: usize>(edge: &Edge, counts: &[(u64, Count); N]) -> Option<Duration> {
     let added: Vec<Count> = counts.iter().map(|(_, count)| count.clone()).collect();
     let counters = edge.auth.attempts.counters();
@@ -94,7 +94,7 @@ fn refuse(window: Duration) -> Result<()> {
     ))
 }
 
-/// Who gets what is sent there: tags do not make another address, nor do dots at Gmail.
+/// The mailbox behind an address: `+tags` are ignored, and so are dots at Gmail.
 fn recipient(address: &Address) -> String {
     let email = match address {
         Address::Phone(number) => return number.as_str().to_owned(),

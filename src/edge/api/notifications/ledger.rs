@@ -1,4 +1,4 @@
-//! The ledger's entries, as they are shown and paged.
+//! Entries of the delivery log and their pagination.
 
 use poem_openapi::Object;
 use serde::Serialize;
@@ -14,44 +14,48 @@ use crate::{
     store::notify::{Entry, Place},
 };
 
-/// One try.
+/// One delivery attempt.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationAttempt")]
 pub(super) struct AttemptView {
     started_at: Timestamp,
+    /// Absent while the attempt is in progress, or if its outcome is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     ended_at: Option<Timestamp>,
-    /// What the provider said.
+    /// The provider's response.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     answer: Option<String>,
 }
 
-/// That someone was told of a message, or was not.
+/// The notification of one user about one message, or the reason why there was none.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Notification")]
 pub(super) struct NotificationView {
     message: MessageId,
     room: RoomId,
+    /// The message's number in its room.
     seq: Seq,
     user: UserId,
-    /// Left out where it was decided before any channel.
+    /// Absent if the decision was made before a channel was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     channel: Option<ChannelKind>,
+    /// Why the message concerns the user.
     cause: Cause,
     state: DeliveryState,
-    /// In words.
+    /// The reason for the state, as text.
     reason: String,
-    /// When it was decided that the message concerns the user.
+    /// When the server determined that the message concerns the user.
     at: Timestamp,
-    /// Messages with the same delivery are one digest.
+    /// Entries with the same delivery belong to one digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     delivery: Option<Uuid>,
+    /// The attempts to deliver it; empty if nothing was sent.
     attempts: Vec<AttemptView>,
 }
 
@@ -61,7 +65,7 @@ impl From<Entry> for NotificationView {
         let (state, reason) = match (&entry.decided, record) {
             (Some((state, reason)), _) => (*state, reason.clone()),
             (None, Some(record)) => (record.state, record.reason.clone()),
-            (None, None) => (DeliveryState::Cancelled, "its delivery is gone".to_owned()),
+            (None, None) => (DeliveryState::Cancelled, "delivery not found".to_owned()),
         };
         let attempts = record.filter(|_| entry.decided.is_none());
         let attempts = attempts
@@ -90,16 +94,19 @@ impl From<Entry> for NotificationView {
     }
 }
 
+/// A page of the delivery log.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationPage")]
 pub(super) struct Page {
     pub items: Vec<NotificationView>,
+    /// Pass it as `cursor` to get the next page; `null` on the last page.
     pub next_cursor: Cursor<String>,
+    /// Whether there is a next page.
     pub has_more: bool,
 }
 
-/// `at_message_channel`.
+/// The cursor of a page: `at_message_channel`.
 pub(super) fn cursor_of(entry: &Entry) -> String {
     let channel = entry.channel.map_or("", ChannelKind::as_str);
     format!("{}_{}_{channel}", entry.at.millis(), entry.message.simple())
@@ -114,5 +121,5 @@ pub(in crate::edge) fn place(cursor: &str) -> Result<Place> {
             channel: parts.next()?.to_owned(),
         })
     };
-    read().ok_or_else(|| Error::field("cursor", "is not one that a page had"))
+    read().ok_or_else(|| Error::field("cursor", "is not a cursor that a page returned"))
 }

@@ -1,4 +1,4 @@
-//! Notifications of one's own: wishes, proving an address, and who was told of what, and why not.
+//! Notifications of the caller: preferences, address verification and the delivery log.
 
 mod codes;
 pub(in crate::edge) mod ledger;
@@ -37,7 +37,7 @@ use crate::{
 
 pub struct NotificationsApi;
 
-/// What is verified.
+/// The address to verify.
 #[derive(Clone, Copy, Enum)]
 enum Which {
     #[oai(rename = "email")]
@@ -46,7 +46,7 @@ enum Which {
     Sms,
 }
 
-/// The six digits that came.
+/// The six digits of a verification code.
 #[derive(Deserialize, Object)]
 struct VerificationCode {
     code: String,
@@ -54,7 +54,7 @@ struct VerificationCode {
 
 #[OpenApi(prefix_path = "/v1", tag = "Tags::Notifications")]
 impl NotificationsApi {
-    /// What I want to be told of, and how
+    /// Get notification preferences
     #[oai(
         path = "/me/notifications",
         method = "get",
@@ -65,9 +65,9 @@ impl NotificationsApi {
         Ok(Found::of(&Settings::of(&settings)))
     }
 
-    /// Change what I want to be told of
+    /// Replace notification preferences
     ///
-    /// As a whole: what is left out becomes the default.
+    /// Absent fields are reset to their defaults.
     #[oai(
         path = "/me/notifications",
         method = "put",
@@ -92,11 +92,13 @@ impl NotificationsApi {
         })
     }
 
-    /// Send me a code that proves my address
+    /// Send a verification code
     ///
-    /// It goes to the account's e-mail address or phone number, is good once and for ten minutes, and replaces the one
-    /// before it. At most three in ten minutes, and as many for each address as the operator allows. Text messages go to the
-    /// countries that the operator named, and to no number that costs more.
+    /// Sends a six-digit code to the account's e-mail address or phone number. The code is valid once and for 10
+    /// minutes, and replaces the previous one. At most three codes per channel in 10 minutes; the operator limits codes
+    /// per recipient and per client address (`limits.codes_…`). Text messages are sent only to countries that
+    /// `notify.sms.countries` allows, and not to premium-rate numbers unless it lists them. Fails with `conflict` if
+    /// the account has no such address or the server has no provider for it.
     #[oai(
         path = "/me/verify/:which",
         method = "post",
@@ -122,7 +124,7 @@ impl NotificationsApi {
         })?;
         let address = Address::parse(channel, &address).ok_or_else(|| {
             Error::conflict(
-                "nothing can be sent to the account's address; set it again with PATCH /v1/me",
+                "the account's address cannot receive messages; set it again with PATCH /v1/me",
             )
         })?;
         if let Address::Phone(number) = &address
@@ -153,7 +155,10 @@ impl NotificationsApi {
         )
     }
 
-    /// Prove my address
+    /// Verify an address
+    ///
+    /// Confirms the account's e-mail address or phone number with the code that was sent to it. A code allows five
+    /// attempts.
     #[oai(
         path = "/me/verify/:which/confirm",
         method = "post",
@@ -178,9 +183,9 @@ impl NotificationsApi {
         )
     }
 
-    /// What I was told of, and what not, and why
+    /// List my notifications
     ///
-    /// The newest first.
+    /// The delivery log of the caller: which messages caused a notification, which did not, and why. Newest first.
     #[oai(
         path = "/me/notifications/history",
         method = "get",
@@ -190,9 +195,9 @@ impl NotificationsApi {
         &self,
         edge: Shared<'_>,
         caller: Caller,
-        /// The `nextCursor` of the page before.
+        /// The `nextCursor` of the previous page.
         cursor: Query<Option<String>>,
-        /// 1 to 200.
+        /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<Page>, Problem> {
         let limit = check_limit(limit.0)?;
@@ -212,9 +217,10 @@ impl NotificationsApi {
         }))
     }
 
-    /// Who was told of a message, who was not, and why
+    /// List a message's notifications
     ///
-    /// Its sender and the room's admins see everyone whom it concerned, other members themselves only.
+    /// The delivery log of one message: which users were notified, which were not, and why. The sender and the room's
+    /// admins see all users concerned; other members see only their own entries.
     #[oai(
         path = "/messages/:message/notifications",
         method = "get",
@@ -227,8 +233,9 @@ impl NotificationsApi {
         message: Path<MessageId>,
     ) -> Result<Found<Page>, Problem> {
         let user = caller.user();
-        // One answer for a message that does not exist, one in a room that the caller may not see, and one in a public room
-        // that they have not joined: the path names no room, so any other answer would say where the message is.
+        // The same error for an unknown message, for one in a room that the caller may not see, and for one in a public
+        // room that the caller has not joined: the path contains no room, so a distinct error would reveal where the
+        // message is.
         let unknown = || Error::not_found("message");
         let room = edge.ledger.room_of(message.0).await?.ok_or_else(unknown)?;
         let (_, member) =
@@ -261,7 +268,7 @@ impl Which {
         }
     }
 
-    /// Someone must be there to send it.
+    /// Fails if no provider is configured for the channel.
     fn check(self, edge: &Edge) -> Result<()> {
         use crate::config::{EmailProvider, SmsProvider};
         let notify = &edge.config.notify;
@@ -272,7 +279,7 @@ impl Which {
         if there {
             Ok(())
         } else {
-            Err(Error::conflict("this server sends no such messages"))
+            Err(Error::conflict("this channel has no provider"))
         }
     }
 }
@@ -284,7 +291,8 @@ fn done(answer: Answer, id: Uuid) -> Result<Gone, Problem> {
     })
 }
 
-/// What is kept of a code. Six digits hide behind no hash for long; its ten minutes and five guesses protect it.
+/// The stored hash of a code. Six digits can be brute-forced from any hash; the protection is the lifetime of 10
+/// minutes and the limit of five attempts.
 fn hash(user: UserId, code: &str) -> Vec<u8> {
     let hash = Sha256::new().chain_update(user.as_bytes());
     hash.chain_update(code.as_bytes()).finalize().to_vec()

@@ -1,4 +1,4 @@
-//! What a user wants to be told of, as it is read and shown.
+//! Notification preferences: parsing and display.
 
 use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
@@ -12,20 +12,20 @@ use crate::{
     store::notify::NotifySettings,
 };
 
-/// Rooms that one user may set apart.
+/// Rooms with their own mode, per user.
 const MAX_ROOMS: usize = 1000;
 
-/// When nothing is sent.
+/// A daily period in which no notifications are sent.
 #[derive(Serialize, Deserialize, Object)]
 #[oai(rename = "QuietHours")]
 pub(super) struct QuietHoursView {
     /// `HH:MM` in the user's time zone.
     from: String,
-    /// `HH:MM`; not after `from` means on the next day.
+    /// `HH:MM`. If it is not later than `from`, it is on the next day.
     to: String,
 }
 
-/// What a room may tell of.
+/// The notification mode of a room.
 #[derive(Serialize, Deserialize, Object)]
 #[oai(rename = "RoomNotifications")]
 pub(super) struct RoomView {
@@ -33,25 +33,27 @@ pub(super) struct RoomView {
     mode: RoomMode,
 }
 
-/// A user's wishes. What is left out is as it is by default.
+/// Notification preferences. Absent fields have their default.
 #[derive(Serialize, Deserialize, Object)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[oai(rename_all = "camelCase", rename = "NotificationPreferences", default)]
 pub(super) struct Wishes {
-    /// By e-mail, once the address is verified. On by default.
+    /// Notify by e-mail, once the address is verified. Default: on.
     email: bool,
-    /// By text message, once the number is verified. Off by default.
+    /// Notify by text message, once the number is verified. Default: off.
     sms: bool,
-    /// Of messages in direct rooms. On by default.
+    /// Notify of messages in direct rooms. Default: on.
     direct: bool,
-    /// Of messages that name the user. On by default.
+    /// Notify of messages that mention the user. Default: on.
     mentions: bool,
+    /// Absent: notifications are sent at any time of day.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     quiet_hours: Option<QuietHoursView>,
-    /// A name of the IANA time zone database, such as `Europe/Berlin`. `UTC` by default.
+    /// A name from the IANA time zone database, such as `Europe/Berlin`. Default: `UTC`.
     time_zone: String,
-    /// Rooms that differ from the default: direct rooms tell of everything, others of mentions.
+    /// Rooms with another mode than the default, at most 1,000. By default, direct rooms notify of every message and
+    /// other rooms of mentions.
     rooms: Vec<RoomView>,
 }
 
@@ -95,7 +97,7 @@ impl Wishes {
             })
         };
         if self.rooms.len() > MAX_ROOMS {
-            let message = format!("at most {MAX_ROOMS} rooms can be set apart");
+            let message = format!("at most {MAX_ROOMS} rooms can have their own mode");
             return Err(Error::field("rooms", message));
         }
         let mut rooms: Vec<_> = self.rooms.iter().map(|r| (r.room, r.mode)).collect();
@@ -115,13 +117,15 @@ impl Wishes {
     }
 }
 
-/// Wishes, and the addresses they can be fulfilled at.
+/// Notification preferences and which addresses are verified.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationSettings")]
 pub(super) struct Settings {
     preferences: Wishes,
+    /// Whether the account's current e-mail address is verified.
     email_verified: bool,
+    /// Whether the account's current phone number is verified.
     phone_verified: bool,
 }
 

@@ -1,5 +1,5 @@
-//! How a failure looks over HTTP: `application/problem+json` (RFC 9457) with our stable codes. Every failure of every
-//! endpoint ends in [`render`], which also logs the cause of those that are our fault, once.
+//! HTTP error responses: `application/problem+json` (RFC 9457) with stable codes. Every failure passes through
+//! [`render`], which logs internal errors once.
 
 mod render;
 
@@ -20,7 +20,7 @@ use crate::error::{Code, Error, FieldError};
 
 const MEDIA_TYPE: &str = "application/problem+json";
 
-/// Every code with its status and meaning, as the specification lists them.
+/// Every code with its HTTP status and its description for the OpenAPI document.
 const CODES: &[(Code, u16, &str)] = &[
     (
         Code::Malformed,
@@ -30,22 +30,22 @@ const CODES: &[(Code, u16, &str)] = &[
     (
         Code::Unauthorized,
         401,
-        "`unauthorized`: no credentials, or they do not hold.",
+        "`unauthorized`: no credentials, or invalid ones.",
     ),
     (
         Code::TokenExpired,
         401,
-        "`token_expired`: the access token was good once; refresh it.",
+        "`token_expired`: the access token has expired; refresh it.",
     ),
     (
         Code::Forbidden,
         403,
-        "`forbidden`: who you are is known, and you may not.",
+        "`forbidden`: the caller is authenticated but lacks the permission.",
     ),
     (
         Code::NotFound,
         404,
-        "`not_found`: there is no such thing, or it is not yours to know of.",
+        "`not_found`: the resource does not exist, or the caller may not see it.",
     ),
     (
         Code::UnknownEvent,
@@ -55,7 +55,7 @@ const CODES: &[(Code, u16, &str)] = &[
     (
         Code::Conflict,
         409,
-        "`conflict`: it exists already, or its state does not allow this.",
+        "`conflict`: the resource exists already, or its state does not allow the operation.",
     ),
     (
         Code::TooLarge,
@@ -70,24 +70,24 @@ const CODES: &[(Code, u16, &str)] = &[
     (
         Code::RateLimited,
         429,
-        "`rate_limited`: too many requests; the same one works after `retryAfterMs`.",
+        "`rate_limited`: too many requests; repeat the request after `retryAfterMs`.",
     ),
     (
         Code::Internal,
         500,
-        "`internal`: a failure on our side; `requestId` helps to find it.",
+        "`internal`: a server error; `requestId` identifies it in the server's log.",
     ),
     (
         Code::Busy,
         503,
-        "`busy`: at a limit, or a part is away; the same request works after `retryAfterMs`.",
+        "`busy`: overloaded, or a dependency is unavailable; repeat the request after `retryAfterMs`.",
     ),
 ];
 
-/// A body of another media type: its code is `malformed`, and its status says more.
+/// Status and description for an unsupported media type; its code is `malformed`.
 const MEDIA_TYPE_STATUS: u16 = 415;
 const MEDIA_TYPE_MEANING: &str =
-    "`malformed`: the body is not JSON by its `Content-Type`; send `application/json`.";
+    "`malformed`: the `Content-Type` is not JSON; send `application/json`.";
 
 /// The HTTP status of a code.
 pub fn status(code: Code) -> StatusCode {
@@ -98,7 +98,7 @@ pub fn status(code: Code) -> StatusCode {
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// The error of every operation.
+/// The error response of every operation.
 #[derive(Debug)]
 pub struct Problem(pub Error);
 
@@ -118,7 +118,7 @@ impl From<Problem> for poem::Error {
 impl ApiResponse for Problem {
     fn meta() -> MetaResponses {
         let mut responses: Vec<MetaResponse> = Vec::new();
-        // The codes of one status stand next to each other.
+        // Codes of the same status are adjacent.
         for group in CODES.chunk_by(|a, b| a.1 == b.1) {
             let status = group[0].1;
             if status > MEDIA_TYPE_STATUS
@@ -151,14 +151,14 @@ fn response(status: u16, description: &'static str) -> MetaResponse {
     }
 }
 
-/// The specification wants `'static` texts; one status joins several codes.
+/// The OpenAPI description of a status; several codes can share one. `poem_openapi` requires `'static` texts.
 fn describe(status: u16) -> &'static str {
     match status {
         401 => concat!(
-            "`unauthorized`: no credentials, or they do not hold. ",
-            "`token_expired`: the access token was good once; refresh it."
+            "`unauthorized`: no credentials, or invalid ones. ",
+            "`token_expired`: the access token has expired; refresh it."
         ),
-        404 => "`not_found`: there is no such thing, or it is not yours to know of.",
+        404 => "`not_found`: the resource does not exist, or the caller may not see it.",
         _ => CODES
             .iter()
             .find(|(_, of, _)| *of == status)
@@ -182,49 +182,49 @@ fn headers(status: u16) -> Vec<MetaHeader> {
         )],
         429 | 503 => vec![header(
             "RETRY-AFTER",
-            "Whole seconds; `retryAfterMs` is finer.",
+            "Whole seconds; `retryAfterMs` is more precise.",
             u32::schema_ref(),
         )],
         _ => Vec::new(),
     }
 }
 
-/// A failure (RFC 9457).
+/// An error (RFC 9457).
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Problem")]
 struct ProblemBody {
-    /// Always `about:blank`: `code` says which problem it is.
+    /// Always `about:blank`; `code` identifies the error.
     #[serde(rename = "type")]
     #[oai(rename = "type")]
     kind: String,
-    /// The status in words.
+    /// The reason phrase of the HTTP status.
     title: String,
     /// The HTTP status.
     status: u16,
-    /// What is wrong with this request and what to do about it.
+    /// What is wrong with this request and how to correct it.
     detail: String,
-    /// Stable, for programs.
+    /// The stable error code.
     code: CodeName,
-    /// Names this request in the server's log; also in the header `X-Request-Id`.
+    /// Identifies this request in the server's log; also in the header `X-Request-Id`.
     request_id: String,
-    /// When the same request is worth another try, in milliseconds.
+    /// When to repeat the same request, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     retry_after_ms: Option<u64>,
-    /// The fields that were refused.
+    /// The invalid fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[oai(skip_serializing_if_is_empty)]
     errors: Vec<RefusedField>,
 }
 
-/// A field that was refused.
+/// An invalid field.
 #[derive(Serialize, Object)]
 #[oai(rename = "RefusedField")]
 struct RefusedField {
-    /// Its name in the request.
+    /// The field's name in the request.
     field: String,
-    /// What is allowed.
+    /// The constraint that it violates.
     message: String,
 }
 
@@ -237,7 +237,7 @@ impl From<&FieldError> for RefusedField {
     }
 }
 
-/// A code as the specification shows it.
+/// The error code's schema.
 #[derive(Clone, Serialize)]
 #[serde(transparent)]
 struct CodeName(Code);
@@ -258,7 +258,7 @@ impl Type for CodeName {
     fn register(registry: &mut Registry) {
         registry.create_schema::<Self, _>("Code".to_owned(), |_| MetaSchema {
             description: Some(
-                "A stable code; the same on sockets. Each operation's responses say what it means there.",
+                "A stable code, the same as on sockets. The responses of each operation describe its meaning.",
             ),
             enum_items: CODES.iter().map(|(code, ..)| code.as_str().into()).collect(),
             ..MetaSchema::new("string")

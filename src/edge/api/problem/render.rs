@@ -1,4 +1,4 @@
-//! From any failure, ours or the framework's, to its document.
+//! Turns any failure, our own or the framework's, into a problem document.
 
 use poem::{
     Response,
@@ -10,12 +10,12 @@ use poem_openapi::error::{AuthorizationError, ParseParamError, ParsePathError};
 use super::{CodeName, MEDIA_TYPE, ProblemBody, RefusedField, status};
 use crate::error::{Code, Error};
 
-/// The answer to a request that failed with `failure`.
+/// The response to a request that failed with `failure`.
 pub fn render(failure: poem::Error, request_id: &str) -> Response {
     if failure.is_from_response() {
         return failure.into_response();
     }
-    // Both say more than their code does.
+    // These two statuses are more specific than the error's code.
     let stated = match failure.status() {
         StatusCode::METHOD_NOT_ALLOWED if failure.is::<MethodNotAllowedError>() => true,
         StatusCode::UNSUPPORTED_MEDIA_TYPE => failure.is::<Error>(),
@@ -27,17 +27,17 @@ pub fn render(failure: poem::Error, request_id: &str) -> Response {
     document(&error, status, request_id)
 }
 
-/// The answer to a request that failed with `error`, and the log line where it is our failure.
+/// The response to a request that failed with `error`; server errors are logged.
 pub fn document(error: &Error, status: StatusCode, request_id: &str) -> Response {
     if error.code == Code::Internal {
-        tracing::error!(request_id, error = %error.chain(), "a request failed");
+        tracing::error!(request_id, error = %error.chain(), "request failed");
     } else if status.is_server_error() {
-        tracing::warn!(request_id, error = %error.chain(), "a request was turned away");
+        tracing::warn!(request_id, error = %error.chain(), "request rejected");
     }
     write(error, status, request_id)
 }
 
-/// The answer to a request that failed with `error`.
+/// The response to a request that failed with `error`, without a log line.
 pub fn write(error: &Error, status: StatusCode, request_id: &str) -> Response {
     let retry_after_ms = error.retry_after_ms();
     let body = ProblemBody {
@@ -78,7 +78,7 @@ pub fn write(error: &Error, status: StatusCode, request_id: &str) -> Response {
     response
 }
 
-/// Our own error, or what a failure of the framework means in our words.
+/// Converts a failure to an [`Error`]: our own unchanged, the framework's by its type.
 fn understand(failure: poem::Error) -> Error {
     let failure = match failure.downcast::<Error>() {
         Ok(error) => return error,
@@ -92,7 +92,7 @@ fn understand(failure: poem::Error) -> Error {
     }
     if failure.is::<MethodNotAllowedError>() {
         return Error::malformed(
-            "this path does not take this method; the header Allow names those it does",
+            "this path does not support this method; the header Allow lists those it does",
         );
     }
     if failure.is::<AuthorizationError>() {
@@ -119,7 +119,7 @@ fn understand(failure: poem::Error) -> Error {
     }
 }
 
-/// Without the framework's words: `failed to parse "uuid": invalid length …`.
+/// Removes the framework's prefix: `failed to parse "uuid": invalid length …`.
 fn reason(text: &str) -> String {
     match text
         .strip_prefix("failed to parse \"")

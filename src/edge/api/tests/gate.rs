@@ -1,4 +1,4 @@
-//! What surrounds every request: failures, tokens, bodies, CORS, panics.
+//! Middleware: errors, tokens, bodies, CORS and panics.
 
 use super::*;
 use crate::edge::{api, auth::access::AccessTokens};
@@ -60,7 +60,7 @@ async fn bad_tokens_are_told_apart() {
         world.send(with("x.y.z".into())).await.1["code"],
         "unauthorized"
     );
-    // A good token of an account that is not there.
+    // A valid token of an account that does not exist.
     let (response, _) = world.send(with(world.token(new_id()))).await;
     assert_eq!(response.status(), 401);
 }
@@ -124,7 +124,7 @@ async fn only_listed_pages_may_read_answers() {
             .unwrap()
             .contains("Idempotency-Key")
     );
-    // A failure must be readable too.
+    // Error responses need CORS headers as well.
     let (response, _) = world.send(from(Method::GET, "https://app.example")).await;
     assert_eq!(
         response.header("access-control-allow-origin"),

@@ -19,7 +19,7 @@ async fn register_then_log_in() {
         .unwrap();
     assert_eq!(body["user"]["id"], identity.user.to_string());
 
-    // What the worker would have stored.
+    // What the worker would store.
     let jobs: Vec<Job> = world.line.jobs.lock().unwrap().drain(..).collect();
     let [
         Job {
@@ -68,7 +68,7 @@ async fn register_then_log_in() {
         .await;
     assert_eq!((wrong.0, unknown.0), (401, 401));
     assert_eq!(wrong.1["detail"], unknown.1["detail"]);
-    // Taken.
+    // The user name is taken.
     let again = json!({"username": "ada", "password": "another horse"});
     assert_eq!(world.post("/v1/auth/register", again).await.0, 409);
 }
@@ -201,7 +201,7 @@ async fn logins_are_counted() {
             expected
         );
     }
-    // Nobody is locked out by somebody else's attempts at another name.
+    // Failed attempts for one name do not lock out another.
     assert_eq!(
         world
             .post(

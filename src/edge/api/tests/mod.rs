@@ -1,5 +1,5 @@
-//! The API over stand-ins for store, bus, queue and worker: what an edge answers by itself. What the parts do
-//! together is tested over real sockets in `tests/`.
+//! The API over fakes of the store, bus, queue and worker: what an edge answers by itself. The interaction of the real
+//! parts is tested over real sockets in `tests/`.
 
 mod gate;
 mod health;
@@ -44,7 +44,7 @@ use crate::{
 
 type Rooms = HashMap<RoomId, (Room, Vec<Member>)>;
 
-/// A store with what a test puts in; away until it has been filled.
+/// A store with the contents that a test sets; unavailable until it is filled.
 #[derive(Default)]
 struct Store {
     rooms: Mutex<Option<Rooms>>,
@@ -170,7 +170,7 @@ impl NotifyReads for Store {
 
 type Decide = fn(&Command) -> Option<Outcome>;
 
-/// A queue and the worker behind it: it notes every job and answers as the test decides.
+/// A queue and its worker: records every command and replies as the test decides.
 struct Line {
     submitter: OnceLock<Weak<Submitter>>,
     jobs: Mutex<Vec<Job>>,
@@ -310,7 +310,7 @@ impl World {
             .access
     }
 
-    /// As `user`; `body` as JSON where it is not null.
+    /// Sends a request as `user`, with `body` as JSON unless it is null.
     async fn call(&self, user: UserId, method: Method, path: &str, body: Value) -> (u16, Value) {
         let mut request = Request::builder()
             .method(method)
@@ -336,7 +336,7 @@ impl World {
         (response.status().as_u16(), body)
     }
 
-    /// A room with `user` in it.
+    /// Adds a room with `user` as a member.
     fn room(&self, kind: RoomKind, user: UserId, role: Role, muted: bool) -> RoomId {
         let room = Room {
             id: new_id(),

@@ -1,4 +1,4 @@
-//! Rooms and what is said in them.
+//! Rooms and messages.
 
 use super::*;
 
@@ -173,11 +173,11 @@ async fn a_message_is_accepted_or_stored() {
     let waited = format!("{path}?wait=stored");
     let (status, body) = world.call(user, Method::POST, &waited, hello).await;
     assert_eq!((status, &body["seq"]), (201, &json!(7)));
-    // A refusal is told even to those who do not wait.
+    // A refusal is returned even without `wait`.
     let reply = json!({"body": "hello", "replyTo": new_id()});
     assert_eq!(world.call(user, Method::POST, &path, reply).await.0, 422);
 
-    // The key stands in for the id, and metadata is passed on without its whitespace.
+    // The key replaces the id, and metadata is passed on without its whitespace.
     let request = Request::builder()
         .method(Method::POST)
         .uri_str(&waited)
