@@ -1,7 +1,6 @@
-//! Many who ask for the same kind of thing at the same time share one read. While a read is under way those who come
-//! wait for the next one, as commands do on their way to the queue: idle, a read of one and no delay; when everyone
-//! comes back after a restart, one read for hundreds. A read begins after all of its askers asked, so that nobody is
-//! told less than a read of their own would have told: this is no cache.
+//! Batched reads (as in DataLoader): concurrent requests for the same kind of data share one read. Requests that arrive
+//! during a read wait for the next one: no delay when idle, hundreds of keys per read when all clients reconnect after
+//! a restart. Not a cache: each read starts after all of its callers asked.
 
 use std::{
     sync::Arc,
@@ -19,13 +18,14 @@ use crate::{
     store::{Entry, Reads},
 };
 
-/// Reads under way at once: a second one only beside one that is slow, as two would share the askers between them.
+/// Maximum concurrent reads. The second one starts only while the first is slow, since two would split the batch
+/// between them.
 const READS: usize = 2;
-/// A read that takes longer does not hold up who comes after that.
+/// A read that takes longer than this no longer delays later requests.
 const SLOW: Duration = Duration::from_millis(50);
-/// Keys in one read.
+/// Maximum keys per read.
 const KEYS: usize = 256;
-/// What a read may take before its place is given to the next one.
+/// Timeout of one read.
 const WITHIN: Duration = Duration::from_secs(5);
 
 type Read<K, V> = dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>>> + Send + Sync;
@@ -41,9 +41,9 @@ struct Shared<K, V> {
 
 struct State<K, V> {
     waiting: Vec<Asked<K, V>>,
-    /// Reads under way.
+    /// Number of reads in progress.
     reading: usize,
-    /// When the last of them began.
+    /// Start of the latest of them.
     began: Instant,
 }
 
@@ -53,7 +53,7 @@ struct Asked<K, V> {
 }
 
 impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
-    /// `read` answers each key, in the order given.
+    /// `read` returns one value per key, in the order of the keys.
     pub fn new<F>(read: impl Fn(Vec<K>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Vec<V>>> + Send + 'static,
@@ -70,10 +70,10 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
         }
     }
 
-    /// What a read that begins from now on says of `key`.
+    /// The value of `key`, from a read that starts after this call.
     ///
     /// # Errors
-    /// Those of the read, which all its askers get; `busy` where it takes too long.
+    /// The read's error, copied to all of its callers; `busy` after a timeout.
     pub async fn get(&self, key: K) -> Result<V> {
         let (answer, answered) = oneshot::channel();
         let begins = {
@@ -88,7 +88,7 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
             begins
         };
         if begins {
-            // A task of its own: whoever asked may give up, and the others still get their answer.
+            // In its own task, since the caller may be cancelled while others wait for the same read.
             tokio::spawn(Shared::keep_reading(self.shared.clone()));
         }
         answered
@@ -116,7 +116,7 @@ impl<K, V> Shared<K, V> {
             match result {
                 Ok(values) => {
                     for (answer, value) in answers.into_iter().zip(values) {
-                        // Whoever asked may have gone.
+                        // The caller may have been cancelled.
                         let _ = answer.send(Ok(value));
                     }
                 }
@@ -130,23 +130,22 @@ impl<K, V> Shared<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<K, V>> {
-        // The list is whole between any two statements.
         self.state.lock()
     }
 }
 
-/// What every socket asks for when it comes.
+/// Reads that every socket makes when it connects.
 pub struct BatchedReads {
     pub accounts: BatchedRead<UserId, Option<Account>>,
     /// Whether the login was revoked.
     pub revoked: BatchedRead<LoginId, bool>,
     pub entries: BatchedRead<(RoomId, UserId), Option<Entry>>,
-    /// Says on the bus that someone is connected.
+    /// Marks the user as connected on the bus.
     pub here: BatchedRead<(UserId, Timestamp), ()>,
 }
 
 impl BatchedReads {
-    /// Users count as connected for `ttl`.
+    /// `ttl` is how long a user counts as connected after a heartbeat.
     pub fn new(reads: &Arc<dyn Reads>, presence: &Arc<dyn Presence>, ttl: Duration) -> Self {
         let (accounts, logins, entries) = (reads.clone(), reads.clone(), reads.clone());
         let presence = presence.clone();
@@ -178,19 +177,19 @@ impl BatchedReads {
     }
 }
 
-/// One of the reads under way; it counts until it ends, even by a panic.
+/// One read in progress, counted until it is dropped, even by a panic.
 struct Reading<K, V> {
     shared: Arc<Shared<K, V>>,
     ended: bool,
 }
 
 impl<K, V> Reading<K, V> {
-    /// The next to be read; `None` ends it.
+    /// The next batch; `None` if no caller waits, which ends this reader.
     fn next(&mut self) -> Option<Vec<Asked<K, V>>> {
         let mut state = self.shared.lock();
         state.waiting.retain(|asked| !asked.answer.is_closed());
         if state.waiting.is_empty() {
-            // Under the same lock, so that whoever asks next begins a read.
+            // Under the same lock as the check, so that the next request starts a read.
             state.reading -= 1;
             state.waiting = Vec::new();
             self.ended = true;
@@ -219,10 +218,10 @@ mod tests {
 
     use super::*;
 
-    /// Answers twice the key, and how many keys were read together.
+    /// Returns twice the key, and the number of keys in the read.
     type Doubled = BatchedRead<u32, (u32, usize)>;
 
-    /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
+    /// Each read waits for a permit; the key `u32::MAX` fails, the key 0 panics.
     fn gather() -> (Arc<Doubled>, Arc<Semaphore>, Arc<AtomicU32>) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
         let (gate, count) = (permits.clone(), begun.clone());
@@ -252,7 +251,7 @@ mod tests {
             .unwrap();
     }
 
-    /// As many reads under way as may be, so that the next askers wait.
+    /// Starts the maximum number of concurrent reads, so that the next callers wait.
     async fn busy(gather: &Arc<Doubled>, begun: &AtomicU32, key: u32) {
         for read in 1..=READS as u32 {
             let gather = gather.clone();
