@@ -67,7 +67,9 @@ impl fmt::Display for Code {
 /// One rejected field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FieldError {
+    /// The path of the field, such as `inner[1].count`.
     pub field: String,
+    /// What is wrong with it, or which values are allowed.
     pub message: String,
 }
 

@@ -253,7 +253,9 @@ pub struct Message {
     pub sender: User,
     /// Empty once deleted.
     pub body: String,
+    /// Chosen by the sender; identifies the message among those of the same sender and room.
     pub client_msg_id: String,
+    /// The id of the message that this one replies to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     pub reply_to: Option<MessageId>,

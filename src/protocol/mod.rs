@@ -69,6 +69,7 @@ pub struct MemberView {
     pub joined_at: Timestamp,
     /// The highest number that this member has read.
     pub read_seq: Seq,
+    /// The member may not write before this time. Omitted if the member is not muted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     pub muted_until: Option<Timestamp>,
@@ -93,6 +94,7 @@ impl From<&Member> for MemberView {
 #[serde(rename_all = "camelCase")]
 pub struct MemberEvent {
     pub room: RoomId,
+    /// The event's number in the room's feed.
     pub change_seq: Seq,
     pub user: User,
     pub role: Role,
@@ -104,11 +106,15 @@ pub struct MemberEvent {
     pub at: Timestamp,
 }
 
+/// Why a membership ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum MemberLeftReason {
+    /// The member left.
     Left,
+    /// An admin or the owner removed the member.
     Removed,
+    /// An admin or the owner banned the member.
     Banned,
     /// The member's account was deleted.
     Deleted,
@@ -119,9 +125,11 @@ pub enum MemberLeftReason {
 #[serde(rename_all = "camelCase")]
 pub struct RoomEvent {
     pub room: RoomId,
+    /// The event's number in the room's feed.
     pub change_seq: Seq,
     pub name: String,
     pub kind: RoomKind,
+    /// `true` if the room has been deleted; otherwise omitted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,11 +146,15 @@ pub struct Connected {
     pub limits: ConnectedLimits,
 }
 
+/// The limits of this socket.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectedLimits {
+    /// Maximum size of one frame from the client, in bytes.
     pub max_frame_bytes: usize,
+    /// Maximum size of a message body, in bytes of UTF-8.
     pub max_body_bytes: usize,
+    /// Interval of the server's pings, in milliseconds.
     pub ping_interval_ms: u64,
 }
 
@@ -160,6 +172,7 @@ pub struct Gap {
 #[serde(rename_all = "camelCase")]
 pub struct SendFailed {
     pub room: RoomId,
+    /// The `clientMsgId` of the refused send.
     pub client_msg_id: String,
     pub code: Code,
     pub message: String,
@@ -189,13 +202,16 @@ pub enum Request {
     Disconnect,
 }
 
+/// The data of `auth`.
 #[derive(Deserialize, JsonSchema)]
 pub struct Auth {
+    /// An access token.
     pub token: String,
 }
 
 debug_of!(Auth {});
 
+/// The data of `joinRoom`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinRoom {
@@ -205,17 +221,23 @@ pub struct JoinRoom {
     pub after_seq: Option<Seq>,
 }
 
+/// The data of `leaveRoom`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct LeaveRoom {
     pub room: RoomId,
 }
 
+/// The data of `sendMessage`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendMessage {
     pub room: RoomId,
+    /// 1 to `limits.maxBodyBytes` bytes of UTF-8, without U+0000.
     pub body: String,
+    /// 1 to 128 bytes, chosen by the client. A repeated send with the same room, sender and `clientMsgId` is the same
+    /// message and is stored once.
     pub client_msg_id: String,
+    /// The id of a message in the same room.
     pub reply_to: Option<MessageId>,
     pub metadata: Option<ClientMetadata>,
 }
@@ -225,25 +247,30 @@ debug_of!(SendMessage {
     client_msg_id
 });
 
+/// The data of `editMessage`.
 #[derive(Deserialize, JsonSchema)]
 pub struct EditMessage {
     pub room: RoomId,
     pub id: MessageId,
+    /// The new body, with the limits of `sendMessage`.
     pub body: String,
 }
 
 debug_of!(EditMessage { room, id });
 
+/// The data of `deleteMessage`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct DeleteMessage {
     pub room: RoomId,
     pub id: MessageId,
 }
 
+/// The data of `react`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct React {
     pub room: RoomId,
     pub id: MessageId,
+    /// One emoji, or a word of 1 to 32 of the characters `a-z 0-9 _ + -`.
     pub emoji: String,
     /// `true`, the default, adds the reaction; `false` removes it.
     #[serde(default = "yes")]
@@ -254,9 +281,11 @@ fn yes() -> bool {
     true
 }
 
+/// The data of `markRead`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct MarkRead {
     pub room: RoomId,
+    /// The highest number that was read, at most the room's newest. A lower one than before changes nothing.
     pub seq: Seq,
 }
 
@@ -302,6 +331,7 @@ pub struct Joined {
     /// The room's newest number.
     pub head: Seq,
     pub role: Role,
+    /// Number of messages above the member's read position, deleted ones included, counted up to 1,000.
     pub unread: u32,
     /// The messages that are new or changed since `afterSeq`, each once, in their current state; without `afterSeq`,
     /// the latest messages (at most 50).
@@ -317,6 +347,7 @@ pub struct Joined {
     pub has_more: bool,
 }
 
+/// An event of `joinRoom`, as it would have been sent live.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct MissedEvent {
     #[schemars(with = "EventKind")]
@@ -330,6 +361,7 @@ pub struct MissedEvent {
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase")]
 pub struct Accepted {
+    /// The id of the message.
     pub id: MessageId,
     pub client_msg_id: String,
     /// Always `accepted`: the message will be stored, unless a worker refuses it (`sendFailed`).
@@ -351,9 +383,12 @@ impl Accepted {
 #[serde(rename_all = "camelCase")]
 pub struct WireError {
     pub code: Code,
+    /// A text that explains the error.
     pub message: String,
+    /// The delay in milliseconds after which the same request may be retried, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// The rejected fields; omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
 }
@@ -369,13 +404,14 @@ impl From<&Error> for WireError {
     }
 }
 
-// ---- checks that every way in shares
+// ---- checks shared by REST and the sockets
 
 /// Checks a message body: 1 to `max` bytes, no U+0000 (PostgreSQL cannot store it).
 pub fn check_body(body: &str, max: usize) -> Result<()> {
     check_text("body", body, 1, max)
 }
 
+/// Checks a `clientMsgId`: 1 to [`MAX_CLIENT_MSG_ID`] bytes, no U+0000.
 pub fn check_client_msg_id(id: &str) -> Result<()> {
     check_text("clientMsgId", id, 1, MAX_CLIENT_MSG_ID)
 }

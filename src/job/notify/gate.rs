@@ -108,7 +108,7 @@ impl Gate {
                 .await
             {
                 Ok(true) => return Ok(Place(Some(holder))),
-                // Waiting here costs less than a way through the queue.
+                // Waiting here costs less than requeueing the task.
                 Ok(false) => {
                     let pause = rand::rng().random_range(20..100);
                     tokio::time::sleep(Duration::from_millis(pause)).await;
