@@ -14,8 +14,8 @@ use crate::{
     store::notify::{Candidate, Decision, Verdict},
 };
 
-/// Evaluations that must find a user connected before the message counts as seen: a connection that died silently times
-/// out in between.
+/// How often the evaluation is repeated while the user is connected and active, before the notification is cancelled: a
+/// connection that died silently times out in between.
 const LOOKS: u32 = 2;
 
 /// The result of one evaluation for one member.
