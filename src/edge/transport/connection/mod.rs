@@ -458,7 +458,7 @@ impl<C: Codec> Connection<C> {
         let mut beaten = false;
         loop {
             let due = self.due();
-            // A deadline that moved later is noticed when the timer fires: resetting it each time costs more.
+            // A deadline that moved later is noticed when the timer fires: most move before they expire.
             if due < timer.deadline() {
                 timer.as_mut().reset(due);
             }
