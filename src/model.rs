@@ -1,4 +1,4 @@
-//! The nouns of a chat: users, rooms, members, messages, and the rights between them. No I/O.
+//! The domain types: users, rooms, members, messages and roles. No I/O.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use uuid::Uuid;
 pub type UserId = Uuid;
 pub type RoomId = Uuid;
 pub type MessageId = Uuid;
-/// One login of one user; what a refresh token belongs to.
+/// One login of a user; owns a chain of refresh tokens.
 pub type LoginId = Uuid;
 
-/// A number in a room's feed. The first event of a room is 1; 0 means "before everything".
+/// An event number in a room's feed. The first event of a room is 1; 0 means "before all events".
 pub type Seq = i64;
 
-/// UTC with milliseconds, as RFC 3339 on the wire. To show, never to order by. Always of a year from 0000 to 9999, which
-/// is what RFC 3339 can write.
+/// UTC with milliseconds, as RFC 3339 on the wire, restricted to the years 0000 to 9999 that RFC 3339 can express. For
+/// display; never used for ordering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// 0000-01-01T00:00:00.000Z and 9999-12-31T23:59:59.999Z, in milliseconds since 1970.
+/// 0000-01-01T00:00:00.000Z to 9999-12-31T23:59:59.999Z, in milliseconds since 1970.
 const TIMES: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 impl Timestamp {
@@ -29,10 +29,10 @@ impl Timestamp {
         Timestamp(Utc::now().timestamp_millis())
     }
 
-    /// The last moment of the year 9999: what has no end ends then.
+    /// The last millisecond of the year 9999; stands for "no end".
     pub const MAX: Timestamp = Timestamp(*TIMES.end());
 
-    /// Milliseconds since 1970; a time out of range is taken as the nearest in it.
+    /// From milliseconds since 1970, clamped to the valid range.
     pub fn from_millis(millis: i64) -> Self {
         Timestamp(millis.clamp(*TIMES.start(), *TIMES.end()))
     }
@@ -79,8 +79,8 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// An id that follows from its parts (UUIDv8, RFC 9562 section 5.8): the first 16 bytes of SHA-256 over
-/// `kind` and the length-prefixed parts. The same parts give the same id on every node, for ever.
+/// An id derived from its parts (UUIDv8, RFC 9562 section 5.8): the first 16 bytes of SHA-256 over `kind` and the
+/// length-prefixed parts. The same parts always give the same id, on every node.
 pub fn derived_id(kind: &str, parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(kind.as_bytes());
@@ -94,7 +94,7 @@ pub fn derived_id(kind: &str, parts: &[&[u8]]) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// `(room, sender, clientMsgId)` names one message for ever.
+/// The id of the message that `(room, sender, clientMsgId)` identifies permanently.
 pub fn message_id(room: RoomId, sender: UserId, client_msg_id: &str) -> MessageId {
     derived_id(
         "message",
@@ -102,13 +102,13 @@ pub fn message_id(room: RoomId, sender: UserId, client_msg_id: &str) -> MessageI
     )
 }
 
-/// The one direct room of two users, whichever of them asks first.
+/// The id of the direct room of two users; their order does not matter.
 pub fn direct_room_id(a: UserId, b: UserId) -> RoomId {
     let (first, second) = if a <= b { (a, b) } else { (b, a) };
     derived_id("direct", &[first.as_bytes(), second.as_bytes()])
 }
 
-/// A new id where nothing derives one: UUIDv7, so that indexes grow at their end.
+/// A new id that does not derive from anything: UUIDv7, so that indexes grow at their end.
 pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
@@ -148,30 +148,30 @@ pub mod username;
 pub use metadata::{ClientMetadata, Metadata};
 
 text_enum! {
-    /// Who can find and enter a room.
+    /// The visibility of a room.
     RoomKind {
-        /// Anyone may find it and join.
+        /// Every user can find and join it.
         Public = "public",
-        /// Members are added by its owner or an admin.
+        /// The owner and admins add members.
         Private = "private",
-        /// Exactly two people; its id follows from theirs.
+        /// Exactly two users; the room's id derives from theirs.
         Direct = "direct",
     }
 }
 
 text_enum! {
-    /// What a member may do. Ordered: each may do what those before it may.
+    /// A member's rights. Each role includes the rights of those before it.
     Role {
         /// Read and write.
         Member = "member",
-        /// Also rename the room, add and remove members, delete anyone's message, ban and mute.
+        /// Also rename the room, add and remove members, delete any message, ban and mute.
         Admin = "admin",
         /// Also change roles and delete the room.
         Owner = "owner",
     }
 }
 
-/// Someone with an account, as others see them.
+/// A user as other users see them.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema,
 )]
@@ -196,7 +196,7 @@ pub struct Account {
 
 debug_of!(Account { user, created_at });
 
-/// What the edge needs to check a password.
+/// The data for checking a password.
 #[derive(Clone)]
 pub struct Credentials {
     pub account: Account,
@@ -210,11 +210,11 @@ pub struct Room {
     pub kind: RoomKind,
     /// Empty for a direct room.
     pub name: String,
-    /// The number of its newest event.
+    /// The number of the newest event.
     pub head: Seq,
     pub created_by: UserId,
     pub created_at: Timestamp,
-    /// A deleted room keeps its row, so that its id is never given again.
+    /// A deleted room keeps its row, so that its id is never reused.
     pub deleted: bool,
 }
 
@@ -224,13 +224,13 @@ pub struct Member {
     pub user: User,
     pub role: Role,
     pub joined_at: Timestamp,
-    /// The highest number this member has read.
+    /// The highest number that this member has read.
     pub read_seq: Seq,
-    /// May not write until then.
+    /// The member may not write before this time.
     pub muted_until: Option<Timestamp>,
 }
 
-/// A reaction and who gave it.
+/// A reaction, and the users who gave it.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema,
 )]
@@ -239,25 +239,27 @@ pub struct Reaction {
     pub users: Vec<UserId>,
 }
 
-/// A message as everyone sees it.
+/// A message.
 #[derive(Clone, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema)]
 #[oai(rename_all = "camelCase")]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
     pub id: MessageId,
     pub room: RoomId,
-    /// Its place in the room.
+    /// The message's number in the room's feed.
     pub seq: Seq,
-    /// The number of the last event that touched it; equals `seq` until then.
+    /// The number of the last event that changed the message; equals `seq` if none did.
     pub change_seq: Seq,
     pub sender: User,
     /// Empty once deleted.
     pub body: String,
+    /// Chosen by the sender; identifies the message among those of the same sender and room.
     pub client_msg_id: String,
+    /// The id of the message that this one replies to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     pub reply_to: Option<MessageId>,
-    /// Members named with `@username`.
+    /// Ids of the members mentioned with `@username`.
     pub mentions: Vec<UserId>,
     pub reactions: Vec<Reaction>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,7 +281,7 @@ debug_of!(Message {
     change_seq
 });
 
-/// One entry of a room's feed, ready for the wire: every number of a room is exactly one of these.
+/// One entry of a room's feed in wire format. Each number of a room is exactly one entry.
 #[derive(Debug, Clone)]
 pub struct FeedEvent {
     pub seq: Seq,
@@ -289,7 +291,7 @@ pub struct FeedEvent {
 }
 
 text_enum! {
-    /// The durable events of a room. Each takes a number.
+    /// The durable events of a room. Each has a number in the room's feed.
     EventKind {
         NewMessage = "newMessage",
         MessageUpdated = "messageUpdated",
@@ -301,7 +303,7 @@ text_enum! {
     }
 }
 
-/// An event of a room that takes no number: told to whoever is there, kept nowhere, and gone when it is missed.
+/// An event of a room without a number: sent to current subscribers, not stored, and not recovered if missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EphemeralEvent {
     pub kind: EphemeralKind,
@@ -312,7 +314,7 @@ pub struct EphemeralEvent {
 text_enum! {
     /// The events of a room that are not in its feed.
     EphemeralKind {
-        /// A member has read further.
+        /// A member's read position advanced.
         ReadUpdated = "readUpdated",
     }
 }

@@ -1,4 +1,4 @@
-//! What a joining client has missed: one page of the room's feed. No I/O.
+//! Recovery of missed events: one page of a room's feed for a `joinRoom`. No I/O.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -11,24 +11,24 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Events one `joinRoom` answers with, at most.
+/// Maximum event numbers that one `joinRoom` covers.
 pub const RESUME_PAGE: Seq = 500;
 
 #[derive(Default)]
 pub struct Recovered {
-    /// Everything up to here is in it.
+    /// The page covers all events up to and including this number.
     pub position: Seq,
     pub more: bool,
     pub messages: Vec<Arc<RawValue>>,
-    /// Those of `messages`.
+    /// The ids of `messages`.
     pub ids: HashSet<model::MessageId>,
     pub events: Vec<MissedEvent>,
     pub gaps: Vec<Gap>,
 }
 
 impl Recovered {
-    /// What the store has of the `RESUME_PAGE` numbers above `after`, of which those up to `head` exist. What it does not
-    /// have is told, so that a client is never kept asking for it.
+    /// A page of the `RESUME_PAGE` numbers above `after`, of which those up to `head` exist. Numbers that the store
+    /// does not have are reported as gaps, so that a client does not request them again.
     pub fn page(
         room: RoomId,
         after: Seq,
@@ -57,7 +57,7 @@ impl Recovered {
         Ok(recovered)
     }
 
-    /// The store has nothing between the position and this number.
+    /// Reports the numbers between the position and `upto` as a gap.
     fn miss(&mut self, room: RoomId, upto: Seq) {
         let from = self.position + 1;
         if from <= upto {
@@ -76,7 +76,7 @@ impl Recovered {
                 id: model::MessageId,
             }
             let id: Id = serde_json::from_str(&event.data).map_err(Error::internal)?;
-            // Every event shows its message as it is now: once is enough.
+            // Every event carries the current state of its message, so one copy is enough.
             if self.ids.insert(id.id) {
                 self.messages.push(json(event.data)?.into());
             }

@@ -1,4 +1,4 @@
-//! Who is connected to this edge: to reach one session, or all of one login, or all of them at the end.
+//! The sessions open on this edge, by session, login and user.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -20,11 +20,11 @@ use crate::{
     protocol::{Close, SendFailed},
 };
 
-/// When a user with too many sockets should try again.
+/// `retryAfter` of a connection that exceeds the socket limit of its user.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub struct Registry {
-    /// Sockets of one user that may be open here at once.
+    /// Maximum open sockets per user on this edge.
     max_per_user: u32,
     open: Mutex<Open>,
 }
@@ -32,7 +32,7 @@ pub struct Registry {
 #[derive(Default)]
 struct Open {
     sessions: HashMap<u64, (LoginId, Arc<Subscriber>)>,
-    /// How many sessions each user has; none is 0.
+    /// Open sessions per user; users without sessions have no entry.
     users: HashMap<UserId, u32>,
 }
 
@@ -47,19 +47,19 @@ impl Open {
     }
 }
 
-/// A socket that is counted, and whose session is not open yet.
+/// A socket that is counted but whose session is not registered yet.
 pub struct Entering<'a> {
     sessions: &'a Registry,
     user: UserId,
 }
 
 impl Entering<'_> {
-    /// The session is open; [`Registry::remove`] ends it.
+    /// Registers the session; [`Registry::remove`] ends it.
     pub fn add(self, session: u64, login: LoginId, who: Arc<Subscriber>) {
         let mut open = self.sessions.open.lock();
         open.sessions.insert(session, (login, who));
         drop(open);
-        // It is the session's now.
+        // The count now belongs to the session: skip `drop`.
         std::mem::forget(self);
     }
 }
@@ -78,10 +78,10 @@ impl Registry {
         }
     }
 
-    /// Counts another socket of the user, until it ends or the result is dropped.
+    /// Counts a new socket of the user, until its session ends or the result is dropped.
     ///
     /// # Errors
-    /// `rate_limited` where they have `edge.max_sockets_per_user`.
+    /// `rate_limited` if the user already has `edge.max_sockets_per_user` sockets here.
     pub fn enter(&self, user: UserId) -> Result<Entering<'_>> {
         let mut open = self.open.lock();
         let count = open.users.entry(user).or_default();
@@ -112,7 +112,7 @@ impl Registry {
         self.open.lock().sessions.len()
     }
 
-    /// Every connected user with when they last did something, once for each of their sockets.
+    /// User and time of last activity of every session; a user appears once per socket.
     pub fn present(&self) -> Vec<(UserId, Timestamp)> {
         let open = self.open.lock();
         let sessions = open.sessions.values();
@@ -121,7 +121,7 @@ impl Registry {
             .collect()
     }
 
-    /// The logins that have sockets here, each once.
+    /// The distinct logins of all open sessions.
     pub fn logins(&self) -> Vec<LoginId> {
         let open = self.open.lock();
         let logins: HashSet<LoginId> = open.sessions.values().map(|(login, _)| *login).collect();
@@ -141,7 +141,7 @@ impl Registry {
         self.len() == 0
     }
 
-    /// What a worker has to tell one session or login. Answers to requests go to the submitter instead.
+    /// Delivers a worker's notice to the session it names. Outcomes of requests go to the submitter instead.
     pub fn notice(&self, notice: Notice) {
         match notice {
             Notice::SendFailed {
@@ -165,8 +165,8 @@ impl Registry {
         }
     }
 
-    /// Closes every session with 1012, spread evenly over `drain`. The close reason tells each client after how many
-    /// milliseconds to come back, spread the same way, so that the next edge is not stormed.
+    /// Closes all sessions with 1012, spread evenly over `drain`. Each close reason holds a random reconnect delay of
+    /// up to `drain` or 5 s, whichever is less, so that reconnects are spread as well.
     pub async fn drain(&self, drain: Duration) {
         let all: Vec<Arc<Subscriber>> = {
             let open = self.open.lock();
@@ -181,7 +181,7 @@ impl Registry {
             let hint = rand::rng().random_range(0..=drain.as_millis().min(5000) as u64);
             let reason = format!("{{\"retryAfterMs\":{hint}}}");
             who.outbox.close_with(Close::Restarting, reason);
-            // Timers are no finer than a millisecond.
+            // Timers have a resolution of one millisecond.
             owed += pause;
             if owed >= Duration::from_millis(1) {
                 tokio::time::sleep(std::mem::take(&mut owed)).await;

@@ -1,5 +1,5 @@
-//! One connected user: what each event does, whatever transport it came by. A transport parses frames into
-//! [`Request`]s and writes what the outbox holds; everything between is here.
+//! The session of one connected user: handles each request, whatever the transport. A transport parses frames into
+//! [`Request`]s and writes the items of the outbox; the session does everything between.
 
 mod joining;
 
@@ -26,17 +26,17 @@ use crate::{
     protocol::{self, Accepted, Close, Connected, ConnectedLimits, Request, SendMessage, raw},
 };
 
-/// How many more requests may be refused for their rate than are done before the socket is closed with 4029. A flood is
-/// closed within a second or so; what is earned meanwhile does not start the count anew.
+/// The socket is closed with 4029 when rate-limited requests outnumber admitted ones by this many, which takes a flood
+/// about a second. Tokens that refill meanwhile do not reset the count.
 const MAX_REFUSED: u32 = 1000;
 
-/// How long a request waits for the store or the bus. What the same client asks behind it waits as long: sends, above
-/// all, which need neither.
+/// Time limit of a request's read from the store or the bus. The same client's later requests wait behind it, including
+/// sends, which need neither.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a transport has to say when a session opens.
+/// The transport's part of an opening session.
 pub struct Greeting {
-    /// Goes before everything else.
+    /// An item that is sent before everything else.
     pub first: Option<Item>,
     pub limits: ConnectedLimits,
 }
@@ -49,10 +49,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Greets an authenticated user. The session ends when it is dropped.
+    /// Opens the session of an authenticated user and sends `connected`. The session ends when it is dropped.
     ///
     /// # Errors
-    /// `unauthorized` where the account is gone, `rate_limited` where the user has too many sockets, and those of the store.
+    /// `unauthorized` if the account is deleted or the login revoked, `rate_limited` if the user has too many sockets,
+    /// and store errors.
     pub async fn open(
         edge: Arc<Edge>,
         identity: Identity,
@@ -61,8 +62,8 @@ impl Session {
     ) -> Result<Session> {
         let session = edge.submit.next_number();
         let who = Arc::new(Subscriber::new(session, identity.user, outbox));
-        // First the place among the sessions, then the account and the login: an end that comes between the two closes
-        // the socket, and one that came before is read. An access token outlives its login.
+        // Register first, then read the account and the login: a revocation between the two closes the socket, and an
+        // earlier one is read. An access token outlives its login.
         edge.sessions
             .enter(identity.user)?
             .add(session, identity.login, who.clone());
@@ -99,8 +100,8 @@ impl Session {
         self.who.user
     }
 
-    /// Does what the client asked, and answers. Requests of one session are handled one after the other; a send is
-    /// answered later, when the queue holds it.
+    /// Handles a request and answers it. Requests of one session are handled in order; a send is answered later, when
+    /// the queue has confirmed it.
     pub async fn handle(&mut self, id: RequestId, request: Request) {
         self.who.touch();
         let request = match self.admit(request) {
@@ -165,7 +166,7 @@ impl Session {
         }
     }
 
-    /// A newer token of the same user, so that a long-lived socket can show that it still may.
+    /// Verifies a newer token of the same user, which a client may send on a long-lived socket.
     async fn authenticate_again(&self, token: &str) -> Result<Option<Box<RawValue>>> {
         let identity = self.edge.auth.verify(token)?;
         if identity.user != self.who.user {
@@ -177,7 +178,8 @@ impl Session {
     }
 
     async fn call(&self, room: RoomId, command: RoomCommand) -> Result<Option<Box<RawValue>>> {
-        // Known here or not: the worker checks the right again, set-wise, under the room's lock.
+        // An early check for the caller's sake: the worker checks rights again, for the whole batch, under the room's
+        // lock.
         self.check_member(room).await?;
         match self
             .edge
@@ -192,8 +194,8 @@ impl Session {
 
     // ---- sending
 
-    /// What nearly all requests are, without waiting for anything: a send to a room where this session has a place. Any
-    /// other is given back, for [`Session::handle`].
+    /// The fast path of nearly all requests, which never waits: a send to a room that this session is subscribed to.
+    /// Any other request is returned, to be passed to [`Session::handle`].
     pub fn handle_now(&mut self, id: RequestId, request: Request) -> Option<Request> {
         match request {
             Request::SendMessage(ref send) if self.who.rooms().contains(&send.room) => {
@@ -267,13 +269,13 @@ impl Session {
         submitted
     }
 
-    /// Takes what the request costs. Nothing is done before.
+    /// Takes the request's cost from the rate limit, before anything else is done.
     fn admit(&mut self, request: Request) -> Result<Admitted<Request>> {
         let admitted = self.allowance.admit(request);
         self.count_refused(admitted)
     }
 
-    /// What to say of a frame that cannot be read, which costs something, too.
+    /// Charges the rate limit for a frame that does not parse. Returns the error to answer with.
     pub fn unreadable(&mut self, error: Error) -> Error {
         let admitted = self.allowance.admit_unreadable();
         self.count_refused(admitted).err().unwrap_or(error)
@@ -292,7 +294,7 @@ impl Session {
         admitted
     }
 
-    /// A place in the room means membership: the hub takes it away with the membership.
+    /// A subscription implies membership: the hub ends it together with the membership.
     async fn check_member(&self, room: RoomId) -> Result<()> {
         if self.who.rooms().contains(&room) {
             return Ok(());
@@ -315,7 +317,7 @@ impl Drop for Session {
     }
 }
 
-/// The result, or `busy` after [`READ_WITHIN`].
+/// Awaits the read; `busy` after [`READ_WITHIN`].
 async fn soon<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
     match tokio::time::timeout(READ_WITHIN, read).await {
         Ok(result) => result,
@@ -323,7 +325,7 @@ async fn soon<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-/// The answer to someone who is not a member: of what is not public they learn nothing.
+/// The error for a non-member; it does not reveal that a room exists unless the room is public.
 fn not_a_member(kind: RoomKind) -> Error {
     match kind {
         RoomKind::Public => Error::forbidden("you are not a member of this room; join it first"),

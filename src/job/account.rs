@@ -1,4 +1,4 @@
-//! Accounts and logins: the payloads, and what each does. Run one at a time, in the order of one user.
+//! Account and login commands and their effects. Run one at a time, in order per user.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,8 @@ use crate::{
     store::{AccountPatch, Applied, Login, NewAccount, Rotation, Writes},
 };
 
-/// How long after a rotation the same old refresh token still gets the same new one: a client whose answer was
-/// lost tries again; a thief comes later.
+/// For this long after a rotation, the old refresh token still returns the same new one: a client that lost the
+/// response retries within seconds, while a stolen token is likely used later.
 const ROTATION_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,11 +39,12 @@ pub enum AccountCommand {
         email: Option<String>,
         phone: Option<String>,
     },
-    /// For good. The worker ends the sockets, deliveries and memberships afterwards, and acknowledges only then.
+    /// Permanent. The worker then closes the account's sockets and ends its deliveries and memberships, and
+    /// acknowledges last.
     Delete,
 }
 
-/// Without hashes: a command is logged when it fails.
+/// Omits hashes: failed commands are logged.
 impl std::fmt::Debug for AccountCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -57,14 +58,14 @@ impl std::fmt::Debug for AccountCommand {
     }
 }
 
-/// What a command came to, and what every node must hear of it.
+/// The outcome of a command, and a notice for all nodes.
 #[derive(Debug)]
 pub struct Ran {
     pub outcome: Outcome,
     pub notice: Option<Notice>,
 }
 
-/// Applies one command. `Err` is a store that did not answer: the same command is tried again, unchanged.
+/// Applies one command. An `Err` is a store failure; the command is retried unchanged.
 pub async fn run(
     store: &dyn Writes,
     actor: UserId,

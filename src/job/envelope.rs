@@ -1,6 +1,5 @@
-//! What a worker checks of a command before it runs it. That a command is on the queue is what makes it one (see "What a
-//! worker trusts" in ARCHITECTURE.md); what is refused here could not have come from an edge of this version, or came
-//! broken.
+//! Validation of a command before a worker runs it. Being on the queue is what authorises a command (see "What a worker
+//! trusts" in ARCHITECTURE.md); anything rejected here is corrupt or was not created by an edge of this version.
 
 use super::{
     Command, Job, VERSION, account::AccountCommand, notify::NotifyCommand, room::RoomCommand,
@@ -10,10 +9,10 @@ use crate::{
     protocol,
 };
 
-/// One command of a batch.
+/// Parses and validates one command of a batch.
 ///
 /// # Errors
-/// The reason for its dead letter: it cannot be read, has another version, or contradicts itself.
+/// The reason for its dead letter: unreadable, another version, or inconsistent.
 pub fn read(bytes: &[u8]) -> Result<Job, String> {
     #[derive(serde::Deserialize)]
     struct Version {
@@ -38,7 +37,7 @@ pub fn read(bytes: &[u8]) -> Result<Job, String> {
 }
 
 fn check(job: &Job) -> Result<(), String> {
-    // Providers' reports and the links in notifications name a delivery, and nobody who acts.
+    // Provider reports and links in notifications name a delivery and have no actor.
     let anonymous = matches!(
         job.command,
         Command::Notify(

@@ -1,8 +1,8 @@
-//! The jobs that travel from edges to workers: one serde-tagged enum, so that unknown kinds cannot surprise, and
-//! one file per kind of thing they change. The edge makes them, a worker runs them, the queue sees bytes.
+//! Commands that travel from edges to workers: one serde-tagged enum, one file per subject, with each payload beside
+//! its effect. An edge creates commands, a worker runs them; the queue sees only bytes.
 //!
-//! Each is a JSON object, so that a person can read a dead letter. How they stand in a batch is
-//! [`crate::queue::framing`]'s; a bad one is found and set aside alone.
+//! Each command is a JSON object, so that a dead letter is readable. [`crate::queue::framing`] packs them into batches;
+//! an invalid command is dead-lettered without affecting the others.
 
 pub mod account;
 mod envelope;
@@ -22,19 +22,18 @@ use crate::{
     model::{RoomId, Timestamp, UserId},
 };
 
-/// The version of a command's format. A worker refuses newer ones (they go to the dead letters, to be replayed
-/// after its update).
+/// Version of the command format. A worker dead-letters newer ones, to be replayed after its update.
 pub const VERSION: u8 = 1;
 
-/// Who waits for the outcome, and where.
+/// The edge and the request or session that gets the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplyTo {
     #[serde(rename = "e")]
     pub edge: EdgeId,
-    /// A waiting request's number, or a session's that hears of refusals only.
+    /// The number of a waiting request, or of a session that is only notified of refusals.
     #[serde(rename = "n")]
     pub number: u64,
-    /// Tell success too.
+    /// Report success as well.
     #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
     pub wait: bool,
 }
@@ -60,7 +59,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// What decides the partition: everything about one room, or one account, keeps its order.
+    /// The partition key: all commands for one room, or one account, stay in order.
     pub fn key(&self, actor: UserId) -> Uuid {
         match self {
             Command::Room(room, _) => *room,
@@ -70,23 +69,23 @@ impl Command {
     }
 }
 
-/// The partition of a key: the same on every node with the same `queue.partitions`, for ever. The low half of a
-/// UUIDv7 or v8 is random, so it spreads by itself.
+/// The partition of a key: the same on every node, as long as `queue.partitions` does not change. The low half of a
+/// UUIDv7 or v8 is random, so keys are spread evenly.
 pub fn partition_of(key: Uuid, partitions: u16) -> u16 {
     (key.as_u128() as u64 % u64::from(partitions)) as u16
 }
 
-/// What a job came to, as it travels back to the edge.
+/// The outcome of a command, as it is sent back to the edge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Outcome {
-    /// The JSON of the stored resource, where there is one.
+    /// The JSON of the stored resource, if there is one.
     #[serde(rename = "ok")]
     Done(Option<Box<RawValue>>),
     #[serde(rename = "err")]
     Refused(Refusal),
 }
 
-/// A worker's no.
+/// A rejection by a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub code: Code,
@@ -108,7 +107,7 @@ impl From<Refusal> for Error {
     }
 }
 
-/// What workers tell edges beside the feed, on [`crate::bus::Channel::Edge`] and
+/// Messages from workers to edges outside of room feeds, on [`crate::bus::Channel::Edge`] and
 /// [`crate::bus::Channel::Everyone`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,7 +116,7 @@ pub enum Notice {
         number: u64,
         outcome: Outcome,
     },
-    /// A send that was accepted and then refused.
+    /// A send was accepted by the queue and then refused by a worker.
     SendFailed {
         session: u64,
         #[serde(rename = "clientMsgId")]
@@ -125,11 +124,11 @@ pub enum Notice {
         room: RoomId,
         refusal: Refusal,
     },
-    /// A login ended: its sockets close with 4001.
+    /// A login has ended: its sockets are closed with 4001.
     LoginClosed {
         login: Uuid,
     },
-    /// Someone has another name: workers remember names.
+    /// An account's name changed or the account was deleted: workers invalidate their cached names.
     AccountChanged {
         user: UserId,
     },

@@ -1,5 +1,5 @@
-//! That no byte of a client becomes structure: whatever stands in the fields of a command, it arrives as that one command
-//! of its own actor.
+//! Injection tests: whatever bytes a client puts into the fields of a command, the worker reads one command with the
+//! same actor.
 
 use chrono::NaiveTime;
 use proptest::{
@@ -28,7 +28,7 @@ use crate::{
     queue::{BatchBuilder, framing},
 };
 
-/// What an attacker would put there: a whole command of somebody else, between anything that may end one.
+/// An injection attempt: a whole command of another user, between bytes that might end one.
 fn smuggled() -> impl Strategy<Value = String> {
     let command = Job {
         v: VERSION,
@@ -46,7 +46,7 @@ fn smuggled() -> impl Strategy<Value = String> {
         .prop_map(move |(before, end, length)| format!("{before}{end}\n{length:08x}{line}\n{end}"))
 }
 
-/// Any text that an edge lets through.
+/// Any text that an edge accepts.
 fn text() -> BoxedStrategy<String> {
     prop_oneof![any::<String>(), smuggled(), "\\PC{1,40}"]
         .prop_map(|text| format!("{}.", text.replace('\0', "")))
@@ -76,7 +76,7 @@ fn channel() -> impl Strategy<Value = ChannelKind> {
     prop_oneof![Just(ChannelKind::Email), Just(ChannelKind::Sms)]
 }
 
-/// Anything that is an address: it can hold neither quotes nor line breaks.
+/// Any valid address, which contains neither quotes nor line breaks.
 fn address() -> impl Strategy<Value = Address> {
     let email = "[a-z!#$%&'*+/=?^_`{|}~-]{1,30}@[a-z]{1,9}\\.com";
     prop_oneof![
@@ -89,12 +89,12 @@ fn hash() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..33)
 }
 
-/// One strategy for each variant: each arm leads to the next one, so that a new variant does not compile without.
+/// One strategy per variant: each arm leads to the next, so that a new variant does not compile without one.
 fn next_room_command(last: Option<&RoomCommand>) -> Option<BoxedStrategy<RoomCommand>> {
     use RoomCommand::*;
     let Some(last) = last else {
         let metadata = option::of(spaced_json()).prop_map(|json| {
-            // `null` is none, as everywhere.
+            // `null` counts as absent.
             let client: Option<ClientMetadata> = serde_json::from_str(&json?).ok()?;
             client?.check().ok()
         });
@@ -295,7 +295,7 @@ fn all<C: std::fmt::Debug>(
     found
 }
 
-/// As an edge would submit it: what follows from room and actor does.
+/// As an edge submits it: ids that derive from room and actor are set.
 fn job() -> impl Strategy<Value = Job> {
     let room = proptest::strategy::Union::new(all(next_room_command));
     let account = proptest::strategy::Union::new(all(next_account_command));
@@ -360,7 +360,7 @@ proptest! {
         }
         let batch = batch.finish();
         prop_assert_eq!(batch.commands() as usize, jobs.len());
-        // An earlier worker splits at line feeds: it must find one thing that it cannot read, and run none of it.
+        // An earlier worker splits payloads at line feeds: it must find a single unreadable line and run nothing.
         prop_assert!(!batch.payload().contains(&b'\n'));
         let commands = framing::decode(batch.payload()).unwrap();
         prop_assert_eq!(commands.len(), jobs.len());
@@ -375,13 +375,13 @@ proptest! {
                     prop_assert_eq!(written(&read), written(sent));
                 }
             }
-            // Out of the dead letters it is the same.
+            // A command from the dead letters is encoded alike.
             let again = crate::queue::EncodedBatch::again(bytes.clone()).unwrap();
             prop_assert_eq!(&framing::decode(again.payload()).unwrap(), std::slice::from_ref(bytes));
         }
     }
 
-    /// Payloads that earlier edges left in the queue: lines, and metadata with the line breaks that clients sent.
+    /// Payloads that earlier edges left in the queue: lines, with metadata that contains the clients' line breaks.
     #[test]
     fn old_payloads_hold_the_same_commands_whatever_is_inside(
         sends in vec((id(), id(), text(), spaced_json()), 1..8)
@@ -406,7 +406,7 @@ proptest! {
                     };
                     prop_assert_eq!(&read, body);
                 }
-                // Over a limit that came later.
+                // Beyond a limit that was introduced later.
                 Err(reason) => prop_assert!(reason.contains("metadata"), "{}", reason),
             }
         }

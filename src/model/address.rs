@@ -1,6 +1,6 @@
-//! Where a notification goes: e-mail addresses and phone numbers, parsed once where they come in. What is sent, suppressed
-//! or counted takes these types, so an unparsed address cannot be sent to, and no address holds a line break, a
-//! bracket, a comma or anything else that a mail header or a form could read as structure.
+//! Notification addresses: e-mail addresses and phone numbers, parsed once on input. Sending, suppression and rate
+//! limiting take these types, so nothing is sent to an unparsed address, and no address contains a line break, bracket,
+//! comma or other character that a mail header or a form could interpret as structure.
 
 use std::fmt;
 
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use super::notify::ChannelKind;
 
-/// The longest e-mail address, in bytes (RFC 5321 section 4.5.3.1.3, without the angle brackets).
+/// Maximum length of an e-mail address in bytes (RFC 5321 section 4.5.3.1.3, without the angle brackets).
 const MAX_EMAIL: usize = 254;
-/// The longest part before the `@`, in bytes (RFC 5321 section 4.5.3.1.1).
+/// Maximum length of the local part in bytes (RFC 5321 section 4.5.3.1.1).
 const MAX_LOCAL: usize = 64;
-/// Digits of an E.164 number, the country's included. No country has numbers shorter than 7.
+/// Number of digits of an E.164 number, including the country code. No country has numbers shorter than 7.
 const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 
-/// A plain `local@domain`, as a browser's `<input type=email>` takes it (WHATWG HTML, section 4.10.5.1.5) and as SMTP can
-/// carry it unquoted (RFC 5321 `Dot-string`). No display names, comments, quotes, brackets or address literals. The
-/// domain is kept in lower case and as A-labels (RFC 5891); the local part is kept as written.
+/// A plain `local@domain`, as accepted by a browser's `<input type=email>` (WHATWG HTML, section 4.10.5.1.5) and valid
+/// in SMTP without quotes (RFC 5321 `Dot-string`). No display names, comments, quotes, brackets or address literals.
+/// The domain is stored in lower case and as A-labels (RFC 5891), the local part as written.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EmailAddress {
     text: String,
-    /// Where the `@` is.
+    /// Byte offset of the `@`.
     at: usize,
 }
 
 impl EmailAddress {
-    /// `None` for everything that is not one.
+    /// `None` if the text is not a valid address.
     pub fn parse(text: &str) -> Option<Self> {
         let (local, domain) = text.split_once('@')?;
         let plain =
@@ -57,8 +57,8 @@ impl EmailAddress {
         &self.text[self.at + 1..]
     }
 
-    /// Equal for addresses that reach the same mailbox: no provider in use tells local parts apart by case, although
-    /// RFC 5321 lets it.
+    /// Equal for addresses of the same mailbox: local parts are compared without case, since no common provider
+    /// distinguishes them by case, although RFC 5321 permits it.
     pub fn key(&self) -> String {
         self.text.to_ascii_lowercase()
     }
@@ -66,7 +66,7 @@ impl EmailAddress {
 
 /// Lower-case A-labels of a domain whose labels are 1 to 63 of `a-z 0-9 -` without a hyphen at either end.
 fn domain_to_ascii(domain: &str) -> Option<String> {
-    // UTS #46 takes four dots and forms of them; an address has only this one.
+    // UTS #46 maps several characters to a dot; only the ASCII one is accepted here.
     let typed = |c: char| c.is_alphanumeric() || c == '-' || c == '.' || is_mark(c);
     if !domain.chars().all(typed) {
         return None;
@@ -87,13 +87,13 @@ fn is_mark(c: char) -> bool {
     unicode_normalization::char::is_combining_mark(c)
 }
 
-/// A phone number in international form: `+`, the country's digits, at most 15 digits in all (ITU-T E.164).
+/// A phone number in international form: `+`, country code, at most 15 digits in total (ITU-T E.164).
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PhoneNumber(String);
 
 impl PhoneNumber {
-    /// `None` for everything that is not one.
+    /// `None` if the text is not a valid number.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix('+')?;
         let good = PHONE_DIGITS.contains(&digits.len())
@@ -107,7 +107,7 @@ impl PhoneNumber {
     }
 }
 
-/// Where one channel sends to.
+/// The address of one channel.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub enum Address {
@@ -116,8 +116,8 @@ pub enum Address {
 }
 
 impl Address {
-    /// Reads what the store or a provider has, which may be older than the grammar: `None` is an address that nothing
-    /// is sent to.
+    /// Parses an address from the store or a provider, which may predate the grammar; nothing is sent to one that
+    /// returns `None`.
     pub fn parse(channel: ChannelKind, text: &str) -> Option<Self> {
         match channel {
             ChannelKind::Email => EmailAddress::parse(text).map(Address::Email),
@@ -139,7 +139,7 @@ impl Address {
         }
     }
 
-    /// What suppressions and limits compare: see [`EmailAddress::key`].
+    /// The key for suppressions and rate limits; see [`EmailAddress::key`].
     pub fn key(&self) -> String {
         match self {
             Address::Email(address) => address.key(),
@@ -147,8 +147,7 @@ impl Address {
         }
     }
 
-    /// The key that a suppression may stand under that was written before addresses were parsed: in lower case, its
-    /// domain as it was typed.
+    /// The key of suppressions that were stored before addresses were parsed: lower case, the domain as typed.
     pub fn old_key(&self) -> String {
         match self {
             Address::Email(address) => {
@@ -160,7 +159,7 @@ impl Address {
     }
 }
 
-/// As a command in the queue has it.
+/// The form of an address in queued commands.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     channel: ChannelKind,
@@ -184,7 +183,7 @@ impl TryFrom<Wire> for Address {
     }
 }
 
-/// A text that is no address; it does not say which text.
+/// The text is not a valid address. The text itself is omitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAnAddress;
 
@@ -216,7 +215,7 @@ macro_rules! text {
     };
 }
 
-/// Addresses are personal data and stay out of logs, whatever holds them and derives `Debug`.
+/// Addresses are personal data: `Debug` omits them, so that they stay out of logs.
 macro_rules! redacted {
     ($type:ty) => {
         impl fmt::Debug for $type {

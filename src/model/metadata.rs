@@ -1,5 +1,5 @@
-//! JSON that clients attach to messages. It is checked and written anew, without insignificant whitespace, before anything
-//! else sees it: no raw JSON of a client is part of a command, an event or an answer.
+//! JSON that clients attach to messages. It is validated and rewritten without insignificant whitespace before it is
+//! used: raw client JSON never becomes part of a command, an event or a response.
 
 use std::ops::Range;
 
@@ -11,22 +11,22 @@ use serde_json::value::RawValue;
 
 use crate::error::{Code, Error, Result};
 
-/// The longest metadata, in bytes of JSON without insignificant whitespace.
+/// Maximum size in bytes, without insignificant whitespace.
 pub const MAX_METADATA: usize = 4096;
-/// How deep arrays and objects may stand in each other.
+/// Maximum nesting depth of arrays and objects.
 pub const MAX_METADATA_DEPTH: usize = 16;
-/// Names of members, in all objects together.
+/// Maximum number of member names, over all objects.
 pub const MAX_METADATA_KEYS: usize = 256;
 
 const FIELD: &str = "metadata";
 
-/// Checked metadata, in its compact form: no control characters, no whitespace outside of strings, no name twice in an
-/// object, numbers digit by digit as they came. Reading one from JSON checks it, too.
+/// Validated metadata in compact form: no control characters, no whitespace outside of strings, no duplicate names in
+/// an object; digits of numbers are unchanged. Deserialising validates as well.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct Metadata(Box<RawValue>);
 
-/// Metadata as a client sent it. Nothing but [`ClientMetadata::check`] can be done with it.
+/// Metadata as a client sent it; its only use is [`ClientMetadata::check`].
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub struct ClientMetadata(Box<RawValue>);
@@ -34,7 +34,7 @@ pub struct ClientMetadata(Box<RawValue>);
 impl ClientMetadata {
     /// # Errors
     /// `too_large` beyond [`MAX_METADATA`]; `invalid` beyond the other limits, and for strings with U+0000 (PostgreSQL
-    /// cannot store it) or with half of a surrogate pair (no Unicode text, RFC 7493 section 2.1).
+    /// cannot store it) or an unpaired surrogate (not Unicode text, RFC 7493 section 2.1).
     pub fn check(self) -> Result<Metadata> {
         Metadata::checked(self.0)
     }
@@ -62,11 +62,11 @@ impl Metadata {
         Ok(checked)
     }
 
-    /// What an earlier version stored: compacted, and otherwise as it is, since a limit that came later is no reason to
-    /// withhold a message.
+    /// Metadata stored by an earlier version: compacted, but not validated, since a limit introduced later must not
+    /// hide a message.
     ///
     /// # Errors
-    /// `internal` where it is not JSON.
+    /// `internal` if it is not JSON.
     pub fn stored(text: String) -> Result<Metadata> {
         let json = RawValue::from_string(text).map_err(Error::internal)?;
         let scanned = scan(json.get(), Bounds::Ignored)?;
@@ -101,18 +101,18 @@ enum Bounds {
 }
 
 struct Scanned {
-    /// `None` where there is nothing to leave out.
+    /// `None` if the input is compact already.
     compact: Option<String>,
-    /// An object has a name twice. Not looked for without bounds.
+    /// An object contains a duplicate name. Only determined when bounds are enforced.
     repeats: bool,
 }
 
-/// One pass over valid JSON, which a [`RawValue`] always is.
+/// Scans valid JSON once; a [`RawValue`] is always valid.
 fn scan(json: &str, bounds: Bounds) -> Result<Scanned> {
     let bytes = json.as_bytes();
     let strict = bounds == Bounds::Enforced;
     let mut compact = String::new();
-    // Everything before is in `compact`, or left out.
+    // Everything before this offset is in `compact` or was omitted.
     let mut copied = 0;
     let mut open: Vec<usize> = Vec::new();
     let mut objects = 0;
@@ -168,12 +168,12 @@ fn refuse<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::field(FIELD, message))
 }
 
-/// Behind the closing quote of the string that begins at `start`.
+/// The offset after the closing quote of the string that begins at `start`.
 fn end_of_string(bytes: &[u8], start: usize, strict: bool) -> Result<usize> {
     let mut at = start + 1;
     loop {
         match memchr::memchr2(b'"', b'\\', &bytes[at.min(bytes.len())..]) {
-            // Not in valid JSON.
+            // Impossible in valid JSON.
             None => return Ok(bytes.len()),
             Some(step) if bytes[at + step] == b'"' => return Ok(at + step + 1),
             Some(step) => {
@@ -186,7 +186,7 @@ fn end_of_string(bytes: &[u8], start: usize, strict: bool) -> Result<usize> {
     }
 }
 
-/// What `\u` stands before at `at`; returns where it ends, the second half of a pair included.
+/// Checks the `\u` escape whose digits begin at `at`; returns its end, including the second half of a surrogate pair.
 fn check_escape(bytes: &[u8], at: usize) -> Result<usize> {
     match unit(bytes, at) {
         Some(0) => refuse("must not contain the character U+0000"),
@@ -207,7 +207,7 @@ fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// Whether an object has a name twice, however it is escaped.
+/// Whether an object contains a duplicate name, after unescaping.
 fn any_twice(json: &str, names: Vec<(usize, Range<usize>)>) -> bool {
     let text = |range: Range<usize>| {
         let token = &json[range];
@@ -225,8 +225,8 @@ fn any_twice(json: &str, names: Vec<(usize, Range<usize>)>) -> bool {
     names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Appends `json` with every name once in its object: where it stands first, with the value that stands last, as
-/// JavaScript reads it. `json` has passed the bounds on depth.
+/// Appends `json` without duplicate names: the first position and the last value win, as in JavaScript. The depth of
+/// `json` is already validated.
 fn last_of_each_name(json: &str, out: &mut String) -> serde_json::Result<()> {
     match json.as_bytes().first() {
         Some(b'{') => {
@@ -264,7 +264,7 @@ fn last_of_each_name(json: &str, out: &mut String) -> serde_json::Result<()> {
     Ok(())
 }
 
-/// An object's members in order, repeats included.
+/// An object's members in order, duplicates included.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -399,7 +399,7 @@ pub(crate) mod tests {
         assert_eq!(serde_json::to_string(&read).unwrap(), "{\"a\":1}");
     }
 
-    /// Any JSON, written with any whitespace between its tokens.
+    /// Any JSON, with arbitrary whitespace between its tokens.
     pub fn spaced_json() -> impl Strategy<Value = String> {
         let space = "[ \t\r\n]{0,3}";
         let text =

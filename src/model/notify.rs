@@ -1,5 +1,5 @@
-//! Notifications as everyone speaks of them: the preferences, the channels, and the record of one delivery with its
-//! attempts. No I/O; the time is always handed in.
+//! Notification types: preferences, channels, and the record of one delivery with its attempts. No I/O; the current
+//! time is always a parameter.
 
 use chrono::{DateTime, NaiveTime, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -11,7 +11,7 @@ use std::fmt;
 use super::{MessageId, Timestamp, UserId, address::Address, derived_id};
 
 text_enum! {
-    /// Where a notification goes.
+    /// A notification channel.
     ChannelKind {
         Email = "email",
         Sms = "sms",
@@ -23,78 +23,78 @@ impl ChannelKind {
 }
 
 text_enum! {
-    /// What became of a notification. Ordered only in name; see [`DeliveryState::rank`].
+    /// The state of a notification. The enum's order has no meaning; see [`DeliveryState::rank`].
     DeliveryState {
-        /// Waits for its turn, or for more messages of the same digest.
+        /// Waits for its first attempt, or for more messages of the same digest.
         Queued = "queued",
-        /// Waits for the end of quiet hours, for a paused channel, or for another try.
+        /// Waits for the end of quiet hours, for a paused channel, or for a retry.
         Delayed = "delayed",
-        /// Not sent, because it was not needed any more.
+        /// Not sent, because it was no longer needed.
         Cancelled = "cancelled",
-        /// The provider took it.
+        /// The provider accepted it.
         Sent = "sent",
-        /// The provider says that it arrived.
+        /// The provider reported its arrival.
         Delivered = "delivered",
-        /// It came back.
+        /// The provider reported that it could not be delivered.
         Bounced = "bounced",
-        /// It cannot be sent, or may have been and is not tried again.
+        /// It cannot be sent, or it may have been sent and is not retried.
         Failed = "failed",
-        /// Out of attempts or too old; it stands in the dead letters and can be replayed.
+        /// Out of attempts or too old; it is in the dead letters and can be replayed.
         Dead = "dead",
-        /// The address or the preferences do not allow it.
+        /// Not sent, because the preferences, the address or the server's settings do not allow it.
         Suppressed = "suppressed",
     }
 }
 
 impl DeliveryState {
-    /// How far along it is. A provider's report only ever moves forward.
+    /// Progress rank. A provider's report never lowers it.
     pub fn rank(self) -> u8 {
         match self {
             DeliveryState::Queued | DeliveryState::Delayed => 0,
             DeliveryState::Dead | DeliveryState::Cancelled | DeliveryState::Suppressed => 1,
             DeliveryState::Sent => 1,
-            // Given up because nobody knew: a report may still say that it arrived.
+            // The result may be unknown: a report may still confirm the arrival.
             DeliveryState::Failed => 2,
             DeliveryState::Delivered => 3,
             DeliveryState::Bounced => 4,
         }
     }
 
-    /// Nothing of ours will change it any more.
+    /// Whether only a provider's report or an operator can still change it.
     pub fn is_final(self) -> bool {
         self.rank() > 0
     }
 }
 
 text_enum! {
-    /// Which messages of a room matter to a member.
+    /// Which messages of a room notify a member.
     RoomMode {
         All = "all",
-        /// Only those that name them.
+        /// Only those that mention the member.
         Mentions = "mentions",
         None = "none",
     }
 }
 
 text_enum! {
-    /// Why a message matters to someone.
+    /// Why a message concerns a user.
     Cause {
         Direct = "direct",
         Mention = "mention",
-        /// They set the room to "all".
+        /// The user set the room to "all".
         All = "all",
     }
 }
 
-/// A user's own wishes. What is not set is as in [`Preferences::default`].
+/// A user's preferences. Missing fields have the values of [`Preferences::default`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Preferences {
     pub email: bool,
     pub sms: bool,
-    /// Messages in direct rooms.
+    /// Notify of messages in direct rooms.
     pub direct: bool,
-    /// Messages that name the user.
+    /// Notify of messages that mention the user.
     pub mentions: bool,
     pub quiet_hours: Option<QuietHours>,
     /// A name of the IANA time zone database, such as `Europe/Berlin`.
@@ -115,7 +115,7 @@ impl Default for Preferences {
 }
 
 impl Preferences {
-    /// What stands in the store; wishes that cannot be read (a newer version's) are the default.
+    /// Parses stored preferences; unreadable ones (of a newer version) become the default.
     pub fn parse(json: Option<&str>) -> Self {
         json.and_then(|json| serde_json::from_str(json).ok())
             .unwrap_or_default()
@@ -128,7 +128,7 @@ impl Preferences {
         }
     }
 
-    /// When the quiet hours that `now` falls into are over; `None` outside of them.
+    /// The end of the quiet hours that include `now`; `None` outside of them.
     pub fn quiet_until(&self, now: Timestamp) -> Option<Timestamp> {
         let hours = self.quiet_hours?;
         let zone: Tz = self.time_zone.parse().ok()?;
@@ -136,8 +136,7 @@ impl Preferences {
     }
 }
 
-/// From one time of day to another, across midnight where the second is not after the first. Equal times are the
-/// whole day, every day.
+/// A daily period, across midnight if `to` is before `from`. Equal times mean the whole day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuietHours {
     #[serde(with = "minutes")]
@@ -165,7 +164,7 @@ impl QuietHours {
     }
 }
 
-/// A local time that the clocks skip is taken an hour later, one that they show twice at its first showing.
+/// Resolves a local time: a skipped one is moved an hour later, an ambiguous one means the earlier instant.
 fn instant(zone: Tz, local: chrono::NaiveDateTime) -> DateTime<Utc> {
     let found = zone.from_local_datetime(&local).earliest().or_else(|| {
         let later = local + chrono::TimeDelta::hours(1);
@@ -174,7 +173,7 @@ fn instant(zone: Tz, local: chrono::NaiveDateTime) -> DateTime<Utc> {
     found.map_or_else(|| local.and_utc(), |time| time.to_utc())
 }
 
-/// `HH:MM`
+/// Serialises a time of day as `HH:MM`.
 mod minutes {
     use chrono::NaiveTime;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -190,29 +189,29 @@ mod minutes {
     }
 }
 
-/// One request to a provider, and all that is known of it: kept as JSON, changed as a whole.
+/// The record of one delivery: stored as JSON, replaced as a whole.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryRecord {
     pub state: DeliveryState,
-    /// In words, for the user.
+    /// A text for the user.
     pub reason: String,
-    /// What it is: messages, or a code that verifies an address.
+    /// Its content: messages, or an address verification code.
     pub purpose: Purpose,
-    /// The address, once one was tried.
+    /// The address, once an attempt was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Part of the unsubscribe link, so that an id alone opens nothing.
+    /// Part of the unsubscribe link, so that the id alone is not enough.
     pub secret: Uuid,
     #[serde(default)]
     pub attempts: Vec<Attempt>,
-    /// When an operator took it out of the dead letters: attempts and age count anew.
+    /// When an operator replayed it from the dead letters: attempts and age count from then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replayed_at: Option<Timestamp>,
-    /// The provider's own name for it.
+    /// The provider's id of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
-    /// Reports that were applied, so that a repeated one changes nothing.
+    /// Ids of applied reports, so that a repeated one changes nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reports: Vec<String>,
 }
@@ -231,48 +230,48 @@ pub enum Purpose {
     Verification,
 }
 
-/// One try, recorded before the request leaves.
+/// One attempt, recorded before the request is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     pub started_at: Timestamp,
-    /// Missing while the answer is awaited, or for ever where whoever waited for it died.
+    /// Missing while the request is in progress, or if its worker died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// What the provider said, shortened.
+    /// The provider's answer, shortened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
 
-/// What a provider tells later of something it took.
+/// A provider's later report on a message that it accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub delivery: Uuid,
-    /// The provider's name of this report: the same again changes nothing.
+    /// The provider's id of this report; a repeated one changes nothing.
     pub id: String,
     pub state: DeliveryState,
-    /// In words.
+    /// A text for the user.
     pub reason: String,
-    /// The address gets nothing any more.
+    /// The address is suppressed from now on.
     #[serde(default)]
     pub suppress: bool,
 }
 
-/// The delivery that a message opens where none is open: the same, however often it is asked for.
+/// The id of the delivery that a message opens if none is open; repeated calls give the same id.
 pub fn delivery_id(user: UserId, channel: ChannelKind, message: MessageId) -> Uuid {
     let channel = channel.as_str().as_bytes();
     derived_id("delivery", &[user.as_bytes(), channel, message.as_bytes()])
 }
 
-/// A delivery as its row has it.
+/// A delivery, as stored in its row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub id: Uuid,
     pub user: UserId,
     pub channel: ChannelKind,
     pub at: Timestamp,
-    /// Counts the changes, so that of two at once one is refused.
+    /// Incremented by each change; of two concurrent changes one is rejected.
     pub version: i64,
     pub record: DeliveryRecord,
 }
@@ -299,19 +298,19 @@ impl Delivery {
         }
     }
 
-    /// Attempts that count: those since it was last replayed.
+    /// Number of attempts since the last replay.
     pub fn tries(&self) -> usize {
         let since = self.record.replayed_at;
         let counts = |attempt: &&Attempt| since.is_none_or(|since| attempt.started_at >= since);
         self.record.attempts.iter().filter(counts).count()
     }
 
-    /// Where it goes or went; `None` where no address was tried, or one that nothing is sent to any more.
+    /// The address of the latest attempt; `None` without an attempt, or if it is no longer valid.
     pub fn address(&self) -> Option<Address> {
         Address::parse(self.channel, self.record.address.as_deref()?)
     }
 
-    /// Since when it is under way.
+    /// The time from which the delivery's age counts.
     pub fn since(&self) -> Timestamp {
         self.record.replayed_at.unwrap_or(self.at)
     }
@@ -360,7 +359,7 @@ mod tests {
             Some(at("2026-01-05T18:00:00Z"))
         );
         assert_eq!(noon.quiet_until(at("2026-01-05T18:00:00Z")), None);
-        // All day: until the next time that it begins.
+        // The whole day: until the period begins again.
         let always = quiet("09:00", "09:00", "UTC");
         assert_eq!(
             always.quiet_until(at("2026-01-05T09:00:00Z")),

@@ -1,6 +1,6 @@
-//! Short single-line texts that people see: display names and the names of rooms. One function decides for all of them
-//! what such a text may hold, so that no name hides, reorders or overflows what stands beside it. The bodies of messages
-//! are not among them: they keep every character but U+0000.
+//! Validation of short single-line texts for display: display names and room names. One function defines what they may
+//! contain, so that no name hides, reorders or overflows the text around it. Message bodies are not restricted, except
+//! for U+0000.
 
 pub mod emoji;
 
@@ -9,10 +9,10 @@ use std::fmt;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// The most combining marks in a row. Vietnamese needs two, Tibetan and Hebrew with cantillation up to five.
+/// Maximum consecutive combining marks. Vietnamese needs two, Tibetan and Hebrew with cantillation up to five.
 const MAX_MARKS: usize = 8;
 
-/// Why a text is no name, in words for the client.
+/// Why a text is rejected, in a form for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unfit(pub &'static str);
 
@@ -22,14 +22,14 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// The text as it is kept: in Unicode's normalisation form C (UAX #15), so that one name has one spelling.
+/// Returns the text in Unicode normalisation form C (UAX #15), so that each name has one spelling.
 ///
 /// # Errors
-/// Where it has nothing to see, or holds a control character, a line or paragraph separator, a bidirectional override
-/// or isolate (UAX #9), another invisible character (UTS #39 section 5.5 and Unicode's `Default_Ignorable_Code_Point`),
-/// a character that is private or not assigned, or more than 8 combining marks in a row. Emoji sequences
-/// (UTS #51) are taken whole, with the joiners and tags they need; ZWJ and ZWNJ also stand between letters of the
-/// scripts that spell with them.
+/// If the text has no visible character, or contains a control character, a line or paragraph separator, a
+/// bidirectional override or isolate (UAX #9), another invisible character (UTS #39 section 5.5 and Unicode's
+/// `Default_Ignorable_Code_Point`), a private or unassigned character, or more than 8 consecutive combining marks.
+/// Emoji sequences (UTS #51) are accepted with their joiners and tags; ZWJ and ZWNJ are also accepted between letters
+/// of the scripts whose spelling uses them.
 pub fn label(text: &str) -> Result<String, Unfit> {
     let text: String = text.nfc().collect();
     let (mut visible, mut marks) = (false, 0);
@@ -50,7 +50,7 @@ pub fn label(text: &str) -> Result<String, Unfit> {
                     return Err(Unfit("must not stack more than 8 combining marks"));
                 }
             }
-            // Chooses between forms of the character before it, of which there is one.
+            // Selects a variant of the preceding character, which must be visible.
             Class::Selector if before.is_some_and(|c| class(c) == Class::Visible) => {}
             Class::Joiner if joins(before, rest.chars().next()) => {}
             Class::Selector | Class::Joiner | Class::Hidden => {
@@ -76,8 +76,8 @@ pub fn label(text: &str) -> Result<String, Unfit> {
     Err(Unfit("must hold something that can be seen"))
 }
 
-/// A name of any age as one line of another text, such as a mail's subject: line breaks and control characters become
-/// spaces, and what would reorder the text around it is left out.
+/// A stored name, possibly older than these rules, as one line of another text such as a mail's subject: control
+/// characters and line breaks become spaces, direction controls are removed.
 pub fn one_line(text: &str) -> String {
     let shown = text.chars().filter_map(|c| match class(c) {
         Class::Control => Some(' '),
@@ -87,19 +87,19 @@ pub fn one_line(text: &str) -> String {
     shown.collect()
 }
 
-/// What a character is in a name.
+/// The class of a character in a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Visible,
-    /// A space, or an invisible mark that right-to-left names are written with.
+    /// A space, or an invisible mark used in right-to-left names.
     Blank,
-    /// Written onto the character before it.
+    /// Combines with the preceding character.
     Mark,
     /// A variation selector.
     Selector,
     /// ZWJ or ZWNJ.
     Joiner,
-    /// Invisible, and of no use in a name.
+    /// Invisible and not needed in names.
     Hidden,
     /// An embedding, override or isolate.
     Direction,
@@ -116,11 +116,11 @@ fn class(c: char) -> Class {
         '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{2800}' => return Class::Blank,
         '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}' => return Class::Selector,
         '\u{180B}'..='\u{180D}' | '\u{180F}' => return Class::Selector,
-        // Fillers of Hangul, the grapheme joiner, two vowels of Khmer: no format characters by category, and not to
-        // be seen either.
+        // Hangul fillers, the combining grapheme joiner and two Khmer vowels: invisible, although not format characters
+        // by category.
         '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' => return Class::Hidden,
         '\u{034F}' | '\u{17B4}' | '\u{17B5}' => return Class::Hidden,
-        // Signs that are written before or around a number (Prepended_Concatenation_Mark).
+        // Signs written before or around a number (Prepended_Concatenation_Mark).
         '\u{0600}'..='\u{0605}'
         | '\u{06DD}'
         | '\u{070F}'
@@ -148,8 +148,8 @@ fn joins(before: Option<char>, after: Option<char>) -> bool {
     spelt(before) && spelt(after)
 }
 
-/// Letters and marks of the scripts from Arabic to Mongolian, and those of Unicode's later blocks that are like them: they
-/// join or stack, and a joiner changes the word (UAX #31 section 2.3).
+/// Letters and marks of the scripts from Arabic to Mongolian and similar ones in later blocks: they join or stack, and
+/// a joiner changes the word (UAX #31 section 2.3).
 fn spells_with_joiners(c: char) -> bool {
     let block = matches!(c,
         '\u{0600}'..='\u{0FFF}'
@@ -255,7 +255,7 @@ mod tests {
         let stack = |count| format!("x{}", "\u{0335}".repeat(count));
         assert!(label(&stack(MAX_MARKS)).is_ok());
         assert!(label(&stack(MAX_MARKS + 1)).is_err());
-        // The next letter begins anew.
+        // Each letter resets the count.
         assert!(label(&format!("{0}{0}", stack(MAX_MARKS))).is_ok());
     }
 

@@ -1,7 +1,6 @@
-//! User names: which there are, and which look alike. Plain ASCII, so that a name can be typed on any keyboard and stand
-//! behind an `@`.
+//! User names: syntax and confusability. Plain ASCII, so that a name can be typed on any keyboard and follow an `@`.
 
-/// The length of a user name, in characters.
+/// Length of a user name in characters.
 const LENGTH: std::ops::RangeInclusive<usize> = 2..=32;
 
 /// `^[A-Za-z0-9_][A-Za-z0-9_.-]{1,31}$`
@@ -12,12 +11,12 @@ pub fn is_username(name: &str) -> bool {
         && name.chars().all(|c| plain(c) || c == '.' || c == '-')
 }
 
-/// The same for names that are taken for one another at a glance: whatever UTS #39 (section 4) calls confusable among
-/// the characters of a user name in either case (`I l 1`, `O 0 o`, `rn m`), and `vv w`. Stored, and so never to be
-/// changed: Unicode's own data changes with its versions, and a unit test compares with it. The migrations that
-/// fill `users.skeleton` write the same rule in SQL.
+/// Equal for names that look alike: covers what UTS #39 (section 4) calls confusable among the characters of user names
+/// in either case (`I l 1`, `O 0 o`, `rn m`), plus `vv w`. Skeletons are stored, so this function must never change;
+/// Unicode's own data changes between versions, and a unit test compares against it. The migrations that fill
+/// `users.skeleton` implement the same rule in SQL.
 pub fn skeleton(name: &str) -> String {
-    // Lower case would hide that a capital I looks like l.
+    // Lowercasing would hide that a capital I looks like l.
     name.replace('I', "l")
         .to_ascii_lowercase()
         .replace('1', "l")
@@ -77,7 +76,7 @@ mod tests {
         }
     }
 
-    /// What Unicode calls confusable is so here, for every pair of characters in either place.
+    /// Names that Unicode calls confusable have equal skeletons here, for every pair of characters.
     #[test]
     fn unicodes_own_skeletons_are_told_apart_no_better() {
         let letters = || ALPHABET.chars();

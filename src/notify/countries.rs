@@ -1,13 +1,13 @@
-//! Which numbers text messages may go to: `notify.sms.countries`, and what is refused unless it is named there, since it
-//! costs more than an ordinary message and whoever owns such a number earns by it.
+//! Which numbers may get text messages: `notify.sms.countries`, and the ranges that it must name explicitly, because
+//! they cost more than ordinary messages and the owner of the number earns from them (toll fraud).
 
 use crate::model::address::PhoneNumber;
 
-/// Beginnings of numbers, without their `+`, that are refused unless an entry of the setting is as long.
+/// Number prefixes, without `+`, that are refused unless an entry of the setting is at least as long.
 ///
-/// International ranges: ITU-T E.164, annex to the Operational Bulletin 1114. National ranges: the numbering plans that the
-/// countries file with the ITU (ITU-T E.129). Not complete, and not meant to be: the setting is the answer for a service
-/// that knows its users' countries.
+/// International ranges: ITU-T E.164, annex to the Operational Bulletin 1114. National ranges: the numbering plans that
+/// countries file with the ITU (ITU-T E.129). The list is incomplete by design: a service that knows its users'
+/// countries should use the setting.
 const REFUSED: &[&str] = &[
     // International: shared cost, premium rate, satellite, universal personal numbers, networks without a country.
     "808", "979", "870", "878", "881", "882", "883", "888", "991",
@@ -30,8 +30,8 @@ const REFUSED: &[&str] = &[
     "6119", "6113", "64900", "81990", "81570", "8260",
 ];
 
-/// Whether text messages may go to `number` (E.164). The longest entry that fits decides, of those that allow and those
-/// that refuse; where nothing is allowed by name, everything is that is not refused.
+/// Whether text messages may be sent to `number` (E.164). The longest matching prefix decides, among allowed and
+/// refused ones; if the setting is empty, all numbers are allowed that are not refused.
 pub fn allowed(number: &PhoneNumber, countries: &[String]) -> bool {
     let digits = number.as_str().trim_start_matches('+');
     let named = countries.iter().filter_map(|entry| entry.strip_prefix('+'));

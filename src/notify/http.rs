@@ -1,4 +1,4 @@
-//! What providers with an HTTP API have in common: one request, a bounded answer, and what its status means.
+//! Shared by providers with an HTTP API: one request, a bounded response, and the meaning of its status.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{
     model::Timestamp,
 };
 
-/// Bytes of an answer that are read.
+/// Maximum bytes read of a response.
 const MAX_ANSWER: usize = 16 * 1024;
-/// Characters of it that the ledger shows.
+/// Maximum characters of it in the delivery log.
 const MAX_SHOWN: usize = 200;
 
-/// A client that gives up after `timeout` and follows no redirect: a POST would come back as a GET.
+/// A client with a timeout that follows no redirects, since those would turn a POST into a GET.
 pub fn client(timeout: Duration) -> Result<Client> {
-    // Set by `main` already; a test, or an embedding program, may not have.
+    // `main` sets it; tests and embedding programs may not.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .timeout(timeout)
@@ -27,20 +27,20 @@ pub fn client(timeout: Duration) -> Result<Client> {
         .map_err(Error::internal)
 }
 
-/// A provider's answer.
+/// A provider's response.
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: String,
 }
 
-/// Asks once; `Err` is the answer where none came.
+/// Makes one request; `Err` is the classification if there was no response.
 pub async fn ask(request: RequestBuilder) -> std::result::Result<Reply, Answer> {
     let response = request.send().await.map_err(|error| failed(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = match read(response).await {
         Ok(body) => body,
-        // The status says enough where it says no; where it says yes, the rest of the answer is not needed.
+        // The status suffices: the body only explains failures.
         Err(error) => format!("({})", error.without_url()),
     };
     Ok(Reply {
@@ -62,7 +62,7 @@ async fn read(mut response: Response) -> reqwest::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A request that never left was certainly not sent; of any other nobody knows.
+/// A request that was never transmitted was certainly not sent; any other may have been.
 fn failed(error: &reqwest::Error) -> Answer {
     let (verdict, said) = if error.is_connect() || error.is_builder() {
         (
@@ -88,17 +88,17 @@ fn failed(error: &reqwest::Error) -> Answer {
 }
 
 impl Reply {
-    /// What every provider means by these statuses; `None` where it is the provider's own matter.
+    /// The classification of statuses that mean the same for every provider; `None` for provider-specific ones.
     pub fn common(&self) -> Option<Verdict> {
         let after = self.retry_after();
         match self.status.as_u16() {
-            // No provider answers a page: something stands between us, and nobody knows what became of the request.
+            // Providers do not answer with HTML: a proxy did, and it may have forwarded the request.
             200..=299 if self.is_page() => Some(Verdict::Unknown { after }),
-            // The same, and it did not pass the request on.
+            // From a proxy as well, which did not forward the request.
             300..=399 => Some(Verdict::NotSent { after }),
             401 | 403 => Some(Verdict::Locked),
             408 => Some(Verdict::Unknown { after }),
-            // Refused before anything was done with it.
+            // Rejected before it was processed.
             429 => Some(Verdict::NotSent { after }),
             500..=599 => Some(Verdict::Unknown { after }),
             _ => None,
@@ -114,8 +114,7 @@ impl Reply {
         }
     }
 
-    /// `Retry-After` (RFC 9110 section 10.2.3: seconds or a date), or else `X-RateLimit-Reset` (Unix time in
-    /// seconds).
+    /// `Retry-After` (RFC 9110 section 10.2.3: seconds or a date), or else `X-RateLimit-Reset` (Unix time in seconds).
     fn retry_after(&self) -> Option<Duration> {
         let header = |name: &str| self.headers.get(name)?.to_str().ok();
         if let Some(value) = header("retry-after") {
@@ -129,7 +128,7 @@ impl Reply {
         until(reset.checked_mul(1000)?)
     }
 
-    /// The status and the beginning of what was said, on one line.
+    /// The status and the beginning of `said`, on one line.
     pub fn shown(&self, said: &str) -> String {
         let words: Vec<&str> = said.split_whitespace().collect();
         let short: String = words.join(" ").chars().take(MAX_SHOWN).collect();

@@ -1,4 +1,4 @@
-//! For development: what would be sent stands in the log, and nothing is.
+//! A channel for development: writes notifications to the log instead of sending them.
 
 use async_trait::async_trait;
 
@@ -8,14 +8,14 @@ pub struct Log;
 
 #[async_trait]
 impl Channel for Log {
-    /// The one place where an address and a text are logged: whoever chose this channel asked for it.
+    /// The only place that logs an address and a text, which is the purpose of this channel.
     async fn send(&self, message: &Outgoing) -> Answer {
         tracing::info!(
             notification = %message.id,
             to = message.to.as_str(),
             subject = message.subject,
             text = message.text,
-            "a notification, sent nowhere"
+            "notification logged, not sent"
         );
         Answer {
             verdict: Verdict::Sent { provider_id: None },

@@ -1,6 +1,6 @@
-//! The ways out: e-mail over SendGrid or SMTP, text messages over Twilio, or a line in the log. A channel is handed one
-//! finished message, asks its provider once, and says what the answer means. It must never retry, and knows neither
-//! queue nor store: attempts, pauses and the ledger belong to `job::notify`.
+//! Notification channels: e-mail over SendGrid or SMTP, text messages over Twilio, or the log. A channel takes one
+//! finished message, makes one request to its provider and classifies the answer. It never retries and knows neither
+//! queue nor store: attempts, pauses and the delivery log belong to `job::notify`.
 
 pub mod countries;
 mod http;
@@ -25,37 +25,37 @@ use crate::{
 /// One request to a provider.
 #[derive(Clone)]
 pub struct Outgoing {
-    /// The delivery's id: given to the provider, and found again in its reports.
+    /// The delivery's id, passed to the provider and returned in its reports.
     pub id: Uuid,
     pub to: Address,
     pub subject: String,
     pub text: String,
     /// For e-mail.
     pub html: String,
-    /// Where one click stops all of it (RFC 8058); for e-mail.
+    /// The one-click unsubscribe link (RFC 8058); for e-mail.
     pub unsubscribe: Option<String>,
-    /// Where the provider reports to, if it can reach us; for Twilio.
+    /// The URL for the provider's status reports, if this server is publicly reachable; for Twilio.
     pub report_to: Option<String>,
 }
 
 debug_of!(Outgoing { id });
 
-/// What an answer means.
+/// The classification of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The provider has it.
+    /// The provider accepted the message.
     Sent { provider_id: Option<String> },
-    /// Certainly not sent; worth another try, not before `after`.
+    /// Certainly not sent; may be retried, not before `after`.
     NotSent { after: Option<Duration> },
-    /// Perhaps sent: no answer came, or the provider failed while it worked.
+    /// Possibly sent: no answer, or the provider failed during processing.
     Unknown { after: Option<Duration> },
-    /// No try will ever succeed. `address` says that it is the address's fault.
+    /// A retry cannot succeed. `address` is `true` if the address is the cause.
     Refused { address: bool },
-    /// The provider does not take our credentials: nothing of this channel can be sent for now.
+    /// The provider rejects the credentials: the whole channel is unusable for now.
     Locked,
 }
 
-/// An answer, with what the ledger shows of it: short, and without addresses or secrets.
+/// An answer, with a short text for the delivery log that contains no addresses or secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub verdict: Verdict,
@@ -64,11 +64,11 @@ pub struct Answer {
 
 #[async_trait]
 pub trait Channel: Send + Sync {
-    /// Asks once. Never longer than `notify.timeout`.
+    /// Makes one request; takes at most `notify.timeout`.
     async fn send(&self, message: &Outgoing) -> Answer;
 }
 
-/// The channels that are set up.
+/// The configured channels.
 #[derive(Clone, Default)]
 pub struct Channels {
     email: Option<Arc<dyn Channel>>,
@@ -84,10 +84,10 @@ impl Channels {
     }
 }
 
-/// The channels that the settings name. Connects to nothing yet.
+/// Creates the configured channels, without connecting.
 ///
 /// # Errors
-/// Where a sender or a server's address cannot be read.
+/// If a sender or a server's address is invalid.
 pub fn connect(config: &Config) -> Result<Channels> {
     let (email, sms) = (&config.notify.email, &config.notify.sms);
     let timeout = config.notify.timeout;

@@ -1,5 +1,5 @@
-//! SendGrid v3 Mail Send (<https://docs.sendgrid.com/api-reference/mail-send/mail-send>): 202 is success, 200 in the
-//! sandbox. It knows no idempotency key; the delivery's id travels in `custom_args` and comes back in every event.
+//! SendGrid v3 Mail Send (<https://docs.sendgrid.com/api-reference/mail-send/mail-send>): 202 is success, 200 in
+//! sandbox mode. It has no idempotency key; the delivery's id is passed in `custom_args` and returned in every event.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl Channel for SendGrid {
     }
 }
 
-/// `{"errors": [{"message", "field"}]}`, or whatever else came.
+/// The messages of `{"errors": [{"message", "field"}]}`, or else the whole body.
 fn errors(body: &str) -> String {
     let messages = serde_json::from_str::<Value>(body).ok().and_then(|json| {
         let errors = json.get("errors")?.as_array()?;

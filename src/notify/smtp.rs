@@ -1,7 +1,7 @@
-//! E-mail over one's own server (RFC 5321), by `lettre`. A 4yz answer is worth another try, a 5yz is not.
+//! E-mail over an SMTP server (RFC 5321), with `lettre`. A 4yz reply may be retried, a 5yz reply not.
 //!
-//! Each mail has a connection of its own: `lettre`'s pool takes back one that a timeout broke off in the middle, and the
-//! next mail would read the answers to that one as its own.
+//! Each mail has its own connection: `lettre`'s pool reuses a connection that a timeout interrupted, and the next mail
+//! would read the replies to the previous one as its own.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub struct Smtp {
 
 impl Smtp {
     pub fn new(settings: &Email, timeout: Duration) -> Result<Self> {
-        // Set by `main` already; a test, or an embedding program, may not have.
+        // `main` sets it; tests and embedding programs may not.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(settings.smtp_url.expose())
             .map_err(|error| Error::field("notify.email.smtp_url", error.to_string()))?;
@@ -50,7 +50,7 @@ impl Smtp {
             .from(self.from.clone())
             .to(mailbox(&message.to)?)
             .subject(&message.subject)
-            // A repeat is the same mail to whoever compares ids.
+            // A retry has the same id, so that servers and clients can detect duplicates.
             .message_id(Some(format!("<{}@{host}>", message.id)));
         if let Some(link) = &message.unsubscribe {
             for (name, value) in [
@@ -71,7 +71,7 @@ impl Smtp {
     }
 }
 
-/// Put together from its two parts: nothing of it is read again as a name, a comment or a second address.
+/// Built from the two parts of the address, so that nothing is parsed again as a name, a comment or a second address.
 fn mailbox(address: &Address) -> Option<Mailbox> {
     let Address::Email(address) = address else {
         return None;
@@ -93,7 +93,7 @@ impl Channel for Smtp {
             Ok(Ok(response)) => Answer {
                 verdict: match response.code().severity {
                     Severity::PositiveCompletion => Verdict::Sent { provider_id: None },
-                    // What a server should not end with.
+                    // Not a valid final reply.
                     _ => Verdict::Unknown { after: None },
                 },
                 said: response.code().to_string(),
@@ -112,14 +112,14 @@ fn meaning(error: &smtp::Error) -> Answer {
     let verdict = match code.as_deref() {
         // Authentication (RFC 4954 section 6).
         Some("530" | "534" | "535" | "538") => Verdict::Locked,
-        // The mailbox (RFC 5321 section 4.2.3).
+        // Mailbox (RFC 5321 section 4.2.3).
         Some("550" | "551" | "553") => Verdict::Refused { address: true },
         _ if error.is_permanent() => Verdict::Refused { address: false },
         _ if error.is_transient() => Verdict::NotSent { after: None },
         _ if error.is_timeout() || error.is_response() => Verdict::Unknown { after: None },
         _ => Verdict::NotSent { after: None },
     };
-    // The server's own words may repeat the address.
+    // The server's own text may repeat the address.
     let said = match code {
         Some(code) => format!("the server answered {code}"),
         None if error.is_timeout() => "the server did not answer in time".to_owned(),

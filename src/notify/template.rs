@@ -1,6 +1,6 @@
-//! What a notification says, as text and as HTML: the rooms, who wrote, the lines, and one link. The words are those of
-//! the settings' templates; here is what they are given, and where they are cut. Whatever people wrote is escaped, and a
-//! subject has no line break.
+//! Renders notifications as text and HTML: rooms, senders, message excerpts and one link. The wording comes from the
+//! configured templates; this module prepares their values and limits lengths. User-written text is escaped, and a
+//! subject contains no line break.
 
 use serde::Serialize;
 
@@ -10,16 +10,16 @@ use crate::{
     templates::{CodeValues, DigestValues, Templates},
 };
 
-/// Messages shown in one e-mail; of the others only the number is told.
+/// Maximum messages shown in one e-mail; of the rest only the number is given.
 const MAX_LINES: usize = 20;
-/// Characters of one message shown.
+/// Maximum characters shown of one message.
 const MAX_CHARS: usize = 500;
-/// Characters of a subject.
+/// Maximum characters of a subject.
 const MAX_SUBJECT: usize = 120;
-/// Characters of a text message, three segments of 153.
+/// Maximum characters of a text message: three segments of 153.
 const MAX_SMS: usize = 459;
 
-/// A finished text.
+/// A rendered mail.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rendered {
     pub subject: String,
@@ -29,7 +29,7 @@ pub struct Rendered {
 
 debug_of!(Rendered {});
 
-/// Tells of messages, the oldest first, by e-mail.
+/// The e-mail digest of messages, oldest first.
 pub fn digest(
     templates: &Templates,
     said: &[DigestMessage],
@@ -39,19 +39,19 @@ pub fn digest(
     mail(templates, "digest", &values(said, link, unsubscribe))
 }
 
-/// The same for a text message: who, and the beginning of what, and the link.
+/// The digest as a text message: senders, the beginning of the text, and the link.
 pub fn short(templates: &Templates, said: &[DigestMessage], link: &str) -> String {
     let text = render(templates, "digest.sms", &values(said, link, ""));
     let room = MAX_SMS.saturating_sub(link.chars().count() + 1);
     format!("{} {link}", shorten(one_line(&text).trim(), room))
 }
 
-/// A code that proves an address.
+/// The mail with an address verification code.
 pub fn code(templates: &Templates, code: &str, minutes: u64) -> Rendered {
     mail(templates, "code", &code_values(code, minutes))
 }
 
-/// The same for a phone number.
+/// The text message with a verification code.
 pub fn short_code(templates: &Templates, code: &str, minutes: u64) -> String {
     let text = render(templates, "code.sms", &code_values(code, minutes));
     shorten(one_line(&text).trim(), MAX_SMS)
@@ -92,13 +92,13 @@ fn mail(templates: &Templates, name: &str, values: &impl Serialize) -> Rendered 
     }
 }
 
-/// A template of the operator's that fails on a value all the same must not keep anyone from being told.
+/// Falls back to the built-in template if the operator's fails, so that the notification is still sent.
 fn render(templates: &Templates, name: &str, values: &impl Serialize) -> String {
     templates.render(name, values).unwrap_or_else(|error| {
         tracing::error!(
             template = name,
             error,
-            "a template failed; the built-in one was used"
+            "template failed; used the built-in one"
         );
         templates.render_built_in(name, values)
     })
@@ -112,8 +112,8 @@ fn shorten(text: &str, max: usize) -> String {
     }
 }
 
-/// A mail as it would be sent, made of [`sample`]: its HTML, or its subject and text with the text messages and the mail
-/// with a code below.
+/// A preview made of [`sample`]: the HTML, or the subject and text followed by the text messages and the mail with a
+/// code.
 pub fn preview(templates: &Templates, html: bool) -> String {
     let (link, unsubscribe) = ("https://chat.example.com", "https://chat.example.com/stop");
     let mail = digest(templates, &sample(), link, unsubscribe);
@@ -132,7 +132,7 @@ pub fn preview(templates: &Templates, html: bool) -> String {
     )
 }
 
-/// Messages to look at a template with.
+/// Sample messages for previews of a template.
 pub fn sample() -> Vec<DigestMessage> {
     let line = |room: &str, sender: &str, body: &str| DigestMessage {
         room: room.to_owned(),

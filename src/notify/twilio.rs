@@ -1,5 +1,5 @@
-//! Twilio Messages (<https://www.twilio.com/docs/messaging/api/message-resource>): a form over Basic authentication,
-//! 201 is success. A 429 was never worked on; after a 5xx or a timeout the message may have been sent.
+//! Twilio Messages (<https://www.twilio.com/docs/messaging/api/message-resource>): a form with Basic authentication;
+//! 201 is success. A 429 was not processed; after a 5xx or a timeout the message may have been sent.
 
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use crate::{
     error::Result,
 };
 
-/// The longest `Body`, in characters.
+/// Maximum length of `Body` in characters.
 const MAX_BODY: usize = 1600;
-/// The number cannot get messages, or asked for none: 21211 invalid, 21610 has replied STOP, 21614 no mobile number.
+/// Error codes of numbers that cannot or do not want to get messages: 21211 invalid, 21610 has replied STOP, 21614 not
+/// a mobile number.
 const ADDRESS: [i64; 3] = [21211, 21610, 21614];
 
 pub struct Twilio {
@@ -73,7 +74,7 @@ impl Channel for Twilio {
         let json: Value = serde_json::from_str(&reply.body).unwrap_or_default();
         let code = json.get("code").and_then(Value::as_i64);
         let verdict = match (reply.common(), reply.status.as_u16()) {
-            // By the status first; the code only says whose fault it is.
+            // The status takes precedence; the code only tells whether the address is the cause.
             (Some(verdict), _) => verdict,
             (None, 200..=299) => Verdict::Sent {
                 provider_id: json.get("sid").and_then(Value::as_str).map(str::to_owned),
@@ -84,7 +85,7 @@ impl Channel for Twilio {
         };
         let said = match (&verdict, code, json.get("message").and_then(Value::as_str)) {
             (Verdict::Sent { .. }, ..) => String::new(),
-            // Twilio's own message repeats the number.
+            // Twilio's message would repeat the number.
             (_, Some(code), _) => format!("error {code}"),
             (_, None, Some(message)) => message.to_owned(),
             _ => reply.body.clone(),

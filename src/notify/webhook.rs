@@ -1,5 +1,5 @@
-//! What providers tell us later: whether it is really them, and what it means. Signatures are compared in constant
-//! time, over the bytes as they came.
+//! Callbacks from providers: verification of their signatures, and their meaning. Signatures are compared in constant
+//! time, over the raw bytes.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,12 @@ use crate::model::{
     notify::{DeliveryState, Report},
 };
 
-/// How old or how far ahead a signed timestamp may be, in seconds. SendGrid repeats an event for a day; within that
-/// time a repeat is told by its id.
+/// Maximum age and maximum lead of a signed timestamp, in seconds. SendGrid retries an event for a day; repeats within
+/// that time are detected by their id.
 const MAX_AGE: i64 = 86_400 + 3600;
 const MAX_AHEAD: i64 = 600;
 
-/// Whether SendGrid signed this: ECDSA on P-256 over timestamp and raw body
+/// Verifies SendGrid's signature: ECDSA on P-256 over timestamp and raw body
 /// (<https://docs.sendgrid.com/for-developers/tracking-events/getting-started-event-webhook-security-features>).
 pub fn sendgrid_signed(key: &str, signature: &str, timestamp: &str, body: &[u8], now: i64) -> bool {
     let fresh = timestamp
@@ -39,7 +39,7 @@ pub fn sendgrid_signed(key: &str, signature: &str, timestamp: &str, body: &[u8],
     fresh && signed().is_some()
 }
 
-/// Whether Twilio signed this: HMAC-SHA1 over the exact URL and the sorted parameters
+/// Verifies Twilio's signature: HMAC-SHA1 over the exact URL and the sorted parameters
 /// (<https://www.twilio.com/docs/usage/security#validating-requests>).
 pub fn twilio_signed(
     token: &str,
@@ -60,7 +60,8 @@ pub fn twilio_signed(
         .is_ok_and(|signature| mac.verify_slice(&signature).is_ok())
 }
 
-/// The events of one callback of SendGrid that are about something of ours; `None` where it is no list of events.
+/// The reports of a SendGrid callback that concern deliveries of this server; `None` if the body is not a list of
+/// events.
 pub fn sendgrid_reports(body: &[u8]) -> Option<Vec<Report>> {
     #[derive(Deserialize)]
     struct Event {
@@ -99,7 +100,7 @@ pub fn sendgrid_reports(body: &[u8]) -> Option<Vec<Report>> {
     Some(reports.collect())
 }
 
-/// What a status callback of Twilio means for a delivery; `None` for steps on the way.
+/// The report of a Twilio status callback; `None` for intermediate states.
 pub fn twilio_report(delivery: Uuid, form: &BTreeMap<String, String>) -> Option<Report> {
     use DeliveryState::{Bounced, Delivered, Failed};
     let status = form.get("MessageStatus").or(form.get("SmsStatus"))?;
@@ -118,14 +119,14 @@ pub fn twilio_report(delivery: Uuid, form: &BTreeMap<String, String>) -> Option<
         id: format!("{}:{status}", form.get("MessageSid")?),
         state,
         reason,
-        // The number replied STOP, or is none that gets messages.
+        // The recipient replied STOP, or the number cannot get messages.
         suppress: ["21610", "21614", "30005"].contains(&code),
     })
 }
 
-/// What someone answered to a text message: `true` where they want none any more, `false` where they want them again.
-/// Twilio's own words (<https://help.twilio.com/articles/223134027>); it says which it understood in `OptOutType` where a
-/// messaging service handles them.
+/// Parses a reply to a text message: `true` opts out, `false` opts in again. The keywords are Twilio's
+/// (<https://help.twilio.com/articles/223134027>); a messaging service that handles them reports the recognised one in
+/// `OptOutType`.
 pub fn twilio_opt_out(form: &BTreeMap<String, String>) -> Option<(PhoneNumber, bool)> {
     let said = form.get("OptOutType").or(form.get("Body"))?;
     let stop = match said.trim().to_uppercase().as_str() {
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn twilios_own_example_is_signed() {
-        // From Twilio's page on security.
+        // From Twilio's documentation of request validation.
         let form = [
             ("CallSid", "CA1234567890ABCDE"),
             ("Caller", "+14158675309"),

@@ -1,4 +1,4 @@
-//! The sockets' specification (AsyncAPI 3), made from the same types that parse and write the frames.
+//! The AsyncAPI 3 specification of the sockets, generated from the types that parse and write the frames.
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::Message;
 
-/// What a client may send: the event, its data, what a good answer holds, and what it is for.
+/// A client request: the event, its data, the data of a successful answer, and a summary.
 struct Asked {
     event: &'static str,
     data: Value,
@@ -18,7 +18,7 @@ struct Asked {
     summary: &'static str,
 }
 
-/// The whole specification as pretty JSON: the same bytes for the same version.
+/// The whole specification as pretty-printed JSON; deterministic for a given version.
 pub fn spec() -> String {
     let mut schemas = SchemaSettings::draft07()
         .with(|settings| settings.definitions_path = "/components/schemas".into())
@@ -258,7 +258,7 @@ fn told<D: JsonSchema>(
     (event, schemas.subschema_for::<D>().into(), summary)
 }
 
-/// The close codes, as a table.
+/// The close codes as a Markdown table.
 fn closes() -> String {
     let rows = [
         (Close::Bye, "The client said goodbye."),

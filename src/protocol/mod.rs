@@ -1,5 +1,5 @@
-//! What travels between clients and an edge: requests, answers, events, close codes. REST and both socket
-//! transports share these types, so that a thing has one shape wherever it is seen. No I/O, no decisions.
+//! The wire protocol between clients and an edge: requests, responses, events and close codes. REST and both socket
+//! transports share these types, so that each resource has one shape everywhere. No I/O, no decisions.
 
 pub mod asyncapi;
 mod openapi;
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// The longest `clientMsgId`, in bytes.
+/// Maximum length of `clientMsgId` in bytes.
 pub const MAX_CLIENT_MSG_ID: usize = 128;
-/// The longest reaction, in bytes: enough for any emoji sequence.
+/// Maximum length of a reaction in bytes; longer than any emoji sequence.
 pub const MAX_EMOJI: usize = 64;
-/// The most messages or events a page holds.
+/// Maximum messages or events per page.
 pub const MAX_PAGE: u32 = 200;
-/// The page someone gets who asks for no size.
+/// Page size if the request has no `limit`.
 pub const DEFAULT_PAGE: u32 = 50;
 
 // ---- resources
@@ -40,7 +40,7 @@ pub struct RoomView {
     pub kind: RoomKind,
     /// Empty for a direct room.
     pub name: String,
-    /// The number of its newest event.
+    /// The number of the newest event.
     pub seq: Seq,
     pub created_by: UserId,
     pub created_at: Timestamp,
@@ -67,8 +67,9 @@ pub struct MemberView {
     pub user: User,
     pub role: Role,
     pub joined_at: Timestamp,
-    /// The highest number this member has read.
+    /// The highest number that this member has read.
     pub read_seq: Seq,
+    /// The member may not write before this time. Omitted if the member is not muted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     pub muted_until: Option<Timestamp>,
@@ -93,61 +94,72 @@ impl From<&Member> for MemberView {
 #[serde(rename_all = "camelCase")]
 pub struct MemberEvent {
     pub room: RoomId,
+    /// The event's number in the room's feed.
     pub change_seq: Seq,
     pub user: User,
     pub role: Role,
     /// Only in `memberLeft`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<MemberLeftReason>,
-    /// Who did it; the user themself where they came or went on their own.
+    /// The user who caused the change; equals `user.id` if the member joined or left by themselves.
     pub by: UserId,
     pub at: Timestamp,
 }
 
+/// Why a membership ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum MemberLeftReason {
+    /// The member left.
     Left,
+    /// An admin or the owner removed the member.
     Removed,
+    /// An admin or the owner banned the member.
     Banned,
-    /// Their account was deleted.
+    /// The member's account was deleted.
     Deleted,
 }
 
-/// The data of `roomUpdated`: the room as it is now, and the member whose role or mute changed.
+/// The data of `roomUpdated`: the room's current state, and the member whose role or mute changed, if any.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RoomEvent {
     pub room: RoomId,
+    /// The event's number in the room's feed.
     pub change_seq: Seq,
     pub name: String,
     pub kind: RoomKind,
+    /// `true` if the room has been deleted; otherwise omitted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<MemberView>,
 }
 
-/// The first event on a socket.
+/// The data of `connected`, the first event on a socket.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connected {
     pub user: User,
-    /// Names this connection in logs.
+    /// Identifies this connection in the server's logs.
     pub session: String,
     pub limits: ConnectedLimits,
 }
 
+/// The limits of this socket.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectedLimits {
+    /// Maximum size of one frame from the client, in bytes.
     pub max_frame_bytes: usize,
+    /// Maximum size of a message body, in bytes of UTF-8.
     pub max_body_bytes: usize,
+    /// Interval of the server's pings, in milliseconds.
     pub ping_interval_ms: u64,
 }
 
-/// Events `from..=to` of a room can not be delivered; fetch what is left with
-/// `GET /v1/rooms/{room}/changes`.
+/// The data of `gap`: the events `from..=to` of a room cannot be delivered. Fetch what is still stored with `GET
+/// /v1/rooms/{room}/changes`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Gap {
     pub room: RoomId,
@@ -155,17 +167,18 @@ pub struct Gap {
     pub to: Seq,
 }
 
-/// A send that was acknowledged and then refused by a worker.
+/// The data of `sendFailed`: a send that was accepted and then refused by a worker.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendFailed {
     pub room: RoomId,
+    /// The `clientMsgId` of the refused send.
     pub client_msg_id: String,
     pub code: Code,
     pub message: String,
 }
 
-/// A member read up to `seq`.
+/// The data of `readUpdated`: a member has read up to `seq`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReadUpdated {
     pub room: RoomId,
@@ -175,7 +188,7 @@ pub struct ReadUpdated {
 
 // ---- requests and their answers
 
-/// What a client asks of a session, the same on every transport.
+/// A client's request to its session, the same on every transport.
 #[derive(Debug)]
 pub enum Request {
     Auth(Auth),
@@ -189,32 +202,42 @@ pub enum Request {
     Disconnect,
 }
 
+/// The data of `auth`.
 #[derive(Deserialize, JsonSchema)]
 pub struct Auth {
+    /// An access token.
     pub token: String,
 }
 
 debug_of!(Auth {});
 
+/// The data of `joinRoom`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinRoom {
     pub room: RoomId,
-    /// The highest number the client has seen of this room; 0 asks for everything.
+    /// The highest number of this room that the client has seen; the answer holds the events after it. 0 recovers from
+    /// the beginning; without it, the answer holds the latest messages.
     pub after_seq: Option<Seq>,
 }
 
+/// The data of `leaveRoom`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct LeaveRoom {
     pub room: RoomId,
 }
 
+/// The data of `sendMessage`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendMessage {
     pub room: RoomId,
+    /// 1 to `limits.maxBodyBytes` bytes of UTF-8, without U+0000.
     pub body: String,
+    /// 1 to 128 bytes, chosen by the client. A repeated send with the same room, sender and `clientMsgId` is the same
+    /// message and is stored once.
     pub client_msg_id: String,
+    /// The id of a message in the same room.
     pub reply_to: Option<MessageId>,
     pub metadata: Option<ClientMetadata>,
 }
@@ -224,27 +247,32 @@ debug_of!(SendMessage {
     client_msg_id
 });
 
+/// The data of `editMessage`.
 #[derive(Deserialize, JsonSchema)]
 pub struct EditMessage {
     pub room: RoomId,
     pub id: MessageId,
+    /// The new body, with the limits of `sendMessage`.
     pub body: String,
 }
 
 debug_of!(EditMessage { room, id });
 
+/// The data of `deleteMessage`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct DeleteMessage {
     pub room: RoomId,
     pub id: MessageId,
 }
 
+/// The data of `react`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct React {
     pub room: RoomId,
     pub id: MessageId,
+    /// One emoji, or a word of 1 to 32 of the characters `a-z 0-9 _ + -`.
     pub emoji: String,
-    /// `false` takes the reaction back.
+    /// `true`, the default, adds the reaction; `false` removes it.
     #[serde(default = "yes")]
     pub on: bool,
 }
@@ -253,14 +281,16 @@ fn yes() -> bool {
     true
 }
 
+/// The data of `markRead`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct MarkRead {
     pub room: RoomId,
+    /// The highest number that was read, at most the room's newest. A lower one than before changes nothing.
     pub seq: Seq,
 }
 
 impl Request {
-    /// Reads an event's data. Says which field is wrong, and never what the data was.
+    /// Parses an event's data. The error names the wrong field, but does not repeat the data.
     pub fn parse(event: &str, data: Option<&RawValue>) -> Result<Request> {
         let data = data.map_or("{}", RawValue::get);
         Ok(match event {
@@ -295,26 +325,29 @@ fn fields<T: DeserializeOwned>(data: &str) -> Result<T> {
 #[serde(rename_all = "camelCase")]
 pub struct Joined {
     pub room: RoomId,
-    /// The position reached: pass it as the next `afterSeq`. Where `hasMore` is false it is the room's newest
-    /// number, and what follows comes as events.
+    /// The position reached: the next `afterSeq`. If `hasMore` is false, it is the room's newest number, and later
+    /// changes arrive as events.
     pub seq: Seq,
     /// The room's newest number.
     pub head: Seq,
     pub role: Role,
+    /// Number of messages above the member's read position, deleted ones included, counted up to 1,000.
     pub unread: u32,
-    /// Messages that are new or changed since `afterSeq`, each once, as they are now; or the latest 50.
+    /// The messages that are new or changed since `afterSeq`, each once, in their current state; without `afterSeq`,
+    /// the latest messages (at most 50).
     #[schemars(with = "Vec<Message>")]
     pub messages: Vec<Arc<RawValue>>,
-    /// What else happened since `afterSeq`: members and the room itself.
+    /// Other events since `afterSeq`: changes of members and of the room.
     pub events: Vec<MissedEvent>,
-    /// Numbers between `afterSeq` and `seq` that cannot be brought, as in the event `gap`. Left out where there are none.
+    /// Ranges between `afterSeq` and `seq` that cannot be delivered, as in the event `gap`. Omitted if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
-    /// There is more: call `joinRoom` again with `afterSeq = seq`. Until it is false this socket gets no live
-    /// events of the room, so that order holds.
+    /// More events follow: call `joinRoom` again with `afterSeq` set to `seq`. Until it is false, this socket gets no
+    /// live events of the room, which keeps events in order.
     pub has_more: bool,
 }
 
+/// An event of `joinRoom`, as it would have been sent live.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct MissedEvent {
     #[schemars(with = "EventKind")]
@@ -323,14 +356,15 @@ pub struct MissedEvent {
     pub data: Box<RawValue>,
 }
 
-/// The answer to a send that the queue holds.
+/// The answer to a send that the queue has stored durably.
 #[derive(Debug, Clone, Serialize, Deserialize, Object, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase")]
 pub struct Accepted {
+    /// The id of the message.
     pub id: MessageId,
     pub client_msg_id: String,
-    /// Always `accepted`: it will be stored, whatever fails now.
+    /// Always `accepted`: the message will be stored, unless a worker refuses it (`sendFailed`).
     pub status: String,
 }
 
@@ -344,14 +378,17 @@ impl Accepted {
     }
 }
 
-/// An error as it travels in an ack.
+/// An error in an acknowledgement.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WireError {
     pub code: Code,
+    /// A text that explains the error.
     pub message: String,
+    /// The delay in milliseconds after which the same request may be retried, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// The rejected fields; omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
 }
@@ -367,18 +404,19 @@ impl From<&Error> for WireError {
     }
 }
 
-// ---- checks that every way in shares
+// ---- checks shared by REST and the sockets
 
-/// What a message may hold: 1 to `max` bytes, no U+0000 (PostgreSQL cannot store it).
+/// Checks a message body: 1 to `max` bytes, no U+0000 (PostgreSQL cannot store it).
 pub fn check_body(body: &str, max: usize) -> Result<()> {
     check_text("body", body, 1, max)
 }
 
+/// Checks a `clientMsgId`: 1 to [`MAX_CLIENT_MSG_ID`] bytes, no U+0000.
 pub fn check_client_msg_id(id: &str) -> Result<()> {
     check_text("clientMsgId", id, 1, MAX_CLIENT_MSG_ID)
 }
 
-/// A new reaction is one emoji or a short plain word. One that is taken back may be older than that rule.
+/// Checks a new reaction: one emoji or a short plain word. One that is being removed may predate that rule.
 pub fn check_reaction(emoji: &str, on: bool) -> Result<()> {
     check_text("emoji", emoji, 1, MAX_EMOJI)?;
     if !on || is_reaction(emoji) {
@@ -390,7 +428,7 @@ pub fn check_reaction(emoji: &str, on: bool) -> Result<()> {
     ))
 }
 
-/// `min..=max` bytes of text without U+0000.
+/// Checks a text: `min..=max` bytes, no U+0000.
 pub fn check_text(field: &str, text: &str, min: usize, max: usize) -> Result<()> {
     if text.len() < min {
         return Err(Error::field(field, "must not be empty"));
@@ -412,7 +450,7 @@ fn too_long(field: &str, len: usize, max: usize) -> Error {
     }
 }
 
-/// A page's size: refused when too large, never cut.
+/// Checks a page size: an excessive one is an error, it is not reduced.
 pub fn check_limit(limit: Option<u32>) -> Result<u32> {
     match limit {
         None => Ok(DEFAULT_PAGE),
@@ -424,31 +462,31 @@ pub fn check_limit(limit: Option<u32>) -> Result<u32> {
     }
 }
 
-/// Why an edge closes a socket (RFC 6455 section 7.4; 4000–4999 are for applications). 4000–4499 mean "do not
-/// reconnect until something changes", except 4008 and 4009.
+/// Close codes of sockets (RFC 6455 section 7.4; 4000–4999 are for applications). 4000–4499 mean "do not reconnect
+/// until something changes", except 4008 and 4009.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
-    /// The client said goodbye.
+    /// The client sent `disconnect`.
     Bye,
-    /// The edge goes down or restarts; the reason says when to come back.
+    /// The edge restarts; the reason states when to reconnect.
     Restarting,
     Unauthorized,
     Forbidden,
-    /// The client did not read fast enough; it may come back and resume.
+    /// The client did not read fast enough; it may reconnect and resume.
     Slow,
-    /// The client did not answer pings; it may come back.
+    /// The client did not answer pings; it may reconnect.
     Idle,
-    /// Too many requests, or too many sockets at once.
+    /// Too many requests, or too many sockets of the user.
     RateLimited,
-    /// What came is no request: not JSON, or not what the documentation describes.
+    /// Input that is not JSON or does not follow the protocol.
     Malformed,
-    /// A frame that RFC 6455 does not allow (its own code for it, as are the three below).
+    /// A frame that violates RFC 6455. This code and the three below are those that RFC 6455 assigns.
     Protocol,
-    /// A kind of frame that is not used here: binary.
+    /// A binary frame; only text is supported.
     Unsupported,
-    /// A text that is not UTF-8.
+    /// A text frame that is not UTF-8.
     NotUtf8,
-    /// A frame over the limit.
+    /// A frame that exceeds the size limit.
     TooBig,
 }
 
@@ -488,12 +526,12 @@ impl Close {
     }
 }
 
-/// A message's JSON, once, for every place that shows it.
+/// A message's JSON, serialised once for all recipients.
 pub fn message_json(message: &Message) -> Box<RawValue> {
     raw(message)
 }
 
-/// JSON of one of our own types.
+/// JSON of one of this crate's types.
 pub fn raw(value: &impl Serialize) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).expect("our own types have string keys only")
 }

@@ -1,4 +1,4 @@
-//! How the types that `poem-openapi` and `schemars` cannot know look in the specifications.
+//! Schemas of types for which `poem-openapi` and `schemars` cannot derive them.
 
 use std::borrow::Cow;
 
@@ -115,7 +115,7 @@ impl JsonSchema for Timestamp {
     }
 }
 
-/// It is only ever read.
+/// Required by the trait; the type is only parsed, never written.
 impl ToJSON for ClientMetadata {
     fn to_json(&self) -> Option<Value> {
         None

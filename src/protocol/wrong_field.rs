@@ -1,25 +1,25 @@
-//! Says which field of a client's JSON is wrong, and what it must be: the same words over REST and sockets. Never repeats a
-//! value at length.
+//! Locates the wrong field in a client's JSON and states the expected value, in the same words over REST and sockets.
+//! The error never repeats long input.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use crate::error::{Code, Error, FieldError};
 
-/// The longest message that comes from the parser, in characters: it may repeat what was sent.
+/// Maximum length of the parser's message in characters, since it may repeat the input.
 const MAX_MESSAGE: usize = 200;
 
-/// A field that could not be read.
+/// A field that failed to parse.
 pub struct WrongField {
-    /// Such as `inner[1].count`; `None` where it is the whole object.
+    /// For example `inner[1].count`; `None` for the whole object.
     pub path: Option<String>,
-    /// It was left out.
+    /// The field is missing.
     pub missing: bool,
     pub message: String,
 }
 
 impl WrongField {
-    /// `None` where the text is no JSON at all.
+    /// `None` if the text is not JSON.
     pub fn of(error: serde_path_to_error::Error<serde_json::Error>) -> Option<Self> {
         let around = Some(error.path().to_string()).filter(|path| path != ".");
         let error = error.into_inner();
@@ -27,9 +27,9 @@ impl WrongField {
             return None;
         }
         let text = error.to_string();
-        // The place helps nobody in a one-line frame.
+        // The line and column are of no use in a one-line frame.
         let text = text.split(" at line ").next().unwrap_or(&text);
-        // "missing field `room`": the path is that of the object around it.
+        // For "missing field `room`", the path is that of the enclosing object.
         let missing = text
             .strip_prefix("missing field `")
             .and_then(|rest| rest.split('`').next());
@@ -47,7 +47,7 @@ impl WrongField {
         })
     }
 
-    /// `whole` names the object where no field is to blame.
+    /// `whole` names the object if no single field is wrong.
     pub fn error(self, code: Code, whole: &str) -> Error {
         let Some(field) = self.path else {
             return Error::new(code, format!("{whole}: {}", self.message));
@@ -63,14 +63,14 @@ impl WrongField {
     }
 }
 
-/// What a text that cannot be read as a `T` has wrong; `None` where it is no JSON.
+/// The wrong field of a text that does not parse as a `T`; `None` if it is not JSON.
 pub fn find<T: DeserializeOwned>(text: &str) -> Option<WrongField> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let error = serde_path_to_error::deserialize::<_, T>(&mut reader).err()?;
     WrongField::of(error)
 }
 
-/// The parser's words as a person would say them.
+/// Rewrites the parser's message in plain words.
 fn plain(text: &str) -> String {
     if text.starts_with("UUID parsing failed") {
         return "must be an id, such as 019adc7e-5e2c-7d3a-8b1e-0c5f6a7b8c9d".to_owned();

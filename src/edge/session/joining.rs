@@ -1,5 +1,5 @@
-//! `joinRoom`: the room, what the client missed or the newest messages, and the subscription that everything later comes
-//! by, without an event lost or repeated between the two.
+//! `joinRoom`: returns the room and either the missed events or the newest messages, and subscribes the socket. No
+//! event is lost or repeated between the answer and the subscription.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     store::{Entry, Window},
 };
 
-/// What a member found who enters a room, at the room's head.
+/// The room and the caller's membership, read at the room's head.
 struct Entered {
     room: Room,
     member: Member,
@@ -36,10 +36,11 @@ impl Session {
             let message = format!("is in the future: the room is at {}", entry.room.head);
             return Err(Error::field("afterSeq", message));
         }
-        // First the place, then the past: what is stored between the two comes as events.
+        // Subscribe first, then read history: what is stored in between arrives as events.
         let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
-        // A membership ends with a numbered event. Those above `live_from` pass the subscription, and those up to the head
-        // at which the membership was read came before it. Between the two nothing was seen: it is read again.
+        // A membership ends with a numbered event. The subscription sees events above `live_from`, and the membership
+        // read covers those up to its head. Events between the two are covered by neither, so the membership is read
+        // again.
         if joining.live_from > entry.room.head {
             entry = match self.entry(join.room).await? {
                 Entry {
@@ -55,7 +56,7 @@ impl Session {
             };
         }
         let recovered = match join.after_seq {
-            // No further than where the membership was read: what follows passes the subscription.
+            // Only up to the head at which the membership was read: later events pass through the subscription.
             Some(after) => self.missed(join.room, after, entry.room.head).await?,
             None => self.latest(&joining).await?,
         };
@@ -63,13 +64,13 @@ impl Session {
         Ok(())
     }
 
-    /// What the caller finds in the room, as a read that begins from now on has it.
+    /// The room as the caller sees it, from a read that starts after this call.
     async fn entry(&self, room: RoomId) -> Result<Entry> {
         let entry = soon(self.edge.batched.entries.get((room, self.who.user))).await?;
         entry.ok_or_else(|| Error::not_found("room"))
     }
 
-    /// The room, the caller's membership, which a public room grants on the way in, and how much is unread.
+    /// The room, the caller's membership and unread count. Joins the caller to a public room.
     async fn enter(&self, room: RoomId) -> Result<Entered> {
         let user = self.who.user;
         let found = async || -> Result<_> {
@@ -100,7 +101,7 @@ impl Session {
         }
     }
 
-    /// What happened above `after` and up to `head`, which exists: as much as one answer holds.
+    /// The events above `after` and up to the existing `head`, as many as fit into one answer.
     async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Recovered> {
         let upto = after + RESUME_PAGE;
         let events = soon(self.edge.reads.events(room, after, upto.min(head))).await?;
@@ -108,7 +109,7 @@ impl Session {
         Recovered::page(room, after, head, events, budget)
     }
 
-    /// The newest messages up to the number that the socket is live from.
+    /// The newest messages up to `live_from`, the number from which the socket is live.
     async fn latest(&self, joining: &Joining) -> Result<Recovered> {
         let position = joining.live_from;
         let messages = soon(joining.newest(self.newest(joining.room(), position))).await?;
@@ -139,7 +140,7 @@ impl Session {
         Ok(upto.map(|m| protocol::message_json(m).into()).collect())
     }
 
-    /// From the cache, where it reaches far enough back and as far as `position`.
+    /// The newest messages from the recent cache, if it covers a full page (or the whole room) and reaches `position`.
     async fn cached_latest(&self, room: RoomId, position: Seq) -> Option<Vec<model::Message>> {
         let events = self.edge.bus.recent.get(room).await.ok()?;
         let (first, last) = (events.first()?.seq, events.last()?.seq);
@@ -151,7 +152,7 @@ impl Session {
             let message: model::Message = serde_json::from_str(&event.data).ok()?;
             match messages.iter_mut().find(|m| m.id == message.id) {
                 Some(known) => *known = message,
-                // A change of a message older than the cache is of no use here.
+                // A change of a message older than the cache.
                 None if message.seq == event.seq => messages.push(message),
                 None => {}
             }

@@ -1,5 +1,4 @@
-//! The client's half of the WebSocket handshake (RFC 6455, section 4.2.1), checked before it is answered, and the
-//! credentials that may come with it. No I/O.
+//! Validates the client's half of the WebSocket handshake (RFC 6455, section 4.2.1) and its credentials. No I/O.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use poem::{
@@ -12,17 +11,17 @@ use crate::error::Error;
 const KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
 
-/// Why a handshake is refused.
+/// Why a handshake is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::edge) enum Refused {
-    /// Not version 13: answered with 426 and the version that is spoken here (RFC 6455, section 4.4).
+    /// Not version 13: answered with 426 and the supported version (RFC 6455, section 4.4).
     Version,
-    /// Not a WebSocket handshake: what is wrong with it.
+    /// Not a valid WebSocket handshake, with the reason.
     Malformed(&'static str),
 }
 
 impl Refused {
-    /// What to tell the client.
+    /// The error for the client.
     pub fn error(self) -> Error {
         Error::malformed(match self {
             Refused::Version => {
@@ -37,8 +36,8 @@ impl Refused {
         })
     }
 
-    /// Makes `response`, whose body says what is wrong, the answer to this handshake: RFC 9110, section 15.5.22 asks for
-    /// the protocol in the answer, RFC 6455, section 4.4 for the version.
+    /// Adds the status and headers of a rejected version to `response`, whose body holds the error: RFC 9110, section
+    /// 15.5.22 requires the protocol in the answer, RFC 6455, section 4.4 the version.
     pub fn mark(self, response: &mut Response) {
         if self == Refused::Version {
             response.set_status(StatusCode::UPGRADE_REQUIRED);
@@ -50,10 +49,10 @@ impl Refused {
     }
 }
 
-/// The key of a handshake that keeps to every rule.
+/// The `Sec-WebSocket-Key` of a valid handshake.
 ///
 /// # Errors
-/// The first rule that it does not keep.
+/// The first violated rule.
 pub(in crate::edge) fn key(request: &Request) -> Result<&HeaderValue, Refused> {
     check(request.method(), request.version(), request.headers())
 }
@@ -88,7 +87,7 @@ fn check<'a>(
     }
 }
 
-/// Whether the header is a list with this token, in any case (RFC 9110, section 5.6.1).
+/// Whether the header is a list that contains this token, ignoring case (RFC 9110, section 5.6.1).
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers.get_all(name).iter().any(|value| {
         let items = value.as_bytes().split(|byte| *byte == b',');
@@ -103,18 +102,18 @@ fn is_key(key: &HeaderValue) -> bool {
     matches!(STANDARD.decode_slice(key.as_bytes(), &mut nonce), Ok(16))
 }
 
-/// The token of `Bearer <token>`; the scheme in any case (RFC 9110, section 11.1).
+/// The token of `Bearer <token>`; the scheme is case-insensitive (RFC 9110, section 11.1).
 pub(in crate::edge) fn bearer(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
     let token = token.trim_start_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// Refuses an access token in the URL, by one of its usual names (RFC 6750 section 2.3): proxies and logs would keep it,
-/// whatever else the request brings.
+/// Rejects an access token in the URL, under one of its usual names (RFC 6750 section 2.3), since proxies and logs
+/// would keep it. Other credentials in the request make no difference.
 ///
 /// # Errors
-/// `malformed`, with the ways that are allowed.
+/// `malformed`, with the permitted ways.
 pub(in crate::edge) fn no_token_in(query: Option<&str>) -> Result<(), Error> {
     let pairs = query.unwrap_or("").split('&');
     let mut names = pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
@@ -155,7 +154,7 @@ mod tests {
         check(method, version, &map).map(drop)
     }
 
-    /// The good handshake with this header in place of its own.
+    /// The valid handshake with this header replaced.
     fn with(name: &str, values: &[&str]) -> Result<(), Refused> {
         let mut headers: Vec<(&str, &str)> = GOOD.to_vec();
         headers.retain(|(known, _)| *known != name);

@@ -1,5 +1,5 @@
-//! The wire below an open socket: a WebSocket, or an HTTP long-polling session until it is upgraded to one. Moves
-//! texts in both directions and knows nothing of what they mean.
+//! The wire below an open socket: a WebSocket, or an HTTP long-polling session until it is upgraded to one. Moves texts
+//! in both directions without interpreting them.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +29,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// The next thing from the peer.
+    /// The next message from the peer.
     pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
         match self {
             Link::WebSocket(socket) => socket.socket.poll_receive(cx),
@@ -44,7 +44,7 @@ impl Link {
         }
     }
 
-    /// Whether what is in `outbox` can be written now. If not, whoever makes it possible wakes the outbox.
+    /// Whether the content of `outbox` can be written now. If not, the outbox is woken as soon as it can.
     pub fn is_writable(&mut self, outbox: &Outbox) -> bool {
         match self {
             Link::WebSocket(_) => true,
@@ -52,7 +52,7 @@ impl Link {
         }
     }
 
-    /// The same for something that is not in the outbox.
+    /// The same for items outside the outbox.
     pub fn hold(&mut self) -> bool {
         match self {
             Link::WebSocket(_) => true,
@@ -60,8 +60,8 @@ impl Link {
         }
     }
 
-    /// Writes and flushes all the items. While `Pending`, what is left stays in the items or in the link, and the next
-    /// call goes on from there.
+    /// Writes and flushes all items. On `Pending`, the rest stays in the items or in the link, and the next call
+    /// continues from there.
     pub fn poll_write(
         &mut self,
         cx: &mut Context,
@@ -74,24 +74,24 @@ impl Link {
         }
     }
 
-    /// An RFC 6455 ping, sent by the next [`Link::poll_receive`]; long polling has none.
+    /// Sends an RFC 6455 ping with the next [`Link::poll_receive`]; does nothing for long polling.
     pub fn ping(&mut self) {
         if let Link::WebSocket(socket) = self {
             socket.socket.ping();
         }
     }
 
-    /// Whether bytes wait for the peer to read; and how many it has taken so far.
+    /// Whether bytes wait for the peer to read, and the number of bytes written so far.
     pub fn unsent(&self) -> (bool, u64) {
         match self {
             Link::WebSocket(WebSocket { socket, .. }) => (socket.has_unsent(), socket.sent()),
-            // Each answer to a poll is the HTTP server's to write.
+            // The HTTP server writes the answers to polls.
             Link::Polling(_) => (false, 0),
         }
     }
 
-    /// What the link itself says at the end, where nothing else is said. The stock client hands events on a moment
-    /// later than it takes an end, and would lose those that come with one.
+    /// The link's own closing item, sent only if no other item is left: the stock client processes events slightly
+    /// later than a close packet, and would lose events that arrive in the same payload.
     pub fn last_item(&self) -> Option<Item> {
         match self {
             Link::WebSocket(_) => None,
@@ -99,7 +99,7 @@ impl Link {
         }
     }
 
-    /// Tells the peer that this is the end, and waits for its answer.
+    /// Sends the close frame and waits for the peer's.
     pub async fn close(&mut self, ending: Ending) {
         let Link::WebSocket(WebSocket { socket, .. }) = self else {
             return;
@@ -108,22 +108,23 @@ impl Link {
     }
 }
 
-/// A WebSocket. It holds its share of `edge.max_connections`.
+/// A WebSocket, with its permit of `edge.max_connections`.
 pub(super) struct WebSocket {
     socket: websocket::WebSocket<Upgraded>,
     _permit: Option<Permit>,
 }
 
-/// An upgrade that was answered, and the stream to come.
+/// An accepted upgrade whose stream is not ready yet.
 pub(super) struct Upgrading {
     stream: OnUpgrade,
     permit: Option<Permit>,
 }
 
-/// Answers the WebSocket handshake itself: poem's own WebSocket copies every message for every recipient.
+/// Answers the WebSocket handshake. poem's own WebSocket is not used because it copies every message for every
+/// recipient.
 ///
 /// # Errors
-/// The rule of the handshake that the request does not keep.
+/// The rule of the handshake that the request violates.
 pub(super) fn accept(request: &Request) -> Result<(Response, Upgrading), Refused> {
     let key = handshake::key(request)?;
     let stream = request.take_upgrade().map_err(|_| {
@@ -140,7 +141,7 @@ pub(super) fn accept(request: &Request) -> Result<(Response, Upgrading), Refused
 }
 
 impl Upgrading {
-    /// The WebSocket, once the answer is out; messages from the peer may have `max_message` bytes.
+    /// The WebSocket, once the response is sent; messages from the peer may have up to `max_message` bytes.
     pub async fn finish(self, max_message: usize) -> Option<WebSocket> {
         let stream = self.stream.await.ok()?;
         Some(WebSocket {
@@ -156,7 +157,7 @@ impl WebSocket {
         self.socket.receive().await
     }
 
-    /// One text, at once.
+    /// Sends one text and flushes.
     pub async fn send(&mut self, text: &str) -> Result<(), Broken> {
         self.socket.send(text).await
     }

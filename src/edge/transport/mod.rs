@@ -1,5 +1,5 @@
-//! How sockets reach an edge: plain WebSocket ([`plain`]) and Socket.IO ([`socketio`]). Both are one [`connection`] with a
-//! codec of their own, over a [`link`] that moves texts.
+//! The transports of client sockets: plain WebSocket ([`plain`]) and Socket.IO ([`socketio`]). Both run the same
+//! [`connection`] with a codec of their own, over a [`link`] that moves texts.
 
 pub mod connection;
 pub mod handshake;

@@ -1,13 +1,13 @@
-//! Which web pages may talk to this edge (OWASP: an exact allow-list on every handshake).
+//! The `Origin` check: an exact allow-list, applied to every handshake as OWASP recommends.
 
 use poem::{Request, http::header};
 
 use crate::error::{Error, Result};
 
-/// Whether the request's `Origin` is allowed: none at all (not a browser), the same host, or one of the list.
+/// Accepts a request without `Origin` (not a browser), from the same host, or from a listed origin.
 ///
 /// # Errors
-/// `forbidden`, with the setting that would allow it.
+/// `forbidden`, naming the setting that would allow the origin.
 pub fn check(allowed: &[String], request: &Request) -> Result<()> {
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         return Ok(());
@@ -22,7 +22,7 @@ pub fn check(allowed: &[String], request: &Request) -> Result<()> {
     )))
 }
 
-/// `origin` as the browser sent it, `host` as the request named this server.
+/// `origin` and `host` are the values of the request's headers `Origin` and `Host`.
 pub fn is_allowed(allowed: &[String], origin: &str, host: &str) -> bool {
     let same = origin
         .split_once("://")

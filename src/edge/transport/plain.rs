@@ -1,5 +1,4 @@
-//! The plain WebSocket transport at `/ws`: its handshake and its JSON text frames. The connection is run as every
-//! other one is.
+//! The plain WebSocket transport at `/ws`: its handshake and its JSON text frames.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -28,7 +27,7 @@ use crate::{
     protocol::{Close, ConnectedLimits, Request},
 };
 
-/// The upgrade at `GET /ws`.
+/// Handles the upgrade at `GET /ws`.
 pub async fn upgrade(edge: &Arc<Edge>, request: HttpRequest) -> Response {
     match accept(edge, &request).await {
         Ok(response) => response,
@@ -90,7 +89,7 @@ async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Ref
     Ok(response)
 }
 
-/// What the handshake brought.
+/// The credentials of the handshake, if it has any.
 async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result<Identity>>> {
     let query = request.uri().query();
     handshake::no_token_in(query)?;
@@ -105,9 +104,9 @@ async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result
         (key == "ticket").then_some(value)
     });
     match ticket {
-        // The first frame will bring them.
+        // Expected in the first frame.
         None => Ok(None),
-        // A browser cannot read a refused handshake: it is told with a close code instead.
+        // A browser cannot read the response of a rejected handshake, so an invalid ticket is reported by a close code.
         Some(ticket) => Ok(Some(
             edge.auth
                 .take_ticket(edge.bus.coordination.as_ref(), ticket)
@@ -116,13 +115,13 @@ async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result
     }
 }
 
-/// JSON text frames.
+/// The codec of JSON text frames.
 pub(super) struct Plain {
     config: Arc<Config>,
     open: bool,
 }
 
-/// `{"event": …, "data": …}`.
+/// Renders `{"event": …, "data": …}`.
 fn frame(event: &str, data: &str) -> Utf8Bytes {
     let mut text = String::with_capacity(event.len() + data.len() + 22);
     text.push_str("{\"event\":\"");
@@ -182,7 +181,7 @@ impl Codec for Plain {
         }
     }
 
-    /// Says what is wrong, then ends.
+    /// Sends the error, then closes the socket.
     fn refuse(&mut self, outbox: &Outbox, id: RequestId, error: Error) -> Result<(), Over> {
         let close = match error.code {
             Code::RateLimited => Close::RateLimited,
@@ -222,7 +221,7 @@ impl Codec for Plain {
     }
 }
 
-/// A client's frame.
+/// A frame from the client.
 #[derive(Deserialize)]
 struct ClientFrame<'a> {
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! What edges ask for notifications: wishes, codes that prove an address, and what providers reported.
+//! Notification commands from edges: preferences, address verification codes and provider reports.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,12 +16,12 @@ use crate::{
     store::notify::{CodeAnswer, NewCode},
 };
 
-/// Changes that may get in between while a report is put down.
+/// Maximum version conflicts while a report is stored.
 const CLASHES: usize = 20;
 /// Why a code was not sent.
 const WITHHELD: &str =
     "too many codes were asked for at this address (limits.codes_per_recipient_per_hour, _per_day)";
-/// Why an address is suppressed that asked for it: that, and nothing else, it can lift itself.
+/// The reason of a suppression requested by the recipient, the only one that the recipient can lift.
 const OPTED_OUT: &str = "the recipient answered STOP";
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub enum NotifyCommand {
         preferences: Preferences,
         rooms: Vec<(RoomId, RoomMode)>,
     },
-    /// The code travels in the queue, like the message that carries it, and stands nowhere else.
+    /// The code exists only in the queue and in the message that carries it.
     SendCode {
         delivery: Uuid,
         #[serde(flatten)]
@@ -39,7 +39,7 @@ pub enum NotifyCommand {
         code: String,
         hash: Vec<u8>,
         expires_at: Timestamp,
-        /// Other users had too many sent to this address: nothing is sent, and the answer is the same.
+        /// The address has exceeded its limit of codes for other users: nothing is sent, and the answer is the same.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         withheld: bool,
     },
@@ -48,24 +48,24 @@ pub enum NotifyCommand {
         hash: Vec<u8>,
     },
     Report(Report),
-    /// By the link in a notification.
+    /// From the unsubscribe link of a notification.
     Unsubscribe {
         delivery: Uuid,
     },
-    /// An address asked for nothing more, or for notifications again, whosever it is.
+    /// An address opted out of all notifications, or in again, whichever account it belongs to.
     OptOut {
         #[serde(flatten)]
         address: Address,
         stop: bool,
     },
-    /// Out of the dead letters.
+    /// From the dead letters.
     Replay {
         delivery: Uuid,
     },
 }
 
 impl NotifyCommand {
-    /// What keeps its order: a user's wishes, or one delivery.
+    /// The partition key: commands of one user, one delivery or one address stay in order.
     pub fn key(&self, actor: UserId) -> Uuid {
         match self {
             NotifyCommand::Report(report) => report.delivery,
@@ -78,7 +78,7 @@ impl NotifyCommand {
     }
 }
 
-/// Without codes and addresses: a command is logged when it fails.
+/// Omits codes and addresses: failed commands are logged.
 impl std::fmt::Debug for NotifyCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -93,7 +93,7 @@ impl std::fmt::Debug for NotifyCommand {
     }
 }
 
-/// Applies one command. Applied twice, it is as if once.
+/// Applies one command; idempotent.
 pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) -> Result<Outcome> {
     let store = notifier.store.as_ref();
     match command {
@@ -119,7 +119,7 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
             let mut sent = Delivery::new(*delivery, actor, channel, Purpose::Verification);
             sent.record.address = Some(address.as_str().to_owned());
             if *withheld {
-                tracing::info!(%delivery, %channel, "a code was withheld: its address gets too many");
+                tracing::info!(%delivery, %channel, "verification code withheld: the address has reached its limit");
                 sent.now(DeliveryState::Suppressed, WITHHELD);
                 store.put_delivery(&sent).await?;
                 return Ok(Outcome::Done(None));
@@ -173,15 +173,15 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
     Ok(Outcome::Done(None))
 }
 
-/// A provider's report moves a delivery forward, never back, and once.
+/// Applies a provider's report once; a delivery's state only moves forward.
 async fn apply(notifier: &Notifier, report: &Report) -> Result<()> {
     let store = notifier.store.as_ref();
     for _ in 0..CLASHES {
         let Some(mut delivery) = store.delivery(report.delivery).await? else {
-            tracing::debug!("a provider reports about a delivery that nobody knows");
+            tracing::debug!("ignored a provider report for an unknown delivery");
             return Ok(());
         };
-        // Before the record says that the report was seen: broken off in between, it comes again.
+        // Before the report is recorded: if interrupted in between, the provider sends it again.
         if let (true, Some(address)) = (report.suppress, delivery.address()) {
             store.suppress(&address, &report.reason).await?;
         }

@@ -1,5 +1,5 @@
-//! One delivery: what of it is still needed, one attempt, and what the answer means for it. Every step is put down
-//! before the next is taken.
+//! One delivery: selects the messages still needed, makes one attempt, and applies the provider's answer. Each step is
+//! stored before the next begins.
 
 use std::time::Duration;
 
@@ -23,20 +23,20 @@ use crate::{
     telemetry::metrics,
 };
 
-/// The longest pause between two attempts, whatever a provider asks for.
+/// Maximum pause between two attempts, whatever a provider requests.
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
-/// Two workers met at one delivery: the second looks again after this.
+/// Retry delay after a version conflict with another worker.
 const MET: Duration = Duration::from_millis(500);
-/// How long after its time is up an attempt without an answer counts as broken off.
+/// How long after its timeout an attempt without an answer counts as interrupted.
 pub(super) const BROKEN_OFF: Duration = Duration::from_secs(2);
 /// Why a number gets no text messages.
 const NOT_THERE: &str = "text messages do not go to such numbers (notify.sms.countries)";
-/// Changes that may get in between while an answer is put down.
+/// Maximum version conflicts while an answer is stored.
 const CLASHES: usize = 20;
 
 pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Result<Next> {
     let Some(mut delivery) = notifier.store.delivery(id).await? else {
-        // Of a user who is gone with everything that was theirs.
+        // The user's data has been deleted.
         return Ok(Next::Done);
     };
     if delivery.record.state.is_final() {
@@ -50,7 +50,8 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
         return cancel(notifier, delivery).await;
     }
     if delivery.tries() >= notifier.config.notify.max_attempts {
-        // A worker was stopped between its last answer and the dead letter, or between letter and ledger.
+        // A worker stopped between its last answer and the dead letter, or between the dead letter and the delivery
+        // log.
         let next = finish(notifier, &mut delivery, Conclusion::Dead).await?;
         return Ok(next);
     }
@@ -63,7 +64,7 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
         }
         if let Some(until) = settings.preferences.quiet_until(now) {
             delay(notifier, &mut delivery, "waits for the end of quiet hours").await?;
-            // A little past the end, so that it is over then.
+            // Slightly later, so that the quiet hours are certainly over.
             return Ok(Next::Again(
                 between(now, until) + Duration::from_millis(500),
             ));
@@ -105,7 +106,7 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     next
 }
 
-/// Whom it was for is gone.
+/// Cancels a delivery whose account was deleted.
 async fn cancel(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
     notifier.store.close_delivery(delivery.id).await?;
     delivery.record.address = None;
@@ -113,7 +114,7 @@ async fn cancel(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
     put(notifier, delivery).await
 }
 
-/// Ends a delivery to somebody who is gone, unless it is being attempted, and takes the address out of it.
+/// Cancels a delivery of a deleted account, unless an attempt is in progress, and removes its address.
 pub(super) async fn forget(notifier: &Notifier, mut delivery: Delivery) -> Result<()> {
     for _ in 0..CLASHES {
         let attempts = delivery.record.attempts.last();
@@ -140,8 +141,8 @@ pub(super) async fn forget(notifier: &Notifier, mut delivery: Delivery) -> Resul
     ))
 }
 
-/// Someone began an attempt and did not finish it: they are still at it, or they died and nobody knows whether the
-/// provider has it.
+/// Handles an unfinished attempt: either it is still in progress, or its worker died and the provider may have accepted
+/// the message.
 async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Option<Next>> {
     let Some(last) = delivery.record.attempts.last_mut() else {
         return Ok(None);
@@ -165,8 +166,9 @@ async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Opti
     }))
 }
 
-/// How long an attempt may still be under way. One that began further in the future than any attempt takes was begun
-/// before the clock went back: waiting for that time would keep the delivery for as long as the jump was.
+/// The remaining time of an attempt in progress. A start further in the future than an attempt can last means that the
+/// clock went back: such an attempt counts as interrupted, since waiting would block the delivery for the length of the
+/// jump.
 fn under_way(started: Timestamp, now: Timestamp, patience: Duration) -> Option<Duration> {
     if between(now, started) > patience {
         return None;
@@ -196,7 +198,7 @@ fn too_old(notifier: &Notifier, delivery: &Delivery, now: Timestamp) -> Option<S
     }
 }
 
-/// What is to be sent. `None`, with the delivery's state set, where nothing is left.
+/// Composes the message. `None`, with the delivery's state set, if there is nothing to send.
 async fn compose(
     notifier: &Notifier,
     delivery: &mut Delivery,
@@ -212,7 +214,7 @@ async fn compose(
         .public_url
         .as_ref()
         .map(|url| format!("{url}/v1/webhooks/twilio?notification={id}"));
-    // `unwanted` let only verified addresses through.
+    // `unwanted` has excluded unverified addresses.
     let to = match code {
         Some(_) => delivery.address(),
         None => settings.verified(delivery.channel).cloned(),
@@ -281,7 +283,7 @@ async fn compose(
     Ok(Some(outgoing))
 }
 
-/// The messages that still have to be told; the others are taken out with their reason.
+/// The messages that still need a notification; the others are dropped from the delivery with a reason.
 async fn needed(notifier: &Notifier, delivery: &Delivery) -> Result<Vec<Line>> {
     let mut dropped = Vec::new();
     let mut lines = notifier.store.close_delivery(delivery.id).await?;
@@ -317,7 +319,7 @@ async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoin
         answer: None,
     });
     delivery.now(DeliveryState::Queued, "the provider is asked");
-    // The attempt is on disk before the request leaves; whoever else tries meanwhile is refused here.
+    // The attempt is stored before the request is sent; a concurrent worker gets a version conflict here.
     if !notifier.store.change_delivery(&mut delivery).await? {
         return Ok(Next::Again(MET));
     }
@@ -344,7 +346,7 @@ async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoin
         if notifier.store.change_delivery(&mut delivery).await? {
             return finish(notifier, &mut delivery, next).await;
         }
-        // A report of the provider came first.
+        // A report of the provider was stored first.
         match notifier.store.delivery(delivery.id).await? {
             Some(fresh) => delivery = fresh,
             None => return Ok(Next::Done),
@@ -356,7 +358,7 @@ async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoin
     ))
 }
 
-/// What an answer means for the delivery, which is changed here and written by the caller.
+/// The consequence of an answer. The delivery is changed in memory; the caller stores it.
 enum Conclusion {
     Done,
     Again(Duration),
@@ -369,7 +371,7 @@ fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> C
     let after = match verdict {
         Verdict::Sent { provider_id } => {
             delivery.record.provider_id = provider_id;
-            // A report may have been faster than the answer.
+            // A report may have arrived before the answer.
             if delivery.record.state.rank() < DeliveryState::Sent.rank() {
                 delivery.now(DeliveryState::Sent, "the provider took it");
             }
@@ -380,7 +382,7 @@ fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> C
             return Conclusion::Done;
         }
         Verdict::Locked => {
-            // It did not count: it was never looked at.
+            // The attempt does not count: the provider did not process it.
             delivery.record.attempts.pop();
             let reason = "the channel is paused: the provider refuses the server's credentials";
             delivery.now(DeliveryState::Delayed, reason);
@@ -389,7 +391,7 @@ fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> C
         Verdict::NotSent { after } | Verdict::Unknown { after } => after,
     };
     if delivery.record.state.is_final() {
-        // A report says that it was sent after all.
+        // A report has confirmed the delivery meanwhile.
         return Conclusion::Done;
     }
     let give_up = settings.sms.on_ambiguous == OnAmbiguous::GiveUp;
@@ -430,8 +432,8 @@ async fn finish(notifier: &Notifier, delivery: &mut Delivery, next: Conclusion) 
     })
 }
 
-/// Puts a delivery where operators find it, and says so in the ledger. The letter comes first: broken off in between,
-/// it is written again under the same id.
+/// Writes a dead letter and records that in the delivery. The letter comes first: if interrupted in between, it is
+/// written again under the same id.
 async fn give_up(notifier: &Notifier, mut delivery: Delivery, reason: &str) -> Result<Next> {
     if delivery.record.purpose == Purpose::Verification {
         delivery.now(DeliveryState::Failed, reason);
@@ -475,7 +477,7 @@ async fn put(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
     })
 }
 
-/// Says that it waits, and for what, unless it says so already. Whoever changed it meanwhile knows better.
+/// Records why the delivery waits, unless already recorded. A version conflict is ignored: the other change is newer.
 async fn delay(notifier: &Notifier, delivery: &mut Delivery, reason: &str) -> Result<()> {
     if delivery.record.state != DeliveryState::Delayed || delivery.record.reason != reason {
         delivery.now(DeliveryState::Delayed, reason);
@@ -498,7 +500,7 @@ fn count(channel: ChannelKind, verdict: &Verdict) {
         .inc();
 }
 
-/// Nothing where the clock went backwards.
+/// The elapsed time; zero if the clock went backwards.
 fn between(from: Timestamp, to: Timestamp) -> Duration {
     let millis = to.millis().saturating_sub(from.millis());
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())
@@ -515,7 +517,7 @@ mod tests {
         let left = |started, now| under_way(at(started), at(now), patience);
         assert_eq!(left(0, 5), Some(Duration::from_secs(12)));
         assert_eq!(left(0, 17), None);
-        // Another machine's clock is a little ahead.
+        // Another machine's clock is slightly ahead.
         assert_eq!(left(3, 0), Some(patience));
         // The clock went back by a day, or forward.
         assert_eq!(left(86_400, 0), None);

@@ -1,6 +1,6 @@
-//! Whether a channel may be used just now: closed for a while after its provider refused our credentials or failed
-//! many times in a row, and no faster, and with no more requests at once, than its provider allows: both are counted on
-//! the bus, all workers together. Nothing here is kept: a new process tries for itself.
+//! Circuit breaker and rate limiter of a notification channel. The breaker opens after the provider has rejected the
+//! credentials or failed many times in a row; its state is local to the process. Request rate and concurrency are
+//! limited across all workers through the bus.
 
 use std::time::{Duration, Instant};
 
@@ -15,23 +15,23 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Failures in a row after which a provider is left alone.
+/// Consecutive failures that open the breaker.
 const BREAK_AFTER: u32 = 10;
-/// Longest pause of a channel, as a multiple of `notify.pause`.
+/// Maximum pause of a channel, as a multiple of `notify.pause`.
 const MAX_PAUSE: u32 = 32;
 
-/// How long a job waits for a place before it makes room for the next one.
+/// How long a task waits for a permit before it is requeued.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One of the requests that may be under way; `None` where the bus could not be asked. Not given back, it ends by
-/// itself, so that a killed worker's places come back.
+/// A permit for one concurrent request; `None` if the bus was unavailable. It expires by itself if it is not released,
+/// for example when a worker is killed.
 pub struct Place(Option<Uuid>);
 
 pub struct Gate {
     channel: ChannelKind,
     per_second: u32,
     places: u32,
-    /// Longer than a request can be under way.
+    /// Longer than a request can take.
     lease: Duration,
     pause: Duration,
     rest: Duration,
@@ -40,10 +40,10 @@ pub struct Gate {
 
 #[derive(Default)]
 struct State {
-    /// Locked out, or broken down, until then.
+    /// The breaker is open until then.
     until: Option<Instant>,
     locked: bool,
-    /// Times in a row that the credentials were refused.
+    /// Consecutive rejections of the credentials.
     refused: u32,
     failed: u32,
 }
@@ -61,7 +61,8 @@ impl Gate {
         }
     }
 
-    /// How long it is closed yet, with jitter so that not everyone comes at once, and whether for our credentials.
+    /// The remaining time while the breaker is open, with jitter so that tasks do not return at once; `true` if it is
+    /// open because of the credentials.
     pub fn closed(&self) -> Option<(Duration, bool)> {
         let state = self.state.lock();
         let left = state.until?.checked_duration_since(Instant::now())?;
@@ -69,7 +70,7 @@ impl Gate {
         Some((left + left.mul_f64(jitter), state.locked))
     }
 
-    /// Lets one request through; `Err` says how long to wait where too many are under way.
+    /// Acquires a permit for one request; `Err` is the delay after which to try again.
     pub async fn enter(&self, bus: &dyn Coordination) -> Result<Place, Duration> {
         let place = self.occupy(bus).await?;
         match self.turn(bus).await {
@@ -81,12 +82,12 @@ impl Gate {
         }
     }
 
-    /// The request is over.
+    /// Releases the permit after the request.
     pub async fn leave(&self, bus: &dyn Coordination, place: Place) {
         if let Place(Some(holder)) = place
             && let Err(error) = bus.release_permit(&self.key(), holder).await
         {
-            tracing::debug!(error = %error.chain(), "a place is not given back; it ends by itself");
+            tracing::debug!(error = %error.chain(), "failed to release a permit; it will expire");
         }
     }
 
@@ -103,19 +104,19 @@ impl Gate {
                 .await
             {
                 Ok(true) => return Ok(Place(Some(holder))),
-                // Waiting here costs less than the way back through the queue.
+                // Waiting here costs less than requeueing the task.
                 Ok(false) => {
                     let pause = rand::rng().random_range(20..100);
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
-                // Without the bus each worker's own concurrency is the limit.
+                // Without the bus, each worker's own concurrency is the limit.
                 Err(_) => return Ok(Place(None)),
             }
         }
         Err(Duration::from_millis(rand::rng().random_range(100..1000)))
     }
 
-    /// Takes one of this second's requests; how long to wait where none is left.
+    /// Counts one request of this second; returns a delay if none is left.
     async fn turn(&self, bus: &dyn Coordination) -> Option<Duration> {
         let second = Timestamp::now().millis() / 1000;
         let key = format!("notify:{}:{second}", self.channel);
@@ -130,7 +131,7 @@ impl Gate {
     pub fn worked(&self) {
         let mut state = self.state.lock();
         if state.locked {
-            tracing::info!(channel = %self.channel, "the provider takes our credentials again");
+            tracing::info!(channel = %self.channel, "the provider accepts the credentials again");
         }
         *state = State::default();
         metrics()
@@ -145,15 +146,15 @@ impl Gate {
         if state.failed >= BREAK_AFTER {
             state.failed = 0;
             state.until = Some(Instant::now() + self.rest);
-            tracing::warn!(channel = %self.channel, "the provider fails again and again; it is left alone for a while");
+            tracing::warn!(channel = %self.channel, "circuit breaker opened: the provider failed repeatedly");
         }
     }
 
-    /// The provider refuses our credentials.
+    /// The provider rejected the credentials: pauses the channel.
     pub fn locked(&self) {
         let mut state = self.state.lock();
         let now = Instant::now();
-        // Requests that were under way together are refused together: that counts once.
+        // Concurrent requests are rejected together: count them once.
         if state.locked && state.until.is_some_and(|until| until > now) {
             return;
         }
@@ -169,7 +170,7 @@ impl Gate {
         tracing::error!(
             channel = %self.channel,
             pause_s = pause.as_secs_f64(),
-            "the provider refuses our credentials; nothing is sent over this channel until it takes them"
+            "the provider rejects the credentials; the channel is paused"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The second look at messages, after `notify.delay`: whom they concern, and who is told or not told, and why.
+//! Evaluates messages after `notify.delay`: which members they concern, and which of them are notified or not, and why.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -14,22 +14,22 @@ use crate::{
     store::notify::{Candidate, Decision, Verdict},
 };
 
-/// Looks at someone who is connected before it counts as having been there: a connection that died without goodbye
-/// ends in between.
+/// How often the evaluation is repeated while the user is connected and active, before the notification is cancelled: a
+/// connection that died silently times out in between.
 const LOOKS: u32 = 2;
 
-/// What one look at one member comes to.
+/// The result of one evaluation for one member.
 #[derive(Debug, PartialEq, Eq)]
 enum Decided {
     Tell(Vec<ChannelKind>),
     Not(DeliveryState, &'static str),
-    /// They are there: look again.
+    /// The user is connected: evaluate again later.
     Later,
 }
 
 pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32) -> Result<Next> {
     let mut candidates = notifier.store.candidates(messages).await?;
-    // In one order for everyone, so that two workers never wait for each other's deliveries.
+    // One global order, so that two workers cannot deadlock on each other's deliveries.
     candidates.sort_unstable_by_key(|candidate| (candidate.user, candidate.room, candidate.seq));
     let present = presence(notifier, &candidates).await;
 
@@ -70,11 +70,11 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
     Ok(Next::Done)
 }
 
-/// Puts the decisions down, and has the deliveries that they opened made.
+/// Stores the decisions and enqueues the deliveries that they opened.
 async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
     let concerned = notifier.store.decide(decisions).await?;
-    // One that was open before has its job already; one that these messages open has it from here, even if this
-    // task was broken off right after the decision and came again.
+    // A delivery that was already open has its task. One that these messages open gets it here, even if this task was
+    // interrupted after the decision and is repeated.
     let ours: HashSet<_> = decisions
         .iter()
         .filter_map(|decision| match decision.verdict {
@@ -96,8 +96,8 @@ async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<User
     match notifier.presence.get(&users).await {
         Ok(presence) => users.into_iter().zip(presence).collect(),
         Err(error) => {
-            // Rather one notification too many than one too few.
-            tracing::debug!(error = %error.chain(), "nobody knows who is connected; all count as away");
+            // One notification too many is better than one too few.
+            tracing::debug!(error = %error.chain(), "presence is unavailable; treating all users as away");
             HashMap::new()
         }
     }

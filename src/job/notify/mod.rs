@@ -1,10 +1,10 @@
-//! Notifications: from a stored message to a provider's answer, with a row for every decision on the way.
+//! Notifications, from a stored message to a provider's answer; every decision is stored in a row.
 //!
-//! A batch of messages leaves one [`Task::Look`] behind, due after `notify.delay`. It asks, for all of them at once,
-//! whom they concern and who has not read them; each of those joins the open delivery of their channel, and each
-//! delivery is one [`Task::Deliver`], due after `notify.digest_window`. What it does to the delivery is put down
-//! before and after the provider is asked. Tasks may come twice, or be broken off anywhere: ids are derived, records
-//! change under a version, and an attempt that nobody finished is seen.
+//! A batch of messages enqueues one [`Task::Look`], due after `notify.delay`. It finds the members whom the messages
+//! concern and who have not read them. For each, the messages join the open delivery of the channel; each delivery is
+//! one [`Task::Deliver`], due after `notify.digest_window`. The delivery's record is written before and after each
+//! request to the provider. Tasks may be repeated or interrupted at any point: ids are derived, records change under a
+//! version number, and unfinished attempts are detected.
 
 mod command;
 mod deliver;
@@ -29,21 +29,21 @@ use crate::{
     store::notify::NotifyWrites,
 };
 
-/// How long a code that proves an address is good.
+/// Lifetime of an address verification code.
 pub const CODE_TTL: Duration = Duration::from_secs(600);
-/// Why somebody is not told.
+/// Reasons for cancelled notifications.
 const GONE: &str = "the account was deleted";
 const LEFT: &str = "no member of the room any more";
-/// Deliveries of a deleted account that are read at once.
+/// Page size when the deliveries of a deleted account are read.
 const FORGET_AT_ONCE: u32 = 200;
-/// Messages in one [`Task::Look`].
+/// Maximum messages per [`Task::Look`].
 const LOOK_AT_ONCE: usize = 500;
 
-/// What waits in the queues for jobs.
+/// The payload of a task queue.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Task {
-    /// Were these read? Who has to be told? `again` counts the looks before.
+    /// Evaluates which members have to be notified of these messages. `again` counts earlier evaluations.
     Look {
         messages: Vec<MessageId>,
         #[serde(default)]
@@ -52,14 +52,14 @@ pub enum Task {
     Deliver {
         delivery: Uuid,
     },
-    /// Delivers a code, which stands nowhere but here.
+    /// Delivers a code, which is stored nowhere else.
     Verify {
         delivery: Uuid,
         code: String,
     },
 }
 
-/// Without codes: a task is logged when it fails.
+/// Omits codes: failed tasks are logged.
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -89,15 +89,15 @@ pub fn queue_of(channel: ChannelKind) -> TaskQueue {
     }
 }
 
-/// What became of a task.
+/// The result of a task.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     Done,
-    /// The same task once more, after this.
+    /// Repeat the task after this delay.
     Again(Duration),
 }
 
-/// Everything that tasks and commands work with.
+/// The dependencies of notification tasks and commands.
 pub struct Notifier {
     pub config: Arc<Config>,
     pub store: Arc<dyn NotifyWrites>,
@@ -112,7 +112,7 @@ pub struct Notifier {
 
 impl Notifier {
     /// # Errors
-    /// Where a channel's settings cannot be used.
+    /// If a channel's settings are invalid.
     pub fn new(
         config: Arc<Config>,
         store: Arc<dyn NotifyWrites>,
@@ -143,7 +143,7 @@ impl Notifier {
         }
     }
 
-    /// Leaves word that these messages were stored. Durable when it returns `Ok`.
+    /// Enqueues the notification tasks of the stored messages. Durable when it returns `Ok`.
     pub async fn stored(&self, messages: &[MessageId]) -> Result<()> {
         let delay = self.config.notify.delay;
         let jobs = messages.chunks(LOOK_AT_ONCE).map(|messages| {
@@ -156,7 +156,7 @@ impl Notifier {
         self.tasks.push(jobs.collect::<Result<_>>()?).await
     }
 
-    /// Does what a job's payload says. A retryable error, and nothing else, is worth the same task again.
+    /// Runs a task. Only a retryable error justifies running the same task again.
     pub async fn run(&self, payload: &[u8]) -> Result<Next> {
         let task: Task = serde_json::from_slice(payload).map_err(Error::internal)?;
         match task {
@@ -166,8 +166,8 @@ impl Notifier {
         }
     }
 
-    /// The account was deleted: what still waits for it ends, and the addresses go from what was sent. What is being
-    /// sent at this moment ends at its next step.
+    /// After an account deletion: cancels the account's pending deliveries and removes its addresses from sent ones. A
+    /// delivery that is being attempted ends at its next step.
     pub async fn forget(&self, user: UserId) -> Result<()> {
         let mut after = None;
         loop {
@@ -183,7 +183,7 @@ impl Notifier {
         }
     }
 
-    /// The same payload once more.
+    /// Enqueues the same payload again.
     pub async fn again(&self, queue: TaskQueue, payload: Bytes, delay: Duration) -> Result<()> {
         let job = NewTask {
             queue,
@@ -197,7 +197,7 @@ impl Notifier {
         self.tasks.push(vec![task.job(queue, delay)?]).await
     }
 
-    /// Where people reach us, without a slash at its end.
+    /// The public base URL, without a trailing slash.
     fn public_url(&self) -> String {
         let edge = &self.config.edge;
         edge.public_url

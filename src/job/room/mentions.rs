@@ -1,13 +1,13 @@
-//! `@username` in a message's body: which names could be meant. Whether they are, the store and [`super::apply`] say.
-//! A body without `@` costs one search for a byte.
+//! Finds the candidates for `@username` in a message body. Whether they are members is decided by the store and
+//! [`super::apply`]. A body without `@` costs one byte search.
 
-/// Names looked at in one body, at most: each costs the batch a look-up.
+/// Maximum candidates per body: each costs the batch a lookup.
 const MAX_NAMES: usize = 50;
-/// The longest user name.
+/// Maximum length of a user name.
 const MAX_NAME: usize = 32;
 
-/// Calls `known` with each name that `body` may mean, in lower case, the longest reading first; `Some` says that it
-/// was one, and its shorter readings are not asked for.
+/// Calls `known` with the candidates of each mention, in lower case, longest first. `Some` accepts a candidate and
+/// skips its shorter readings.
 pub fn resolve(body: &str, mut known: impl FnMut(&str) -> Option<()>) {
     each(body, |name| {
         let name = name.to_ascii_lowercase();
@@ -15,7 +15,7 @@ pub fn resolve(body: &str, mut known: impl FnMut(&str) -> Option<()>) {
     });
 }
 
-/// Every reading of every name, in lower case: what has to be looked up.
+/// All candidates of all mentions, in lower case: the names to look up.
 pub fn names(body: &str) -> Vec<String> {
     let mut names = Vec::new();
     each(body, |name| {
@@ -28,7 +28,7 @@ pub fn names(body: &str) -> Vec<String> {
 fn each(body: &str, mut found: impl FnMut(&str)) {
     let mut count = 0;
     for (at, _) in body.match_indices('@') {
-        // Not inside a word: someone@example.com names nobody.
+        // Not inside a word: someone@example.com is no mention.
         let inside = body[..at]
             .chars()
             .next_back()
@@ -47,12 +47,12 @@ fn each(body: &str, mut found: impl FnMut(&str)) {
     }
 }
 
-/// What a user name may hold after its first character.
+/// Characters that a user name may contain after its first.
 fn letter(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_.-".contains(c)
 }
 
-/// "bob." is a name, but more often the end of a sentence.
+/// "bob." is a valid name, but more often the end of a sentence.
 fn readings(name: &str) -> impl Iterator<Item = &str> {
     let bare = name.trim_end_matches(['.', '-']);
     std::iter::once(name)

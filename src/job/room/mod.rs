@@ -1,4 +1,4 @@
-//! Everything that happens in a room: the commands, and [`apply`], which decides what a batch of them does.
+//! Room commands, and [`apply`], which computes the effects of a batch of them.
 
 mod apply;
 mod mentions;
@@ -30,7 +30,7 @@ pub enum RoomCommand {
         emoji: String,
         on: bool,
     },
-    /// The room's id is the command's; repeating it finds the room it made.
+    /// The room's id is that of the command, so a repeated command returns the room that the first one created.
     Create {
         kind: RoomKind,
         name: String,
@@ -42,7 +42,7 @@ pub enum RoomCommand {
     DeleteRoom,
     Join,
     Leave,
-    /// Adds a member, or changes the role of one.
+    /// Adds a member or changes a member's role.
     SetMember {
         user: UserId,
         role: Role,
@@ -57,7 +57,7 @@ pub enum RoomCommand {
     LiftBan {
         user: UserId,
     },
-    /// Also of someone who is not a member: it counts when they come. `None` lets them speak again.
+    /// Also for users who are not members: it applies when they join. `None` lifts the mute.
     Mute {
         user: UserId,
         until: Option<Timestamp>,
@@ -65,8 +65,8 @@ pub enum RoomCommand {
     MarkRead {
         seq: Seq,
     },
-    /// The actor's account was deleted: they leave whatever they are, and what they owned passes on. Alone of its room
-    /// in its batch.
+    /// Removes the member of a deleted account, whatever its role, and passes ownership to the successor. At most one
+    /// per room and batch, with no other command of the room.
     Depart,
 }
 
@@ -85,7 +85,7 @@ pub struct Send {
 
 debug_of!(Send { id, client_msg_id });
 
-/// Without what people wrote: a command is logged when it fails.
+/// Omits user-written text: failed commands are logged.
 impl std::fmt::Debug for RoomCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = match self {
@@ -112,7 +112,7 @@ impl std::fmt::Debug for RoomCommand {
     }
 }
 
-/// A room command with who gave it and when.
+/// A room command with its actor and time.
 #[derive(Debug, Clone)]
 pub struct RoomJob {
     pub room: RoomId,
@@ -121,7 +121,7 @@ pub struct RoomJob {
     pub command: RoomCommand,
 }
 
-/// Everything [`apply`] will look at.
+/// The rows that [`apply`] needs for `jobs`.
 pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
     let mut scope = Scope::default();
     for job in jobs {

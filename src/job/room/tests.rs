@@ -1,4 +1,4 @@
-//! What commands do to a room, without queue or store.
+//! Effects of room commands, without queue or store.
 
 mod bounds;
 mod lasting;
@@ -25,7 +25,7 @@ fn user(name: &str) -> User {
     }
 }
 
-/// A public room at number 2 with its owner; `guest` exists and is no member.
+/// A public room with head 2 and its owner; `guest` has an account but is not a member.
 fn world() -> World {
     let (room, owner, guest) = (new_id(), user("owner"), user("guest"));
     let mut facts = Facts::default();
@@ -135,7 +135,7 @@ fn every_event_takes_the_rooms_next_number() {
         ]
     );
     assert_eq!(applied.changes.heads[&w.room], 7);
-    // Written once, as it is at the end.
+    // Each row is written once, in its final state.
     assert_eq!(applied.changes.new_messages.len(), 2);
     assert_eq!(applied.changes.new_messages[0].body, "hi");
     assert_eq!(applied.changes.new_messages[0].change_seq, 6);
@@ -353,7 +353,7 @@ fn reading_goes_forward_and_not_beyond_the_head() {
 #[test]
 fn members_are_mentioned_once_and_others_never() {
     let mut world = world();
-    // The store knows both names; only one of them is a member here.
+    // The store knows both names; only one of the users is a member here.
     for user in [&world.owner, &world.guest] {
         world.facts.named.insert(user.username.clone(), user.id);
     }
@@ -416,7 +416,7 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
     assert_eq!(changes.forgotten, [(w.room, w.owner.id)]);
     assert!(changes.rooms.iter().all(|room| !room.deleted));
 
-    // Nobody is there to have it.
+    // No successor exists.
     let applied = apply(w.facts.clone(), &jobs);
     assert_eq!(
         numbers(&applied, w.room),
@@ -424,7 +424,7 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
     );
     assert!(applied.changes.rooms[0].deleted);
 
-    // Who has left already changes nothing.
+    // A user who has already left changes nothing.
     w.facts.members.clear();
     let applied = apply(w.facts, &jobs);
     assert!(applied.changes.is_empty());

@@ -1,14 +1,14 @@
-//! What a reaction may be: one emoji, or a short plain word such as `thumbsup` or `+1`.
+//! Syntax of reactions: one emoji, or a short plain word such as `thumbsup` or `+1`.
 //!
-//! Emoji are told by the grammar of UTS #51 (section 1.4.9) over the `Emoji` property, not by a list of the recommended
-//! ones: a newer phone's family or flag works, and so does every qualification of a sequence, with or without U+FE0F. The
-//! bytes stay as they came.
+//! Emoji are recognised by the grammar of UTS #51 (section 1.4.9) over the `Emoji` property, not by the list of
+//! recommended sequences. This accepts newer families and flags, and every qualification of a sequence, with or without
+//! U+FE0F. The bytes are kept unchanged.
 
 use unicode_properties::UnicodeEmoji;
 
-/// The longest word, in bytes.
+/// Maximum length of a word in bytes.
 const MAX_WORD: usize = 32;
-/// The letters and digits in a flag's tag sequence, such as `gbeng` for England (UTS #51 annex C).
+/// Number of letters and digits in a flag's tag sequence, such as `gbeng` for England (UTS #51 annex C).
 const TAGS: std::ops::RangeInclusive<usize> = 3..=6;
 
 const ZWJ: char = '\u{200D}';
@@ -28,7 +28,7 @@ fn is_word(text: &str) -> bool {
     (1..=MAX_WORD).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// The length in bytes of the emoji that `text` begins with.
+/// The length in bytes of the emoji at the start of `text`.
 pub fn prefix(text: &str) -> Option<usize> {
     let mut rest = flag(text).or_else(|| element(text))?;
     while let Some(joined) = rest.strip_prefix(ZWJ) {
@@ -40,13 +40,13 @@ pub fn prefix(text: &str) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-/// What is left after two regional indicators.
+/// The rest after two regional indicators.
 fn flag(text: &str) -> Option<&str> {
     let rest = text.strip_prefix(is_regional_indicator)?;
     rest.strip_prefix(is_regional_indicator)
 }
 
-/// What is left after one emoji character and what modifies it.
+/// The rest after one emoji character and its modifiers.
 fn element(text: &str) -> Option<&str> {
     let first = text.chars().next()?;
     let rest = &text[first.len_utf8()..];
@@ -69,11 +69,11 @@ fn element(text: &str) -> Option<&str> {
     Some(modified.unwrap_or(rest))
 }
 
-/// What is left after the tags that make a flag of a region.
+/// The rest after the tag sequence of a regional flag.
 fn tags(text: &str) -> Option<&str> {
     let tag = |c: &char| matches!(c, '\u{E0030}'..='\u{E0039}' | '\u{E0061}'..='\u{E007A}');
     let count = text.chars().take_while(tag).count();
-    // Each is four bytes long.
+    // Each tag is four bytes long.
     let rest = text.get(count * 4..)?.strip_prefix(TAG_END)?;
     TAGS.contains(&count).then_some(rest)
 }
@@ -90,8 +90,8 @@ fn is_regional_indicator(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// All sequences of Unicode's emoji-test.txt 15.0, one a line: 3,655 fully-qualified, 827 minimally-qualified, 242
-    /// unqualified, 9 components.
+    /// All sequences of Unicode's emoji-test.txt 15.0, one per line: 3,655 fully-qualified, 827 minimally-qualified,
+    /// 242 unqualified, 9 components.
     const LISTED: &str = include_str!("emoji-15.0.txt");
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
         ] {
             assert!(!is_reaction(bad), "{}", bad.escape_unicode());
         }
-        // Not recommended for general interchange, and still one emoji.
+        // Not recommended for general interchange, but a valid emoji.
         for good in [
             "👩‍🚒‍🐈",
             "🏴\u{E0075}\u{E0073}\u{E0063}\u{E0061}\u{E007F}",

@@ -1,4 +1,4 @@
-//! What a transport has to know for its connections: how things look on the wire, and what ends them.
+//! The transport-specific part of a connection: the wire format, heartbeats and endings.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,51 +13,51 @@ use crate::{
     protocol::{Close, Request},
 };
 
-/// How one transport writes things down. Holds what it must know of its socket; does no I/O.
+/// Encodes and decodes one transport's messages. Keeps per-socket state; does no I/O.
 pub(in crate::edge) trait Codec: Send {
-    /// The metrics' name of the transport.
+    /// The value of the metrics' label `transport`.
     const TRANSPORT: &'static str;
 
-    /// What a text from the peer asks for.
+    /// Decodes a text message.
     fn read(&mut self, text: &str) -> Input;
-    /// What a binary message asks for.
+    /// Decodes a binary message.
     fn read_binary(&mut self) -> Input;
     fn render(item: &Item) -> Utf8Bytes;
 
-    /// How a session is greeted that answers the request `id`.
+    /// The greeting of a session that was opened by the request `id`.
     fn greeting(&mut self, id: RequestId) -> Greeting;
-    /// Says that credentials do not hold.
+    /// Answers rejected credentials.
     ///
     /// # Errors
-    /// Where that ends the socket.
+    /// How the socket ends, if the transport closes it.
     fn refuse(&mut self, outbox: &Outbox, id: RequestId, error: Error) -> Result<(), Over>;
-    /// The end of a socket that brought no credentials in time.
+    /// How a socket without credentials ends after `edge.auth_timeout`.
     fn too_late(&mut self, outbox: &Outbox) -> Over;
-    /// What the peer should read before the end.
+    /// Appends the items that the peer should get before the close.
     fn farewell(&self, ending: &Ending, into: &mut VecDeque<Item>);
 
-    /// How long after its start a socket is first looked after.
+    /// Delay of the first heartbeat after the connection starts.
     fn first_beat(&self) -> Duration;
-    /// Looks after a peer that sent nothing for `quiet`, and says when to look again.
+    /// The heartbeat of a peer that was silent for `quiet`, and the delay of the next one.
     fn beat(&mut self, quiet: Duration) -> (Beat, Duration);
-    /// How long the answer to the last ping may take, where there is none yet and nothing else counts as one.
+    /// Timeout of the pending ping, if only a pong can answer it.
     fn pong_due(&self) -> Option<Duration>;
 }
 
-/// What a peer asks for.
+/// A decoded message.
 pub(in crate::edge) enum Input {
     Request(RequestId, Request),
-    /// A request that cannot be read.
+    /// A request that does not parse.
     Bad(RequestId, Error),
-    /// Credentials, to open the session with.
+    /// Credentials that open the session.
     Open(RequestId, Result<String>),
     /// A request before the credentials.
     Early(RequestId, Error),
-    /// Something that has its answer already.
+    /// A message that the codec answers itself.
     Reply(Item),
-    /// The session ends, the socket does not.
+    /// The session ends, but not the socket.
     Leave,
-    /// The peer answered a ping; the next is due after this time.
+    /// A pong; the next ping is due after this time.
     Alive(Duration),
     Nothing,
     End(Over),
@@ -68,15 +68,15 @@ pub(in crate::edge) enum Beat {
     /// An RFC 6455 ping.
     Ping,
     Send(Item),
-    /// The peer is not there any more.
+    /// The peer has timed out.
     Dead,
 }
 
-/// Why a connection is over.
+/// How a connection ends.
 pub(in crate::edge) enum Over {
-    /// Tell the peer.
+    /// With a close frame.
     End(Ending),
-    /// There is nobody to tell any more.
+    /// The peer is gone: nothing is sent.
     Gone,
 }
 

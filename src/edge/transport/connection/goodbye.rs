@@ -1,5 +1,5 @@
-//! The end of a connection: what still waits is written, the peer is told why, and its answer awaited. Nothing shared is
-//! held meanwhile, the session is gone, and all of it has a deadline.
+//! The end of a connection: write the remaining items, send the close reason, wait for the peer's answer. The session
+//! has ended before and no shared resource is held; everything here has a deadline.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -9,12 +9,12 @@ use crate::{
     protocol::Close,
 };
 
-/// How long the end of a socket may take: what is queued, the close frame, the peer's answer.
+/// Time limit of the whole end: remaining items, close frame, the peer's answer.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 impl<C: Codec> Connection<C> {
-    /// Ends the connection within [`GOODBYE`]. A peer that stalled has had its time: it hears why if the system takes the
-    /// close frame at once.
+    /// Ends the connection within [`GOODBYE`]. A stalled peer gets the close frame only if the socket buffer takes it
+    /// at once.
     pub(super) async fn end(&mut self, ending: Ending) {
         let within = if self.stalled {
             Duration::ZERO
@@ -24,7 +24,7 @@ impl<C: Codec> Connection<C> {
         let _ = tokio::time::timeout(within, self.goodbye(ending)).await;
     }
 
-    /// Everything that still waits, what the codec says at the end, and the link's own goodbye.
+    /// Writes the remaining items and the codec's closing items, then closes the link.
     async fn goodbye(&mut self, ending: Ending) {
         let outbox = self.outbox.clone();
         outbox.block();
@@ -36,7 +36,7 @@ impl<C: Codec> Connection<C> {
                         return;
                     }
                 }
-                // What the queue has not confirmed yet is still answered.
+                // Sends that the queue has not confirmed yet are still answered.
                 if !outbox.has_pending_acks() {
                     break;
                 }

@@ -1,11 +1,10 @@
-//! One open socket of either transport: what the peer sends goes to the session, what the outbox holds goes to the
-//! peer, pings keep it honest, and it ends with a goodbye. How things look on the wire is the [`Codec`]'s, what
-//! events do is the session's.
+//! One open socket of either transport: passes the peer's messages to the session, writes the outbox to the peer, sends
+//! pings, and closes in order. The wire format belongs to the [`Codec`], the effect of requests to the session.
 //!
-//! Everything a socket does is polled in one place, [`Connection::pass`]: writing, the request under way, reading and the
-//! timer. None of them is awaited alone, so a peer that does not read holds up nothing but its own reading: a request
-//! under way goes on and gives back what it holds, its time limits and the pings run, and a write that makes no progress
-//! ends the socket after `edge.write_timeout`. No function here but [`Connection::serve`] is async, which keeps it so.
+//! All work of a socket is polled in one place, [`Connection::pass`]: writing, the request in progress, reading and the
+//! timer. None of them is awaited alone, so a peer that does not read blocks only its own reading: the request in
+//! progress completes and releases what it holds, its timeouts and the pings run, and a write without progress ends the
+//! socket after `edge.write_timeout`. To keep it so, [`Connection::serve`] is the only function here that awaits.
 
 mod codec;
 mod goodbye;
@@ -40,12 +39,12 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Requests in a row that cannot be read before the socket is closed with 4400.
+/// Consecutive malformed requests before the socket is closed with 4400.
 const MAX_MALFORMED: u32 = 20;
-/// Between two looks at a peer whose silence does not count, because it is not being read.
+/// Minimum delay before the next heartbeat check of a peer that is not being read, whose silence does not count.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Where a connection comes from, and the place it has for as long as it has not authenticated.
+/// The client's address, and the slot that the connection occupies until it has authenticated.
 pub(super) struct Admitted {
     address: Option<IpAddr>,
     slot: Option<Slot>,
@@ -53,7 +52,7 @@ pub(super) struct Admitted {
 
 impl Admitted {
     /// # Errors
-    /// `busy` or `rate_limited` where too many connections without credentials are open.
+    /// `busy` or `rate_limited` if too many unauthenticated connections are open.
     pub fn anonymous(edge: &Edge, request: &poem::Request) -> Result<Admitted> {
         let address = client_address::of(request);
         Ok(Admitted {
@@ -62,7 +61,7 @@ impl Admitted {
         })
     }
 
-    /// For a request with valid credentials, which needs no such place.
+    /// For a request with valid credentials, which needs no slot.
     pub fn authenticated(request: &poem::Request) -> Admitted {
         Admitted {
             address: client_address::of(request),
@@ -71,11 +70,11 @@ impl Admitted {
     }
 }
 
-/// How far the peer has come.
+/// The state of the connection.
 enum Phase {
-    /// It has not authenticated.
+    /// Not authenticated.
     Anonymous(#[expect(dead_code, reason = "held, never read")] Option<Slot>),
-    /// Something is done for it that takes its time. The session is part of it meanwhile.
+    /// A request is in progress; its future owns the session meanwhile.
     Busy(Pin<Box<dyn Future<Output = Done> + Send>>),
     Open(Session),
 }
@@ -83,7 +82,7 @@ enum Phase {
 enum Done {
     /// A request was handled.
     Handled(Session),
-    /// A session was opened, or not.
+    /// The result of opening a session.
     Opened(RequestId, Result<Session>),
 }
 
@@ -94,27 +93,27 @@ pub(super) struct Connection<C> {
     link: Link,
     phase: Phase,
     address: Option<IpAddr>,
-    /// Taken from the outbox, not yet handed to the link.
+    /// Taken from the outbox, not yet written to the link.
     writing: VecDeque<Item>,
-    /// The link takes nothing more of it until the peer reads.
+    /// The last write returned `Pending`: the link takes no more until the peer reads.
     blocked: bool,
-    /// How that goes on.
+    /// Progress of the pending write.
     progress: Option<Box<Progress>>,
-    /// The peer did not read in time.
+    /// The peer has not read in time.
     stalled: bool,
-    /// What the peer sent while something was under way. As long as it waits nothing more is read, so that requests keep
-    /// their order and a peer that sends more than it reads is slowed down.
+    /// Input received while a request was in progress or the link was blocked. Nothing more is read while it waits,
+    /// which keeps requests in order and slows down a peer that sends faster than it reads.
     next: Option<Box<Result<Input, Over>>>,
     /// When the peer last sent anything.
     heard: Instant,
-    /// When it is next looked after, and until when it may authenticate.
+    /// The time of the next heartbeat, and the deadline for authentication.
     beat_at: Instant,
     open_by: Instant,
     malformed: u32,
 }
 
 impl<C: Codec> Connection<C> {
-    /// On the heap, so that the task of an idle socket is little more than a pointer to it.
+    /// Boxed, so that the task of an idle socket is little more than a pointer.
     pub fn new(
         edge: Arc<Edge>,
         codec: C,
@@ -142,9 +141,9 @@ impl<C: Codec> Connection<C> {
         })
     }
 
-    /// Serves the socket to its end. What came with the handshake opens the session; without it, the peer brings its
-    /// credentials within `edge.auth_timeout`. Of what is only now and then, nothing is part of this future: it is as
-    /// large as its largest part for as long as the socket lives.
+    /// Serves the socket to its end. `identity` comes from the handshake and opens the session; without it, the peer
+    /// must authenticate within `edge.auth_timeout`. Rare work is boxed, because this future is as large as its largest
+    /// state for the life of the socket.
     pub async fn serve(mut self: Box<Self>, identity: Option<Box<Result<Identity>>>) {
         let open = metrics().sockets_open.with_label_values(&[C::TRANSPORT]);
         open.inc();
@@ -159,7 +158,7 @@ impl<C: Codec> Connection<C> {
             }
             Err(over) => over,
         };
-        // The session ends here, and a request under way with all that it holds.
+        // Ends the session and drops a request in progress with everything it holds.
         self.phase = Phase::Anonymous(None);
         self.next = None;
         if let Over::End(ending) = over {
@@ -178,8 +177,8 @@ impl<C: Codec> Connection<C> {
         }
     }
 
-    /// Polls all that can happen to the socket, and says whether anything did: then there may be more at once. What may go
-    /// out goes first, since a request that was handled is to be answered before the next one is read.
+    /// Polls all work of the socket once; returns whether any made progress, in which case there may be more. Writing
+    /// comes first, since a handled request should be answered before the next one is read.
     fn pass(&mut self, cx: &mut Context, timer: Pin<&mut Sleep>) -> Result<bool, Over> {
         self.poll_write(cx)?;
         let done = self.poll_busy(cx)?;
@@ -190,9 +189,8 @@ impl<C: Codec> Connection<C> {
 
     // ---- writing
 
-    /// Writes what the outbox holds and flushes once, if it is this socket's turn; or goes on with what the peer did not
-    /// take before. Ends early when the reader is too slow: a socket that takes nothing must not keep what others send to
-    /// it.
+    /// Writes and flushes the outbox once this socket gets a flush permit, or continues a blocked write. Closes a
+    /// socket whose unread items exceed its limit, so that a peer that does not read cannot accumulate memory.
     fn poll_write(&mut self, cx: &mut Context) -> Result<(), Over> {
         if self.blocked {
             self.poll_blocked(cx)?;
@@ -232,7 +230,7 @@ impl<C: Codec> Connection<C> {
                 let written = self.link.poll_write(cx, &mut self.writing, C::render);
                 drop(permit);
                 match written {
-                    // An idle socket keeps no buffer.
+                    // Frees the buffer: an idle socket keeps none.
                     Poll::Ready(Ok(())) => self.writing = VecDeque::new(),
                     Poll::Ready(Err(_)) => return Err(Over::Gone),
                     Poll::Pending => {
@@ -295,7 +293,7 @@ impl<C: Codec> Connection<C> {
         Ok(true)
     }
 
-    /// The peer is read again after a while in which its pongs were not heard.
+    /// Resets the idle time when reading resumes, since pongs could not be read meanwhile.
     fn read_again(&mut self) {
         self.heard = Instant::now();
         if let Some(within) = self.codec.pong_due() {
@@ -310,7 +308,7 @@ impl<C: Codec> Connection<C> {
             Ok(Received::Text(text)) => self.codec.read(&text),
             Ok(Received::Binary) => self.codec.read_binary(),
             Ok(Received::Nothing) => {
-                // It may be a new wire, which takes what waited for room on the old one.
+                // The link may have been upgraded: retry items that the old one could not take.
                 if !self.outbox.is_empty() {
                     self.outbox.notify_writable();
                 }
@@ -332,7 +330,7 @@ impl<C: Codec> Connection<C> {
         })
     }
 
-    /// Does what the peer asks for, or begins to.
+    /// Handles one input, or starts to.
     fn input(&mut self, input: Input) -> Result<(), Over> {
         match (input, &mut self.phase) {
             (Input::Request(id, request), Phase::Open(session)) => {
@@ -363,7 +361,7 @@ impl<C: Codec> Connection<C> {
         }
     }
 
-    /// Begins what may have to wait; [`Connection::poll_busy`] goes on with it.
+    /// Starts a request that may have to wait; [`Connection::poll_busy`] continues it.
     fn handle(&mut self, id: RequestId, request: Request) {
         match std::mem::replace(&mut self.phase, Phase::Anonymous(None)) {
             Phase::Open(mut session) => {
@@ -383,7 +381,7 @@ impl<C: Codec> Connection<C> {
         };
         let greeting = self.codec.greeting(id);
         let (edge, outbox) = (self.edge.clone(), self.outbox.clone());
-        // Its place among strangers is free as soon as it is none.
+        // Replacing the phase frees the slot of an unauthenticated connection.
         self.phase = Phase::Busy(Box::pin(async move {
             Done::Opened(id, Session::open(edge, identity, outbox, greeting).await)
         }));
@@ -395,13 +393,13 @@ impl<C: Codec> Connection<C> {
             self.codec.refuse(&self.outbox, id, error)?;
             return self.be_anonymous();
         }
-        tracing::warn!(error = %error.chain(), "a session could not be opened");
+        tracing::warn!(error = %error.chain(), "failed to open a session");
         let retry = error.retry_after_ms().unwrap_or(1000);
         let reason = format!("{{\"retryAfterMs\":{retry}}}");
         Err(Over::because(Close::Restarting, reason))
     }
 
-    /// The session ends, and what waits was meant for it. The socket may open another one.
+    /// Ends the session and discards its queued items. The socket may open another session.
     fn leave(&mut self) -> Result<(), Over> {
         self.phase = Phase::Anonymous(None);
         self.outbox.take(&mut self.writing);
@@ -410,7 +408,7 @@ impl<C: Codec> Connection<C> {
         self.be_anonymous()
     }
 
-    /// Without a session it needs a place among those who have none.
+    /// Takes a slot for an unauthenticated connection.
     fn be_anonymous(&mut self) -> Result<(), Over> {
         match self.edge.unauthenticated.admit(self.address) {
             Ok(slot) => {
@@ -434,7 +432,7 @@ impl<C: Codec> Connection<C> {
 
     // ---- time
 
-    /// When there is something to look at, if nothing happens before.
+    /// The earliest deadline.
     fn due(&self) -> Instant {
         let mut due = self.beat_at;
         if matches!(self.phase, Phase::Anonymous(_)) {
@@ -446,7 +444,7 @@ impl<C: Codec> Connection<C> {
         }
     }
 
-    /// Looks whether the peer takes what is written to it, whatever that is.
+    /// Tracks whether the peer takes bytes written to it, of any kind.
     fn watch(&mut self) {
         let (unsent, sent) = self.link.unsent();
         match &mut self.progress {
@@ -461,7 +459,7 @@ impl<C: Codec> Connection<C> {
         let mut beaten = false;
         loop {
             let due = self.due();
-            // A time that moved away is noticed when the timer ends: most never come.
+            // A deadline that moved later is noticed when the timer fires: most move before they expire.
             if due < timer.deadline() {
                 timer.as_mut().reset(due);
             }
@@ -479,7 +477,7 @@ impl<C: Codec> Connection<C> {
         }
     }
 
-    /// Does what is due.
+    /// Handles expired deadlines.
     fn at(&mut self, now: Instant) -> Result<(), Over> {
         let write_timeout = self.edge.config.edge.write_timeout;
         if self
@@ -500,7 +498,8 @@ impl<C: Codec> Connection<C> {
             Beat::Nothing => {}
             Beat::Ping => self.link.ping(),
             Beat::Send(item) => self.outbox.push(item),
-            // Its pong may be behind what is not read yet, or our ping behind what it has not read yet; both end in time.
+            // The pong may be behind unread input, or the ping behind unread output; both cases have their own
+            // timeouts.
             Beat::Dead if self.blocked || self.next.is_some() => {
                 again = self.codec.pong_due().unwrap_or(again).max(LOOK_AGAIN);
             }
@@ -510,7 +509,7 @@ impl<C: Codec> Connection<C> {
         Ok(())
     }
 
-    /// The peer has not read for too long: what waits for it is given up.
+    /// The peer has not read for too long: discard its queued items.
     fn stall(&mut self) -> Over {
         self.stalled = true;
         self.outbox.close_slow();
@@ -524,7 +523,7 @@ mod tests {
     use super::*;
     use crate::edge::transport::plain::Plain;
 
-    /// The kind of fault, not an instance of it: where something is awaited, the rest of the socket waits.
+    /// Guards the design, not one instance: while one thing is awaited, the rest of the socket waits.
     #[test]
     fn nothing_is_awaited_but_in_serve() {
         let source = include_str!("mod.rs");

@@ -1,24 +1,24 @@
-//! How long a peer may take to read what is being written to it. No I/O.
+//! Write timeout of a peer. No I/O.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What was waiting for the peer at one time, at most `edge.send_queue_bytes`, may take this many times
-/// `edge.write_timeout` altogether.
+/// The bytes pending at one time (at most `edge.send_queue_bytes`) may take this many times `edge.write_timeout` in
+/// total.
 const WHOLE: u32 = 3;
 
-/// A write that waits for its reader.
+/// A write that is blocked by the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     began: Instant,
-    /// When the system last took a byte, and how many it had taken by then.
+    /// When the kernel last took a byte, and how many it had taken by then.
     moved: Instant,
     sent: u64,
 }
 
 impl Progress {
-    /// The write waits from now on; the system has taken `sent` bytes of this socket so far.
+    /// Starts now; the kernel has taken `sent` bytes of this socket so far.
     pub fn new(sent: u64, now: Instant) -> Self {
         Progress {
             began: now,
@@ -27,15 +27,15 @@ impl Progress {
         }
     }
 
-    /// The system has taken `sent` bytes by now.
+    /// Records that the kernel has taken `sent` bytes by now.
     pub fn note(&mut self, sent: u64, now: Instant) {
         if sent != self.sent {
             (self.sent, self.moved) = (sent, now);
         }
     }
 
-    /// When the peer counts as stalled: it takes nothing for `timeout`, or is not done after [`WHOLE`] times as long, so
-    /// that a reader who takes a byte now and then is closed as well.
+    /// When the peer counts as stalled: after `timeout` without a byte, or after [`WHOLE`] times as long in total, so
+    /// that a peer that takes a byte now and then is closed as well.
     pub fn due(&self, timeout: Duration) -> Instant {
         (self.moved + timeout).min(self.began + timeout * WHOLE)
     }

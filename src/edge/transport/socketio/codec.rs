@@ -1,6 +1,6 @@
-//! Socket.IO's texts on an open connection: CONNECT and its answer, events, acknowledgements, heartbeats, and how
-//! the end looks. The stock client comes back by itself after a closed transport and stays away after DISCONNECT, so
-//! only endings that nothing but a change can help are told with the latter.
+//! The Socket.IO codec: CONNECT and its answer, events, acknowledgements, heartbeats and endings. The stock client
+//! reconnects after a closed transport but not after DISCONNECT, so DISCONNECT is sent only where reconnecting cannot
+//! help.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -24,18 +24,18 @@ use crate::{
     protocol::{Close, ConnectedLimits, Request, WireError, raw},
 };
 
-/// CONNECTs that may be refused on one connection before it is closed.
+/// Rejected CONNECTs on one connection before it is closed.
 const MAX_REFUSED: u32 = 20;
 
 pub struct SocketIo {
     config: Arc<Config>,
-    /// From the handshake's Authorization header.
+    /// The handshake's Authorization header.
     header: Option<String>,
     connected: bool,
     refused: u32,
-    /// A ping is on its way.
+    /// A ping is unanswered.
     pinged: bool,
-    /// Binary messages that belong to a packet that was answered already.
+    /// Outstanding binary messages of a packet that is already answered.
     attachments: usize,
 }
 
@@ -71,7 +71,7 @@ impl SocketIo {
                 self.connected = false;
                 Ok(Input::Leave)
             }
-            // A namespace that was refused, or left a moment ago.
+            // A namespace that was rejected or has just been left.
             Message::Disconnect(_) => Ok(Input::Nothing),
             Message::Event("/", event) if self.connected => {
                 self.attachments = event.attachments;
@@ -85,7 +85,7 @@ impl SocketIo {
         }
     }
 
-    /// Counts a refusal.
+    /// Counts a rejected CONNECT.
     fn refused(&mut self) -> Result<(), Over> {
         self.refused += 1;
         if self.refused > MAX_REFUSED {
@@ -95,7 +95,7 @@ impl SocketIo {
         }
     }
 
-    /// From `auth: {token}`, or the handshake's header.
+    /// The token of `auth: {token}`, or of the handshake's header.
     fn token(&self, auth: &str) -> Result<Result<String>, Malformed> {
         #[derive(Deserialize)]
         struct Credentials {
@@ -146,7 +146,7 @@ fn emit(event: &str, data: &impl Serialize) -> Item {
     text(format!("42[\"{event}\",{}]", raw(data).get()))
 }
 
-/// The EVENT packet.
+/// Renders an EVENT packet.
 fn packet(event: &str, data: &str) -> Utf8Bytes {
     format!("42[\"{event}\",{data}]").into()
 }
@@ -196,7 +196,7 @@ impl Codec for SocketIo {
                 ok: false,
                 body,
             } => format!("43{id}[{{\"ok\":false,\"error\":{body}}}]").into(),
-            // Who asks for no acknowledgement hears of errors all the same, and of what a join found.
+            // Without an acknowledgement id, errors and the result of a join are sent as events.
             Item::Ack {
                 id: None,
                 ok: false,
@@ -275,7 +275,7 @@ impl Codec for SocketIo {
         self.config.socketio.ping_interval
     }
 
-    /// Only a pong answers a ping, whatever else the peer sends.
+    /// Only a pong answers a ping; other traffic does not count.
     fn beat(&mut self, _: Duration) -> (Beat, Duration) {
         if std::mem::replace(&mut self.pinged, true) {
             return (Beat::Dead, Duration::ZERO);

@@ -1,6 +1,6 @@
-//! Engine.IO's sessions: the handshake, the ids, and the map that finds a polling session by its id. A session is in
-//! the map for as long as HTTP requests may name it: from its handshake until its task ends or it is upgraded. Taking
-//! it out ends its task, so nothing can be left behind.
+//! Engine.IO sessions: the handshake, and the map of polling sessions by id. A session is in the map for as long as
+//! HTTP requests may name it: from its handshake until its task ends or it is upgraded. Removing it ends its task, so
+//! nothing leaks.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ use crate::edge::{
     },
 };
 
-/// Posts that may wait while the session works on one.
+/// Posts that may wait while the session handles another.
 const POSTS: usize = 4;
 
 pub struct Engine {
@@ -37,16 +37,16 @@ pub struct Engine {
     polling: Mutex<HashMap<Uuid, Arc<Handle>>>,
 }
 
-/// How requests reach a polling session.
+/// The requests' side of a polling session.
 pub(super) struct Handle {
     pub sid: Uuid,
-    /// Only here: once the map has let go, the task hears that nothing more will come.
+    /// The only sender: once the map drops the handle, the channel closes and the task ends.
     pub incoming: mpsc::Sender<Incoming>,
     pub poll: Arc<WaitingPoll>,
     pub outbox: Arc<Outbox>,
     /// A post is being read.
     pub posting: AtomicBool,
-    /// A WebSocket has asked to take over.
+    /// A WebSocket is probing for the upgrade.
     pub upgrading: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ impl Engine {
         })
     }
 
-    /// `GET ?transport=polling` without an id.
+    /// `GET ?transport=polling` without `sid`.
     pub(super) fn open_polling(self: &Arc<Self>, request: &Request) -> Result<Response, Refused> {
         let admitted = Admitted::anonymous(&self.edge, request)?;
         let sid = Uuid::new_v4();
@@ -67,8 +67,8 @@ impl Engine {
         let poll = Arc::new(WaitingPoll::default());
         {
             let mut polling = self.polling.lock();
-            // A polling session has no connection of its own that could be counted. Only sessions of users get this far:
-            // the others have their own, lower limit.
+            // Polling sessions have no connection of their own to count. In practice only authenticated sessions reach
+            // this limit: that of unauthenticated ones is lower.
             if polling.len() >= self.edge.config.edge.max_connections {
                 return Err(Refused::Full);
             }
@@ -89,7 +89,7 @@ impl Engine {
         Ok(payload(self.handshake(sid, &["websocket"])))
     }
 
-    /// `GET ?transport=websocket` without an id.
+    /// `GET ?transport=websocket` without `sid`.
     pub(super) fn open_websocket(&self, request: &Request) -> Result<Response, Refused> {
         let admitted = Admitted::anonymous(&self.edge, request)?;
         let (response, upgrading) = link::accept(request).map_err(Refused::Handshake)?;
@@ -131,7 +131,7 @@ impl Engine {
         self.polling.lock().get(&sid).cloned()
     }
 
-    /// Lets go of a session: no request finds it any more, and its task ends unless it was upgraded.
+    /// Removes a session: requests do not find it any more, and its task ends unless it was upgraded.
     pub(super) fn forget(&self, sid: Uuid) {
         self.polling.lock().remove(&sid);
     }
@@ -139,5 +139,5 @@ impl Engine {
 
 /// The packet that ends a session.
 pub(super) const CLOSE: Utf8Bytes = Utf8Bytes::from_static("1");
-/// The packet that ends a poll with nothing to say.
+/// The packet that ends an empty poll.
 pub(super) const NOOP: &str = "6";

@@ -1,9 +1,8 @@
 //! The Socket.IO transport at `/socket.io/` (Engine.IO 4, Socket.IO 5) for the stock client: HTTP long-polling,
-//! WebSocket, and the upgrade from one to the other. It has the plain transport's session, outbox, connection loop
-//! and WebSocket; only the codec, the handshake and polling are its own. docs/socketio.md says why it is not a
-//! library.
+//! WebSocket, and the upgrade from one to the other. Session, outbox, connection loop and WebSocket are shared with the
+//! plain transport; codec, handshake and polling are its own. docs/socketio.md explains why no library is used.
 //!
-//! This file answers requests: which transport, whose session, what is refused and how.
+//! This file routes HTTP requests: transport, session lookup, CORS and rejections.
 
 mod codec;
 mod engine;
@@ -25,7 +24,7 @@ use crate::error::{Code, Error};
 pub use engine::Engine;
 pub(super) use polling::Polling;
 
-/// What the protocol's error bodies can say.
+/// The protocol's error responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
     UnknownTransport,
@@ -34,19 +33,19 @@ enum Refused {
     BadRequest,
     Forbidden,
     UnsupportedVersion,
-    /// The request is no WebSocket handshake.
+    /// The request is not a valid WebSocket handshake.
     Handshake(handshake::Refused),
-    // These are not the protocol's own.
+    // The following are not defined by the protocol.
     /// An access token in the URL.
     TokenInUrl,
-    /// This edge has as many sessions as it may.
+    /// The edge has reached its session limit.
     Full,
-    /// This address has as many sessions without credentials as it may, or opens them too fast.
+    /// The client's address has reached its limit of unauthenticated sessions, or opens them too fast.
     TooMany,
 }
 
 impl From<Error> for Refused {
-    /// What [`super::unauthenticated`] says.
+    /// Maps the errors of [`super::unauthenticated`].
     fn from(error: Error) -> Self {
         match error.code {
             Code::RateLimited => Refused::TooMany,
@@ -95,7 +94,7 @@ impl Refused {
     }
 }
 
-/// The query's parts that the protocol knows. The others (a cache buster, what applications add) are not read.
+/// The protocol's query parameters. Others (cache busters, application parameters) are ignored.
 #[derive(Default)]
 struct Query<'a> {
     version: Option<&'a str>,
@@ -167,7 +166,7 @@ impl Engine {
         }
     }
 
-    /// What the answer to a page of another origin must carry.
+    /// The CORS headers for a request of another origin.
     fn cors(&self, request: &Request) -> Result<HeaderMap, Refused> {
         let mut headers = HeaderMap::new();
         let Some(origin) = request.headers().get(header::ORIGIN) else {
@@ -175,13 +174,13 @@ impl Engine {
         };
         let allowed = &self.edge.config.edge.allowed_origins;
         if let Err(error) = super::origin::check(allowed, request) {
-            tracing::debug!(error = %error.chain(), "a Socket.IO request was refused");
+            tracing::debug!(error = %error.chain(), "Socket.IO request rejected: origin not allowed");
             return Err(Refused::Forbidden);
         }
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        // Some load balancers keep a client at its edge with a cookie, which `withCredentials` sends. Where every page
-        // may come, none may bring its visitor's cookies.
+        // Some load balancers use a cookie for sticky sessions, which `withCredentials` sends. With a wildcard origin,
+        // credentials are not allowed.
         if !allowed.iter().any(|allowed| allowed == "*") {
             headers.insert(
                 header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -192,7 +191,7 @@ impl Engine {
     }
 }
 
-/// A browser asks before it sends an `Authorization` header.
+/// Answers the preflight request that browsers send before one with an `Authorization` header.
 fn preflight(request: &Request) -> Response {
     let mut response = Response::builder()
         .status(StatusCode::NO_CONTENT)
@@ -215,7 +214,7 @@ fn with_headers(mut response: Response, headers: HeaderMap) -> Response {
     response
 }
 
-/// A payload of a poll, or the answer to a post.
+/// The response to a poll or a post.
 fn payload(text: String) -> Response {
     Response::builder()
         .content_type("text/plain; charset=UTF-8")

@@ -1,5 +1,4 @@
-//! What travels inside Engine.IO 4 and Socket.IO 5, as the public protocol documents describe it: packets to and
-//! from text. No I/O and no decisions.
+//! Parser of Engine.IO 4 and Socket.IO 5 packets, after the public protocol documents. No I/O and no decisions.
 //!
 //! An Engine.IO packet is a digit and its data; `4` carries a Socket.IO packet: a digit, `attachments-`, `/namespace,`,
 //! an acknowledgement number and JSON, all but the digit optional.
@@ -12,49 +11,49 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Between the packets of one polling payload.
+/// Separates the packets of one polling payload.
 pub const SEPARATOR: char = '\x1e';
-/// Attachments one packet may announce, as many as the reference parser takes.
+/// Maximum attachments that one packet may announce, as in the reference parser.
 const MAX_ATTACHMENTS: usize = 10;
 
-/// What a client may send on an open Engine.IO connection.
+/// The packets that a client may send on an open Engine.IO connection.
 #[derive(Debug)]
 pub enum Packet<'a> {
     Close,
     Pong,
     Noop,
-    /// A Socket.IO packet, still as text.
+    /// A Socket.IO packet, not parsed yet.
     Message(&'a str),
     /// A binary message in base64, as polling carries it.
     Binary,
 }
 
-/// What a client may send on a Socket.IO connection.
+/// The Socket.IO packets that a client may send.
 #[derive(Debug)]
 pub enum Message<'a> {
     Connect(Namespace<'a>, &'a str),
     Disconnect(Namespace<'a>),
     Event(Namespace<'a>, Event<'a>),
-    /// An answer; nobody asked.
+    /// An acknowledgement; ignored, since the server requests none.
     Ack {
         attachments: usize,
     },
 }
 
-/// `/` is the main one.
+/// `/` is the main namespace.
 pub type Namespace<'a> = &'a str;
 
 #[derive(Debug)]
 pub struct Event<'a> {
     pub ack: Option<u64>,
-    /// Binary messages that follow.
+    /// Number of binary messages that follow.
     pub attachments: usize,
     pub name: Cow<'a, str>,
     /// The first argument.
     pub data: Option<&'a RawValue>,
 }
 
-/// Not what the protocol allows.
+/// The packet violates the protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -69,7 +68,7 @@ impl<'a> Packet<'a> {
             '4' => Ok(Packet::Message(rest)),
             '6' => Ok(Packet::Noop),
             'b' => Ok(Packet::Binary),
-            // The server opens and pings; an upgrade is only asked for on a new WebSocket.
+            // Only the server sends open and ping; an upgrade packet is only valid on a new WebSocket.
             _ => Err(Malformed),
         }
     }
@@ -94,7 +93,7 @@ impl<'a> Message<'a> {
         let mut namespace = "/";
         if rest.starts_with('/') {
             (namespace, rest) = rest.split_once(',').unwrap_or((rest, ""));
-            // What a client says beside the name is not part of it.
+            // A query string is not part of the name.
             namespace = namespace.split('?').next().unwrap_or(namespace);
         }
         let (ack, json) = digits(rest)?;
@@ -121,7 +120,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The number a text begins with, if it does, and the rest.
+/// The leading number of a text, if any, and the rest.
 fn digits(text: &str) -> Result<(Option<u64>, &str), Malformed> {
     let end = text
         .bytes()
@@ -136,7 +135,7 @@ fn digits(text: &str) -> Result<(Option<u64>, &str), Malformed> {
     }
 }
 
-/// An event's name and its first argument, borrowed where they can be.
+/// An event's name and first argument, borrowed where possible.
 struct Arguments<'a>(Cow<'a, str>, Option<&'a RawValue>);
 
 impl<'de> Deserialize<'de> for Arguments<'de> {

@@ -1,5 +1,5 @@
-//! HTTP long-polling: a `GET` waits for what the outbox holds, a `POST` brings packets. At most one of each is open;
-//! a second of its kind ends the session, as does a poll that its client gave up.
+//! HTTP long-polling: a `GET` waits for items of the outbox, a `POST` brings packets. At most one of each may be open;
+//! a second one ends the session, as does a poll that the client aborts.
 
 use std::{
     collections::VecDeque,
@@ -34,29 +34,29 @@ use crate::edge::{
     transport::link::{Received, WebSocket},
 };
 
-/// How long a client may take to send the body of a post.
+/// Time limit of a post's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a post may wait for a session that works on others, before the session ends.
+/// How long a post may wait while the session handles others, before the session ends.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many bytes of a body that is too large are read before it is refused, and for how long.
+/// How many bytes of an oversized body are read before it is rejected, and for how long.
 const DISCARD: u64 = 4 << 20;
 const DISCARD_WITHIN: Duration = Duration::from_secs(5);
-/// How long a poll may wait while a WebSocket is about to take over.
+/// How long a poll may wait during an upgrade.
 const UPGRADING_POLL: Duration = Duration::from_millis(100);
 
-/// What requests bring to a session's task.
+/// Input of a session's task from HTTP requests.
 pub(in crate::edge) enum Incoming {
     Packets(VecDeque<Utf8Bytes>),
-    /// The WebSocket that takes over.
+    /// The WebSocket that replaces polling.
     WebSocket(Box<WebSocket>),
 }
 
-/// The poll that waits for something to say.
+/// The open poll, if any.
 #[derive(Default)]
 pub(super) struct WaitingPoll(Mutex<Option<oneshot::Sender<String>>>);
 
 impl WaitingPoll {
-    /// Ends the poll that waits, if one does.
+    /// Answers the open poll, if any.
     pub fn answer(&self, text: &str) {
         if let Some(waiting) = self.0.lock().take() {
             let _ = waiting.send(text.to_owned());
@@ -64,12 +64,12 @@ impl WaitingPoll {
     }
 }
 
-/// The session's end of polling.
+/// The session task's side of polling.
 pub(in crate::edge) struct Polling {
     engine: Arc<Engine>,
     sid: Uuid,
     incoming: mpsc::Receiver<Incoming>,
-    /// Arrived, not yet received.
+    /// Posted, not yet received by the connection.
     packets: VecDeque<Utf8Bytes>,
     poll: Arc<WaitingPoll>,
     /// The poll that the next write answers.
@@ -97,7 +97,7 @@ impl Polling {
         Item::Text(CLOSE)
     }
 
-    /// The next packet, or the WebSocket that takes over; `None` once the session was let go.
+    /// The next packet, or the WebSocket that replaces polling; `None` once the session was removed.
     pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Option<Result<Received, WebSocket>>> {
         loop {
             if let Some(packet) = self.packets.pop_front() {
@@ -111,7 +111,7 @@ impl Polling {
         }
     }
 
-    /// Takes the waiting poll for the next write.
+    /// Takes the open poll for the next write; `false` if there is none.
     pub fn hold(&mut self) -> bool {
         if self.held.is_none() {
             self.held = self.poll.0.lock().take();
@@ -119,7 +119,7 @@ impl Polling {
         self.held.is_some()
     }
 
-    /// Answers the held poll with all the items; `None` where its client has gone.
+    /// Answers the held poll with all items; `None` if its client has disconnected.
     pub fn write(
         &mut self,
         items: &mut VecDeque<Item>,
@@ -137,7 +137,7 @@ impl Polling {
 }
 
 impl Drop for Polling {
-    /// The task has ended, or a WebSocket has taken over.
+    /// The task has ended, or a WebSocket has replaced polling.
     fn drop(&mut self) {
         self.engine.forget(self.sid);
         self.poll.answer(NOOP);
@@ -145,7 +145,7 @@ impl Drop for Polling {
 }
 
 impl Engine {
-    /// Waits until there is something to say, a ping at the latest.
+    /// Waits until the outbox has items, at the latest a ping.
     pub(super) async fn poll(self: &Arc<Self>, session: Arc<Handle>) -> Result<Response, Refused> {
         let (sender, mut answer) = oneshot::channel();
         {
@@ -162,7 +162,7 @@ impl Engine {
         let abandoned = Abandoned(self, session.sid);
         let upgrading = session.upgrading.load(Ordering::Acquire);
         let poll = session.poll.clone();
-        // The request must not keep a session alive that was let go.
+        // The request must not keep a removed session alive.
         drop(session);
         let answer = if upgrading {
             match tokio::time::timeout(UPGRADING_POLL, &mut answer).await {
@@ -179,7 +179,7 @@ impl Engine {
         answer.map(payload).map_err(|_| Refused::UnknownSession)
     }
 
-    /// Takes packets.
+    /// Reads the packets of a post and passes them to the session.
     pub(super) async fn post(
         self: &Arc<Self>,
         session: Arc<Handle>,
@@ -205,7 +205,7 @@ impl Engine {
             self.forget(session.sid);
             return Err(Refused::BadRequest);
         };
-        // Waits for room: a session that works on a post takes no further ones.
+        // Waits for capacity: the channel is bounded.
         let sending = session.incoming.send(Incoming::Packets(packets));
         match tokio::time::timeout(BUSY_TIMEOUT, sending).await {
             Ok(Ok(())) => Ok(payload("ok".to_owned())),
@@ -223,14 +223,14 @@ enum BadBody {
     Broken,
 }
 
-/// The body of a post, at most `max` bytes. Of a larger one more is read and thrown away: a connection that is closed with
-/// bytes unread is reset, and the reset takes the answer with it before a client that is still sending has seen it.
+/// The body of a post, at most `max` bytes. Part of a larger body is read and discarded: closing with unread bytes
+/// resets the connection, and a client that is still sending would lose the answer.
 async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Vec<u8>, BadBody> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let over = announced.is_some_and(|length| length > max as u64);
-    // A client that asks first has not sent anything yet (RFC 9110, section 10.1.1).
+    // A client that expects `100 Continue` has not sent the body yet (RFC 9110, section 10.1.1).
     if over && headers.contains_key(header::EXPECT) {
         return Err(BadBody::TooLarge);
     }
@@ -263,7 +263,7 @@ fn too_large() -> Response {
     response
 }
 
-/// The packets of a payload, if each is one.
+/// The packets of a payload; `None` if any is malformed.
 fn packets(body: &str) -> Option<VecDeque<Utf8Bytes>> {
     body.split(SEPARATOR)
         .map(|packet| match Packet::parse(packet) {
@@ -273,7 +273,7 @@ fn packets(body: &str) -> Option<VecDeque<Utf8Bytes>> {
         .collect()
 }
 
-/// Lets go of a session whose client gave up its poll: what was on its way may be lost.
+/// Removes a session whose client aborted its poll: items in transit may be lost.
 struct Abandoned<'a>(&'a Engine, Uuid);
 
 impl Drop for Abandoned<'_> {

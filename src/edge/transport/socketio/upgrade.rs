@@ -1,5 +1,5 @@
-//! From polling to WebSocket: the client probes the new way while the old one still works, and then moves over. What
-//! was written before has been read by then, since the client ends its last poll first.
+//! The upgrade from polling to WebSocket: the client probes the WebSocket while polling still works, then switches.
+//! Everything written before has been read by then, since the client ends its last poll first.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::edge::transport::link::{self, Received, Upgrading};
 
-/// How long a client may take from its handshake to its last word.
+/// Time limit from the WebSocket handshake to the upgrade packet.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Engine {
@@ -30,7 +30,7 @@ impl Engine {
             return Err(Refused::BadRequest);
         }
         let max = self.edge.config.socketio.max_payload;
-        // A session that was let go is not kept by its upgrade.
+        // Weak, so that the upgrade does not keep a removed session alive.
         let session = Arc::downgrade(session);
         self.edge.tasks.spawn(async move {
             let probed = probe(&session, upgrading, max);
@@ -43,7 +43,8 @@ impl Engine {
     }
 }
 
-/// `2probe`, `3probe`, the end of the waiting poll, `5`. Anything else ends the WebSocket, and polling goes on.
+/// Expects `2probe`, answers `3probe`, ends the waiting poll and expects `5`. Anything else closes the WebSocket, and
+/// polling continues.
 async fn probe(session: &Weak<Handle>, upgrading: Upgrading, max: usize) -> Option<()> {
     let mut socket = upgrading.finish(max).await?;
     expect(&mut socket, "2probe").await?;

@@ -1,6 +1,6 @@
-//! The server's half of a WebSocket (RFC 6455), without extensions. It keeps no buffer between messages: what is read
-//! goes over the stack, what is written is gathered in a buffer that a thread's sockets share, and only what is begun
-//! and not whole stays with the socket. An idle socket costs its struct.
+//! The server's half of a WebSocket (RFC 6455), without extensions. No buffer is kept between messages: reads go
+//! through the stack, writes through one buffer per thread, and only incomplete frames stay with the socket. An idle
+//! socket costs its struct.
 
 #[cfg(test)]
 mod tests;
@@ -18,14 +18,14 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// Bytes read at once.
+/// Bytes per read.
 const READ: usize = 8 * 1024;
-/// Bytes gathered before they are written; the last frame may pass it.
+/// Bytes buffered before a write; the last frame may exceed it.
 const WRITE: usize = 32 * 1024;
-/// The longest payload of a control frame, as is the longest reason of a close frame with its code (RFC 6455, 5.5).
+/// Maximum payload of a control frame in bytes, including a close frame's code and reason (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
 
-/// How long a peer that sent what it may not must be quiet before the connection is closed.
+/// After a protocol violation, the peer must be quiet this long before the connection is closed.
 const QUIET: Duration = Duration::from_millis(500);
 
 const TEXT: u8 = 1;
@@ -34,25 +34,25 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// What the peer sent.
+/// A message from the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::edge) enum Received {
     Text(Utf8Bytes),
     Binary,
-    /// Something that needs nothing from us.
+    /// A control frame or an incomplete message: no action needed.
     Nothing,
 }
 
-/// Why there is nothing more to receive.
+/// Why nothing more can be received.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::edge) enum Broken {
-    /// There is nobody to tell any more.
+    /// The connection is closed.
     Gone,
-    /// A message over the limit, in bytes.
+    /// A message exceeds the limit, given in bytes.
     TooLong(usize),
-    /// A frame that RFC 6455 does not allow.
+    /// A frame violates RFC 6455.
     Protocol,
-    /// A text that is not UTF-8.
+    /// A text is not UTF-8.
     NotUtf8,
 }
 
@@ -65,22 +65,22 @@ impl From<std::io::Error> for Broken {
 pub(in crate::edge) struct WebSocket<S> {
     stream: S,
     max_message: usize,
-    /// Read, and where that begins which is not taken yet.
+    /// Bytes read, and the offset of the first unconsumed one.
     reading: Vec<u8>,
     taken: usize,
-    /// The message whose last fragment has not come.
+    /// A message whose last fragment has not arrived.
     fragments: Option<Box<Fragments>>,
-    /// Framed, and not yet taken by the system.
+    /// Framed bytes that the kernel has not taken yet.
     unsent: Vec<u8>,
-    /// The answer to the last ping that could not go out yet.
+    /// The pong for the latest ping, if not yet framed.
     pong: Option<Box<[u8]>>,
-    /// A ping of ours that could not go out yet.
+    /// Whether a ping of the server is waiting to be framed.
     ping: bool,
-    /// Bytes that the system has taken, since the beginning.
+    /// Total bytes that the kernel has taken.
     sent: u64,
-    /// What comes cannot be understood any more.
+    /// A protocol violation: further input cannot be parsed.
     lost: bool,
-    /// Our goodbye is on its way.
+    /// The server's close frame has been queued.
     closing: bool,
 }
 
@@ -89,18 +89,18 @@ struct Fragments {
     payload: Vec<u8>,
 }
 
-/// A whole frame, next in what was read.
+/// A complete frame at the start of the unconsumed bytes.
 struct Frame {
     last: bool,
     opcode: u8,
     mask: [u8; 4],
-    /// Where the payload begins, and where it ends.
+    /// The payload's range.
     from: usize,
     to: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// On a stream whose handshake is done; messages from the peer may have `max_message` bytes.
+    /// For a stream after its handshake; messages from the peer may have up to `max_message` bytes.
     pub fn new(stream: S, max_message: usize) -> Self {
         WebSocket {
             stream,
@@ -119,12 +119,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     // ---- reading
 
-    /// The next thing from the peer, whose pings and goodbye are answered here. Cancel-safe.
+    /// The next message from the peer. Pings and close frames are answered here. Cancel-safe.
     pub async fn receive(&mut self) -> Result<Received, Broken> {
         poll_fn(|cx| self.poll_receive(cx)).await
     }
 
-    /// As [`WebSocket::receive`]. What could not be sent before is tried again, but not waited for.
+    /// As [`WebSocket::receive`]. Also retries pending writes, without waiting for them.
     pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Received, Broken>> {
         let received = ready!(self.poll_received(cx));
         self.lost |= matches!(
@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         Poll::Ready(Ok(space.filled().len()))
     }
 
-    /// The next frame, if all of it is here.
+    /// The next frame, if it is complete.
     fn frame(&self) -> Result<Option<Frame>, Broken> {
         let bytes = &self.reading[self.taken..];
         let &[first, second, ref rest @ ..] = bytes else {
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
         let control = opcode & 0x08 != 0;
         let known = matches!(opcode, 0..=BINARY | CLOSE..=PONG);
-        // Bits that only extensions use, and frames that no client may send.
+        // Reserved bits, an unmasked frame or an unknown opcode.
         if first & 0x70 != 0 || second & 0x80 == 0 || !known {
             return Err(Broken::Protocol);
         }
@@ -205,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }))
     }
 
-    /// Takes the frame out of what was read, and does what it asks for.
+    /// Consumes the frame and handles it.
     fn take(&mut self, frame: &Frame, cx: &mut Context) -> Result<Received, Broken> {
         let bytes = &self.reading[self.taken..];
         let mut payload = bytes[frame.from..frame.to].to_vec();
@@ -269,8 +269,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     // ---- writing
 
-    /// Writes all the items as texts, as far as the system takes them now. While `Pending`, what is left of the items stays
-    /// there and what is left of a frame is written before anything else, so that the next call goes on from there.
+    /// Writes all items as text frames, as far as the kernel takes them. On `Pending`, unwritten items stay in `items`
+    /// and the rest of a frame is kept and written first, so the next call continues from there.
     pub fn poll_write<T>(
         &mut self,
         cx: &mut Context,
@@ -292,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// As [`WebSocket::poll_write`], to the end. Cancel-safe.
+    /// As [`WebSocket::poll_write`], to completion. Cancel-safe.
     #[cfg(test)]
     pub async fn write<T>(
         &mut self,
@@ -302,22 +302,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         poll_fn(|cx| self.poll_write(cx, items, render)).await
     }
 
-    /// One text, at once.
+    /// Sends one text frame and flushes.
     pub async fn send(&mut self, text: &str) -> Result<(), Broken> {
         self.control(TEXT, text.as_bytes()).await
     }
 
-    /// Sends a ping with the next [`WebSocket::poll_receive`], or behind what has to be sent before it. One at a time.
+    /// Sends a ping with the next [`WebSocket::poll_receive`], after pending bytes. At most one ping is pending.
     pub fn ping(&mut self) {
         self.ping = true;
     }
 
-    /// Whether something is framed that the system has not taken yet.
+    /// Whether the kernel has yet to take framed bytes, a pong or a ping.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty() || self.pong.is_some() || self.ping
     }
 
-    /// Bytes that the system has taken, since the beginning: as long as it grows, the peer reads.
+    /// Total bytes that the kernel has taken; while it grows, the peer reads.
     pub fn sent(&self) -> u64 {
         self.sent
     }
@@ -327,8 +327,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         poll_fn(|cx| self.poll_unsent(cx)).await
     }
 
-    /// Tells the peer that this is the end, and waits for its answer. If what it sends cannot be understood, waits until
-    /// it is quiet instead: a connection that is closed with bytes unread is reset, and the peer may not see why.
+    /// Sends a close frame and waits for the peer's. If further input cannot be parsed, waits until the peer is quiet
+    /// instead: closing with unread bytes resets the connection, and the peer may not see the close frame.
     pub async fn close(&mut self, code: u16, reason: &str) {
         let mut payload = Vec::with_capacity(MAX_CONTROL);
         payload.extend_from_slice(&code.to_be_bytes());
@@ -352,7 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Writes what could not be written before.
+    /// Writes pending bytes, the pong and the ping, then flushes.
     fn poll_unsent(&mut self, cx: &mut Context) -> Poll<Result<(), Broken>> {
         loop {
             if self.unsent.is_empty() {
@@ -376,7 +376,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Writes as much as the system takes now, and keeps the rest.
+    /// Writes as much as the kernel takes now and keeps the rest.
     fn poll_gathered(&mut self, cx: &mut Context, mut bytes: &[u8]) -> Result<(), Broken> {
         while !bytes.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
@@ -406,7 +406,7 @@ fn closing(payload: &[u8]) -> Result<Vec<u8>, Broken> {
     if std::str::from_utf8(reason).is_err() {
         return Err(Broken::NotUtf8);
     }
-    // Those of RFC 6455, 7.4 that may be sent, and those of libraries and applications.
+    // Codes that may be sent (RFC 6455, 7.4), and those for libraries and applications.
     match u16::from_be_bytes(*code) {
         1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code.to_vec()),
         _ => Err(Broken::Protocol),
@@ -434,7 +434,7 @@ thread_local! {
     static GATHERED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The thread's buffer for what goes out, empty; given back when dropped.
+/// The thread's write buffer, taken empty; returned on drop.
 struct Gathered {
     bytes: Vec<u8>,
 }
@@ -451,7 +451,7 @@ impl Drop for Gathered {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
-        // One frame may have been a large one.
+        // A large frame may have grown it.
         bytes.shrink_to(2 * WRITE);
         GATHERED.set(bytes);
     }

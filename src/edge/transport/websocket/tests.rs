@@ -1,5 +1,5 @@
-//! Another implementation as the judge, over streams that take and give a few bytes at a time, and frames that no client
-//! may send.
+//! Tests against tungstenite as the client, over streams that pass a few bytes at a time, and with frames that clients
+//! must not send.
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -21,7 +21,7 @@ use super::*;
 
 const MAX: usize = 100_000;
 
-/// Ours, and a client on the other end of a pipe that holds `room` bytes.
+/// A server socket, and a client at the other end of a pipe with a buffer of `room` bytes.
 async fn pair(room: usize) -> (WebSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
     let (ours, theirs) = duplex(room);
     let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
@@ -39,7 +39,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
         .expect("nothing came in time")
 }
 
-/// What a client sends: masked, with any first byte.
+/// A client's frame: masked, with any first byte.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame_into(&mut bytes, 0, payload);
@@ -54,7 +54,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What ours makes of these bytes.
+/// What the server receives from these bytes.
 async fn heard(bytes: &[u8]) -> Vec<Result<Received, Broken>> {
     let (ours, mut theirs) = duplex(MAX * 2);
     let mut socket = WebSocket::new(ours, MAX);

@@ -1,4 +1,4 @@
-//! What becomes of rooms and of their members.
+//! Effects of commands on rooms and their members.
 
 use super::{Batch, Decided, Touched, json, refuse};
 use crate::{
@@ -23,7 +23,7 @@ impl Batch {
             if kind == RoomKind::Direct && room.kind == RoomKind::Direct {
                 return self.open_direct(job, members);
             }
-            // Any other room is found again by its creator, for as long as they may see it.
+            // For any other kind, the room is returned to its creator as long as they may see it.
             let is_member = self.facts.members.contains_key(&(job.room, job.actor));
             if room.created_by == job.actor && (is_member || room.kind == RoomKind::Public) {
                 return Ok(Some(json(&RoomView::from(room))));
@@ -72,8 +72,8 @@ impl Batch {
         Ok(Some(json(&RoomView::from(&self.facts.rooms[&job.room]))))
     }
 
-    /// A direct room that exists: whoever of its two users left it is a member again. The other one as if they were added
-    /// to any room, so that leaving holds where `rooms.add_members` says so.
+    /// Reopens a direct room: a user who left becomes a member again. The other user is added only as
+    /// `rooms.add_members` allows, so that leaving can be final.
     fn open_direct(&mut self, job: &RoomJob, members: &[UserId]) -> Decided {
         for user in std::iter::once(&job.actor).chain(members) {
             let is_member = self.facts.members.contains_key(&(job.room, *user));
@@ -189,7 +189,7 @@ impl Batch {
                 &self.facts.members[&(job.room, user)],
             ))));
         }
-        // An admin adds plain members; every other change of a role is the owner's.
+        // An admin adds plain members; every other role change is reserved to the owner.
         if actor_role < Role::Owner && (present.is_some() || role > Role::Member) {
             return refuse(Code::Forbidden, "only the owner may give or change a role");
         }
@@ -291,7 +291,7 @@ impl Batch {
         ))))
     }
 
-    /// Of someone who is not a member: nobody sees it before they come.
+    /// Mutes a user who is not a member; members see it once the user joins.
     fn mute_absent(&mut self, job: &RoomJob, user: UserId, until: Option<Timestamp>) -> Decided {
         if !self.facts.users.contains_key(&user) {
             return refuse(Code::NotFound, "there is no such user");
@@ -300,7 +300,7 @@ impl Batch {
         Ok(None)
     }
 
-    /// The mute of someone who is not a member (any more), or `None` for one who is, or is not muted.
+    /// Stores the mute of a user who is not, or no longer, a member; `None` or a past time removes it.
     fn keep_mute(&mut self, job: &RoomJob, user: UserId, until: Option<Timestamp>) {
         let key = (job.room, user);
         let kept = match until.filter(|until| *until > job.at) {
@@ -341,7 +341,7 @@ impl Batch {
             user: who,
             role,
             joined_at: job.at,
-            // What was said before they came is not unread.
+            // Earlier messages are not unread.
             read_seq: seq,
             muted_until: muted.filter(|until| *until > job.at),
         };
@@ -357,7 +357,7 @@ impl Batch {
             let seq = self.next_seq(job.room);
             self.member_event(job, seq, EventKind::MemberLeft, &member, Some(reason));
             self.touched.insert(Touched::Member(job.room, user));
-            // Leaving ends no mute; a deleted account never comes back.
+            // Leaving does not end a mute. A deleted account cannot return, so its mute is dropped.
             let muted = member.muted_until;
             self.keep_mute(
                 job,

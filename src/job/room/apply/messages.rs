@@ -1,4 +1,4 @@
-//! What becomes of messages.
+//! Effects of commands on messages.
 
 use std::collections::HashSet;
 
@@ -71,12 +71,12 @@ impl Batch {
         Ok(Some(resource))
     }
 
-    /// The members that a body names, each once, in the order in which they are named.
+    /// The members mentioned in a body, without duplicates, in order of appearance.
     fn mentioned(&self, room: RoomId, body: &str) -> Vec<UserId> {
         let mut found = Vec::new();
         mentions::resolve(body, |name| {
             let user = *self.facts.named.get(name)?;
-            // Only while they are a member: someone may have left earlier in this batch.
+            // The member may have left earlier in this batch.
             let member = self.facts.members.contains_key(&(room, user));
             member.then(|| found.push(user))
         });
@@ -168,7 +168,7 @@ impl Batch {
         )))
     }
 
-    /// Gives a changed message its number and tells of it.
+    /// Assigns the changed message its number and records the event.
     fn change_message(
         &mut self,
         job: &RoomJob,

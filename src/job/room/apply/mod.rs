@@ -1,6 +1,5 @@
-//! What a batch of room commands does: a pure function. It knows neither queue nor store: facts and commands in,
-//! changes and events out. That is why both stores number rooms the same way, and why the numbering can be tested
-//! without either.
+//! Computes the effects of a batch of room commands: a pure function from facts and commands to changes and events,
+//! independent of queue and store. It gives both stores the same numbering and makes it testable without either.
 
 mod members;
 mod messages;
@@ -21,25 +20,25 @@ use crate::{
     store::{AddMembers, Changes, Facts, FeedEntry},
 };
 
-/// How many different emojis one message takes.
+/// Maximum number of different emojis per message.
 const MAX_REACTIONS: usize = 50;
 
-/// What a batch came to.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// One for each job, in order.
+    /// One per command, in order.
     pub outcomes: Vec<Outcome>,
     pub changes: Changes,
-    /// The new events of each room, contiguous from its old head.
+    /// The new events of each room, contiguous from its previous head.
     pub events: BTreeMap<RoomId, Vec<FeedEvent>>,
-    /// Events stored earlier whose command came again: told once more, since whoever stored them may have died
-    /// before telling.
+    /// Events stored earlier whose command was redelivered. They are published again, since the worker that stored them
+    /// may have crashed before it published them.
     pub repeats: Vec<(RoomId, FeedEvent)>,
-    /// Who has read further in this batch, and how far.
+    /// Read positions that advanced in this batch.
     pub reads: BTreeMap<(RoomId, UserId), Seq>,
 }
 
-/// Decides what `jobs` do to a world of `facts`, in their order.
+/// Applies `jobs` to `facts`, in order.
 pub fn apply<'a>(facts: Facts, jobs: impl IntoIterator<Item = &'a RoomJob>) -> Applied {
     let mut batch = Batch {
         facts,
@@ -58,7 +57,7 @@ pub fn apply<'a>(facts: Facts, jobs: impl IntoIterator<Item = &'a RoomJob>) -> A
 
 type Decided = Result<Option<Box<RawValue>>, Refusal>;
 
-/// The world as it becomes: facts change as commands are applied, and `touched` remembers which rows to write.
+/// The state during a batch: commands change the facts, and `touched` records which rows to write.
 struct Batch {
     facts: Facts,
     applied: Applied,
@@ -142,7 +141,7 @@ impl Batch {
         }
     }
 
-    /// The actor, if they may write here now.
+    /// The actor, if they may write here at the command's time.
     fn writer(&self, job: &RoomJob) -> Result<User, Refusal> {
         let member = self.member(job.room, job.actor)?;
         match member.muted_until {
@@ -189,7 +188,7 @@ impl Batch {
         }
     }
 
-    /// `rooms.add_members`. Nobody needs to be asked whether they may add themselves.
+    /// Applies `rooms.add_members`; users may always add themselves.
     fn may_add(&self, job: &RoomJob, user: UserId) -> Result<(), Refusal> {
         let allowed = match self.facts.add_members {
             AddMembers::Anyone => true,
@@ -218,7 +217,7 @@ impl Batch {
 
     // ---- numbers and rows
 
-    /// Only for a room that `one` or `create` has seen.
+    /// Only for a room whose existence `one` or `create` has checked.
     fn room(&mut self, job: &RoomJob) -> &mut Room {
         self.facts
             .rooms
@@ -267,7 +266,7 @@ impl Batch {
         );
     }
 
-    /// Rows are written as they are at the end, each once.
+    /// Collects each touched row once, in its final state.
     fn finish(mut self) -> Applied {
         let changes = &mut self.applied.changes;
         for touched in &self.touched {
@@ -297,7 +296,7 @@ impl Batch {
                 },
             }
         }
-        // In the order of the primary key, as an index likes it.
+        // In primary key order, which suits the index.
         changes.new_messages.sort_by_key(|m| (m.room, m.seq));
         self.applied
     }

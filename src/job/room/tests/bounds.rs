@@ -1,5 +1,5 @@
-//! Each rule at its boundary: what is just allowed, and what just is not. `scripts/mutants` changes the rules one by one and
-//! wants a test here to fail.
+//! Each rule at its boundary: the last allowed case and the first refused one. `scripts/mutants` mutates the rules and
+//! expects a test here to fail.
 
 use super::*;
 use crate::{
@@ -66,7 +66,7 @@ impl World {
         (code(&applied.outcomes[0]), applied)
     }
 
-    /// `None` where it was done.
+    /// The error code; `None` on success.
     fn code(&self, actor: &User, command: RoomCommand) -> Option<Code> {
         let (code, applied) = self.run(actor, command);
         if code.is_some() {
@@ -179,7 +179,7 @@ fn a_change_that_changes_nothing_takes_no_number() {
     assert!(code.is_none() && applied.changes.is_empty());
 }
 
-/// What becomes of a role: by whom, what the other is now, and what they shall be.
+/// Role changes: the actor's role, the target's role, and the new one.
 #[test]
 fn roles_are_given_from_admin_on_and_changed_by_the_owner() {
     for actor_role in ROLES {
@@ -317,7 +317,7 @@ fn nobody_acts_on_their_own_role_or_above() {
 
 #[test]
 fn a_mute_and_a_ban_end_on_the_millisecond() {
-    // Commands are given at 1000.
+    // Commands have the time 1000.
     for (until, over) in [(999, true), (1000, true), (1001, false)] {
         let mut w = world();
         let (room, owner, guest) = (w.room, w.owner.clone(), w.guest.clone());
@@ -461,7 +461,7 @@ fn fifty_different_reactions_and_each_user_once() {
         w.code(&owner, react(id, "one more", true)),
         Some(Code::Conflict)
     );
-    // What is there already takes more users.
+    // Existing reactions accept more users.
     let joined = after(&w, &owner, react(id, "0", true));
     assert_eq!(joined.reactions[0].users, [other.id, owner.id]);
     w.facts.messages.insert(id, joined);
@@ -515,7 +515,7 @@ fn a_new_room_has_its_people_once_and_its_owner() {
     assert_eq!(code(&unknown.outcomes[0]), Some(Code::Invalid));
     assert!(unknown.changes.is_empty());
 
-    // A room that is there is found again by its creator, and by nobody else.
+    // An existing room is returned to its creator only.
     let again = create(w.room, RoomKind::Public, &[]);
     let found = apply(w.facts.clone(), [&again]);
     assert_eq!(code(&found.outcomes[0]), None);
@@ -534,7 +534,7 @@ fn a_new_room_has_its_people_once_and_its_owner() {
 
 #[test]
 fn a_room_goes_with_the_last_who_could_have_it() {
-    // Who departs; whether there is an heir; what of the room is left.
+    // Room kind, role of the deleted account, whether there is a successor, whether the room is deleted.
     for (kind, role, heir, goes) in [
         (RoomKind::Public, Role::Member, false, false),
         (RoomKind::Public, Role::Admin, true, false),

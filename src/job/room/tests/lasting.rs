@@ -1,4 +1,4 @@
-//! What outlives a membership, and who may be put into a room.
+//! State that outlives a membership, and the rules for adding users to rooms.
 
 use super::*;
 use crate::{error::Code, store::AddMembers};
@@ -16,7 +16,7 @@ fn is_done(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Done(_))
 }
 
-/// What the stores would read after these changes.
+/// The facts that the stores would return after these changes.
 fn facts_after(mut facts: Facts, changes: &Changes) -> Facts {
     for room in &changes.rooms {
         facts.rooms.insert(room.id, room.clone());
@@ -40,7 +40,7 @@ fn facts_after(mut facts: Facts, changes: &Changes) -> Facts {
     facts
 }
 
-/// Each of them in a batch of its own.
+/// Runs each command in a batch of its own.
 fn run(w: &mut World, jobs: &[RoomJob]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for job in jobs {
@@ -83,7 +83,7 @@ fn a_mute_stands_where_it_is_looked_for_and_nowhere_else() {
     run(&mut w, std::slice::from_ref(&join));
     assert_eq!(w.facts.members[&key].muted_until, Some(at(5000)));
     assert!(w.facts.mutes.is_empty(), "the member has it");
-    // Being removed or banned does not end it either.
+    // Nor does a removal or a ban end it.
     let user = w.guest.id;
     let remove = w.job(&w.owner, RoomCommand::RemoveMember { user });
     run(&mut w, &[remove]);
@@ -95,7 +95,7 @@ fn a_mute_stands_where_it_is_looked_for_and_nowhere_else() {
     let lift = w.job(&w.owner, RoomCommand::LiftBan { user });
     run(&mut w, &[lift, join.clone()]);
     assert_eq!(w.facts.members[&key].muted_until, Some(at(5000)));
-    // Lifted, it is gone for good.
+    // Once lifted, it does not return.
     let lift = mute(&w, w.guest.id, None);
     run(&mut w, &[lift, leave, join]);
     assert_eq!(w.facts.members[&key].muted_until, None);
@@ -104,7 +104,7 @@ fn a_mute_stands_where_it_is_looked_for_and_nowhere_else() {
 
 #[test]
 fn a_mute_that_is_over_is_not_kept() {
-    // Jobs are given at 1000.
+    // Commands have the time 1000.
     for (until, kept) in [(999, false), (1000, false), (1001, true)] {
         let mut w = world();
         let key = (w.room, w.guest.id);
@@ -114,7 +114,7 @@ fn a_mute_that_is_over_is_not_kept() {
         let leave = w.job(&w.guest, RoomCommand::Leave);
         run(&mut w, &[leave]);
         assert_eq!(w.facts.mutes.contains_key(&key), kept, "{until}");
-        // One that ended while they were away.
+        // A mute that expired while the user was not a member.
         w.facts.mutes.insert(key, at(until));
         run(&mut w, &[join]);
         let muted_until = w.facts.members[&key].muted_until;
@@ -144,7 +144,7 @@ fn who_has_left_can_be_muted_for_when_they_come_back() {
     assert_eq!(refusal(&outcomes[2]), Code::Forbidden, "a stranger mutes");
     assert_eq!(w.facts.mutes, [(key, at(5000))].into());
     assert_eq!(w.facts.rooms[&w.room].head, 2, "nobody sees it");
-    // Said again it changes nothing.
+    // A repetition changes nothing.
     let again = apply(w.facts.clone(), &jobs[..1]);
     assert!(again.changes.is_empty());
     let lift = mute(&w, w.guest.id, None);
@@ -232,7 +232,7 @@ fn who_may_put_whom_into_a_room() {
                 assert!(applied.changes.is_empty(), "{what}");
             }
         }
-        // Alone, or on one's own account, everything is as ever; and so is the role of someone who is there.
+        // Rooms without other members, joins of one's own and role changes of members are not affected by the rule.
         let alone = [
             create(&w, &owner, RoomKind::Private, &[]),
             create(&w, &owner, RoomKind::Private, &[owner.id]),
@@ -266,16 +266,16 @@ fn a_direct_room_can_be_left_and_found_again() {
         assert!(outcomes.iter().all(is_done));
         assert!(!w.facts.members.contains_key(&(room, guest.id)));
         assert!(w.facts.members.contains_key(&(room, owner.id)));
-        // Again it is a room that they do not see.
+        // A second attempt finds a room that the user cannot see.
         let outcomes = run(&mut w, &[leave]);
         assert_eq!(refusal(&outcomes[0]), Code::NotFound);
-        // The one who stayed asks for it.
+        // The member who stayed opens the room.
         w.facts.add_members = rule;
         let outcomes = run(&mut w, &[hers]);
         assert!(is_done(&outcomes[0]), "she sees it all the same");
         let is_back = w.facts.members.contains_key(&(room, guest.id));
         assert_eq!(is_back, comes_back, "{rule:?}");
-        // The one who left may come back whatever the rule.
+        // The user who left may return whatever the rule.
         let outcomes = run(&mut w, &[his]);
         assert!(is_done(&outcomes[0]));
         assert!(w.facts.members.contains_key(&(room, guest.id)));
@@ -286,7 +286,7 @@ fn a_direct_room_can_be_left_and_found_again() {
 #[test]
 fn a_repeated_create_shows_the_room_to_those_who_may_see_it() {
     let (public, private) = (RoomKind::Public, RoomKind::Private);
-    // Kind, whether the creator is still there, whether they see it.
+    // Room kind, whether the creator is still a member, whether they see the room.
     let cases = [
         (private, true, true),
         (private, false, false),
@@ -306,7 +306,7 @@ fn a_repeated_create_shows_the_room_to_those_who_may_see_it() {
         if !sees {
             assert_eq!(refusal(&again[0]), Code::Conflict);
         }
-        // Someone else, a member at that, is told nothing.
+        // Another user learns nothing, even as a member.
         let other = RoomJob {
             actor: owner.id,
             ..new
