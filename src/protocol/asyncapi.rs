@@ -32,49 +32,49 @@ pub fn spec() -> String {
             &mut schemas,
             "auth",
             empty.clone(),
-            "Authenticates: the first frame of a socket that brought no other credentials.",
+            "Authenticates the socket. Must be the first frame if the handshake had no credentials; later, a newer token of the same user is accepted.",
         ),
         asked_for::<JoinRoom, Joined>(
             &mut schemas,
             "joinRoom",
-            "Takes a place in a room; joins it if it is public. With afterSeq, answers with what was missed. Live events follow the answer.",
+            "Subscribes this socket to a room, and joins the user to it if it is public. Returns the events after afterSeq, or the latest messages without it. Live events follow once hasMore is false.",
         ),
         asked::<LeaveRoom>(
             &mut schemas,
             "leaveRoom",
             empty.clone(),
-            "Gives up this socket's place. Membership stays.",
+            "Unsubscribes this socket from a room. The membership remains.",
         ),
         asked_for::<SendMessage, Accepted>(
             &mut schemas,
             "sendMessage",
-            "Sends a message. Acknowledged once the queue holds it durably; newMessage follows when it is stored. The same clientMsgId names the same message for ever.",
+            "Sends a message. Acknowledged once the queue has stored it durably; newMessage follows when the message is stored, or sendFailed if a worker refuses it. A repeated clientMsgId is the same message and is stored once.",
         ),
         asked_for::<EditMessage, Message>(
             &mut schemas,
             "editMessage",
-            "Changes the body of one's own message.",
+            "Changes the body of a message. Only for its sender.",
         ),
         asked_for::<DeleteMessage, Message>(
             &mut schemas,
             "deleteMessage",
-            "Deletes one's own message, or as an admin anyone's.",
+            "Deletes a message. For its sender, admins and the owner of the room.",
         ),
         asked_for::<React, Message>(
             &mut schemas,
             "react",
-            "Gives a reaction, or takes it back with on: false.",
+            "Adds a reaction, or removes it with on: false. A message has at most 50 different reactions.",
         ),
         asked_for::<MarkRead, MemberView>(
             &mut schemas,
             "markRead",
-            "Says that everything up to seq is read.",
+            "Marks all messages up to seq as read.",
         ),
         Asked {
             event: "disconnect",
             data: empty.clone(),
             answer: empty,
-            summary: "Says goodbye: the socket closes with 1001.",
+            summary: "Closes the socket with 1001.",
         },
     ];
     for Asked {
@@ -88,7 +88,7 @@ pub fn spec() -> String {
             "type": "object",
             "required": ["event"],
             "properties": {
-                "id": { "type": "integer", "minimum": 0, "description": "Asks for an answer with the same number." },
+                "id": { "type": "integer", "minimum": 0, "description": "Requests an acknowledgement with this number." },
                 "event": { "const": event },
                 "data": data,
             },
@@ -130,12 +130,12 @@ pub fn spec() -> String {
         told::<Connected>(
             &mut schemas,
             "connected",
-            "The first event: who this socket is, and its limits.",
+            "The first event: the user of this socket, and its limits.",
         ),
         told::<Message>(
             &mut schemas,
             "newMessage",
-            "A message was stored; for its sender, with clientMsgId, the receipt.",
+            "A message was stored. Sent to the sender as well, who recognises it by clientMsgId.",
         ),
         told::<Message>(&mut schemas, "messageUpdated", "A message's body changed."),
         told::<Message>(
@@ -148,11 +148,11 @@ pub fn spec() -> String {
             "reactionUpdated",
             "A message's reactions changed.",
         ),
-        told::<MemberEvent>(&mut schemas, "memberJoined", "Someone became a member."),
+        told::<MemberEvent>(&mut schemas, "memberJoined", "A user became a member."),
         told::<MemberEvent>(
             &mut schemas,
             "memberLeft",
-            "Someone left or was removed; their sockets get nothing more of the room.",
+            "A membership ended. The user's sockets get no further events of the room.",
         ),
         told::<RoomEvent>(
             &mut schemas,
@@ -162,7 +162,7 @@ pub fn spec() -> String {
         told::<ReadUpdated>(
             &mut schemas,
             "readUpdated",
-            "A member has read up to a number. It has no changeSeq: whoever misses it asks for the members.",
+            "A member's read position advanced. The event has no changeSeq and is not recovered; the list of members has the current positions.",
         ),
         told::<Gap>(
             &mut schemas,
@@ -172,7 +172,7 @@ pub fn spec() -> String {
         told::<SendFailed>(
             &mut schemas,
             "sendFailed",
-            "A send that was accepted and then refused.",
+            "A send was accepted and then refused by a worker.",
         ),
     ];
     for (event, data, summary) in told {
@@ -261,47 +261,47 @@ fn told<D: JsonSchema>(
 /// The close codes as a Markdown table.
 fn closes() -> String {
     let rows = [
-        (Close::Bye, "The client said goodbye."),
+        (Close::Bye, "The client sent disconnect."),
         (
             Close::Protocol,
-            "A frame was not one that a client may send (RFC 6455). Do not reconnect before it is mended.",
+            "A frame violates RFC 6455. Do not reconnect before the client is fixed.",
         ),
         (
             Close::Unsupported,
-            "A binary frame: send text. Do not reconnect before it is mended.",
+            "A binary frame; only text is supported. Do not reconnect before the client is fixed.",
         ),
         (
             Close::NotUtf8,
-            "A text frame was not UTF-8. Do not reconnect before it is mended.",
+            "A text frame is not UTF-8. Do not reconnect before the client is fixed.",
         ),
         (
             Close::TooBig,
-            "A frame was larger than edge.max_frame_bytes.",
+            "A frame exceeds edge.max_frame_bytes.",
         ),
         (
             Close::Restarting,
-            "The edge restarts; the reason is {\"retryAfterMs\": …}: come back then and resume.",
+            "The edge restarts. Reconnect and resume after the delay in the reason: {\"retryAfterMs\": …}.",
         ),
         (
             Close::Unauthorized,
-            "No good credentials, or the login ended. Do not reconnect before you have others.",
+            "Credentials are missing or invalid, or the login has ended. Do not reconnect without new ones.",
         ),
-        (Close::Forbidden, "You may not. Do not reconnect."),
+        (Close::Forbidden, "The user lacks the right. Do not reconnect."),
         (
             Close::Slow,
-            "You did not read fast enough: more than edge.send_queue_bytes waited, or nothing was read for edge.write_timeout. Reconnect and resume.",
+            "The client read too slowly: more than edge.send_queue_bytes were waiting, or nothing was read for edge.write_timeout. Reconnect and resume.",
         ),
         (
             Close::Idle,
-            "You did not answer pings. Reconnect and resume.",
+            "The client did not answer pings. Reconnect and resume.",
         ),
         (
             Close::RateLimited,
-            "You kept sending faster than allowed, or you have as many sockets open as you may. Do not reconnect at once.",
+            "The client kept exceeding the rate limit, or the user has too many open sockets. Do not reconnect at once.",
         ),
         (
             Close::Malformed,
-            "What you sent is no request: not JSON, or not as described here. Do not reconnect before it is mended.",
+            "Input is not JSON or does not follow this specification. Do not reconnect before the client is fixed.",
         ),
     ];
     let mut text = "| close code | meaning |\n|---|---|\n".to_owned();

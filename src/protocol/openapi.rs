@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::model::{ClientMetadata, Metadata, Timestamp};
 
-const METADATA: &str = "Any JSON: at most 4096 bytes without whitespace between its tokens, 16 levels deep, with 256 names. Comes back without that whitespace, numbers digit by digit as they were; of a name that an object has twice, the last value.";
+const METADATA: &str = "Any JSON of at most 4096 bytes (whitespace between tokens not counted), 16 levels and 256 member names. Returned without that whitespace; digits of numbers are kept, and of duplicate names in an object the last value counts.";
 
 macro_rules! scalar {
     ($type:ty, $name:literal, $schema:expr) => {
