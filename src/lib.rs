@@ -7,7 +7,7 @@
 //! - [`job`] holds the commands, and the pure function that decides what they do to a room.
 //! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins;
 //!   [`notify`] holds the ways out, by e-mail and text message.
-//! - [`protocol`], [`model`], [`error`] and [`config`] are what all of them speak of; [`plot`] draws what was measured.
+//! - [`protocol`], [`model`], [`error`] and [`config`] are used by all of them.
 //!
 //! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
 
@@ -17,7 +17,6 @@ mod redact;
 pub mod admin;
 pub mod app;
 pub mod autoscale;
-pub mod bench;
 pub mod bus;
 pub mod config;
 pub mod data_dir;
@@ -29,7 +28,6 @@ pub mod fuzz;
 pub mod job;
 pub mod model;
 pub mod notify;
-pub mod plot;
 pub mod protocol;
 pub mod queue;
 pub mod retry;

@@ -7,13 +7,11 @@
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use clap::Args;
+use plot::{Panel, Series, stacked};
 use serde::Serialize;
 
 use super::decide::{Sample, Settings, decide};
-use crate::{
-    error::{Error, Result},
-    plot::{Panel, Series, stacked},
-};
+use crate::error::{Error, Result};
 
 /// Over how long the rate of arrival is taken, as from the edges' reports.
 const RATE_SECONDS: usize = 5;

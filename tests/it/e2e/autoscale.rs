@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chat::bench::judge::{ConnectionNo, Judge, Key, RoomNo, SeatNo};
+use bench::judge::{ConnectionNo, Judge, Key, RoomNo, SubscriptionNo};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -182,7 +182,7 @@ pub fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
 struct Member {
     user: User,
     socket: Socket,
-    seats: Vec<SeatNo>,
+    subscriptions: Vec<SubscriptionNo>,
     connection: ConnectionNo,
 }
 
@@ -300,17 +300,17 @@ impl Talk {
         let mut members = Vec::new();
         for (i, user) in users.into_iter().enumerate() {
             let socket = chat.connect(i, &user).await;
-            let mut seats = Vec::new();
+            let mut subscriptions = Vec::new();
             for (room, no) in &rooms {
                 let joined = socket.join(*room, None).await.expect("it is public");
                 let base = joined["seq"].as_i64().expect("a number");
-                seats.push(judge.seat(*no, user.username.clone(), base));
+                subscriptions.push(judge.subscribe(*no, user.username.clone(), base));
             }
             members.push(Member {
                 connection: judge.connection(),
                 user,
                 socket,
-                seats,
+                subscriptions,
             });
         }
         Talk {
@@ -377,10 +377,14 @@ impl Talk {
                         let key = self
                             .judge
                             .key(self.rooms[i].1, sender.id, &shown.client_msg_id);
-                        self.judge
-                            .delivered(member.seats[i], shown.seq, shown.change_seq, key);
+                        self.judge.delivered(
+                            member.subscriptions[i],
+                            shown.seq,
+                            shown.change_seq,
+                            key,
+                        );
                     }
-                    _ => self.judge.event(member.seats[i], shown.change_seq),
+                    _ => self.judge.event(member.subscriptions[i], shown.change_seq),
                 }
             }
         }

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, path::Path, time::Instant};
 
-use chat::bench::judge::{ConnectionNo, Judge, Key, SeatNo};
+use bench::judge::{ConnectionNo, Judge, Key, SubscriptionNo};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -44,7 +44,7 @@ async fn a_busy_channel_is_replayed(kind: Kind) {
 struct Member {
     user: User,
     socket: Socket,
-    seat: SeatNo,
+    subscription: SubscriptionNo,
     connection: ConnectionNo,
 }
 
@@ -112,7 +112,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         .into_iter()
         .zip(sockets)
         .map(|(user, (socket, base))| Member {
-            seat: judge.seat(
+            subscription: judge.subscribe(
                 channel,
                 format!("{} ({})", user.username, nicks[number_of(&user)]),
                 base,
@@ -165,7 +165,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                 "connected" => continue,
                 "newMessage" => {}
                 "memberJoined" => {
-                    judge.event(member.seat, event.read::<Shown>().change_seq);
+                    judge.event(member.subscription, event.read::<Shown>().change_seq);
                     continue;
                 }
                 other => panic!("{} heard {other}: {}", member.user.username, event.text),
@@ -173,7 +173,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
             let message: Shown = event.read();
             let sender = message.sender.as_ref().expect("a message has a sender");
             let key = judge.key(channel, sender.id, &message.client_msg_id);
-            judge.delivered(member.seat, message.seq, message.change_seq, key);
+            judge.delivered(member.subscription, message.seq, message.change_seq, key);
             let line = expected.next();
             assert!(
                 line.is_some_and(

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chat::bench::judge::{Judge, RoomNo, SeatNo, Verdict};
+use bench::judge::{Judge, RoomNo, SubscriptionNo, Verdict};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
@@ -35,7 +35,7 @@ pub const PROMPT: Duration = Duration::from_millis(500);
 pub struct Load {
     shared: Arc<Shared>,
     rooms: Vec<Room>,
-    seats: Vec<SeatNo>,
+    subscriptions: Vec<SubscriptionNo>,
     reader: User,
     clients: Vec<JoinHandle<()>>,
 }
@@ -115,7 +115,7 @@ impl Load {
         let mut load = Load {
             shared,
             rooms: made,
-            seats: Vec::new(),
+            subscriptions: Vec::new(),
             reader: users[0].clone(),
             clients: Vec::new(),
         };
@@ -123,12 +123,13 @@ impl Load {
         for (number, user) in users.into_iter().enumerate() {
             let mut book = load.shared.book();
             let places = load.rooms.iter().map(|room| {
-                let seat = book.judge.seat(room.no, &user.username, room.base);
-                (*room, seat)
+                let subscription = book.judge.subscribe(room.no, &user.username, room.base);
+                (*room, subscription)
             });
-            let places: Vec<(Room, SeatNo)> = places.collect();
+            let places: Vec<(Room, SubscriptionNo)> = places.collect();
             drop(book);
-            load.seats.extend(places.iter().map(|(_, seat)| *seat));
+            load.subscriptions
+                .extend(places.iter().map(|(_, subscription)| *subscription));
             let mut ticks = interval(pace);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let client = Client {
@@ -235,7 +236,9 @@ impl Load {
         self.answered().await;
         self.until("everyone to have everything", || {
             let book = self.shared.book();
-            self.seats.iter().all(|seat| book.judge.missing(*seat) == 0)
+            self.subscriptions
+                .iter()
+                .all(|subscription| book.judge.missing(*subscription) == 0)
         })
         .await;
     }
@@ -251,7 +254,11 @@ impl Load {
         }
         let rest = chat.rest_as(0, &self.reader);
         for room in &self.rooms {
-            let seat = self.shared.book().judge.seat(room.no, "the history", 0);
+            let subscription = self
+                .shared
+                .book()
+                .judge
+                .subscribe(room.no, "the history", 0);
             let (mut after, mut seqs) = (0, Vec::new());
             loop {
                 let path = format!("/v1/rooms/{}/messages?after={after}&limit=200", room.id);
@@ -259,7 +266,9 @@ impl Load {
                 let items = page["items"].as_array().expect("a list");
                 after = items.last().map_or(after, number);
                 seqs.extend(items.iter().map(number));
-                self.shared.book().caught_up(*room, seat, items, after);
+                self.shared
+                    .book()
+                    .caught_up(*room, subscription, items, after);
                 if page["hasMore"] == json!(false) {
                     break;
                 }
@@ -322,15 +331,21 @@ fn number(message: &Value) -> i64 {
 }
 
 impl Book {
-    fn caught_up(&mut self, room: Room, seat: SeatNo, messages: &[Value], upto: i64) {
+    fn caught_up(
+        &mut self,
+        room: Room,
+        subscription: SubscriptionNo,
+        messages: &[Value],
+        upto: i64,
+    ) {
         let found: Vec<_> = messages
             .iter()
             .map(|message| (number(message), self.key(room, message)))
             .collect();
-        self.judge.caught_up(seat, found, upto);
+        self.judge.caught_up(subscription, found, upto);
     }
 
-    fn key(&self, room: Room, message: &Value) -> chat::bench::judge::Key {
+    fn key(&self, room: Room, message: &Value) -> bench::judge::Key {
         let name = message["clientMsgId"].as_str().expect("a name");
         self.judge
             .key(room.no, uuid(&message["sender"]["id"]), name)
@@ -342,7 +357,7 @@ struct Client {
     shared: Arc<Shared>,
     number: usize,
     user: User,
-    places: Vec<(Room, SeatNo)>,
+    places: Vec<(Room, SubscriptionNo)>,
     /// The edge it talks to, or tries next.
     edge: usize,
     said: usize,
@@ -490,21 +505,22 @@ impl Client {
         let mut book = self.shared.book();
         match event.name.as_str() {
             "newMessage" => {
-                let (room, seat) = place(&data);
+                let (room, subscription) = place(&data);
                 let key = book.key(room, &data);
                 let change = data["changeSeq"].as_i64().expect("a number");
-                book.judge.delivered(seat, number(&data), change, key);
+                book.judge
+                    .delivered(subscription, number(&data), change, key);
             }
             "gap" => {
-                let (_, seat) = place(&data);
+                let (_, subscription) = place(&data);
                 let end = |name: &str| data[name].as_i64().expect("a number");
-                book.judge.gap(seat, end("from"), end("to"));
+                book.judge.gap(subscription, end("from"), end("to"));
             }
             "sendFailed" => panic!("refused after it was accepted: {data}"),
             _ => {
                 if let Some(seq) = data["changeSeq"].as_i64() {
-                    let (_, seat) = place(&data);
-                    book.judge.event(seat, seq);
+                    let (_, subscription) = place(&data);
+                    book.judge.event(subscription, seq);
                 }
             }
         }
@@ -512,14 +528,16 @@ impl Client {
 
     /// From where it was, page by page. `false` if the socket ended.
     async fn resume(&mut self, socket: &Socket, place: usize) -> bool {
-        let (room, seat) = self.places[place];
+        let (room, subscription) = self.places[place];
         loop {
-            let after = self.shared.book().judge.position(seat);
+            let after = self.shared.book().judge.position(subscription);
             match socket.join(room.id, Some(after)).await {
                 Ok(joined) => {
                     let upto = joined["seq"].as_i64().expect("a number");
                     let messages = joined["messages"].as_array().expect("a list");
-                    self.shared.book().caught_up(room, seat, messages, upto);
+                    self.shared
+                        .book()
+                        .caught_up(room, subscription, messages, upto);
                     if joined["hasMore"] == json!(false) {
                         return true;
                     }
