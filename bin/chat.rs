@@ -1,4 +1,6 @@
-//! The command line. Each subcommand is one call into the library.
+//! The command line. Each subcommand is one call into a library.
+
+mod benchmarks;
 
 use std::{path::PathBuf, process::ExitCode, thread, time::Duration};
 
@@ -9,7 +11,6 @@ use chat::{
         self, WorkerCommand,
         simulate::{self, Simulate},
     },
-    bench,
     config::{Config, Role, Sources},
     error::{Code, Error, Result},
     protocol::raw,
@@ -19,21 +20,24 @@ use chat::{
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
-/// Gives back what a burst or a password hash (19 MiB each) took; the system's allocator keeps it, for each thread.
+use self::benchmarks::Benchmark;
+
+/// Returns the memory of a burst or of a password hash (19 MiB each) to the system; glibc's allocator keeps it for each
+/// thread.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The allocator gives free memory back a second after it was freed, but looks for it only when something else is freed:
-/// after a burst, with nobody there, that may be hours later. So someone looks.
+/// mimalloc returns memory a second after it was freed, but only when something else is freed: on an idle server that may
+/// be hours after a burst. This thread makes it check every second.
 #[allow(unsafe_code, reason = "the allocator's C interface")]
-fn give_back_memory() {
-    let look = || loop {
+fn return_free_memory() {
+    let collect = || loop {
         thread::sleep(Duration::from_secs(1));
-        // SAFETY: it has no conditions; any thread may call it at any time.
+        // SAFETY: `mi_collect` has no preconditions; any thread may call it at any time.
         unsafe { libmimalloc_sys::mi_collect(false) };
     };
-    // Without it, memory stays longer; nothing else changes.
-    let _ = thread::Builder::new().name("memory".into()).spawn(look);
+    // Without the thread memory is returned later; nothing else depends on it.
+    let _ = thread::Builder::new().name("memory".into()).spawn(collect);
 }
 
 /// A chat backend: one process on a laptop; edges and workers over RabbitMQ, PostgreSQL and Redis in production.
@@ -49,9 +53,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Edge and worker in one process, everything in one directory, nothing else to install.
+    /// Edge and worker in one process, with its data in one directory; needs no other servers.
     Standalone {
-        /// Where everything is kept; created if missing.
+        /// The data directory; created if missing.
         #[arg(long, default_value = "./data", value_name = "DIR")]
         data: PathBuf,
         #[command(flatten)]
@@ -62,12 +66,12 @@ enum Command {
         #[command(flatten)]
         listen: Listen,
     },
-    /// Stores what edges accepted, and tells them. Start as many as you like.
+    /// Stores what edges accepted, and publishes it to them. Any number may run.
     Worker {
-        /// What it does, of messages, notify, deliver and maintenance; all of it if left out [worker.jobs].
+        /// Its roles, of messages, notify, deliver and maintenance; all of them if left out [worker.jobs].
         #[arg(long, value_name = "KIND,…")]
         jobs: Option<String>,
-        /// Stops gently when standard input ends; `chat autoscale` starts its workers so.
+        /// Shuts down gracefully when standard input ends; `chat autoscale` starts its workers with it.
         #[arg(long, hide = true)]
         stop_with_stdin: bool,
     },
@@ -79,10 +83,10 @@ enum Command {
         /// Most workers [autoscale.max].
         #[arg(long)]
         max: Option<u32>,
-        /// What its workers do, and what counts: a pool of its own, with a leader of its own [worker.jobs].
+        /// The roles of its workers, whose backlog it follows: each set of roles is a pool with its own leader [worker.jobs].
         #[arg(long, value_name = "KIND,…")]
         jobs: Option<String>,
-        /// Starts nobody; prints what it sees and would do (and shows it as metrics).
+        /// Starts no workers; prints its samples and decisions (and exports them as metrics).
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -90,7 +94,7 @@ enum Command {
     },
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
     Migrate,
-    /// Looks into the queue: what waits, and what could not succeed.
+    /// Shows the queues: their depths and their dead letters.
     Queue {
         /// The data directory of a standalone server, instead of the cluster's queue.
         #[arg(long, global = true, value_name = "DIR")]
@@ -118,7 +122,7 @@ enum Command {
         #[command(flatten)]
         load: Box<bench::load::Load>,
         #[command(subcommand)]
-        what: Option<Bench>,
+        benchmark: Option<Benchmark>,
     },
     /// Prints the settings in effect with where each came from, secrets hidden.
     Config {
@@ -134,10 +138,10 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Notify {
-    /// Prints what notifications look like with the templates in use: an e-mail's subject and text with the text messages,
-    /// or its HTML.
+    /// Prints notifications rendered with the templates in use: an e-mail's subject and text with the text messages, or
+    /// its HTML.
     Preview {
-        /// The HTML, for a browser: `chat notify preview --html >mail.html`.
+        /// Prints the HTML, for a browser: `chat notify preview --html >mail.html`.
         #[arg(long)]
         html: bool,
     },
@@ -145,9 +149,9 @@ enum Notify {
 
 #[derive(Subcommand)]
 enum Queue {
-    /// How much waits in each queue: batches in the partitions, jobs in the others.
+    /// The depth of each queue: batches in the partitions, tasks in the others.
     List,
-    /// Commands that could not succeed, set aside with their reason.
+    /// Dead letters: commands that failed for good, with their reason.
     Dead {
         #[command(subcommand)]
         what: Dead,
@@ -156,23 +160,23 @@ enum Queue {
 
 #[derive(Subcommand)]
 enum Dead {
-    /// The oldest first.
+    /// Lists them, oldest first.
     List {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-    /// One of them, whole.
+    /// Prints one with its payload.
     Show { id: Uuid },
-    /// Puts them into their queue again, then forgets them.
+    /// Puts them into their queue again and deletes them here.
     Replay(Which),
-    /// Forgets them.
+    /// Deletes them.
     Purge(Which),
 }
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Which {
-    /// One, as `list` names it.
+    /// The id that `list` shows.
     id: Option<Uuid>,
     /// All of them.
     #[arg(long)]
@@ -182,71 +186,6 @@ struct Which {
 impl From<Which> for Selection {
     fn from(which: Which) -> Self {
         which.id.map_or(Selection::All, Selection::One)
-    }
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// What one delivery costs: many sockets in one room and a burst of messages. Prints JSON.
-    Fanout(bench::fanout::Fanout),
-    /// How fast many sockets come in: connected, authenticated, in their rooms. Prints JSON.
-    Connect(bench::storm::Storm),
-    /// What a socket at rest costs the server: its memory, before and after a burst. Prints JSON.
-    Idle(bench::storm::Storm),
-    /// How fast recent history is read over REST. Prints JSON.
-    History(bench::history::History),
-    /// Draws a chart: reads what is to be drawn as JSON on standard input, prints SVG. For scripts/bench.
-    #[command(hide = true)]
-    Plot,
-    /// How the number of workers follows the load: quiet, a burst, quiet, against a deployment that `chat autoscale` runs.
-    /// Prints JSON; exit 1 if anything was lost, repeated or out of order.
-    Scaling(bench::scaling::Scaling),
-    /// Skeletons to compare with: bare code that does only what cannot be avoided.
-    Bare {
-        #[command(subcommand)]
-        what: Bare,
-    },
-}
-
-#[derive(Subcommand)]
-enum Bare {
-    /// Publishes and confirms one message at a time, consumes, stores, acknowledges. Prints JSON.
-    Pipeline(bench::bare::pipeline::Pipeline),
-    /// A server that only moves bytes, for the others of these benchmarks.
-    Serve(bench::bare::serve::Serve),
-}
-
-async fn measure(what: Bench, config: &Config) -> Result<()> {
-    let report = match what {
-        Bench::Fanout(fanout) => raw(&bench::fanout::run(&fanout).await?).to_string(),
-        Bench::Connect(storm) => raw(&bench::storm::connect(&storm).await?).to_string(),
-        Bench::Idle(storm) => raw(&bench::storm::idle(&storm).await?).to_string(),
-        Bench::History(history) => raw(&bench::history::run(&history).await?).to_string(),
-        Bench::Plot => chat::plot::from_json(std::io::stdin())?,
-        Bench::Scaling(scaling) => {
-            let report = bench::scaling::run(&scaling).await?;
-            println!("{:#}", serde_json::json!(report));
-            bench::scaling::write(&scaling, &report)?;
-            return clean(&report.load);
-        }
-        Bench::Bare {
-            what: Bare::Pipeline(pipeline),
-        } => raw(&bench::bare::pipeline::run(&pipeline, config).await?).to_string(),
-        Bench::Bare {
-            what: Bare::Serve(serve),
-        } => return bench::bare::serve::run(&serve).await,
-    };
-    println!("{report}");
-    Ok(())
-}
-
-fn clean(report: &bench::load::Report) -> Result<()> {
-    if report.is_clean() {
-        Ok(())
-    } else {
-        Err(Error::conflict(
-            "messages were lost, repeated or out of order",
-        ))
     }
 }
 
@@ -261,7 +200,7 @@ struct Listen {
 }
 
 fn main() -> ExitCode {
-    // clap itself exits with 2 on wrong usage.
+    // On wrong usage clap exits with 2.
     let cli = Cli::parse();
     let (role, listen) = match &cli.command {
         Command::Standalone { listen, .. } => (Role::Standalone, Some(listen)),
@@ -322,11 +261,11 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    // Only fails where a log is set up already, which nobody did.
+    // Fails only where a log is set up already, which it is not.
     let _ = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
     if role != Role::Tool {
-        give_back_memory();
+        return_free_memory();
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -340,7 +279,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("{}", error.chain());
             match error.code {
-                // A setting, or a file that stands for one.
+                // A setting, an argument, or a file that one names.
                 Code::Invalid => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
@@ -392,14 +331,12 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             queue(&tools, json, what).await
         }
         Command::Doctor { json } => doctor(&config, json).await,
-        Command::Bench {
-            what: Some(what), ..
-        } => measure(what, &config).await,
-        Command::Bench { load, what: None } => {
-            let report = bench::load::run(&load).await?;
-            println!("{:#}", serde_json::json!(report));
-            bench::load::write(&load, &report)?;
-            clean(&report)
+        Command::Bench { load, benchmark } => {
+            let result = match benchmark {
+                Some(benchmark) => benchmarks::run(benchmark, &config, shutdown).await,
+                None => benchmarks::load(&load).await,
+            };
+            result.map_err(benchmarks::convert)
         }
         Command::Config { .. } | Command::Notify { .. } | Command::Openapi | Command::Asyncapi => {
             Ok(())

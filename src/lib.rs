@@ -9,7 +9,7 @@
 //! - [`job`] holds the commands, and the pure function that computes their effects on a room.
 //! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded counterparts;
 //!   [`notify`] holds the delivery channels for e-mail and text messages.
-//! - [`protocol`], [`model`], [`error`] and [`config`] are shared by all of them; [`plot`] draws benchmark charts.
+//! - [`protocol`], [`model`], [`error`] and [`config`] are shared by all of them.
 //!
 //! Imports go down that list only. ARCHITECTURE.md describes the path of a message and how each guarantee is kept.
 
@@ -19,7 +19,6 @@ mod redact;
 pub mod admin;
 pub mod app;
 pub mod autoscale;
-pub mod bench;
 pub mod bus;
 pub mod config;
 pub mod data_dir;
@@ -31,7 +30,6 @@ pub mod fuzz;
 pub mod job;
 pub mod model;
 pub mod notify;
-pub mod plot;
 pub mod protocol;
 pub mod queue;
 pub mod retry;

@@ -7,13 +7,11 @@
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use clap::Args;
+use plot::{Panel, Series, stacked};
 use serde::Serialize;
 
 use super::decide::{Sample, Settings, decide};
-use crate::{
-    error::{Error, Result},
-    plot::{Panel, Series, stacked},
-};
+use crate::error::{Error, Result};
 
 /// The window of the arrival rate, as for the edges' reports.
 const RATE_SECONDS: usize = 5;

@@ -19,6 +19,9 @@ use tokio::{
 };
 use uuid::Uuid;
 
+/// The root of the repository. The tests' package is in bin/, and they run there.
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -78,7 +81,7 @@ pub struct OwnBroker {
 impl OwnBroker {
     /// Takes about ten seconds.
     pub async fn start(name: &str) -> OwnBroker {
-        let target = format!("{}/target", env!("CARGO_MANIFEST_DIR"));
+        let target = format!("{ROOT}/target");
         let mut broker = OwnBroker {
             directory: String::new(),
             port: four_free_ports(),
@@ -129,8 +132,7 @@ impl OwnBroker {
     }
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
-        let root = env!("CARGO_MANIFEST_DIR");
-        let mut command = std::process::Command::new(format!("{root}/scripts/services"));
+        let mut command = std::process::Command::new(format!("{ROOT}/scripts/services"));
         command
             .args(arguments)
             .env("CHAT_SERVICES_DIR", &self.directory)

@@ -1,21 +1,29 @@
-//! Reads the tree: imports go down only, every module says what it is for, nothing is left lying about.
+//! Checks the sources of all crates: imports go down only, files of a folder do not import each other in a circle, every
+//! module documents its purpose, nothing unfinished is left.
+
+mod rust;
 
 mod settings;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::{Path, PathBuf},
 };
 
-/// The layers, lowest first. A module may use what stands below it, never its neighbours. What stands at the very
-/// bottom may use each other.
+use self::rust::{
+    crate_paths, module_paths, numbered, without_comments_and_strings, without_tests, words,
+};
+use crate::support::ROOT;
+
+/// The layers of the server crate, lowest first. A module may use those of the layers below it, not those beside it. Modules
+/// of the lowest layer may use each other.
 const LAYERS: &[&[&str]] = &[
     &[
         "config",
         "data_dir",
         "error",
         "model",
-        "plot",
         "protocol",
         "redact",
         "retry",
@@ -25,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["bus", "notify", "queue", "store"],
     &["job"],
-    &["autoscale", "bench", "edge", "worker"],
+    &["autoscale", "edge", "worker"],
     &["app"],
     &["admin", "fuzz"],
 ];
@@ -39,7 +47,7 @@ fn imports_go_down_only() {
             complaints.add(
                 &file,
                 1,
-                format!("give the module `{here}` a place in the layers of tests/it/tidy.rs"),
+                format!("add the module `{here}` to the layers of tests/it/tidy.rs"),
             );
             continue;
         };
@@ -57,6 +65,83 @@ fn imports_go_down_only() {
     complaints.none();
 }
 
+/// The benchmarks and the charts are built without the server, and speak to it as any client.
+#[test]
+fn leaf_crates_do_not_use_the_server() {
+    let mut complaints = Complaints::default();
+    for file in rust_files("crates") {
+        for (line, text) in numbered(&file.code()) {
+            let is_used = text.match_indices("chat::").any(|(at, _)| {
+                !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+            });
+            if is_used {
+                complaints.add(&file, line, "a leaf crate uses the server crate");
+            }
+        }
+    }
+    for file in files("crates", "toml") {
+        for (line, text) in numbered(&file.text) {
+            if text.starts_with("chat.") || text.starts_with("chat ") {
+                complaints.add(&file, line, "a leaf crate depends on the server crate");
+            }
+        }
+    }
+    complaints.none();
+}
+
+/// Crates whose folders have no circles.
+const WITHOUT_CIRCLES: &[&str] = &["crates/bench/src", "crates/plot/src"];
+
+#[test]
+fn files_of_a_folder_do_not_import_each_other() {
+    let found: Vec<String> = WITHOUT_CIRCLES
+        .iter()
+        .flat_map(|dir| circles(dir))
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// The circles among the files and folders of each folder. A folder's `mod.rs` only names its files and is none of them.
+fn circles(crate_dir: &str) -> Vec<String> {
+    let files = rust_files(crate_dir);
+    let modules: BTreeSet<Vec<String>> = files.iter().map(|f| f.path_in(crate_dir)).collect();
+    // For each folder, which of its entries import which.
+    let mut imports: BTreeMap<Vec<String>, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for file in &files {
+        let here = file.path_in(crate_dir);
+        for used in module_paths(&file.product(), &here) {
+            let shared = here.iter().zip(&used).take_while(|(a, b)| a == b).count();
+            let (Some(from), Some(to)) = (here.get(shared), used.get(shared)) else {
+                continue;
+            };
+            // Other names are items of the folder's `mod.rs`.
+            if modules.contains(&used[..=shared]) {
+                let folder = imports.entry(here[..shared].to_vec()).or_default();
+                folder.entry(from.clone()).or_default().insert(to.clone());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for (folder, imports) in imports {
+        for start in imports.keys() {
+            let mut reached = BTreeSet::new();
+            let mut next: Vec<&String> = imports[start].iter().collect();
+            while let Some(entry) = next.pop() {
+                if reached.insert(entry) {
+                    next.extend(imports.get(entry).into_iter().flatten());
+                }
+            }
+            if reached.contains(start) {
+                let folder = folder.join("/");
+                found.push(format!(
+                    "{crate_dir}/{folder}: `{start}` imports itself through others"
+                ));
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn an_edge_cannot_write_the_database() {
     let mut complaints = Complaints::default();
@@ -70,14 +155,14 @@ fn an_edge_cannot_write_the_database() {
     complaints.none();
 }
 
-/// Wall clocks jump; who decides by one starts and ends processes for nothing.
+/// A wall clock may jump, which would start and stop workers for nothing.
 #[test]
 fn the_autoscaler_knows_no_wall_clock() {
     let mut complaints = Complaints::default();
     for file in rust_files("src/autoscale") {
         for (line, text) in numbered(&file.code()) {
             if words(text).any(|word| ["SystemTime", "Timestamp", "Utc"].contains(&word)) {
-                complaints.add(&file, line, "a wall clock; take tokio's Instant");
+                complaints.add(&file, line, "a wall clock: use tokio's Instant");
             }
         }
     }
@@ -85,14 +170,14 @@ fn the_autoscaler_knows_no_wall_clock() {
 }
 
 #[test]
-fn every_module_says_what_it_is_for() {
+fn every_module_documents_its_purpose() {
     let mut complaints = Complaints::default();
     for file in all_rust_files() {
         if !file.text.starts_with("//! ") {
             complaints.add(
                 &file,
                 1,
-                "begin with a line `//! …` that says what this is for",
+                "the first line must be `//! …`: the purpose of the module",
             );
         }
     }
@@ -100,7 +185,7 @@ fn every_module_says_what_it_is_for() {
 }
 
 #[test]
-fn nothing_is_left_lying_about() {
+fn nothing_unfinished_is_left() {
     let markers = [
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
@@ -113,18 +198,23 @@ fn nothing_is_left_lying_about() {
                 .iter()
                 .find(|marker| words(text).any(|word| word == **marker))
             {
-                complaints.add(&file, line, format!("{marker}: do it or write an issue"));
+                complaints.add(
+                    &file,
+                    line,
+                    format!("{marker}: finish it, or open an issue"),
+                );
             }
         }
     }
     complaints.none();
 }
 
-/// Logs and dead letters show values by `Debug`. Types with such fields say with `debug_of!`, or by hand, what is shown.
+/// Logs and dead letters contain values as `Debug` shows them. A type with secret or personal fields implements `Debug` with
+/// `debug_of!` or by hand.
 #[test]
 fn nothing_secret_or_personal_derives_debug() {
     let mut complaints = Complaints::default();
-    for file in rust_files("src").into_iter().chain(rust_files("bin")) {
+    for file in product_files() {
         let (mut derived, mut depth) = (false, 0);
         for (line, text) in numbered(&file.product()) {
             let text = text.trim();
@@ -150,7 +240,7 @@ fn nothing_secret_or_personal_derives_debug() {
     complaints.none();
 }
 
-/// Whether a field's name says that it is a secret or personal, and its type does not hide it.
+/// Whether a field is secret or personal by its name, and shown by its type.
 fn hides(field: &str) -> bool {
     const NAMES: [&str; 9] = [
         "password", "token", "secret", "hash", "code", "body", "email", "phone", "address",
@@ -173,60 +263,35 @@ fn hides(field: &str) -> bool {
 }
 
 #[test]
-fn the_reader_of_the_tree_reads_well() {
-    let source = r##"
-use crate::{
-    bus::{self, PubSub}, // crate::comment
-    error::Result,
-};
-/* crate::comment /* nested */ crate::comment */
-const A: &str = "crate::string \" crate::string"; const B: char = '"'; const C: &str = r#"crate::"raw"#;
-fn f<'a>() -> crate::model::Seq { crate::job::room::apply() }
-#[cfg(test)]
-mod tests {
-    use crate::worker::{Worker, run};
-}
-use crate::store;
-"##;
-    let used: Vec<(usize, String)> =
-        crate_paths(&without_tests(&without_comments_and_strings(source)));
-    let used: Vec<(usize, &str)> = used
-        .iter()
-        .map(|(line, name)| (*line, name.as_str()))
-        .collect();
-    assert_eq!(
-        used,
-        [
-            (3, "bus"),
-            (4, "error"),
-            (8, "model"),
-            (8, "job"),
-            (13, "store")
-        ]
-    );
-}
-
-// ---- the tree
-
 struct Source {
-    /// Below the project's root.
+    /// Relative to the root of the repository.
     path: PathBuf,
     text: String,
 }
 
 impl Source {
-    /// The crate's module that the file belongs to: `edge` for `src/edge/api/mod.rs`. `lib.rs` is none, it is the list.
+    /// The server's module that the file belongs to: `edge` for `src/edge/api/mod.rs`, none for `lib.rs`.
     fn module(&self) -> Option<String> {
         let below = self.path.strip_prefix("src").ok()?;
         let first = Path::new(below.iter().next()?).file_stem()?.to_str()?;
         (first != "lib").then(|| first.to_owned())
     }
 
+    /// The file as a module path in its crate: `load`, `run` for `load/run.rs`, `load` for `load/mod.rs`.
+    fn path_in(&self, crate_dir: &str) -> Vec<String> {
+        let below = self.path.strip_prefix(crate_dir).expect("below the crate");
+        let below = below.with_extension("");
+        let names = below.iter().map(|name| name.to_string_lossy().into_owned());
+        names
+            .filter(|name| !["mod", "lib"].contains(&name.as_str()))
+            .collect()
+    }
+
     fn code(&self) -> String {
         without_comments_and_strings(&self.text)
     }
 
-    /// The code that is not for tests.
+    /// The code without tests.
     fn product(&self) -> String {
         if self.path.ends_with("tests.rs") || self.path.iter().any(|part| part == "tests") {
             String::new()
@@ -237,14 +302,21 @@ impl Source {
 }
 
 fn all_rust_files() -> Vec<Source> {
-    ["src", "bin", "tests"]
-        .iter()
-        .flat_map(|dir| rust_files(dir))
-        .collect()
+    let tests = rust_files("tests");
+    product_files().into_iter().chain(tests).collect()
+}
+
+fn product_files() -> Vec<Source> {
+    let dirs = ["src", "bin", "crates"];
+    dirs.iter().flat_map(|dir| rust_files(dir)).collect()
 }
 
 fn rust_files(dir: &str) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    files(dir, "rs")
+}
+
+fn files(dir: &str, extension: &str) -> Vec<Source> {
+    let root = Path::new(ROOT);
     let mut files = Vec::new();
     let mut dirs = vec![root.join(dir)];
     while let Some(dir) = dirs.pop() {
@@ -252,7 +324,7 @@ fn rust_files(dir: &str) -> Vec<Source> {
             let path = entry.expect("the tree can be read").path();
             if path.is_dir() && !path.ends_with("node_modules") {
                 dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|found| found == extension) {
                 files.push(Source {
                     text: std::fs::read_to_string(&path).expect("sources are UTF-8"),
                     path: path.strip_prefix(root).expect("below the root").to_owned(),
@@ -281,170 +353,4 @@ impl Complaints {
     fn none(self) {
         assert!(self.0.is_empty(), "\n{}", self.0);
     }
-}
-
-// ---- reading Rust, as far as it is needed here
-
-fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines().enumerate().map(|(i, line)| (i + 1, line))
-}
-
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_')
-}
-
-/// Every module named after `crate::`, with its line; each of several in braces.
-fn crate_paths(code: &str) -> Vec<(usize, String)> {
-    const ROOT: &str = "crate::";
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices(ROOT) {
-        let rest = at + ROOT.len();
-        // `$crate::` is a macro's own.
-        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
-            continue;
-        }
-        let starts = if code[rest..].starts_with('{') {
-            list_items(code, rest)
-        } else {
-            vec![rest]
-        };
-        for start in starts {
-            let name = words(&code[start..]).next().unwrap_or_default();
-            found.push((code[..start].matches('\n').count() + 1, name.to_owned()));
-        }
-    }
-    found
-}
-
-/// Where each item of the list in braces at `open` begins.
-fn list_items(code: &str, open: usize) -> Vec<usize> {
-    let (mut depth, mut expecting, mut starts) = (0, false, Vec::new());
-    for (i, c) in code[open..].char_indices() {
-        match c {
-            '{' => {
-                depth += 1;
-                expecting = depth == 1;
-            }
-            '}' if depth == 1 => break,
-            '}' => depth -= 1,
-            ',' if depth == 1 => expecting = true,
-            c if expecting && !c.is_whitespace() => {
-                starts.push(open + i);
-                expecting = false;
-            }
-            _ => {}
-        }
-    }
-    starts
-}
-
-/// The same text with everything blank that is no code; lines stay where they are.
-fn without_comments_and_strings(source: &str) -> String {
-    let chars: Vec<char> = source.chars().collect();
-    let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
-    let mut code = String::with_capacity(source.len());
-    let mut i = 0;
-    while i < chars.len() {
-        let end = match (at(i), at(i + 1)) {
-            ('/', '/') => (i..chars.len())
-                .find(|&j| at(j) == '\n')
-                .unwrap_or(chars.len()),
-            ('/', '*') => end_of_comment(&chars, i),
-            ('"', _) => end_of_string(&chars, i),
-            ('r', '"' | '#') if !at(i.wrapping_sub(1)).is_alphanumeric() => {
-                end_of_raw_string(&chars, i)
-            }
-            // A lifetime has no second quote.
-            ('\'', '\\') => (i + 3..chars.len()).find(|&j| at(j) == '\'').unwrap_or(i) + 1,
-            ('\'', _) if at(i + 2) == '\'' => i + 3,
-            _ => i,
-        };
-        if end == i {
-            code.push(at(i));
-            i += 1;
-        } else {
-            code.extend(
-                chars[i..end]
-                    .iter()
-                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-            );
-            i = end;
-        }
-    }
-    code
-}
-
-fn end_of_comment(chars: &[char], start: usize) -> usize {
-    let (mut i, mut depth) = (start, 0);
-    while i < chars.len() {
-        match chars.get(i..i + 2) {
-            Some(['/', '*']) => depth += 1,
-            Some(['*', '/']) => depth -= 1,
-            _ => {
-                i += 1;
-                continue;
-            }
-        }
-        i += 2;
-        if depth == 0 {
-            break;
-        }
-    }
-    i
-}
-
-fn end_of_string(chars: &[char], start: usize) -> usize {
-    let mut i = start + 1;
-    while i < chars.len() && chars[i] != '"' {
-        i += if chars[i] == '\\' { 2 } else { 1 };
-    }
-    (i + 1).min(chars.len())
-}
-
-/// `start` itself where it is no raw string but a raw name such as `r#type`.
-fn end_of_raw_string(chars: &[char], start: usize) -> usize {
-    let hashes = chars[start + 1..].iter().take_while(|c| **c == '#').count();
-    let open = start + 1 + hashes;
-    if chars.get(open) != Some(&'"') {
-        return start;
-    }
-    let closes = |i: &usize| {
-        chars[*i] == '"'
-            && chars[i + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
-    };
-    (open + 1..chars.len())
-        .find(closes)
-        .map_or(chars.len(), |i| i + 1 + hashes)
-}
-
-/// Blanks whatever follows `#[cfg(test)]`: one item with its braces, or up to its semicolon.
-fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
-    let mut product = String::with_capacity(code.len());
-    let mut rest = code;
-    while let Some(at) = rest.find(MARK) {
-        product.push_str(&rest[..at]);
-        let mut depth = 0;
-        let end = rest[at..].char_indices().find_map(|(i, c)| {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => {}
-            }
-            (depth == 0 && (c == '}' || c == ';')).then_some(at + i + 1)
-        });
-        let end = end.unwrap_or(rest.len());
-        product.extend(
-            rest[at..end]
-                .chars()
-                .map(|c| if c == '\n' { '\n' } else { ' ' }),
-        );
-        rest = &rest[end..];
-    }
-    product + rest
 }

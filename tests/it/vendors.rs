@@ -27,7 +27,7 @@ enum Case {
 
 #[test]
 fn signatures_are_judged_as_the_providers_own_libraries_judge_them() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+    let dir = Path::new(crate::support::ROOT).join("tests/node");
     assert!(
         dir.join("node_modules/twilio").is_dir(),
         "the providers' libraries are not installed: run the tests with scripts/test, or npm ci in tests/node"

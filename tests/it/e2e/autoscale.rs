@@ -1,11 +1,11 @@
-//! `chat autoscale` with real workers: from none to as many as it takes and back, whoever dies in between.
+//! `chat autoscale` with real workers: from none to several and back, while processes and connections fail.
 
 use std::{
     collections::{BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
-use chat::bench::judge::{ConnectionNo, Judge, Key, RoomNo, SeatNo};
+use bench::judge::{ConnectionNo, Judge, Key, RoomNo, SubscriptionNo};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -18,9 +18,9 @@ use crate::{
 
 const USERS: usize = 6;
 const ROOMS: usize = 4;
-/// How long the burst may go on before there must be several workers.
+/// The longest time until a burst has started a second worker.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Said by everyone in every room, in each part of the burst.
+/// Messages of each user to each room, in each part of the burst.
 const EACH: usize = 10;
 
 pub fn plan() -> Plan {
@@ -49,10 +49,10 @@ pub fn children(parent: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// State and parent.
+/// The state and the parent of a process.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses, and may hold anything.
+    // The name is in parentheses, and may contain any character.
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
@@ -61,7 +61,7 @@ pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }
 
-/// Waits until so many workers run as its children, and says which.
+/// Waits until the number of its worker processes satisfies the condition, and returns their process ids.
 pub async fn until_workers(
     autoscaler: &Process,
     what: &str,
@@ -130,7 +130,7 @@ async fn one_leads_and_the_other_waits() {
     .await;
     assert!(children(second.pid()).is_empty());
 
-    // Its worker ends with it, though nobody tells it to.
+    // Its worker ends with it without a signal.
     let orphans = children(first.pid());
     first.kill9().await;
     eventually("no orphans", async || {
@@ -177,12 +177,12 @@ pub fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
     env.push((name.to_owned(), value.to_owned()));
 }
 
-// ---- a burst, and everyone who can die in the middle of it
+// ---- a burst during which processes and connections fail
 
 struct Member {
     user: User,
     socket: Socket,
-    seats: Vec<SeatNo>,
+    subscriptions: Vec<SubscriptionNo>,
     connection: ConnectionNo,
 }
 
@@ -210,11 +210,11 @@ struct Sender {
     id: Uuid,
 }
 
-// Whoever counts processes must not hold up the line.
+// Two threads: reading /proc blocks, and must not delay the proxied connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_from_zero_and_back_whoever_dies() {
     let chat = cluster().await;
-    // The autoscaler and its workers reach the broker by a line that can be cut; the edges have their own.
+    // The autoscaler and its workers reach the broker through a proxy that can be cut; the edges connect directly.
     let url = server("AMQP_URL");
     let address = url.rsplit_once('@').map_or(url.as_str(), |(_, rest)| rest);
     let address = address.split('/').next().expect("there is a first part");
@@ -230,7 +230,7 @@ async fn a_burst_from_zero_and_back_whoever_dies() {
     until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
 
     let mut seen = BTreeSet::new();
-    // More than one worker gets done, however fast it is.
+    // Sends more until one worker is not enough, however fast it is.
     let began = Instant::now();
     let mut first = talk.say().await;
     while children(autoscaler.pid()).len() < 2 {
@@ -262,7 +262,7 @@ async fn a_burst_from_zero_and_back_whoever_dies() {
     autoscaler.restart().await;
     talk.accepted(fourth).await;
 
-    // The broker is gone for a moment.
+    // The connections to the broker break.
     let fifth = talk.say().await;
     seen.extend(until_workers(&autoscaler, "workers again", |n| n > 0).await);
     line.cut();
@@ -279,7 +279,7 @@ fn kill(pid: u32) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);
-    // It may just have ended by itself.
+    // The process may have ended already.
     let _ =
         rustix::process::kill_process(pid.expect("a process id"), rustix::process::Signal::KILL);
 }
@@ -300,17 +300,17 @@ impl Talk {
         let mut members = Vec::new();
         for (i, user) in users.into_iter().enumerate() {
             let socket = chat.connect(i, &user).await;
-            let mut seats = Vec::new();
+            let mut subscriptions = Vec::new();
             for (room, no) in &rooms {
                 let joined = socket.join(*room, None).await.expect("it is public");
                 let base = joined["seq"].as_i64().expect("a number");
-                seats.push(judge.seat(*no, user.username.clone(), base));
+                subscriptions.push(judge.subscribe(*no, user.username.clone(), base));
             }
             members.push(Member {
                 connection: judge.connection(),
                 user,
                 socket,
-                seats,
+                subscriptions,
             });
         }
         Talk {
@@ -321,7 +321,7 @@ impl Talk {
         }
     }
 
-    /// Everyone says something in every room; the acknowledgements are still to come.
+    /// Sends from every member to every room, and returns the pending acknowledgements.
     async fn say(&mut self) -> Vec<(Key, crate::harness::socket::Pending)> {
         let mut pending = Vec::new();
         for _ in 0..EACH {
@@ -377,10 +377,14 @@ impl Talk {
                         let key = self
                             .judge
                             .key(self.rooms[i].1, sender.id, &shown.client_msg_id);
-                        self.judge
-                            .delivered(member.seats[i], shown.seq, shown.change_seq, key);
+                        self.judge.delivered(
+                            member.subscriptions[i],
+                            shown.seq,
+                            shown.change_seq,
+                            key,
+                        );
                     }
-                    _ => self.judge.event(member.seats[i], shown.change_seq),
+                    _ => self.judge.event(member.subscriptions[i], shown.change_seq),
                 }
             }
         }

@@ -29,7 +29,7 @@ fn program() -> Option<PathBuf> {
 }
 
 fn deploy(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let path = Path::new(crate::support::ROOT)
         .join("deploy/kubernetes")
         .join(file);
     std::fs::read_to_string(path).expect("it is in the repository")

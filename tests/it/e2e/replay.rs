@@ -1,12 +1,12 @@
-//! A real, busy channel, played again: one connection for each nickname, every line in the file's order. Afterwards every
-//! member must have received every line once and in order, and the history must say the same.
+//! Replays the log of a busy channel: one connection for each nickname, every line in the file's order. Afterwards every
+//! member must have received every line once and in order, and the history must agree.
 //!
-//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test makes up a conversation of
-//! the same shape. `CHAT_REPLAY_DAYS` says how many of the files to play, `all` or a number; 1 if unset.
+//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test generates a conversation of the
+//! same shape. `CHAT_REPLAY_DAYS` is the number of files to replay, or `all`; 1 if unset.
 
 use std::{collections::HashMap, path::Path, time::Instant};
 
-use chat::bench::judge::{ConnectionNo, Judge, Key, SeatNo};
+use bench::judge::{ConnectionNo, Judge, Key, SubscriptionNo};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -16,10 +16,10 @@ use crate::harness::{Chat, Kind, Socket, User, both_ways};
 
 both_ways!(a_busy_channel_is_replayed);
 
-/// How many accounts are made, and rooms joined, at the same time.
+/// Accounts created, and rooms joined, at the same time.
 const AT_ONCE: usize = 16;
 
-/// One thing somebody said.
+/// One message of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub nick: String,
@@ -40,11 +40,11 @@ async fn a_busy_channel_is_replayed(kind: Kind) {
     }
 }
 
-/// Somebody in the channel.
+/// A member of the channel.
 struct Member {
     user: User,
     socket: Socket,
-    seat: SeatNo,
+    subscription: SubscriptionNo,
     connection: ConnectionNo,
 }
 
@@ -81,7 +81,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         });
     }
 
-    // Everyone comes in. A nickname is no user name: it is what the user is called.
+    // Everyone joins. A nickname need not be a valid user name, so it becomes the display name.
     let users: Vec<User> = stream::iter(nicks.iter().enumerate())
         .map(|(i, nick)| async move {
             let password = format!("the password of u{i}");
@@ -112,7 +112,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         .into_iter()
         .zip(sockets)
         .map(|(user, (socket, base))| Member {
-            seat: judge.seat(
+            subscription: judge.subscribe(
                 channel,
                 format!("{} ({})", user.username, nicks[number_of(&user)]),
                 base,
@@ -123,8 +123,8 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         })
         .collect();
 
-    // What one says in a row goes out at once; the next one speaks when all of it is accepted. So the room's order is
-    // the file's order, with any number of edges and workers.
+    // Consecutive lines of one sender are sent together, and the next sender waits until all of them are accepted. So the
+    // room's order is the file's order, with any number of edges and workers.
     let mut keys: Vec<Key> = Vec::with_capacity(lines.len());
     for run in lines.chunk_by(|a, b| a.nick == b.nick) {
         let member = &members[number[run[0].nick.as_str()]];
@@ -144,7 +144,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         }
     }
 
-    // Everyone has received every line once and in order.
+    // Every member must have received every line once and in order.
     for member in &members {
         let (mut looked_at, mut messages) = (0, 0);
         member
@@ -165,7 +165,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                 "connected" => continue,
                 "newMessage" => {}
                 "memberJoined" => {
-                    judge.event(member.seat, event.read::<Shown>().change_seq);
+                    judge.event(member.subscription, event.read::<Shown>().change_seq);
                     continue;
                 }
                 other => panic!("{} heard {other}: {}", member.user.username, event.text),
@@ -173,7 +173,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
             let message: Shown = event.read();
             let sender = message.sender.as_ref().expect("a message has a sender");
             let key = judge.key(channel, sender.id, &message.client_msg_id);
-            judge.delivered(member.seat, message.seq, message.change_seq, key);
+            judge.delivered(member.subscription, message.seq, message.change_seq, key);
             let line = expected.next();
             assert!(
                 line.is_some_and(
@@ -194,7 +194,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
     assert_eq!(verdict.accepted, lines.len() as u64);
     assert_eq!(verdict.delivered, verdict.expected, "{}", verdict.explain());
 
-    // So says the history, on each edge.
+    // The history of each edge must agree.
     for edge in 0..chat.edges.len() {
         let rest = chat.rest_as(edge, &members[edge % members.len()].user);
         let (mut after, mut expected) = (0, lines.iter().enumerate());
@@ -234,7 +234,7 @@ fn number_of(user: &User) -> usize {
     user.username[1..].parse().expect("this test named them")
 }
 
-// ---- where lines come from
+// ---- sources of lines
 
 pub(super) fn days() -> Vec<(String, Vec<Line>)> {
     let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
@@ -275,7 +275,7 @@ pub(super) fn days() -> Vec<(String, Vec<Line>)> {
         .collect()
 }
 
-/// What was said. Notices are nobody's words, and a message has at least one byte.
+/// The messages of a log. Notices have no sender, and are ignored, as are empty texts.
 fn parse(log: &[u8]) -> Vec<Line> {
     String::from_utf8_lossy(log)
         .split('\n')
@@ -292,8 +292,8 @@ fn parse(log: &[u8]) -> Vec<Line> {
         .collect()
 }
 
-/// A conversation with the shape of a real one: few talk much and many little, in bursts; they name each other, paste
-/// addresses and other languages, say the same again. The same seed says the same.
+/// A conversation with the shape of a real one: few users send most messages, in bursts, with mentions, URLs, several
+/// scripts and repetitions. Equal seeds give equal conversations.
 fn made_up(seed: u64) -> Vec<Line> {
     const LINES: usize = 800;
     const WORDS: &[&str] = &[
@@ -341,7 +341,7 @@ fn made_up(seed: u64) -> Vec<Line> {
         "[away]", "^_^", "|", "`", "{}", "-", "\\", "é", "", "", "", "",
     ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    // Xorshift64 (Marsaglia 2003): all that is asked of it is to be the same each time.
+    // Xorshift64 (Marsaglia 2003), which is reproducible.
     let mut below = move |limit: usize| {
         state ^= state << 13;
         state ^= state >> 7;
@@ -353,7 +353,7 @@ fn made_up(seed: u64) -> Vec<Line> {
         .collect();
     let mut lines: Vec<Line> = Vec::with_capacity(LINES);
     while lines.len() < LINES {
-        // The product of two makes low numbers frequent.
+        // The product of two random numbers favours low ones.
         let who = below(nicks.len()) * below(nicks.len()) / nicks.len();
         let burst = if below(20) == 0 {
             10 + below(20)

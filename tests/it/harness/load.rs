@@ -1,5 +1,5 @@
-//! A steady load that lives through faults: clients that talk in several rooms at once, send again what was not
-//! acknowledged, resume where they were on whatever edge is there, and let the judge look at everything.
+//! A steady load that continues through faults: each client sends to several rooms, repeats sends that were not
+//! acknowledged, and resumes on any edge that answers. The judge checks every delivery.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chat::bench::judge::{Judge, RoomNo, SeatNo, Verdict};
+use bench::judge::{Judge, RoomNo, SubscriptionNo, Verdict};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
@@ -26,16 +26,16 @@ use super::{
     socket::{Dial, Event, Pending, WireError},
 };
 
-/// A client sends nothing new while so many of its sends are not answered.
+/// The most sends of a client that are not answered.
 const WINDOW: usize = 500;
 
-/// What counts as an answer at once, on a machine that has much else to do.
+/// The longest time of a prompt answer on a busy machine.
 pub const PROMPT: Duration = Duration::from_millis(500);
 
 pub struct Load {
     shared: Arc<Shared>,
     rooms: Vec<Room>,
-    seats: Vec<SeatNo>,
+    subscriptions: Vec<SubscriptionNo>,
     reader: User,
     clients: Vec<JoinHandle<()>>,
 }
@@ -44,7 +44,7 @@ pub struct Load {
 struct Room {
     id: Uuid,
     no: RoomNo,
-    /// The head before anyone talked.
+    /// The head before the first message.
     base: i64,
 }
 
@@ -52,7 +52,7 @@ struct Shared {
     book: Mutex<Book>,
     edges: Mutex<Vec<String>>,
     quiet: AtomicBool,
-    /// Bytes that bodies have beside their name.
+    /// Bytes of padding in each body.
     padding: AtomicUsize,
 }
 
@@ -60,15 +60,15 @@ struct Shared {
 struct Book {
     judge: Judge,
     figures: Figures,
-    /// Sends that are not acknowledged, of each client.
+    /// The number of sends of each client that are not acknowledged.
     open: Vec<usize>,
 }
 
-/// What clients were told.
+/// The answers and connections of all clients.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Figures {
     pub accepted: u64,
-    /// Answers `busy`; each of them was sent again.
+    /// Answers `busy`; each of these messages was sent again.
     pub busy: u64,
     /// The longest time from a send to its answer.
     pub slowest: Duration,
@@ -81,7 +81,7 @@ pub struct Figures {
 }
 
 impl Load {
-    /// With limits that do not slow it down.
+    /// A deployment with limits above the load.
     pub fn plan(kind: Kind) -> Plan {
         Chat::plan(kind)
             .set("limits.messages_per_second", 1_000_000)
@@ -115,27 +115,28 @@ impl Load {
         let mut load = Load {
             shared,
             rooms: made,
-            seats: Vec::new(),
+            subscriptions: Vec::new(),
             reader: users[0].clone(),
             clients: Vec::new(),
         };
         load.moved(chat);
         for (number, user) in users.into_iter().enumerate() {
             let mut book = load.shared.book();
-            let places = load.rooms.iter().map(|room| {
-                let seat = book.judge.seat(room.no, &user.username, room.base);
-                (*room, seat)
+            let subscriptions = load.rooms.iter().map(|room| {
+                let subscription = book.judge.subscribe(room.no, &user.username, room.base);
+                (*room, subscription)
             });
-            let places: Vec<(Room, SeatNo)> = places.collect();
+            let subscriptions: Vec<(Room, SubscriptionNo)> = subscriptions.collect();
             drop(book);
-            load.seats.extend(places.iter().map(|(_, seat)| *seat));
+            load.subscriptions
+                .extend(subscriptions.iter().map(|(_, subscription)| *subscription));
             let mut ticks = interval(pace);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let client = Client {
                 shared: load.shared.clone(),
                 number,
                 user,
-                places,
+                subscriptions,
                 edge: number,
                 said: 0,
                 again: VecDeque::new(),
@@ -146,7 +147,7 @@ impl Load {
         load
     }
 
-    /// Tells the clients where the edges are now, after one has started again.
+    /// Passes the addresses of the edges to the clients, after an edge was restarted.
     pub fn moved(&self, chat: &Chat) {
         let edges = chat.edges.iter().map(|edge| edge.url().to_owned());
         *lock(&self.shared.edges) = edges.collect();
@@ -157,7 +158,7 @@ impl Load {
         &self.reader
     }
 
-    /// A room's id, and its head before anyone talked.
+    /// A room's id, and its head before the first message.
     pub fn room(&self, i: usize) -> (Uuid, i64) {
         (self.rooms[i].id, self.rooms[i].base)
     }
@@ -185,8 +186,8 @@ impl Load {
         .await;
     }
 
-    /// Goes on for so long, and asserts that sends are answered at once: nine of ten within [`PROMPT`], and each of
-    /// them, whatever else the machine has to do, before `limit`.
+    /// Continues for `lasting`, and asserts that nine of ten sends are answered within [`PROMPT`], and each of them within
+    /// `limit`.
     pub async fn answers_within(&self, limit: Duration, lasting: Duration) {
         self.shared.book().figures.slowest = Duration::ZERO;
         let (started, before) = (Instant::now(), self.figures());
@@ -203,7 +204,7 @@ impl Load {
         self.go_on();
     }
 
-    /// Waits for anything the figures or the deployment show; says how things are if it never comes.
+    /// Waits for a condition on the figures or the deployment; prints the figures and the verdict if it is never met.
     pub async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let waiting = eventually(what, || {
             self.check();
@@ -216,7 +217,7 @@ impl Load {
         explained.0 = None;
     }
 
-    /// Stops sending until everything sent is acknowledged; what is delivered by then is open.
+    /// Stops sending and waits until every send is acknowledged; deliveries may still be missing.
     pub async fn answered(&self) {
         self.shared.quiet.store(true, Ordering::Relaxed);
         self.until("every send to be acknowledged", || {
@@ -225,25 +226,27 @@ impl Load {
         .await;
     }
 
-    /// Goes on sending after [`Load::answered`] and [`Load::settled`].
+    /// Continues sending after [`Load::answered`] and [`Load::settled`].
     pub fn go_on(&self) {
         self.shared.quiet.store(false, Ordering::Relaxed);
     }
 
-    /// Stops sending until everything is acknowledged and everyone has all of it.
+    /// Stops sending and waits until every send is acknowledged and delivered to every subscription.
     pub async fn settled(&self) {
         self.answered().await;
         self.until("everyone to have everything", || {
             let book = self.shared.book();
-            self.seats.iter().all(|seat| book.judge.missing(*seat) == 0)
+            self.subscriptions
+                .iter()
+                .all(|subscription| book.judge.missing(*subscription) == 0)
         })
         .await;
     }
 
-    /// Settles, compares with the history, and asks the judge.
+    /// Settles, compares with the history, and asserts a clean verdict.
     ///
     /// # Panics
-    /// If anything was lost, came twice, out of order or with a wrong number, or if a room's numbers have a gap.
+    /// If a message was lost, duplicated, reordered or misnumbered, or if numbers of a room are missing.
     pub async fn end(self, chat: &Chat) -> Verdict {
         self.settled().await;
         for client in &self.clients {
@@ -251,7 +254,11 @@ impl Load {
         }
         let rest = chat.rest_as(0, &self.reader);
         for room in &self.rooms {
-            let seat = self.shared.book().judge.seat(room.no, "the history", 0);
+            let subscription = self
+                .shared
+                .book()
+                .judge
+                .subscribe(room.no, "the history", 0);
             let (mut after, mut seqs) = (0, Vec::new());
             loop {
                 let path = format!("/v1/rooms/{}/messages?after={after}&limit=200", room.id);
@@ -259,7 +266,9 @@ impl Load {
                 let items = page["items"].as_array().expect("a list");
                 after = items.last().map_or(after, number);
                 seqs.extend(items.iter().map(number));
-                self.shared.book().caught_up(*room, seat, items, after);
+                self.shared
+                    .book()
+                    .caught_up(*room, subscription, items, after);
                 if page["hasMore"] == json!(false) {
                     break;
                 }
@@ -274,7 +283,7 @@ impl Load {
         verdict
     }
 
-    /// A client that has failed fails the test.
+    /// Fails the test if a client has failed.
     fn check(&self) {
         let failed = self.clients.iter().any(JoinHandle::is_finished);
         assert!(!failed, "a client failed; its own words are above");
@@ -289,7 +298,7 @@ impl Drop for Load {
     }
 }
 
-/// Says how things stand when waiting ends in a panic.
+/// Prints the figures and the verdict when waiting ends in a panic.
 struct Explained<'a>(Option<&'a Load>);
 
 impl Drop for Explained<'_> {
@@ -322,15 +331,21 @@ fn number(message: &Value) -> i64 {
 }
 
 impl Book {
-    fn caught_up(&mut self, room: Room, seat: SeatNo, messages: &[Value], upto: i64) {
+    fn caught_up(
+        &mut self,
+        room: Room,
+        subscription: SubscriptionNo,
+        messages: &[Value],
+        upto: i64,
+    ) {
         let found: Vec<_> = messages
             .iter()
             .map(|message| (number(message), self.key(room, message)))
             .collect();
-        self.judge.caught_up(seat, found, upto);
+        self.judge.caught_up(subscription, found, upto);
     }
 
-    fn key(&self, room: Room, message: &Value) -> chat::bench::judge::Key {
+    fn key(&self, room: Room, message: &Value) -> bench::judge::Key {
         let name = message["clientMsgId"].as_str().expect("a name");
         self.judge
             .key(room.no, uuid(&message["sender"]["id"]), name)
@@ -342,11 +357,11 @@ struct Client {
     shared: Arc<Shared>,
     number: usize,
     user: User,
-    places: Vec<(Room, SeatNo)>,
-    /// The edge it talks to, or tries next.
+    subscriptions: Vec<(Room, SubscriptionNo)>,
+    /// The edge that it is connected to, or tries next.
     edge: usize,
     said: usize,
-    /// Not acknowledged by an earlier connection, or refused as `busy`: the numbers of the messages.
+    /// Messages to send again: not acknowledged by an earlier connection, or refused as `busy`.
     again: VecDeque<usize>,
     ticks: Interval,
 }
@@ -375,7 +390,7 @@ impl Client {
         }
     }
 
-    /// An edge that stops says when to come back.
+    /// Waits as long as an edge asked that closed the socket with 1012.
     async fn follow_hint(&self, socket: &Socket) {
         let closed = socket.heard(|heard| heard.closed.clone());
         if let Some(closed) = closed.filter(|closed| closed.code == 1012) {
@@ -386,9 +401,9 @@ impl Client {
         }
     }
 
-    /// Until the socket ends.
+    /// Sends and receives until the socket ends.
     async fn talk(&mut self, socket: &Socket) {
-        for i in 0..self.places.len() {
+        for i in 0..self.subscriptions.len() {
             if !self.resume(socket, i).await {
                 return;
             }
@@ -405,7 +420,7 @@ impl Client {
                 () = news => {}
                 _ = self.ticks.tick() => {
                     if let Some(message) = self.next(waiting.len()) {
-                        let (room, _) = self.places[message % self.places.len()];
+                        let (room, _) = self.subscriptions[message % self.subscriptions.len()];
                         let name = self.name(message);
                         {
                             let mut book = self.shared.book();
@@ -459,7 +474,7 @@ impl Client {
             return false;
         };
         let name = self.name(sent.message);
-        let (room, _) = self.places[sent.message % self.places.len()];
+        let (room, _) = self.subscriptions[sent.message % self.subscriptions.len()];
         let mut book = self.shared.book();
         let took = sent.at.elapsed();
         book.figures.slowest = book.figures.slowest.max(took);
@@ -482,44 +497,50 @@ impl Client {
 
     fn hear(&self, event: &Event) {
         let data = event.data();
-        let place = |data: &Value| {
+        let subscription_of = |data: &Value| {
             let room = data["room"].as_str().and_then(|room| room.parse().ok());
-            let place = self.places.iter().find(|(at, _)| Some(at.id) == room);
-            *place.unwrap_or_else(|| panic!("an event of no room: {data}"))
+            let found = self
+                .subscriptions
+                .iter()
+                .find(|(at, _)| Some(at.id) == room);
+            *found.unwrap_or_else(|| panic!("an event of no room: {data}"))
         };
         let mut book = self.shared.book();
         match event.name.as_str() {
             "newMessage" => {
-                let (room, seat) = place(&data);
+                let (room, subscription) = subscription_of(&data);
                 let key = book.key(room, &data);
                 let change = data["changeSeq"].as_i64().expect("a number");
-                book.judge.delivered(seat, number(&data), change, key);
+                book.judge
+                    .delivered(subscription, number(&data), change, key);
             }
             "gap" => {
-                let (_, seat) = place(&data);
+                let (_, subscription) = subscription_of(&data);
                 let end = |name: &str| data[name].as_i64().expect("a number");
-                book.judge.gap(seat, end("from"), end("to"));
+                book.judge.gap(subscription, end("from"), end("to"));
             }
             "sendFailed" => panic!("refused after it was accepted: {data}"),
             _ => {
                 if let Some(seq) = data["changeSeq"].as_i64() {
-                    let (_, seat) = place(&data);
-                    book.judge.event(seat, seq);
+                    let (_, subscription) = subscription_of(&data);
+                    book.judge.event(subscription, seq);
                 }
             }
         }
     }
 
-    /// From where it was, page by page. `false` if the socket ended.
-    async fn resume(&mut self, socket: &Socket, place: usize) -> bool {
-        let (room, seat) = self.places[place];
+    /// Resumes a subscription at its position, page by page. `false` if the socket ended.
+    async fn resume(&mut self, socket: &Socket, index: usize) -> bool {
+        let (room, subscription) = self.subscriptions[index];
         loop {
-            let after = self.shared.book().judge.position(seat);
+            let after = self.shared.book().judge.position(subscription);
             match socket.join(room.id, Some(after)).await {
                 Ok(joined) => {
                     let upto = joined["seq"].as_i64().expect("a number");
                     let messages = joined["messages"].as_array().expect("a list");
-                    self.shared.book().caught_up(room, seat, messages, upto);
+                    self.shared
+                        .book()
+                        .caught_up(room, subscription, messages, upto);
                     if joined["hasMore"] == json!(false) {
                         return true;
                     }

@@ -71,7 +71,7 @@ impl Ear {
 
 /// A script of `tests/node` that talks over its standard input and output, with a package that it needs.
 pub fn script(name: &str, package: &str) -> Child {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+    let dir = Path::new(crate::support::ROOT).join("tests/node");
     assert!(
         dir.join("node_modules").join(package).is_dir(),
         "{package} is not installed: run the tests with scripts/test, or npm ci in tests/node"

@@ -60,6 +60,7 @@ const OLDER: [&str; 5] = ["IlIl", "paypal", "PaypaI", "rnike.vvood0", "Mike.W00d
 
 /// Applies the migrations below 15, and nothing after.
 async fn before_skeletons(directory: &str, into: &Path) -> Migrator {
+    let directory = Path::new(crate::support::ROOT).join(directory);
     for file in std::fs::read_dir(directory).unwrap() {
         let file = file.unwrap();
         let name = file.file_name().into_string().unwrap();

@@ -32,7 +32,7 @@ struct Prism {
 impl Prism {
     /// In front of `provider`. Ends with the test.
     async fn start(description: &Path, provider: &Provider) -> Prism {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let program = Path::new(crate::support::ROOT)
             .join("tests/node-prism/node_modules/@stoplight/prism-cli/dist/index.js");
         assert!(
             program.is_file(),

@@ -468,7 +468,7 @@ async fn every_event_by_every_caller(kind: Kind) {
 /// `docs/rights.md` is the table.
 #[test]
 fn the_page_is_up_to_date() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rights.md");
+    let path = std::path::Path::new(crate::support::ROOT).join("docs/rights.md");
     let page = page::write();
     if std::env::var_os("CHAT_WRITE_DOCS").is_some() {
         std::fs::write(&path, &page).expect("docs/ can be written");
