@@ -274,10 +274,7 @@ fn closes() -> String {
             Close::NotUtf8,
             "A text frame is not UTF-8. Do not reconnect before the client is fixed.",
         ),
-        (
-            Close::TooBig,
-            "A frame exceeds edge.max_frame_bytes.",
-        ),
+        (Close::TooBig, "A frame exceeds edge.max_frame_bytes."),
         (
             Close::Restarting,
             "The edge restarts. Reconnect and resume after the delay in the reason: {\"retryAfterMs\": …}.",
@@ -286,7 +283,10 @@ fn closes() -> String {
             Close::Unauthorized,
             "Credentials are missing or invalid, or the login has ended. Do not reconnect without new ones.",
         ),
-        (Close::Forbidden, "The user lacks the right. Do not reconnect."),
+        (
+            Close::Forbidden,
+            "The user lacks the right. Do not reconnect.",
+        ),
         (
             Close::Slow,
             "The client read too slowly: more than edge.send_queue_bytes were waiting, or nothing was read for edge.write_timeout. Reconnect and resume.",
