@@ -82,7 +82,7 @@ fn the_autoscaler_knows_no_wall_clock() {
 }
 
 #[test]
-fn every_module_says_what_it_is_for() {
+fn every_module_has_a_purpose_comment() {
     let mut complaints = Complaints::default();
     for file in all_rust_files() {
         if !file.text.starts_with("//! ") {
@@ -97,7 +97,7 @@ fn every_module_says_what_it_is_for() {
 }
 
 #[test]
-fn nothing_is_left_lying_about() {
+fn no_leftovers_are_in_the_tree() {
     let markers = [
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
@@ -125,7 +125,7 @@ fn nothing_is_left_lying_about() {
 
 /// Logs and dead letters show values by `Debug`. Types with such fields say with `debug_of!`, or by hand, what is shown.
 #[test]
-fn nothing_secret_or_personal_derives_debug() {
+fn secret_and_personal_types_do_not_derive_debug() {
     let mut complaints = Complaints::default();
     for file in rust_files("src").into_iter().chain(rust_files("bin")) {
         let (mut derived, mut depth) = (false, 0);
@@ -176,7 +176,7 @@ fn hides(field: &str) -> bool {
 }
 
 #[test]
-fn the_product_does_not_unwrap() {
+fn product_code_does_not_unwrap() {
     let mut complaints = Complaints::default();
     for file in rust_files("src").into_iter().chain(rust_files("bin")) {
         for (line, text) in numbered(&file.product()) {
@@ -193,7 +193,7 @@ fn the_product_does_not_unwrap() {
 }
 
 #[test]
-fn the_reader_of_the_tree_reads_well() {
+fn the_source_scanner_is_correct() {
     let source = r##"
 use crate::{
     bus::{self, Bus}, // crate::comment

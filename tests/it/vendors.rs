@@ -26,7 +26,7 @@ enum Case {
 }
 
 #[test]
-fn signatures_are_judged_as_the_providers_own_libraries_judge_them() {
+fn webhook_signatures_are_verified_like_the_providers_libraries() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
     assert!(
         dir.join("node_modules/twilio").is_dir(),

@@ -38,7 +38,7 @@ async fn through_a_line(prefix: &str) -> (Line, Settings) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_confirmed_survives_lost_connections_in_order() {
+async fn confirmed_payloads_survive_lost_connections_in_order() {
     let prefix = unique("cut");
     let (line, settings) = through_a_line(&prefix).await;
     let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
@@ -127,7 +127,7 @@ async fn what_was_confirmed_survives_lost_connections_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may() {
+async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
     let prefix = unique("freeze");
     let (line, mut settings) = through_a_line(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
@@ -182,7 +182,7 @@ async fn a_publish_under_way_waits_for_the_connection_and_no_longer_than_it_may(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumers_end_with_the_connection_and_can_be_opened_again() {
+async fn consumers_end_with_the_connection_and_can_be_reopened() {
     let prefix = unique("consumer");
     let (line, settings) = through_a_line(&prefix).await;
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
@@ -211,7 +211,7 @@ async fn consumers_end_with_the_connection_and_can_be_opened_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_queue_is_declared_again() {
+async fn a_missing_queue_is_redeclared() {
     let prefix = unique("missing");
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
@@ -228,7 +228,7 @@ async fn a_missing_queue_is_declared_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_hangs_without_a_broker() {
+async fn operations_fail_in_time_without_a_broker() {
     // Port 9 is "discard", which nobody runs.
     let settings = rabbit_settings("absent", "amqp://user:secret@127.0.0.1:9/%2f".to_owned());
     assert!(!format!("{settings:?}").contains("secret"));
@@ -253,7 +253,7 @@ async fn nothing_hangs_without_a_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_blocks_means_busy_at_once() {
+async fn publishes_to_a_blocked_connection_fail_with_busy_at_once() {
     let broker = OwnBroker::start("alarm").await;
     let url = broker.url();
     let publisher = RabbitPublisher::connect(rabbit_settings("blocked", url.clone())).unwrap();
@@ -295,7 +295,7 @@ async fn a_broker_that_blocks_means_busy_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_consumers_hold_is_seen_by_the_management_api() {
+async fn unacknowledged_payloads_are_read_from_the_management_api() {
     let Ok(api) = std::env::var("RABBITMQ_API_URL") else {
         eprintln!("skipped: RABBITMQ_API_URL is not set");
         return;
@@ -332,7 +332,7 @@ async fn what_consumers_hold_is_seen_by_the_management_api() {
 /// After a restart the API has no figures for a while; a proxy before it may say anything. What is ready is known all
 /// the same, and what consumers hold is unknown: never an old figure, never zero.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_management_api_that_forgets_or_talks_nonsense() {
+async fn load_without_management_api_figures_reports_unacknowledged_as_unknown() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let prefix = unique("nonsense");
     let settings = rabbit_settings(&prefix, amqp_url());
@@ -374,7 +374,7 @@ async fn a_management_api_that_forgets_or_talks_nonsense() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_someone_deleted_hides_the_others_only_for_a_moment() {
+async fn depths_are_reported_again_after_a_queue_was_deleted() {
     let prefix = unique("deleted");
     let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     queue.ready(PATIENCE).await.unwrap();

@@ -76,7 +76,7 @@ pub async fn until_workers(
 }
 
 #[tokio::test]
-async fn the_first_message_after_a_quiet_time() {
+async fn the_first_message_starts_a_worker() {
     let chat = cluster().await;
     let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
     let ada = chat.register("ada").await;
@@ -115,7 +115,7 @@ fn is_message(event: &crate::harness::socket::Event, client_msg_id: &str) -> boo
 }
 
 #[tokio::test]
-async fn one_leads_and_the_other_waits() {
+async fn only_the_leading_autoscaler_starts_workers() {
     let chat = cluster().await;
     let args = ["autoscale", "--min", "1", "--max", "1"];
     let mut first = chat.recipe("autoscale 1", &args).start().await;
@@ -143,7 +143,7 @@ async fn one_leads_and_the_other_waits() {
 }
 
 #[tokio::test]
-async fn bad_settings_and_a_missing_broker_are_said_clearly() {
+async fn bad_settings_and_a_missing_broker_are_reported() {
     let chat = cluster().await;
     let ended = chat
         .recipe("autoscale", &["autoscale", "--min", "5", "--max", "2"])
@@ -212,7 +212,7 @@ struct Sender {
 
 // Whoever counts processes must not hold up the line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_from_zero_and_back_whoever_dies() {
+async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     let chat = cluster().await;
     // The autoscaler and its workers reach the broker by a line that can be cut; the edges have their own.
     let url = server("AMQP_URL");

@@ -7,15 +7,15 @@ use super::people::{Pair, pair, seqs};
 use crate::harness::{Chat, Kind, both_ways, deployment::uuid};
 
 both_ways!(
-    two_people_talk,
-    messages_change,
-    reading_is_remembered,
-    a_repeated_send_is_one_message,
-    a_message_over_rest,
-    a_refused_send_reaches_its_sender,
+    two_users_exchange_messages,
+    messages_are_edited_deleted_and_reacted_to,
+    read_positions_are_stored,
+    a_repeated_send_stores_one_message,
+    messages_are_sent_over_rest,
+    a_send_refused_by_the_worker_is_reported_to_its_sender,
 );
 
-async fn two_people_talk(kind: Kind) {
+async fn two_users_exchange_messages(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -101,7 +101,7 @@ async fn two_people_talk(kind: Kind) {
     }
 }
 
-async fn messages_change(kind: Kind) {
+async fn messages_are_edited_deleted_and_reacted_to(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         bob,
@@ -216,7 +216,7 @@ async fn messages_change(kind: Kind) {
     );
 }
 
-async fn reading_is_remembered(kind: Kind) {
+async fn read_positions_are_stored(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         bob,
@@ -257,7 +257,7 @@ async fn reading_is_remembered(kind: Kind) {
     assert_eq!(refused.code, "invalid");
 }
 
-async fn a_repeated_send_is_one_message(kind: Kind) {
+async fn a_repeated_send_stores_one_message(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -306,7 +306,7 @@ async fn a_repeated_send_is_one_message(kind: Kind) {
     assert_eq!(seqs(&history["items"]), [3, 4]);
 }
 
-async fn a_message_over_rest(kind: Kind) {
+async fn messages_are_sent_over_rest(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -343,7 +343,7 @@ async fn a_message_over_rest(kind: Kind) {
     assert_eq!(bobs.event("newMessage").await["id"], stored["id"]);
 }
 
-async fn a_refused_send_reaches_its_sender(kind: Kind) {
+async fn a_send_refused_by_the_worker_is_reported_to_its_sender(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         room,

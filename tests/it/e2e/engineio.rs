@@ -14,7 +14,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn a_handshake_tells_the_settings() {
+async fn the_handshake_announces_the_settings() {
     let settings = plan()
         .set("socketio.ping_interval_ms", 12_000)
         .set("socketio.ping_timeout_ms", 7000)
@@ -63,7 +63,7 @@ async fn a_handshake_tells_the_settings() {
 }
 
 #[tokio::test]
-async fn polling_has_one_of_each() {
+async fn a_polling_session_allows_one_poll_and_one_post() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
 
@@ -107,7 +107,7 @@ async fn polling_has_one_of_each() {
 }
 
 #[tokio::test]
-async fn answers_and_namespaces() {
+async fn acks_and_namespaces() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let (mut raw, _) = Raw::open(&chat).await;
@@ -163,7 +163,7 @@ async fn answers_and_namespaces() {
 }
 
 #[tokio::test]
-async fn the_upgrade_takes_over() {
+async fn the_upgrade_replaces_polling() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::connected(&chat, &ada).await;
@@ -209,7 +209,7 @@ async fn the_upgrade_takes_over() {
 
 /// No ping comes that would take along what waits.
 #[tokio::test]
-async fn what_waited_for_a_poll_comes_right_after_the_upgrade() {
+async fn packets_pending_for_a_poll_are_sent_after_the_upgrade() {
     let settings = plan().set("socketio.ping_interval_ms", 300_000);
     let chat = settings.start().await;
     let ada = chat.register("ada").await;
@@ -224,7 +224,7 @@ async fn what_waited_for_a_poll_comes_right_after_the_upgrade() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_is_gone() {
+async fn a_peer_that_misses_pings_is_disconnected() {
     let settings = plan()
         .set("socketio.ping_interval_ms", 300)
         .set("socketio.ping_timeout_ms", 300);
@@ -253,7 +253,7 @@ async fn a_peer_that_does_not_answer_is_gone() {
 }
 
 #[tokio::test]
-async fn who_never_connects_is_dropped() {
+async fn a_session_without_connect_is_closed() {
     let chat = plan().set("edge.auth_timeout", "300ms").start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::open(&chat).await;
@@ -268,7 +268,7 @@ async fn who_never_connects_is_dropped() {
 }
 
 #[tokio::test]
-async fn polling_sessions_are_bounded() {
+async fn polling_sessions_are_limited() {
     let chat = plan()
         .set("edge.max_unauthenticated", 8)
         .set("edge.auth_timeout", "1s")
@@ -284,7 +284,7 @@ async fn polling_sessions_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_hurts_only_itself() {
+async fn a_slow_reader_does_not_delay_others() {
     let settings = plan()
         .set("edge.send_queue_bytes", 50_000)
         .set("limits.messages_per_second", 1_000_000)

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::engineio::{POLLING, Polling, Raw, WEBSOCKET, ask, nothing_is_left, plan};
 
 #[tokio::test]
-async fn a_wrong_handshake_is_refused() {
+async fn an_invalid_handshake_is_refused() {
     let chat = plan().start().await;
     let get = |path: &'static str| {
         let chat = &chat;
@@ -68,7 +68,7 @@ async fn a_wrong_handshake_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_packet_ends_the_session() {
+async fn an_invalid_packet_ends_the_session() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     for bad in [
@@ -134,7 +134,7 @@ async fn what_is_no_packet_ends_the_session() {
 }
 
 #[tokio::test]
-async fn binary_data_is_answered_where_it_was_announced() {
+async fn announced_binary_events_are_answered_with_errors() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let event = "[\"sendMessage\",{\"body\":{\"_placeholder\":true,\"num\":0}}]";
@@ -173,7 +173,7 @@ async fn binary_data_is_answered_where_it_was_announced() {
 }
 
 #[tokio::test]
-async fn only_allowed_pages() {
+async fn only_allowed_origins_are_accepted() {
     let chat = plan()
         .set("edge.allowed_origins", "https://app.example")
         .start()

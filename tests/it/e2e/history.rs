@@ -7,8 +7,8 @@ use crate::harness::{Chat, Kind, both_ways};
 
 both_ways!(
     history_is_paged_by_seq,
-    a_socket_resumes_where_it_was,
-    a_long_absence_is_resumed_in_pages,
+    a_socket_resumes_after_its_last_seq,
+    a_long_absence_is_recovered_in_pages,
 );
 
 async fn history_is_paged_by_seq(kind: Kind) {
@@ -64,7 +64,7 @@ async fn history_is_paged_by_seq(kind: Kind) {
     assert_eq!(seqs(&page("before=3").await["items"]), Vec::<i64>::new());
 }
 
-async fn a_socket_resumes_where_it_was(kind: Kind) {
+async fn a_socket_resumes_after_its_last_seq(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         bob,
@@ -122,7 +122,7 @@ async fn a_socket_resumes_where_it_was(kind: Kind) {
     );
 }
 
-async fn a_long_absence_is_resumed_in_pages(kind: Kind) {
+async fn a_long_absence_is_recovered_in_pages(kind: Kind) {
     let chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let Pair {
         ada,

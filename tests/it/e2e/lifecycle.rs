@@ -4,9 +4,12 @@ use serde_json::json;
 
 use crate::harness::{Chat, Kind, both_ways};
 
-both_ways!(a_polite_end, what_was_stored_is_there_after_a_crash);
+both_ways!(
+    a_graceful_shutdown_answers_pending_sends,
+    stored_messages_survive_a_crash
+);
 
-async fn a_polite_end(kind: Kind) {
+async fn a_graceful_shutdown_answers_pending_sends(kind: Kind) {
     let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
@@ -46,7 +49,7 @@ async fn a_polite_end(kind: Kind) {
     );
 }
 
-async fn what_was_stored_is_there_after_a_crash(kind: Kind) {
+async fn stored_messages_survive_a_crash(kind: Kind) {
     let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;

@@ -4,9 +4,12 @@ use serde_json::json;
 
 use crate::harness::{Chat, Kind, both_ways, eventually};
 
-both_ways!(every_way_to_authenticate_a_socket, a_login_goes_on_and_ends,);
+both_ways!(
+    sockets_authenticate_by_header_ticket_and_first_frame,
+    logins_are_refreshed_and_closed,
+);
 
-async fn every_way_to_authenticate_a_socket(kind: Kind) {
+async fn sockets_authenticate_by_header_ticket_and_first_frame(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
 
@@ -66,7 +69,7 @@ async fn every_way_to_authenticate_a_socket(kind: Kind) {
     assert_eq!(bearer.closed().await.code, 1001);
 }
 
-async fn a_login_goes_on_and_ends(kind: Kind) {
+async fn logins_are_refreshed_and_closed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
 

@@ -46,7 +46,7 @@ async fn delivered(mail: &Provider, count: usize) {
 }
 
 #[tokio::test]
-async fn kinds_of_work_are_named_or_refused() {
+async fn worker_roles_are_validated() {
     let nowhere = crate::harness::deployment::Nowhere::new();
     for (given, complaint) in [
         ("messages,mail", "\"mail\" is no kind of work"),
@@ -66,7 +66,7 @@ async fn kinds_of_work_are_named_or_refused() {
 
 /// Pools that do one thing each, and together all of it.
 #[tokio::test]
-async fn each_pool_does_its_own_work() {
+async fn each_pool_runs_only_its_roles() {
     let mail = Provider::start().await;
     let chat = plan(&mail).start().await;
     let kinds = ["messages", "deliver", "notify"];
@@ -113,7 +113,7 @@ async fn each_pool_does_its_own_work() {
 
 /// With one partition one of two workers has none. It is the only one that may deliver here.
 #[tokio::test]
-async fn a_worker_without_a_partition_still_serves_notifications() {
+async fn a_worker_without_partitions_still_sends_notifications() {
     let mail = Provider::start().await;
     let chat = plan(&mail).set("queue.partitions", 1).start().await;
     let first = chat.recipe("storing", &["worker", "--jobs", "messages"]);
@@ -151,7 +151,7 @@ async fn say_something(chat: &Chat, user: &User) {
 
 /// Nobody works while a notification is not due, and somebody does when it is.
 #[tokio::test]
-async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
+async fn a_worker_is_started_when_a_delayed_notification_is_due() {
     let mail = Provider::start().await;
     let chat = plan(&mail)
         // Longer than the rate of arrival is remembered, which keeps a worker.
@@ -176,7 +176,7 @@ async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
 }
 
 #[tokio::test]
-async fn what_expired_is_cleared_away_by_one_worker_at_a_time() {
+async fn expired_rows_are_deleted_by_one_worker_at_a_time() {
     let chat = Chat::plan(Kind::Cluster)
         .set("worker.maintenance_interval", "300ms")
         .start()
@@ -243,7 +243,7 @@ fn owned(worker: &Process) -> usize {
 
 /// The design says 2 s for each move. A busy machine may need longer; the figures are printed.
 #[tokio::test]
-async fn partitions_follow_who_comes_and_who_goes() {
+async fn partitions_are_rebalanced_when_workers_join_and_leave() {
     let mut chat = Chat::plan(Kind::Cluster)
         .workers(1)
         .set("queue.partitions", PARTITIONS)

@@ -110,7 +110,7 @@ fn with_metrics(mut recipe: Recipe, port: u16) -> Recipe {
 }
 
 #[tokio::test]
-async fn the_trigger_of_the_workers_says_how_many() {
+async fn the_keda_query_returns_the_number_of_workers() {
     let Some(program) = program() else {
         eprintln!(
             "skipped: there is no prometheus in PATH or CHAT_PROMETHEUS; scripts/test brings one"

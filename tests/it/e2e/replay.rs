@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::harness::{Chat, Kind, Socket, User, both_ways};
 
-both_ways!(a_busy_channel_is_replayed);
+both_ways!(every_member_receives_a_replayed_channel_in_order);
 
 /// How many accounts are made, and rooms joined, at the same time.
 const AT_ONCE: usize = 16;
@@ -26,7 +26,7 @@ pub(super) struct Line {
     pub text: String,
 }
 
-async fn a_busy_channel_is_replayed(kind: Kind) {
+async fn every_member_receives_a_replayed_channel_in_order(kind: Kind) {
     for (day, lines) in days() {
         let started = Instant::now();
         let chat = Chat::plan(kind)
@@ -379,7 +379,7 @@ fn made_up(seed: u64) -> Vec<Line> {
 }
 
 #[test]
-fn a_log_is_read_as_it_is() {
+fn chat_logs_are_parsed() {
     let log = b"[04:59] <ra> ok, so try\r\n=== robertj  has joined #ubuntu\n[05:00] <a|b> <b> says: > \xff\n\
         [05:01] <quiet> \n[05:01]  * waves\n[05:02] (x/#y) z\n[05:03] <last> line";
     let line = |nick: &str, text: &str| Line {
@@ -397,7 +397,7 @@ fn a_log_is_read_as_it_is() {
 }
 
 #[test]
-fn what_is_made_up_is_made_up_again() {
+fn generated_conversations_are_deterministic() {
     let lines = made_up(1);
     assert_eq!(lines, made_up(1));
     assert_ne!(lines, made_up(2));

@@ -8,14 +8,14 @@ use super::people::{Pair, pair, seqs};
 use crate::harness::{Chat, Kind, both_ways};
 
 both_ways!(
-    who_leaves_a_room_hears_no_more_of_it,
-    members_come_and_go,
-    a_private_room_is_nobody_elses,
-    a_removed_member_hears_nothing_within_a_second,
-    a_direct_room_is_one_room,
+    a_member_who_leaves_receives_no_more_events,
+    members_join_leave_and_change_roles,
+    a_private_room_is_hidden_from_non_members,
+    a_removed_member_receives_no_events_after_one_second,
+    a_direct_room_exists_once_per_pair,
 );
 
-async fn who_leaves_a_room_hears_no_more_of_it(kind: Kind) {
+async fn a_member_who_leaves_receives_no_more_events(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         room,
@@ -39,7 +39,7 @@ async fn who_leaves_a_room_hears_no_more_of_it(kind: Kind) {
     assert_eq!(bobs.events("newMessage").len(), 1);
 }
 
-async fn members_come_and_go(kind: Kind) {
+async fn members_join_leave_and_change_roles(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -108,7 +108,7 @@ async fn members_come_and_go(kind: Kind) {
     bobs.get(&path).await.problem(404, "not_found");
 }
 
-async fn a_private_room_is_nobody_elses(kind: Kind) {
+async fn a_private_room_is_hidden_from_non_members(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob, eve) = tokio::join!(
         chat.register("ada"),
@@ -178,7 +178,7 @@ async fn a_private_room_is_nobody_elses(kind: Kind) {
     assert_eq!(public["items"], json!([]));
 }
 
-async fn a_removed_member_hears_nothing_within_a_second(kind: Kind) {
+async fn a_removed_member_receives_no_events_after_one_second(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -233,7 +233,7 @@ async fn a_removed_member_hears_nothing_within_a_second(kind: Kind) {
     bobs.join(room, None).await.expect("the ban is lifted");
 }
 
-async fn a_direct_room_is_one_room(kind: Kind) {
+async fn a_direct_room_exists_once_per_pair(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let (with_bob, with_ada) = ([&bob], [&ada]);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::autoscale::{plan, set};
 
 #[tokio::test]
-async fn the_curve_of_a_burst() {
+async fn the_pool_scales_with_a_burst_and_back() {
     let chat = plan().start().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let port = free.local_addr().expect("it has an address").port();

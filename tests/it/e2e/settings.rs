@@ -24,7 +24,7 @@ fn assert_ended(ended: &Ended, code: i32, says: &[&str]) {
 }
 
 #[tokio::test]
-async fn all_wrong_settings_are_told_at_once() {
+async fn all_invalid_settings_are_reported_at_once() {
     let nowhere = Nowhere::new();
     std::fs::write(
         nowhere.dir().join("mine.toml"),
@@ -78,14 +78,14 @@ async fn all_wrong_settings_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn an_edge_needs_a_secret_and_says_how_to_get_one() {
+async fn a_missing_secret_is_reported_with_instructions() {
     let nowhere = Nowhere::new();
     let ended = nowhere.recipe(&["edge"], &[]).run().await;
     assert_ended(&ended, 2, &["auth.secret", "openssl rand"]);
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told() {
+async fn invalid_usage_is_reported() {
     let nowhere = Nowhere::new();
     for args in [
         &[""][..],
@@ -140,7 +140,7 @@ async fn nobody() -> String {
 }
 
 #[tokio::test]
-async fn a_missing_server_is_named_and_waited_for() {
+async fn a_missing_server_is_retried_and_named() {
     let (nobody, silent) = (
         nobody().await,
         TcpListener::bind("127.0.0.1:0").await.expect("a port"),
@@ -223,7 +223,7 @@ async fn a_missing_server_is_named_and_waited_for() {
 }
 
 #[tokio::test]
-async fn a_database_without_its_tables_is_named() {
+async fn a_database_without_migrations_is_reported() {
     let database = Database::create().await;
     let nowhere = Nowhere::new();
     for role in ["edge", "worker"] {
@@ -250,7 +250,7 @@ async fn a_database_without_its_tables_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_taken_is_named() {
+async fn addresses_and_files_in_use_are_reported() {
     let nowhere = Nowhere::new();
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = taken.local_addr().expect("its address");

@@ -18,16 +18,16 @@ pub(super) const WEBSOCKET: &[&str] = &["websocket"];
 pub(super) const UPGRADED: &[&str] = &["polling", "websocket"];
 
 both_ways!(
-    every_transport_works,
-    an_upgrade_loses_nothing,
-    who_may_connect,
+    every_transport_sends_and_receives,
+    no_event_is_lost_during_an_upgrade,
+    connects_require_a_valid_token,
     a_client_resumes_after_a_restart,
-    a_polite_end_says_when_to_come_back,
-    a_login_that_ends_takes_its_clients_with_it,
-    two_hundred_in_a_room,
+    a_graceful_shutdown_announces_a_reconnect_delay,
+    closing_a_login_disconnects_its_clients,
+    two_hundred_clients_receive_every_message,
 );
 
-async fn every_transport_works(kind: Kind) {
+async fn every_transport_sends_and_receives(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
@@ -94,7 +94,7 @@ async fn disconnected(client: &Client, nth: usize) -> (String, Option<u16>) {
         .await
 }
 
-async fn an_upgrade_loses_nothing(kind: Kind) {
+async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
     const MESSAGES: usize = 150;
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
@@ -156,7 +156,7 @@ pub(super) fn change_seqs(events: &[(String, Value)]) -> Vec<i64> {
         .collect()
 }
 
-async fn who_may_connect(kind: Kind) {
+async fn connects_require_a_valid_token(kind: Kind) {
     let chat = Chat::plan(kind).set("auth.access_ttl", "1s").start().await;
     let clients = Clients::start();
     let ada = chat.register("ada").await;
@@ -370,7 +370,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-async fn a_polite_end_says_when_to_come_back(kind: Kind) {
+async fn a_graceful_shutdown_announces_a_reconnect_delay(kind: Kind) {
     let (mut chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let url = chat.edge(0).url().to_owned();
@@ -391,7 +391,7 @@ async fn a_polite_end_says_when_to_come_back(kind: Kind) {
     assert_eq!(chat.edge_mut(0).ended().await, Some(0));
 }
 
-async fn a_login_that_ends_takes_its_clients_with_it(kind: Kind) {
+async fn closing_a_login_disconnects_its_clients(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let mut open = Vec::new();
@@ -411,7 +411,7 @@ async fn a_login_that_ends_takes_its_clients_with_it(kind: Kind) {
     }
 }
 
-async fn two_hundred_in_a_room(kind: Kind) {
+async fn two_hundred_clients_receive_every_message(kind: Kind) {
     const CLIENTS: usize = 200;
     const MESSAGES: usize = 50;
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
@@ -475,7 +475,7 @@ async fn two_hundred_in_a_room(kind: Kind) {
 
 /// A page that holds on to its socket is not held on to by the server.
 #[tokio::test]
-async fn clients_that_leave_are_forgotten() {
+async fn disconnected_clients_are_cleaned_up() {
     let (chat, clients) = (Chat::start(Kind::Standalone).await, Clients::start());
     let ada = chat.register("ada").await;
     for (name, transports) in [

@@ -15,11 +15,11 @@ use crate::harness::{
 };
 
 both_ways!(
-    mixed_rooms_agree,
-    a_busy_channel_is_replayed_to_both_transports
+    both_transports_deliver_the_same_events_in_order,
+    a_replayed_channel_reaches_both_transports_in_order
 );
 
-async fn mixed_rooms_agree(kind: Kind) {
+async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let (ada, bob, eve) = tokio::join!(
         chat.register("ada"),
@@ -142,7 +142,7 @@ async fn everything(
 }
 
 /// As `replay`, with every other nickname on the stock client.
-async fn a_busy_channel_is_replayed_to_both_transports(kind: Kind) {
+async fn a_replayed_channel_reaches_both_transports_in_order(kind: Kind) {
     for (day, lines) in replay::days() {
         let started = std::time::Instant::now();
         let chat = Chat::plan(kind)

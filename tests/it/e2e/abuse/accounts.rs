@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use crate::harness::{Chat, Kind, Rest, both_ways, eventually, provider::Provider, rest::Answer};
 
 both_ways!(
-    a_flood_of_logins_keeps_nobody_out,
-    an_address_cannot_spray,
-    nobody_can_be_locked_out,
-    tokens_that_are_good_no_more_cost_little,
-    a_stranger_is_not_flooded_with_codes,
-    passwords_that_are_guessed_first_are_refused,
+    a_login_flood_does_not_block_other_logins,
+    password_spraying_is_limited_per_address,
+    wrong_passwords_do_not_lock_an_account,
+    requests_with_invalid_tokens_are_limited,
+    verification_codes_per_address_are_limited,
+    common_passwords_are_refused,
 );
 
 /// How long an honest client may take while an attack runs, on a busy machine.
@@ -42,7 +42,7 @@ async fn log_in(rest: &Rest, username: &str, password: &str) -> Answer {
     rest.post("/v1/auth/login", body).await
 }
 
-async fn a_flood_of_logins_keeps_nobody_out(kind: Kind) {
+async fn a_login_flood_does_not_block_other_logins(kind: Kind) {
     // No count helps: only whose turn it is to be hashed.
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 1_000_000)
@@ -107,7 +107,7 @@ async fn a_flood_of_logins_keeps_nobody_out(kind: Kind) {
     }
 }
 
-async fn an_address_cannot_spray(kind: Kind) {
+async fn password_spraying_is_limited_per_address(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 10)
         .start()
@@ -139,7 +139,7 @@ async fn an_address_cannot_spray(kind: Kind) {
     assert!(asked.elapsed() < SOON);
 }
 
-async fn nobody_can_be_locked_out(kind: Kind) {
+async fn wrong_passwords_do_not_lock_an_account(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 5)
         .start()
@@ -190,7 +190,7 @@ async fn nobody_can_be_locked_out(kind: Kind) {
     }
 }
 
-async fn tokens_that_are_good_no_more_cost_little(kind: Kind) {
+async fn requests_with_invalid_tokens_are_limited(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 600)
         .set("limits.registrations_per_minute", 600)
@@ -245,7 +245,7 @@ async fn tokens_that_are_good_no_more_cost_little(kind: Kind) {
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
-async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
+async fn verification_codes_per_address_are_limited(kind: Kind) {
     let mail = Provider::start().await;
     let chat = Chat::plan(kind)
         .set("notify.email.provider", "sendgrid")
@@ -311,7 +311,7 @@ async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
     }
 }
 
-async fn passwords_that_are_guessed_first_are_refused(kind: Kind) {
+async fn common_passwords_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let register = async |password: &str| {
         let body = json!({

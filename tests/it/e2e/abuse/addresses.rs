@@ -11,8 +11,8 @@ use crate::harness::{
 };
 
 both_ways!(
-    clients_behind_a_proxy_have_their_own_limits,
-    a_proxy_that_speaks_for_its_connections,
+    clients_behind_a_proxy_are_limited_separately,
+    proxy_protocol_headers_set_the_client_address,
 );
 
 /// Registrations a minute from one address. The minute may turn over during the test, once.
@@ -36,7 +36,7 @@ fn is_limited(answer: &RawAnswer) -> bool {
     answer.status == 429
 }
 
-async fn clients_behind_a_proxy_have_their_own_limits(kind: Kind) {
+async fn clients_behind_a_proxy_are_limited_separately(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.registrations_per_minute", LIMIT)
         .set("edge.trusted_proxies", HERE)
@@ -87,7 +87,7 @@ fn proxy_header(source: Ipv4Addr) -> Vec<u8> {
     header
 }
 
-async fn a_proxy_that_speaks_for_its_connections(kind: Kind) {
+async fn proxy_protocol_headers_set_the_client_address(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.registrations_per_minute", LIMIT)
         .set("edge.trusted_proxies", ELSEWHERE)

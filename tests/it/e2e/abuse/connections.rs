@@ -15,11 +15,11 @@ use crate::harness::{
 };
 
 both_ways!(
-    answers_that_nobody_reads,
-    large_pages_that_one_account_does_not_read,
-    silent_connections_at_the_limit,
-    heads_that_trickle,
-    too_many_from_one_address,
+    connections_with_unread_responses_are_closed,
+    unread_response_bytes_per_account_are_bounded,
+    idle_connections_at_the_limit_do_not_block_clients,
+    slowly_sent_request_heads_time_out,
+    connections_per_address_are_limited,
 );
 
 /// An honest client's message may take as long while an attack runs. Loose: the tests share their machine.
@@ -68,7 +68,7 @@ fn memory(process: &Process) -> u64 {
     kib.expect("a number") / 1024
 }
 
-async fn answers_that_nobody_reads(kind: Kind) {
+async fn connections_with_unread_responses_are_closed(kind: Kind) {
     const MANY: usize = 400;
     const MAX_GROWTH: u64 = 100;
     let chat = Chat::plan(kind)
@@ -127,7 +127,7 @@ async fn answers_that_nobody_reads(kind: Kind) {
 /// Silent connections, more than there may be, and new ones all the time.
 /// History of large messages, asked for on many connections and not read: what one account holds is bounded, it is refused
 /// clearly beyond that, and it may go on once it has read.
-async fn large_pages_that_one_account_does_not_read(kind: Kind) {
+async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
     const MANY: usize = 200;
     /// MiB: 8 of answers for the account, and what 200 connections and a busy allocator take.
     const MAX_GROWTH: u64 = 64;
@@ -206,7 +206,7 @@ async fn large_pages_that_one_account_does_not_read(kind: Kind) {
     .await;
 }
 
-async fn silent_connections_at_the_limit(kind: Kind) {
+async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_connections", 50)
         .set("edge.request_timeout", "4s")
@@ -263,7 +263,7 @@ async fn silent_connections_at_the_limit(kind: Kind) {
     honest.works().await;
 }
 
-async fn heads_that_trickle(kind: Kind) {
+async fn slowly_sent_request_heads_time_out(kind: Kind) {
     const PACE: Duration = Duration::from_millis(100);
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\nx-filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     let chat = Chat::plan(kind)
@@ -311,7 +311,7 @@ async fn heads_that_trickle(kind: Kind) {
     honest.works().await;
 }
 
-async fn too_many_from_one_address(kind: Kind) {
+async fn connections_per_address_are_limited(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_connections", 200)
         .set("edge.max_connections_per_address", 30)

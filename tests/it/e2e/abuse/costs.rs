@@ -8,9 +8,9 @@ use uuid::Uuid;
 use crate::harness::{Chat, Kind, Socket, both_ways};
 
 both_ways!(
-    every_event_is_limited,
-    a_socket_that_ignores_its_limit_is_closed,
-    reading_is_limited_and_takes_nothing_from_sending,
+    every_socket_event_is_rate_limited,
+    a_socket_that_ignores_rate_limits_is_closed,
+    reads_have_a_rate_limit_separate_from_sends,
 );
 
 const SOON: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ async fn send(socket: &Socket, room: Uuid, id: &str) {
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
-async fn every_event_is_limited(kind: Kind) {
+async fn every_socket_event_is_rate_limited(kind: Kind) {
     let chat = start(kind).await;
     let bob = chat.register("bob").await;
     let room = chat.room(&bob, "public", &[]).await;
@@ -90,7 +90,7 @@ async fn every_event_is_limited(kind: Kind) {
     }
 }
 
-async fn a_socket_that_ignores_its_limit_is_closed(kind: Kind) {
+async fn a_socket_that_ignores_rate_limits_is_closed(kind: Kind) {
     let chat = start(kind).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     let room = chat.room(&bob, "public", &[&ada]).await;
@@ -107,7 +107,7 @@ async fn a_socket_that_ignores_its_limit_is_closed(kind: Kind) {
     }
 }
 
-async fn reading_is_limited_and_takes_nothing_from_sending(kind: Kind) {
+async fn reads_have_a_rate_limit_separate_from_sends(kind: Kind) {
     let chat = start(kind).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     let room = chat.room(&bob, "public", &[&ada]).await;

@@ -16,9 +16,9 @@ use crate::{
 };
 
 both_ways!(
-    a_hidden_command_is_part_of_its_message,
-    payloads_of_earlier_edges_hide_nothing,
-    a_broken_batch_is_not_run_in_part
+    a_command_embedded_in_a_message_is_not_executed,
+    commands_embedded_in_old_payloads_are_not_executed,
+    a_malformed_batch_is_not_executed_partially
 );
 
 /// How long an honest message may take from its send to its event while the attack runs; debug build, loaded machine.
@@ -146,7 +146,7 @@ impl Mallory<'_> {
     }
 }
 
-async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
+async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
     let victim = Victim::new(&chat).await;
@@ -240,7 +240,7 @@ async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
 }
 
 /// A batch as edges wrote them before: lines, with metadata as it came.
-async fn payloads_of_earlier_edges_hide_nothing(kind: Kind) {
+async fn commands_embedded_in_old_payloads_are_not_executed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
     let victim = Victim::new(&chat).await;
@@ -287,7 +287,7 @@ fn batch(commands: &[&str]) -> EncodedBatch {
     batch.finish()
 }
 
-async fn a_broken_batch_is_not_run_in_part(kind: Kind) {
+async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
     let victim = Victim::new(&chat).await;

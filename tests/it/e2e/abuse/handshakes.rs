@@ -16,9 +16,9 @@ use crate::harness::{
 };
 
 both_ways!(
-    a_flood_of_handshakes_takes_only_its_own_address_s_places,
-    strangers_leave_places_for_users,
-    a_user_has_so_many_sockets,
+    a_handshake_flood_exhausts_only_its_own_addresss_slots,
+    unauthenticated_sockets_do_not_exhaust_the_connection_limit,
+    sockets_per_user_are_limited,
 );
 
 const HOME: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -109,7 +109,7 @@ fn upgrade(line: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-async fn a_flood_of_handshakes_takes_only_its_own_address_s_places(kind: Kind) {
+async fn a_handshake_flood_exhausts_only_its_own_addresss_slots(kind: Kind) {
     const PLACES: usize = 40;
     let chat = Chat::plan(kind)
         .set("edge.max_unauthenticated_per_address", PLACES)
@@ -183,7 +183,7 @@ async fn a_flood_of_handshakes_takes_only_its_own_address_s_places(kind: Kind) {
     .await;
 }
 
-async fn strangers_leave_places_for_users(kind: Kind) {
+async fn unauthenticated_sockets_do_not_exhaust_the_connection_limit(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_unauthenticated", 10)
         .set("edge.auth_timeout", "60s")
@@ -241,7 +241,7 @@ async fn strangers_leave_places_for_users(kind: Kind) {
     );
 }
 
-async fn a_user_has_so_many_sockets(kind: Kind) {
+async fn sockets_per_user_are_limited(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_sockets_per_user", 3)
         .start()
@@ -309,7 +309,7 @@ async fn connect_error(chat: &Chat, user: &User) -> String {
 }
 
 #[tokio::test]
-async fn only_a_handshake_of_rfc_6455_is_answered_with_101() {
+async fn only_a_valid_rfc_6455_handshake_is_upgraded() {
     let chat = plan().start().await;
     let ask = async |line: &str, changes: &[(&str, &str)]| {
         Wire::from(HOME, &chat)
@@ -372,7 +372,7 @@ async fn only_a_handshake_of_rfc_6455_is_answered_with_101() {
 }
 
 #[tokio::test]
-async fn credentials_are_read_by_the_rules() {
+async fn malformed_or_duplicate_credentials_are_refused() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     for scheme in ["Bearer", "bearer", "BEARER"] {
@@ -416,7 +416,7 @@ async fn credentials_are_read_by_the_rules() {
 
 /// A client that sends all of it before it listens, as browsers do, reads why it was refused.
 #[tokio::test]
-async fn a_post_over_the_limit_is_told_so() {
+async fn an_oversized_post_is_answered_with_413() {
     let chat = plan().set("socketio.max_payload", 2000).start().await;
     let ada = chat.register("ada").await;
     for size in [2001, 3_000_000] {

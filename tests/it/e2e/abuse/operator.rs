@@ -14,7 +14,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn nobody_else_reads_the_data_directory() {
+async fn the_data_directory_is_readable_by_its_owner_only() {
     let plan = Chat::plan(Kind::Standalone).set("auth.secret", "");
     let mut chat = plan.start().await;
     let ada = chat.register("ada").await;
@@ -58,7 +58,7 @@ async fn nobody_else_reads_the_data_directory() {
 }
 
 #[tokio::test]
-async fn no_password_of_the_database_is_logged_by_those_who_read_it() {
+async fn database_passwords_are_never_logged() {
     let nowhere = Nowhere::new();
     let home = nowhere.dir().to_string_lossy().into_owned();
     let pgpass = nowhere.dir().join(".pgpass");

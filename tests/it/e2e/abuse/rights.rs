@@ -16,14 +16,14 @@ use crate::{
 };
 
 both_ways!(
-    removed_while_they_join,
-    a_mute_outlives_leaving_and_coming_back,
-    a_login_that_ended_has_no_sockets,
-    a_deleted_account_opens_no_socket,
-    a_repeated_create_shows_nothing_to_who_was_banned,
-    nothing_tells_whether_a_private_message_exists,
-    who_shares_no_room_cannot_be_added,
-    nobody_is_added_without_an_invitation,
+    a_join_concurrent_with_a_removal_leaves_no_subscription,
+    a_mute_survives_leaving_and_rejoining,
+    an_ended_login_has_no_sockets,
+    a_deleted_account_cannot_open_a_socket,
+    a_repeated_create_returns_no_room_to_a_banned_user,
+    responses_do_not_reveal_private_messages,
+    users_without_a_shared_room_cannot_be_added,
+    members_cannot_be_added_directly,
 );
 
 /// Members whose sockets join while they are removed.
@@ -48,7 +48,7 @@ async fn crowd(chat: &Chat) -> (Vec<User>, Vec<Socket>) {
 
 /// Everyone joins and is removed in the same moment. When the last removal was answered, the room is the owner's alone:
 /// what she says then is for nobody else, whichever of the two was first.
-async fn removed_while_they_join(kind: Kind) {
+async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
     // Nothing but the join itself may find out.
     let plan = Chat::plan(kind)
         .set("edge.rights_interval", "1h")
@@ -122,7 +122,7 @@ async fn removed_while_they_join(kind: Kind) {
     assert!(answered > 0, "nobody came before they were removed");
 }
 
-async fn a_mute_outlives_leaving_and_coming_back(kind: Kind) {
+async fn a_mute_survives_leaving_and_rejoining(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let eve = chat.register("eve").await;
@@ -178,7 +178,7 @@ async fn a_mute_outlives_leaving_and_coming_back(kind: Kind) {
 }
 
 /// Neither its sockets live on, nor does its access token open new ones, whichever way it ended.
-async fn a_login_that_ended_has_no_sockets(kind: Kind) {
+async fn an_ended_login_has_no_sockets(kind: Kind) {
     let plan = Chat::plan(kind).set("edge.rights_interval", "1h");
     let chat = plan.start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
@@ -221,7 +221,7 @@ async fn refused(chat: &Chat, edge: usize, user: &User) -> u16 {
     socket.closed().await.code
 }
 
-async fn a_deleted_account_opens_no_socket(kind: Kind) {
+async fn a_deleted_account_cannot_open_a_socket(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let adas = chat.connect(0, &ada).await;
@@ -238,7 +238,7 @@ async fn a_deleted_account_opens_no_socket(kind: Kind) {
     }
 }
 
-async fn a_repeated_create_shows_nothing_to_who_was_banned(kind: Kind) {
+async fn a_repeated_create_returns_no_room_to_a_banned_user(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let create = |kind: &'static str| {
@@ -307,7 +307,7 @@ async fn a_repeated_create_shows_nothing_to_who_was_banned(kind: Kind) {
 }
 
 /// To a stranger, what they may not see and what does not exist are one answer, byte for byte but for the request's id.
-async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
+async fn responses_do_not_reveal_private_messages(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = tokio::join!(chat.register("ada"), chat.register("eve"));
     let room = chat.room(&ada, "private", &[]).await;
@@ -448,7 +448,7 @@ async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
     }
 }
 
-async fn who_shares_no_room_cannot_be_added(kind: Kind) {
+async fn users_without_a_shared_room_cannot_be_added(kind: Kind) {
     let plan = Chat::plan(kind).set("rooms.add_members", "shared_rooms");
     let chat = plan.start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
@@ -485,7 +485,7 @@ async fn who_shares_no_room_cannot_be_added(kind: Kind) {
     his.get(&format!("/v1/rooms/{direct}")).await.ok(200);
 }
 
-async fn nobody_is_added_without_an_invitation(kind: Kind) {
+async fn members_cannot_be_added_directly(kind: Kind) {
     let plan = Chat::plan(kind).set("rooms.add_members", "invitation");
     let chat = plan.start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
@@ -527,7 +527,7 @@ async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
 
 /// Nothing comes over the bus: what ended is found in the store.
 #[tokio::test]
-async fn rights_end_without_redis() {
+async fn rights_are_revoked_without_redis() {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let plan = Chat::plan(Kind::Cluster)
         .via("REDIS_URL", line.address)

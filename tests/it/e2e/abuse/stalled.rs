@@ -13,8 +13,8 @@ use crate::harness::{
 };
 
 both_ways!(
-    sockets_that_send_requests_and_never_read,
-    sockets_that_read_a_little_now_and_then,
+    stalled_sockets_do_not_hold_database_connections,
+    slowly_draining_sockets_are_closed,
 );
 
 /// More than the database connections of a process: 4 read from SQLite, and 4 are allowed to PostgreSQL here.
@@ -99,7 +99,7 @@ async fn say(talker: &Socket, room: Uuid, count: usize) {
 
 /// Each of them is in a room where others talk, and always has a request under way that reads the database. So whenever the
 /// system takes nothing more for it, a request is half done.
-async fn sockets_that_send_requests_and_never_read(kind: Kind) {
+async fn stalled_sockets_do_not_hold_database_connections(kind: Kind) {
     let chat = plan(kind, "2s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let busy = chat.room(&ada, "public", &[]).await;
@@ -160,7 +160,7 @@ async fn sockets_that_send_requests_and_never_read(kind: Kind) {
 }
 
 /// What they read is progress each time, and yet what waits for them does not get less.
-async fn sockets_that_read_a_little_now_and_then(kind: Kind) {
+async fn slowly_draining_sockets_are_closed(kind: Kind) {
     let chat = plan(kind, "1s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let (room, quiet) = tokio::join!(
@@ -267,7 +267,7 @@ fn missed(room: Uuid) -> Value {
 
 /// The gap, stretched: the request is half done for as long as the test likes, and the socket is full meanwhile.
 #[tokio::test]
-async fn a_request_goes_on_while_its_peer_does_not_read() {
+async fn a_request_continues_while_its_socket_is_stalled() {
     let chat = plan(Kind::Cluster, "30s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let busy = chat.room(&ada, "public", &[&bob]).await;
@@ -310,7 +310,7 @@ async fn a_request_goes_on_while_its_peer_does_not_read() {
 
 /// Pings are sent, and must be answered, whatever the socket is doing.
 #[tokio::test]
-async fn pings_go_on_while_a_request_is_under_way() {
+async fn pings_continue_during_a_request() {
     let chat = plan(Kind::Cluster, "30s")
         .set("edge.ping_interval", "200ms")
         .set("edge.pong_timeout", "600ms")

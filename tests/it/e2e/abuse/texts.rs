@@ -15,10 +15,10 @@ use crate::{
 };
 
 both_ways!(
-    no_name_hides_or_reorders_what_stands_beside_it,
-    a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes,
-    no_spelling_of_a_suppressed_address_is_sent_to,
-    a_log_at_its_most_verbose_holds_no_secret,
+    names_with_invisible_or_bidi_characters_are_refused,
+    a_reaction_is_one_emoji_or_one_word,
+    all_spellings_of_a_suppressed_address_are_suppressed,
+    trace_logs_contain_no_secrets,
 );
 
 /// The longest that the honest client beside an attack waits for one of its messages to be stored.
@@ -32,7 +32,7 @@ async fn honest(chat: &Chat, user: &User, room: Uuid) {
     assert!(took < PATIENCE, "an honest message took {took:?}");
 }
 
-async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
+async fn names_with_invisible_or_bidi_characters_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = (
         chat.register("Moderator1").await,
@@ -108,7 +108,7 @@ async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
     }
 }
 
-async fn a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes(kind: Kind) {
+async fn a_reaction_is_one_emoji_or_one_word(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = (chat.register("ada").await, chat.register("eve").await);
     let room = chat.room(&ada, "public", &[&eve]).await;
@@ -190,7 +190,7 @@ async fn a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes(kind: Kind) {
     assert_eq!(kept, good.map(Value::from));
 }
 
-async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
+async fn all_spellings_of_a_suppressed_address_are_suppressed(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -261,7 +261,7 @@ async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
 }
 
 /// Everything that must not be in a log passes through every process, with each of them told to say all it can.
-async fn a_log_at_its_most_verbose_holds_no_secret(kind: Kind) {
+async fn trace_logs_contain_no_secrets(kind: Kind) {
     let mail = Provider::start().await;
     let change = [
         ("log.filter", "trace"),

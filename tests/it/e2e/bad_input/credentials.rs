@@ -12,7 +12,10 @@ use crate::harness::{
     socket::Closed,
 };
 
-both_ways!(sockets_without_good_credentials, tokens_over_rest,);
+both_ways!(
+    sockets_with_invalid_credentials_are_closed,
+    invalid_tokens_over_rest_are_refused,
+);
 
 /// A token with the right shape, the given claims, and any signature.
 fn token(user: Uuid, secret: &str, algorithm: Algorithm) -> String {
@@ -63,7 +66,7 @@ fn parts(token: &str) -> [&str; 3] {
     parts.try_into().expect("an access token is a JWT")
 }
 
-async fn sockets_without_good_credentials(kind: Kind) {
+async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("auth.access_ttl", "1s")
         .set("edge.auth_timeout", "1s")
@@ -189,7 +192,7 @@ async fn sockets_without_good_credentials(kind: Kind) {
     chat.rest(0).get("/ws").await.problem(400, "malformed");
 }
 
-async fn tokens_over_rest(kind: Kind) {
+async fn invalid_tokens_over_rest_are_refused(kind: Kind) {
     let chat = Chat::plan(kind).set("auth.access_ttl", "1s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let with = |token: &str| -> Rest { chat.rest(0).with_token(token) };

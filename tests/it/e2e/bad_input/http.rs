@@ -5,7 +5,10 @@ use crate::harness::{
     raw::{HERE, Raw, RawAnswer},
 };
 
-both_ways!(requests_that_break_http, pages_for_browsers);
+both_ways!(
+    invalid_http_requests_are_refused,
+    browser_pages_and_security_headers
+);
 
 async fn send(url: &str, text: &str) -> RawAnswer {
     let mut raw = Raw::connect(url, HERE).await;
@@ -20,7 +23,7 @@ async fn ask(url: &str, line: &str, headers: &[&str]) -> RawAnswer {
     answer.unwrap_or_else(|| panic!("no answer to {line}"))
 }
 
-async fn requests_that_break_http(kind: Kind) {
+async fn invalid_http_requests_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let url = chat.edge(0).url();
@@ -130,7 +133,7 @@ async fn requests_that_break_http(kind: Kind) {
     }
 }
 
-async fn pages_for_browsers(kind: Kind) {
+async fn browser_pages_and_security_headers(kind: Kind) {
     let chat = Chat::start(kind).await;
     let url = chat.edge(0).url();
     for path in ["/", "/api", "/api/openapi.json"] {
@@ -205,7 +208,7 @@ async fn pages_for_browsers(kind: Kind) {
 
 /// Without pages, and reachable from other machines: then metrics are only on their own port.
 #[tokio::test]
-async fn pages_and_metrics_can_be_kept_away() {
+async fn pages_and_metrics_can_be_disabled() {
     let port = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("an address").port()

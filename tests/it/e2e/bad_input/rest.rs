@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{Scene, scene};
 use crate::harness::{Chat, Kind, both_ways};
 
-both_ways!(requests_over_rest,);
+both_ways!(invalid_rest_requests_are_answered_with_problems,);
 
-async fn requests_over_rest(kind: Kind) {
+async fn invalid_rest_requests_are_answered_with_problems(kind: Kind) {
     let Scene {
         chat,
         ada,

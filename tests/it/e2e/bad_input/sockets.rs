@@ -14,13 +14,13 @@ use super::{Scene, assert_helpful, scene, still_works};
 use crate::harness::{Chat, Kind, both_ways, eventually};
 
 both_ways!(
-    frames_that_are_no_requests,
-    requests_with_wrong_fields,
-    what_ends_a_socket,
-    who_sends_too_much_is_told_to_wait,
+    malformed_frames_are_answered_with_errors,
+    invalid_fields_are_named_in_errors,
+    protocol_violations_close_the_socket,
+    rate_limited_sends_are_answered_with_retry_after,
 );
 
-async fn frames_that_are_no_requests(kind: Kind) {
+async fn malformed_frames_are_answered_with_errors(kind: Kind) {
     let Scene {
         chat: _chat,
         room,
@@ -73,7 +73,7 @@ async fn frames_that_are_no_requests(kind: Kind) {
     still_works(&mut socket, room).await;
 }
 
-async fn requests_with_wrong_fields(kind: Kind) {
+async fn invalid_fields_are_named_in_errors(kind: Kind) {
     let scene = scene(Chat::start(kind).await).await;
     let (room, foreign, mut socket) = (scene.room, scene.foreign, scene.socket);
     let nobody = Uuid::new_v4();
@@ -253,7 +253,7 @@ async fn requests_with_wrong_fields(kind: Kind) {
     still_works(&mut socket, room).await;
 }
 
-async fn what_ends_a_socket(kind: Kind) {
+async fn protocol_violations_close_the_socket(kind: Kind) {
     let Scene {
         chat,
         ada,
@@ -319,7 +319,7 @@ async fn what_ends_a_socket(kind: Kind) {
     still_works(&mut socket, room).await;
 }
 
-async fn who_sends_too_much_is_told_to_wait(kind: Kind) {
+async fn rate_limited_sends_are_answered_with_retry_after(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.messages_per_second", 1)
         .set("limits.burst", 10)

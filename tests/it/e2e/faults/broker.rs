@@ -13,7 +13,7 @@ use crate::{
 const CONFIRM: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn a_broker_that_crashes_and_one_that_takes_nothing() {
+async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
     let broker = OwnBroker::start("faults").await;
     let chat = Load::plan(Kind::Cluster)
         .address("AMQP_URL", broker.url())

@@ -7,7 +7,7 @@ use super::PACE;
 use crate::harness::{Kind, load::Load};
 
 #[tokio::test]
-async fn workers_that_crash() {
+async fn no_message_is_lost_when_workers_crash() {
     let mut chat = Load::plan(Kind::Cluster).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     for i in 0..4 {
@@ -20,7 +20,7 @@ async fn workers_that_crash() {
 }
 
 #[tokio::test]
-async fn edges_that_crash() {
+async fn no_message_is_lost_when_edges_crash() {
     let mut chat = Load::plan(Kind::Cluster).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     for i in 0..4 {
@@ -35,7 +35,7 @@ async fn edges_that_crash() {
 }
 
 #[tokio::test]
-async fn standalone_that_crashes() {
+async fn no_message_is_lost_when_standalone_crashes() {
     let mut chat = Load::plan(Kind::Standalone).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     for _ in 0..4 {
@@ -51,7 +51,7 @@ async fn standalone_that_crashes() {
 
 /// Another process holds the database's file, so that nothing can be kept when it crashes; and nobody was told so.
 #[tokio::test]
-async fn standalone_that_crashes_before_it_kept_anything() {
+async fn no_acknowledgement_is_sent_before_standalone_persists() {
     const LOST: usize = 100;
     let mut chat = Load::plan(Kind::Standalone).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
@@ -74,7 +74,7 @@ async fn standalone_that_crashes_before_it_kept_anything() {
 /// The broker misses a frozen worker after some seconds and gives its partitions to the other one; what it wakes up to
 /// store is stored already.
 #[tokio::test]
-async fn a_worker_that_freezes_and_thaws() {
+async fn a_frozen_worker_stores_nothing_twice_after_thawing() {
     let mut chat = Load::plan(Kind::Cluster).start().await;
     let load = Load::start(&chat, 4, 3, PACE).await;
     // One of them may have nothing to do.

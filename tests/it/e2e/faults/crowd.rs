@@ -168,13 +168,13 @@ async fn talk(socket: Arc<Socket>, room: Uuid, times: Arc<Mutex<Times>>, enough:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_slow_readers_in_a_room_of_a_thousand() {
+async fn a_hundred_slow_readers_do_not_delay_a_room_of_a_thousand() {
     a_crowd(Kind::Standalone).await;
 }
 
 /// Half of them on each of two edges.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_slow_readers_on_two_edges() {
+async fn a_hundred_slow_readers_do_not_delay_a_room_on_two_edges() {
     a_crowd(Kind::Cluster).await;
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::harness::{Chat, Kind, both_ways, eventually, server};
 
-both_ways!(letters_that_nobody_can_read);
+both_ways!(unreadable_payloads_are_dead_lettered);
 
 /// As `Plan::start` sets it.
 const PARTITIONS: u16 = 4;
@@ -87,7 +87,7 @@ pub async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
     .await
 }
 
-async fn letters_that_nobody_can_read(kind: Kind) {
+async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;

@@ -8,9 +8,12 @@ use futures_util::future::join_all;
 use super::PACE;
 use crate::harness::{Chat, Kind, both_ways, load::Load};
 
-both_ways!(a_rolling_restart, sockets_are_closed_one_by_one);
+both_ways!(
+    a_rolling_restart_loses_nothing,
+    a_shutdown_closes_sockets_gradually
+);
 
-async fn a_rolling_restart(kind: Kind) {
+async fn a_rolling_restart_loses_nothing(kind: Kind) {
     let mut chat = Load::plan(kind).set("edge.drain", "300ms").start().await;
     let load = Load::start(&chat, 3, 6, PACE).await;
     let rounds = if kind == Kind::Cluster { 1 } else { 3 };
@@ -37,7 +40,7 @@ async fn a_rolling_restart(kind: Kind) {
     load.end(&chat).await;
 }
 
-async fn sockets_are_closed_one_by_one(kind: Kind) {
+async fn a_shutdown_closes_sockets_gradually(kind: Kind) {
     const SOCKETS: usize = 60;
     const DRAIN: Duration = Duration::from_secs(2);
     let mut chat = Chat::plan(kind)

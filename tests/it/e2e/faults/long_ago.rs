@@ -20,7 +20,7 @@ use crate::{
     harness::{Chat, Kind, both_ways},
 };
 
-both_ways!(a_reader_who_missed_a_hundred_thousand);
+both_ways!(a_reader_catches_up_on_a_hundred_thousand_messages);
 
 const MISSED: usize = 100_000;
 /// In one transaction; so few that a busy machine does not take longer for them than the database waits.
@@ -80,7 +80,7 @@ async fn fill(chat: &Chat, user: UserId, room: RoomId) {
     }
 }
 
-async fn a_reader_who_missed_a_hundred_thousand(kind: Kind) {
+async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.messages_per_second", 1_000_000)
         .set("limits.burst", 1_000_000)

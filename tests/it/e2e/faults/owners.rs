@@ -37,7 +37,7 @@ async fn all_answer(socket: &Socket, rooms: &[Uuid], name: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn partitions_move_soon_when_a_worker_is_gone() {
+async fn partitions_move_when_a_worker_stops_or_crashes() {
     let mut chat = Chat::plan(Kind::Cluster)
         .edges(1)
         .set("limits.burst", 100_000)
@@ -75,7 +75,7 @@ async fn partitions_move_soon_when_a_worker_is_gone() {
 
 /// One after the other comes, goes, crashes; the rooms are busy all the time.
 #[tokio::test]
-async fn workers_that_come_and_go() {
+async fn no_message_is_lost_when_workers_join_and_leave() {
     let mut chat = Load::plan(Kind::Cluster).workers(1).start().await;
     let load = Load::start(&chat, 6, 4, PACE).await;
     load.accepted(100).await;

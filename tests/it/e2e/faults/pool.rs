@@ -12,7 +12,7 @@ const MOST: usize = 3;
 
 // Whoever counts processes must not hold up the load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_killed_while_the_pool_works() {
+async fn the_pool_recovers_from_a_broker_crash() {
     let broker = OwnBroker::start("pool").await;
     let chat = plan()
         .address("AMQP_URL", broker.url())

@@ -11,8 +11,8 @@ use crate::{
 };
 
 both_ways!(
-    a_reader_who_was_away_for_thousands,
-    a_reader_who_stops_reading
+    a_reader_catches_up_on_thousands_of_messages,
+    a_stalled_reader_is_closed_and_resumes
 );
 
 /// Everything above `after`, page by page, until the socket is live. Returns the number of pages.
@@ -56,7 +56,7 @@ async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
 }
 
 /// Nobody else reads in this room, so that however slow the machine is, nobody else can be too slow.
-async fn a_reader_who_stops_reading(kind: Kind) {
+async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 256 * 1024)
         .start()
@@ -115,7 +115,7 @@ async fn a_reader_who_stops_reading(kind: Kind) {
     assert_eq!(got, expected);
 }
 
-async fn a_reader_who_was_away_for_thousands(kind: Kind) {
+async fn a_reader_catches_up_on_thousands_of_messages(kind: Kind) {
     const MISSED: u64 = 5000;
     let chat = Load::plan(kind).start().await;
     let load = Load::start(&chat, 1, 4, Duration::from_millis(5)).await;

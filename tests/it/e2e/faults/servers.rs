@@ -44,7 +44,7 @@ async fn on_a_line_to_redis() -> (Line, Chat, Load) {
 }
 
 #[tokio::test]
-async fn redis_that_goes_away_and_forgets() {
+async fn messages_flow_while_redis_is_down_and_emptied() {
     let (line, chat, load) = on_a_line_to_redis().await;
     for _ in 0..2 {
         // Nothing gets through, to open connections and to new ones.
@@ -71,7 +71,7 @@ async fn redis_that_goes_away_and_forgets() {
 
 /// That a login was closed is told over Redis; while Redis is away, an edge compares logins with the store and closes the socket.
 #[tokio::test]
-async fn a_login_that_was_closed_meanwhile() {
+async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Chat::plan(Kind::Cluster)
         .via("REDIS_URL", line.address)
@@ -122,7 +122,7 @@ async fn a_login_that_was_closed_meanwhile() {
 
 /// What is lost last has nothing behind it that would show the hole.
 #[tokio::test]
-async fn a_hole_that_nothing_follows() {
+async fn a_missing_range_at_the_end_is_filled() {
     let (line, chat, load) = on_a_line_to_redis().await;
     for _ in 0..3 {
         load.settled().await;
@@ -143,7 +143,7 @@ async fn a_hole_that_nothing_follows() {
 }
 
 #[tokio::test]
-async fn a_database_that_goes_silent_or_away() {
+async fn sends_are_answered_while_the_database_is_unreachable() {
     let line = Line::to(&authority(&server("DATABASE_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
         .via("DATABASE_URL", line.address)
@@ -169,7 +169,7 @@ async fn a_database_that_goes_silent_or_away() {
 }
 
 #[tokio::test]
-async fn no_worker_at_all() {
+async fn sends_are_accepted_without_workers() {
     let mut chat = Load::plan(Kind::Cluster).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
@@ -195,7 +195,7 @@ async fn no_worker_at_all() {
 }
 
 #[tokio::test]
-async fn a_backlog_at_its_limit() {
+async fn sends_are_refused_as_busy_at_the_backlog_limit() {
     let mut chat = Load::plan(Kind::Cluster)
         .set("queue.max_backlog", 200)
         .start()

@@ -7,8 +7,8 @@ use super::history;
 use crate::harness::{Chat, Kind, User, both_ways, eventually};
 
 both_ways!(
-    the_same_through_two_edges_at_once,
-    the_same_after_days_and_restarts
+    concurrent_duplicates_over_two_edges_are_stored_once,
+    duplicates_after_days_and_restarts_are_stored_once
 );
 
 /// Stores a message over REST, asking until it is stored.
@@ -25,7 +25,7 @@ async fn store(chat: &Chat, edge: usize, user: &User, room: Uuid, name: &str) ->
     }
 }
 
-async fn the_same_through_two_edges_at_once(kind: Kind) {
+async fn concurrent_duplicates_over_two_edges_are_stored_once(kind: Kind) {
     const MESSAGES: usize = 30;
     let chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let ada = chat.register("ada").await;
@@ -47,7 +47,7 @@ async fn the_same_through_two_edges_at_once(kind: Kind) {
 }
 
 #[tokio::test]
-async fn the_same_after_crashes() {
+async fn duplicates_after_crashes_are_stored_once() {
     const MESSAGES: usize = 40;
     let mut chat = Chat::plan(Kind::Cluster)
         .set("limits.burst", 100_000)
@@ -86,7 +86,7 @@ async fn the_same_after_crashes() {
 
 /// Nothing that anyone remembers for a while is left: every process is a new one, Redis's cache is behind hundreds of
 /// messages, and the message is older than any window.
-async fn the_same_after_days_and_restarts(kind: Kind) {
+async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
     let mut chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;

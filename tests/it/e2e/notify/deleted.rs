@@ -9,8 +9,8 @@ use super::{is, row, say, start, verify};
 use crate::harness::{Chat, Kind, User, both_ways, eventually, provider::Provider};
 
 both_ways!(
-    who_deletes_their_account_is_told_nothing_more_and_it_says_why,
-    a_deletion_that_is_broken_off_is_finished,
+    a_deleted_account_gets_no_notifications_and_the_log_states_why,
+    an_interrupted_account_deletion_is_finished,
 );
 
 async fn delete(chat: &Chat, user: &User) {
@@ -27,7 +27,7 @@ async fn members(chat: &Chat, as_: &User, room: Uuid) -> Vec<(String, String)> {
     items.collect()
 }
 
-async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Kind) {
+async fn a_deleted_account_gets_no_notifications_and_the_log_states_why(kind: Kind) {
     let mail = Provider::start().await;
     let change = [("notify.delay", "3s"), ("notify.away_after", "1s")];
     let chat = start(kind, &mail, &change).await;
@@ -126,7 +126,7 @@ async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Ki
 }
 
 /// Enough rooms for several transactions, between which a worker dies.
-async fn a_deletion_that_is_broken_off_is_finished(kind: Kind) {
+async fn an_interrupted_account_deletion_is_finished(kind: Kind) {
     const ROOMS: usize = 130;
     let mail = Provider::start().await;
     let mut chat = start(kind, &mail, &[("notify.digest_window", "60s")]).await;

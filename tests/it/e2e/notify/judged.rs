@@ -82,7 +82,7 @@ fn descriptions() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn sendgrids_description_allows_our_mails() {
+async fn mails_conform_to_sendgrids_openapi_description() {
     let Some(folder) = descriptions() else { return };
     let mail = Provider::start().await;
     let prism = Prism::start(&folder.join("sendgrid_mail_v3.json"), &mail).await;
@@ -110,7 +110,7 @@ async fn sendgrids_description_allows_our_mails() {
 }
 
 #[tokio::test]
-async fn twilios_description_allows_our_text_messages() {
+async fn text_messages_conform_to_twilios_openapi_description() {
     let Some(folder) = descriptions() else { return };
     let (mail, sms) = (Provider::start().await, Provider::start().await);
     let prism = Prism::start(&folder.join("twilio_messages_2010.json"), &sms).await;

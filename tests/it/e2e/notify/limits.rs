@@ -19,7 +19,7 @@ const READERS: usize = 6;
 const EACH: usize = 3;
 
 #[tokio::test]
-async fn workers_share_the_requests_that_may_be_under_way() {
+async fn workers_share_the_limit_of_concurrent_provider_requests() {
     let mail = Provider::start().await;
     let change = [
         ("notify.concurrency", "3"),

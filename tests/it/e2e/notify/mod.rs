@@ -25,12 +25,12 @@ use crate::harness::{
 };
 
 both_ways!(
-    who_is_away_is_told_once_and_reports_follow,
-    what_was_read_in_between_is_not_told,
-    who_is_there_is_told_only_after_they_went_quiet,
-    a_provider_that_stumbles_gets_it_once,
-    what_is_given_up_says_so,
-    who_cannot_be_reached_any_more_is_not_told_and_it_says_why,
+    an_absent_user_is_notified_once_and_delivery_reports_are_recorded,
+    messages_read_before_the_delay_are_not_notified,
+    a_connected_user_is_notified_only_when_inactive,
+    a_failing_provider_accepts_each_notification_once,
+    failed_notifications_are_dead_lettered_with_their_reason,
+    unreachable_users_are_skipped_and_the_log_states_why,
 );
 
 fn key() -> SigningKey {
@@ -141,7 +141,7 @@ fn is(state: &'static str) -> impl Fn(&Value) -> bool {
     move |row| row["state"] == state
 }
 
-async fn who_is_away_is_told_once_and_reports_follow(kind: Kind) {
+async fn an_absent_user_is_notified_once_and_delivery_reports_are_recorded(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -239,7 +239,7 @@ pub async fn report(chat: &Chat, events: &Value, signed: bool) {
     assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
 }
 
-async fn what_was_read_in_between_is_not_told(kind: Kind) {
+async fn messages_read_before_the_delay_are_not_notified(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.digest_window", "3s")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -296,7 +296,7 @@ async fn what_was_read_in_between_is_not_told(kind: Kind) {
     assert!(mail.asked().is_empty(), "{:?}", mail.asked());
 }
 
-async fn who_is_there_is_told_only_after_they_went_quiet(kind: Kind) {
+async fn a_connected_user_is_notified_only_when_inactive(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.away_after", "2s")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -320,7 +320,7 @@ async fn who_is_there_is_told_only_after_they_went_quiet(kind: Kind) {
     assert!(waited.num_milliseconds() >= 2000, "told after {waited}");
 }
 
-async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
+async fn a_failing_provider_accepts_each_notification_once(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.pause", "200ms")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -359,7 +359,7 @@ async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
     );
 }
 
-async fn what_is_given_up_says_so(kind: Kind) {
+async fn failed_notifications_are_dead_lettered_with_their_reason(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.max_attempts", "2")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -398,7 +398,7 @@ async fn what_is_given_up_says_so(kind: Kind) {
 }
 
 /// Between the decision and the sending someone leaves the room, or changes their address.
-async fn who_cannot_be_reached_any_more_is_not_told_and_it_says_why(kind: Kind) {
+async fn unreachable_users_are_skipped_and_the_log_states_why(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.digest_window", "2s")]).await;
     let ada = chat.register("ada").await;

@@ -13,8 +13,8 @@ use crate::harness::{
 };
 
 both_ways!(
-    a_text_message_that_may_have_been_sent_is_not_sent_again,
-    a_number_that_answers_stop_gets_nothing_until_it_says_start,
+    a_text_message_with_unknown_outcome_is_not_resent,
+    a_number_that_replies_stop_is_suppressed_until_start,
 );
 
 pub const SID: &str = "AC0123456789abcdef0123456789abcdef";
@@ -85,7 +85,7 @@ async fn answered(chat: &Chat, words: &str, signed: bool) {
     assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
 }
 
-async fn a_number_that_answers_stop_gets_nothing_until_it_says_start(kind: Kind) {
+async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
     let sms = Provider::start().await;
     let Conversation { chat, ada, room } = conversation(kind, &sms).await;
     answered(&chat, "STOP", false).await;
@@ -122,7 +122,7 @@ async fn a_number_that_answers_stop_gets_nothing_until_it_says_start(kind: Kind)
     assert_eq!(sms.asked().len(), 3);
 }
 
-async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
+async fn a_text_message_with_unknown_outcome_is_not_resent(kind: Kind) {
     let sms = Provider::start().await;
     let Conversation { chat, ada, room } = conversation(kind, &sms).await;
     sms.does(|before, _| match before {

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::{confirm, is, request_code, row, say, start};
 use crate::harness::{Kind, both_ways, provider::Provider, smtp::MailServer};
 
-both_ways!(a_mail_server_takes_our_mails_and_its_answers_count);
+both_ways!(smtp_replies_decide_delivery_retry_and_suppression);
 
-async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
+async fn smtp_replies_decide_delivery_retry_and_suppression(kind: Kind) {
     let (mut server, nobody) = (MailServer::start().await, Provider::start().await);
     let url = format!("smtp://chat:p%40ss%3Aword@127.0.0.1:{}", server.port);
     let change = [

@@ -70,11 +70,11 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
 }
 
 #[tokio::test]
-async fn at_any_moment_of_plain_batches() {
+async fn a_worker_killed_at_any_step_of_plain_batches_loses_nothing() {
     a_worker_process_that_dies_at_any_moment(false).await;
 }
 
 #[tokio::test]
-async fn at_any_moment_of_mixed_batches() {
+async fn a_worker_killed_at_any_step_of_mixed_batches_loses_nothing() {
     a_worker_process_that_dies_at_any_moment(true).await;
 }

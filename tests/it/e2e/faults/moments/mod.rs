@@ -26,10 +26,10 @@ use crate::{
 };
 
 both_ways!(
-    a_worker_that_dies_at_any_moment,
-    an_answer_that_is_lost_at_any_moment,
-    two_owners_at_once,
-    a_consumer_that_falls_silent
+    a_worker_dropped_at_any_step_loses_nothing,
+    a_lost_response_at_any_step_loses_nothing,
+    two_owners_of_a_partition_store_messages_once,
+    a_silent_consumer_is_replaced
 );
 
 /// What was sent to some rooms by one person.
@@ -175,7 +175,7 @@ async fn free(place: &Arc<Place>) -> Life {
     life
 }
 
-async fn a_worker_that_dies_at_any_moment(kind: Kind) {
+async fn a_worker_dropped_at_any_step_loses_nothing(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
         let (first, mut talk) = caught(&place, moment, true).await;
@@ -193,7 +193,7 @@ async fn a_worker_that_dies_at_any_moment(kind: Kind) {
 }
 
 /// The step was done, or not, and the worker hears that it was not.
-async fn an_answer_that_is_lost_at_any_moment(kind: Kind) {
+async fn a_lost_response_at_any_step_loses_nothing(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
         let (life, mut talk) = caught(&place, moment, false).await;
@@ -210,7 +210,7 @@ async fn an_answer_that_is_lost_at_any_moment(kind: Kind) {
 
 /// Both partitions hold one room's messages, in part the same ones: two lanes store them at the same time, as two workers
 /// would that both take themselves for the owner. The database decides.
-async fn two_owners_at_once(kind: Kind) {
+async fn two_owners_of_a_partition_store_messages_once(kind: Kind) {
     const ROUNDS: usize = 60;
     let place = Arc::new(Place::new(kind).await);
     let (mut life, mut worker) = Life::start(&place, Moment::Told, false, false).await;
@@ -273,7 +273,7 @@ async fn two_owners_at_once(kind: Kind) {
 }
 
 /// The queue has something and a consumer for it, and the consumer is not told.
-async fn a_consumer_that_falls_silent(kind: Kind) {
+async fn a_silent_consumer_is_replaced(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     let (mut life, mut worker) = Life::start(&place, Moment::Silent, false, true).await;
     // More than the consumer holds without acknowledging it, which does not wait any more.

@@ -26,7 +26,7 @@ use crate::harness::{
     provider::{Asked, Does, Provider},
 };
 
-both_ways!(everyone_is_told_once_or_it_is_accounted_for);
+both_ways!(every_notification_is_delivered_once_or_accounted_for);
 
 /// Senders at once.
 const SENDERS: usize = 8;
@@ -53,7 +53,7 @@ fn stumbling(before: usize, _: &Asked) -> Does {
     }
 }
 
-async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
+async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let count = count();
     let mail = Arc::new(Provider::start().await);
     let attempts = ATTEMPTS.to_string();
