@@ -1,4 +1,4 @@
-//! What only a broker can do to us: go away, go silent, block, lose a queue.
+//! Failures of the broker: lost connections, no response, blocked publishers, deleted queues.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{
     support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until},
 };
 
-/// A line to the broker, and settings that go through it.
+/// A TCP proxy to the broker, and settings that connect through it.
 async fn through_a_line(prefix: &str) -> (Line, Settings) {
     let url = amqp_url();
     let (scheme, rest) = url.split_once("://").unwrap();
@@ -65,7 +65,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
                             count.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(error) => {
-                            // It started while there was no connection.
+                            // The publish started while the connection was down.
                             assert_eq!(error.code, Code::Busy);
                             assert!(started.elapsed() < Duration::from_secs(1));
                             tokio::task::yield_now().await;
@@ -108,7 +108,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
                 .parse()
                 .unwrap();
             consumer.ack_through(delivery.tag).await.unwrap();
-            // The same one may come twice: it was sent again when nobody knew if it had arrived.
+            // Duplicates are allowed: an unconfirmed publish is sent again after a reconnect.
             assert!(
                 found.last().is_none_or(|last| *last <= number),
                 "{number} after {:?}",
@@ -139,7 +139,7 @@ async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
         .await
         .unwrap();
 
-    // Sent, never confirmed; the connection breaks; sent again.
+    // The first attempt is never confirmed; it is sent again after the connection is lost.
     line.freeze();
     let broken = async {
         until(
@@ -196,7 +196,7 @@ async fn consumers_end_with_the_connection_and_can_be_reopened() {
     assert!(consumer.next().await.is_none());
     assert!(consumer.try_next().is_none());
     assert!(consumer.ack_through(first.tag).await.is_err());
-    // Waits for the connection, and has its prefetch window and its topology again.
+    // `consume` waits for the connection and sets up the prefetch window and the topology again.
     let mut consumer = queue.consume(0).await.unwrap();
     let again = soon("the first again", consumer.next()).await.unwrap();
     assert!(again.redelivered);
@@ -229,7 +229,7 @@ async fn a_missing_queue_is_redeclared() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operations_fail_in_time_without_a_broker() {
-    // Port 9 is "discard", which nobody runs.
+    // Port 9 is "discard" (RFC 863); nothing listens there.
     let settings = rabbit_settings("absent", "amqp://user:secret@127.0.0.1:9/%2f".to_owned());
     assert!(!format!("{settings:?}").contains("secret"));
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
@@ -277,7 +277,7 @@ async fn publishes_to_a_blocked_connection_fail_with_busy_at_once() {
         result == Err(Code::Busy) && took < Duration::from_millis(50),
         "{took:?}"
     );
-    // Consuming goes on.
+    // Consuming is not affected by the memory alarm.
     let queue = RabbitQueue::connect(rabbit_settings("blocked", url)).unwrap();
     let mut consumer = queue.consume(0).await.unwrap();
     let delivery = soon("what was published before", consumer.next())
@@ -300,7 +300,7 @@ async fn unacknowledged_payloads_are_read_from_the_management_api() {
         eprintln!("skipped: RABBITMQ_API_URL is not set");
         return;
     };
-    // reqwest wants one even where only http is spoken.
+    // reqwest requires a TLS provider even for plain http.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let prefix = unique("api");
     let settings = rabbit_settings(&prefix, amqp_url());
@@ -317,7 +317,7 @@ async fn unacknowledged_payloads_are_read_from_the_management_api() {
     }
     let mut consumer = queue.consume(1).await.unwrap();
     soon("a payload", consumer.next()).await.unwrap();
-    // Never anything but unknown or right: none of these is ready, and none is forgotten.
+    // The figure is either unknown or correct. None of the payloads is ready.
     let load = until(
         "the API knows",
         async || queue.load().await.unwrap().partitions[1],
@@ -329,8 +329,8 @@ async fn unacknowledged_payloads_are_read_from_the_management_api() {
     delete_queues(&prefix).await;
 }
 
-/// After a restart the API has no figures for a while; a proxy before it may say anything. What is ready is known all
-/// the same, and what consumers hold is unknown: never an old figure, never zero.
+/// After a restart the API has no figures for a while, and a proxy in front of it may answer anything. `ready` is known
+/// nevertheless; `unacked` is unknown, never a stale figure and never zero.
 #[tokio::test(flavor = "multi_thread")]
 async fn load_without_management_api_figures_reports_unacknowledged_as_unknown() {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -361,7 +361,7 @@ async fn load_without_management_api_figures_reports_unacknowledged_as_unknown()
     for (status, body) in nonsense {
         api.does(move |_, _| Does::Answer(status, "", body));
         let asked = api.count();
-        // The answer before the last one was taken in before the last question.
+        // Requests are sequential: once the second request arrives, the first response has been processed.
         let ask = async || (look().await, api.count());
         let (known, _) = until(body, ask, |(_, count)| *count >= asked + 2).await;
         assert_eq!(known, None, "{status} {body}");

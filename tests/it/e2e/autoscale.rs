@@ -1,4 +1,4 @@
-//! `chat autoscale` with real workers: from none to as many as it takes and back, whoever dies in between.
+//! `chat autoscale` with real workers: from zero to as many as the load needs and back, with crashes in between.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,15 +18,15 @@ use crate::{
 
 const USERS: usize = 6;
 const ROOMS: usize = 4;
-/// How long the burst may go on before there must be several workers.
+/// Deadline for several workers to run during the burst.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Said by everyone in every room, in each part of the burst.
+/// Messages of each member in each room, in each part of the burst.
 const EACH: usize = 10;
 
 pub fn plan() -> Plan {
     Chat::plan(Kind::Cluster)
         .workers(0)
-        // The first answers wait for the first worker.
+        // The first sends wait for the first worker.
         .set("edge.wait", "20s")
         .set("limits.messages_per_second", 1_000_000)
         .set("limits.burst", 1_000_000)
@@ -40,7 +40,7 @@ async fn cluster() -> Chat {
     plan().start().await
 }
 
-/// Running processes whose parent is this one.
+/// Running processes whose parent is `parent`.
 pub fn children(parent: u32) -> BTreeSet<u32> {
     let processes = std::fs::read_dir("/proc").expect("there is /proc");
     processes
@@ -49,10 +49,10 @@ pub fn children(parent: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// State and parent.
+/// The process's state and its parent's id.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses, and may hold anything.
+    // The name is in parentheses and may contain any character.
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
@@ -61,7 +61,7 @@ pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }
 
-/// Waits until so many workers run as its children, and says which.
+/// Waits until `right` accepts the number of child workers; returns their ids.
 pub async fn until_workers(
     autoscaler: &Process,
     what: &str,
@@ -98,7 +98,7 @@ async fn the_first_message_starts_a_worker() {
         took.push(sent.elapsed());
     }
     eprintln!("from zero: {took:?}");
-    // A debug build on a busy machine; the product's own figure stands in ARCHITECTURE.md.
+    // Loose: a debug build on a busy machine. `ARCHITECTURE.md` has the measured figure.
     assert!(
         took.iter().min() < Some(&Duration::from_secs(3)),
         "{took:?}"
@@ -130,7 +130,7 @@ async fn only_the_leading_autoscaler_starts_workers() {
     .await;
     assert!(children(second.pid()).is_empty());
 
-    // Its worker ends with it, though nobody tells it to.
+    // The worker ends with its killed autoscaler, without a signal.
     let orphans = children(first.pid());
     first.kill9().await;
     eventually("no orphans", async || {
@@ -177,7 +177,7 @@ pub fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
     env.push((name.to_owned(), value.to_owned()));
 }
 
-// ---- a burst, and everyone who can die in the middle of it
+// ---- a burst, and crashes during it
 
 struct Member {
     user: User,
@@ -210,11 +210,11 @@ struct Sender {
     id: Uuid,
 }
 
-// Whoever counts processes must not hold up the line.
+// Two threads: `children` blocks one, and the proxy must keep forwarding.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     let chat = cluster().await;
-    // The autoscaler and its workers reach the broker by a line that can be cut; the edges have their own.
+    // The autoscaler and its workers reach the broker through a proxy that can be cut; the edges connect directly.
     let url = server("AMQP_URL");
     let address = url.rsplit_once('@').map_or(url.as_str(), |(_, rest)| rest);
     let address = address.split('/').next().expect("there is a first part");
@@ -230,7 +230,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
 
     let mut seen = BTreeSet::new();
-    // More than one worker gets done, however fast it is.
+    // The burst goes on until a second worker is started, however fast the first one is.
     let began = Instant::now();
     let mut first = talk.say().await;
     while children(autoscaler.pid()).len() < 2 {
@@ -240,7 +240,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     seen.extend(children(autoscaler.pid()));
     talk.accepted(first).await;
 
-    // A worker dies.
+    // A worker crashes.
     let second = talk.say().await;
     let victim = *children(autoscaler.pid())
         .first()
@@ -248,7 +248,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     kill(victim);
     talk.accepted(second).await;
 
-    // The autoscaler dies, and its workers with it.
+    // The autoscaler crashes, and its workers end with it.
     let third = talk.say().await;
     let orphans = children(autoscaler.pid());
     seen.extend(&orphans);
@@ -262,7 +262,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     autoscaler.restart().await;
     talk.accepted(fourth).await;
 
-    // The broker is gone for a moment.
+    // The connections to the broker break.
     let fifth = talk.say().await;
     seen.extend(until_workers(&autoscaler, "workers again", |n| n > 0).await);
     line.cut();
@@ -279,7 +279,7 @@ fn kill(pid: u32) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);
-    // It may just have ended by itself.
+    // The process may have ended by itself.
     let _ =
         rustix::process::kill_process(pid.expect("a process id"), rustix::process::Signal::KILL);
 }
@@ -321,7 +321,7 @@ impl Talk {
         }
     }
 
-    /// Everyone says something in every room; the acknowledgements are still to come.
+    /// Each member sends [`EACH`] messages to each room; returns the pending acks.
     async fn say(&mut self) -> Vec<(Key, crate::harness::socket::Pending)> {
         let mut pending = Vec::new();
         for _ in 0..EACH {

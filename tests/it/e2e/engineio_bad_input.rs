@@ -1,5 +1,5 @@
-//! What the public protocol documents do not allow, on both transports: it is refused as they say, nothing hangs, and
-//! no session is left behind.
+//! Violations of the Engine.IO and Socket.IO protocols on both transports: each is refused as documented, no request
+//! hangs, and no session is left behind.
 
 use futures_util::SinkExt;
 use reqwest::Method;
@@ -50,7 +50,7 @@ async fn an_invalid_handshake_is_refused() {
     ask(&chat, Method::PUT, &polling.path, &[], "40")
         .await
         .refused(2, "Bad handshake method");
-    // A WebSocket that is none.
+    // A WebSocket transport without an upgrade.
     get(WEBSOCKET).await.refused(3, "Bad request");
     for path in [
         "/socket.io/?transport=websocket",
@@ -63,7 +63,7 @@ async fn an_invalid_handshake_is_refused() {
             "{path}"
         );
     }
-    // The library's own default has the slash; others leave it out.
+    // The trailing slash of the path is optional: the stock client sends it, others omit it.
     assert_eq!(get("/socket.io?EIO=4&transport=polling").await.status, 200);
 }
 
@@ -111,7 +111,7 @@ async fn an_invalid_packet_ends_the_session() {
         }
         assert_eq!(raw.closed().await, 4400, "{bad:?}");
     }
-    // Before CONNECT there is nothing to say.
+    // Before CONNECT, no event is allowed.
     let polling = Polling::open(&chat).await;
     polling.say("42[\"joinRoom\",{}]").await;
     polling.ends("an event before CONNECT").await;
@@ -152,7 +152,7 @@ async fn announced_binary_events_are_answered_with_errors() {
     raw.say("428[\"leaveRoom\",{\"room\":\"00000000-0000-0000-0000-000000000000\"}]")
         .await;
     raw.until("438[{\"ok\":true").await;
-    // Nothing announced these.
+    // Binary data that no event announced.
     raw.0
         .send(Message::binary(vec![1, 2, 3]))
         .await
@@ -188,7 +188,7 @@ async fn only_allowed_origins_are_accepted() {
     );
     assert_eq!(answer.headers["access-control-allow-credentials"], "true");
     assert_eq!(answer.headers["vary"], "Origin");
-    // A page may read its refusals as well.
+    // The browser may read refusals as well.
     let answer = ask(&chat, Method::GET, &format!("{POLLING}&sid=x"), &ok, "").await;
     answer.refused(1, "Session ID unknown");
     assert_eq!(
@@ -219,7 +219,7 @@ async fn only_allowed_origins_are_accepted() {
         Some(403)
     );
     assert!(Raw::dial(&chat, WEBSOCKET, &ok, None).await.is_ok());
-    // Its own pages, and what is no browser.
+    // The server's own origin, and clients without an `Origin`.
     let own = chat.edge(0).url().to_owned();
     assert_eq!(
         ask(&chat, Method::GET, POLLING, &[("origin", &own)], "")

@@ -1,4 +1,4 @@
-//! Processes end and start again: politely, or not.
+//! Graceful shutdown, crash and restart.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn a_graceful_shutdown_answers_pending_sends(kind: Kind) {
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
     socket.join(room, None).await.expect("her own");
-    // What is on its way is still answered.
+    // Pending sends are answered before the shutdown.
     let mut pending = Vec::new();
     for i in 0..20 {
         let data = json!({"room": room, "body": "x", "clientMsgId": i.to_string()});

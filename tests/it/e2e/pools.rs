@@ -1,4 +1,4 @@
-//! Pools of workers that do different work, and what moves when one comes or goes.
+//! Worker pools with different roles, and rebalancing when workers join or leave.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::notify::{say, verify};
 use crate::harness::{Chat, Kind, User, eventually, process::Process, provider::Provider, server};
 
-/// So many that three workers each have one but for one chance in a hundred thousand.
+/// With three workers, the chance that one of them owns no partition is below 1 in 100,000.
 const PARTITIONS: u16 = 32;
 
 fn variable(chat: &Chat, name: &str) -> String {
@@ -31,7 +31,7 @@ fn plan(mail: &Provider) -> crate::harness::deployment::Plan {
         .set("notify.email.base_url", &mail.url)
 }
 
-/// A direct room with someone who is told by mail.
+/// A direct room with a user who is notified by mail.
 async fn with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
     let bob = chat.register("bob").await;
     verify(chat, &bob, mail, "email", "bob@example.com").await;
@@ -64,7 +64,7 @@ async fn worker_roles_are_validated() {
     }
 }
 
-/// Pools that do one thing each, and together all of it.
+/// One pool for each role; together they process everything.
 #[tokio::test]
 async fn each_pool_runs_only_its_roles() {
     let mail = Provider::start().await;
@@ -79,7 +79,7 @@ async fn each_pool_runs_only_its_roles() {
     let room = with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
     delivered(&mail, 1).await;
-    // Without those who find out whom a message concerns nobody is told, and the job waits.
+    // Without a `notify` worker no delivery is decided, and the task stays in its queue.
     let mut notify = workers.pop().expect("three were started");
     notify.sigterm();
     assert_eq!(notify.ended().await, Some(0));
@@ -98,7 +98,7 @@ async fn each_pool_runs_only_its_roles() {
     })
     .await;
     assert_eq!(mail.asked().len(), 1);
-    // And only who stores messages has partitions.
+    // Only workers with the role `messages` own partitions.
     for worker in &workers {
         let has = worker.log().contains("partitions owned");
         assert_eq!(has, worker.name() == "worker messages", "{}", worker.log());
@@ -111,7 +111,7 @@ async fn each_pool_runs_only_its_roles() {
     delivered(&mail, 2).await;
 }
 
-/// With one partition one of two workers has none. It is the only one that may deliver here.
+/// With one partition, one of two workers owns none. Here it is the only worker that may deliver.
 #[tokio::test]
 async fn a_worker_without_partitions_still_sends_notifications() {
     let mail = Provider::start().await;
@@ -119,13 +119,13 @@ async fn a_worker_without_partitions_still_sends_notifications() {
     let first = chat.recipe("storing", &["worker", "--jobs", "messages"]);
     let _first = first.start().await;
     let ada = chat.register("ada").await;
-    // Which of two is given the partition is decided by their ids, drawn at each start.
+    // The owner is chosen by the workers' ids, which are random at each start.
     let mut idle = None;
     for attempt in 0..40 {
         let recipe = chat.recipe(&format!("all {attempt}"), &["worker"]);
         let mut second = recipe.start().await;
         let owns = || second.log().contains("partitions owned");
-        // Two beats of everyone: by then it knows.
+        // Two heartbeat intervals: by then the assignment is known.
         let beats = Instant::now() + Duration::from_secs(1);
         while Instant::now() < beats && !owns() {
             say_something(&chat, &ada).await;
@@ -149,12 +149,12 @@ async fn say_something(chat: &Chat, user: &User) {
     chat.rest_as(0, user).patch("/v1/me", name).await.ok(200);
 }
 
-/// Nobody works while a notification is not due, and somebody does when it is.
+/// No worker runs until the notification is due; then one is started.
 #[tokio::test]
 async fn a_worker_is_started_when_a_delayed_notification_is_due() {
     let mail = Provider::start().await;
     let chat = plan(&mail)
-        // Longer than the rate of arrival is remembered, which keeps a worker.
+        // Longer than the window of the measured arrival rate, which keeps a worker running.
         .set("notify.delay", "16s")
         .set("autoscale.interval", "100ms")
         .set("autoscale.cooldown", "300ms")
@@ -212,10 +212,10 @@ async fn expired_rows_are_deleted_by_one_worker_at_a_time() {
         })
         .await;
     }
-    // All of it by one of them: the other was told that it is being done.
+    // One worker deleted all of them; the other found the lease taken.
     let all = chat.workers.iter().map(Process::log).collect::<String>();
     assert_eq!(all.matches("expired rows cleared away").count(), 1, "{all}");
-    // Who is logged in stays so.
+    // Open logins are kept.
     chat.rest_as(0, &ada).get("/v1/me").await.ok(200);
     let refreshed = json!({"refreshToken": ada.refresh});
     let answer = chat.rest(0).post("/v1/auth/refresh", refreshed).await;
@@ -224,13 +224,13 @@ async fn expired_rows_are_deleted_by_one_worker_at_a_time() {
 
 // ---- partitions
 
-/// Partitions that each have exactly one consumer.
+/// The number of partitions with exactly one consumer.
 async fn served(queue: &rabbit::RabbitQueue) -> Option<usize> {
     let load = queue.load().await.ok()?;
     Some(load.partitions.iter().filter(|p| p.consumers == 1).count())
 }
 
-/// What its last word on the subject was.
+/// The number in its last log line about owned partitions.
 fn owned(worker: &Process) -> usize {
     let log = worker.log();
     let line = log
@@ -241,7 +241,7 @@ fn owned(worker: &Process) -> usize {
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The design says 2 s for each move. A busy machine may need longer; the figures are printed.
+/// The design's bound is 2 s for each move. A busy machine may need longer; the durations are printed.
 #[tokio::test]
 async fn partitions_are_rebalanced_when_workers_join_and_leave() {
     let mut chat = Chat::plan(Kind::Cluster)

@@ -1,8 +1,9 @@
-//! A real, busy channel, played again: one connection for each nickname, every line in the file's order. Afterwards every
-//! member must have received every line once and in order, and the history must say the same.
+//! Replays a real, busy channel: one connection for each nickname, every line in the file's order. Afterwards every
+//! member must have received every line once and in order, and the history must be the same.
 //!
-//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test makes up a conversation of
-//! the same shape. `CHAT_REPLAY_DAYS` says how many of the files to play, `all` or a number; 1 if unset.
+//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test generates a conversation
+//! of
+//! the same shape. `CHAT_REPLAY_DAYS` is the number of files to replay, or `all`; 1 if unset.
 
 use std::{collections::HashMap, path::Path, time::Instant};
 
@@ -16,10 +17,10 @@ use crate::harness::{Chat, Kind, Socket, User, both_ways};
 
 both_ways!(every_member_receives_a_replayed_channel_in_order);
 
-/// How many accounts are made, and rooms joined, at the same time.
+/// Accounts registered, and rooms joined, concurrently.
 const AT_ONCE: usize = 16;
 
-/// One thing somebody said.
+/// One line of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub nick: String,
@@ -40,7 +41,7 @@ async fn every_member_receives_a_replayed_channel_in_order(kind: Kind) {
     }
 }
 
-/// Somebody in the channel.
+/// A member of the channel.
 struct Member {
     user: User,
     socket: Socket,
@@ -48,7 +49,7 @@ struct Member {
     connection: ConnectionNo,
 }
 
-/// The parts of an event that are compared.
+/// The compared fields of an event.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
@@ -81,7 +82,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         });
     }
 
-    // Everyone comes in. A nickname is no user name: it is what the user is called.
+    // Every nickname gets an account: `u<number>`, with the nickname as its display name.
     let users: Vec<User> = stream::iter(nicks.iter().enumerate())
         .map(|(i, nick)| async move {
             let password = format!("the password of u{i}");
@@ -123,8 +124,8 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         })
         .collect();
 
-    // What one says in a row goes out at once; the next one speaks when all of it is accepted. So the room's order is
-    // the file's order, with any number of edges and workers.
+    // Consecutive lines of one nickname are sent at once; the next nickname sends when all of them are accepted. So the
+    // room's order is the file's order, with any number of edges and workers.
     let mut keys: Vec<Key> = Vec::with_capacity(lines.len());
     for run in lines.chunk_by(|a, b| a.nick == b.nick) {
         let member = &members[number[run[0].nick.as_str()]];
@@ -144,7 +145,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         }
     }
 
-    // Everyone has received every line once and in order.
+    // Every member has received every line once and in order.
     for member in &members {
         let (mut looked_at, mut messages) = (0, 0);
         member
@@ -194,7 +195,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
     assert_eq!(verdict.accepted, lines.len() as u64);
     assert_eq!(verdict.delivered, verdict.expected, "{}", verdict.explain());
 
-    // So says the history, on each edge.
+    // The history is the same on each edge.
     for edge in 0..chat.edges.len() {
         let rest = chat.rest_as(edge, &members[edge % members.len()].user);
         let (mut after, mut expected) = (0, lines.iter().enumerate());
@@ -275,7 +276,7 @@ pub(super) fn days() -> Vec<(String, Vec<Line>)> {
         .collect()
 }
 
-/// What was said. Notices are nobody's words, and a message has at least one byte.
+/// Keeps messages of at least one byte and skips notices.
 fn parse(log: &[u8]) -> Vec<Line> {
     String::from_utf8_lossy(log)
         .split('\n')
@@ -292,8 +293,8 @@ fn parse(log: &[u8]) -> Vec<Line> {
         .collect()
 }
 
-/// A conversation with the shape of a real one: few talk much and many little, in bursts; they name each other, paste
-/// addresses and other languages, say the same again. The same seed says the same.
+/// A conversation with the shape of a real one: few members talk much and many little, in bursts; they mention each
+/// other, paste addresses and other languages, and repeat themselves. It is determined by the seed.
 fn made_up(seed: u64) -> Vec<Line> {
     const LINES: usize = 800;
     const WORDS: &[&str] = &[
@@ -341,7 +342,7 @@ fn made_up(seed: u64) -> Vec<Line> {
         "[away]", "^_^", "|", "`", "{}", "-", "\\", "é", "", "", "", "",
     ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    // Xorshift64 (Marsaglia 2003): all that is asked of it is to be the same each time.
+    // Xorshift64 (Marsaglia 2003): only determinism matters here.
     let mut below = move |limit: usize| {
         state ^= state << 13;
         state ^= state >> 7;

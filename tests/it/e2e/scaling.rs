@@ -1,4 +1,4 @@
-//! The pool follows the load, as `chat bench scaling` shows it.
+//! `chat bench scaling` with an autoscaler: the pool follows the load.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ async fn the_pool_scales_with_a_burst_and_back() {
     drop(free);
     let mut recipe = chat.recipe("autoscale", &["autoscale"]);
     set(&mut recipe.env, "CHAT__METRICS__PORT", &port.to_string());
-    // So few that the burst asks for more of them, however fast this machine is.
+    // Low enough that the burst requires several workers, however fast this machine is.
     set(
         &mut recipe.env,
         "CHAT__AUTOSCALE__MESSAGES_PER_SECOND",

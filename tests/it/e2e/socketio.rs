@@ -1,4 +1,4 @@
-//! The stock Socket.IO client, unchanged, against real processes.
+//! The stock Socket.IO client, unmodified, against real processes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::harness::{
 
 pub(super) const POLLING: &[&str] = &["polling"];
 pub(super) const WEBSOCKET: &[&str] = &["websocket"];
-/// What the client does by default: polling first, then the upgrade.
+/// The client's default: polling first, then the upgrade.
 pub(super) const UPGRADED: &[&str] = &["polling", "websocket"];
 
 both_ways!(
@@ -64,7 +64,7 @@ async fn every_transport_sends_and_receives(kind: Kind) {
         client.call("editMessage", data).await;
         assert_eq!(client.event("messageUpdated").await["body"], "edited");
 
-        // What is refused is answered, or told where nobody asked for an answer.
+        // Errors are acked, or sent as `exception` if the client requested no ack.
         let refused = client.ack(client.send("nobodyKnows", json!({}))).await;
         assert_eq!(
             (&refused["ok"], &refused["error"]["code"]),
@@ -101,7 +101,7 @@ async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
     let room = chat.room(&ada, "public", &[]).await;
     let talker = chat.connect(1, &ada).await;
     talker.join(room, None).await.expect("her own");
-    // Five clients come while someone talks: each starts with polling and moves over in the middle of it.
+    // Five clients connect during a stream of messages: each starts with polling and upgrades in the middle of it.
     let talk = async {
         for i in 0..MESSAGES {
             talker.say(room, &i.to_string(), "x").await;
@@ -148,7 +148,7 @@ async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
     }
 }
 
-/// The numbers of the durable events, in order of arrival.
+/// The `changeSeq` of durable events, in order of arrival.
 pub(super) fn change_seqs(events: &[(String, Value)]) -> Vec<i64> {
     events
         .iter()
@@ -187,7 +187,7 @@ async fn connects_require_a_valid_token(kind: Kind) {
         );
     }
 
-    // A fresh token does, in the handshake's header as well, and with its scheme in front.
+    // A fresh token is accepted, also in the handshake's `Authorization` header with the scheme.
     let fresh = chat
         .rest(0)
         .post(
@@ -212,7 +212,7 @@ async fn connects_require_a_valid_token(kind: Kind) {
     header.event("connected").await;
     scheme.event("connected").await;
 
-    // Yesterday's token is told apart from a wrong one: the client refreshes it.
+    // An expired token has its own code: the client refreshes it.
     let mut n = 0;
     let message = eventually("the token to expire", || {
         n += 1;
@@ -233,7 +233,7 @@ async fn connects_require_a_valid_token(kind: Kind) {
     assert_eq!(code(&message.1), "token_expired", "{message:?}");
 }
 
-/// Joins again whenever the client has connected, as an application would.
+/// Rejoins whenever the client has connected, as an application would.
 async fn rejoin(client: &Client, room: Uuid, connects: usize, seen: &mut Vec<i64>) {
     client
         .until("to be connected again", |heard| {
@@ -263,7 +263,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
-    // An address of its own, which it keeps: the clients come back by themselves.
+    // A fixed port, so that the clients reconnect by themselves.
     let port = free_port().to_string();
     let mut own = None;
     let mut chat = chat;
@@ -317,7 +317,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
                 }
             }
         }
-        // Someone goes on talking meanwhile, where there is another edge.
+        // In a cluster, messages are sent over the other edge meanwhile.
         if kind == Kind::Cluster {
             for _ in 0..20 {
                 talker.say(room, &said.to_string(), "x").await;
@@ -329,7 +329,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
             .restart()
             .await;
         for (client, seen, taken) in &mut listeners {
-            // What came before the end, then what was missed.
+            // The events before the restart, then the missed ones.
             client
                 .until("to be connected again", |heard| {
                     (heard.connects >= round + 2).then_some(())
@@ -379,10 +379,10 @@ async fn a_graceful_shutdown_announces_a_reconnect_delay(kind: Kind) {
     chat.edge(0).sigterm();
     let hint = websocket.event("restarting").await;
     assert!(hint["retryAfterMs"].is_u64(), "{hint}");
-    // The client comes back by itself after these, and stays away after a disconnect of the server's.
+    // The client reconnects after these reasons, but not after a server disconnect.
     let closed = disconnected(&websocket, 0).await;
     assert_eq!(closed, ("transport close".to_owned(), Some(1012)));
-    // A poll that waits hears the same; one that comes a moment later finds nobody.
+    // A pending poll gets the same reason; a later one is refused.
     let (reason, _) = disconnected(&polling, 0).await;
     assert!(
         ["transport close", "transport error"].contains(&reason.as_str()),
@@ -421,7 +421,7 @@ async fn two_hundred_clients_receive_every_message(kind: Kind) {
     }))
     .await;
     let room = chat.room(&users[0], "public", &[]).await;
-    // Memberships first: then no memberJoined comes in between.
+    // All memberships first, so that no `memberJoined` comes in between.
     for (i, user) in users.iter().enumerate() {
         let socket = chat.connect(i, user).await;
         socket.join(room, None).await.expect("it is public");
@@ -473,7 +473,7 @@ async fn two_hundred_clients_receive_every_message(kind: Kind) {
     }
 }
 
-/// A page that holds on to its socket is not held on to by the server.
+/// A client that keeps its socket open after a disconnect is closed by the server.
 #[tokio::test]
 async fn disconnected_clients_are_cleaned_up() {
     let (chat, clients) = (Chat::start(Kind::Standalone).await, Clients::start());
@@ -488,7 +488,7 @@ async fn disconnected_clients_are_cleaned_up() {
             .await;
     }
     assert_eq!(open_sockets(&chat).await, 3);
-    // The process with all of them ends without a word.
+    // Kill the client process without disconnecting.
     drop(clients);
     let started = std::time::Instant::now();
     eventually("the sockets to be gone", || async {

@@ -1,4 +1,4 @@
-//! Rooms with members on both transports: they see the same events in the same order.
+//! Rooms with members on both transports: all receive the same events in the same order.
 
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
             }
         }
     }
-    // Both kinds talk, change and react at once; someone comes and goes.
+    // Both kinds send, edit and react concurrently; a member joins and leaves.
     let id = |ack: &Value| ack["id"].clone();
     let by_stock = async {
         for i in 0..30 {
@@ -106,7 +106,7 @@ async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
             durable(client.heard(|heard| heard.events.clone())),
         ));
     }
-    // They joined one after the other, but nothing happened before the last of them was in.
+    // They joined one after the other, but no message was sent before the last of them had joined.
     let (_, first) = &seen[0];
     assert!(first.len() > 60, "{}", first.len());
     for (name, events) in &seen {
@@ -167,7 +167,7 @@ async fn a_replayed_channel_reaches_both_transports_in_order(kind: Kind) {
     }
 }
 
-/// Someone in the channel, on either transport.
+/// A member of the channel, on either transport.
 enum Member {
     Plain(Socket),
     Stock(Client),
@@ -208,7 +208,7 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
             }
         });
     }
-    // What one says in a row goes out at once; the next one speaks when all of it is accepted.
+    // Consecutive lines of one nickname are sent at once; the next nickname sends when all of them are accepted.
     let mut said = 0;
     for run in lines.chunk_by(|a, b| a.nick == b.nick) {
         let data = |n: usize, text: &str| json!({"room": room, "body": text, "clientMsgId": format!("line {n}")});
@@ -238,7 +238,7 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
         }
         said += run.len();
     }
-    // Everyone has heard every line once, in the file's order, with the room's own numbers.
+    // Every member has received every line once, in the file's order, with the room's own numbers.
     for member in &members {
         let (name, messages) = match member {
             Member::Plain(socket) => {

@@ -1,4 +1,4 @@
-//! Connections that ask for nothing, too much or too slowly; answers that nobody reads.
+//! Idle connections, too many or too slow connections, and responses that are not read.
 
 use std::{
     collections::VecDeque,
@@ -22,10 +22,10 @@ both_ways!(
     connections_per_address_are_limited,
 );
 
-/// An honest client's message may take as long while an attack runs. Loose: the tests share their machine.
+/// Bound of an honest client's message during an attack. Loose: the tests share their machine.
 const BOUND: Duration = Duration::from_secs(5);
 
-/// Ada on the edge that is attacked, in a room of her own.
+/// An honest client on the attacked edge, in a room of its own.
 struct Honest {
     socket: Socket,
     room: Uuid,
@@ -45,7 +45,7 @@ impl Honest {
         }
     }
 
-    /// Sends, and waits until the message comes back stored.
+    /// Sends a message and waits for its event.
     async fn works(&mut self) {
         let (started, name) = (Instant::now(), Uuid::new_v4().to_string());
         let data = json!({"room": self.room, "body": "x", "clientMsgId": name});
@@ -89,7 +89,7 @@ async fn connections_with_unread_responses_are_closed(kind: Kind) {
         raw.request("GET /api", &[], "").await;
         unread.push(raw);
     }
-    // Each answer has begun: it waits for its reader.
+    // Each response has started and is blocked by its reader.
     for raw in &unread {
         raw.stream.readable().await.expect("it is open");
     }
@@ -106,12 +106,12 @@ async fn connections_with_unread_responses_are_closed(kind: Kind) {
         most < before + MAX_GROWTH,
         "{before} MiB grew to {most} MiB by {MANY} unread answers"
     );
-    // They are reset, each of them, and so are those that read a byte now and then.
+    // All of them are reset, including those that read a byte now and then.
     let mut trickling = unread.split_off(MANY - 5);
     eventually("all unread answers are cut off", || {
         let open = |raw: &Raw| !matches!(raw.stream.take_error(), Ok(Some(_)));
         unread.retain(open);
-        // The error first: a read that meets it takes it away.
+        // Read the error first: `try_read` would consume it.
         trickling.retain(|raw| {
             let is_open = open(raw);
             let _ = raw.stream.try_read(&mut [0]);
@@ -124,12 +124,11 @@ async fn connections_with_unread_responses_are_closed(kind: Kind) {
     honest.works().await;
 }
 
-/// Silent connections, more than there may be, and new ones all the time.
-/// History of large messages, asked for on many connections and not read: what one account holds is bounded, it is refused
-/// clearly beyond that, and it may go on once it has read.
+/// Pages of large messages, requested on many connections and not read: the unread response bytes of one account are
+/// bounded, further requests get a 429, and requests succeed again once the responses are read.
 async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
     const MANY: usize = 200;
-    /// MiB: 8 of answers for the account, and what 200 connections and a busy allocator take.
+    /// MiB: 8 of responses for the account, the rest for 200 connections and the allocator.
     const MAX_GROWTH: u64 = 64;
     let chat = Chat::plan(kind)
         .set("edge.write_timeout", "60s")
@@ -179,7 +178,7 @@ async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
         "{before} MiB grew to {most} MiB"
     );
 
-    // Those that were answered get their whole page, the others are told what to do.
+    // Successful responses are complete; the others are 429 with `Retry-After`.
     let (mut whole, mut refused) = (0, 0);
     for mut raw in unread {
         let answer = raw.answer().await.expect("an answer");
@@ -221,7 +220,7 @@ async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
     let full = Instant::now();
     let mut slowest = Duration::ZERO;
     for round in 0..10 {
-        // More of them, faster than the old ones end.
+        // New connections are opened faster than the old ones time out.
         for _ in 0..20 {
             silent.push_back(Raw::connect(url, HERE).await);
         }
@@ -232,7 +231,7 @@ async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         }
         slowest = slowest.max(started.elapsed());
-        // Those of the first 60 are still there.
+        // The first 60 connections are still open.
         if round == 0 && full.elapsed() < Duration::from_secs(3) {
             let mut raw = Raw::connect(url, HERE).await;
             let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
@@ -253,7 +252,7 @@ async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
         honest.slowest
     );
     assert!(slowest < BOUND, "health took {slowest:?}");
-    // The silent ones end by themselves, the others were closed at once.
+    // The idle connections time out; the excess ones were closed at once.
     for raw in &mut silent {
         raw.closed().await;
     }
@@ -283,7 +282,7 @@ async fn slowly_sent_request_heads_time_out(kind: Kind) {
         );
         raw
     };
-    // A fresh connection, one that has had an answer before, one that sends nothing, and one at rest.
+    // A new connection, one that was used before, one that sends nothing, and an idle keep-alive connection.
     let (mut fresh, mut used) = (Raw::connect(url, HERE).await, health().await);
     let (mut silent, mut resting) = (Raw::connect(url, HERE).await, health().await);
     let started = Instant::now();
@@ -299,7 +298,7 @@ async fn slowly_sent_request_heads_time_out(kind: Kind) {
         took < Duration::from_secs(10),
         "they were cut off only after {took:?}"
     );
-    // edge.idle_timeout is longer, and an upgraded socket knows none of this.
+    // `edge.idle_timeout` is longer, and upgraded sockets have no request timeout.
     assert_eq!(
         resting
             .ask("GET /healthz", &[], "")
@@ -342,7 +341,7 @@ async fn connections_per_address_are_limited(kind: Kind) {
         .await;
     assert_eq!(answer.expect("an answer").status, 401);
     honest.works().await;
-    // A place that was given back can be taken again.
+    // Slots of closed connections are available again.
     drop(held);
     eventually("the address may come again", || async {
         let answer = Raw::connect(url, ELSEWHERE)

@@ -1,4 +1,4 @@
-//! Floods of single operations: each has a cost, whatever transport it comes by, and one user's flood is their own.
+//! Floods of single operations: each has a cost on every transport, and one user's flood does not affect other users.
 
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ async fn every_socket_event_is_rate_limited(kind: Kind) {
                 _ => other += 1,
             }
         }
-        // The burst, and what was earned meanwhile.
+        // The burst, plus what was refilled meanwhile.
         let allowed = 21 + 5 * (started.elapsed().as_secs() as usize + 1);
         println!("{event}: {other} done, {limited} refused");
         assert!(limited > 0 && other >= 20, "{event}: {other}, {limited}");
@@ -134,7 +134,7 @@ async fn reads_have_a_rate_limit_separate_from_sends(kind: Kind) {
         assert!(refused > 0, "{path}");
         other.get(path).await.ok(200);
     }
-    // The newest page of a room, which is answered from memory, too.
+    // The newest page of a room is served from the cache and counts as well.
     let messages = format!("/v1/rooms/{room}/messages?wait=stored");
     reader.post(&messages, json!({"body": "x"})).await.ok(201);
     let socket = chat.connect(0, &ada).await;

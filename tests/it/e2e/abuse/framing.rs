@@ -1,4 +1,5 @@
-//! Commands hidden in what clients write: none of them ever runs, and what they were hidden in is delivered as any message.
+//! Commands embedded in client data: they are never executed, and the message that contains them is delivered
+//! unchanged.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,10 @@ both_ways!(
     a_malformed_batch_is_not_executed_partially
 );
 
-/// How long an honest message may take from its send to its event while the attack runs; debug build, loaded machine.
+/// Bound of an honest message from its send to its event during the attack; debug build, loaded machine.
 const HONEST: Duration = Duration::from_secs(5);
 
-/// Somebody whose account and room are attacked, and what they look like before.
+/// The user whose account and room are attacked, and their state before the attack.
 struct Victim {
     user: User,
     den: Uuid,
@@ -58,7 +59,7 @@ impl Victim {
         Value::Array(seen)
     }
 
-    /// Lines that run as the victim wherever a line of a client counts as a command.
+    /// Lines that would run as the victim if a line in client data were parsed as a command.
     fn commands(&self, mallory: &User) -> Vec<String> {
         let (vera, den) = (self.user.id, self.den);
         let said =
@@ -93,7 +94,7 @@ fn metadata_with(line: &str) -> String {
     format!("{{\"a\":\n{line}\n, \"n\" : 12345678901234567890.10,\r\n\t\"pretty\": [\n  1\n]}}")
 }
 
-/// The three ways in.
+/// An attacker who sends over REST, WebSocket and polling.
 struct Mallory<'a> {
     user: User,
     chat: &'a Chat,
@@ -104,7 +105,7 @@ struct Mallory<'a> {
 }
 
 impl Mallory<'_> {
-    /// Sends a message with this metadata by each way, and waits until it is accepted.
+    /// Sends a message with this metadata by each transport and waits until it is accepted.
     async fn send(&mut self, metadata: &str) {
         let path = format!("/v1/rooms/{}/messages", self.room);
         for way in ["rest", "waits", "ws", "polling"] {
@@ -174,7 +175,7 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
         attack.send(&metadata).await;
         let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
         expected.extend(std::iter::repeat_n(metadata, 4));
-        // Somebody works beside.
+        // An honest client works at the same time.
         let started = Instant::now();
         let data =
             json!({"room": hall, "body": "honest", "clientMsgId": format!("honest {number}")});
@@ -193,7 +194,7 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
     println!("slowest honest message: {slowest:?}");
     assert!(slowest < HONEST, "{slowest:?}");
 
-    // To a live socket, a live polling client, a client that comes back, and a reader of the history.
+    // Received by a live WebSocket, a live polling client, a client that resumes, and a reader of the history.
     let hidden = |messages: &[Value]| -> Vec<Value> {
         let from_mallory = messages.iter().filter(|m| m["body"] == "x");
         from_mallory.map(|m| m["metadata"].clone()).collect()
@@ -239,7 +240,7 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
     assert_eq!(letters(&chat).await, [Value::Null; 0]);
 }
 
-/// A batch as edges wrote them before: lines, with metadata as it came.
+/// A batch in the line format of earlier versions, with metadata as the client sent it.
 async fn commands_embedded_in_old_payloads_are_not_executed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
@@ -315,7 +316,7 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
     )
     .await;
 
-    // What stands between two bad ones is run.
+    // The valid command between two invalid ones is executed.
     assert_eq!(
         socket.event("newMessage").await["body"],
         "I never said that"
@@ -333,7 +334,7 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
     assert_eq!(find("the batch cannot be read").len(), 2);
     assert_eq!(find("update the workers").len(), 1);
     assert_eq!(find("the message's id").len(), 1);
-    // A letter is one command, to be read by a person.
+    // A dead letter holds one command in readable form.
     let unreadable = find("it cannot be read")[0];
     assert_eq!(unreadable["payload"], "{\"v\":1");
     let forged_letter = find("the message's id")[0];
@@ -342,7 +343,7 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
     let shown = run(&chat, &["queue", "dead", "show", id]).await;
     assert!(shown.contains("I never said that"), "{shown}");
 
-    // Put back, all of them come again as they were, and still nothing of them runs.
+    // When replayed, all of them are dead-lettered again unchanged, and none is executed.
     run(&chat, &["queue", "dead", "replay", "--all"]).await;
     let payloads = |letters: &[Value]| {
         let mut payloads: Vec<String> = letters.iter().map(|l| l["payload"].to_string()).collect();

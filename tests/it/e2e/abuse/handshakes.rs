@@ -1,4 +1,4 @@
-//! Handshakes without an account, in floods and in wrong shapes; and too many sockets of one user.
+//! Handshakes without an account, in floods and malformed; and too many sockets of one user.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -24,10 +24,10 @@ both_ways!(
 const HOME: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// One connection that says what it is told.
+/// A connection that sends exactly what the test writes.
 struct Wire(TcpStream);
 
-/// The status and the head of an answer, and its body.
+/// A response: its status, head and body.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -36,7 +36,7 @@ struct Answer {
 }
 
 impl Wire {
-    /// From one of this machine's own addresses.
+    /// Connects from one of this machine's loopback addresses.
     async fn from(source: Ipv4Addr, chat: &Chat) -> Wire {
         let address = chat.edge(0).url().strip_prefix("http://").expect("http");
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -54,7 +54,7 @@ impl Wire {
             .expect("an open connection");
     }
 
-    /// The next answer.
+    /// Reads the next response.
     async fn answer(&mut self) -> Answer {
         let reading = async {
             let mut head = Vec::new();
@@ -94,7 +94,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
-/// A handshake with these headers in place of its own; an empty one is left out.
+/// A handshake with these headers in place of the default ones; an empty value removes the header.
 fn upgrade(line: &str, changes: &[(&str, &str)]) -> String {
     let mut text = format!("{line}\r\nhost: chat\r\n");
     let kept = UPGRADE
@@ -117,7 +117,7 @@ async fn a_handshake_flood_exhausts_only_its_own_addresss_slots(kind: Kind) {
         .start()
         .await;
     let ada = chat.register("ada").await;
-    // Pipelined on one connection, as many as a megabyte holds.
+    // Pipelined on one connection, about a megabyte of requests.
     let mut flood = Wire::from(ELSEWHERE, &chat).await;
     let many = 5000;
     let (mut reading, mut writing) = flood.0.split();
@@ -139,7 +139,7 @@ async fn a_handshake_flood_exhausts_only_its_own_addresss_slots(kind: Kind) {
         }
         (opened, refused)
     };
-    // Meanwhile another address opens both transports, and a user of that address is let in.
+    // Meanwhile another address opens both transports, and a user authenticates from the flooding address.
     let honest = async {
         let mut longest = Duration::ZERO;
         for _ in 0..10 {
@@ -175,7 +175,7 @@ async fn a_handshake_flood_exhausts_only_its_own_addresss_slots(kind: Kind) {
         answer.status, 101,
         "who has an account is not counted: {answer:?}"
     );
-    // The flood's sessions end with `edge.auth_timeout`, and give their places back.
+    // The flood's sessions end after `edge.auth_timeout` and free their slots.
     eventually("the flood's places to be free again", || async {
         let answer = Wire::from(ELSEWHERE, &chat).await.ask(&get(POLLING)).await;
         (answer.status == 200).then_some(())
@@ -226,7 +226,7 @@ async fn unauthenticated_sockets_do_not_exhaust_the_connection_limit(kind: Kind)
         .await
         .expect("a ticket is good");
     socket.event("connected").await;
-    // One place is enough to authenticate in.
+    // One free slot is enough to authenticate.
     strangers.pop();
     let mut socket = eventually("a place", || async {
         chat.dial(0).first_frame(&ada.access).attempt().await.ok()
@@ -277,7 +277,7 @@ async fn sockets_per_user_are_limited(kind: Kind) {
         .await;
     assert!(another.until("44{").await.contains("rate_limited"));
 
-    // The first three work, another user is welcome, and a place is free when one closes.
+    // The first three sockets keep working, another user can connect, and closing a socket frees a slot.
     third.settle().await;
     raw.say("421[\"leaveRoom\",{\"room\":\"00000000-0000-0000-0000-000000000000\"}]")
         .await;
@@ -300,7 +300,7 @@ async fn sockets_per_user_are_limited(kind: Kind) {
     .await;
 }
 
-/// What a CONNECT of Socket.IO is refused with.
+/// The CONNECT_ERROR packet that this user's CONNECT is answered with.
 async fn connect_error(chat: &Chat, user: &User) -> String {
     let (mut raw, _) = Raw::open(chat).await;
     raw.say(&format!("40{}", json!({"token": user.access})))
@@ -326,7 +326,7 @@ async fn only_a_valid_rfc_6455_handshake_is_upgraded() {
         ] {
             let answer = ask(&line, good).await;
             assert_eq!(answer.status, 101, "{path} {good:?}: {answer:?}");
-            // The RFC's own example.
+            // The example of RFC 6455, section 1.3.
             assert!(
                 answer
                     .head
@@ -391,7 +391,7 @@ async fn malformed_or_duplicate_credentials_are_refused() {
         let answer = ask(&chat, Method::GET, "/v1/me", &header, "").await;
         assert_eq!(answer.status, 200, "{scheme}: {}", answer.text);
 
-        // In a URL it is refused, whatever is beside it.
+        // A token in the URL is refused, also beside a valid header.
         for name in ["token", "access_token"] {
             let query = format!("{name}={}", ada.access);
             for path in [format!("/ws?{query}"), format!("{WEBSOCKET}&{query}")] {
@@ -414,7 +414,7 @@ async fn malformed_or_duplicate_credentials_are_refused() {
     }
 }
 
-/// A client that sends all of it before it listens, as browsers do, reads why it was refused.
+/// A client that sends its whole body before it reads, as browsers do, receives the 413.
 #[tokio::test]
 async fn an_oversized_post_is_answered_with_413() {
     let chat = plan().set("socketio.max_payload", 2000).start().await;
@@ -431,7 +431,7 @@ async fn an_oversized_post_is_answered_with_413() {
             let answer = wire.ask(&format!("{head}{rest}")).await;
             assert_eq!(answer.status, 413, "{size}: {answer:?}");
             assert!(answer.head.contains("connection: close\r\n"), "{answer:?}");
-            // The session lives on.
+            // The session stays open.
             polling
                 .say("421[\"leaveRoom\",{\"room\":\"00000000-0000-0000-0000-000000000000\"}]")
                 .await;

@@ -1,4 +1,4 @@
-//! Rights that end while something is under way, and everything that must outlive leaving and joining.
+//! Rights revoked during concurrent operations, and state that must survive leaving and joining.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ both_ways!(
 /// Members whose sockets join while they are removed.
 const CROWD: usize = 24;
 const ROUNDS: usize = 4;
-/// What an honest client may wait for an answer meanwhile, on a loaded machine.
+/// Bound of an honest client's request, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const KINDS: &[&str] = &["public", "private", "direct"];
@@ -46,10 +46,10 @@ async fn crowd(chat: &Chat) -> (Vec<User>, Vec<Socket>) {
     (users, sockets)
 }
 
-/// Everyone joins and is removed in the same moment. When the last removal was answered, the room is the owner's alone:
-/// what she says then is for nobody else, whichever of the two was first.
+/// All members join and are removed concurrently. After the response to the last removal, only the owner may receive
+/// messages, whichever operation came first.
 async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
-    // Nothing but the join itself may find out.
+    // Only the join itself may detect the removal, not the periodic check.
     let plan = Chat::plan(kind)
         .set("edge.rights_interval", "1h")
         .set("limits.messages_per_second", 10_000)
@@ -58,7 +58,7 @@ async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
     let ada = chat.register("ada").await;
     let (users, sockets) = crowd(&chat).await;
     let room = chat.room(&ada, "private", &[]).await;
-    // On each edge, to know when it has delivered something.
+    // One socket on each edge, to know when the edge has delivered a message.
     let mut hers = Vec::new();
     for edge in 0..chat.edges.len() {
         let socket = chat.connect(edge, &ada).await;
@@ -77,9 +77,9 @@ async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
         };
         join_all(users.iter().map(add)).await;
         let joins = sockets.iter().enumerate().map(|(i, socket)| async move {
-            // A little apart, so that all moments are tried.
+            // Staggered, to cover different interleavings.
             tokio::time::sleep(Duration::from_millis(2 * i as u64)).await;
-            // With and without the past, which takes the two ways through a join.
+            // With and without recovery: the two code paths of a join.
             socket.join(room, (i % 2 == 0).then_some(0)).await.is_ok()
         });
         let removals = users.iter().enumerate().map(|(i, user)| {
@@ -137,7 +137,7 @@ async fn a_mute_survives_leaving_and_rejoining(kind: Kind) {
     let muted = owner.put(&mute(&bob), json!({})).await.ok(200);
     assert!(muted["mutedUntil"].is_string());
     send(his.clone()).await.problem(403, "forbidden");
-    // By REST, by the owner's hand, by a ban that is lifted: he comes back as he went.
+    // After leaving over REST, a removal by the owner and a lifted ban, the member is still muted.
     let back = async || {
         let member = his.post(&format!("{path}/join"), json!({})).await.ok(200);
         assert_eq!(member["mutedUntil"], muted["mutedUntil"], "{member}");
@@ -151,14 +151,14 @@ async fn a_mute_survives_leaving_and_rejoining(kind: Kind) {
     owner.put(&ban, json!({})).await.ok(204);
     owner.delete(&ban).await.ok(204);
     back().await;
-    // By the socket.
+    // Rejoins over a socket.
     his.post(&format!("{path}/leave"), json!({})).await.ok(204);
     let mut bobs = chat.connect(1, &bob).await;
     bobs.join(room, None).await.expect("anyone joins");
     let data = json!({"room": room, "body": "x", "clientMsgId": "1"});
     bobs.call("sendMessage", data).await.expect("accepted");
     assert_eq!(bobs.event("sendFailed").await["code"], "forbidden");
-    // Someone who was never here, for when they come; and lifted while they are away.
+    // A mute of a user who was never a member applies when they join; a mute can be lifted while the user is absent.
     owner.put(&mute(&eve), json!({})).await.ok(204);
     chat.rest_as(1, &eve)
         .post(&format!("{path}/join"), json!({}))
@@ -177,7 +177,7 @@ async fn a_mute_survives_leaving_and_rejoining(kind: Kind) {
         .problem(404, "not_found");
 }
 
-/// Neither its sockets live on, nor does its access token open new ones, whichever way it ended.
+/// When a login ends, its sockets are closed and its access token opens no new ones, however it ended.
 async fn an_ended_login_has_no_sockets(kind: Kind) {
     let plan = Chat::plan(kind).set("edge.rights_interval", "1h");
     let chat = plan.start().await;
@@ -189,7 +189,7 @@ async fn an_ended_login_has_no_sockets(kind: Kind) {
                 .await
         }
     };
-    // An old token, used again after the next one was used, is one that someone stole.
+    // Reuse of a rotated refresh token means that it was stolen: the login is closed.
     let adas = chat.connect(1, &ada).await;
     let next = refresh(ada.refresh.clone()).await.ok(200);
     refresh(next["refreshToken"].as_str().expect("a token").to_owned())
@@ -214,7 +214,7 @@ async fn an_ended_login_has_no_sockets(kind: Kind) {
     }
 }
 
-/// The close code of a socket that this user's access token opens.
+/// The close code of a socket opened with this user's access token.
 async fn refused(chat: &Chat, edge: usize, user: &User) -> u16 {
     let dial = chat.dial(edge).bearer(&user.access);
     let socket = dial.connect().await.expect("it is told by the close code");
@@ -266,7 +266,7 @@ async fn a_repeated_create_returns_no_room_to_a_banned_user(kind: Kind) {
     assert_eq!(status, 201, "{text}");
     let room = id(&text);
     assert_eq!(create("private").await.0, 201, "a repeat finds it");
-    // It passes to Bob, who throws her out and gives it a name that is none of her business.
+    // The room passes to Bob, who bans Ada and changes its name.
     let (hers, his) = (chat.rest_as(0, &ada), chat.rest_as(1, &bob));
     hers.put(&member(room, &bob), json!({"role": "owner"}))
         .await
@@ -279,7 +279,7 @@ async fn a_repeated_create_returns_no_room_to_a_banned_user(kind: Kind) {
     assert_eq!(status, 409, "{text}");
     assert!(!text.contains("secret"), "{text}");
 
-    // The same for what else is answered with a resource when it is repeated.
+    // The same for the other operations that answer a repetition with a resource.
     let room = chat.room(&ada, "private", &[&bob]).await;
     let send = |rest: Rest| async move {
         let path = format!("/v1/rooms/{room}/messages?wait=stored");
@@ -306,7 +306,7 @@ async fn a_repeated_create_returns_no_room_to_a_banned_user(kind: Kind) {
         .problem(404, "not_found");
 }
 
-/// To a stranger, what they may not see and what does not exist are one answer, byte for byte but for the request's id.
+/// To a stranger, hidden and nonexistent resources get identical responses, except for the request id.
 async fn responses_do_not_reveal_private_messages(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = tokio::join!(chat.register("ada"), chat.register("eve"));
@@ -332,7 +332,7 @@ async fn responses_do_not_reveal_private_messages(kind: Kind) {
         problem["instance"].take();
         (answer.status, problem.to_string())
     };
-    // Each of them about what exists, then about what does not.
+    // Each is requested for an existing resource, then for a nonexistent one.
     type Path<'a> = &'a dyn Fn(Uuid, Uuid) -> String;
     let at_message: Path = &|room, message| format!("/v1/rooms/{room}/messages/{message}");
     let paths: [(Method, Path, Option<Value>); 17] = [
@@ -408,7 +408,7 @@ async fn responses_do_not_reveal_private_messages(kind: Kind) {
         assert_eq!(there, nowhere, "{method} {}", path(room, private));
         assert_eq!(there.0, 404);
     }
-    // A message of another room, in a room of her own.
+    // A message of another room, in the caller's own room.
     for message in [private, open] {
         let path = |message| format!("/v1/rooms/{own}/messages/{message}");
         let there = ask(Method::GET, path(message), None).await;
@@ -427,7 +427,7 @@ async fn responses_do_not_reveal_private_messages(kind: Kind) {
         assert_eq!(there, ask(Method::GET, path(no_message), None).await);
         assert_eq!(there.0, 404);
     }
-    // And over a socket.
+    // The same over a socket.
     let eves = chat.connect(1, &eve).await;
     let events = [
         ("joinRoom", json!({})),
@@ -455,7 +455,7 @@ async fn users_without_a_shared_room_cannot_be_added(kind: Kind) {
     let hers = chat.rest_as(0, &ada);
     let room = chat.room(&ada, "private", &[]).await;
     cannot_be_added(&hers, room, &bob, KINDS).await;
-    // Both in one public room, by their own choice.
+    // Both joined one public room themselves.
     let lobby = chat.room(&ada, "public", &[]).await;
     let his = chat.rest_as(1, &bob);
     his.post(&format!("/v1/rooms/{lobby}/join"), json!({}))
@@ -464,13 +464,13 @@ async fn users_without_a_shared_room_cannot_be_added(kind: Kind) {
     let direct = chat.room(&ada, "direct", &[&bob]).await;
     let role = json!({"role": "member"});
     hers.put(&member(room, &bob), role.clone()).await.ok(200);
-    // Out of all of them he stays out, also of what he was in before.
+    // After leaving, he cannot be added to any room, including those he was a member of.
     for room in [lobby, direct, room] {
         his.post(&format!("/v1/rooms/{room}/leave"), json!({}))
             .await
             .ok(204);
     }
-    // Of the direct room it is said below.
+    // The direct room is tested below.
     cannot_be_added(&hers, room, &bob, &KINDS[..2]).await;
     assert_eq!(
         chat.room(&ada, "direct", &[&bob]).await,
@@ -480,7 +480,7 @@ async fn users_without_a_shared_room_cannot_be_added(kind: Kind) {
     his.get(&format!("/v1/rooms/{direct}"))
         .await
         .problem(404, "not_found");
-    // He may come back himself.
+    // He can rejoin himself.
     assert_eq!(chat.room(&bob, "direct", &[&ada]).await, direct);
     his.get(&format!("/v1/rooms/{direct}")).await.ok(200);
 }
@@ -496,12 +496,12 @@ async fn members_cannot_be_added_directly(kind: Kind) {
         .await
         .ok(200);
     cannot_be_added(&hers, room, &bob, KINDS).await;
-    // Who came by themselves can be given a role.
+    // A member who joined without an invitation can be given a role.
     let admin = json!({"role": "admin"});
     hers.put(&member(lobby, &bob), admin).await.ok(200);
 }
 
-/// Not into a room that there is, nor into new ones of these kinds; and none of these rooms came to be.
+/// `user` can be added neither to `room` nor to new rooms of these kinds, and none of the new rooms is created.
 async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
     let before = hers.get("/v1/rooms?limit=200").await.ok(200);
     let role = json!({"role": "member"});
@@ -525,7 +525,7 @@ async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
     );
 }
 
-/// Nothing comes over the bus: what ended is found in the store.
+/// Without the bus, revoked rights are found by reading the store.
 #[tokio::test]
 async fn rights_are_revoked_without_redis() {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
@@ -584,7 +584,7 @@ async fn rights_are_revoked_without_redis() {
         "without Redis: unsubscribed after {left:?}, the login's socket closed after {closed:?}"
     );
     assert!(left < PATIENCE && closed < PATIENCE);
-    // On the same edge, which delivers to all of the room's sockets at once.
+    // Sent on the same edge, which delivers to all sockets of the room at once.
     adas.until("her own word", |heard| {
         heard
             .events

@@ -1,4 +1,4 @@
-//! Tokens and tickets that are none, or are not good any more.
+//! Invalid and expired tokens and tickets.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -17,18 +17,18 @@ both_ways!(
     invalid_tokens_over_rest_are_refused,
 );
 
-/// A token with the right shape, the given claims, and any signature.
+/// A well-formed token with the given claims, signed with `secret`.
 fn token(user: Uuid, secret: &str, algorithm: Algorithm) -> String {
     let now = jwt::now();
     let claims = json!({"sub": user, "sid": Uuid::new_v4(), "iat": now, "exp": now + 600});
     jwt::sign(&claims, secret, algorithm)
 }
 
-/// Tokens that must not be good, each with what is wrong with it.
+/// Invalid tokens, each with the reason.
 fn bad_tokens(ada: &User, bob: &User) -> Vec<(&'static str, String)> {
     let [header, claims, signature] = parts(&ada.access);
     let [_, bobs_claims, bobs_signature] = parts(&bob.access);
-    // {"alg":"none","typ":"JWT"}
+    // Decoded: `{"alg":"none","typ":"JWT"}`.
     let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
     vec![
         ("empty", String::new()),
@@ -106,7 +106,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
         "the forger can forge"
     );
 
-    // One that was good a moment ago.
+    // A token that expires during the test.
     let rest = chat.rest_as(0, &ada);
     eventually("the token's end", || async {
         (rest.get("/v1/me").await.status == 401).then_some(())
@@ -160,7 +160,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
         .expect("credentials may come later");
     unauthorized(socket.closed().await, "nothing at all");
 
-    // A token in a URL ends up in logs.
+    // Tokens in URLs are refused, because URLs are logged.
     for key in ["token", "access_token"] {
         let refused = chat
             .dial(0)
@@ -174,7 +174,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
             (400, &json!("malformed"))
         );
     }
-    // A web page from elsewhere.
+    // A browser page of a foreign origin.
     let dial = chat
         .dial(0)
         .header("origin", "https://evil.example".to_owned());
@@ -188,7 +188,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
         (refused.status, &refused.body["code"]),
         (403, &json!("forbidden"))
     );
-    // No WebSocket at all.
+    // A plain HTTP request without an upgrade.
     chat.rest(0).get("/ws").await.problem(400, "malformed");
 }
 

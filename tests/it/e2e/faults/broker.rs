@@ -1,5 +1,5 @@
-//! RabbitMQ itself is killed, and takes nothing for a while: sends are accepted or `busy`, never left hanging, and what
-//! was accepted is stored.
+//! RabbitMQ is killed, and later blocked by its memory alarm: sends are accepted or answered with `busy` in time, and
+//! what was accepted is stored.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     support::OwnBroker,
 };
 
-/// How long one that was under way when the broker went may wait for it.
+/// `queue.confirm_timeout`: how long a pending publish waits for the broker.
 const CONFIRM: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
         .start()
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
-    // Someone else in a room of their own, who asks when we want to know.
+    // A separate client whose sends the test controls.
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "private", &[]).await;
     let socket = chat.connect(0, &ada).await;

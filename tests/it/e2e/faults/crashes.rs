@@ -1,5 +1,5 @@
-//! Processes end in the middle of a load, without a word or for a while: nothing that was acknowledged is lost, nothing
-//! comes twice, the order holds and the numbers have no gap.
+//! Processes are killed or frozen under load: every acknowledged message is stored once, in order, and the numbers have
+//! no gaps.
 
 use sqlx::{Connection, Executor, SqliteConnection};
 
@@ -49,7 +49,8 @@ async fn no_message_is_lost_when_standalone_crashes() {
     load.end(&chat).await;
 }
 
-/// Another process holds the database's file, so that nothing can be kept when it crashes; and nobody was told so.
+/// Another process locks the database file, so that nothing can be written before the crash, and therefore nothing may
+/// have been acknowledged.
 #[tokio::test]
 async fn no_acknowledgement_is_sent_before_standalone_persists() {
     const LOST: usize = 100;
@@ -71,13 +72,13 @@ async fn no_acknowledgement_is_sent_before_standalone_persists() {
     load.end(&chat).await;
 }
 
-/// The broker misses a frozen worker after some seconds and gives its partitions to the other one; what it wakes up to
-/// store is stored already.
+/// The broker misses heartbeats of a frozen worker after some seconds and reassigns its partitions. When the worker
+/// thaws, what it writes is stored already.
 #[tokio::test]
 async fn a_frozen_worker_stores_nothing_twice_after_thawing() {
     let mut chat = Load::plan(Kind::Cluster).start().await;
     let load = Load::start(&chat, 4, 3, PACE).await;
-    // One of them may have nothing to do.
+    // Both in turn: one of them may own no partition.
     for i in 0..2 {
         load.accepted(200).await;
         chat.worker_mut(i).sigstop();

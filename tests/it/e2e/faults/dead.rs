@@ -1,5 +1,5 @@
-//! Payloads that no worker can read lie beside good ones: they are set aside with their reason, and nothing else
-//! suffers.
+//! Payloads that no worker can parse, among valid ones: they are dead-lettered with their reason, and the valid ones
+//! are stored.
 
 use chat::{job::partition_of, sqlite::Database};
 use lapin::{
@@ -13,15 +13,15 @@ use crate::harness::{Chat, Kind, both_ways, eventually, server};
 
 both_ways!(unreadable_payloads_are_dead_lettered);
 
-/// As `Plan::start` sets it.
+/// As in `Plan::start`.
 const PARTITIONS: u16 = 4;
-/// As `config.toml` has it.
+/// As in `config.toml`.
 const STANDALONE_PARTITIONS: u16 = 8;
 
-/// Puts payloads into the room's partition, as they are.
+/// Writes raw payloads to the room's partition.
 pub async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
     if chat.kind == Kind::Standalone {
-        // Beside the running server, which looks for what others add.
+        // Inserted by a second process; the running server polls for such rows.
         let file = chat.dir().join("data/chat.db");
         let database = Database::open(&file).await.expect("the database");
         for payload in payloads {
@@ -93,7 +93,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     let room = chat.room(&ada, "public", &[]).await;
     let mut socket = chat.connect(0, &ada).await;
     socket.join(room, None).await.expect("her own");
-    // All of it waits in one queue, good and bad in turn.
+    // All of them wait in one queue, valid and invalid ones alternating.
     for worker in &mut chat.workers {
         worker.kill9().await;
     }
@@ -127,7 +127,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     let shown = run(&chat, &["queue", "dead", "show", id]).await;
     assert!(shown.contains("update the workers"), "{shown}");
 
-    // One is put back: nobody can read it still, and it comes back as a new letter.
+    // A replayed payload still cannot be parsed and becomes a new dead letter.
     run(&chat, &["queue", "dead", "replay", id]).await;
     eventually("it comes back", || async {
         let letters = letters(&chat).await;

@@ -1,5 +1,5 @@
-//! SIGTERM under load, one process after the other: nothing lost, nothing twice, and clients who come back when they
-//! were told to do not come all at once.
+//! SIGTERM under load, one process after the other: no message is lost or duplicated, and clients that follow the
+//! announced delay reconnect spread over time.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn a_rolling_restart_loses_nothing(kind: Kind) {
     }
     load.accepted(150).await;
     let figures = load.figures();
-    // Everyone was on some edge that went, and each of them was told when to come back.
+    // Each client was on an edge that stopped, and received a reconnect delay.
     assert!(figures.restarts >= 6, "{figures:?}");
     assert_eq!(figures.restarts, figures.reconnects, "{figures:?}");
     load.end(&chat).await;
@@ -63,7 +63,7 @@ async fn a_shutdown_closes_sockets_gradually(kind: Kind) {
     }))
     .await;
     assert_eq!(chat.edge_mut(0).ended().await, Some(0));
-    // A slow machine makes it longer, never shorter.
+    // On a slow machine it takes longer, never shorter.
     let last = closed.iter().map(|(at, _)| *at).max().expect("some");
     assert!(last >= DRAIN * 3 / 4, "all were closed within {last:?}");
     let early = closed.iter().filter(|(at, _)| *at < last / 2).count();
@@ -71,7 +71,7 @@ async fn a_shutdown_closes_sockets_gradually(kind: Kind) {
         (SOCKETS / 6..=SOCKETS * 5 / 6).contains(&early),
         "{early} in the first half"
     );
-    // Sixty of them all in one half would be one chance in 10^17.
+    // The chance that all sixty fall into one half is 1 in 10^17.
     let soon = closed.iter().filter(|(_, hint)| *hint < DRAIN / 2).count();
     assert!(
         (1..SOCKETS).contains(&soon),

@@ -1,4 +1,4 @@
-//! Someone who was away while a hundred thousand things happened comes back, to another edge, while the room is busy.
+//! A reader resumes on another edge after missing a hundred thousand messages, while the room is busy.
 
 use std::{
     sync::{
@@ -23,10 +23,10 @@ use crate::{
 both_ways!(a_reader_catches_up_on_a_hundred_thousand_messages);
 
 const MISSED: usize = 100_000;
-/// In one transaction; so few that a busy machine does not take longer for them than the database waits.
+/// Messages per transaction: few enough to stay below the statement timeout on a busy machine.
 const AT_ONCE: usize = 1000;
 
-/// Puts so many messages of `user` into the room, as a worker would, without telling any edge.
+/// Writes [`MISSED`] messages of `user` to the room as a worker would, without publishing events.
 async fn fill(chat: &Chat, user: UserId, room: RoomId) {
     let writes: Arc<dyn Writes> = match chat.kind {
         Kind::Cluster => {
@@ -94,7 +94,7 @@ async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     away.close().await;
     fill(&chat, bob.id, room).await;
 
-    // Someone talks all the time.
+    // Bob sends messages all the time.
     let quiet = Arc::new(AtomicBool::new(false));
     let busy = {
         let (quiet, socket) = (quiet.clone(), chat.connect(0, &bob).await);
@@ -124,7 +124,7 @@ async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
         got.len(),
         started.elapsed()
     );
-    // Live from here on: some more, then the last.
+    // From here on events are live: receive some of them, then the last.
     let seen = back.events("newMessage").len();
     back.until("live events", |heard| {
         let live = heard.events.iter().filter(|e| e.name == "newMessage");
@@ -148,7 +148,7 @@ async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     let wrong = got.iter().zip(first..).position(|(got, seq)| *got != seq);
     assert_eq!(wrong, None, "each number once, in order");
     assert_eq!(got.len(), MISSED + said);
-    // The history's end says the same.
+    // The history ends with the same number.
     let head = *got.last().expect("something");
     let path = format!("/v1/rooms/{room}/messages?limit=1");
     let newest = chat.rest_as(0, &ada).get(&path).await.ok(200);

@@ -1,4 +1,5 @@
-//! Who owns the partitions when workers come, go and crash: they move soon, and nothing waits for who is gone.
+//! Ownership of partitions when workers start, stop and crash: partitions move soon, and no message waits for a worker
+//! that is gone.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use super::PACE;
 use crate::harness::{Chat, Kind, Socket, eventually, load::Load};
 
-/// What the design says is two seconds; asserted with room for a machine that is busy.
+/// The design's bound is two seconds; asserted with a margin for busy machines.
 const MOVED: Duration = Duration::from_secs(12);
 
 /// Sends one message to each room and waits until all are stored.
@@ -55,7 +56,7 @@ async fn partitions_move_when_a_worker_stops_or_crashes() {
     all_answer(&socket, &rooms, "before").await;
     let mut figures = Vec::new();
     for (round, i) in [0, 1, 0, 1].into_iter().enumerate() {
-        // Both have something: otherwise nothing would move.
+        // Both workers own partitions; otherwise nothing would move.
         let politely = round >= 2;
         if politely {
             chat.worker_mut(i).sigterm();
@@ -73,7 +74,7 @@ async fn partitions_move_when_a_worker_stops_or_crashes() {
     assert!(figures.iter().all(|(_, took)| *took < MOVED), "{figures:?}");
 }
 
-/// One after the other comes, goes, crashes; the rooms are busy all the time.
+/// Workers start, stop and crash in turn while the rooms are busy.
 #[tokio::test]
 async fn no_message_is_lost_when_workers_join_and_leave() {
     let mut chat = Load::plan(Kind::Cluster).workers(1).start().await;

@@ -1,4 +1,4 @@
-//! The whole way from nobody to several workers and back, with the broker killed in the middle of it.
+//! Scaling from zero to several workers and back, with a broker crash in between.
 
 use super::{PACE, edges_say};
 use crate::{
@@ -7,24 +7,24 @@ use crate::{
     support::OwnBroker,
 };
 
-/// The most workers there may be.
+/// `autoscale.max`.
 const MOST: usize = 3;
 
-// Whoever counts processes must not hold up the load.
+// Two threads: `children` blocks one, and the load must go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pool_recovers_from_a_broker_crash() {
     let broker = OwnBroker::start("pool").await;
     let chat = plan()
         .address("AMQP_URL", broker.url())
-        // Its figures are gone when the broker is back.
+        // The API's figures are lost when the broker restarts.
         .set("autoscale.api_url", broker.api_url())
         .set("queue.confirm_timeout", "5s")
         .set("autoscale.max", MOST)
-        // What was seen at each look, for a failure.
+        // Logs each measurement, for failures.
         .set("log.filter", "info,chat::autoscale=debug")
-        // Longer than the edges may take to find the broker again, and to fill its queues.
+        // Longer than the edges need to reconnect to the broker and to fill its queues.
         .set("autoscale.cooldown", "6s")
-        // So few that the load asks for all of them, however fast this machine is.
+        // Low enough that the load requires all workers, however fast this machine is.
         .set("autoscale.messages_per_second", 20)
         .start()
         .await;
@@ -41,7 +41,7 @@ async fn the_pool_recovers_from_a_broker_crash() {
     let before = load.figures().busy;
     load.until("the outage is felt", || load.figures().busy > before + 50)
         .await;
-    // Nobody knows what waits: that starts nobody and sends nobody away.
+    // Without figures, no worker is started or stopped.
     assert_eq!(children(autoscaler.pid()), workers);
     broker.run(&["start", "rabbitmq"]).await;
     edges_say(&chat, 200, "queue", true).await;

@@ -1,4 +1,4 @@
-//! Readers that stop reading, and readers that were away for long, while their room is busy.
+//! Readers that stop reading, and readers that resume after a long absence, while their room is busy.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ both_ways!(
     a_stalled_reader_is_closed_and_resumes
 );
 
-/// Everything above `after`, page by page, until the socket is live. Returns the number of pages.
+/// Joins page by page from `after` until the socket is live. Returns the number of pages.
 async fn catch_up(socket: &Socket, room: Uuid, after: i64, got: &mut Vec<i64>) -> usize {
     let mut after = after;
     for pages in 1.. {
@@ -34,7 +34,7 @@ fn live(socket: &Socket) -> Vec<i64> {
     messages.iter().filter_map(|m| m["seq"].as_i64()).collect()
 }
 
-/// Waits until the socket has what everyone has, and compares.
+/// Waits until the socket has received every message of the load, and compares.
 async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
     load.settled().await;
     let all = load.figures().accepted as i64;
@@ -55,7 +55,7 @@ async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
     );
 }
 
-/// Nobody else reads in this room, so that however slow the machine is, nobody else can be too slow.
+/// The room has no other reader, so that on a slow machine no other socket can be closed as slow.
 async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 256 * 1024)
@@ -99,7 +99,7 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let mut got = live(&slow);
     let last = *got.last().expect("something was heard");
 
-    // It resumes, on the other edge.
+    // It resumes on the other edge.
     let back = chat.connect(1, &ada).await;
     catch_up(&back, room, last, &mut got).await;
     talker.say(room, "last", "goodbye").await;
@@ -127,7 +127,7 @@ async fn a_reader_catches_up_on_thousands_of_messages(kind: Kind) {
     away.close().await;
     got.extend(live(&away));
     load.accepted(MISSED).await;
-    // On the other edge, and the room goes on.
+    // On the other edge, while the room is busy.
     let back = chat.connect(1, load.owner()).await;
     let last = got.last().copied().unwrap_or(base);
     let pages = catch_up(&back, room, last, &mut got).await;

@@ -1,5 +1,5 @@
-//! The servers go away or go silent, and the workers with them: sends are answered at once, and all of it is stored
-//! and delivered when they are back.
+//! Servers fail, hang or are cut off, and workers fail: sends are answered in time, and everything is stored and
+//! delivered after the recovery.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const OUTAGE: Duration = Duration::from_secs(10);
-/// A database of Redis that may be emptied.
+/// A Redis database that this test may flush.
 const OWN: u8 = 9;
 
 async fn empty_redis() {
@@ -31,7 +31,7 @@ async fn empty_redis() {
     assert_eq!(&answer, b"+OK\r\n+OK\r\n");
 }
 
-/// A cluster at work that reaches [`OWN`] by a line.
+/// A cluster under load that reaches [`OWN`] through a proxy.
 async fn on_a_line_to_redis() -> (Line, Chat, Load) {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
@@ -47,7 +47,7 @@ async fn on_a_line_to_redis() -> (Line, Chat, Load) {
 async fn messages_flow_while_redis_is_down_and_emptied() {
     let (line, chat, load) = on_a_line_to_redis().await;
     for _ in 0..2 {
-        // Nothing gets through, to open connections and to new ones.
+        // Cuts the open connections and lets no new ones through.
         line.freeze();
         line.cut();
         load.accepted(400).await;
@@ -61,7 +61,7 @@ async fn messages_flow_while_redis_is_down_and_emptied() {
     }
     load.settled().await;
     load.go_on();
-    // Connections that break, again and again.
+    // Connections that break repeatedly.
     for _ in 0..5 {
         line.cut();
         load.accepted(50).await;
@@ -69,14 +69,15 @@ async fn messages_flow_while_redis_is_down_and_emptied() {
     load.end(&chat).await;
 }
 
-/// That a login was closed is told over Redis; while Redis is away, an edge compares logins with the store and closes the socket.
+/// Closed logins are published over Redis. While Redis is unreachable, an edge compares its logins with the store and
+/// closes the sockets of closed ones.
 #[tokio::test]
 async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Chat::plan(Kind::Cluster)
         .via("REDIS_URL", line.address)
         .set("edge.wait", "1s")
-        // So that nothing else is what finds it.
+        // Disables the periodic checks, which would find it as well.
         .set("edge.reconcile_interval", "1h")
         .set("edge.rights_interval", "1h")
         .start()
@@ -113,14 +114,14 @@ async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
             .map(drop)
     })
     .await;
-    // While the bus is away logins are compared with the store.
+    // Found by the comparison with the store.
     assert_eq!(closed.closed().await.code, 4001);
     stays.settle().await;
     line.thaw();
     stays.settle().await;
 }
 
-/// What is lost last has nothing behind it that would show the hole.
+/// Events lost at the end: no later event reveals the missing range.
 #[tokio::test]
 async fn a_missing_range_at_the_end_is_filled() {
     let (line, chat, load) = on_a_line_to_redis().await;
@@ -132,7 +133,7 @@ async fn a_missing_range_at_the_end_is_filled() {
         load.accepted(50).await;
         load.answered().await;
         line.thaw();
-        // Three seconds until heads are compared, and the bus's own way back.
+        // Heads are compared every three seconds; the bus needs time to reconnect.
         let started = Instant::now();
         load.settled().await;
         assert!(started.elapsed() < Duration::from_secs(15));

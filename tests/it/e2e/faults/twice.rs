@@ -1,4 +1,5 @@
-//! The same message sent again and again, through every door: it is stored once, and everyone is told the same.
+//! Repeated sends over every transport and edge: the message is stored once, and every response has the same id and
+//! number.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -11,7 +12,7 @@ both_ways!(
     duplicates_after_days_and_restarts_are_stored_once
 );
 
-/// Stores a message over REST, asking until it is stored.
+/// Sends a message over REST until it is stored.
 async fn store(chat: &Chat, edge: usize, user: &User, room: Uuid, name: &str) -> Value {
     let path = format!("/v1/rooms/{room}/messages?wait=stored");
     loop {
@@ -41,7 +42,7 @@ async fn concurrent_duplicates_over_two_edges_are_stored_once(kind: Kind) {
         assert_eq!((&one["id"], &one["seq"]), (&third["id"], &third["seq"]));
     }
     let stored = history(&chat, &ada, room).await;
-    // 1 is the owner.
+    // Number 1 is the owner's join.
     let expected = (0..MESSAGES).map(|i| (i as i64 + 2, i.to_string()));
     assert_eq!(stored, expected.collect::<Vec<_>>());
 }
@@ -84,8 +85,8 @@ async fn duplicates_after_crashes_are_stored_once() {
     assert_eq!(history(&chat, &ada, room).await.len(), MESSAGES);
 }
 
-/// Nothing that anyone remembers for a while is left: every process is a new one, Redis's cache is behind hundreds of
-/// messages, and the message is older than any window.
+/// No deduplication state outside of the store is left: every process is new, hundreds of later messages have displaced
+/// the message from Redis's cache, and it is older than any time window.
 async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
     let mut chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let ada = chat.register("ada").await;
@@ -108,7 +109,7 @@ async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
     let shown = |m: &Value| [m["id"].clone(), m["seq"].clone(), m["createdAt"].clone()];
     assert_eq!(shown(&again)[..2], shown(&first)[..2]);
     assert_ne!(shown(&again)[2], shown(&first)[2], "it is older now");
-    // Over a socket: the same id at once, and nothing new for anyone.
+    // Over a socket: the ack has the same id, and no event is published.
     let id = socket.say(room, "the same", "another body").await;
     assert_eq!(json!(id), first["id"]);
     socket.say(room, "the last", "the last").await;
@@ -125,7 +126,7 @@ async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
     assert_eq!(last, 303, "1 is the owner");
 }
 
-/// Makes all messages two days older than they are.
+/// Moves the time of all messages two days into the past.
 async fn age(chat: &Chat) {
     use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
     let done = match chat.kind {

@@ -1,4 +1,4 @@
-//! Text messages.
+//! Notifications by text message.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -34,7 +34,7 @@ pub fn by_text_message(sms: &Provider) -> [(&str, &str); 8] {
     ]
 }
 
-/// Somebody who writes, and somebody who is told by text messages.
+/// A sender, and a recipient who prefers text messages.
 struct Conversation {
     chat: Chat,
     ada: User,
@@ -60,7 +60,7 @@ pub async fn prefer_text_messages(chat: &Chat, user: &User) {
         .ok(200);
 }
 
-/// What Twilio posts when someone answers; signed as its page on security says, or wrongly.
+/// Posts an inbound message as Twilio does, signed as Twilio's page on security describes, or with a wrong signature.
 async fn answered(chat: &Chat, words: &str, signed: bool) {
     let path = "/v1/webhooks/twilio";
     let signature = {
@@ -100,7 +100,7 @@ async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
     let message = say(&chat, &ada, room, "after").await;
     row(&chat, &ada, &message, is("sent")).await;
     assert_eq!(sms.asked().len(), 2);
-    // A number that is none is not tried a second time.
+    // A number that the provider rejects is not tried again.
     sms.does(|_, _| Does::Answer(400, "", r#"{"code":21211,"message":"Invalid 'To'"}"#));
     let message = say(&chat, &ada, room, "wrong").await;
     let told = row(&chat, &ada, &message, is("failed")).await;
@@ -115,7 +115,7 @@ async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
         reason.starts_with("the provider refuses the address"),
         "{reason}"
     );
-    // Which no START lifts.
+    // START does not lift this suppression.
     answered(&chat, "START", true).await;
     let message = say(&chat, &ada, room, "still").await;
     row(&chat, &ada, &message, is("suppressed")).await;

@@ -1,5 +1,5 @@
-//! Every operation and every socket event, by every kind of caller: the server's answer is what [`table`] says, and
-//! `docs/rights.md` is written from the same table. An operation that the table does not know fails the test.
+//! Every operation and every socket event, by every kind of caller: the server's answer must be what [`table`] says,
+//! and `docs/rights.md` is generated from the same table. An operation that the table does not list fails the test.
 
 mod page;
 mod table;
@@ -21,10 +21,10 @@ use crate::harness::{
 
 both_ways!(every_operation_by_every_caller, every_event_by_every_caller);
 
-/// Rows that are tried at once.
+/// Rows that are tested concurrently.
 const AT_ONCE: usize = 12;
 
-/// Everyone who calls.
+/// The users of the test.
 struct Cast {
     owner: User,
     admin: User,
@@ -33,9 +33,9 @@ struct Cast {
     removed: User,
     banned: User,
     stranger: User,
-    /// A plain member to whom things are done.
+    /// A plain member that operations act on.
     target: User,
-    /// Someone with an account who is in no room.
+    /// A user who is in no room.
     newcomer: User,
 }
 
@@ -69,7 +69,7 @@ async fn start(kind: Kind) -> (Chat, Cast) {
 }
 
 impl Cast {
-    /// In the order of the table's columns, which is that in which they call: what ends a room is called last.
+    /// In the order of the table's columns, which is the order of the calls: operations that end a room run last.
     fn callers(&self) -> [&User; CALLERS.len()] {
         [
             &self.stranger,
@@ -83,12 +83,12 @@ impl Cast {
     }
 }
 
-/// One row's room, with everyone in their place and the messages that the row is about.
+/// The room of one row, with every user in their role and the messages that the row needs.
 struct Place {
     room: Uuid,
-    /// Of the target.
+    /// Written by the target.
     message: Option<Uuid>,
-    /// Each caller's own.
+    /// Each caller's own message.
     own: HashMap<Uuid, Uuid>,
 }
 
@@ -128,7 +128,7 @@ impl Place {
         Place { room, message, own }
     }
 
-    /// What stands for `{room}`, `{message}`, `{own}`, `{target}`, `{newcomer}` and `{self}` in a row's texts.
+    /// Replaces the placeholders that [`RoomRow`] describes.
     fn fill(&self, text: &str, cast: &Cast, caller: &User) -> String {
         let message = self.message.unwrap_or_default();
         let own = self.own.get(&caller.id).copied().unwrap_or(message);
@@ -161,7 +161,7 @@ async fn call(rest: &Rest, method: &str, path: &str, body: &str) -> (u16, String
     (answer.status, code)
 }
 
-/// Tokens that are good no more: a forged one, an expired one, one of an ended login and one of a deleted account.
+/// Invalid tokens: a forged one, an expired one, one of an ended login and one of a deleted account.
 fn bad_tokens(user: &User, ended: &Ended) -> [(&'static str, String, &'static str); 4] {
     let now = jwt::now();
     let token = |secret: &str, exp: u64| {
@@ -177,7 +177,7 @@ fn bad_tokens(user: &User, ended: &Ended) -> [(&'static str, String, &'static st
     ]
 }
 
-/// Access tokens that have not expired.
+/// Unexpired access tokens of an ended login and a deleted account.
 struct Ended {
     login: String,
     account: String,
@@ -186,7 +186,7 @@ struct Ended {
 impl Ended {
     async fn new(chat: &Chat) -> Ended {
         let (login, account) = tokio::join!(chat.register("ended"), chat.register("deleted"));
-        // Every edge knows both logins as open.
+        // Every edge caches both logins as open.
         for edge in 0..chat.edges.len() {
             for user in [&login, &account] {
                 chat.rest_as(edge, user).get("/v1/me").await.ok(200);
@@ -214,7 +214,7 @@ impl Ended {
     }
 }
 
-/// Those who do not show who they are get the same answer whatever they ask for.
+/// Without valid credentials, every operation answers 401 with the code of the token's defect.
 async fn without_credentials(
     chat: &Chat,
     owner: &User,
@@ -412,7 +412,7 @@ async fn every_event_by_every_caller(kind: Kind) {
         "tests/it/e2e/rights/table.rs and the events are not the same"
     );
 
-    // Nobody does anything before they have shown who they are.
+    // Before authentication every event is refused.
     for row in EVENTS.iter().filter(|row| row.event != "auth") {
         let socket = chat
             .dial(0)
@@ -441,7 +441,7 @@ async fn every_event_by_every_caller(kind: Kind) {
     let rows = EVENTS.iter().filter(|row| row.data.contains("{room}"));
     let rows = rows.flat_map(|row| ["private", "public"].map(|kind| (row, kind)));
     let rows = rows.map(|(row, kind)| async move {
-        // Its own sockets: what one of them is in the room of another row is of no matter here.
+        // New sockets for each row, so that rows do not affect each other.
         let callers = cast.callers().into_iter().enumerate();
         let sockets = callers
             .map(|(i, user)| async move { (i, chat.connect(i % chat.edges.len(), user).await) });
@@ -455,7 +455,7 @@ async fn every_event_by_every_caller(kind: Kind) {
         faults.len(),
         faults.join("\n")
     );
-    // Of those without a room each socket may do all.
+    // Events without a room are allowed on every socket.
     let socket = chat.connect(0, &cast.stranger).await;
     let auth = json!({"token": cast.stranger.access});
     socket.call("auth", auth).await.expect("the same user");
@@ -465,7 +465,7 @@ async fn every_event_by_every_caller(kind: Kind) {
     socket.call("disconnect", json!({})).await.expect("goodbye");
 }
 
-/// `docs/rights.md` is the table.
+/// `docs/rights.md` is generated from the table.
 #[test]
 fn the_page_is_up_to_date() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rights.md");

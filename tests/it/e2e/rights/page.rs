@@ -1,4 +1,4 @@
-//! `docs/rights.md`, written from the table.
+//! Generates `docs/rights.md` from the table.
 
 use super::table::{ACCOUNT_ROWS, CALLERS, EVENTS, ROOM_ROWS, Want, named};
 

@@ -1,5 +1,5 @@
-//! A worker's process is killed at each moment of a batch, told by what passes between it and its servers. Whoever
-//! comes after it finishes: every message once, every number once, in order.
+//! A worker process is killed at each step of a batch, which proxies detect in its traffic to the servers. Its
+//! successor finishes: every message once, every number once, in order.
 
 mod wire;
 
@@ -12,7 +12,7 @@ use wire::{MOMENTS, Protocol, Snare, Wire};
 use super::PACE;
 use crate::harness::{Chat, Kind, deployment::authority, load::Load};
 
-/// Someone who edits all the time, so that batches hold more than new messages.
+/// Sends edits continuously, so that batches contain more than new messages.
 async fn edit(chat: &Chat) -> JoinHandle<()> {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "private", &[]).await;
@@ -50,7 +50,7 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
         *url = url.replacen(&target, &wire.address.to_string(), 1);
         wires.push(wire);
     }
-    // From here on it is alone.
+    // From here on it is the only worker.
     let mut victim = recipe.start().await;
     chat.worker_mut(0).sigterm();
     assert_eq!(chat.worker_mut(0).ended().await, Some(0));

@@ -1,7 +1,7 @@
-//! Thousands of notifications to a provider that fails three times in ten, while every process is killed in turn:
-//! each notification is delivered once, or the ledger says what became of it.
+//! Thousands of notifications to a provider that fails 30 % of the requests, while every process is killed in turn:
+//! each notification is delivered once, or the delivery log says what became of it.
 //!
-//! 300 of them by default. The 10,000 of the promise:
+//! 300 of them by default. The documented guarantee, with 10,000:
 //! `CHAT_TEST_NOTIFICATIONS=10000 scripts/test --test it e2e::notify::storm -- --nocapture`
 
 mod judge;
@@ -28,11 +28,11 @@ use crate::harness::{
 
 both_ways!(every_notification_is_delivered_once_or_accounted_for);
 
-/// Senders at once.
+/// Concurrent senders.
 const SENDERS: usize = 8;
-/// Processes killed while messages are sent, and again while their notifications are.
+/// Processes killed while messages are sent, and again while their notifications are sent.
 const KILLS: usize = 4;
-/// Attempts before a dead letter: few enough that some die.
+/// Attempts before a dead letter: few enough that some notifications are dead-lettered.
 const ATTEMPTS: usize = 4;
 
 fn count() -> usize {
@@ -40,7 +40,7 @@ fn count() -> usize {
     count.ok().and_then(|n| n.parse().ok()).unwrap_or(300)
 }
 
-/// Thirty of a hundred fail, in every way a provider can; the five last of those took the mail.
+/// Of 100 requests 30 fail, in every way a provider can; in the last five of those cases it accepted the mail.
 fn stumbling(before: usize, _: &Asked) -> Does {
     match (before * 37 + 11) % 100 {
         0..=8 => Does::fail(),
@@ -58,12 +58,12 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let mail = Arc::new(Provider::start().await);
     let attempts = ATTEMPTS.to_string();
     let settings = [
-        // As many deliveries as there can be.
+        // No digests: as many deliveries as possible.
         ("notify.digest_window", "0s"),
         ("notify.max_attempts", attempts.as_str()),
         ("notify.delay", "100ms"),
         ("notify.concurrency", "16"),
-        // On a busy machine it takes longer than a token lives.
+        // On a busy machine the test outlasts the default lifetime of a token.
         ("auth.access_ttl", "1d"),
     ];
     let mut chat = start(kind, &mail, &settings).await;
@@ -82,7 +82,7 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let began = Instant::now();
     let sending = Sending::start(&chat, &ada, rooms, count);
     let mut kills = 0;
-    // Kills while the provider was asked, be it before or after the last message was sent.
+    // Kills while requests were sent to the provider, before or after the last message was sent.
     let mut in_storm = 0;
     for kill in 1..=KILLS {
         let goal = count * kill / (KILLS + 1);
@@ -94,7 +94,7 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let messages = sending.finished().await;
     let sent = began.elapsed();
     for _ in 0..KILLS {
-        // Deliveries are joined to digests while they wait, so nobody knows how many requests will come.
+        // Pending deliveries are merged into digests, so the number of requests is not known in advance.
         let goal = mail.count() + count / 40;
         if !more_requests(&chat, &readers, &mail, goal, count).await {
             break;
@@ -120,10 +120,11 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
         figures.twice
     );
 
-    // What was given up is in the dead letters, once each, and can be sent from there.
+    // Dead notifications are in the dead letters, once each, and can be replayed.
     let letters = letters(&chat, &["list", "--limit", "100000"]).await;
     let letters = letters.as_array().expect("a list");
-    // A worker that dies between letter and ledger writes it again, under the same id.
+    // A worker that is killed after dead-lettering and before updating the delivery log dead-letters again, with the
+    // same id.
     let ids: HashSet<_> = letters.iter().map(|letter| letter["id"].as_str()).collect();
     assert_eq!(ids.len(), figures.dead);
     mail.does(|_, _| Does::take());
@@ -138,7 +139,7 @@ async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
     for i in 0..count {
         readers.push(chat.register(&format!("reader{i}")).await);
     }
-    // A few at once: this process is the provider as well.
+    // A few at a time: the provider runs in this process as well.
     for some in readers.chunks(16) {
         join_all(some.iter().map(|reader| {
             let address = format!("{}@example.com", reader.username);
@@ -150,7 +151,7 @@ async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
     readers
 }
 
-/// Waits until so many requests came; `false` if everything is told before that.
+/// Waits until `goal` requests came; `false` if every notification is final before that.
 async fn more_requests(
     chat: &Chat,
     readers: &[User],
@@ -180,7 +181,7 @@ async fn more_requests(
     }
 }
 
-/// Every reader's whole history.
+/// The notification history of every reader.
 async fn ledger(chat: &Chat, readers: &[User]) -> Rows {
     let mut rows = Rows::new();
     for (i, reader) in readers.iter().enumerate() {
@@ -214,7 +215,7 @@ async fn settled(chat: &Chat, readers: &[User], count: usize, mail: &Provider) -
     eventually_all(chat, readers, count, mail, Row::is_final).await
 }
 
-/// The ledger, once all of its rows are right. Gives up when nothing has moved for a while.
+/// The delivery log, once `right` accepts all rows. Fails when nothing has changed for [`DEADLINE`].
 async fn eventually_all(
     chat: &Chat,
     readers: &[User],

@@ -1,4 +1,4 @@
-//! The senders, and the processes that are killed under them.
+//! The senders, and the killing of processes.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::SENDERS;
 use crate::harness::{Chat, DEADLINE, User};
 
-/// Clients that send, and send again what was not accepted, to whichever edge is there.
+/// Clients that send to any running edge, and repeat each send until it is accepted.
 pub struct Sending {
     shared: Arc<Shared>,
     senders: Vec<tokio::task::JoinHandle<()>>,
@@ -51,7 +51,7 @@ impl Sending {
         sending
     }
 
-    /// Where the edges are now.
+    /// Updates the addresses of the edges.
     fn tell(&self, chat: &Chat) {
         let urls = chat.edges.iter().map(|edge| edge.url().to_owned());
         *self.shared.urls.lock().expect("no panic") = urls.collect();
@@ -61,7 +61,7 @@ impl Sending {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Kills a process and starts it again: workers and edges in turn, or the only one.
+    /// Kills and restarts a process: workers and edges in turn, or the only process.
     pub async fn kill(&self, chat: &mut Chat, turn: usize) {
         let victim = match turn % 2 {
             0 => chat.worker_mut(turn / 2),
@@ -72,7 +72,7 @@ impl Sending {
         self.tell(chat);
     }
 
-    /// The ids, in the order of their numbers.
+    /// The ids of all messages, once all are accepted.
     pub async fn finished(&self) -> Vec<String> {
         let all = self.shared.ids.lock().expect("no panic").len();
         moves(|| self.accepted() == all, || self.accepted()).await;
@@ -123,7 +123,7 @@ async fn send(shared: Arc<Shared>, count: usize) {
     }
 }
 
-/// Waits for a condition for as long as a figure still changes.
+/// Waits until `done`; fails when `figure` has not changed for [`DEADLINE`].
 pub async fn moves(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
     let mut poll = tokio::time::interval(Duration::from_millis(10));
     let (mut last, mut since) = (figure(), Instant::now());
