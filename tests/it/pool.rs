@@ -1,4 +1,4 @@
-//! Processes started and retired (`chat::autoscale::pool`), with shell scripts in the workers' place.
+//! Starting and stopping of worker processes (`chat::autoscale::pool`), with shell scripts as workers.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn script(text: &str) -> WorkerCommand {
     }
 }
 
-/// Until `right`, keeping `target` workers; the error if it gives up.
+/// Keeps `target` workers until `right`; returns the error if the pool gives up.
 async fn keep(
     pool: &mut Pool,
     target: usize,
@@ -63,7 +63,7 @@ async fn a_worker_that_does_not_stop_in_time_is_killed() {
 async fn a_crashed_worker_is_replaced() {
     let marker = std::env::temp_dir().join(crate::support::unique("pool"));
     let path = marker.display();
-    // The first one ends at once, the next ones stay.
+    // The first process ends at once, later ones stay.
     let text =
         format!("if [ -e {path} ]; then echo ready; cat >/dev/null; else : >{path}; exit 3; fi");
     let mut pool = Pool::new(script(&text), PATIENCE);
@@ -88,7 +88,7 @@ async fn the_pool_gives_up_on_workers_that_always_crash() {
     );
     assert!(error.message.contains("exit status: 1"), "{error:?}");
     pool.stop().await;
-    // No storm: the first four, and then one after the other.
+    // Restarts are limited: the first four start at once, then one after the other.
     let count = std::fs::read_to_string(&starts).unwrap().lines().count();
     assert!((8..=11).contains(&count), "{count} starts");
     std::fs::remove_file(starts).unwrap();

@@ -1,12 +1,11 @@
-//! Reads the tree: imports go down only, every module says what it is for, nothing is left lying about.
+//! Checks of the source tree: imports go down only, every module has a purpose comment, no leftovers.
 
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
 };
 
-/// The layers, lowest first. A module may use what stands below it, never its neighbours. What stands at the very
-/// bottom may use each other.
+/// The layers, lowest first. A module may use lower layers, but no module of its own layer, except in the lowest one.
 const LAYERS: &[&[&str]] = &[
     &[
         "config",
@@ -67,7 +66,7 @@ fn an_edge_cannot_write_the_database() {
     complaints.none();
 }
 
-/// Wall clocks jump; who decides by one starts and ends processes for nothing.
+/// Wall clocks jump, and a decision based on one would start and stop processes needlessly.
 #[test]
 fn the_autoscaler_knows_no_wall_clock() {
     let mut complaints = Complaints::default();
@@ -123,7 +122,7 @@ fn no_leftovers_are_in_the_tree() {
     complaints.none();
 }
 
-/// Logs and dead letters show values by `Debug`. Types with such fields say with `debug_of!`, or by hand, what is shown.
+/// Logs and dead letters print values with `Debug`. Types with such fields implement it with `debug_of!` or by hand.
 #[test]
 fn secret_and_personal_types_do_not_derive_debug() {
     let mut complaints = Complaints::default();
@@ -153,7 +152,7 @@ fn secret_and_personal_types_do_not_derive_debug() {
     complaints.none();
 }
 
-/// Whether a field's name says that it is a secret or personal, and its type does not hide it.
+/// Whether the field's name marks it as secret or personal and its type does not redact it.
 fn hides(field: &str) -> bool {
     const NAMES: [&str; 9] = [
         "password", "token", "secret", "hash", "code", "body", "email", "phone", "address",
@@ -229,13 +228,13 @@ use crate::store;
 // ---- the tree
 
 struct Source {
-    /// Below the project's root.
+    /// Relative to the project's root.
     path: PathBuf,
     text: String,
 }
 
 impl Source {
-    /// The crate's module that the file belongs to: `edge` for `src/edge/api/mod.rs`. `lib.rs` is none, it is the list.
+    /// The crate's module that the file belongs to: `edge` for `src/edge/api/mod.rs`; `None` for `lib.rs`.
     fn module(&self) -> Option<String> {
         let below = self.path.strip_prefix("src").ok()?;
         let first = Path::new(below.iter().next()?).file_stem()?.to_str()?;
@@ -246,7 +245,7 @@ impl Source {
         without_comments_and_strings(&self.text)
     }
 
-    /// The code that is not for tests.
+    /// The code without tests.
     fn product(&self) -> String {
         match self.path.ends_with("tests.rs") || self.path.iter().any(|part| part == "tests") {
             true => String::new(),
@@ -302,7 +301,7 @@ impl Complaints {
     }
 }
 
-// ---- reading Rust, as far as it is needed here
+// ---- a minimal Rust scanner
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(i, line)| (i + 1, line))
@@ -312,13 +311,13 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
 
-/// Every module named after `crate::`, with its line; each of several in braces.
+/// Every module named after `crate::`, with its line, including each item of a list in braces.
 fn crate_paths(code: &str) -> Vec<(usize, String)> {
     const ROOT: &str = "crate::";
     let mut found = Vec::new();
     for (at, _) in code.match_indices(ROOT) {
         let rest = at + ROOT.len();
-        // `$crate::` is a macro's own.
+        // `$crate::` belongs to a macro.
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
             continue;
         }
@@ -334,7 +333,7 @@ fn crate_paths(code: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// Where each item of the list in braces at `open` begins.
+/// The start of each item of the list in braces at `open`.
 fn list_items(code: &str, open: usize) -> Vec<usize> {
     let (mut depth, mut expecting, mut starts) = (0, false, Vec::new());
     for (i, c) in code[open..].char_indices() {
@@ -356,7 +355,7 @@ fn list_items(code: &str, open: usize) -> Vec<usize> {
     starts
 }
 
-/// The same text with everything blank that is no code; lines stay where they are.
+/// The text with comments and strings blanked; line numbers do not change.
 fn without_comments_and_strings(source: &str) -> String {
     let chars: Vec<char> = source.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
@@ -419,7 +418,7 @@ fn end_of_string(chars: &[char], start: usize) -> usize {
     (i + 1).min(chars.len())
 }
 
-/// `start` itself where it is no raw string but a raw name such as `r#type`.
+/// Returns `start` if it is no raw string but a raw identifier such as `r#type`.
 fn end_of_raw_string(chars: &[char], start: usize) -> usize {
     let hashes = chars[start + 1..].iter().take_while(|c| **c == '#').count();
     let open = start + 1 + hashes;
@@ -440,7 +439,7 @@ fn end_of_raw_string(chars: &[char], start: usize) -> usize {
         .map_or(chars.len(), |i| i + 1 + hashes)
 }
 
-/// Blanks whatever follows `#[cfg(test)]`: one item with its braces, or up to its semicolon.
+/// Blanks each item after `#[cfg(test)]`: up to its closing brace or its semicolon.
 fn without_tests(code: &str) -> String {
     const MARK: &str = "#[cfg(test)]";
     let mut product = String::with_capacity(code.len());

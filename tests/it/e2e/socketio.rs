@@ -473,7 +473,7 @@ async fn two_hundred_clients_receive_every_message(kind: Kind) {
     }
 }
 
-/// A client that keeps its socket open after a disconnect is closed by the server.
+/// Sockets of clients that vanish are closed.
 #[tokio::test]
 async fn disconnected_clients_are_cleaned_up() {
     let (chat, clients) = (Chat::start(Kind::Standalone).await, Clients::start());

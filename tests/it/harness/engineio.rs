@@ -1,4 +1,5 @@
-//! Engine.IO and Socket.IO by hand: plain HTTP requests and plain WebSockets that say exactly what they are told.
+//! Low-level Engine.IO and Socket.IO clients: plain HTTP requests and plain WebSockets that send exactly what the test
+//! writes.
 
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ impl<'a> Polling<'a> {
         polling
     }
 
-    /// A WebSocket for the same session, as its upgrade begins; the status where it is refused.
+    /// Opens a WebSocket for the same session, the first step of an upgrade; returns the status if it is refused.
     pub async fn websocket(&self) -> Result<Raw, u16> {
         let path = self.path.replacen(POLLING, WEBSOCKET, 1);
         Raw::dial(self.chat, &path, &[], None).await
@@ -99,7 +100,7 @@ impl<'a> Polling<'a> {
         ask(self.chat, Method::POST, &self.path, &[], body).await
     }
 
-    /// The head of a post with this header, and the beginning of its body.
+    /// Sends the head of a post with this header, and the beginning of its body.
     pub async fn half_a_post(&self, header: &str, body: &str) -> TcpStream {
         let authority = self
             .chat
@@ -124,7 +125,7 @@ impl<'a> Polling<'a> {
         assert_eq!((answer.status, answer.text.as_str()), (200, "ok"));
     }
 
-    /// Polls until a packet begins like this; returns it.
+    /// Polls until a packet with this prefix arrives; returns it.
     pub async fn until(&self, start: &str) -> String {
         loop {
             let answer = self.get().await;
@@ -139,7 +140,7 @@ impl<'a> Polling<'a> {
         }
     }
 
-    /// Polls to the end, which must come at once.
+    /// Polls until the session ends, which must happen at once.
     pub async fn ends(&self, what: &str) {
         let ending = async {
             loop {
@@ -154,7 +155,7 @@ impl<'a> Polling<'a> {
     }
 }
 
-/// A WebSocket that says what it is told.
+/// A WebSocket that sends exactly what the test writes.
 pub struct Raw(pub WebSocketStream<TcpStream>);
 
 impl Raw {
@@ -167,7 +168,7 @@ impl Raw {
         Raw::dial_at(chat.edge(0).url(), path, headers, buffer).await
     }
 
-    /// The same at an edge's address.
+    /// As [`Raw::dial`], with an edge's URL.
     pub async fn dial_at(
         http: &str,
         path: &str,
@@ -221,7 +222,7 @@ impl Raw {
         let _ = self.0.send(Message::text(text)).await;
     }
 
-    /// The next text, or the code it was closed with.
+    /// The next text frame, or the close code.
     pub async fn hear(&mut self) -> Result<String, u16> {
         let next = async {
             loop {
@@ -263,7 +264,7 @@ pub fn plan() -> Plan {
     Chat::plan(Kind::Standalone)
 }
 
-/// Whatever happened, no session is left behind.
+/// Waits until no session is open.
 pub async fn nothing_is_left(chat: &Chat) {
     eventually("every session to be gone", || async {
         (open_sockets(chat).await == 0).then_some(())
@@ -271,7 +272,7 @@ pub async fn nothing_is_left(chat: &Chat) {
     .await;
 }
 
-/// As the metrics have it.
+/// The number of open sessions according to the metrics.
 pub async fn open_sockets(chat: &Chat) -> u64 {
     let metrics = chat.rest(0).get("/metrics").await.text;
     let line = metrics

@@ -1,5 +1,5 @@
-//! A steady load that lives through faults: clients that talk in several rooms at once, send again what was not
-//! acknowledged, resume where they were on whatever edge is there, and let the judge look at everything.
+//! A steady load that survives faults: clients that send to several rooms, repeat what was not acknowledged and resume
+//! on any running edge, while the judge records everything.
 
 use std::{
     collections::VecDeque,
@@ -26,10 +26,10 @@ use super::{
     socket::{Dial, Event, Pending, WireError},
 };
 
-/// A client sends nothing new while so many of its sends are not answered.
+/// A client sends nothing new while this many of its sends are not answered.
 const WINDOW: usize = 500;
 
-/// What counts as an answer at once, on a machine that has much else to do.
+/// Expected duration of a response, on a busy machine.
 pub const PROMPT: Duration = Duration::from_millis(500);
 
 pub struct Load {
@@ -44,7 +44,7 @@ pub struct Load {
 struct Room {
     id: Uuid,
     no: RoomNo,
-    /// The head before anyone talked.
+    /// The head before the first message.
     base: i64,
 }
 
@@ -52,7 +52,7 @@ struct Shared {
     book: Mutex<Book>,
     edges: Mutex<Vec<String>>,
     quiet: AtomicBool,
-    /// Bytes that bodies have beside their name.
+    /// Bytes that bodies contain after their name.
     padding: AtomicUsize,
 }
 
@@ -60,35 +60,35 @@ struct Shared {
 struct Book {
     judge: Judge,
     figures: Figures,
-    /// Sends that are not acknowledged, of each client.
+    /// Unacknowledged sends of each client.
     open: Vec<usize>,
 }
 
-/// What clients were told.
+/// Counters of the responses to clients.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Figures {
     pub accepted: u64,
-    /// Answers `busy`; each of them was sent again.
+    /// `busy` responses; each of these sends was repeated.
     pub busy: u64,
-    /// The longest time from a send to its answer.
+    /// The longest time from a send to its response.
     pub slowest: Duration,
-    /// Answers that took longer than [`PROMPT`].
+    /// Responses that took longer than [`PROMPT`].
     pub late: u64,
-    /// Connections made after the first of each client.
+    /// Connections after the first one of each client.
     pub reconnects: u64,
-    /// Connections that ended with 1012 and a hint when to come back, which their client followed.
+    /// Connections closed with 1012 and a reconnect delay, which the client followed.
     pub restarts: u64,
 }
 
 impl Load {
-    /// With limits that do not slow it down.
+    /// A plan with limits that do not slow the load down.
     pub fn plan(kind: Kind) -> Plan {
         Chat::plan(kind)
             .set("limits.messages_per_second", 1_000_000)
             .set("limits.burst", 1_000_000)
     }
 
-    /// Each client is a member of each room, and sends one message every `pace`.
+    /// Each client is a member of each room and sends one message every `pace`.
     pub async fn start(chat: &Chat, rooms: usize, clients: usize, pace: Duration) -> Load {
         let names: Vec<String> = (0..clients).map(|i| format!("talker{i}")).collect();
         let users: Vec<User> = join_all(names.iter().map(|name| chat.register(name))).await;
@@ -146,23 +146,23 @@ impl Load {
         load
     }
 
-    /// Tells the clients where the edges are now, after one has started again.
+    /// Updates the addresses of the edges, after one has been restarted.
     pub fn moved(&self, chat: &Chat) {
         let edges = chat.edges.iter().map(|edge| edge.url().to_owned());
         *lock(&self.shared.edges) = edges.collect();
     }
 
-    /// The member who owns the rooms.
+    /// The owner of the rooms.
     pub fn owner(&self) -> &User {
         &self.reader
     }
 
-    /// A room's id, and its head before anyone talked.
+    /// A room's id, and its head before the first message.
     pub fn room(&self, i: usize) -> (Uuid, i64) {
         (self.rooms[i].id, self.rooms[i].base)
     }
 
-    /// Makes bodies longer by so many bytes.
+    /// Makes bodies `bytes` longer.
     pub fn pad(&self, bytes: usize) {
         self.shared.padding.store(bytes, Ordering::Relaxed);
     }
@@ -171,12 +171,12 @@ impl Load {
         self.shared.book().figures
     }
 
-    /// Sends that are not answered yet.
+    /// The number of unanswered sends.
     pub fn in_flight(&self) -> usize {
         self.shared.book().open.iter().sum()
     }
 
-    /// Waits until so many more sends are acknowledged.
+    /// Waits until `more` further sends are acknowledged.
     pub async fn accepted(&self, more: u64) {
         let goal = self.figures().accepted + more;
         self.until(&format!("{more} more accepted"), || {
@@ -185,8 +185,8 @@ impl Load {
         .await;
     }
 
-    /// Goes on for so long, and asserts that sends are answered at once: nine of ten within [`PROMPT`], and each of
-    /// them, whatever else the machine has to do, before `limit`.
+    /// Goes on for `lasting` and asserts that nine of ten sends are answered within [`PROMPT`], and all of them within
+    /// `limit`.
     pub async fn answers_within(&self, limit: Duration, lasting: Duration) {
         self.shared.book().figures.slowest = Duration::ZERO;
         let (started, before) = (Instant::now(), self.figures());
@@ -203,7 +203,7 @@ impl Load {
         self.go_on();
     }
 
-    /// Waits for anything the figures or the deployment show; says how things are if it never comes.
+    /// Waits for a condition; prints the state of the load if it is never met.
     pub async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let waiting = eventually(what, || {
             self.check();
@@ -216,7 +216,7 @@ impl Load {
         explained.0 = None;
     }
 
-    /// Stops sending until everything sent is acknowledged; what is delivered by then is open.
+    /// Stops sending and waits until every send is acknowledged, though not necessarily delivered.
     pub async fn answered(&self) {
         self.shared.quiet.store(true, Ordering::Relaxed);
         self.until("every send to be acknowledged", || {
@@ -225,12 +225,12 @@ impl Load {
         .await;
     }
 
-    /// Goes on sending after [`Load::answered`] and [`Load::settled`].
+    /// Resumes sending after [`Load::answered`] or [`Load::settled`].
     pub fn go_on(&self) {
         self.shared.quiet.store(false, Ordering::Relaxed);
     }
 
-    /// Stops sending until everything is acknowledged and everyone has all of it.
+    /// Stops sending and waits until everything is acknowledged and delivered to every client.
     pub async fn settled(&self) {
         self.answered().await;
         self.until("everyone to have everything", || {
@@ -240,10 +240,10 @@ impl Load {
         .await;
     }
 
-    /// Settles, compares with the history, and asks the judge.
+    /// Settles, compares with the history, and evaluates the judge's verdict.
     ///
     /// # Panics
-    /// If anything was lost, came twice, out of order or with a wrong number, or if a room's numbers have a gap.
+    /// If a message was lost, duplicated, out of order or wrongly numbered, or if a room's numbers have a gap.
     pub async fn end(self, chat: &Chat) -> Verdict {
         self.settled().await;
         for client in &self.clients {
@@ -274,7 +274,7 @@ impl Load {
         verdict
     }
 
-    /// A client that has failed fails the test.
+    /// Panics if a client has failed.
     fn check(&self) {
         let failed = self.clients.iter().any(JoinHandle::is_finished);
         assert!(!failed, "a client failed; its own words are above");
@@ -289,7 +289,7 @@ impl Drop for Load {
     }
 }
 
-/// Says how things stand when waiting ends in a panic.
+/// Prints the state of the load when waiting ends in a panic.
 struct Explained<'a>(Option<&'a Load>);
 
 impl Drop for Explained<'_> {
@@ -343,10 +343,10 @@ struct Client {
     number: usize,
     user: User,
     places: Vec<(Room, SeatNo)>,
-    /// The edge it talks to, or tries next.
+    /// The index of the current or next edge.
     edge: usize,
     said: usize,
-    /// Not acknowledged by an earlier connection, or refused as `busy`: the numbers of the messages.
+    /// Numbers of messages to send again: not acknowledged by an earlier connection, or refused as `busy`.
     again: VecDeque<usize>,
     ticks: Interval,
 }
@@ -375,7 +375,7 @@ impl Client {
         }
     }
 
-    /// An edge that stops says when to come back.
+    /// An edge that shuts down announces a reconnect delay.
     async fn follow_hint(&self, socket: &Socket) {
         let closed = socket.heard(|heard| heard.closed.clone());
         if let Some(closed) = closed.filter(|closed| closed.code == 1012) {
@@ -386,7 +386,7 @@ impl Client {
         }
     }
 
-    /// Until the socket ends.
+    /// Sends and receives until the socket ends.
     async fn talk(&mut self, socket: &Socket) {
         for i in 0..self.places.len() {
             if !self.resume(socket, i).await {
@@ -510,7 +510,7 @@ impl Client {
         }
     }
 
-    /// From where it was, page by page. `false` if the socket ended.
+    /// Resumes page by page from the last position. `false` if the socket ended.
     async fn resume(&mut self, socket: &Socket, place: usize) -> bool {
         let (room, seat) = self.places[place];
         loop {
