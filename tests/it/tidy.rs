@@ -88,7 +88,7 @@ fn every_module_has_a_purpose_comment() {
             complaints.add(
                 &file,
                 1,
-                "begin with a line `//! …` that says what this is for",
+                "begin with a line `//! …` that states the purpose",
             );
         }
     }
@@ -115,7 +115,7 @@ fn no_leftovers_are_in_the_tree() {
         }
         for (line, text) in numbered(&file.code()) {
             if let Some(name) = macros.iter().find(|name| text.contains(**name)) {
-                complaints.add(&file, line, format!("{name} is left from writing it"));
+                complaints.add(&file, line, format!("{name} is a leftover"));
             }
         }
     }

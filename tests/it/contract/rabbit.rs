@@ -79,16 +79,16 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
     for _ in 0..5 {
         let before = count.load(Ordering::Relaxed);
         let more = async || count.load(Ordering::Relaxed) - before;
-        until("it publishes", more, |more| *more > 100).await;
+        until("publishes are confirmed", more, |more| *more > 100).await;
         line.cut();
         until(
-            "it notices",
+            "the lost connection is noticed",
             async || publisher.state(),
             |s| *s == State::Down,
         )
         .await;
         until(
-            "it comes back",
+            "the connection is up again",
             async || publisher.state(),
             |s| *s == State::Up,
         )
@@ -143,7 +143,7 @@ async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
     line.freeze();
     let broken = async {
         until(
-            "it is on its way",
+            "the publish is in flight",
             async || line.withheld(),
             |bytes| *bytes > 0,
         )
@@ -168,7 +168,7 @@ async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
     );
     line.thaw();
     until(
-        "it goes on",
+        "the publisher is up again",
         async || {
             publisher
                 .publish(0, super::batch(&payload, 1))
@@ -319,7 +319,7 @@ async fn unacknowledged_payloads_are_read_from_the_management_api() {
     soon("a payload", consumer.next()).await.unwrap();
     // The figure is either unknown or correct. None of the payloads is ready.
     let load = until(
-        "the API knows",
+        "the API has the figure",
         async || queue.load().await.unwrap().partitions[1],
         |partition| partition.unacked == Some(3),
     )
@@ -367,9 +367,9 @@ async fn load_without_management_api_figures_reports_unacknowledged_as_unknown()
         assert_eq!(known, None, "{status} {body}");
     }
     api.does(move |_, _| Does::Answer(200, "", held));
-    until("the API knows", look, |known| *known == Some(7)).await;
+    until("the API has the figure", look, |known| *known == Some(7)).await;
     api.does(|_, _| Does::Reset);
-    until("an old figure is none", look, Option::is_none).await;
+    until("a stale figure becomes unknown", look, Option::is_none).await;
     delete_queues(&prefix).await;
 }
 

@@ -82,10 +82,10 @@ async fn the_first_message_starts_a_worker() {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own room");
+    socket.join(room, None).await.expect("joined");
     let mut took = Vec::new();
     for i in 0..3 {
-        until_workers(&autoscaler, "nobody works", |n| n == 0).await;
+        until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
         let sent = Instant::now();
         let id = format!("m{i}");
         socket.say(room, &id, "good morning").await;
@@ -107,7 +107,7 @@ async fn the_first_message_starts_a_worker() {
     let workers = children(autoscaler.pid());
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
-    assert!(!workers.into_iter().any(is_running), "nobody is left");
+    assert!(!workers.into_iter().any(is_running), "a worker is left");
 }
 
 fn is_message(event: &crate::harness::socket::Event, client_msg_id: &str) -> bool {
@@ -227,14 +227,14 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     );
     let mut autoscaler = recipe.start().await;
     let mut talk = Talk::begin(&chat).await;
-    until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
 
     let mut seen = BTreeSet::new();
     // The burst goes on until a second worker is started, however fast the first one is.
     let began = Instant::now();
     let mut first = talk.say().await;
     while children(autoscaler.pid()).len() < 2 {
-        assert!(began.elapsed() < PATIENCE, "one worker is thought enough");
+        assert!(began.elapsed() < PATIENCE, "no second worker was started");
         first.extend(talk.say().await);
     }
     seen.extend(children(autoscaler.pid()));
@@ -269,10 +269,10 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     talk.accepted(fifth).await;
 
     talk.everything_arrived().await;
-    until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
-    assert!(!seen.into_iter().any(is_running), "nobody is left");
+    assert!(!seen.into_iter().any(is_running), "a worker is left");
 }
 
 fn kill(pid: u32) {
@@ -342,10 +342,7 @@ impl Talk {
 
     async fn accepted(&mut self, pending: Vec<(Key, crate::harness::socket::Pending)>) {
         for (key, pending) in pending {
-            pending
-                .ack()
-                .await
-                .expect("the queue takes it, whoever is gone");
+            pending.ack().await.expect("accepted by the queue");
             self.judge.accepted(key);
         }
     }

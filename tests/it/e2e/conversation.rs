@@ -117,7 +117,7 @@ async fn messages_are_edited_deleted_and_reacted_to(kind: Kind) {
     let edited = adas
         .call("editMessage", edit.clone())
         .await
-        .expect("her own");
+        .expect("the author's own message");
     assert_eq!(
         (&edited["body"], &edited["seq"], &edited["changeSeq"]),
         (&json!("hello"), &json!(3), &json!(4))
@@ -166,7 +166,7 @@ async fn messages_are_edited_deleted_and_reacted_to(kind: Kind) {
     let deleted = adas
         .call("deleteMessage", json!({"room": room, "id": id}))
         .await
-        .expect("her own");
+        .expect("the author's own message");
     assert_eq!(deleted["body"], "");
     let seen = bobs.event("messageDeleted").await;
     assert_eq!(

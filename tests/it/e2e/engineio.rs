@@ -99,7 +99,7 @@ async fn a_polling_session_allows_one_poll_and_one_post() {
     // A poll whose client disconnects.
     let polling = Polling::connected(&chat, &ada).await;
     let given_up = tokio::time::timeout(Duration::from_millis(200), polling.get()).await;
-    assert!(given_up.is_err(), "there was nothing to say");
+    assert!(given_up.is_err(), "there was nothing to send");
     eventually("the session to end", || async {
         (polling.get().await.status == 400).then_some(())
     })
@@ -307,10 +307,10 @@ async fn a_slow_reader_does_not_delay_others() {
     silent.until("431[{\"ok\":true").await;
 
     let talker = chat.connect(0, &ada).await;
-    talker.join(room, None).await.expect("her own");
+    talker.join(room, None).await.expect("joined");
     let body = "x".repeat(7000);
     let mut said = 0;
-    eventually("both to be given up", || {
+    eventually("both to be closed as slow readers", || {
         said += 1;
         let (talker, name, body, chat) = (&talker, said.to_string(), &body, &chat);
         async move {

@@ -82,7 +82,9 @@ async fn a_socket_resumes_after_its_last_seq(kind: Kind) {
     // While Bob is disconnected: two messages, an edit of one that he has, and a new member.
     adas.say(room, "2", "two").await;
     let edit = json!({"room": room, "id": first, "body": "one, edited"});
-    adas.call("editMessage", edit).await.expect("her own");
+    adas.call("editMessage", edit)
+        .await
+        .expect("the author's own message");
     adas.say(room, "3", "three").await;
     let cleo = chat.register("cleo").await;
     let cleos = chat.connect(0, &cleo).await;

@@ -14,7 +14,7 @@ async fn a_graceful_shutdown_answers_pending_sends(kind: Kind) {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     // Pending sends are answered before the shutdown.
     let mut pending = Vec::new();
     for i in 0..20 {

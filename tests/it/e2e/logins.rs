@@ -58,7 +58,7 @@ async fn sockets_authenticate_by_header_ticket_and_first_frame(kind: Kind) {
         .ticket(ticket)
         .connect()
         .await
-        .expect("told by the close code");
+        .expect("the refusal is in the close code");
     assert_eq!(again.closed().await.code, 4001);
 
     // `disconnect` is acknowledged before the close.

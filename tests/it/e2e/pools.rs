@@ -39,7 +39,7 @@ async fn with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
 }
 
 async fn delivered(mail: &Provider, count: usize) {
-    eventually("it is delivered", async || {
+    eventually("the mails to be delivered", async || {
         (mail.asked().len() == count).then_some(())
     })
     .await;
@@ -84,7 +84,7 @@ async fn each_pool_runs_only_its_roles() {
     notify.sigterm();
     assert_eq!(notify.ended().await, Some(0));
     say(&chat, &ada, room, "two").await;
-    eventually("the job is due and waits", async || {
+    eventually("the task to be due and queued", async || {
         let listed = chat
             .recipe("queue", &["queue", "list", "--json"])
             .run()
@@ -137,7 +137,7 @@ async fn a_worker_without_partitions_still_sends_notifications() {
         second.sigterm();
         assert_eq!(second.ended().await, Some(0));
     }
-    let idle = idle.expect("one of forty is not given the partition");
+    let idle = idle.expect("one of forty workers owns no partition");
     let room = with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
     delivered(&mail, 1).await;
@@ -164,7 +164,7 @@ async fn a_worker_is_started_when_a_delayed_notification_is_due() {
     let ada = chat.register("ada").await;
     let room = with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    let asleep = eventually("nobody works", async || {
+    let asleep = eventually("no worker runs", async || {
         let nobody = super::autoscale::children(autoscaler.pid()).is_empty();
         nobody.then(|| mail.asked().len())
     })
@@ -206,7 +206,7 @@ async fn expired_rows_are_deleted_by_one_worker_at_a_time() {
         if (logins, notifications) == (1, 0) {
             break;
         }
-        eventually("someone clears", async || {
+        eventually("a worker to delete expired rows", async || {
             let said = |worker: &Process| worker.log().contains("expired rows cleared away");
             chat.workers.iter().any(said).then_some(())
         })

@@ -157,7 +157,7 @@ async fn the_keda_query_returns_the_number_of_workers() {
         })
         .await;
     };
-    comes_to("nothing waits, nobody is wanted", &["0"]).await;
+    comes_to("an empty queue needs no worker", &["0"]).await;
 
     // Every metric that `deploy/` names exists.
     let mut named = BTreeSet::new();
@@ -200,7 +200,7 @@ async fn the_keda_query_returns_the_number_of_workers() {
         let body = json!({"body": format!("message {i}")});
         chat.rest_as(0, &ada).post(&path, body).await.ok(202);
     }
-    comes_to("three are wanted", &["3"]).await;
+    comes_to("the backlog needs three workers", &["3"]).await;
 
     // With an unknown backlog the metric is absent, which triggers KEDA's fallback; it must never be zero.
     line.freeze();

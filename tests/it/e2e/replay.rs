@@ -169,7 +169,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                     judge.event(member.seat, event.read::<Shown>().change_seq);
                     continue;
                 }
-                other => panic!("{} heard {other}: {}", member.user.username, event.text),
+                other => panic!("{} received {other}: {}", member.user.username, event.text),
             }
             let message: Shown = event.read();
             let sender = message.sender.as_ref().expect("a message has a sender");
@@ -180,7 +180,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                 line.is_some_and(
                     |line| line.text == message.body && line.nick == sender.display_name
                 ),
-                "{} heard {} where the file has {line:?}",
+                "{} received {} where the file has {line:?}",
                 member.user.username,
                 event.text
             );
@@ -207,9 +207,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                 .await
                 .ok(200);
             for item in page["items"].as_array().expect("a list") {
-                let (i, line) = expected
-                    .next()
-                    .expect("the history has nothing that was not said");
+                let (i, line) = expected.next().expect("the history has no other messages");
                 assert_eq!(item["body"], line.text.as_str(), "line {i}");
                 assert_eq!(
                     item["sender"]["displayName"],
@@ -260,11 +258,7 @@ pub(super) fn days() -> Vec<(String, Vec<Line>)> {
     logs.iter()
         .map(|log| {
             let lines = parse(&std::fs::read(log).expect("the log can be read"));
-            assert!(
-                !lines.is_empty(),
-                "nobody says anything in {}",
-                log.display()
-            );
+            assert!(!lines.is_empty(), "no messages in {}", log.display());
             (
                 log.file_stem()
                     .unwrap_or_default()

@@ -100,7 +100,7 @@ async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let room = chat.room(&ada, "public", &[]).await;
     let talker = chat.connect(1, &ada).await;
-    talker.join(room, None).await.expect("her own");
+    talker.join(room, None).await.expect("joined");
     // Five clients connect during a stream of messages: each starts with polling and upgrades in the middle of it.
     let talk = async {
         for i in 0..MESSAGES {
@@ -342,7 +342,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
         }
     }
     let talker = chat.connect(0, &ada).await;
-    talker.join(room, None).await.expect("her own");
+    talker.join(room, None).await.expect("joined");
     talker.say(room, "the last", "x").await;
     let head = talker
         .until("the last", |heard| {

@@ -361,7 +361,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- what was left is in {}", self.0.display());
+            eprintln!("---- the deployment's files are in {}", self.0.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.0);
         }

@@ -238,7 +238,7 @@ impl Raw {
         };
         tokio::time::timeout(DEADLINE, next)
             .await
-            .expect("a word or the end")
+            .expect("a frame or the close")
     }
 
     pub async fn until(&mut self, start: &str) -> String {

@@ -233,7 +233,7 @@ impl Load {
     /// Stops sending and waits until everything is acknowledged and delivered to every client.
     pub async fn settled(&self) {
         self.answered().await;
-        self.until("everyone to have everything", || {
+        self.until("every message to be delivered to every client", || {
             let book = self.shared.book();
             self.seats.iter().all(|seat| book.judge.missing(*seat) == 0)
         })
@@ -265,7 +265,7 @@ impl Load {
                 }
             }
             let expected: Vec<i64> = (room.base + 1..).take(seqs.len()).collect();
-            assert!(seqs == expected, "a hole in the numbers: {seqs:?}");
+            assert!(seqs == expected, "a gap in the numbers: {seqs:?}");
         }
         let verdict = self.shared.book().judge.verdict();
         assert!(verdict.is_clean(), "{}", verdict.explain());
@@ -277,7 +277,7 @@ impl Load {
     /// Panics if a client has failed.
     fn check(&self) {
         let failed = self.clients.iter().any(JoinHandle::is_finished);
-        assert!(!failed, "a client failed; its own words are above");
+        assert!(!failed, "a client failed; its panic is above");
     }
 }
 

@@ -2,10 +2,7 @@
 //! They use only the public contract and nothing from the crate's inside, as a client would.
 //!
 //! Tools never sleep for a guessed time: they wait for a condition, with a deadline.
-#![allow(
-    dead_code,
-    reason = "a tool box: a tool may be waiting for its first test"
-)]
+#![allow(dead_code, reason = "not every tool is in use")]
 
 pub mod deployment;
 pub mod engineio;
@@ -68,7 +65,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     };
     match tokio::time::timeout(DEADLINE, asking).await {
         Ok(answer) => answer,
-        Err(_) => panic!("waited {DEADLINE:?} in vain: {what}"),
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
     }
 }
 

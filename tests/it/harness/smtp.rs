@@ -36,7 +36,7 @@ impl MailServer {
         let said = async {
             loop {
                 let line = self.lines.next_line().await.expect("its output");
-                let line = line.expect("the mail server goes on");
+                let line = line.expect("the mail server is running");
                 let mut line: Value = serde_json::from_str(&line).expect("JSON");
                 if !line[kind].is_null() {
                     return line[kind].take();

@@ -56,7 +56,7 @@ async fn clients_behind_a_proxy_are_limited_separately(kind: Kind) {
         )
         .await;
     }
-    assert!(limited, "a client's own word counted");
+    assert!(limited, "the client's own header was trusted");
     // Each address has its own limit; the `Forwarded` header is ignored.
     for i in 0..TRIES {
         let line = format!("forwarded: for=198.51.100.1\r\nx-forwarded-for: 192.0.2.{i}");
@@ -76,7 +76,7 @@ async fn clients_behind_a_proxy_are_limited_separately(kind: Kind) {
     for i in 0..TRIES {
         limited |= of(ELSEWHERE, format!("x-forwarded-for: 192.0.2.{}", 100 + i)).await;
     }
-    assert!(limited, "a peer that is no proxy was believed");
+    assert!(limited, "a header of an untrusted peer was trusted");
 }
 
 /// A header of PROXY protocol version 2 with an IPv4 source address.

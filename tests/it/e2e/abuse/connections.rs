@@ -37,7 +37,7 @@ impl Honest {
         let ada = chat.register("ada").await;
         let room = chat.room(&ada, "private", &[]).await;
         let socket = chat.connect(0, &ada).await;
-        socket.join(room, None).await.expect("her own");
+        socket.join(room, None).await.expect("joined");
         Honest {
             socket,
             room,
@@ -199,9 +199,10 @@ async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
         whole > 0 && refused > MANY / 2,
         "{whole} whole, {refused} refused"
     );
-    eventually("she has read everything and may ask again", || async {
-        (rest.get(&path).await.status == 200).then_some(())
-    })
+    eventually(
+        "a request to succeed after all responses were read",
+        || async { (rest.get(&path).await.status == 200).then_some(()) },
+    )
     .await;
 }
 
@@ -343,7 +344,7 @@ async fn connections_per_address_are_limited(kind: Kind) {
     honest.works().await;
     // Slots of closed connections are available again.
     drop(held);
-    eventually("the address may come again", || async {
+    eventually("a new connection from the address", || async {
         let answer = Raw::connect(url, ELSEWHERE)
             .await
             .ask("GET /v1/me", &[], "")

@@ -153,7 +153,7 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
     let victim = Victim::new(&chat).await;
     let hall = chat.room(&ada, "public", &[&mallory]).await;
     let honest = chat.connect(1, &ada).await;
-    honest.join(hall, None).await.expect("her own");
+    honest.join(hall, None).await.expect("joined");
     let reader = Polling::connected(&chat, &ada).await;
     reader
         .say(&format!("421[\"joinRoom\",{{\"room\":\"{hall}\"}}]"))
@@ -224,7 +224,7 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
     }
     assert_eq!(hidden(&polled), expected);
     let back = chat.connect(1, &ada).await;
-    let joined = back.join(hall, Some(0)).await.expect("her own");
+    let joined = back.join(hall, Some(0)).await.expect("joined");
     assert_eq!(
         hidden(joined["messages"].as_array().expect("a list")),
         expected
@@ -247,7 +247,7 @@ async fn commands_embedded_in_old_payloads_are_not_executed(kind: Kind) {
     let victim = Victim::new(&chat).await;
     let hall = chat.room(&ada, "public", &[&mallory]).await;
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(hall, None).await.expect("her own");
+    socket.join(hall, None).await.expect("joined");
     let line = |actor: &User, name: &str, metadata: &str| {
         let (id, actor) = (message_id(hall, actor.id, name), actor.id);
         format!(
@@ -294,7 +294,7 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
     let victim = Victim::new(&chat).await;
     let hall = chat.room(&ada, "public", &[]).await;
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(hall, None).await.expect("her own");
+    socket.join(hall, None).await.expect("joined");
     let commands = victim.commands(&mallory);
     let whole = batch(&[&commands[0], &commands[4]]);
     let whole = whole.payload();
@@ -350,7 +350,7 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
         payloads.sort();
         payloads
     };
-    eventually("all of them come back", || async {
+    eventually("all of them to be dead-lettered again", || async {
         let again = letters(&chat).await;
         let fresh = again
             .iter()

@@ -173,10 +173,10 @@ async fn a_handshake_flood_exhausts_only_its_own_addresss_slots(kind: Kind) {
     let answer = Wire::from(ELSEWHERE, &chat).await.ask(&request).await;
     assert_eq!(
         answer.status, 101,
-        "who has an account is not counted: {answer:?}"
+        "authenticated sockets do not count: {answer:?}"
     );
     // The flood's sessions end after `edge.auth_timeout` and free their slots.
-    eventually("the flood's places to be free again", || async {
+    eventually("the flood's slots to be free again", || async {
         let answer = Wire::from(ELSEWHERE, &chat).await.ask(&get(POLLING)).await;
         (answer.status == 200).then_some(())
     })
@@ -228,7 +228,7 @@ async fn unauthenticated_sockets_do_not_exhaust_the_connection_limit(kind: Kind)
     socket.event("connected").await;
     // One free slot is enough to authenticate.
     strangers.pop();
-    let mut socket = eventually("a place", || async {
+    let mut socket = eventually("a free slot", || async {
         chat.dial(0).first_frame(&ada.access).attempt().await.ok()
     })
     .await;
@@ -237,7 +237,7 @@ async fn unauthenticated_sockets_do_not_exhaust_the_connection_limit(kind: Kind)
     let answer = raw.ask(&upgrade("GET /ws HTTP/1.1", &[])).await;
     assert_eq!(
         answer.status, 101,
-        "who authenticated gave it back: {answer:?}"
+        "the authenticated socket freed its slot: {answer:?}"
     );
 }
 
@@ -256,7 +256,7 @@ async fn sockets_per_user_are_limited(kind: Kind) {
         .bearer(&ada.access)
         .connect()
         .await
-        .expect("told by the close code");
+        .expect("the refusal is in the close code");
     let closed = fourth.closed().await;
     assert_eq!(closed.code, 4029, "{closed:?}");
     let error = fourth.unasked().await;
@@ -284,10 +284,10 @@ async fn sockets_per_user_are_limited(kind: Kind) {
     raw.until("431[{\"ok\":true").await;
     polling.say("41").await;
     chat.connect(0, &bob).await.settle().await;
-    eventually("a place", || async {
+    eventually("a free slot", || async {
         let mut socket = chat.dial(0).bearer(&ada.access).connect().await.ok()?;
         let first = socket
-            .until("a word", |heard| {
+            .until("the first event or the close", |heard| {
                 match (heard.events.first(), &heard.closed) {
                     (Some(_), _) => Some(true),
                     (None, Some(_)) => Some(false),

@@ -101,7 +101,7 @@ async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
         let said = |event: &Event| event.data()["body"] == json!(body);
         for socket in &hers {
             socket
-                .until("her own word", |heard| {
+                .until("the owner's own message", |heard| {
                     heard.events.iter().any(said).then_some(())
                 })
                 .await;
@@ -112,14 +112,18 @@ async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
                 let body = message["body"].as_str().unwrap_or_default();
                 body.starts_with("for nobody else")
             });
-            assert!(!leaked, "{} hears what came after the end", user.username);
+            assert!(
+                !leaked,
+                "{} received a message after the removal",
+                user.username
+            );
         }
     }
     println!(
         "{answered} joins were answered, {refused} refused; the owner waited {slowest:?} at most"
     );
     assert!(slowest < PATIENCE, "an honest client waited {slowest:?}");
-    assert!(answered > 0, "nobody came before they were removed");
+    assert!(answered > 0, "no join succeeded before its removal");
 }
 
 async fn a_mute_survives_leaving_and_rejoining(kind: Kind) {
@@ -217,7 +221,10 @@ async fn an_ended_login_has_no_sockets(kind: Kind) {
 /// The close code of a socket opened with this user's access token.
 async fn refused(chat: &Chat, edge: usize, user: &User) -> u16 {
     let dial = chat.dial(edge).bearer(&user.access);
-    let socket = dial.connect().await.expect("it is told by the close code");
+    let socket = dial
+        .connect()
+        .await
+        .expect("the refusal is in the close code");
     socket.closed().await.code
 }
 
@@ -585,7 +592,7 @@ async fn rights_are_revoked_without_redis() {
     );
     assert!(left < PATIENCE && closed < PATIENCE);
     // Sent on the same edge, which delivers to all sockets of the room at once.
-    adas.until("her own word", |heard| {
+    adas.until("the owner's own message", |heard| {
         heard
             .events
             .iter()

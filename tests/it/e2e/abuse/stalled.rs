@@ -38,7 +38,7 @@ fn plan(kind: Kind, write_timeout: &str) -> Plan {
 async fn stall(chat: &Chat, edge: usize, user: &User, room: Uuid) -> Socket {
     let dial = chat.dial(edge).bearer(&user.access).receive_buffer(4096);
     let socket = dial.connect().await.expect("a socket");
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     socket.stop_reading();
     socket
 }
@@ -209,7 +209,7 @@ async fn slowly_draining_sockets_are_closed(kind: Kind) {
     })
     .await;
     let took = started.elapsed();
-    eprintln!("{kind:?}: closed {took:.1?} after the last word");
+    eprintln!("{kind:?}: closed {took:.1?} after the last message");
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(honest(&chat, 0, &bob, quiet).await < PROMPT);
     dribbling.iter().for_each(tokio::task::JoinHandle::abort);
@@ -249,7 +249,7 @@ impl Held {
             }
             assert!(
                 Instant::now() < deadline,
-                "{waiting} requests are under way"
+                "{waiting} requests are in progress"
             );
         }
     }
@@ -289,7 +289,7 @@ async fn a_request_continues_while_its_socket_is_stalled() {
     // Stalled requests use every database connection of this edge; now the sockets fill up.
     say(&talker, busy, 100).await;
     listener
-        .until("everything that was said", |heard| {
+        .until("all messages", |heard| {
             let events = heard.events.iter();
             let said = events.filter(|event| event.name == "newMessage").count();
             (said == 100).then_some(())
@@ -299,7 +299,9 @@ async fn a_request_continues_while_its_socket_is_stalled() {
 
     let started = Instant::now();
     let longest = tokio::time::timeout(Duration::from_secs(10), honest(&chat, 0, &bob, quiet));
-    let longest = longest.await.expect("the connections came back");
+    let longest = longest
+        .await
+        .expect("the database connections are free again");
     eprintln!("{longest:.1?} at most, {:.1?} in all", started.elapsed());
     assert!(longest < PROMPT, "{longest:?}");
     assert_eq!(
@@ -362,8 +364,5 @@ async fn pings_continue_during_a_request() {
         }
     };
     let code = tokio::time::timeout(Duration::from_secs(5), ended).await;
-    assert_eq!(
-        code.expect("it ended while its request was under way"),
-        4009
-    );
+    assert_eq!(code.expect("it is closed during its request"), 4009);
 }

@@ -35,11 +35,11 @@ fn bad_tokens(ada: &User, bob: &User) -> Vec<(&'static str, String)> {
         ("no token", "x".to_owned()),
         ("not three parts", format!("{header}.{claims}")),
         (
-            "someone else's claims",
+            "another user's claims",
             format!("{header}.{bobs_claims}.{signature}"),
         ),
         (
-            "someone else's signature",
+            "another token's signature",
             format!("{header}.{claims}.{bobs_signature}"),
         ),
         ("no signature", format!("{header}.{claims}.")),
@@ -92,7 +92,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
             .dial(1)
             .connect()
             .await
-            .expect("credentials may come later");
+            .expect("a socket may authenticate later");
         let error = socket
             .call("auth", json!({"token": token}))
             .await
@@ -103,7 +103,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
     let control = token(ada.id, SECRET, Algorithm::HS256);
     assert!(
         chat.dial(0).bearer(&control).connect().await.is_ok(),
-        "the forger can forge"
+        "the test's tokens are valid"
     );
 
     // A token that expires during the test.
@@ -127,7 +127,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
         .dial(0)
         .connect()
         .await
-        .expect("credentials may come later");
+        .expect("a socket may authenticate later");
     let error = socket
         .call("auth", json!({"token": ada.access}))
         .await
@@ -140,13 +140,13 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
         .ticket("made-up")
         .connect()
         .await
-        .expect("told by the close code");
-    unauthorized(socket.closed().await, "a ticket nobody gave");
+        .expect("the refusal is in the close code");
+    unauthorized(socket.closed().await, "an unknown ticket");
     let socket = chat
         .dial(0)
         .connect()
         .await
-        .expect("credentials may come later");
+        .expect("a socket may authenticate later");
     let error = socket
         .join(Uuid::new_v4(), None)
         .await
@@ -157,7 +157,7 @@ async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
         .dial(0)
         .connect()
         .await
-        .expect("credentials may come later");
+        .expect("a socket may authenticate later");
     unauthorized(socket.closed().await, "nothing at all");
 
     // Tokens in URLs are refused, because URLs are logged.

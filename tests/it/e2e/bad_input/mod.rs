@@ -25,7 +25,7 @@ async fn scene(chat: Chat) -> Scene {
     let room = chat.room(&ada, "public", &[]).await;
     let foreign = chat.room(&bob, "private", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     Scene {
         chat,
         ada,

@@ -315,7 +315,7 @@ async fn protocol_violations_close_the_socket(kind: Kind) {
 
     // No other socket is affected.
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     still_works(&mut socket, room).await;
 }
 

@@ -25,7 +25,7 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "private", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     load.accepted(200).await;
 
     broker.run(&["kill", "rabbitmq"]).await;
@@ -36,7 +36,7 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
         assert_eq!(came, "busy");
         assert!(took < AT_ONCE, "{took:?}");
     }
-    load.until("all that was under way is answered", || {
+    load.until("every pending send to be answered", || {
         load.figures().busy >= 20
     })
     .await;
@@ -54,8 +54,10 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
     load.accepted(100).await;
 
     broker.alarm(true).await;
-    load.until("the alarm is felt", || load.figures().busy > crashed.busy)
-        .await;
+    load.until("sends to be refused as busy", || {
+        load.figures().busy > crashed.busy
+    })
+    .await;
     edges_count(&chat, "chat_queue_state", -1).await;
     edges_say(&chat, 200, "queue", false).await;
     for i in 0..20 {
@@ -67,6 +69,6 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
     edges_count(&chat, "chat_queue_state", 1).await;
     load.accepted(200).await;
     assert_eq!(probe(&socket, room, "up").await.0, "accepted");
-    assert_eq!(load.figures().reconnects, 0, "no client was sent away");
+    assert_eq!(load.figures().reconnects, 0, "no client was disconnected");
     load.end(&chat).await;
 }

@@ -60,7 +60,10 @@ async fn no_acknowledgement_is_sent_before_standalone_persists() {
     for _ in 0..3 {
         load.accepted(150).await;
         let mut other = SqliteConnection::connect(&url).await.expect("the file");
-        other.execute("BEGIN IMMEDIATE").await.expect("its turn");
+        other
+            .execute("BEGIN IMMEDIATE")
+            .await
+            .expect("the write lock");
         load.until("nothing is answered", || load.in_flight() >= LOST)
             .await;
         chat.edge_mut(0).kill9().await;

@@ -114,7 +114,7 @@ async fn read(mut stream: Stream, times: Arc<Mutex<Times>>) {
 
 /// The p50 and p99 latencies of messages `from..upto`, once every reader has received them.
 async fn latency(times: &Mutex<Times>, from: usize, upto: usize) -> [Duration; 2] {
-    eventually("everyone has everything", || async {
+    eventually("every reader to receive every message", || async {
         let times = times.lock().expect("no reader failed");
         let missing = times.took[from..upto].iter().any(|took| took.len() < FAST);
         (!missing).then_some(())
@@ -218,7 +218,7 @@ async fn a_crowd(kind: Kind) {
     reading.store(false, Ordering::Relaxed);
     let from = said();
     let first = OnceLock::new();
-    eventually("the slow ones are closed", || async {
+    eventually("the slow readers to be closed", || async {
         let closed = slow_ones(&chat).await;
         if closed > 0 {
             first.get_or_init(Instant::now);
@@ -247,14 +247,21 @@ async fn a_crowd(kind: Kind) {
     enough.store(true, Ordering::Relaxed);
     talking.await.expect("all were accepted");
     let after = latency(&times, upto, said()).await;
-    assert_eq!(slow_ones(&chat).await, SLOW + 1, "and nobody else");
+    assert_eq!(
+        slow_ones(&chat).await,
+        SLOW + 1,
+        "no other reader was closed"
+    );
     assert!(readers.iter().all(|reader| !reader.is_finished()));
     eprintln!(
         "p50 and p99 of {FAST} readers: {before:.0?} before, {during:.0?} while {SLOW} stood still ({} messages), \
          {after:.0?} after; the edges' memory {memory_before} MiB, then {memory_after} MiB; {told} heard 4008",
         upto - from
     );
-    assert!(told > 0 || !at_once, "nobody heard why");
+    assert!(
+        told > 0 || !at_once,
+        "no slow reader received the close code"
+    );
     // Loose, because machines may be busy; the printed figures are the measurement.
     assert!(
         during[0] < before[0] * 5 + Duration::from_millis(250),

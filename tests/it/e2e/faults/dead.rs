@@ -92,7 +92,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     // All of them wait in one queue, valid and invalid ones alternating.
     for worker in &mut chat.workers {
         worker.kill9().await;
@@ -129,7 +129,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
 
     // A replayed payload still cannot be parsed and becomes a new dead letter.
     run(&chat, &["queue", "dead", "replay", id]).await;
-    eventually("it comes back", || async {
+    eventually("the replayed payload to be dead-lettered again", || async {
         let letters = letters(&chat).await;
         let fresh = letters
             .iter()

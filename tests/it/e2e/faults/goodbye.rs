@@ -75,6 +75,6 @@ async fn a_shutdown_closes_sockets_gradually(kind: Kind) {
     let soon = closed.iter().filter(|(_, hint)| *hint < DRAIN / 2).count();
     assert!(
         (1..SOCKETS).contains(&soon),
-        "{soon} come back in the first half"
+        "{soon} reconnect in the first half"
     );
 }

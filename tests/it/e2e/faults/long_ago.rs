@@ -89,7 +89,7 @@ async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let room: Uuid = chat.room(&ada, "public", &[&bob]).await;
     let away = chat.connect(0, &ada).await;
-    let joined = away.join(room, None).await.expect("her own");
+    let joined = away.join(room, None).await.expect("joined");
     let mut position = joined["seq"].as_i64().expect("a number");
     away.close().await;
     fill(&chat, bob.id, room).await;
@@ -132,7 +132,7 @@ async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     })
     .await;
     quiet.store(true, Ordering::Relaxed);
-    let said = busy.await.expect("it could talk");
+    let said = busy.await.expect("every send was accepted");
     let last = format!("\"clientMsgId\":\"live {}\"", said - 1);
     back.until("the last one", |heard| {
         heard

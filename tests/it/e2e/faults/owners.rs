@@ -51,7 +51,7 @@ async fn partitions_move_when_a_worker_stops_or_crashes() {
     }
     let socket = chat.connect(0, &ada).await;
     for room in &rooms {
-        socket.join(*room, None).await.expect("her own");
+        socket.join(*room, None).await.expect("joined");
     }
     all_answer(&socket, &rooms, "before").await;
     let mut figures = Vec::new();
@@ -93,7 +93,7 @@ async fn no_message_is_lost_when_workers_join_and_leave() {
     load.accepted(100).await;
     chat.worker_mut(third).sigcont();
     load.accepted(100).await;
-    eventually("the second has gone", || async {
+    eventually("the second worker to stop", || async {
         chat.workers[second]
             .log()
             .contains("stopping")

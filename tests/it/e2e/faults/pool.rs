@@ -31,25 +31,31 @@ async fn the_pool_recovers_from_a_broker_crash() {
     let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
     let load = Load::start(&chat, 4, 6, PACE).await;
     load.settled().await;
-    until_workers(&autoscaler, "nobody works", |n| n == 0).await;
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
 
     load.go_on();
-    let workers = until_workers(&autoscaler, "as many as there may be", |n| n == MOST).await;
+    let workers = until_workers(&autoscaler, "the maximum of workers", |n| n == MOST).await;
     load.accepted(200).await;
     broker.run(&["kill", "rabbitmq"]).await;
     edges_say(&chat, 503, "queue", false).await;
     let before = load.figures().busy;
-    load.until("the outage is felt", || load.figures().busy > before + 50)
-        .await;
+    load.until("sends to be refused as busy", || {
+        load.figures().busy > before + 50
+    })
+    .await;
     // Without figures, no worker is started or stopped.
     assert_eq!(children(autoscaler.pid()), workers);
     broker.run(&["start", "rabbitmq"]).await;
     edges_say(&chat, 200, "queue", true).await;
     load.accepted(200).await;
-    assert_eq!(children(autoscaler.pid()), workers, "they go on");
+    assert_eq!(
+        children(autoscaler.pid()),
+        workers,
+        "the workers keep running"
+    );
 
     load.end(&chat).await;
-    until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
     let log = autoscaler.log();
     for said in [
         "unknown what waits; the workers stay as they are",
@@ -59,5 +65,5 @@ async fn the_pool_recovers_from_a_broker_crash() {
     }
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
-    assert!(!workers.into_iter().any(is_running), "nobody is left");
+    assert!(!workers.into_iter().any(is_running), "a worker is left");
 }

@@ -39,7 +39,7 @@ async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
     load.settled().await;
     let all = load.figures().accepted as i64;
     let before = got.len() as i64;
-    load.until("the reader to have everything", || {
+    load.until("the reader to receive every message", || {
         before + live(socket).len() as i64 >= all
     })
     .await;
@@ -65,7 +65,7 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let room = chat.room(&ada, "public", &[&bob]).await;
     let dial = chat.dial(0).bearer(&ada.access);
     let slow = dial.receive_buffer(4096).connect().await.expect("a socket");
-    let base = slow.join(room, None).await.expect("her own");
+    let base = slow.join(room, None).await.expect("joined");
     let base = base["seq"].as_i64().expect("a number");
     let talker = chat.connect(1, &bob).await;
     talker.say(room, "first", "hello").await;
@@ -77,7 +77,7 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     slow.stop_reading();
     // Its outbox and the system's buffers fill up.
     let (mut said, body) = (1, ".".repeat(7000));
-    eventually("it counts as slow", || {
+    eventually("it to be closed as a slow reader", || {
         said += 20;
         let (talker, body, upto) = (&talker, &body, said);
         let chat = &chat;
@@ -97,7 +97,7 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let closed = slow.closed().await;
     assert_eq!(closed.code, 4008, "{closed:?}");
     let mut got = live(&slow);
-    let last = *got.last().expect("something was heard");
+    let last = *got.last().expect("a message was received");
 
     // It resumes on the other edge.
     let back = chat.connect(1, &ada).await;

@@ -57,7 +57,7 @@ async fn duplicates_after_crashes_are_stored_once() {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     let mut pending = Vec::new();
     for i in 0..MESSAGES {
         let data = json!({"room": room, "body": i.to_string(), "clientMsgId": i.to_string()});
@@ -101,7 +101,7 @@ async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
         process.restart().await;
     }
     let socket = chat.connect(1, &ada).await;
-    socket.join(room, Some(0)).await.expect("her own");
+    socket.join(room, Some(0)).await.expect("joined");
     for i in 0..300 {
         socket.say(room, &i.to_string(), "something else").await;
     }

@@ -129,7 +129,7 @@ pub async fn say(chat: &Chat, user: &User, room: Uuid, body: &str) -> String {
 async fn row(chat: &Chat, user: &User, message: &str, right: impl Fn(&Value) -> bool) -> Value {
     let rest = chat.rest_as(0, user);
     let path = format!("/v1/messages/{message}/notifications");
-    eventually("the ledger says so", async || {
+    eventually("the row of the delivery log", async || {
         let page = rest.get(&path).await.ok(200);
         let row = page["items"].get(0)?.clone();
         right(&row).then_some(row)
@@ -317,7 +317,7 @@ async fn a_connected_user_is_notified_only_when_inactive(kind: Kind) {
         chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339")
     };
     let waited = time(&told["at"]) - time(&sent);
-    assert!(waited.num_milliseconds() >= 2000, "told after {waited}");
+    assert!(waited.num_milliseconds() >= 2000, "notified after {waited}");
 }
 
 async fn a_failing_provider_accepts_each_notification_once(kind: Kind) {

@@ -317,12 +317,12 @@ async fn every_operation_by_every_caller(kind: Kind) {
     let missing: Vec<_> = served.difference(&known).collect();
     assert!(
         missing.is_empty(),
-        "tests/it/e2e/rights/table.rs does not say who may do {missing:?}"
+        "tests/it/e2e/rights/table.rs does not list {missing:?}"
     );
     let gone: Vec<_> = known.difference(&served).collect();
     assert!(
         gone.is_empty(),
-        "these are no operations (any more): {gone:?}"
+        "the table lists unknown operations: {gone:?}"
     );
 
     let ended = &Ended::new(&chat).await;
@@ -418,7 +418,7 @@ async fn every_event_by_every_caller(kind: Kind) {
             .dial(0)
             .connect()
             .await
-            .expect("credentials may come later");
+            .expect("a socket may authenticate later");
         let data = json!({"room": Uuid::new_v4(), "id": Uuid::new_v4(), "body": "x", "clientMsgId": "1",
             "emoji": "a", "on": true, "seq": 1});
         let error = socket.call(row.event, data).await.expect_err(row.event);
@@ -431,7 +431,7 @@ async fn every_event_by_every_caller(kind: Kind) {
             .dial(0)
             .connect()
             .await
-            .expect("credentials may come later");
+            .expect("a socket may authenticate later");
         let error = socket.call("auth", json!({"token": token})).await;
         assert_eq!(error.expect_err(who).code, code, "{who}");
         assert_eq!(socket.closed().await.code, 4001, "{who}");

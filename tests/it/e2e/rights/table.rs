@@ -166,7 +166,7 @@ pub const ROOM_ROWS: &[RoomRow] = &[
     },
     RoomRow {
         operation: "setMember",
-        note: "hand the room over",
+        note: "transfer the room",
         method: "PUT",
         path: "/v1/rooms/{room}/members/{target}",
         body: r#"{"role":"owner"}"#,
@@ -220,7 +220,7 @@ pub const ROOM_ROWS: &[RoomRow] = &[
     },
     RoomRow {
         operation: "muteMember",
-        note: "who is not here",
+        note: "a user who is not a member",
         method: "PUT",
         path: "/v1/rooms/{room}/mutes/{newcomer}",
         body: "{}",
@@ -247,7 +247,7 @@ pub const ROOM_ROWS: &[RoomRow] = &[
     },
     RoomRow {
         operation: "listMessages",
-        note: "from a number on",
+        note: "with `after`",
         method: "GET",
         path: "/v1/rooms/{room}/messages?after=1",
         body: "",
@@ -435,7 +435,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: r#"{"kind":"private","name":"x","members":["{newcomer}"]}"#,
         anonymous: 401,
         account: Some(201),
-        note: "with others as far as `rooms.add_members` lets them be added",
+        note: "with the members that `rooms.add_members` allows to add",
     },
     AccountRow {
         operation: "listRooms",
@@ -471,7 +471,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "{}",
         anonymous: 401,
         account: Some(409),
-        note: "to one's own address; a conflict where the server sends none",
+        note: "to one's own address; 409 if the channel is not set up",
     },
     AccountRow {
         operation: "confirmAddress",
@@ -480,7 +480,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: r#"{"code":"000000"}"#,
         anonymous: 401,
         account: Some(422),
-        note: "one's own address; the code decides",
+        note: "one's own address; needs the code that was sent",
     },
     AccountRow {
         operation: "listNotifications",
@@ -498,7 +498,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "[]",
         anonymous: 403,
         account: None,
-        note: "by signature; forbidden where it is not set up",
+        note: "with a valid signature; 403 if the provider is not set up",
     },
     AccountRow {
         operation: "takeTwilioReport",
@@ -507,7 +507,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "",
         anonymous: 403,
         account: None,
-        note: "by signature; forbidden where it is not set up",
+        note: "with a valid signature; 403 if the provider is not set up",
     },
     AccountRow {
         operation: "askToUnsubscribe",
@@ -516,7 +516,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "",
         anonymous: 404,
         account: None,
-        note: "by the secret in the link",
+        note: "with the link's secret",
     },
     AccountRow {
         operation: "unsubscribe",
@@ -525,7 +525,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "",
         anonymous: 404,
         account: None,
-        note: "by the secret in the link",
+        note: "with the link's secret",
     },
     AccountRow {
         operation: "healthz",

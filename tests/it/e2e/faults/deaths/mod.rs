@@ -17,7 +17,7 @@ async fn edit(chat: &Chat) -> JoinHandle<()> {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "private", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     let id = socket.say(room, "edited", "for the first time").await;
     tokio::spawn(async move {
         let mut ticks = interval(Duration::from_millis(10));

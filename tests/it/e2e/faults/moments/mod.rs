@@ -163,7 +163,7 @@ async fn caught(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conv
     let mut talk = Conversation::new(&worker).await;
     talk.go_on(&life.publisher).await;
     life.work(worker);
-    soon("the moment comes", life.trap.sprung.notified()).await;
+    soon("the trap springs", life.trap.sprung.notified()).await;
     (life, talk)
 }
 

@@ -78,10 +78,10 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
         let taken: Vec<_> = came.iter().filter(|asked| asked.taken()).collect();
         match row.state.as_str() {
             "sent" => {
-                assert!(!taken.is_empty(), "was never taken: {}", said());
+                assert!(!taken.is_empty(), "was never accepted: {}", said());
                 assert!(
                     taken.len() <= 1 + row.unclear(),
-                    "taken {} times: {}",
+                    "accepted {} times: {}",
                     taken.len(),
                     said()
                 );
@@ -90,7 +90,7 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
                 dead += 1;
                 assert!(
                     taken.len() <= row.unclear(),
-                    "taken {} times: {}",
+                    "accepted {} times: {}",
                     taken.len(),
                     said()
                 );
@@ -114,7 +114,10 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
         }
     }
     let unknown: Vec<_> = requests.keys().collect();
-    assert!(unknown.is_empty(), "sent and in no ledger: {unknown:?}");
+    assert!(
+        unknown.is_empty(),
+        "requests missing in the delivery log: {unknown:?}"
+    );
     Figures {
         deliveries: deliveries.len(),
         dead,

@@ -175,7 +175,7 @@ async fn more_requests(
             }
             assert!(
                 since.elapsed() < DEADLINE,
-                "no request comes any more: {last}"
+                "no further request after {last}"
             );
         }
     }
@@ -241,7 +241,7 @@ async fn eventually_all(
         let first = rows.iter().find(|(_, row)| !right(row));
         assert!(
             !stuck,
-            "{ready} of {count} are settled, {} have a row, and nothing moves any more: {:?}",
+            "{ready} of {count} are final, {} have a row, no progress: {:?}",
             rows.len(),
             first.map(|(id, row)| (id, &row.state, &row.reason, &row.attempts))
         );

@@ -133,6 +133,6 @@ pub async fn moves(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
         if now != last {
             (last, since) = (now, Instant::now());
         }
-        assert!(since.elapsed() < DEADLINE, "nothing moves any more: {last}");
+        assert!(since.elapsed() < DEADLINE, "no progress after {last}");
     }
 }
