@@ -50,7 +50,7 @@ fn imports_go_down_only() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn an_edge_cannot_write_the_database() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 /// Wall clocks jump, and a decision based on one would start and stop processes needlessly.
@@ -77,7 +77,7 @@ fn the_autoscaler_knows_no_wall_clock() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn every_module_has_a_purpose_comment() {
             );
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn no_leftovers_are_in_the_tree() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 /// Logs and dead letters print values with `Debug`. Types with such fields implement it with `debug_of!` or by hand.
@@ -142,18 +142,18 @@ fn secret_and_personal_types_do_not_derive_debug() {
                 }
                 continue;
             }
-            if hides(text) {
+            if exposes(text) {
                 complaints.add(&file, line, format!("`{text}` is shown by Debug"));
             }
             depth += text.matches('{').count();
             depth = depth.saturating_sub(text.matches('}').count());
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 /// Whether the field's name marks it as secret or personal and its type does not redact it.
-fn hides(field: &str) -> bool {
+fn exposes(field: &str) -> bool {
     const NAMES: [&str; 9] = [
         "password", "token", "secret", "hash", "code", "body", "email", "phone", "address",
     ];
@@ -188,7 +188,7 @@ fn product_code_does_not_unwrap() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 #[test]
@@ -296,7 +296,7 @@ impl Complaints {
     }
 
     #[track_caller]
-    fn none(self) {
+    fn assert_none(self) {
         assert!(self.0.is_empty(), "\n{}", self.0);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A TCP proxy to the broker, and settings that connect through it.
-async fn through_a_line(prefix: &str) -> (Line, Settings) {
+async fn settings_through_a_proxy(prefix: &str) -> (Line, Settings) {
     let url = amqp_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, "%2f"));
@@ -40,7 +40,7 @@ async fn through_a_line(prefix: &str) -> (Line, Settings) {
 #[tokio::test(flavor = "multi_thread")]
 async fn confirmed_payloads_survive_lost_connections_in_order() {
     let prefix = unique("cut");
-    let (line, settings) = through_a_line(&prefix).await;
+    let (line, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
     publisher.ready(PATIENCE).await.unwrap();
     let enough = Arc::new(AtomicBool::new(false));
@@ -129,7 +129,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
     let prefix = unique("freeze");
-    let (line, mut settings) = through_a_line(&prefix).await;
+    let (line, mut settings) = settings_through_a_proxy(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
     let publisher = RabbitPublisher::connect(settings).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_end_with_the_connection_and_can_be_reopened() {
     let prefix = unique("consumer");
-    let (line, settings) = through_a_line(&prefix).await;
+    let (line, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let queue = RabbitQueue::connect(settings).unwrap();

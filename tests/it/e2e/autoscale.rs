@@ -268,7 +268,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     line.cut();
     talk.accepted(fifth).await;
 
-    talk.everything_arrived().await;
+    talk.assert_all_delivered().await;
     until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
@@ -347,7 +347,7 @@ impl Talk {
         }
     }
 
-    async fn everything_arrived(mut self) {
+    async fn assert_all_delivered(mut self) {
         let rooms: HashMap<Uuid, usize> = self
             .rooms
             .iter()

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{
-    engineio::{POLLING, Polling, Raw, WEBSOCKET, ask, nothing_is_left, open_sockets, plan},
+    engineio::{
+        POLLING, Polling, Raw, WEBSOCKET, ask, open_sockets, plan, until_no_session_is_open,
+    },
     eventually,
 };
 
@@ -39,7 +41,7 @@ async fn the_handshake_announces_the_settings() {
     raw.say(&format!("40{}", json!({"token": ada.access})))
         .await;
     assert!(
-        raw.hear()
+        raw.receive()
             .await
             .is_ok_and(|text| text.starts_with("40{\"sid\":"))
     );
@@ -53,7 +55,7 @@ async fn the_handshake_announces_the_settings() {
     assert_eq!(polling.post(&large).await.status, 413);
     let chunk = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
     let mut post = polling
-        .half_a_post("transfer-encoding: chunked", &chunk)
+        .begin_post("transfer-encoding: chunked", &chunk)
         .await;
     let mut status = [0; 12];
     post.read_exact(&mut status).await.expect("an answer");
@@ -83,17 +85,17 @@ async fn a_polling_session_allows_one_poll_and_one_post() {
     statuses.sort_unstable();
     assert_eq!(statuses[0], (200, "1"));
     assert_eq!(statuses[1].0, 400);
-    polling.ends("a second poll").await;
+    polling.assert_ended("a second poll").await;
 
     // Concurrent posts: the second arrives while the first is still being read.
     let polling = Polling::connected(&chat, &ada).await;
-    let slow = polling.half_a_post("content-length: 10", "42[\"x").await;
+    let slow = polling.begin_post("content-length: 10", "42[\"x").await;
     eventually("the second post to be refused", || async {
         let answer = polling.post("3").await;
         (answer.status == 400).then_some(())
     })
     .await;
-    polling.ends("a second post").await;
+    polling.assert_ended("a second post").await;
     drop(slow);
 
     // A poll whose client disconnects.
@@ -104,7 +106,7 @@ async fn a_polling_session_allows_one_poll_and_one_post() {
         (polling.get().await.status == 400).then_some(())
     })
     .await;
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
@@ -114,11 +116,11 @@ async fn acks_and_namespaces() {
     let (mut raw, _) = Raw::open(&chat).await;
     raw.say("40/random").await;
     assert_eq!(
-        raw.hear().await.as_deref(),
+        raw.receive().await.as_deref(),
         Ok("44/random,{\"message\":\"Invalid namespace\"}")
     );
     raw.say("40").await;
-    let refused = raw.hear().await.expect("an answer");
+    let refused = raw.receive().await.expect("an answer");
     let refused: Value =
         serde_json::from_str(refused.strip_prefix("44").expect("a refusal")).expect("JSON");
     assert_eq!(refused["data"]["code"], "unauthorized");
@@ -160,7 +162,7 @@ async fn acks_and_namespaces() {
     raw.say("42[\"disconnect\"]").await;
     raw.until("41").await;
     raw.closed().await;
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
@@ -187,7 +189,7 @@ async fn the_upgrade_replaces_polling() {
     // The pending poll ends with a noop packet, and so does the next one.
     let probe = async {
         raw.say("2probe").await;
-        assert_eq!(raw.hear().await.as_deref(), Ok("3probe"));
+        assert_eq!(raw.receive().await.as_deref(), Ok("3probe"));
     };
     let (waiting, ()) = join(polling.get(), probe).await;
     assert_eq!((waiting.status, waiting.text.as_str()), (200, "6"));
@@ -205,7 +207,7 @@ async fn the_upgrade_replaces_polling() {
     raw.until("434[").await;
     assert_eq!(open_sockets(&chat).await, 1);
     drop(raw);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 /// The ping interval is long, so that no ping flushes the pending packet.
@@ -217,7 +219,7 @@ async fn packets_pending_for_a_poll_are_sent_after_the_upgrade() {
     let polling = Polling::connected(&chat, &ada).await;
     let mut raw = polling.websocket().await.expect("a WebSocket");
     raw.say("2probe").await;
-    assert_eq!(raw.hear().await.as_deref(), Ok("3probe"));
+    assert_eq!(raw.receive().await.as_deref(), Ok("3probe"));
     // The ack finds neither a pending poll nor an upgraded socket.
     polling.say("421[\"nobodyKnows\"]").await;
     raw.say("5").await;
@@ -241,16 +243,16 @@ async fn a_peer_that_misses_pings_is_disconnected() {
             ),
         };
         for _ in 0..3 {
-            assert_eq!(raw.hear().await.as_deref(), Ok("2"));
+            assert_eq!(raw.receive().await.as_deref(), Ok("2"));
             raw.say("3").await;
         }
-        assert_eq!(raw.hear().await.as_deref(), Ok("2"));
+        assert_eq!(raw.receive().await.as_deref(), Ok("2"));
         // A noop packet is not a pong.
         raw.say("6").await;
         assert_eq!(raw.closed().await, 4009);
-        polling.ends("silence").await;
+        polling.assert_ended("silence").await;
     }
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
@@ -260,12 +262,12 @@ async fn a_session_without_connect_is_closed() {
     let polling = Polling::open(&chat).await;
     let (mut raw, _) = Raw::open(&chat).await;
     assert_eq!(raw.closed().await, 4001);
-    polling.ends("no CONNECT").await;
+    polling.assert_ended("no CONNECT").await;
     // After DISCONNECT, the client has the same time to connect again.
     let mut raw = Raw::connected(&chat, &ada).await;
     raw.say("41").await;
     assert_eq!(raw.closed().await, 4001);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
@@ -280,7 +282,7 @@ async fn polling_sessions_are_limited() {
         full += usize::from(ask(&chat, Method::GET, POLLING, &[], "").await.status == 503);
     }
     assert_eq!(full, 4);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
     Polling::open(&chat).await;
 }
 
@@ -323,7 +325,7 @@ async fn a_slow_reader_does_not_delay_others() {
     })
     .await;
     assert_eq!(slow.closed().await, 4008);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
     silent.get().await.refused(1, "Session ID unknown");
     // A client that reads receives every message.
     talker

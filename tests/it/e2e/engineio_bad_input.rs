@@ -5,7 +5,9 @@ use futures_util::SinkExt;
 use reqwest::Method;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::engineio::{POLLING, Polling, Raw, WEBSOCKET, ask, nothing_is_left, plan};
+use crate::harness::engineio::{
+    POLLING, Polling, Raw, WEBSOCKET, ask, plan, until_no_session_is_open,
+};
 
 #[tokio::test]
 async fn an_invalid_handshake_is_refused() {
@@ -103,7 +105,7 @@ async fn an_invalid_packet_ends_the_session() {
             "{bad:?}: {}",
             answer.status
         );
-        polling.ends(bad).await;
+        polling.assert_ended(bad).await;
 
         let mut raw = Raw::connected(&chat, &ada).await;
         for packet in bad.split('\x1e') {
@@ -114,7 +116,7 @@ async fn an_invalid_packet_ends_the_session() {
     // Before CONNECT, no event is allowed.
     let polling = Polling::open(&chat).await;
     polling.say("42[\"joinRoom\",{}]").await;
-    polling.ends("an event before CONNECT").await;
+    polling.assert_ended("an event before CONNECT").await;
     let (mut raw, _) = Raw::open(&chat).await;
     raw.say("42[\"joinRoom\",{}]").await;
     assert_eq!(raw.closed().await, 4400);
@@ -129,8 +131,8 @@ async fn an_invalid_packet_ends_the_session() {
         .await
         .expect("an answer");
     assert_eq!(answer.status().as_u16(), 400);
-    polling.ends("bytes").await;
-    nothing_is_left(&chat).await;
+    polling.assert_ended("bytes").await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
@@ -168,8 +170,8 @@ async fn announced_binary_events_are_answered_with_errors() {
             .contains("malformed")
     );
     polling.say("bAQID").await;
-    polling.ends("binary data nothing announced").await;
-    nothing_is_left(&chat).await;
+    polling.assert_ended("binary data nothing announced").await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]

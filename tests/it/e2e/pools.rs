@@ -32,13 +32,13 @@ fn plan(mail: &Provider) -> crate::harness::deployment::Plan {
 }
 
 /// A direct room with a user who is notified by mail.
-async fn with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
+async fn direct_room_with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
     let bob = chat.register("bob").await;
     verify(chat, &bob, mail, "email", "bob@example.com").await;
     chat.room(ada, "direct", &[&bob]).await
 }
 
-async fn delivered(mail: &Provider, count: usize) {
+async fn until_delivered(mail: &Provider, count: usize) {
     eventually("the mails to be delivered", async || {
         (mail.asked().len() == count).then_some(())
     })
@@ -76,9 +76,9 @@ async fn each_pool_runs_only_its_roles() {
         workers.push(recipe.start().await);
     }
     let ada = chat.register("ada").await;
-    let room = with_bob(&chat, &ada, &mail).await;
+    let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    delivered(&mail, 1).await;
+    until_delivered(&mail, 1).await;
     // Without a `notify` worker no delivery is decided, and the task stays in its queue.
     let mut notify = workers.pop().expect("three were started");
     notify.sigterm();
@@ -108,7 +108,7 @@ async fn each_pool_runs_only_its_roles() {
             .start()
             .await,
     );
-    delivered(&mail, 2).await;
+    until_delivered(&mail, 2).await;
 }
 
 /// With one partition, one of two workers owns none. Here it is the only worker that may deliver.
@@ -128,7 +128,7 @@ async fn a_worker_without_partitions_still_sends_notifications() {
         // Two heartbeat intervals: by then the assignment is known.
         let beats = Instant::now() + Duration::from_secs(1);
         while Instant::now() < beats && !owns() {
-            say_something(&chat, &ada).await;
+            update_account(&chat, &ada).await;
         }
         if !owns() {
             idle = Some(second);
@@ -138,13 +138,13 @@ async fn a_worker_without_partitions_still_sends_notifications() {
         assert_eq!(second.ended().await, Some(0));
     }
     let idle = idle.expect("one of forty workers owns no partition");
-    let room = with_bob(&chat, &ada, &mail).await;
+    let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    delivered(&mail, 1).await;
+    until_delivered(&mail, 1).await;
     assert!(!idle.log().contains("partitions owned"), "{}", idle.log());
 }
 
-async fn say_something(chat: &Chat, user: &User) {
+async fn update_account(chat: &Chat, user: &User) {
     let name = json!({"displayName": "Ada"});
     chat.rest_as(0, user).patch("/v1/me", name).await.ok(200);
 }
@@ -162,7 +162,7 @@ async fn a_worker_is_started_when_a_delayed_notification_is_due() {
         .await;
     let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
     let ada = chat.register("ada").await;
-    let room = with_bob(&chat, &ada, &mail).await;
+    let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
     let asleep = eventually("no worker runs", async || {
         let nobody = super::autoscale::children(autoscaler.pid()).is_empty();
@@ -170,7 +170,7 @@ async fn a_worker_is_started_when_a_delayed_notification_is_due() {
     })
     .await;
     assert_eq!(asleep, 0, "it is not due yet");
-    delivered(&mail, 1).await;
+    until_delivered(&mail, 1).await;
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
 }
@@ -225,13 +225,13 @@ async fn expired_rows_are_deleted_by_one_worker_at_a_time() {
 // ---- partitions
 
 /// The number of partitions with exactly one consumer.
-async fn served(queue: &rabbit::RabbitQueue) -> Option<usize> {
+async fn partitions_with_one_consumer(queue: &rabbit::RabbitQueue) -> Option<usize> {
     let load = queue.load().await.ok()?;
     Some(load.partitions.iter().filter(|p| p.consumers == 1).count())
 }
 
 /// The number in its last log line about owned partitions.
-fn owned(worker: &Process) -> usize {
+fn owned_partitions(worker: &Process) -> usize {
     let log = worker.log();
     let line = log
         .lines()
@@ -263,9 +263,9 @@ async fn partitions_are_rebalanced_when_workers_join_and_leave() {
     let settled = async |chat: &Chat, what: &str, gone: usize| {
         eventually(what, async || {
             let staying = &chat.workers[..chat.workers.len() - gone];
-            let shares: Vec<usize> = staying.iter().map(owned).collect();
+            let shares: Vec<usize> = staying.iter().map(owned_partitions).collect();
             let whole = shares.iter().sum::<usize>() == all && !shares.contains(&0);
-            (whole && served(&queue).await == Some(all)).then_some(())
+            (whole && partitions_with_one_consumer(&queue).await == Some(all)).then_some(())
         })
         .await;
     };

@@ -237,7 +237,7 @@ fn number_of(user: &User) -> usize {
 
 pub(super) fn days() -> Vec<(String, Vec<Line>)> {
     let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
-        return vec![("a made-up day".to_owned(), made_up(1))];
+        return vec![("a made-up day".to_owned(), generate_conversation(1))];
     };
     let mut logs: Vec<_> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("CHAT_REPLAY={}: {error}", Path::new(&folder).display()))
@@ -289,7 +289,7 @@ fn parse(log: &[u8]) -> Vec<Line> {
 
 /// A conversation with the shape of a real one: few members talk much and many little, in bursts; they mention each
 /// other, paste addresses and other languages, and repeat themselves. It is determined by the seed.
-fn made_up(seed: u64) -> Vec<Line> {
+fn generate_conversation(seed: u64) -> Vec<Line> {
     const LINES: usize = 800;
     const WORDS: &[&str] = &[
         "sudo",
@@ -393,9 +393,9 @@ fn chat_logs_are_parsed() {
 
 #[test]
 fn generated_conversations_are_deterministic() {
-    let lines = made_up(1);
-    assert_eq!(lines, made_up(1));
-    assert_ne!(lines, made_up(2));
+    let lines = generate_conversation(1);
+    assert_eq!(lines, generate_conversation(1));
+    assert_ne!(lines, generate_conversation(2));
     assert!(lines.len() >= 800);
     assert!(
         lines

@@ -134,7 +134,7 @@ async fn settings_come_from_the_file_the_environment_and_flags() {
 }
 
 /// An address where nothing listens.
-async fn nobody() -> String {
+async fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     listener.local_addr().expect("its address").to_string()
 }
@@ -142,7 +142,7 @@ async fn nobody() -> String {
 #[tokio::test]
 async fn a_missing_server_is_retried_and_named() {
     let (nobody, silent) = (
-        nobody().await,
+        unused_address().await,
         TcpListener::bind("127.0.0.1:0").await.expect("a port"),
     );
     // Accepts connections and never responds.

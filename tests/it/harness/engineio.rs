@@ -101,7 +101,7 @@ impl<'a> Polling<'a> {
     }
 
     /// Sends the head of a post with this header, and the beginning of its body.
-    pub async fn half_a_post(&self, header: &str, body: &str) -> TcpStream {
+    pub async fn begin_post(&self, header: &str, body: &str) -> TcpStream {
         let authority = self
             .chat
             .edge(0)
@@ -141,7 +141,7 @@ impl<'a> Polling<'a> {
     }
 
     /// Polls until the session ends, which must happen at once.
-    pub async fn ends(&self, what: &str) {
+    pub async fn assert_ended(&self, what: &str) {
         let ending = async {
             loop {
                 let answer = self.get().await;
@@ -203,7 +203,7 @@ impl Raw {
         let mut raw = Raw::dial(chat, WEBSOCKET, &[], None)
             .await
             .expect("a WebSocket");
-        let open = raw.hear().await.expect("an open packet");
+        let open = raw.receive().await.expect("an open packet");
         let open =
             serde_json::from_str(open.strip_prefix('0').expect("an open packet")).expect("JSON");
         (raw, open)
@@ -223,7 +223,7 @@ impl Raw {
     }
 
     /// The next text frame, or the close code.
-    pub async fn hear(&mut self) -> Result<String, u16> {
+    pub async fn receive(&mut self) -> Result<String, u16> {
         let next = async {
             loop {
                 match self.0.next().await {
@@ -243,7 +243,7 @@ impl Raw {
 
     pub async fn until(&mut self, start: &str) -> String {
         loop {
-            match self.hear().await {
+            match self.receive().await {
                 Ok(text) if text.starts_with(start) => return text,
                 Ok(_) => {}
                 Err(code) => panic!("closed with {code} before {start}"),
@@ -253,7 +253,7 @@ impl Raw {
 
     pub async fn closed(&mut self) -> u16 {
         loop {
-            if let Err(code) = self.hear().await {
+            if let Err(code) = self.receive().await {
                 return code;
             }
         }
@@ -265,7 +265,7 @@ pub fn plan() -> Plan {
 }
 
 /// Waits until no session is open.
-pub async fn nothing_is_left(chat: &Chat) {
+pub async fn until_no_session_is_open(chat: &Chat) {
     eventually("every session to be gone", || async {
         (open_sockets(chat).await == 0).then_some(())
     })

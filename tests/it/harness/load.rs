@@ -119,7 +119,7 @@ impl Load {
             reader: users[0].clone(),
             clients: Vec::new(),
         };
-        load.moved(chat);
+        load.update_edges(chat);
         for (number, user) in users.into_iter().enumerate() {
             let mut book = load.shared.book();
             let places = load.rooms.iter().map(|room| {
@@ -141,13 +141,13 @@ impl Load {
                 again: VecDeque::new(),
                 ticks,
             };
-            load.clients.push(tokio::spawn(client.live()));
+            load.clients.push(tokio::spawn(client.run()));
         }
         load
     }
 
     /// Updates the addresses of the edges, after one has been restarted.
-    pub fn moved(&self, chat: &Chat) {
+    pub fn update_edges(&self, chat: &Chat) {
         let edges = chat.edges.iter().map(|edge| edge.url().to_owned());
         *lock(&self.shared.edges) = edges.collect();
     }
@@ -200,7 +200,7 @@ impl Load {
         let late = now.late - before.late;
         assert!(late * 10 <= answers, "{late} of {answers}: {now:?}");
         assert!(now.accepted > before.accepted, "{before:?}, then {now:?}");
-        self.go_on();
+        self.resume_sending();
     }
 
     /// Waits for a condition; prints the state of the load if it is never met.
@@ -226,7 +226,7 @@ impl Load {
     }
 
     /// Resumes sending after [`Load::answered`] or [`Load::settled`].
-    pub fn go_on(&self) {
+    pub fn resume_sending(&self) {
         self.shared.quiet.store(false, Ordering::Relaxed);
     }
 
@@ -358,7 +358,7 @@ struct Sent {
 }
 
 impl Client {
-    async fn live(mut self) {
+    async fn run(mut self) {
         loop {
             let url = {
                 let edges = lock(&self.shared.edges);
@@ -368,7 +368,7 @@ impl Client {
             if let Ok(socket) = dial.attempt().await {
                 self.talk(&socket).await;
                 self.shared.book().figures.reconnects += 1;
-                self.follow_hint(&socket).await;
+                self.wait_before_reconnect(&socket).await;
             }
             self.edge += 1;
             self.ticks.tick().await;
@@ -376,7 +376,7 @@ impl Client {
     }
 
     /// An edge that shuts down announces a reconnect delay.
-    async fn follow_hint(&self, socket: &Socket) {
+    async fn wait_before_reconnect(&self, socket: &Socket) {
         let closed = socket.heard(|heard| heard.closed.clone());
         if let Some(closed) = closed.filter(|closed| closed.code == 1012) {
             let hint: Value = serde_json::from_str(&closed.reason).expect("the reason is JSON");
@@ -428,9 +428,9 @@ impl Client {
             });
             taken += events.len();
             for event in &events {
-                self.hear(event);
+                self.record(event);
             }
-            waiting.retain(|sent| !self.is_answered(sent));
+            waiting.retain(|sent| !self.take_answer(sent));
             self.shared.book().open[self.number] = waiting.len() + self.again.len();
             if closed {
                 self.again.extend(waiting.iter().map(|sent| sent.message));
@@ -454,7 +454,7 @@ impl Client {
         Some(self.said - 1)
     }
 
-    fn is_answered(&mut self, sent: &Sent) -> bool {
+    fn take_answer(&mut self, sent: &Sent) -> bool {
         let Some(answer) = sent.answer.now() else {
             return false;
         };
@@ -480,7 +480,7 @@ impl Client {
         true
     }
 
-    fn hear(&self, event: &Event) {
+    fn record(&self, event: &Event) {
         let data = event.data();
         let place = |data: &Value| {
             let room = data["room"].as_str().and_then(|room| room.parse().ok());

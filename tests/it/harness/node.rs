@@ -105,7 +105,7 @@ impl Clients {
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                understand(&known, &line);
+                record(&known, &line);
             }
         });
         Clients {
@@ -273,7 +273,7 @@ fn summary(heard: &Heard) -> String {
     )
 }
 
-fn understand(ears: &Ears, line: &str) {
+fn record(ears: &Ears, line: &str) {
     #[derive(Deserialize)]
     struct Line {
         client: String,

@@ -349,7 +349,7 @@ impl Socket {
         what: &str,
         look: impl FnMut(&Heard) -> Option<T>,
     ) -> T {
-        match tokio::time::timeout(deadline, hear(&self.ear, look)).await {
+        match tokio::time::timeout(deadline, wait_for(&self.ear, look)).await {
             Ok(found) => found,
             Err(_) => panic!(
                 "waited {deadline:?} in vain for {what}; {}",
@@ -438,7 +438,7 @@ impl Pending {
     /// Waits for the ack. If the socket ends first, the error has the code [`WireError::CLOSED`].
     pub async fn ack(self) -> Ack {
         let id = self.id;
-        let answer = hear(&self.ear, |heard| {
+        let answer = wait_for(&self.ear, |heard| {
             match (heard.acks.get(&id), &heard.closed) {
                 (Some(ack), _) => Some(ack.clone()),
                 (None, Some(closed)) => Some(Err(WireError {
@@ -504,7 +504,7 @@ async fn read(mut stream: SplitStream<Stream>, ear: Arc<Ear>, mut reading: watch
         };
         match message {
             Some(Ok(Message::Text(text))) => {
-                let frame = understand(text);
+                let frame = parse(text);
                 let mut heard = ear.lock();
                 match frame {
                     Heading::Event(event) => heard.events.push(event),
@@ -538,7 +538,7 @@ enum Heading {
     Ack(Option<u64>, Ack),
 }
 
-fn understand(text: Utf8Bytes) -> Heading {
+fn parse(text: Utf8Bytes) -> Heading {
     #[derive(Deserialize)]
     struct Frame<'a> {
         event: Option<String>,

@@ -46,7 +46,7 @@ impl Honest {
     }
 
     /// Sends a message and waits for its event.
-    async fn works(&mut self) {
+    async fn send_and_receive(&mut self) {
         let (started, name) = (Instant::now(), Uuid::new_v4().to_string());
         let data = json!({"room": self.room, "body": "x", "clientMsgId": name});
         self.socket
@@ -76,7 +76,7 @@ async fn connections_with_unread_responses_are_closed(kind: Kind) {
         .start()
         .await;
     let mut honest = Honest::start(&chat).await;
-    honest.works().await;
+    honest.send_and_receive().await;
     let url = chat.edge(0).url();
     let page = Raw::connect(url, HERE).await.ask("GET /api", &[], "").await;
     let page = page.expect("the page").body.len();
@@ -95,7 +95,7 @@ async fn connections_with_unread_responses_are_closed(kind: Kind) {
     }
     let mut most = 0;
     for _ in 0..5 {
-        honest.works().await;
+        honest.send_and_receive().await;
         most = most.max(memory(chat.edge(0)));
     }
     println!(
@@ -121,7 +121,7 @@ async fn connections_with_unread_responses_are_closed(kind: Kind) {
         async move { (left == 0).then_some(()) }
     })
     .await;
-    honest.works().await;
+    honest.send_and_receive().await;
 }
 
 /// Pages of large messages, requested on many connections and not read: the unread response bytes of one account are
@@ -152,7 +152,7 @@ async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
         (items == Some(200)).then_some(page.text.len())
     })
     .await;
-    honest.works().await;
+    honest.send_and_receive().await;
     let (url, before) = (chat.edge(0).url(), memory(chat.edge(0)));
     let authorization = format!("authorization: Bearer {}", mallory.access);
     let mut unread = Vec::new();
@@ -166,7 +166,7 @@ async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
     }
     let mut most = 0;
     for _ in 0..5 {
-        honest.works().await;
+        honest.send_and_receive().await;
         most = most.max(memory(chat.edge(0)));
     }
     println!(
@@ -246,7 +246,7 @@ async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
             );
             raw.closed().await;
         }
-        honest.works().await;
+        honest.send_and_receive().await;
     }
     println!(
         "health while full: at most {slowest:?}; slowest message {:?}",
@@ -260,7 +260,7 @@ async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
     let mut raw = Raw::connect(url, HERE).await;
     let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
     assert_eq!(answer.status, 401);
-    honest.works().await;
+    honest.send_and_receive().await;
 }
 
 async fn slowly_sent_request_heads_time_out(kind: Kind) {
@@ -291,7 +291,7 @@ async fn slowly_sent_request_heads_time_out(kind: Kind) {
         fresh.trickle(HEAD, PACE),
         used.trickle(HEAD, PACE),
         silent.closed(),
-        honest.works(),
+        honest.send_and_receive(),
     );
     let took = started.elapsed();
     println!("cut off after {took:?}");
@@ -308,7 +308,7 @@ async fn slowly_sent_request_heads_time_out(kind: Kind) {
             .status,
         200
     );
-    honest.works().await;
+    honest.send_and_receive().await;
 }
 
 async fn connections_per_address_are_limited(kind: Kind) {
@@ -341,7 +341,7 @@ async fn connections_per_address_are_limited(kind: Kind) {
         .ask("GET /v1/me", &[], "")
         .await;
     assert_eq!(answer.expect("an answer").status, 401);
-    honest.works().await;
+    honest.send_and_receive().await;
     // Slots of closed connections are available again.
     drop(held);
     eventually("a new connection from the address", || async {

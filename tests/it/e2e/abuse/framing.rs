@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    e2e::faults::dead::{letters, publish, run, there_are},
+    e2e::faults::dead::{dead_letters, publish, run, until_dead_letters},
     harness::{Chat, Kind, Socket, User, both_ways, engineio::Polling, eventually},
 };
 
@@ -41,11 +41,11 @@ impl Victim {
             den,
             before: Value::Null,
         };
-        victim.before = victim.look(chat).await;
+        victim.before = victim.state(chat).await;
         victim
     }
 
-    async fn look(&self, chat: &Chat) -> Value {
+    async fn state(&self, chat: &Chat) -> Value {
         let rest = chat.rest_as(0, &self.user);
         let mut seen = Vec::new();
         for path in ["", "/members", "/messages"] {
@@ -82,8 +82,8 @@ impl Victim {
         .collect()
     }
 
-    async fn is_untouched(&self, chat: &Chat, mallory: &User) {
-        assert_eq!(self.look(chat).await, self.before);
+    async fn assert_unchanged(&self, chat: &Chat, mallory: &User) {
+        assert_eq!(self.state(chat).await, self.before);
         let den = format!("/v1/rooms/{}", self.den);
         let stranger = chat.rest_as(0, mallory).get(&den).await;
         stranger.problem(404, "not_found");
@@ -236,8 +236,8 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
         expected
     );
 
-    victim.is_untouched(&chat, &attack.user).await;
-    assert_eq!(letters(&chat).await, [Value::Null; 0]);
+    victim.assert_unchanged(&chat, &attack.user).await;
+    assert_eq!(dead_letters(&chat).await, [Value::Null; 0]);
 }
 
 /// A batch in the line format of earlier versions, with metadata as the client sent it.
@@ -272,8 +272,8 @@ async fn commands_embedded_in_old_payloads_are_not_executed(kind: Kind) {
             assert_eq!(message["metadata"]["pretty"], json!([1]));
         }
     }
-    victim.is_untouched(&chat, &mallory).await;
-    assert_eq!(letters(&chat).await, [Value::Null; 0]);
+    victim.assert_unchanged(&chat, &mallory).await;
+    assert_eq!(dead_letters(&chat).await, [Value::Null; 0]);
 }
 
 fn batch(commands: &[&str]) -> EncodedBatch {
@@ -321,7 +321,7 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
         socket.event("newMessage").await["body"],
         "I never said that"
     );
-    let dead = there_are(&chat, 5).await;
+    let dead = until_dead_letters(&chat, 5).await;
     let find = |reason: &str| -> Vec<&Value> {
         let with = |letter: &&Value| {
             letter["reason"]
@@ -351,12 +351,12 @@ async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
         payloads
     };
     eventually("all of them to be dead-lettered again", || async {
-        let again = letters(&chat).await;
+        let again = dead_letters(&chat).await;
         let fresh = again
             .iter()
             .all(|l| dead.iter().all(|old| old["id"] != l["id"]));
         (fresh && payloads(&again) == payloads(&dead)).then_some(())
     })
     .await;
-    victim.is_untouched(&chat, &mallory).await;
+    victim.assert_unchanged(&chat, &mallory).await;
 }

@@ -213,13 +213,18 @@ async fn an_ended_login_has_no_sockets(kind: Kind) {
     assert_eq!(bobs.closed().await.code, 4001);
     for user in [&ada, &bob] {
         for edge in 0..chat.edges.len() {
-            assert_eq!(refused(&chat, edge, user).await, 4001, "{}", user.username);
+            assert_eq!(
+                refusal_code(&chat, edge, user).await,
+                4001,
+                "{}",
+                user.username
+            );
         }
     }
 }
 
 /// The close code of a socket opened with this user's access token.
-async fn refused(chat: &Chat, edge: usize, user: &User) -> u16 {
+async fn refusal_code(chat: &Chat, edge: usize, user: &User) -> u16 {
     let dial = chat.dial(edge).bearer(&user.access);
     let socket = dial
         .connect()
@@ -239,7 +244,7 @@ async fn a_deleted_account_cannot_open_a_socket(kind: Kind) {
     assert!(matches!(answer.status, 204 | 202), "{answer:?}");
     assert_eq!(adas.closed().await.code, 4001);
     for edge in 0..chat.edges.len() {
-        assert_eq!(refused(&chat, edge, &ada).await, 4001);
+        assert_eq!(refusal_code(&chat, edge, &ada).await, 4001);
         let me = chat.rest_as(edge, &ada).get("/v1/me").await;
         assert!(me.status == 401 || me.status == 404, "{me:?}");
     }

@@ -232,7 +232,7 @@ impl Held {
     }
 
     /// Waits until `count` requests wait for the lock.
-    async fn waited_for(&mut self, count: i64) {
+    async fn until_blocked(&mut self, count: i64) {
         let sql = "SELECT count(*) FROM pg_stat_activity \
              WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let deadline = Instant::now() + Duration::from_secs(4);
@@ -285,7 +285,7 @@ async fn a_request_continues_while_its_socket_is_stalled() {
     for socket in &sockets {
         socket.raw(&missed(another).to_string()).await;
     }
-    held.waited_for(4).await;
+    held.until_blocked(4).await;
     // Stalled requests use every database connection of this edge; now the sockets fill up.
     say(&talker, busy, 100).await;
     listener
@@ -336,7 +336,7 @@ async fn pings_continue_during_a_request() {
     for raw in [&mut alive, &mut dead] {
         raw.say(&missed(room).to_string()).await;
     }
-    held.waited_for(2).await;
+    held.until_blocked(2).await;
     // One client reads, and so answers pings; the other does not.
     let mut pings = 0;
     let pinged = async {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{AT_ONCE, PACE, edges_count, edges_say, probe};
+use super::{AT_ONCE, PACE, probe, until_edges_count, until_edges_report};
 use crate::{
     harness::{Kind, load::Load},
     support::OwnBroker,
@@ -29,8 +29,8 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
     load.accepted(200).await;
 
     broker.run(&["kill", "rabbitmq"]).await;
-    edges_say(&chat, 503, "queue", false).await;
-    edges_count(&chat, "chat_queue_state", 0).await;
+    until_edges_report(&chat, 503, "queue", false).await;
+    until_edges_count(&chat, "chat_queue_state", 0).await;
     for i in 0..20 {
         let (came, took) = probe(&socket, room, &format!("down {i}")).await;
         assert_eq!(came, "busy");
@@ -41,7 +41,7 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
     })
     .await;
     broker.run(&["start", "rabbitmq"]).await;
-    edges_say(&chat, 200, "queue", true).await;
+    until_edges_report(&chat, 200, "queue", true).await;
     load.accepted(200).await;
     load.settled().await;
     let crashed = load.figures();
@@ -50,7 +50,7 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
         crashed.busy, crashed.slowest
     );
     assert!(crashed.slowest < CONFIRM + AT_ONCE, "{crashed:?}");
-    load.go_on();
+    load.resume_sending();
     load.accepted(100).await;
 
     broker.alarm(true).await;
@@ -58,15 +58,15 @@ async fn sends_survive_a_broker_crash_and_a_memory_alarm() {
         load.figures().busy > crashed.busy
     })
     .await;
-    edges_count(&chat, "chat_queue_state", -1).await;
-    edges_say(&chat, 200, "queue", false).await;
+    until_edges_count(&chat, "chat_queue_state", -1).await;
+    until_edges_report(&chat, 200, "queue", false).await;
     for i in 0..20 {
         let (came, took) = probe(&socket, room, &format!("blocked {i}")).await;
         assert_eq!(came, "busy");
         assert!(took < AT_ONCE, "{took:?}");
     }
     broker.alarm(false).await;
-    edges_count(&chat, "chat_queue_state", 1).await;
+    until_edges_count(&chat, "chat_queue_state", 1).await;
     load.accepted(200).await;
     assert_eq!(probe(&socket, room, "up").await.0, "accepted");
     assert_eq!(load.figures().reconnects, 0, "no client was disconnected");

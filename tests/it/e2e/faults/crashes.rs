@@ -28,7 +28,7 @@ async fn no_message_is_lost_when_edges_crash() {
         chat.edge_mut(i).kill9().await;
         load.accepted(150).await;
         chat.edge_mut(i).restart().await;
-        load.moved(&chat);
+        load.update_edges(&chat);
     }
     assert!(load.figures().reconnects >= 4, "{:?}", load.figures());
     load.end(&chat).await;
@@ -42,7 +42,7 @@ async fn no_message_is_lost_when_standalone_crashes() {
         load.accepted(150).await;
         chat.edge_mut(0).kill9().await;
         chat.edge_mut(0).restart().await;
-        load.moved(&chat);
+        load.update_edges(&chat);
     }
     load.accepted(150).await;
     assert!(load.figures().reconnects >= 16, "{:?}", load.figures());
@@ -69,7 +69,7 @@ async fn no_acknowledgement_is_sent_before_standalone_persists() {
         chat.edge_mut(0).kill9().await;
         other.close().await.expect("it held it to the end");
         chat.edge_mut(0).restart().await;
-        load.moved(&chat);
+        load.update_edges(&chat);
     }
     load.accepted(150).await;
     load.end(&chat).await;
@@ -87,12 +87,12 @@ async fn a_frozen_worker_stores_nothing_twice_after_thawing() {
         chat.worker_mut(i).sigstop();
         load.accepted(300).await;
         load.settled().await;
-        load.go_on();
+        load.resume_sending();
         load.accepted(100).await;
         chat.worker_mut(i).sigcont();
         load.accepted(200).await;
         load.settled().await;
-        load.go_on();
+        load.resume_sending();
     }
     load.end(&chat).await;
 }

@@ -138,7 +138,7 @@ fn memory(chat: &Chat) -> u64 {
     chat.edges.iter().map(of).sum()
 }
 
-async fn slow_ones(chat: &Chat) -> usize {
+async fn slow_readers_closed(chat: &Chat) -> usize {
     let mut slow = 0;
     for edge in 0..chat.edges.len() {
         let metrics = chat.rest(edge).get("/metrics").await.text;
@@ -169,16 +169,16 @@ async fn talk(socket: Arc<Socket>, room: Uuid, times: Arc<Mutex<Times>>, enough:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_slow_readers_do_not_delay_a_room_of_a_thousand() {
-    a_crowd(Kind::Standalone).await;
+    slow_readers_in_a_large_room(Kind::Standalone).await;
 }
 
 /// Half of the sockets on each of two edges.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_slow_readers_do_not_delay_a_room_on_two_edges() {
-    a_crowd(Kind::Cluster).await;
+    slow_readers_in_a_large_room(Kind::Cluster).await;
 }
 
-async fn a_crowd(kind: Kind) {
+async fn slow_readers_in_a_large_room(kind: Kind) {
     let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 64 * 1024)
         .set("edge.max_sockets_per_user", FAST + SLOW + 10)
@@ -204,7 +204,7 @@ async fn a_crowd(kind: Kind) {
         .collect();
     let mut dawdlers = Vec::new();
     for (i, stream) in slow.into_iter().enumerate() {
-        dawdlers.push(tokio::spawn(dawdle(stream, reading.clone(), i == 0)));
+        dawdlers.push(tokio::spawn(read_slowly(stream, reading.clone(), i == 0)));
     }
     let talking = tokio::spawn(talk(talker, room, times.clone(), enough.clone()));
     let said = || times.lock().expect("no reader failed").sent.len();
@@ -219,14 +219,14 @@ async fn a_crowd(kind: Kind) {
     let from = said();
     let first = OnceLock::new();
     eventually("the slow readers to be closed", || async {
-        let closed = slow_ones(&chat).await;
+        let closed = slow_readers_closed(&chat).await;
         if closed > 0 {
             first.get_or_init(Instant::now);
         }
         (closed > SLOW || said() > from + MAX_SAID).then_some(())
     })
     .await;
-    assert_eq!(slow_ones(&chat).await, SLOW + 1);
+    assert_eq!(slow_readers_closed(&chat).await, SLOW + 1);
     let upto = said();
     let memory_after = memory(&chat);
     // Resume reading at once: after the close timeout of five seconds the server drops the connection with what is
@@ -248,7 +248,7 @@ async fn a_crowd(kind: Kind) {
     talking.await.expect("all were accepted");
     let after = latency(&times, upto, said()).await;
     assert_eq!(
-        slow_ones(&chat).await,
+        slow_readers_closed(&chat).await,
         SLOW + 1,
         "no other reader was closed"
     );
@@ -292,7 +292,7 @@ async fn a_crowd(kind: Kind) {
 
 /// Reads while `reading` is set, otherwise nothing or a byte per second, then on to the end. Returns the close code and
 /// the number of the last message received.
-async fn dawdle(
+async fn read_slowly(
     mut stream: Stream,
     reading: Arc<AtomicBool>,
     byte_by_byte: bool,

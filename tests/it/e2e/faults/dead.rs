@@ -74,14 +74,14 @@ pub async fn run(chat: &Chat, args: &[&str]) -> String {
     ended.stdout
 }
 
-pub async fn letters(chat: &Chat) -> Vec<Value> {
+pub async fn dead_letters(chat: &Chat) -> Vec<Value> {
     let listed = run(chat, &["queue", "--json", "dead", "list"]).await;
     serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{error}: {listed}"))
 }
 
-pub async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
+pub async fn until_dead_letters(chat: &Chat, count: usize) -> Vec<Value> {
     eventually("the dead letters", || async {
-        let letters = letters(chat).await;
+        let letters = dead_letters(chat).await;
         (letters.len() >= count).then_some(letters)
     })
     .await
@@ -109,7 +109,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
         assert_eq!(socket.event("newMessage").await["clientMsgId"], name);
     }
 
-    let dead = there_are(&chat, 4).await;
+    let dead = until_dead_letters(&chat, 4).await;
     let reasons: Vec<&str> = dead.iter().filter_map(|l| l["reason"].as_str()).collect();
     let newer = |version: u8| {
         reasons
@@ -130,7 +130,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     // A replayed payload still cannot be parsed and becomes a new dead letter.
     run(&chat, &["queue", "dead", "replay", id]).await;
     eventually("the replayed payload to be dead-lettered again", || async {
-        let letters = letters(&chat).await;
+        let letters = dead_letters(&chat).await;
         let fresh = letters
             .iter()
             .any(|l| l["id"] != json!(id) && l["payload"] == json!(r#"{"v":99,"new":true}"#));
@@ -138,7 +138,7 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     })
     .await;
     run(&chat, &["queue", "dead", "purge", "--all"]).await;
-    assert!(letters(&chat).await.is_empty());
+    assert!(dead_letters(&chat).await.is_empty());
     socket.say(room, "4", "four").await;
     let last = socket.event("newMessage").await;
     assert_eq!(

@@ -23,7 +23,7 @@ async fn a_rolling_restart_loses_nothing(kind: Kind) {
             chat.edge(i).sigterm();
             assert_eq!(chat.edge_mut(i).ended().await, Some(0));
             chat.edge_mut(i).restart().await;
-            load.moved(&chat);
+            load.update_edges(&chat);
         }
         for i in 0..chat.workers.len() {
             load.accepted(150).await;

@@ -29,7 +29,7 @@ const PACE: Duration = Duration::from_millis(20);
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// Waits until `/readyz` of every edge has this status and this result of `check`.
-async fn edges_say(chat: &Chat, status: u16, check: &str, ok: bool) {
+async fn until_edges_report(chat: &Chat, status: u16, check: &str, ok: bool) {
     for edge in 0..chat.edges.len() {
         eventually(&format!("/readyz: {status}, {check} {ok}"), || async move {
             let answer = chat.rest(edge).get("/readyz").await;
@@ -41,7 +41,7 @@ async fn edges_say(chat: &Chat, status: u16, check: &str, ok: bool) {
 }
 
 /// Waits until this metric of every edge has this value.
-async fn edges_count(chat: &Chat, metric: &str, value: i64) {
+async fn until_edges_count(chat: &Chat, metric: &str, value: i64) {
     let line = format!("{metric} {value}");
     for edge in 0..chat.edges.len() {
         eventually(&line, || async {

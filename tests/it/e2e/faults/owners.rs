@@ -14,7 +14,7 @@ use crate::harness::{Chat, Kind, Socket, eventually, load::Load};
 const MOVED: Duration = Duration::from_secs(12);
 
 /// Sends one message to each room and waits until all are stored.
-async fn all_answer(socket: &Socket, rooms: &[Uuid], name: &str) -> Duration {
+async fn store_in_each_room(socket: &Socket, rooms: &[Uuid], name: &str) -> Duration {
     let started = Instant::now();
     let sends = rooms.iter().map(|room| async move {
         let data = json!({"room": room, "body": name, "clientMsgId": name});
@@ -53,7 +53,7 @@ async fn partitions_move_when_a_worker_stops_or_crashes() {
     for room in &rooms {
         socket.join(*room, None).await.expect("joined");
     }
-    all_answer(&socket, &rooms, "before").await;
+    store_in_each_room(&socket, &rooms, "before").await;
     let mut figures = Vec::new();
     for (round, i) in [0, 1, 0, 1].into_iter().enumerate() {
         // Both workers own partitions; otherwise nothing would move.
@@ -64,11 +64,11 @@ async fn partitions_move_when_a_worker_stops_or_crashes() {
         } else {
             chat.worker_mut(i).kill9().await;
         }
-        let took = all_answer(&socket, &rooms, &format!("after {round}")).await;
+        let took = store_in_each_room(&socket, &rooms, &format!("after {round}")).await;
         let how = if politely { "SIGTERM" } else { "SIGKILL" };
         figures.push((how, took));
         chat.worker_mut(i).restart().await;
-        all_answer(&socket, &rooms, &format!("again {round}")).await;
+        store_in_each_room(&socket, &rooms, &format!("again {round}")).await;
     }
     eprintln!("until every room's next message is stored: {figures:.1?}");
     assert!(figures.iter().all(|(_, took)| *took < MOVED), "{figures:?}");

@@ -1,6 +1,6 @@
 //! Scaling from zero to several workers and back, with a broker crash in between.
 
-use super::{PACE, edges_say};
+use super::{PACE, until_edges_report};
 use crate::{
     e2e::autoscale::{children, is_running, plan, until_workers},
     harness::load::Load,
@@ -33,11 +33,11 @@ async fn the_pool_recovers_from_a_broker_crash() {
     load.settled().await;
     until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
 
-    load.go_on();
+    load.resume_sending();
     let workers = until_workers(&autoscaler, "the maximum of workers", |n| n == MOST).await;
     load.accepted(200).await;
     broker.run(&["kill", "rabbitmq"]).await;
-    edges_say(&chat, 503, "queue", false).await;
+    until_edges_report(&chat, 503, "queue", false).await;
     let before = load.figures().busy;
     load.until("sends to be refused as busy", || {
         load.figures().busy > before + 50
@@ -46,7 +46,7 @@ async fn the_pool_recovers_from_a_broker_crash() {
     // Without figures, no worker is started or stopped.
     assert_eq!(children(autoscaler.pid()), workers);
     broker.run(&["start", "rabbitmq"]).await;
-    edges_say(&chat, 200, "queue", true).await;
+    until_edges_report(&chat, 200, "queue", true).await;
     load.accepted(200).await;
     assert_eq!(
         children(autoscaler.pid()),

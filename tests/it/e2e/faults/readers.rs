@@ -29,21 +29,21 @@ async fn catch_up(socket: &Socket, room: Uuid, after: i64, got: &mut Vec<i64>) -
     unreachable!("it ends")
 }
 
-fn live(socket: &Socket) -> Vec<i64> {
+fn live_seqs(socket: &Socket) -> Vec<i64> {
     let messages = socket.events("newMessage");
     messages.iter().filter_map(|m| m["seq"].as_i64()).collect()
 }
 
 /// Waits until the socket has received every message of the load, and compares.
-async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
+async fn assert_received_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
     load.settled().await;
     let all = load.figures().accepted as i64;
     let before = got.len() as i64;
     load.until("the reader to receive every message", || {
-        before + live(socket).len() as i64 >= all
+        before + live_seqs(socket).len() as i64 >= all
     })
     .await;
-    got.extend(live(socket));
+    got.extend(live_seqs(socket));
     let expected: Vec<i64> = (base + 1..=base + all).collect();
     let wrong = got.iter().zip(&expected).position(|(got, seq)| got != seq);
     assert!(
@@ -96,7 +96,7 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     slow.read_on();
     let closed = slow.closed().await;
     assert_eq!(closed.code, 4008, "{closed:?}");
-    let mut got = live(&slow);
+    let mut got = live_seqs(&slow);
     let last = *got.last().expect("a message was received");
 
     // It resumes on the other edge.
@@ -110,7 +110,7 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
             .then_some(())
     })
     .await;
-    got.extend(live(&back));
+    got.extend(live_seqs(&back));
     let expected: Vec<i64> = (base + 1..=base + said as i64 + 1).collect();
     assert_eq!(got, expected);
 }
@@ -125,7 +125,7 @@ async fn a_reader_catches_up_on_thousands_of_messages(kind: Kind) {
     catch_up(&away, room, base, &mut got).await;
     load.accepted(20).await;
     away.close().await;
-    got.extend(live(&away));
+    got.extend(live_seqs(&away));
     load.accepted(MISSED).await;
     // On the other edge, while the room is busy.
     let back = chat.connect(1, load.owner()).await;
@@ -133,6 +133,6 @@ async fn a_reader_catches_up_on_thousands_of_messages(kind: Kind) {
     let pages = catch_up(&back, room, last, &mut got).await;
     assert!(pages > 5, "{pages} pages");
     load.accepted(200).await;
-    has_all(&load, &back, got, base).await;
+    assert_received_all(&load, &back, got, base).await;
     load.end(&chat).await;
 }

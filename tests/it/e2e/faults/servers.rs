@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{AT_ONCE, PACE, edges_count, edges_say};
+use super::{AT_ONCE, PACE, until_edges_count, until_edges_report};
 use crate::{
     harness::{Chat, Kind, deployment::authority, eventually, load::Load, server},
     support::Line,
@@ -20,7 +20,7 @@ const OUTAGE: Duration = Duration::from_secs(10);
 /// A Redis database that this test may flush.
 const OWN: u8 = 9;
 
-async fn empty_redis() {
+async fn flush_redis() {
     let mut redis = TcpStream::connect(authority(&server("REDIS_URL")))
         .await
         .expect("Redis");
@@ -32,7 +32,7 @@ async fn empty_redis() {
 }
 
 /// A cluster under load that reaches [`OWN`] through a proxy.
-async fn on_a_line_to_redis() -> (Line, Chat, Load) {
+async fn load_behind_a_redis_proxy() -> (Line, Chat, Load) {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
         .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
@@ -45,22 +45,22 @@ async fn on_a_line_to_redis() -> (Line, Chat, Load) {
 
 #[tokio::test]
 async fn messages_flow_while_redis_is_down_and_emptied() {
-    let (line, chat, load) = on_a_line_to_redis().await;
+    let (line, chat, load) = load_behind_a_redis_proxy().await;
     for _ in 0..2 {
         // Cuts the open connections and lets no new ones through.
         line.freeze();
         line.cut();
         load.accepted(400).await;
-        edges_say(&chat, 200, "bus", false).await;
-        edges_count(&chat, "chat_bus_state", 0).await;
-        empty_redis().await;
+        until_edges_report(&chat, 200, "bus", false).await;
+        until_edges_count(&chat, "chat_bus_state", 0).await;
+        flush_redis().await;
         line.thaw();
-        edges_say(&chat, 200, "bus", true).await;
-        edges_count(&chat, "chat_bus_state", 1).await;
+        until_edges_report(&chat, 200, "bus", true).await;
+        until_edges_count(&chat, "chat_bus_state", 1).await;
         load.accepted(200).await;
     }
     load.settled().await;
-    load.go_on();
+    load.resume_sending();
     // Connections that break repeatedly.
     for _ in 0..5 {
         line.cut();
@@ -95,7 +95,7 @@ async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
         .expect("a socket");
     line.freeze();
     line.cut();
-    edges_count(&chat, "chat_bus_state", 0).await;
+    until_edges_count(&chat, "chat_bus_state", 0).await;
     let refresh = json!({"refreshToken": ada.refresh});
     eventually("the login is closed", || async {
         let path = "/v1/auth/logout";
@@ -124,12 +124,12 @@ async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
 /// Events lost at the end: no later event reveals the missing range.
 #[tokio::test]
 async fn a_missing_range_at_the_end_is_filled() {
-    let (line, chat, load) = on_a_line_to_redis().await;
+    let (line, chat, load) = load_behind_a_redis_proxy().await;
     for _ in 0..3 {
         load.settled().await;
         line.freeze();
         line.cut();
-        load.go_on();
+        load.resume_sending();
         load.accepted(50).await;
         load.answered().await;
         line.thaw();
@@ -137,7 +137,7 @@ async fn a_missing_range_at_the_end_is_filled() {
         let started = Instant::now();
         load.settled().await;
         assert!(started.elapsed() < Duration::from_secs(15));
-        load.go_on();
+        load.resume_sending();
         load.accepted(50).await;
     }
     load.end(&chat).await;
@@ -152,14 +152,14 @@ async fn sends_are_answered_while_the_database_is_unreachable() {
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
-    edges_say(&chat, 200, "store", true).await;
+    until_edges_report(&chat, 200, "store", true).await;
     line.freeze();
     load.answers_within(AT_ONCE, OUTAGE).await;
-    edges_say(&chat, 503, "store", false).await;
+    until_edges_report(&chat, 503, "store", false).await;
     line.thaw();
-    edges_say(&chat, 200, "store", true).await;
+    until_edges_report(&chat, 200, "store", true).await;
     load.settled().await;
-    load.go_on();
+    load.resume_sending();
     load.accepted(200).await;
     line.freeze();
     line.cut();
@@ -182,7 +182,7 @@ async fn sends_are_accepted_without_workers() {
         worker.sigcont();
     }
     load.settled().await;
-    load.go_on();
+    load.resume_sending();
     load.accepted(200).await;
     for worker in &mut chat.workers {
         worker.kill9().await;
@@ -208,7 +208,7 @@ async fn sends_are_refused_as_busy_at_the_backlog_limit() {
         worker.kill9().await;
     }
     let before = load.figures().accepted;
-    load.go_on();
+    load.resume_sending();
     load.until("it is full", || load.figures().busy > 200).await;
     let full = load.figures();
     assert!(full.accepted - before >= 100, "{full:?}");

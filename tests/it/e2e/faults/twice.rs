@@ -96,7 +96,7 @@ async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
         process.sigterm();
         assert_eq!(process.ended().await, Some(0));
     }
-    age(&chat).await;
+    backdate_messages(&chat).await;
     for process in chat.workers.iter_mut().chain(&mut chat.edges) {
         process.restart().await;
     }
@@ -127,7 +127,7 @@ async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
 }
 
 /// Moves the time of all messages two days into the past.
-async fn age(chat: &Chat) {
+async fn backdate_messages(chat: &Chat) {
     use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
     let done = match chat.kind {
         Kind::Cluster => {

@@ -61,7 +61,7 @@ pub async fn prefer_text_messages(chat: &Chat, user: &User) {
 }
 
 /// Posts an inbound message as Twilio does, signed as Twilio's page on security describes, or with a wrong signature.
-async fn answered(chat: &Chat, words: &str, signed: bool) {
+async fn post_inbound_message(chat: &Chat, words: &str, signed: bool) {
     let path = "/v1/webhooks/twilio";
     let signature = {
         let mut mac = Hmac::<Sha1>::new_from_slice(b"token").expect("any key");
@@ -88,15 +88,15 @@ async fn answered(chat: &Chat, words: &str, signed: bool) {
 async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
     let sms = Provider::start().await;
     let Conversation { chat, ada, room } = conversation(kind, &sms).await;
-    answered(&chat, "STOP", false).await;
+    post_inbound_message(&chat, "STOP", false).await;
     let message = say(&chat, &ada, room, "before").await;
     row(&chat, &ada, &message, is("sent")).await;
-    answered(&chat, "Stop", true).await;
+    post_inbound_message(&chat, "Stop", true).await;
     let message = say(&chat, &ada, room, "between").await;
     let told = row(&chat, &ada, &message, is("suppressed")).await;
     assert_eq!(told["reason"], "the recipient answered STOP");
-    answered(&chat, "thanks", true).await;
-    answered(&chat, "START", true).await;
+    post_inbound_message(&chat, "thanks", true).await;
+    post_inbound_message(&chat, "START", true).await;
     let message = say(&chat, &ada, room, "after").await;
     row(&chat, &ada, &message, is("sent")).await;
     assert_eq!(sms.asked().len(), 2);
@@ -116,7 +116,7 @@ async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
         "{reason}"
     );
     // START does not lift this suppression.
-    answered(&chat, "START", true).await;
+    post_inbound_message(&chat, "START", true).await;
     let message = say(&chat, &ada, room, "still").await;
     row(&chat, &ada, &message, is("suppressed")).await;
     assert_eq!(sms.asked().len(), 3);

@@ -44,7 +44,7 @@ fn header(first: &str) -> String {
     format!("| {first} | {columns} |\n{line}|\n")
 }
 
-fn said(want: Want) -> String {
+fn expected_answer(want: Want) -> String {
     match want {
         Want::Ok => "ok".to_owned(),
         Want::No(code) => format!("`{code}`"),
@@ -81,7 +81,7 @@ pub fn write() -> String {
                 "private" => row.private,
                 _ => row.public,
             };
-            let cells = answers.map(said).join(" | ");
+            let cells = answers.map(expected_answer).join(" | ");
             page += &format!("| {} | {cells} |\n", named(row.event, row.note));
         }
     }

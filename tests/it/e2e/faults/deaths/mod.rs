@@ -29,7 +29,7 @@ async fn edit(chat: &Chat) -> JoinHandle<()> {
     })
 }
 
-async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
+async fn kill_a_worker_at_each_step(among_edits: bool) {
     let mut chat = Load::plan(Kind::Cluster).workers(1).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     let editing = match among_edits {
@@ -56,12 +56,12 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
     assert_eq!(chat.worker_mut(0).ended().await, Some(0));
     for moment in MOMENTS {
         load.accepted(60).await;
-        snare.spring(moment, victim.pid()).await;
+        snare.kill_at(moment, victim.pid()).await;
         assert_eq!(victim.ended().await, None, "a signal ends it");
         load.accepted(60).await;
         victim.restart().await;
         load.settled().await;
-        load.go_on();
+        load.resume_sending();
     }
     if let Some(editing) = editing {
         editing.abort();
@@ -71,10 +71,10 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
 
 #[tokio::test]
 async fn a_worker_killed_at_any_step_of_plain_batches_loses_nothing() {
-    a_worker_process_that_dies_at_any_moment(false).await;
+    kill_a_worker_at_each_step(false).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_at_any_step_of_mixed_batches_loses_nothing() {
-    a_worker_process_that_dies_at_any_moment(true).await;
+    kill_a_worker_at_each_step(true).await;
 }

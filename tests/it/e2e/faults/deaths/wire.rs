@@ -66,13 +66,13 @@ pub struct Snare {
 
 impl Snare {
     /// Waits until `worker` is killed.
-    pub async fn spring(&self, moment: Moment, worker: u32) {
+    pub async fn kill_at(&self, moment: Moment, worker: u32) {
         *self.set.lock().unwrap() = Some((moment, worker));
         crate::support::soon(&format!("{moment:?}"), self.sprung.notified()).await;
     }
 
     /// Disarms the snare if it is set for one of these moments; returns that moment and the worker's process id.
-    fn springs(&self, moments: &[Moment]) -> Option<(Moment, u32)> {
+    fn disarm_on(&self, moments: &[Moment]) -> Option<(Moment, u32)> {
         let mut set = self.set.lock().unwrap();
         let (moment, worker) = (*set)?;
         moments.contains(&moment).then(|| {
@@ -158,7 +158,7 @@ async fn pump(
         while sprung.is_none()
             && let Some((length, moments)) = talk.lock().unwrap().frame(side, &buffer[passes..])
         {
-            sprung = snare.springs(&moments);
+            sprung = snare.disarm_on(&moments);
             if sprung.is_none_or(|(moment, _)| !moment.withholds()) {
                 passes += length;
             }

@@ -237,7 +237,7 @@ impl Life {
     }
 
     /// Drops the runtime and breaks the connections, as a process crash does.
-    pub fn die(mut self) {
+    pub fn crash(mut self) {
         if let Some(line) = &self.line {
             line.cut();
         }

@@ -66,7 +66,7 @@ impl Conversation {
     }
 
     /// Publishes some batches for each room, with edits among the messages.
-    async fn go_on(&mut self, publisher: &Arc<dyn Publisher>) {
+    async fn publish_more(&mut self, publisher: &Arc<dyn Publisher>) {
         for _ in 0..3 {
             for room in self.rooms.clone() {
                 let mut lines = Vec::new();
@@ -119,7 +119,7 @@ impl Conversation {
     }
 
     /// Waits until everything is stored and checks every number.
-    async fn is_whole(&self, reads: &Arc<dyn Reads>) {
+    async fn assert_complete(&self, reads: &Arc<dyn Reads>) {
         for room in &self.rooms {
             let sent = &self.sent[room];
             let last = *sent.last().unwrap();
@@ -158,17 +158,17 @@ fn batch(commands: &[String]) -> EncodedBatch {
 }
 
 /// A worker with a trap, after the trap has sprung on a published conversation.
-async fn caught(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conversation) {
+async fn trapped_worker(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conversation) {
     let (mut life, worker) = Life::start(place, moment, deadly, true).await;
     let mut talk = Conversation::new(&worker).await;
-    talk.go_on(&life.publisher).await;
+    talk.publish_more(&life.publisher).await;
     life.work(worker);
     soon("the trap springs", life.trap.sprung.notified()).await;
     (life, talk)
 }
 
 /// A running worker without a trap.
-async fn free(place: &Arc<Place>) -> Life {
+async fn running_worker(place: &Arc<Place>) -> Life {
     let (mut life, worker) = Life::start(place, Moment::Told, false, false).await;
     life.work(worker);
     life
@@ -177,16 +177,16 @@ async fn free(place: &Arc<Place>) -> Life {
 async fn a_worker_dropped_at_any_step_loses_nothing(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
-        let (first, mut talk) = caught(&place, moment, true).await;
+        let (first, mut talk) = trapped_worker(&place, moment, true).await;
         if moment == Moment::Taken {
             // If the worker acknowledged too early, these payloads would be lost.
-            talk.go_on(&first.publisher).await;
+            talk.publish_more(&first.publisher).await;
         }
-        first.die();
-        let second = free(&place).await;
-        talk.is_whole(&second.reads).await;
-        talk.go_on(&second.publisher).await;
-        talk.is_whole(&second.reads).await;
+        first.crash();
+        let second = running_worker(&place).await;
+        talk.assert_complete(&second.reads).await;
+        talk.publish_more(&second.publisher).await;
+        talk.assert_complete(&second.reads).await;
         second.stop().await;
     }
 }
@@ -195,14 +195,14 @@ async fn a_worker_dropped_at_any_step_loses_nothing(kind: Kind) {
 async fn a_lost_response_at_any_step_loses_nothing(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
-        let (life, mut talk) = caught(&place, moment, false).await;
-        talk.go_on(&life.publisher).await;
-        talk.is_whole(&life.reads).await;
+        let (life, mut talk) = trapped_worker(&place, moment, false).await;
+        talk.publish_more(&life.publisher).await;
+        talk.assert_complete(&life.reads).await;
         life.stop().await;
         // Unacknowledged payloads are redelivered and change nothing.
-        let next = free(&place).await;
-        talk.go_on(&next.publisher).await;
-        talk.is_whole(&next.reads).await;
+        let next = running_worker(&place).await;
+        talk.publish_more(&next.publisher).await;
+        talk.assert_complete(&next.reads).await;
         next.stop().await;
     }
 }
@@ -220,10 +220,10 @@ async fn two_owners_of_a_partition_store_messages_once(kind: Kind) {
     let mut talk = Conversation::new(&worker).await;
     talk.rooms.truncate(1);
     let room = talk.rooms[0];
-    talk.go_on(&life.publisher).await;
+    talk.publish_more(&life.publisher).await;
     // The room exists before the second lane writes to it.
     life.work(worker);
-    talk.is_whole(&life.reads).await;
+    talk.assert_complete(&life.reads).await;
     let line = |name: String| {
         let id = message_id(room, talk.ada.id, &name);
         let (body, reply_to, metadata) = (name.clone(), None, None);
@@ -281,9 +281,9 @@ async fn a_silent_consumer_is_replaced(kind: Kind) {
     worker.config = Arc::new(config);
     let mut talk = Conversation::new(&worker).await;
     for _ in 0..PREFETCH {
-        talk.go_on(&life.publisher).await;
+        talk.publish_more(&life.publisher).await;
     }
     life.work(worker);
-    talk.is_whole(&life.reads).await;
+    talk.assert_complete(&life.reads).await;
     life.stop().await;
 }

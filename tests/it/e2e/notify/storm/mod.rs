@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::{
     judge::{Row, Rows, judge},
-    sending::{Sending, moves},
+    sending::{Sending, until_or_stuck},
 };
 use super::{prove, start};
 use crate::harness::{
@@ -41,7 +41,7 @@ fn count() -> usize {
 }
 
 /// Of 100 requests 30 fail, in every way a provider can; in the last five of those cases it accepted the mail.
-fn stumbling(before: usize, _: &Asked) -> Does {
+fn failing_behaviour(before: usize, _: &Asked) -> Does {
     match (before * 37 + 11) % 100 {
         0..=8 => Does::fail(),
         9..=13 => Does::Answer(429, "", "{}"),
@@ -76,7 +76,7 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     }))
     .await;
     mail.forget();
-    mail.does(stumbling);
+    mail.does(failing_behaviour);
     let ready = began.elapsed();
 
     let began = Instant::now();
@@ -86,7 +86,7 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let mut in_storm = 0;
     for kill in 1..=KILLS {
         let goal = count * kill / (KILLS + 1);
-        moves(|| sending.accepted() >= goal, || sending.accepted()).await;
+        until_or_stuck(|| sending.accepted() >= goal, || sending.accepted()).await;
         in_storm += usize::from(mail.count() > 0);
         sending.kill(&mut chat, kills).await;
         kills += 1;
@@ -121,15 +121,15 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     );
 
     // Dead notifications are in the dead letters, once each, and can be replayed.
-    let letters = letters(&chat, &["list", "--limit", "100000"]).await;
+    let letters = dead_letters(&chat, &["list", "--limit", "100000"]).await;
     let letters = letters.as_array().expect("a list");
     // A worker that is killed after dead-lettering and before updating the delivery log dead-letters again, with the
     // same id.
     let ids: HashSet<_> = letters.iter().map(|letter| letter["id"].as_str()).collect();
     assert_eq!(ids.len(), figures.dead);
     mail.does(|_, _| Does::take());
-    letters_replay(&chat).await;
-    let rows = eventually_all(&chat, &readers, count, &mail, |row| row.state == "sent").await;
+    replay_dead_letters(&chat).await;
+    let rows = until_all_rows(&chat, &readers, count, &mail, |row| row.state == "sent").await;
     let asked = mail.asked();
     judge(&messages, &rows, &asked);
 }
@@ -212,11 +212,11 @@ fn all_final(rows: &Rows, count: usize) -> bool {
 }
 
 async fn settled(chat: &Chat, readers: &[User], count: usize, mail: &Provider) -> Rows {
-    eventually_all(chat, readers, count, mail, Row::is_final).await
+    until_all_rows(chat, readers, count, mail, Row::is_final).await
 }
 
 /// The delivery log, once `right` accepts all rows. Fails when nothing has changed for [`DEADLINE`].
-async fn eventually_all(
+async fn until_all_rows(
     chat: &Chat,
     readers: &[User],
     count: usize,
@@ -257,7 +257,7 @@ fn dead_args<'a>(chat: &Chat, data: &'a str, what: &[&'a str]) -> Vec<&'a str> {
     args
 }
 
-async fn letters(chat: &Chat, what: &[&str]) -> Value {
+async fn dead_letters(chat: &Chat, what: &[&str]) -> Value {
     let data = chat.dir().join("data").to_string_lossy().into_owned();
     let ended = chat
         .recipe("dead", &dead_args(chat, &data, what))
@@ -267,6 +267,6 @@ async fn letters(chat: &Chat, what: &[&str]) -> Value {
     serde_json::from_str(&ended.stdout).unwrap_or_default()
 }
 
-async fn letters_replay(chat: &Chat) {
-    letters(chat, &["replay", "--all"]).await;
+async fn replay_dead_letters(chat: &Chat) {
+    dead_letters(chat, &["replay", "--all"]).await;
 }

@@ -47,12 +47,12 @@ impl Sending {
                 .collect(),
             shared,
         };
-        sending.tell(chat);
+        sending.update_edges(chat);
         sending
     }
 
     /// Updates the addresses of the edges.
-    fn tell(&self, chat: &Chat) {
+    fn update_edges(&self, chat: &Chat) {
         let urls = chat.edges.iter().map(|edge| edge.url().to_owned());
         *self.shared.urls.lock().expect("no panic") = urls.collect();
     }
@@ -69,13 +69,13 @@ impl Sending {
         };
         victim.kill9().await;
         victim.restart().await;
-        self.tell(chat);
+        self.update_edges(chat);
     }
 
     /// The ids of all messages, once all are accepted.
     pub async fn finished(&self) -> Vec<String> {
         let all = self.shared.ids.lock().expect("no panic").len();
-        moves(|| self.accepted() == all, || self.accepted()).await;
+        until_or_stuck(|| self.accepted() == all, || self.accepted()).await;
         self.shared.ids.lock().expect("no panic").clone()
     }
 }
@@ -124,7 +124,7 @@ async fn send(shared: Arc<Shared>, count: usize) {
 }
 
 /// Waits until `done`; fails when `figure` has not changed for [`DEADLINE`].
-pub async fn moves(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
+pub async fn until_or_stuck(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
     let mut poll = tokio::time::interval(Duration::from_millis(10));
     let (mut last, mut since) = (figure(), Instant::now());
     while !done() {
