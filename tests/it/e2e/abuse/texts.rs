@@ -15,7 +15,7 @@ use crate::{
 };
 
 both_ways!(
-    names_with_invisible_or_bidi_characters_are_refused,
+    misleading_names_are_refused,
     a_reaction_is_one_emoji_or_one_word,
     all_spellings_of_a_suppressed_address_are_suppressed,
     trace_logs_contain_no_secrets,
@@ -32,7 +32,7 @@ async fn honest(chat: &Chat, user: &User, room: Uuid) {
     assert!(took < PATIENCE, "an honest message took {took:?}");
 }
 
-async fn names_with_invisible_or_bidi_characters_are_refused(kind: Kind) {
+async fn misleading_names_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = (
         chat.register("Moderator1").await,

@@ -23,7 +23,7 @@ use crate::{
 both_ways!(a_reader_catches_up_on_a_hundred_thousand_messages);
 
 const MISSED: usize = 100_000;
-/// Messages per transaction: few enough to stay below the statement timeout on a busy machine.
+/// Messages per transaction: few enough to stay below the database's timeouts on a busy machine.
 const AT_ONCE: usize = 1000;
 
 /// Writes [`MISSED`] messages of `user` to the room as a worker would, without publishing events.
