@@ -68,7 +68,7 @@ fn an_edge_cannot_write_the_database() {
 
 /// Wall clocks jump, and a decision based on one would start and stop processes needlessly.
 #[test]
-fn the_autoscaler_knows_no_wall_clock() {
+fn the_autoscaler_uses_no_wall_clock() {
     let mut complaints = Complaints::default();
     for file in rust_files("src/autoscale") {
         for (line, text) in numbered(&file.code()) {

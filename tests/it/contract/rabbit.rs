@@ -127,7 +127,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pending_publish_waits_for_reconnection_up_to_its_timeout() {
+async fn a_pending_publish_waits_for_a_reconnect_up_to_its_timeout() {
     let prefix = unique("freeze");
     let (line, mut settings) = settings_through_a_proxy(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
@@ -374,7 +374,7 @@ async fn load_without_management_api_figures_reports_unacknowledged_as_unknown()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn depths_are_reported_again_after_a_queue_was_deleted() {
+async fn load_is_reported_again_after_a_queue_was_deleted() {
     let prefix = unique("deleted");
     let queue = RabbitQueue::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     queue.ready(PATIENCE).await.unwrap();

@@ -88,7 +88,7 @@ async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
     };
     let mut seen: Vec<(String, Vec<(String, Value)>)> = Vec::new();
     for socket in &plain {
-        let events = everything(socket, &ended).await;
+        let events = events_until_end(socket, &ended).await;
         seen.push(("plain".to_owned(), durable(events)));
     }
     for client in &stock {
@@ -119,7 +119,7 @@ async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
     );
 }
 
-async fn everything(
+async fn events_until_end(
     socket: &Socket,
     ended: &impl Fn(&str, &Value) -> bool,
 ) -> Vec<(String, Value)> {

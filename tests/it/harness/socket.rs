@@ -457,7 +457,7 @@ impl Pending {
     }
 }
 
-async fn hear<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
+async fn wait_for<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
     let mut changes = ear.changed.subscribe();
     loop {
         changes.mark_unchanged();

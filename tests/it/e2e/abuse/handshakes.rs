@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 both_ways!(
-    a_handshake_flood_exhausts_only_its_own_addresss_slots,
+    a_handshake_flood_exhausts_only_the_slots_of_its_address,
     unauthenticated_sockets_do_not_exhaust_the_connection_limit,
     sockets_per_user_are_limited,
 );
@@ -109,7 +109,7 @@ fn upgrade(line: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-async fn a_handshake_flood_exhausts_only_its_own_addresss_slots(kind: Kind) {
+async fn a_handshake_flood_exhausts_only_the_slots_of_its_address(kind: Kind) {
     const PLACES: usize = 40;
     let chat = Chat::plan(kind)
         .set("edge.max_unauthenticated_per_address", PLACES)

@@ -262,7 +262,7 @@ impl Held {
     }
 }
 
-fn missed(room: Uuid) -> Value {
+fn recovery_request(room: Uuid) -> Value {
     json!({"id": 7, "event": "joinRoom", "data": {"room": room, "afterSeq": 0}})
 }
 
@@ -283,7 +283,7 @@ async fn a_request_continues_while_its_socket_is_stalled() {
 
     let mut held = Held::feed(&chat).await;
     for socket in &sockets {
-        socket.raw(&missed(another).to_string()).await;
+        socket.raw(&recovery_request(another).to_string()).await;
     }
     held.until_blocked(4).await;
     // Stalled requests use every database connection of this edge; now the sockets fill up.
@@ -334,7 +334,7 @@ async fn pings_continue_during_a_request() {
 
     let mut held = Held::feed(&chat).await;
     for raw in [&mut alive, &mut dead] {
-        raw.say(&missed(room).to_string()).await;
+        raw.say(&recovery_request(room).to_string()).await;
     }
     held.until_blocked(2).await;
     // One client reads, and so answers pings; the other does not.

@@ -19,7 +19,10 @@ use crate::harness::{
     jwt::{self, Algorithm},
 };
 
-both_ways!(every_operation_by_every_caller, every_event_by_every_caller);
+both_ways!(
+    operations_answer_every_caller_as_in_the_table,
+    events_answer_every_caller_as_in_the_table
+);
 
 /// Rows that are tested concurrently.
 const AT_ONCE: usize = 12;
@@ -302,7 +305,7 @@ async fn account_row(chat: &Chat, cast: &Cast, ended: &Ended, row: &AccountRow) 
     faults
 }
 
-async fn every_operation_by_every_caller(kind: Kind) {
+async fn operations_answer_every_caller_as_in_the_table(kind: Kind) {
     let (chat, cast) = start(kind).await;
     let served = chat.rest(0).get("/api/openapi.json").await.ok(200);
     let paths = served["paths"].as_object().expect("paths").values();
@@ -396,7 +399,7 @@ async fn event_row(
     faults
 }
 
-async fn every_event_by_every_caller(kind: Kind) {
+async fn events_answer_every_caller_as_in_the_table(kind: Kind) {
     let (chat, cast) = start(kind).await;
     let printed = chat.recipe("asyncapi", &["asyncapi"]).run().await;
     let printed: Value = serde_json::from_str(&printed.stdout).expect("JSON");

@@ -170,7 +170,7 @@ async fn more_requests(
         if now != last {
             (last, since) = (now, Instant::now());
         } else if since.elapsed() > Duration::from_secs(1) {
-            if all_final(&ledger(chat, readers).await, count) {
+            if all_final(&delivery_log(chat, readers).await, count) {
                 return false;
             }
             assert!(
@@ -182,7 +182,7 @@ async fn more_requests(
 }
 
 /// The notification history of every reader.
-async fn ledger(chat: &Chat, readers: &[User]) -> Rows {
+async fn delivery_log(chat: &Chat, readers: &[User]) -> Rows {
     let mut rows = Rows::new();
     for (i, reader) in readers.iter().enumerate() {
         let rest = chat.rest_as(i, reader);
@@ -227,7 +227,7 @@ async fn until_all_rows(
     let (mut last, mut since) = ((0, 0), Instant::now());
     loop {
         poll.tick().await;
-        let rows = ledger(chat, readers).await;
+        let rows = delivery_log(chat, readers).await;
         let ready = rows.values().filter(|row| right(row)).count();
         if ready == count {
             assert_eq!(rows.len(), count, "more rows than messages");
