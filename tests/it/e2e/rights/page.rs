@@ -5,8 +5,8 @@ use super::table::{ACCOUNT_ROWS, CALLERS, EVENTS, ROOM_ROWS, Want, named};
 const HEAD: &str = "\
 # Rights
 
-The answer to each operation and event, for each kind of caller. Generated from `tests/it/e2e/rights/table.rs`; do not edit
-this page. The tests check every entry on a standalone server and on a cluster.
+The answer to each operation and event, for each kind of caller. Generated from `tests/it/e2e/rights/table.rs`; do not
+edit this page. The tests check every entry on a standalone server and on a cluster.
 
 | caller | |
 |---|---|
@@ -17,20 +17,20 @@ this page. The tests check every entry on a standalone server and on a cluster.
 | muted | a member who may not write until a given time |
 | admin, owner | members with that role |
 
-Without a token, or with a forged or an expired one, every operation that needs one answers 401. There is no operator role
-yet. 404 is `not_found`: callers who may not see a room get the same answers as for a room that does not exist. 403 is
-`forbidden`, 409 `conflict`.
+Without a token, or with a forged or an expired one, every operation that needs one answers 401. There is no operator
+role yet. 404 is `not_found`: callers who may not see a room get the same answers as for a room that does not exist. 403
+is `forbidden`, 409 `conflict`.
 
-A revoked right takes effect on open sockets together with the event that announces it, within milliseconds; without the bus
-within a second. The periodic check (`edge.rights_interval`) catches what was missed.
+A revoked right takes effect on open sockets together with the event that announces it, within milliseconds; without the
+bus within a second. The periodic check (`edge.rights_interval`) catches what was missed.
 ";
 
 const DIRECT: &str = "\
 ## Direct rooms
 
-Both users are plain members: each may read, write, edit and delete their own messages, and leave. There is no admin and no
-owner, so the room cannot be renamed or deleted, and neither can remove, ban or mute the other. `createRoom` returns the
-existing room: a user who left is a member again when they call it themselves, or when the other user does and
+Both users are plain members: each may read, write, edit and delete their own messages, and leave. There is no admin and
+no owner, so the room cannot be renamed or deleted, and neither can remove, ban or mute the other. `createRoom` returns
+the existing room: a user who left is a member again when they call it themselves, or when the other user does and
 `rooms.add_members` allows it.
 
 ## Leaving and rejoining
