@@ -1,6 +1,6 @@
-//! Everything that is tested from outside the crate, in one binary: each port's contract, and real processes with real
-//! servers and real sockets. `scripts/test` starts the servers and runs it; `cargo test` works too where their addresses
-//! are in the environment.
+//! All tests from outside the crate, in one binary: the contract of each port, and end-to-end tests with real
+//! processes, servers and sockets. `scripts/test` starts the servers and runs it; `cargo test` works too if their
+//! addresses are in the environment.
 
 #![allow(clippy::unwrap_used, reason = "all of it is test code")]
 

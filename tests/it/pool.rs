@@ -1,4 +1,4 @@
-//! Processes started and retired (`chat::autoscale::pool`), with shell scripts in the workers' place.
+//! Starting and stopping of worker processes (`chat::autoscale::pool`), with shell scripts as workers.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn script(text: &str) -> WorkerCommand {
     }
 }
 
-/// Until `right`, keeping `target` workers; the error if it gives up.
+/// Keeps `target` workers until `right`; returns the error if the pool gives up.
 async fn keep(
     pool: &mut Pool,
     target: usize,
@@ -38,7 +38,7 @@ async fn keep(
 }
 
 #[tokio::test]
-async fn workers_come_and_go_when_their_input_ends() {
+async fn workers_start_and_stop_when_their_input_ends() {
     let mut pool = Pool::new(script("echo ready; cat >/dev/null"), PATIENCE);
     pool.set(3).unwrap();
     assert_eq!(pool.active(), 3);
@@ -50,7 +50,7 @@ async fn workers_come_and_go_when_their_input_ends() {
 }
 
 #[tokio::test]
-async fn who_does_not_finish_in_time_is_killed() {
+async fn a_worker_that_does_not_stop_in_time_is_killed() {
     let mut pool = Pool::new(script("exec sleep 1000"), Duration::from_millis(50));
     pool.set(2).unwrap();
     pool.set(1).unwrap();
@@ -60,10 +60,10 @@ async fn who_does_not_finish_in_time_is_killed() {
 }
 
 #[tokio::test]
-async fn who_crashes_is_replaced() {
+async fn a_crashed_worker_is_replaced() {
     let marker = std::env::temp_dir().join(crate::support::unique("pool"));
     let path = marker.display();
-    // The first one ends at once, the next ones stay.
+    // The first process ends at once, later ones stay.
     let text =
         format!("if [ -e {path} ]; then echo ready; cat >/dev/null; else : >{path}; exit 3; fi");
     let mut pool = Pool::new(script(&text), PATIENCE);
@@ -77,7 +77,7 @@ async fn who_crashes_is_replaced() {
 }
 
 #[tokio::test]
-async fn it_gives_up_on_workers_that_always_crash() {
+async fn the_pool_gives_up_on_workers_that_always_crash() {
     let starts = std::env::temp_dir().join(crate::support::unique("pool"));
     let text = format!("echo start >>{}; exit 1", starts.display());
     let mut pool = Pool::new(script(&text), PATIENCE);
@@ -88,21 +88,21 @@ async fn it_gives_up_on_workers_that_always_crash() {
     );
     assert!(error.message.contains("exit status: 1"), "{error:?}");
     pool.stop().await;
-    // No storm: the first four, and then one after the other.
+    // Restarts are limited: the first four start at once, then one after the other.
     let count = std::fs::read_to_string(&starts).unwrap().lines().count();
     assert!((8..=11).contains(&count), "{count} starts");
     std::fs::remove_file(starts).unwrap();
 }
 
 #[tokio::test]
-async fn wrong_settings_are_not_tried_again() {
+async fn workers_with_invalid_settings_are_not_restarted() {
     let mut pool = Pool::new(script("exit 2"), PATIENCE);
     let error = keep(&mut pool, 1, |_| false).await.unwrap_err();
     assert!(error.message.contains("settings"), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_missing_program_is_named() {
+async fn a_missing_program_is_reported() {
     let mut recipe = script("");
     recipe.program = "/nowhere/chat".into();
     let mut pool = Pool::new(recipe, PATIENCE);

@@ -1,4 +1,4 @@
-//! What several tests need: addresses, waiting for conditions, and a line that can be cut or go silent.
+//! Shared tools: server addresses, waiting for conditions, and a TCP proxy that can be cut or frozen.
 
 use std::{
     fmt,
@@ -39,12 +39,12 @@ fn address(name: &str) -> String {
     })
 }
 
-/// A name nobody else uses.
+/// A unique name.
 pub fn unique(what: &str) -> String {
     format!("test-{what}-{}", Uuid::new_v4().simple())
 }
 
-/// The result, or a failed test after [`PATIENCE`].
+/// The future's result; panics after [`PATIENCE`].
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -52,7 +52,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Asks again and again until the answer is right.
+/// Polls until the answer is right; panics after [`PATIENCE`].
 pub async fn until<T: fmt::Debug>(
     what: &str,
     mut ask: impl AsyncFnMut() -> T,
@@ -72,7 +72,7 @@ pub async fn until<T: fmt::Debug>(
     }
 }
 
-/// A RabbitMQ of the test's own, which may be killed and alarmed. Stopped at the end.
+/// A RabbitMQ instance of the test's own, which can be killed and blocked. Stopped when dropped.
 pub struct OwnBroker {
     directory: String,
     port: u16,
@@ -86,7 +86,7 @@ impl OwnBroker {
             directory: String::new(),
             port: four_free_ports(),
         };
-        // What a run that was killed may have left.
+        // Remove what a killed test run may have left.
         for entry in std::fs::read_dir(&target).unwrap() {
             let found = entry.unwrap().file_name().into_string().unwrap();
             let of = found.strip_prefix(&format!("services-{name}-"));
@@ -105,12 +105,12 @@ impl OwnBroker {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
-    /// Its management API.
+    /// The URL of its management API.
     pub fn api_url(&self) -> String {
         format!("http://guest:guest@127.0.0.1:{}/api", self.port + 1)
     }
 
-    /// `scripts/services` for this instance. What takes too long on a busy machine is waited for once more.
+    /// Runs `scripts/services` for this instance. One retry, because the machine may be busy.
     pub async fn run(&self, arguments: &[&str]) {
         let mut said = String::new();
         for _ in 0..2 {
@@ -124,7 +124,7 @@ impl OwnBroker {
         panic!("scripts/services {arguments:?}: {said}");
     }
 
-    /// Its memory alarm: it takes nothing from publishers.
+    /// Raises or clears its memory alarm, which blocks publishers.
     pub async fn alarm(&self, on: bool) {
         let watermark = if on { "0.0001" } else { "0.6" };
         let arguments = ["rabbitmqctl", "set_vm_memory_high_watermark", watermark];
@@ -149,8 +149,8 @@ impl Drop for OwnBroker {
     }
 }
 
-/// The first of four ports in a row that are free just now, below those that systems hand out by themselves. Nobody else
-/// in this process is given them: it takes seconds until a broker has taken its own.
+/// The first of four consecutive free ports below the ephemeral range. Never returns the same ports twice in this
+/// process, because a broker takes seconds to bind its own.
 fn four_free_ports() -> u16 {
     static GIVEN: AtomicU16 = AtomicU16::new(0);
     let start = 20_000 + (std::process::id() % 2500) as u16 * 4;
@@ -164,7 +164,7 @@ fn four_free_ports() -> u16 {
     }
 }
 
-/// A TCP line to a server that a test can cut, or make go silent without closing it.
+/// A TCP proxy to a server that a test can cut, or freeze without closing connections.
 pub struct Line {
     pub address: SocketAddr,
     flows: watch::Sender<bool>,
@@ -209,13 +209,13 @@ impl Line {
         }
     }
 
-    /// Nothing gets through any more, and nothing is closed.
+    /// Forwards nothing more, without closing connections.
     pub fn freeze(&self) {
         self.withheld.store(0, Ordering::Relaxed);
         self.flows.send_replace(false);
     }
 
-    /// Bytes that were sent since and did not get through.
+    /// Bytes received while frozen.
     pub fn withheld(&self) -> u64 {
         self.withheld.load(Ordering::Relaxed)
     }

@@ -62,7 +62,7 @@ fn imports_go_down_only() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 /// The benchmarks and the charts are built without the server, and speak to it as any client.
@@ -152,12 +152,12 @@ fn an_edge_cannot_write_the_database() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
-/// A wall clock may jump, which would start and stop workers for nothing.
+/// Wall clocks jump, and a decision based on one would start and stop processes needlessly.
 #[test]
-fn the_autoscaler_knows_no_wall_clock() {
+fn the_autoscaler_uses_no_wall_clock() {
     let mut complaints = Complaints::default();
     for file in rust_files("src/autoscale") {
         for (line, text) in numbered(&file.code()) {
@@ -166,7 +166,7 @@ fn the_autoscaler_knows_no_wall_clock() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn every_module_documents_its_purpose() {
             );
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 #[test]
@@ -206,13 +206,12 @@ fn nothing_unfinished_is_left() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
-/// Logs and dead letters contain values as `Debug` shows them. A type with secret or personal fields implements `Debug` with
-/// `debug_of!` or by hand.
+/// Logs and dead letters print values with `Debug`. Types with such fields implement it with `debug_of!` or by hand.
 #[test]
-fn nothing_secret_or_personal_derives_debug() {
+fn secret_and_personal_types_do_not_derive_debug() {
     let mut complaints = Complaints::default();
     for file in product_files() {
         let (mut derived, mut depth) = (false, 0);
@@ -230,14 +229,14 @@ fn nothing_secret_or_personal_derives_debug() {
                 }
                 continue;
             }
-            if hides(text) {
+            if exposes(text) {
                 complaints.add(&file, line, format!("`{text}` is shown by Debug"));
             }
             depth += text.matches('{').count();
             depth = depth.saturating_sub(text.matches('}').count());
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 /// Whether a field is secret or personal by its name, and shown by its type.
@@ -270,7 +269,7 @@ struct Source {
 }
 
 impl Source {
-    /// The server's module that the file belongs to: `edge` for `src/edge/api/mod.rs`, none for `lib.rs`.
+    /// The crate's module that the file belongs to: `edge` for `src/edge/api/mod.rs`; `None` for `lib.rs`.
     fn module(&self) -> Option<String> {
         let below = self.path.strip_prefix("src").ok()?;
         let first = Path::new(below.iter().next()?).file_stem()?.to_str()?;
@@ -350,7 +349,7 @@ impl Complaints {
     }
 
     #[track_caller]
-    fn none(self) {
+    fn assert_none(self) {
         assert!(self.0.is_empty(), "\n{}", self.0);
     }
 }

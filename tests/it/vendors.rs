@@ -1,5 +1,5 @@
-//! The providers' own libraries as judges: what they sign is taken, what they refuse is refused. `scripts/test` installs
-//! them.
+//! Compares signature checks with the providers' own libraries: what they sign must be accepted, what they refuse must
+//! be refused. `scripts/test` installs them.
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
@@ -26,7 +26,7 @@ enum Case {
 }
 
 #[test]
-fn signatures_are_judged_as_the_providers_own_libraries_judge_them() {
+fn webhook_signatures_are_verified_like_the_providers_libraries() {
     let dir = Path::new(crate::support::ROOT).join("tests/node");
     assert!(
         dir.join("node_modules/twilio").is_dir(),
@@ -43,7 +43,7 @@ fn signatures_are_judged_as_the_providers_own_libraries_judge_them() {
         "{}",
         String::from_utf8_lossy(&ended.stderr)
     );
-    // Right and wrong, for each of the two.
+    // Valid and invalid signatures of both providers.
     let mut seen = [[0; 2]; 2];
     for line in said.lines() {
         let case: Case = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));

@@ -1,9 +1,9 @@
-// Stock Socket.IO clients, told what to do by the test that started this: one JSON object a line in both directions.
+// Stock Socket.IO clients, controlled by the test that started this process: one JSON object per line in both directions.
 //
 // In:  {do: "open", client, url, options}   {do: "emit", client, event, data, ack?}   {do: "disconnect", client}
 // Out: {client, what: "connect" | "transport" | "event" | "ack" | "connect_error" | "disconnect", …}
 //
-// A client opened with {brief: true} reports only what a replay compares of each message.
+// A client opened with {brief: true} reports only the fields of a message that a replay compares.
 
 import { createInterface } from "node:readline";
 import { io } from "socket.io-client";

@@ -1,4 +1,4 @@
-// What the providers' own libraries sign, and what they think of signatures: one case a line, as JSON, for tests/it/vendors.rs.
+// Signatures made and verified by the providers' own libraries: one JSON object per line and case, for tests/it/vendors.rs.
 import { generateKeyPairSync, sign } from "node:crypto";
 import { createRequire } from "node:module";
 

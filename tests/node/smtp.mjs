@@ -1,5 +1,5 @@
-// An SMTP server and a reader of mails, both by others than us, for tests/it/harness/smtp.rs. One JSON object a line: out go
-// its port, every recipient it was asked for, and every mail; in come the codes with which it answers an address next.
+// An independent SMTP server and mail parser for tests/it/harness/smtp.rs. One JSON object per line: it prints its port,
+// each recipient of a RCPT command and each mail; it reads the reply codes for the next RCPT commands with an address.
 import { createInterface } from "node:readline";
 import { simpleParser } from "mailparser";
 import { SMTPServer } from "smtp-server";
@@ -26,7 +26,7 @@ const server = new SMTPServer({
   onRcptTo({ address }, _session, done) {
     const code = codes.get(address)?.shift();
     say({ asked: address, code: code ?? 250 });
-    // 0 is for late.
+    // 0: reply after the client's timeout.
     if (code === 0) setTimeout(done, 2500);
     else done(code ? refusal(code) : undefined);
   },

@@ -1,4 +1,4 @@
-//! One suite for each port, run on every implementation.
+//! Contract tests: one suite for each port, run on every implementation.
 
 mod bus;
 mod queue;
@@ -8,7 +8,7 @@ mod store;
 use bytes::Bytes;
 use chat::queue::{BatchBuilder, EncodedBatch, framing};
 
-/// A batch of so many commands; they are this one, and empty ones.
+/// A batch of `commands` commands: `command`, then empty ones.
 fn batch(command: &[u8], commands: u32) -> EncodedBatch {
     let mut batch = BatchBuilder::default();
     for number in 0..commands {

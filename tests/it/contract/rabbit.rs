@@ -24,8 +24,8 @@ use crate::{
     support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until},
 };
 
-/// A line to the broker, and settings that go through it.
-async fn through_a_line(prefix: &str) -> (Line, Settings) {
+/// A TCP proxy to the broker, and settings that connect through it.
+async fn settings_through_a_proxy(prefix: &str) -> (Line, Settings) {
     let url = amqp_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, "%2f"));
@@ -40,7 +40,7 @@ async fn through_a_line(prefix: &str) -> (Line, Settings) {
 #[tokio::test(flavor = "multi_thread")]
 async fn confirmed_payloads_survive_lost_connections_in_order() {
     let prefix = unique("cut");
-    let (line, settings) = through_a_line(&prefix).await;
+    let (line, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
     publisher.ready(PATIENCE).await.unwrap();
     let enough = Arc::new(AtomicBool::new(false));
@@ -65,7 +65,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
                             count.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(error) => {
-                            // It started while there was no connection.
+                            // The publish started while the connection was down.
                             assert_eq!(error.code, Code::Busy);
                             assert!(started.elapsed() < Duration::from_secs(1));
                             tokio::task::yield_now().await;
@@ -79,16 +79,16 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
     for _ in 0..5 {
         let before = count.load(Ordering::Relaxed);
         let more = async || count.load(Ordering::Relaxed) - before;
-        until("it publishes", more, |more| *more > 100).await;
+        until("publishes are confirmed", more, |more| *more > 100).await;
         line.cut();
         until(
-            "it notices",
+            "the lost connection is noticed",
             async || publisher.state(),
             |s| *s == State::Down,
         )
         .await;
         until(
-            "it comes back",
+            "the connection is up again",
             async || publisher.state(),
             |s| *s == State::Up,
         )
@@ -129,7 +129,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
     let prefix = unique("freeze");
-    let (line, mut settings) = through_a_line(&prefix).await;
+    let (line, mut settings) = settings_through_a_proxy(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
     let publisher = RabbitPublisher::connect(settings).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
@@ -139,11 +139,11 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
         .await
         .unwrap();
 
-    // Sent, never confirmed; the connection breaks; sent again.
+    // The first attempt is never confirmed; it is sent again after the connection is lost.
     line.freeze();
     let broken = async {
         until(
-            "it is on its way",
+            "the publish is in flight",
             async || line.withheld(),
             |bytes| *bytes > 0,
         )
@@ -168,7 +168,7 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
     );
     line.thaw();
     until(
-        "it goes on",
+        "the publisher is up again",
         async || {
             publisher
                 .publish(0, super::batch(&payload, 1))
@@ -184,7 +184,7 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_end_with_the_connection_and_can_be_reopened() {
     let prefix = unique("consumer");
-    let (line, settings) = through_a_line(&prefix).await;
+    let (line, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let queue = RabbitQueue::connect(settings).unwrap();
@@ -211,7 +211,7 @@ async fn consumers_end_with_the_connection_and_can_be_reopened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_queue_is_declared_again() {
+async fn a_missing_queue_is_redeclared() {
     let prefix = unique("missing");
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
@@ -253,7 +253,7 @@ async fn nothing_hangs_without_a_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_blocks_means_busy_at_once() {
+async fn publishes_to_a_blocked_connection_fail_with_busy_at_once() {
     let broker = OwnBroker::start("alarm").await;
     let url = broker.url();
     let publisher = RabbitPublisher::connect(rabbit_settings("blocked", url.clone())).unwrap();
@@ -319,7 +319,7 @@ async fn the_management_api_reports_unacknowledged_payloads() {
     soon("a payload", consumer.next()).await.unwrap();
     // Always unknown or correct: none of these is ready, and none is missing.
     let load = until(
-        "the API knows",
+        "the API has the figure",
         async || queue.load().await.unwrap().partitions[1],
         |partition| partition.unacked == Some(3),
     )
@@ -361,15 +361,15 @@ async fn a_management_api_without_figures_or_with_invalid_answers() {
     for (status, body) in nonsense {
         api.does(move |_, _| Does::Answer(status, "", body));
         let asked = api.count();
-        // The answer before the last one was taken in before the last question.
+        // Requests are sequential: once the second request arrives, the first response has been processed.
         let ask = async || (look().await, api.count());
         let (known, _) = until(body, ask, |(_, count)| *count >= asked + 2).await;
         assert_eq!(known, None, "{status} {body}");
     }
     api.does(move |_, _| Does::Answer(200, "", held));
-    until("the API knows", look, |known| *known == Some(7)).await;
+    until("the API has the figure", look, |known| *known == Some(7)).await;
     api.does(|_, _| Does::Reset);
-    until("an old figure is none", look, Option::is_none).await;
+    until("a stale figure becomes unknown", look, Option::is_none).await;
     delete_queues(&prefix).await;
 }
 

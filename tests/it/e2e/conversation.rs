@@ -1,4 +1,4 @@
-//! People talk: sending, changing, reacting, reading.
+//! Basic messaging: send, edit, delete, react, read.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -7,15 +7,15 @@ use super::people::{Pair, pair, seqs};
 use crate::harness::{Chat, Kind, both_ways, deployment::uuid};
 
 both_ways!(
-    two_people_talk,
-    messages_change,
-    reading_is_remembered,
-    a_repeated_send_is_one_message,
-    a_message_over_rest,
-    a_refused_send_reaches_its_sender,
+    two_users_exchange_messages,
+    messages_are_edited_deleted_and_reacted_to,
+    read_positions_are_stored,
+    a_repeated_send_stores_one_message,
+    messages_are_sent_over_rest,
+    a_send_refused_by_the_worker_is_reported_to_its_sender,
 );
 
-async fn two_people_talk(kind: Kind) {
+async fn two_users_exchange_messages(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -25,7 +25,7 @@ async fn two_people_talk(kind: Kind) {
         ..
     } = pair(&chat).await;
 
-    // Ada was 1 and Bob 2: she hears that he came.
+    // Number 1 is Ada's join, number 2 is Bob's, which she receives.
     assert_eq!(adas.event("memberJoined").await["user"]["username"], "bob");
 
     let data = json!({
@@ -63,7 +63,7 @@ async fn two_people_talk(kind: Kind) {
         assert!(message.get("editedAt").is_none() && message.get("deletedAt").is_none());
     }
 
-    // Bob answers, on his own edge.
+    // Bob replies on his own edge.
     let data = json!({"room": room, "body": "hello, Ada", "clientMsgId": "first", "replyTo": id});
     let ack = bobs
         .call("sendMessage", data)
@@ -82,7 +82,7 @@ async fn two_people_talk(kind: Kind) {
         );
     }
 
-    // One connection's messages keep their order, however fast they come.
+    // Messages of one connection keep their order, however fast they are sent.
     let mut pending = Vec::new();
     for i in 0..100 {
         let data =
@@ -101,7 +101,7 @@ async fn two_people_talk(kind: Kind) {
     }
 }
 
-async fn messages_change(kind: Kind) {
+async fn messages_are_edited_deleted_and_reacted_to(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         bob,
@@ -112,12 +112,12 @@ async fn messages_change(kind: Kind) {
     } = pair(&chat).await;
     let id = adas.say(room, "one", "helo").await;
 
-    // Over the socket: the answer is the message as it is then.
+    // Over the socket: the ack contains the changed message.
     let edit = json!({"room": room, "id": id, "body": "hello"});
     let edited = adas
         .call("editMessage", edit.clone())
         .await
-        .expect("her own");
+        .expect("the author's own message");
     assert_eq!(
         (&edited["body"], &edited["seq"], &edited["changeSeq"]),
         (&json!("hello"), &json!(3), &json!(4))
@@ -166,7 +166,7 @@ async fn messages_change(kind: Kind) {
     let deleted = adas
         .call("deleteMessage", json!({"room": room, "id": id}))
         .await
-        .expect("her own");
+        .expect("the author's own message");
     assert_eq!(deleted["body"], "");
     let seen = bobs.event("messageDeleted").await;
     assert_eq!(
@@ -185,7 +185,7 @@ async fn messages_change(kind: Kind) {
     let found = rest.get(&path).await.ok(200);
     assert_eq!((&found["body"], &found["seq"]), (&json!(""), &json!(3)));
 
-    // Every number of the room is one event, and this is what a socket would have seen.
+    // Every number of the room belongs to one event, as a socket receives it.
     let changes = rest
         .get(&format!("/v1/rooms/{room}/changes?after=0"))
         .await
@@ -216,7 +216,7 @@ async fn messages_change(kind: Kind) {
     );
 }
 
-async fn reading_is_remembered(kind: Kind) {
+async fn read_positions_are_stored(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         bob,
@@ -237,7 +237,7 @@ async fn reading_is_remembered(kind: Kind) {
         .await
         .expect("a number he has seen");
     assert_eq!(bobs.join(room, None).await.expect("again")["unread"], 1);
-    // It never goes back.
+    // A read position never moves back.
     bobs.call("markRead", json!({"room": room, "seq": 3}))
         .await
         .expect("no harm");
@@ -257,7 +257,7 @@ async fn reading_is_remembered(kind: Kind) {
     assert_eq!(refused.code, "invalid");
 }
 
-async fn a_repeated_send_is_one_message(kind: Kind) {
+async fn a_repeated_send_stores_one_message(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -279,7 +279,7 @@ async fn a_repeated_send_is_one_message(kind: Kind) {
     let third = third.ok(202);
     assert_eq!(first, second);
     assert_eq!(json!(first), third["id"]);
-    // Much later, with another body even: it is the first one's message.
+    // A later repetition returns the first message, even if its body differs.
     let stored = rest
         .post(
             &format!("{path}?wait=stored"),
@@ -306,7 +306,7 @@ async fn a_repeated_send_is_one_message(kind: Kind) {
     assert_eq!(seqs(&history["items"]), [3, 4]);
 }
 
-async fn a_message_over_rest(kind: Kind) {
+async fn messages_are_sent_over_rest(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -343,7 +343,7 @@ async fn a_message_over_rest(kind: Kind) {
     assert_eq!(bobs.event("newMessage").await["id"], stored["id"]);
 }
 
-async fn a_refused_send_reaches_its_sender(kind: Kind) {
+async fn a_send_refused_by_the_worker_is_reported_to_its_sender(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         room,
@@ -351,7 +351,7 @@ async fn a_refused_send_reaches_its_sender(kind: Kind) {
         mut bobs,
         ..
     } = pair(&chat).await;
-    // Only the worker can know that nobody wrote what this one answers.
+    // Only the worker can detect that the replied-to message does not exist.
     let data =
         json!({"room": room, "body": "what?", "clientMsgId": "answer", "replyTo": Uuid::nil()});
     adas.call("sendMessage", data)

@@ -1,5 +1,5 @@
-//! What the public protocol documents of Engine.IO 4 and Socket.IO 5 say: the handshake, polling, the upgrade,
-//! heartbeats, answers, and the end of a session.
+//! The protocols Engine.IO 4 and Socket.IO 5 as documented: handshake, polling, upgrade, heartbeats, acks, and the end
+//! of a session.
 
 use std::time::Duration;
 
@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{
-    engineio::{POLLING, Polling, Raw, WEBSOCKET, ask, nothing_is_left, open_sockets, plan},
+    engineio::{
+        POLLING, Polling, Raw, WEBSOCKET, ask, open_sockets, plan, until_no_session_is_open,
+    },
     eventually,
 };
 
 #[tokio::test]
-async fn a_handshake_tells_the_settings() {
+async fn the_handshake_announces_the_settings() {
     let settings = plan()
         .set("socketio.ping_interval_ms", 12_000)
         .set("socketio.ping_timeout_ms", 7000)
@@ -39,7 +41,7 @@ async fn a_handshake_tells_the_settings() {
     raw.say(&format!("40{}", json!({"token": ada.access})))
         .await;
     assert!(
-        raw.hear()
+        raw.receive()
             .await
             .is_ok_and(|text| text.starts_with("40{\"sid\":"))
     );
@@ -47,12 +49,13 @@ async fn a_handshake_tells_the_settings() {
     let connected: Value = serde_json::from_str(&connected[2..]).expect("JSON");
     assert_eq!(connected[1]["limits"], limits);
 
-    // A payload over the limit is refused, announced or not; a message over it ends the socket.
+    // A payload over the limit is refused, with and without a Content-Length; a WebSocket message over it closes the
+    // socket.
     let large = format!("42[\"typing\",{:?}]", "x".repeat(5000));
     assert_eq!(polling.post(&large).await.status, 413);
     let chunk = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
     let mut post = polling
-        .half_a_post("transfer-encoding: chunked", &chunk)
+        .begin_post("transfer-encoding: chunked", &chunk)
         .await;
     let mut status = [0; 12];
     post.read_exact(&mut status).await.expect("an answer");
@@ -63,14 +66,14 @@ async fn a_handshake_tells_the_settings() {
 }
 
 #[tokio::test]
-async fn polling_has_one_of_each() {
+async fn a_polling_session_allows_one_poll_and_one_post() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
 
-    // Two polls: the first hears the end, the second is refused, the session is gone.
+    // Concurrent polls: the first gets a close packet, the second a 400, and the session ends.
     let polling = Polling::connected(&chat, &ada).await;
     let second = async {
-        // It is second once the first one waits, which only the server knows: one of the two is.
+        // The server may receive either poll first: one of the two is refused.
         tokio::task::yield_now().await;
         polling.get().await
     };
@@ -82,46 +85,46 @@ async fn polling_has_one_of_each() {
     statuses.sort_unstable();
     assert_eq!(statuses[0], (200, "1"));
     assert_eq!(statuses[1].0, 400);
-    polling.ends("a second poll").await;
+    polling.assert_ended("a second poll").await;
 
-    // Two posts: the first is still being read when the second comes.
+    // Concurrent posts: the second arrives while the first is still being read.
     let polling = Polling::connected(&chat, &ada).await;
-    let slow = polling.half_a_post("content-length: 10", "42[\"x").await;
+    let slow = polling.begin_post("content-length: 10", "42[\"x").await;
     eventually("the second post to be refused", || async {
         let answer = polling.post("3").await;
         (answer.status == 400).then_some(())
     })
     .await;
-    polling.ends("a second post").await;
+    polling.assert_ended("a second post").await;
     drop(slow);
 
-    // A poll that its client gives up.
+    // A poll whose client disconnects.
     let polling = Polling::connected(&chat, &ada).await;
     let given_up = tokio::time::timeout(Duration::from_millis(200), polling.get()).await;
-    assert!(given_up.is_err(), "there was nothing to say");
+    assert!(given_up.is_err(), "there was nothing to send");
     eventually("the session to end", || async {
         (polling.get().await.status == 400).then_some(())
     })
     .await;
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
-async fn answers_and_namespaces() {
+async fn acks_and_namespaces() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let (mut raw, _) = Raw::open(&chat).await;
     raw.say("40/random").await;
     assert_eq!(
-        raw.hear().await.as_deref(),
+        raw.receive().await.as_deref(),
         Ok("44/random,{\"message\":\"Invalid namespace\"}")
     );
     raw.say("40").await;
-    let refused = raw.hear().await.expect("an answer");
+    let refused = raw.receive().await.expect("an answer");
     let refused: Value =
         serde_json::from_str(refused.strip_prefix("44").expect("a refusal")).expect("JSON");
     assert_eq!(refused["data"]["code"], "unauthorized");
-    // It may try again, and leave and come back, on the same connection.
+    // A client can retry CONNECT, disconnect and reconnect on the same connection.
     for id in ["0", "5", "18446744073709551615"] {
         raw.say(&format!("40{}", json!({"token": ada.access})))
             .await;
@@ -141,34 +144,34 @@ async fn answers_and_namespaces() {
     raw.say("1").await;
     raw.closed().await;
 
-    // Nobody can try for ever.
+    // The number of attempts is limited.
     let (mut raw, _) = Raw::open(&chat).await;
     for _ in 0..30 {
         raw.say("40{\"token\":\"x\"}").await;
     }
     assert_eq!(raw.closed().await, 4400);
 
-    // The header of the handshake will do as well.
+    // The token may also be in the handshake's header.
     let bearer = format!("Bearer {}", ada.access);
     let mut raw = Raw::dial(&chat, WEBSOCKET, &[("authorization", &bearer)], None)
         .await
         .expect("a WebSocket");
     raw.say("40").await;
     raw.until("42[\"connected\"").await;
-    // `disconnect` is an event of ours too.
+    // `disconnect` is also an event of our protocol.
     raw.say("42[\"disconnect\"]").await;
     raw.until("41").await;
     raw.closed().await;
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
-async fn the_upgrade_takes_over() {
+async fn the_upgrade_replaces_polling() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::connected(&chat, &ada).await;
 
-    // A probe that goes no further changes nothing.
+    // An upgrade that is given up after the handshake changes nothing.
     let mut raw = polling.websocket().await.expect("a WebSocket");
     raw.say("4hello").await;
     raw.closed().await;
@@ -183,15 +186,15 @@ async fn the_upgrade_takes_over() {
     };
     let mut raw = upgrade().await;
     assert_eq!(polling.websocket().await.err(), Some(400), "one at a time");
-    // The waiting poll ends with nothing to say, and so does the next.
+    // The pending poll ends with a noop packet, and so does the next one.
     let probe = async {
         raw.say("2probe").await;
-        assert_eq!(raw.hear().await.as_deref(), Ok("3probe"));
+        assert_eq!(raw.receive().await.as_deref(), Ok("3probe"));
     };
     let (waiting, ()) = join(polling.get(), probe).await;
     assert_eq!((waiting.status, waiting.text.as_str()), (200, "6"));
     assert_eq!(polling.get().await.text, "6");
-    // Polling still works until the last word.
+    // Polling works until the upgrade packet.
     polling.say("422[\"nobodyKnows\"]").await;
     polling.until("432[").await;
     raw.say("5").await;
@@ -204,33 +207,33 @@ async fn the_upgrade_takes_over() {
     raw.until("434[").await;
     assert_eq!(open_sockets(&chat).await, 1);
     drop(raw);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
-/// No ping comes that would take along what waits.
+/// The ping interval is long, so that no ping flushes the pending packet.
 #[tokio::test]
-async fn what_waited_for_a_poll_comes_right_after_the_upgrade() {
+async fn packets_pending_for_a_poll_are_sent_after_the_upgrade() {
     let settings = plan().set("socketio.ping_interval_ms", 300_000);
     let chat = settings.start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::connected(&chat, &ada).await;
     let mut raw = polling.websocket().await.expect("a WebSocket");
     raw.say("2probe").await;
-    assert_eq!(raw.hear().await.as_deref(), Ok("3probe"));
-    // Its answer finds no poll, and no wire yet.
+    assert_eq!(raw.receive().await.as_deref(), Ok("3probe"));
+    // The ack finds neither a pending poll nor an upgraded socket.
     polling.say("421[\"nobodyKnows\"]").await;
     raw.say("5").await;
     raw.until("431[").await;
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_is_gone() {
+async fn a_peer_that_misses_pings_is_disconnected() {
     let settings = plan()
         .set("socketio.ping_interval_ms", 300)
         .set("socketio.ping_timeout_ms", 300);
     let chat = settings.start().await;
     let ada = chat.register("ada").await;
-    // Before CONNECT and after it.
+    // Before and after CONNECT.
     for connected in [false, true] {
         let (mut raw, polling) = if connected {
             (
@@ -241,35 +244,35 @@ async fn a_peer_that_does_not_answer_is_gone() {
             (Raw::open(&chat).await.0, Polling::open(&chat).await)
         };
         for _ in 0..3 {
-            assert_eq!(raw.hear().await.as_deref(), Ok("2"));
+            assert_eq!(raw.receive().await.as_deref(), Ok("2"));
             raw.say("3").await;
         }
-        assert_eq!(raw.hear().await.as_deref(), Ok("2"));
-        // A word is no answer to a ping.
+        assert_eq!(raw.receive().await.as_deref(), Ok("2"));
+        // A noop packet is not a pong.
         raw.say("6").await;
         assert_eq!(raw.closed().await, 4009);
-        polling.ends("silence").await;
+        polling.assert_ended("silence").await;
     }
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
-async fn who_never_connects_is_dropped() {
+async fn a_session_without_connect_is_closed() {
     let chat = plan().set("edge.auth_timeout", "300ms").start().await;
     let ada = chat.register("ada").await;
     let polling = Polling::open(&chat).await;
     let (mut raw, _) = Raw::open(&chat).await;
     assert_eq!(raw.closed().await, 4001);
-    polling.ends("no CONNECT").await;
-    // Who leaves has as long to come back.
+    polling.assert_ended("no CONNECT").await;
+    // After DISCONNECT, the client has the same time to connect again.
     let mut raw = Raw::connected(&chat, &ada).await;
     raw.say("41").await;
     assert_eq!(raw.closed().await, 4001);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
-async fn polling_sessions_are_bounded() {
+async fn polling_sessions_are_limited() {
     let chat = plan()
         .set("edge.max_unauthenticated", 8)
         .set("edge.auth_timeout", "1s")
@@ -280,12 +283,12 @@ async fn polling_sessions_are_bounded() {
         full += usize::from(ask(&chat, Method::GET, POLLING, &[], "").await.status == 503);
     }
     assert_eq!(full, 4);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
     Polling::open(&chat).await;
 }
 
 #[tokio::test]
-async fn a_slow_reader_hurts_only_itself() {
+async fn a_slow_reader_does_not_delay_others() {
     let settings = plan()
         .set("edge.send_queue_bytes", 50_000)
         .set("limits.messages_per_second", 1_000_000)
@@ -301,16 +304,16 @@ async fn a_slow_reader_hurts_only_itself() {
         .await;
     slow.say(&join).await;
     slow.until("431[{\"ok\":true").await;
-    // This one never polls again.
+    // This session never polls again.
     let silent = Polling::connected(&chat, &ada).await;
     silent.say(&join).await;
     silent.until("431[{\"ok\":true").await;
 
     let talker = chat.connect(0, &ada).await;
-    talker.join(room, None).await.expect("her own");
+    talker.join(room, None).await.expect("joined");
     let body = "x".repeat(7000);
     let mut said = 0;
-    eventually("both to be given up", || {
+    eventually("both to be closed as slow readers", || {
         said += 1;
         let (talker, name, body, chat) = (&talker, said.to_string(), &body, &chat);
         async move {
@@ -323,9 +326,9 @@ async fn a_slow_reader_hurts_only_itself() {
     })
     .await;
     assert_eq!(slow.closed().await, 4008);
-    nothing_is_left(&chat).await;
+    until_no_session_is_open(&chat).await;
     silent.get().await.refused(1, "Session ID unknown");
-    // Who listens has missed nothing.
+    // A client that reads receives every message.
     talker
         .until("every message", |heard| {
             let messages = heard

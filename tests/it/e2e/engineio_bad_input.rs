@@ -1,14 +1,16 @@
-//! What the public protocol documents do not allow, on both transports: it is refused as they say, nothing hangs, and
-//! no session is left behind.
+//! Violations of the Engine.IO and Socket.IO protocols on both transports: each is refused as documented, no request
+//! hangs, and no session is left behind.
 
 use futures_util::SinkExt;
 use reqwest::Method;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::engineio::{POLLING, Polling, Raw, WEBSOCKET, ask, nothing_is_left, plan};
+use crate::harness::engineio::{
+    POLLING, Polling, Raw, WEBSOCKET, ask, plan, until_no_session_is_open,
+};
 
 #[tokio::test]
-async fn a_wrong_handshake_is_refused() {
+async fn an_invalid_handshake_is_refused() {
     let chat = plan().start().await;
     let get = |path: &'static str| {
         let chat = &chat;
@@ -50,7 +52,7 @@ async fn a_wrong_handshake_is_refused() {
     ask(&chat, Method::PUT, &polling.path, &[], "40")
         .await
         .refused(2, "Bad handshake method");
-    // A WebSocket that is none.
+    // A WebSocket transport without an upgrade.
     get(WEBSOCKET).await.refused(3, "Bad request");
     for path in [
         "/socket.io/?transport=websocket",
@@ -63,12 +65,12 @@ async fn a_wrong_handshake_is_refused() {
             "{path}"
         );
     }
-    // The library's own default has the slash; others leave it out.
+    // The trailing slash of the path is optional: the stock client sends it, others omit it.
     assert_eq!(get("/socket.io?EIO=4&transport=polling").await.status, 200);
 }
 
 #[tokio::test]
-async fn what_is_no_packet_ends_the_session() {
+async fn an_invalid_packet_ends_the_session() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     for bad in [
@@ -103,7 +105,7 @@ async fn what_is_no_packet_ends_the_session() {
             "{bad:?}: {}",
             answer.status
         );
-        polling.ends(bad).await;
+        polling.assert_ended(bad).await;
 
         let mut raw = Raw::connected(&chat, &ada).await;
         for packet in bad.split('\x1e') {
@@ -111,10 +113,10 @@ async fn what_is_no_packet_ends_the_session() {
         }
         assert_eq!(raw.closed().await, 4400, "{bad:?}");
     }
-    // Before CONNECT there is nothing to say.
+    // Before CONNECT, no event is allowed.
     let polling = Polling::open(&chat).await;
     polling.say("42[\"joinRoom\",{}]").await;
-    polling.ends("an event before CONNECT").await;
+    polling.assert_ended("an event before CONNECT").await;
     let (mut raw, _) = Raw::open(&chat).await;
     raw.say("42[\"joinRoom\",{}]").await;
     assert_eq!(raw.closed().await, 4400);
@@ -129,12 +131,12 @@ async fn what_is_no_packet_ends_the_session() {
         .await
         .expect("an answer");
     assert_eq!(answer.status().as_u16(), 400);
-    polling.ends("bytes").await;
-    nothing_is_left(&chat).await;
+    polling.assert_ended("bytes").await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
-async fn binary_data_is_answered_where_it_was_announced() {
+async fn announced_binary_events_are_answered_with_errors() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     let event = "[\"sendMessage\",{\"body\":{\"_placeholder\":true,\"num\":0}}]";
@@ -152,7 +154,7 @@ async fn binary_data_is_answered_where_it_was_announced() {
     raw.say("428[\"leaveRoom\",{\"room\":\"00000000-0000-0000-0000-000000000000\"}]")
         .await;
     raw.until("438[{\"ok\":true").await;
-    // Nothing announced these.
+    // Binary data that no event announced.
     raw.0
         .send(Message::binary(vec![1, 2, 3]))
         .await
@@ -168,12 +170,12 @@ async fn binary_data_is_answered_where_it_was_announced() {
             .contains("malformed")
     );
     polling.say("bAQID").await;
-    polling.ends("binary data nothing announced").await;
-    nothing_is_left(&chat).await;
+    polling.assert_ended("binary data nothing announced").await;
+    until_no_session_is_open(&chat).await;
 }
 
 #[tokio::test]
-async fn only_allowed_pages() {
+async fn only_allowed_origins_are_accepted() {
     let chat = plan()
         .set("edge.allowed_origins", "https://app.example")
         .start()
@@ -188,7 +190,7 @@ async fn only_allowed_pages() {
     );
     assert_eq!(answer.headers["access-control-allow-credentials"], "true");
     assert_eq!(answer.headers["vary"], "Origin");
-    // A page may read its refusals as well.
+    // The browser may read refusals as well.
     let answer = ask(&chat, Method::GET, &format!("{POLLING}&sid=x"), &ok, "").await;
     answer.refused(1, "Session ID unknown");
     assert_eq!(
@@ -219,7 +221,7 @@ async fn only_allowed_pages() {
         Some(403)
     );
     assert!(Raw::dial(&chat, WEBSOCKET, &ok, None).await.is_ok());
-    // Its own pages, and what is no browser.
+    // The server's own origin, and clients without an `Origin`.
     let own = chat.edge(0).url().to_owned();
     assert_eq!(
         ask(&chat, Method::GET, POLLING, &[("origin", &own)], "")

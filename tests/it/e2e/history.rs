@@ -1,4 +1,4 @@
-//! What was said: paged over REST, and made up for by a socket that was away.
+//! History: paged over REST, and recovered by a socket that was disconnected.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::harness::{Chat, Kind, both_ways};
 
 both_ways!(
     history_is_paged_by_seq,
-    a_socket_resumes_where_it_was,
-    a_long_absence_is_resumed_in_pages,
+    a_socket_resumes_after_its_last_seq,
+    a_long_absence_is_recovered_in_pages,
 );
 
 async fn history_is_paged_by_seq(kind: Kind) {
@@ -16,7 +16,7 @@ async fn history_is_paged_by_seq(kind: Kind) {
     let Pair {
         bob, room, adas, ..
     } = pair(&chat).await;
-    // 1 and 2 are the two members, the messages 3 to 12.
+    // Numbers 1 and 2 are the joins, 3 to 12 the messages.
     let mut pending = Vec::new();
     for i in 3..=12 {
         let data = json!({"room": room, "body": format!("m{i}"), "clientMsgId": i.to_string()});
@@ -64,7 +64,7 @@ async fn history_is_paged_by_seq(kind: Kind) {
     assert_eq!(seqs(&page("before=3").await["items"]), Vec::<i64>::new());
 }
 
-async fn a_socket_resumes_where_it_was(kind: Kind) {
+async fn a_socket_resumes_after_its_last_seq(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         bob,
@@ -79,10 +79,12 @@ async fn a_socket_resumes_where_it_was(kind: Kind) {
         .expect("a number");
     bobs.close().await;
 
-    // While Bob is away: two messages, a change of the one he knows, someone new.
+    // While Bob is disconnected: two messages, an edit of one that he has, and a new member.
     adas.say(room, "2", "two").await;
     let edit = json!({"room": room, "id": first, "body": "one, edited"});
-    adas.call("editMessage", edit).await.expect("her own");
+    adas.call("editMessage", edit)
+        .await
+        .expect("the author's own message");
     adas.say(room, "3", "three").await;
     let cleo = chat.register("cleo").await;
     let cleos = chat.connect(0, &cleo).await;
@@ -107,14 +109,14 @@ async fn a_socket_resumes_where_it_was(kind: Kind) {
         (&json!("memberJoined"), &json!("cleo"))
     );
 
-    // And live again, with nothing of it twice.
+    // Live again, without duplicates.
     adas.say(room, "4", "four").await;
     let next = bobs.event("newMessage").await;
     assert_eq!((&next["body"], &next["seq"]), (&json!("four"), &json!(8)));
     assert_eq!(bobs.events("newMessage").len(), 1);
     assert!(bobs.events("memberJoined").is_empty());
 
-    // Up to date already: nothing to tell.
+    // Up to date: nothing to recover.
     let joined = bobs.join(room, Some(8)).await.expect("again");
     assert_eq!(
         (&joined["seq"], &joined["messages"]),
@@ -122,7 +124,7 @@ async fn a_socket_resumes_where_it_was(kind: Kind) {
     );
 }
 
-async fn a_long_absence_is_resumed_in_pages(kind: Kind) {
+async fn a_long_absence_is_recovered_in_pages(kind: Kind) {
     let chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let Pair {
         ada,

@@ -1,18 +1,21 @@
-//! Processes end and start again: politely, or not.
+//! Graceful shutdown, crash and restart.
 
 use serde_json::json;
 
 use crate::harness::{Chat, Kind, both_ways};
 
-both_ways!(a_polite_end, what_was_stored_is_there_after_a_crash);
+both_ways!(
+    a_graceful_shutdown_answers_pending_sends,
+    stored_messages_survive_a_crash
+);
 
-async fn a_polite_end(kind: Kind) {
+async fn a_graceful_shutdown_answers_pending_sends(kind: Kind) {
     let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
-    // What is on its way is still answered.
+    socket.join(room, None).await.expect("joined");
+    // Pending sends are answered before the shutdown.
     let mut pending = Vec::new();
     for i in 0..20 {
         let data = json!({"room": room, "body": "x", "clientMsgId": i.to_string()});
@@ -46,7 +49,7 @@ async fn a_polite_end(kind: Kind) {
     );
 }
 
-async fn what_was_stored_is_there_after_a_crash(kind: Kind) {
+async fn stored_messages_survive_a_crash(kind: Kind) {
     let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;

@@ -1,12 +1,15 @@
-//! Who somebody is: the ways to show it, for how long, and the end of it.
+//! Authentication: methods, token refresh and logout.
 
 use serde_json::json;
 
 use crate::harness::{Chat, Kind, both_ways, eventually};
 
-both_ways!(every_way_to_authenticate_a_socket, a_login_goes_on_and_ends,);
+both_ways!(
+    sockets_authenticate_by_header_ticket_and_first_frame,
+    logins_are_refreshed_and_closed,
+);
 
-async fn every_way_to_authenticate_a_socket(kind: Kind) {
+async fn sockets_authenticate_by_header_ticket_and_first_frame(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
 
@@ -33,7 +36,7 @@ async fn every_way_to_authenticate_a_socket(kind: Kind) {
         json!(ada.id)
     );
 
-    // A ticket is good on any edge, once.
+    // A ticket is valid on any edge, once.
     let ticket = chat
         .rest_as(0, &ada)
         .post("/v1/auth/ticket", json!({}))
@@ -55,10 +58,10 @@ async fn every_way_to_authenticate_a_socket(kind: Kind) {
         .ticket(ticket)
         .connect()
         .await
-        .expect("told by the close code");
+        .expect("the refusal is in the close code");
     assert_eq!(again.closed().await.code, 4001);
 
-    // Goodbye is answered.
+    // `disconnect` is acknowledged before the close.
     bearer
         .call("disconnect", json!({}))
         .await
@@ -66,7 +69,7 @@ async fn every_way_to_authenticate_a_socket(kind: Kind) {
     assert_eq!(bearer.closed().await.code, 1001);
 }
 
-async fn a_login_goes_on_and_ends(kind: Kind) {
+async fn logins_are_refreshed_and_closed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
 
@@ -90,14 +93,14 @@ async fn a_login_goes_on_and_ends(kind: Kind) {
     let me = chat.rest(1).with_token(access).get("/v1/me").await.ok(200);
     assert_eq!(me["username"], "ada");
 
-    // Logging out ends the login's sockets, and no other login's.
+    // Logging out closes the sockets of this login only.
     let mut ended = chat
         .dial(1)
         .bearer(access)
         .connect()
         .await
         .expect("accepted");
-    // From here on the edge knows whose socket it is.
+    // Wait until the edge has authenticated the socket.
     ended.event("connected").await;
     let other = chat.connect(1, &ada).await;
     chat.rest(0)

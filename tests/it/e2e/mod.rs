@@ -1,4 +1,4 @@
-//! What a client may rely on, tried from the outside against real processes.
+//! End-to-end tests of the public contract, on real processes.
 
 mod abuse;
 mod autoscale;

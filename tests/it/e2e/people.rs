@@ -1,11 +1,11 @@
-//! Those who talk in these tests, and what they look at.
+//! Users and rooms that several tests need.
 
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::harness::{Chat, Rest, Socket, User, eventually};
 
-/// Ada and Bob in a public room of Ada's, she on the first edge and he on the second, both live.
+/// Ada on the first edge and Bob on the second, both live in a public room of Ada's.
 pub struct Pair {
     pub ada: User,
     pub bob: User,
@@ -29,7 +29,7 @@ pub async fn pair(chat: &Chat) -> Pair {
     }
 }
 
-/// Waits until the room is at `seq` for its readers over REST.
+/// Waits until the room's head over REST is `seq`.
 pub async fn room_reaches(rest: &Rest, room: Uuid, seq: i64) {
     eventually("the room's head", || async {
         let room = rest.get(&format!("/v1/rooms/{room}")).await.ok(200);

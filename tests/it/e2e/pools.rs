@@ -1,4 +1,4 @@
-//! Pools of workers that do different work, and what moves when one comes or goes.
+//! Worker pools with different roles, and rebalancing when workers join or leave.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::notify::{say, verify};
 use crate::harness::{Chat, Kind, User, eventually, process::Process, provider::Provider, server};
 
-/// So many that three workers each have one but for one chance in a hundred thousand.
+/// With three workers, the chance that one of them owns no partition is below 1 in 100,000.
 const PARTITIONS: u16 = 32;
 
 fn variable(chat: &Chat, name: &str) -> String {
@@ -31,22 +31,22 @@ fn plan(mail: &Provider) -> crate::harness::deployment::Plan {
         .set("notify.email.base_url", &mail.url)
 }
 
-/// A direct room with someone who is told by mail.
-async fn with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
+/// A direct room with a user who is notified by mail.
+async fn direct_room_with_bob(chat: &Chat, ada: &User, mail: &Provider) -> Uuid {
     let bob = chat.register("bob").await;
     verify(chat, &bob, mail, "email", "bob@example.com").await;
     chat.room(ada, "direct", &[&bob]).await
 }
 
-async fn delivered(mail: &Provider, count: usize) {
-    eventually("it is delivered", async || {
+async fn until_delivered(mail: &Provider, count: usize) {
+    eventually("the mails to be delivered", async || {
         (mail.asked().len() == count).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn kinds_of_work_are_named_or_refused() {
+async fn worker_roles_are_validated() {
     let nowhere = crate::harness::deployment::Nowhere::new();
     for (given, complaint) in [
         ("messages,mail", "\"mail\" is no kind of work"),
@@ -64,9 +64,9 @@ async fn kinds_of_work_are_named_or_refused() {
     }
 }
 
-/// Pools that do one thing each, and together all of it.
+/// One pool for each role; together they process everything.
 #[tokio::test]
-async fn each_pool_does_its_own_work() {
+async fn each_pool_runs_only_its_roles() {
     let mail = Provider::start().await;
     let chat = plan(&mail).start().await;
     let kinds = ["messages", "deliver", "notify"];
@@ -76,15 +76,15 @@ async fn each_pool_does_its_own_work() {
         workers.push(recipe.start().await);
     }
     let ada = chat.register("ada").await;
-    let room = with_bob(&chat, &ada, &mail).await;
+    let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    delivered(&mail, 1).await;
-    // Without those who find out whom a message concerns nobody is told, and the job waits.
+    until_delivered(&mail, 1).await;
+    // Without a `notify` worker no delivery is decided, and the task stays in its queue.
     let mut notify = workers.pop().expect("three were started");
     notify.sigterm();
     assert_eq!(notify.ended().await, Some(0));
     say(&chat, &ada, room, "two").await;
-    eventually("the job is due and waits", async || {
+    eventually("the task to be due and queued", async || {
         let listed = chat
             .recipe("queue", &["queue", "list", "--json"])
             .run()
@@ -98,7 +98,7 @@ async fn each_pool_does_its_own_work() {
     })
     .await;
     assert_eq!(mail.asked().len(), 1);
-    // And only who stores messages has partitions.
+    // Only workers with the role `messages` own partitions.
     for worker in &workers {
         let has = worker.log().contains("partitions owned");
         assert_eq!(has, worker.name() == "worker messages", "{}", worker.log());
@@ -108,27 +108,27 @@ async fn each_pool_does_its_own_work() {
             .start()
             .await,
     );
-    delivered(&mail, 2).await;
+    until_delivered(&mail, 2).await;
 }
 
-/// With one partition one of two workers has none. It is the only one that may deliver here.
+/// With one partition, one of two workers owns none. Here it is the only worker that may deliver.
 #[tokio::test]
-async fn a_worker_without_a_partition_still_serves_notifications() {
+async fn a_worker_without_partitions_still_sends_notifications() {
     let mail = Provider::start().await;
     let chat = plan(&mail).set("queue.partitions", 1).start().await;
     let first = chat.recipe("storing", &["worker", "--jobs", "messages"]);
     let _first = first.start().await;
     let ada = chat.register("ada").await;
-    // Which of two is given the partition is decided by their ids, drawn at each start.
+    // The owner is chosen by the workers' ids, which are random at each start.
     let mut idle = None;
     for attempt in 0..40 {
         let recipe = chat.recipe(&format!("all {attempt}"), &["worker"]);
         let mut second = recipe.start().await;
         let owns = || second.log().contains("partitions owned");
-        // Two beats of everyone: by then it knows.
+        // Two heartbeat intervals: by then the assignment is known.
         let beats = Instant::now() + Duration::from_secs(1);
         while Instant::now() < beats && !owns() {
-            say_something(&chat, &ada).await;
+            update_account(&chat, &ada).await;
         }
         if !owns() {
             idle = Some(second);
@@ -137,24 +137,24 @@ async fn a_worker_without_a_partition_still_serves_notifications() {
         second.sigterm();
         assert_eq!(second.ended().await, Some(0));
     }
-    let idle = idle.expect("one of forty is not given the partition");
-    let room = with_bob(&chat, &ada, &mail).await;
+    let idle = idle.expect("one of forty workers owns no partition");
+    let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    delivered(&mail, 1).await;
+    until_delivered(&mail, 1).await;
     assert!(!idle.log().contains("partitions owned"), "{}", idle.log());
 }
 
-async fn say_something(chat: &Chat, user: &User) {
+async fn update_account(chat: &Chat, user: &User) {
     let name = json!({"displayName": "Ada"});
     chat.rest_as(0, user).patch("/v1/me", name).await.ok(200);
 }
 
-/// Nobody works while a notification is not due, and somebody does when it is.
+/// No worker runs until the notification is due; then one is started.
 #[tokio::test]
-async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
+async fn a_worker_is_started_when_a_delayed_notification_is_due() {
     let mail = Provider::start().await;
     let chat = plan(&mail)
-        // Longer than the rate of arrival is remembered, which keeps a worker.
+        // Longer than the window of the measured arrival rate, which keeps a worker running.
         .set("notify.delay", "16s")
         .set("autoscale.interval", "100ms")
         .set("autoscale.cooldown", "300ms")
@@ -162,21 +162,21 @@ async fn a_delayed_notification_gets_its_worker_when_it_is_due() {
         .await;
     let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
     let ada = chat.register("ada").await;
-    let room = with_bob(&chat, &ada, &mail).await;
+    let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
-    let asleep = eventually("nobody works", async || {
+    let asleep = eventually("no worker runs", async || {
         let nobody = super::autoscale::children(autoscaler.pid()).is_empty();
         nobody.then(|| mail.asked().len())
     })
     .await;
     assert_eq!(asleep, 0, "it is not due yet");
-    delivered(&mail, 1).await;
+    until_delivered(&mail, 1).await;
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
 }
 
 #[tokio::test]
-async fn what_expired_is_cleared_away_by_one_worker_at_a_time() {
+async fn expired_rows_are_deleted_by_one_worker_at_a_time() {
     let chat = Chat::plan(Kind::Cluster)
         .set("worker.maintenance_interval", "300ms")
         .start()
@@ -206,16 +206,16 @@ async fn what_expired_is_cleared_away_by_one_worker_at_a_time() {
         if (logins, notifications) == (1, 0) {
             break;
         }
-        eventually("someone clears", async || {
+        eventually("a worker to delete expired rows", async || {
             let said = |worker: &Process| worker.log().contains("expired rows deleted");
             chat.workers.iter().any(said).then_some(())
         })
         .await;
     }
-    // All of it by one of them: the other was told that it is being done.
+    // One worker deleted all of them; the other found the lease taken.
     let all = chat.workers.iter().map(Process::log).collect::<String>();
     assert_eq!(all.matches("expired rows deleted").count(), 1, "{all}");
-    // Who is logged in stays so.
+    // Open logins are kept.
     chat.rest_as(0, &ada).get("/v1/me").await.ok(200);
     let refreshed = json!({"refreshToken": ada.refresh});
     let answer = chat.rest(0).post("/v1/auth/refresh", refreshed).await;
@@ -224,14 +224,14 @@ async fn what_expired_is_cleared_away_by_one_worker_at_a_time() {
 
 // ---- partitions
 
-/// Partitions that each have exactly one consumer.
-async fn served(queue: &rabbit::RabbitQueue) -> Option<usize> {
+/// The number of partitions with exactly one consumer.
+async fn partitions_with_one_consumer(queue: &rabbit::RabbitQueue) -> Option<usize> {
     let load = queue.load().await.ok()?;
     Some(load.partitions.iter().filter(|p| p.consumers == 1).count())
 }
 
-/// What its last word on the subject was.
-fn owned(worker: &Process) -> usize {
+/// The number in its last log line about owned partitions.
+fn owned_partitions(worker: &Process) -> usize {
     let log = worker.log();
     let line = log
         .lines()
@@ -241,9 +241,9 @@ fn owned(worker: &Process) -> usize {
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The design says 2 s for each move. A busy machine may need longer; the figures are printed.
+/// The design's bound is 2 s for each move. A busy machine may need longer; the durations are printed.
 #[tokio::test]
-async fn partitions_follow_who_comes_and_who_goes() {
+async fn partitions_are_rebalanced_when_workers_join_and_leave() {
     let mut chat = Chat::plan(Kind::Cluster)
         .workers(1)
         .set("queue.partitions", PARTITIONS)
@@ -263,9 +263,9 @@ async fn partitions_follow_who_comes_and_who_goes() {
     let settled = async |chat: &Chat, what: &str, gone: usize| {
         eventually(what, async || {
             let staying = &chat.workers[..chat.workers.len() - gone];
-            let shares: Vec<usize> = staying.iter().map(owned).collect();
+            let shares: Vec<usize> = staying.iter().map(owned_partitions).collect();
             let whole = shares.iter().sum::<usize>() == all && !shares.contains(&0);
-            (whole && served(&queue).await == Some(all)).then_some(())
+            (whole && partitions_with_one_consumer(&queue).await == Some(all)).then_some(())
         })
         .await;
     };

@@ -1,5 +1,5 @@
-//! What deploy/ asks of Prometheus, asked of a real one that reads a real deployment's `/metrics`. scripts/test brings
-//! its program; without it the test says that it is skipped.
+//! Runs the queries of `deploy/` on a real Prometheus that scrapes a real deployment's `/metrics`. `scripts/test`
+//! installs Prometheus; without it the test prints that it is skipped.
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +35,7 @@ fn deploy(file: &str) -> String {
     std::fs::read_to_string(path).expect("it is in the repository")
 }
 
-/// The ScaledObject's only query.
+/// The only query of the ScaledObject.
 fn query() -> String {
     let text = deploy("worker.yaml");
     let mut queries = text
@@ -53,7 +53,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Reads each of `targets`, a job, a pod and a port, as deploy/kubernetes/monitor.yaml has it: once a second.
+    /// Scrapes each target (a job, a pod and a port) once a second, labelled as in deploy/kubernetes/monitor.yaml.
     async fn start(chat: &Chat, program: &Path, targets: &[(&str, &str, u16)]) -> Prometheus {
         let mut config =
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n".to_owned();
@@ -93,7 +93,7 @@ impl Prometheus {
         (answer["status"] == "success").then(|| answer["data"].clone())
     }
 
-    /// The values that a query comes to, one for each series.
+    /// The query's results, one value for each series.
     async fn values(&self, query: &str) -> Option<Vec<String>> {
         let data = self.get("/query", &[("query", query)]).await?;
         let series = data["result"].as_array()?.iter();
@@ -110,7 +110,7 @@ fn with_metrics(mut recipe: Recipe, port: u16) -> Recipe {
 }
 
 #[tokio::test]
-async fn the_trigger_of_the_workers_says_how_many() {
+async fn the_keda_query_returns_the_number_of_workers() {
     let Some(program) = program() else {
         eprintln!(
             "skipped: there is no prometheus in PATH or CHAT_PROMETHEUS; scripts/test brings one"
@@ -128,7 +128,7 @@ async fn the_trigger_of_the_workers_says_how_many() {
     let port = free_port();
     let worker = with_metrics(chat.recipe("worker", &["worker"]), port);
     let mut worker_process = worker.start().await;
-    // What decides reaches the broker by a line that can go silent.
+    // The dry-run autoscaler reaches the broker through a proxy that can be frozen.
     let url = server("AMQP_URL");
     let (_, authority) = url.rsplit_once('@').unwrap_or(("", &url));
     let address = authority.split('/').next().expect("there is a first part");
@@ -157,9 +157,9 @@ async fn the_trigger_of_the_workers_says_how_many() {
         })
         .await;
     };
-    comes_to("nothing waits, nobody is wanted", &["0"]).await;
+    comes_to("an empty queue needs no worker", &["0"]).await;
 
-    // Every metric that deploy/ names is there.
+    // Every metric that `deploy/` names exists.
     let mut named = BTreeSet::new();
     for file in [
         "worker.yaml",
@@ -190,7 +190,7 @@ async fn the_trigger_of_the_workers_says_how_many() {
         "deploy/ names {unknown:?}, which no /metrics has"
     );
 
-    // Work for several, and nobody to do it.
+    // A backlog for several workers, and no worker.
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     worker_process.sigterm();
@@ -200,9 +200,9 @@ async fn the_trigger_of_the_workers_says_how_many() {
         let body = json!({"body": format!("message {i}")});
         chat.rest_as(0, &ada).post(&path, body).await.ok(202);
     }
-    comes_to("three are wanted", &["3"]).await;
+    comes_to("the backlog needs three workers", &["3"]).await;
 
-    // Who does not know says nothing: KEDA's fallback is for that, and no answer must never be a zero.
+    // With an unknown backlog the metric is absent, which triggers KEDA's fallback; it must never be zero.
     line.freeze();
     comes_to("unknown", &[]).await;
     assert_eq!(

@@ -1,8 +1,9 @@
-//! Replays the log of a busy channel: one connection for each nickname, every line in the file's order. Afterwards every
-//! member must have received every line once and in order, and the history must agree.
+//! Replays a real, busy channel: one connection for each nickname, every line in the file's order. Afterwards every
+//! member must have received every line once and in order, and the history must be the same.
 //!
-//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test generates a conversation of the
-//! same shape. `CHAT_REPLAY_DAYS` is the number of files to replay, or `all`; 1 if unset.
+//! `CHAT_REPLAY` names a folder of logs with lines `[HH:MM] <nick> text`; without it the test generates a conversation
+//! of
+//! the same shape. `CHAT_REPLAY_DAYS` is the number of files to replay, or `all`; 1 if unset.
 
 use std::{collections::HashMap, path::Path, time::Instant};
 
@@ -14,19 +15,19 @@ use uuid::Uuid;
 
 use crate::harness::{Chat, Kind, Socket, User, both_ways};
 
-both_ways!(a_busy_channel_is_replayed);
+both_ways!(every_member_receives_a_replayed_channel_in_order);
 
-/// Accounts created, and rooms joined, at the same time.
+/// Accounts registered, and rooms joined, concurrently.
 const AT_ONCE: usize = 16;
 
-/// One message of the log.
+/// One line of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub nick: String,
     pub text: String,
 }
 
-async fn a_busy_channel_is_replayed(kind: Kind) {
+async fn every_member_receives_a_replayed_channel_in_order(kind: Kind) {
     for (day, lines) in days() {
         let started = Instant::now();
         let chat = Chat::plan(kind)
@@ -48,7 +49,7 @@ struct Member {
     connection: ConnectionNo,
 }
 
-/// The parts of an event that are compared.
+/// The compared fields of an event.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
@@ -81,7 +82,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         });
     }
 
-    // Everyone joins. A nickname need not be a valid user name, so it becomes the display name.
+    // Every nickname gets an account: `u<number>`, with the nickname as its display name.
     let users: Vec<User> = stream::iter(nicks.iter().enumerate())
         .map(|(i, nick)| async move {
             let password = format!("the password of u{i}");
@@ -123,7 +124,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         })
         .collect();
 
-    // Consecutive lines of one sender are sent together, and the next sender waits until all of them are accepted. So the
+    // Consecutive lines of one nickname are sent at once; the next nickname sends when all of them are accepted. So the
     // room's order is the file's order, with any number of edges and workers.
     let mut keys: Vec<Key> = Vec::with_capacity(lines.len());
     for run in lines.chunk_by(|a, b| a.nick == b.nick) {
@@ -144,7 +145,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         }
     }
 
-    // Every member must have received every line once and in order.
+    // Every member has received every line once and in order.
     for member in &members {
         let (mut looked_at, mut messages) = (0, 0);
         member
@@ -168,7 +169,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                     judge.event(member.subscription, event.read::<Shown>().change_seq);
                     continue;
                 }
-                other => panic!("{} heard {other}: {}", member.user.username, event.text),
+                other => panic!("{} received {other}: {}", member.user.username, event.text),
             }
             let message: Shown = event.read();
             let sender = message.sender.as_ref().expect("a message has a sender");
@@ -179,7 +180,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                 line.is_some_and(
                     |line| line.text == message.body && line.nick == sender.display_name
                 ),
-                "{} heard {} where the file has {line:?}",
+                "{} received {} where the file has {line:?}",
                 member.user.username,
                 event.text
             );
@@ -194,7 +195,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
     assert_eq!(verdict.accepted, lines.len() as u64);
     assert_eq!(verdict.delivered, verdict.expected, "{}", verdict.explain());
 
-    // The history of each edge must agree.
+    // The history is the same on each edge.
     for edge in 0..chat.edges.len() {
         let rest = chat.rest_as(edge, &members[edge % members.len()].user);
         let (mut after, mut expected) = (0, lines.iter().enumerate());
@@ -206,9 +207,7 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
                 .await
                 .ok(200);
             for item in page["items"].as_array().expect("a list") {
-                let (i, line) = expected
-                    .next()
-                    .expect("the history has nothing that was not said");
+                let (i, line) = expected.next().expect("the history has no other messages");
                 assert_eq!(item["body"], line.text.as_str(), "line {i}");
                 assert_eq!(
                     item["sender"]["displayName"],
@@ -238,7 +237,7 @@ fn number_of(user: &User) -> usize {
 
 pub(super) fn days() -> Vec<(String, Vec<Line>)> {
     let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
-        return vec![("a made-up day".to_owned(), made_up(1))];
+        return vec![("a made-up day".to_owned(), generate_conversation(1))];
     };
     let mut logs: Vec<_> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("CHAT_REPLAY={}: {error}", Path::new(&folder).display()))
@@ -259,11 +258,7 @@ pub(super) fn days() -> Vec<(String, Vec<Line>)> {
     logs.iter()
         .map(|log| {
             let lines = parse(&std::fs::read(log).expect("the log can be read"));
-            assert!(
-                !lines.is_empty(),
-                "nobody says anything in {}",
-                log.display()
-            );
+            assert!(!lines.is_empty(), "no messages in {}", log.display());
             (
                 log.file_stem()
                     .unwrap_or_default()
@@ -275,7 +270,7 @@ pub(super) fn days() -> Vec<(String, Vec<Line>)> {
         .collect()
 }
 
-/// The messages of a log. Notices have no sender, and are ignored, as are empty texts.
+/// Keeps messages of at least one byte and skips notices.
 fn parse(log: &[u8]) -> Vec<Line> {
     String::from_utf8_lossy(log)
         .split('\n')
@@ -294,7 +289,7 @@ fn parse(log: &[u8]) -> Vec<Line> {
 
 /// A conversation with the shape of a real one: few users send most messages, in bursts, with mentions, URLs, several
 /// scripts and repetitions. Equal seeds give equal conversations.
-fn made_up(seed: u64) -> Vec<Line> {
+fn generate_conversation(seed: u64) -> Vec<Line> {
     const LINES: usize = 800;
     const WORDS: &[&str] = &[
         "sudo",
@@ -341,7 +336,7 @@ fn made_up(seed: u64) -> Vec<Line> {
         "[away]", "^_^", "|", "`", "{}", "-", "\\", "é", "", "", "", "",
     ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    // Xorshift64 (Marsaglia 2003), which is reproducible.
+    // Xorshift64 (Marsaglia 2003): only determinism matters here.
     let mut below = move |limit: usize| {
         state ^= state << 13;
         state ^= state >> 7;
@@ -379,7 +374,7 @@ fn made_up(seed: u64) -> Vec<Line> {
 }
 
 #[test]
-fn a_log_is_read_as_it_is() {
+fn chat_logs_are_parsed() {
     let log = b"[04:59] <ra> ok, so try\r\n=== robertj  has joined #ubuntu\n[05:00] <a|b> <b> says: > \xff\n\
         [05:01] <quiet> \n[05:01]  * waves\n[05:02] (x/#y) z\n[05:03] <last> line";
     let line = |nick: &str, text: &str| Line {
@@ -397,10 +392,10 @@ fn a_log_is_read_as_it_is() {
 }
 
 #[test]
-fn what_is_made_up_is_made_up_again() {
-    let lines = made_up(1);
-    assert_eq!(lines, made_up(1));
-    assert_ne!(lines, made_up(2));
+fn generated_conversations_are_deterministic() {
+    let lines = generate_conversation(1);
+    assert_eq!(lines, generate_conversation(1));
+    assert_ne!(lines, generate_conversation(2));
     assert!(lines.len() >= 800);
     assert!(
         lines

@@ -1,4 +1,4 @@
-//! Who is in a room, who is not, and what each of them hears of it.
+//! Membership: joining, leaving, roles, and which events members and others receive.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::people::{Pair, pair, seqs};
 use crate::harness::{Chat, Kind, both_ways};
 
 both_ways!(
-    who_leaves_a_room_hears_no_more_of_it,
-    members_come_and_go,
-    a_private_room_is_nobody_elses,
-    a_removed_member_hears_nothing_within_a_second,
-    a_direct_room_is_one_room,
+    a_member_who_leaves_receives_no_more_events,
+    members_join_leave_and_change_roles,
+    a_private_room_is_hidden_from_non_members,
+    a_removed_member_receives_no_events_after_one_second,
+    a_direct_room_exists_once_per_pair,
 );
 
-async fn who_leaves_a_room_hears_no_more_of_it(kind: Kind) {
+async fn a_member_who_leaves_receives_no_more_events(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         room,
@@ -33,13 +33,13 @@ async fn who_leaves_a_room_hears_no_more_of_it(kind: Kind) {
     adas.say(room, "2", "two").await;
     adas.event("newMessage").await;
     adas.event("newMessage").await;
-    // He is a member still: what he missed is there when he comes back, and nothing came before.
+    // He is still a member: a join recovers what he missed, and nothing was delivered before it.
     let joined = bobs.join(room, Some(3)).await.expect("back");
     assert_eq!(seqs(&joined["messages"]), [4]);
     assert_eq!(bobs.events("newMessage").len(), 1);
 }
 
-async fn members_come_and_go(kind: Kind) {
+async fn members_join_leave_and_change_roles(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -74,7 +74,7 @@ async fn members_come_and_go(kind: Kind) {
     assert_eq!(member["role"], "member");
     assert_eq!(adas.event("memberJoined").await["changeSeq"], 4);
 
-    // Roles, and the room itself.
+    // Roles and room settings.
     let owner = chat.rest_as(0, &ada);
     let admin = owner
         .put(
@@ -108,7 +108,7 @@ async fn members_come_and_go(kind: Kind) {
     bobs.get(&path).await.problem(404, "not_found");
 }
 
-async fn a_private_room_is_nobody_elses(kind: Kind) {
+async fn a_private_room_is_hidden_from_non_members(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob, eve) = tokio::join!(
         chat.register("ada"),
@@ -120,7 +120,7 @@ async fn a_private_room_is_nobody_elses(kind: Kind) {
     bobs.join(room, None).await.expect("he was made a member");
     let id = bobs.say(room, "1", "between us").await;
 
-    // A stranger learns not even that it exists, by any way in.
+    // To a stranger the room does not exist, over REST and over sockets.
     let rest = chat.rest_as(0, &eve);
     let path = format!("/v1/rooms/{room}");
     for at in [
@@ -178,7 +178,7 @@ async fn a_private_room_is_nobody_elses(kind: Kind) {
     assert_eq!(public["items"], json!([]));
 }
 
-async fn a_removed_member_hears_nothing_within_a_second(kind: Kind) {
+async fn a_removed_member_receives_no_events_after_one_second(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {
         ada,
@@ -201,7 +201,7 @@ async fn a_removed_member_hears_nothing_within_a_second(kind: Kind) {
             (&json!(bob.id), &json!("removed"))
         );
     }
-    // The deadline counts the request as well, so that a slow machine has it harder, not easier.
+    // The deadline includes the request, so that a slow machine makes the test stricter.
     assert!(
         removed.elapsed() < Duration::from_secs(1),
         "it took {:?}",
@@ -222,7 +222,7 @@ async fn a_removed_member_hears_nothing_within_a_second(kind: Kind) {
         );
         assert!(socket.events("newMessage").is_empty());
     }
-    // Banned, he cannot come back; nor does a public room say why he should.
+    // A banned user cannot rejoin, not even a public room.
     let ban = format!("/v1/rooms/{room}/bans/{}", bob.id);
     chat.rest_as(1, &ada).put(&ban, json!({})).await.ok(204);
     assert_eq!(
@@ -233,7 +233,7 @@ async fn a_removed_member_hears_nothing_within_a_second(kind: Kind) {
     bobs.join(room, None).await.expect("the ban is lifted");
 }
 
-async fn a_direct_room_is_one_room(kind: Kind) {
+async fn a_direct_room_exists_once_per_pair(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let (with_bob, with_ada) = ([&bob], [&ada]);
@@ -256,7 +256,7 @@ async fn a_direct_room_is_one_room(kind: Kind) {
     bobs.join(his, None).await.expect("his");
     adas.say(hers, "1", "psst").await;
     assert_eq!(bobs.event("newMessage").await["seq"], 3);
-    // She leaves, hears no more, and is back as soon as one of them asks for the room.
+    // She leaves and receives no more events; she is a member again as soon as one of the two requests the room.
     let (leave, her) = (format!("/v1/rooms/{hers}/leave"), chat.rest_as(0, &ada));
     for asks in [&ada, &bob] {
         her.post(&leave, json!({})).await.ok(204);

@@ -1,18 +1,18 @@
-//! The pool follows the load, as `chat bench scaling` shows it.
+//! `chat bench scaling` with an autoscaler: the pool follows the load.
 
 use serde_json::Value;
 
 use super::autoscale::{plan, set};
 
 #[tokio::test]
-async fn the_curve_of_a_burst() {
+async fn the_pool_scales_with_a_burst_and_back() {
     let chat = plan().start().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let port = free.local_addr().expect("it has an address").port();
     drop(free);
     let mut recipe = chat.recipe("autoscale", &["autoscale"]);
     set(&mut recipe.env, "CHAT__METRICS__PORT", &port.to_string());
-    // So few that the burst asks for more of them, however fast this machine is.
+    // Low enough that the burst requires several workers, however fast this machine is.
     set(
         &mut recipe.env,
         "CHAT__AUTOSCALE__MESSAGES_PER_SECOND",

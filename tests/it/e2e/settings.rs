@@ -1,5 +1,5 @@
-//! Starting: settings that are wrong, servers that are missing, places that are taken. Each gets a clear line and the exit
-//! code that says whose turn it is: 2 for the settings, 1 for the world.
+//! Startup failures: invalid settings, unreachable servers, addresses and files in use. Each prints a clear error and
+//! exits with code 2 for invalid settings or 1 for the environment.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ fn assert_ended(ended: &Ended, code: i32, says: &[&str]) {
 }
 
 #[tokio::test]
-async fn all_wrong_settings_are_told_at_once() {
+async fn all_invalid_settings_are_reported_at_once() {
     let nowhere = Nowhere::new();
     std::fs::write(
         nowhere.dir().join("mine.toml"),
@@ -78,14 +78,14 @@ async fn all_wrong_settings_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn an_edge_needs_a_secret_and_says_how_to_get_one() {
+async fn a_missing_secret_is_reported_with_instructions() {
     let nowhere = Nowhere::new();
     let ended = nowhere.recipe(&["edge"], &[]).run().await;
     assert_ended(&ended, 2, &["auth.secret", "openssl rand"]);
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told() {
+async fn invalid_usage_is_reported() {
     let nowhere = Nowhere::new();
     for args in [
         &[""][..],
@@ -134,18 +134,18 @@ async fn settings_come_from_the_file_the_environment_and_flags() {
 }
 
 /// An address where nothing listens.
-async fn nobody() -> String {
+async fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     listener.local_addr().expect("its address").to_string()
 }
 
 #[tokio::test]
-async fn a_missing_server_is_named_and_waited_for() {
+async fn a_missing_server_is_retried_and_named() {
     let (nobody, silent) = (
-        nobody().await,
+        unused_address().await,
         TcpListener::bind("127.0.0.1:0").await.expect("a port"),
     );
-    // It takes connections and never says a word.
+    // Accepts connections and never responds.
     let silent_address = silent.local_addr().expect("its address").to_string();
     let database = Database::create().await;
     let nowhere = Nowhere::new();
@@ -186,7 +186,7 @@ async fn a_missing_server_is_named_and_waited_for() {
             }
         }
     }
-    // All that wait wait together.
+    // The waits for several servers run concurrently.
     let started = Instant::now();
     let ended =
         futures_util::future::join_all(runs.iter().map(|(name, address, recipe)| async move {
@@ -197,14 +197,14 @@ async fn a_missing_server_is_named_and_waited_for() {
     for (name, address, args, ended, took) in ended {
         let what = format!("{args:?} without {name} at {address} ended after {took:?}: {ended:?}");
         assert_eq!(ended.code, Some(1), "{what}");
-        // It stops early where the next try would come too late.
+        // It stops early when the next attempt would come too late.
         assert!(
             took >= Duration::from_millis(500),
             "it tries until start.timeout: {what}"
         );
         assert!(took < Duration::from_secs(15), "and no longer: {what}");
         assert_eq!(ended.stdout, "", "it was never ready: {what}");
-        // A server that is there may not have answered in time either, on a busy machine.
+        // On a busy machine a reachable server may not have answered in time either.
         let mut lines = ended.stderr.lines();
         assert!(
             lines.any(|line| line.contains(address.as_str()) && line.contains(name)),
@@ -223,7 +223,7 @@ async fn a_missing_server_is_named_and_waited_for() {
 }
 
 #[tokio::test]
-async fn a_database_without_its_tables_is_named() {
+async fn a_database_without_migrations_is_reported() {
     let database = Database::create().await;
     let nowhere = Nowhere::new();
     for role in ["edge", "worker"] {
@@ -242,7 +242,7 @@ async fn a_database_without_its_tables_is_named() {
             &["chat migrate"],
         );
     }
-    // Migrating twice is migrating once.
+    // A second migration changes nothing.
     let env = [("DATABASE_URL", &*database.url)];
     for _ in 0..2 {
         assert_ended(&nowhere.recipe(&["migrate"], &env).run().await, 0, &[]);
@@ -250,7 +250,7 @@ async fn a_database_without_its_tables_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_taken_is_named() {
+async fn addresses_and_files_in_use_are_reported() {
     let nowhere = Nowhere::new();
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = taken.local_addr().expect("its address");

@@ -1,4 +1,4 @@
-//! The stock Socket.IO client, unchanged, against real processes.
+//! The stock Socket.IO client, unmodified, against real processes.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use crate::harness::{
 
 pub(super) const POLLING: &[&str] = &["polling"];
 pub(super) const WEBSOCKET: &[&str] = &["websocket"];
-/// What the client does by default: polling first, then the upgrade.
+/// The client's default: polling first, then the upgrade.
 pub(super) const UPGRADED: &[&str] = &["polling", "websocket"];
 
 both_ways!(
-    every_transport_works,
-    an_upgrade_loses_nothing,
-    who_may_connect,
+    every_transport_sends_and_receives,
+    no_event_is_lost_during_an_upgrade,
+    connects_require_a_valid_token,
     a_client_resumes_after_a_restart,
-    a_polite_end_says_when_to_come_back,
-    a_login_that_ends_takes_its_clients_with_it,
-    two_hundred_in_a_room,
+    a_graceful_shutdown_announces_a_reconnect_delay,
+    closing_a_login_disconnects_its_clients,
+    two_hundred_clients_receive_every_message,
 );
 
-async fn every_transport_works(kind: Kind) {
+async fn every_transport_sends_and_receives(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
@@ -64,7 +64,7 @@ async fn every_transport_works(kind: Kind) {
         client.call("editMessage", data).await;
         assert_eq!(client.event("messageUpdated").await["body"], "edited");
 
-        // What is refused is answered, or told where nobody asked for an answer.
+        // Errors are acked, or sent as `exception` if the client requested no ack.
         let refused = client.ack(client.send("nobodyKnows", json!({}))).await;
         assert_eq!(
             (&refused["ok"], &refused["error"]["code"]),
@@ -94,14 +94,14 @@ async fn disconnected(client: &Client, nth: usize) -> (String, Option<u16>) {
         .await
 }
 
-async fn an_upgrade_loses_nothing(kind: Kind) {
+async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
     const MESSAGES: usize = 150;
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let room = chat.room(&ada, "public", &[]).await;
     let talker = chat.connect(1, &ada).await;
-    talker.join(room, None).await.expect("her own");
-    // Five clients come while someone talks: each starts with polling and moves over in the middle of it.
+    talker.join(room, None).await.expect("joined");
+    // Five clients connect during a stream of messages: each starts with polling and upgrades in the middle of it.
     let talk = async {
         for i in 0..MESSAGES {
             talker.say(room, &i.to_string(), "x").await;
@@ -148,7 +148,7 @@ async fn an_upgrade_loses_nothing(kind: Kind) {
     }
 }
 
-/// The numbers of the durable events, in order of arrival.
+/// The `changeSeq` of durable events, in order of arrival.
 pub(super) fn change_seqs(events: &[(String, Value)]) -> Vec<i64> {
     events
         .iter()
@@ -156,7 +156,7 @@ pub(super) fn change_seqs(events: &[(String, Value)]) -> Vec<i64> {
         .collect()
 }
 
-async fn who_may_connect(kind: Kind) {
+async fn connects_require_a_valid_token(kind: Kind) {
     let chat = Chat::plan(kind).set("auth.access_ttl", "1s").start().await;
     let clients = Clients::start();
     let ada = chat.register("ada").await;
@@ -187,7 +187,7 @@ async fn who_may_connect(kind: Kind) {
         );
     }
 
-    // A fresh token does, in the handshake's header as well, and with its scheme in front.
+    // A fresh token is accepted, also in the handshake's `Authorization` header with the scheme.
     let fresh = chat
         .rest(0)
         .post(
@@ -212,7 +212,7 @@ async fn who_may_connect(kind: Kind) {
     header.event("connected").await;
     scheme.event("connected").await;
 
-    // Yesterday's token is told apart from a wrong one: the client refreshes it.
+    // An expired token has its own code: the client refreshes it.
     let mut n = 0;
     let message = eventually("the token to expire", || {
         n += 1;
@@ -233,7 +233,7 @@ async fn who_may_connect(kind: Kind) {
     assert_eq!(code(&message.1), "token_expired", "{message:?}");
 }
 
-/// Joins again whenever the client has connected, as an application would.
+/// Rejoins whenever the client has connected, as an application would.
 async fn rejoin(client: &Client, room: Uuid, connects: usize, seen: &mut Vec<i64>) {
     client
         .until("to be connected again", |heard| {
@@ -263,7 +263,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
-    // An address of its own, which it keeps: the clients come back by themselves.
+    // A fixed port, so that the clients reconnect by themselves.
     let port = free_port().to_string();
     let mut own = None;
     let mut chat = chat;
@@ -317,7 +317,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
                 }
             }
         }
-        // Someone goes on talking meanwhile, where there is another edge.
+        // In a cluster, messages are sent over the other edge meanwhile.
         if kind == Kind::Cluster {
             for _ in 0..20 {
                 talker.say(room, &said.to_string(), "x").await;
@@ -329,7 +329,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
             .restart()
             .await;
         for (client, seen, taken) in &mut listeners {
-            // What came before the end, then what was missed.
+            // The events before the restart, then the missed ones.
             client
                 .until("to be connected again", |heard| {
                     (heard.connects >= round + 2).then_some(())
@@ -342,7 +342,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
         }
     }
     let talker = chat.connect(0, &ada).await;
-    talker.join(room, None).await.expect("her own");
+    talker.join(room, None).await.expect("joined");
     talker.say(room, "the last", "x").await;
     let head = talker
         .until("the last", |heard| {
@@ -370,7 +370,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-async fn a_polite_end_says_when_to_come_back(kind: Kind) {
+async fn a_graceful_shutdown_announces_a_reconnect_delay(kind: Kind) {
     let (mut chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let url = chat.edge(0).url().to_owned();
@@ -379,10 +379,10 @@ async fn a_polite_end_says_when_to_come_back(kind: Kind) {
     chat.edge(0).sigterm();
     let hint = websocket.event("restarting").await;
     assert!(hint["retryAfterMs"].is_u64(), "{hint}");
-    // The client comes back by itself after these, and stays away after a disconnect of the server's.
+    // The client reconnects after these reasons, but not after a server disconnect.
     let closed = disconnected(&websocket, 0).await;
     assert_eq!(closed, ("transport close".to_owned(), Some(1012)));
-    // A poll that waits hears the same; one that comes a moment later finds nobody.
+    // A pending poll gets the same reason; a later one is refused.
     let (reason, _) = disconnected(&polling, 0).await;
     assert!(
         ["transport close", "transport error"].contains(&reason.as_str()),
@@ -391,7 +391,7 @@ async fn a_polite_end_says_when_to_come_back(kind: Kind) {
     assert_eq!(chat.edge_mut(0).ended().await, Some(0));
 }
 
-async fn a_login_that_ends_takes_its_clients_with_it(kind: Kind) {
+async fn closing_a_login_disconnects_its_clients(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let ada = chat.register("ada").await;
     let mut open = Vec::new();
@@ -411,7 +411,7 @@ async fn a_login_that_ends_takes_its_clients_with_it(kind: Kind) {
     }
 }
 
-async fn two_hundred_in_a_room(kind: Kind) {
+async fn two_hundred_clients_receive_every_message(kind: Kind) {
     const CLIENTS: usize = 200;
     const MESSAGES: usize = 50;
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
@@ -421,7 +421,7 @@ async fn two_hundred_in_a_room(kind: Kind) {
     }))
     .await;
     let room = chat.room(&users[0], "public", &[]).await;
-    // Memberships first: then no memberJoined comes in between.
+    // All memberships first, so that no `memberJoined` comes in between.
     for (i, user) in users.iter().enumerate() {
         let socket = chat.connect(i, user).await;
         socket.join(room, None).await.expect("it is public");
@@ -473,9 +473,9 @@ async fn two_hundred_in_a_room(kind: Kind) {
     }
 }
 
-/// A page that holds on to its socket is not held on to by the server.
+/// Sockets of clients that vanish are closed.
 #[tokio::test]
-async fn clients_that_leave_are_forgotten() {
+async fn disconnected_clients_are_cleaned_up() {
     let (chat, clients) = (Chat::start(Kind::Standalone).await, Clients::start());
     let ada = chat.register("ada").await;
     for (name, transports) in [
@@ -488,7 +488,7 @@ async fn clients_that_leave_are_forgotten() {
             .await;
     }
     assert_eq!(open_sockets(&chat).await, 3);
-    // The process with all of them ends without a word.
+    // Kill the client process without disconnecting.
     drop(clients);
     let started = std::time::Instant::now();
     eventually("the sockets to be gone", || async {

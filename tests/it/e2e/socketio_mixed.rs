@@ -1,4 +1,4 @@
-//! Rooms with members on both transports: they see the same events in the same order.
+//! Rooms with members on both transports: all receive the same events in the same order.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,11 @@ use crate::harness::{
 };
 
 both_ways!(
-    mixed_rooms_agree,
-    a_busy_channel_is_replayed_to_both_transports
+    both_transports_deliver_the_same_events_in_order,
+    a_replayed_channel_reaches_both_transports_in_order
 );
 
-async fn mixed_rooms_agree(kind: Kind) {
+async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
     let (chat, clients) = (Chat::start(kind).await, Clients::start());
     let (ada, bob, eve) = tokio::join!(
         chat.register("ada"),
@@ -44,7 +44,7 @@ async fn mixed_rooms_agree(kind: Kind) {
             }
         }
     }
-    // Both kinds talk, change and react at once; someone comes and goes.
+    // Both kinds send, edit and react concurrently; a member joins and leaves.
     let id = |ack: &Value| ack["id"].clone();
     let by_stock = async {
         for i in 0..30 {
@@ -88,7 +88,7 @@ async fn mixed_rooms_agree(kind: Kind) {
     };
     let mut seen: Vec<(String, Vec<(String, Value)>)> = Vec::new();
     for socket in &plain {
-        let events = everything(socket, &ended).await;
+        let events = events_until_end(socket, &ended).await;
         seen.push(("plain".to_owned(), durable(events)));
     }
     for client in &stock {
@@ -106,7 +106,7 @@ async fn mixed_rooms_agree(kind: Kind) {
             durable(client.heard(|heard| heard.events.clone())),
         ));
     }
-    // They joined one after the other, but nothing happened before the last of them was in.
+    // They joined one after the other, but no message was sent before the last of them had joined.
     let (_, first) = &seen[0];
     assert!(first.len() > 60, "{}", first.len());
     for (name, events) in &seen {
@@ -119,7 +119,7 @@ async fn mixed_rooms_agree(kind: Kind) {
     );
 }
 
-async fn everything(
+async fn events_until_end(
     socket: &Socket,
     ended: &impl Fn(&str, &Value) -> bool,
 ) -> Vec<(String, Value)> {
@@ -142,7 +142,7 @@ async fn everything(
 }
 
 /// As `replay`, with every other nickname on the stock client.
-async fn a_busy_channel_is_replayed_to_both_transports(kind: Kind) {
+async fn a_replayed_channel_reaches_both_transports_in_order(kind: Kind) {
     for (day, lines) in replay::days() {
         let started = std::time::Instant::now();
         let chat = Chat::plan(kind)
@@ -167,7 +167,7 @@ async fn a_busy_channel_is_replayed_to_both_transports(kind: Kind) {
     }
 }
 
-/// Someone in the channel, on either transport.
+/// A member of the channel, on either transport.
 enum Member {
     Plain(Socket),
     Stock(Client),
@@ -208,7 +208,7 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
             }
         });
     }
-    // What one says in a row goes out at once; the next one speaks when all of it is accepted.
+    // Consecutive lines of one nickname are sent at once; the next nickname sends when all of them are accepted.
     let mut said = 0;
     for run in lines.chunk_by(|a, b| a.nick == b.nick) {
         let data = |n: usize, text: &str| json!({"room": room, "body": text, "clientMsgId": format!("line {n}")});
@@ -238,7 +238,7 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
         }
         said += run.len();
     }
-    // Everyone has heard every line once, in the file's order, with the room's own numbers.
+    // Every member has received every line once, in the file's order, with the room's own numbers.
     for member in &members {
         let (name, messages) = match member {
             Member::Plain(socket) => {

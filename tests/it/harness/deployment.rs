@@ -1,5 +1,5 @@
-//! A whole deployment for one test: standalone, or edges and workers with a database, a queue prefix and a directory of
-//! their own. It is gone when the test ends; when the test fails it shows what the processes logged.
+//! A deployment for one test: standalone, or edges and workers with their own database, queue prefix and directory. It
+//! is removed when the test ends; if the test fails, the logs of its processes are printed.
 
 use std::{
     net::SocketAddr,
@@ -17,18 +17,18 @@ use super::{
     socket::{Dial, Socket},
 };
 
-/// Signs every deployment's tokens.
+/// The key that signs every deployment's tokens.
 pub const SECRET: &str = "only for tests: at least thirty-two bytes";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One process, SQLite.
+    /// One process with SQLite.
     Standalone,
-    /// Two edges and two workers over RabbitMQ, PostgreSQL and Redis.
+    /// Two edges and two workers with RabbitMQ, PostgreSQL and Redis.
     Cluster,
 }
 
-/// A deployment that is not started yet.
+/// The configuration of a deployment that is not started yet.
 pub struct Plan {
     kind: Kind,
     edges: usize,
@@ -39,18 +39,18 @@ pub struct Plan {
 
 pub struct Chat {
     pub kind: Kind,
-    /// Those that clients talk to. Standalone has one.
+    /// The edges. In standalone mode, the only process.
     pub edges: Vec<Process>,
-    /// Empty in standalone mode: its only process is `edges[0]`.
+    /// Empty in standalone mode: the only process is `edges[0]`.
     pub workers: Vec<Process>,
     pub http: reqwest::Client,
     dir: Directory,
     env: Vec<(String, String)>,
-    // Dropped after the processes that use them.
+    // Dropped after the processes that use it.
     database: Option<Database>,
 }
 
-/// Someone with an account.
+/// A registered user and their credentials.
 #[derive(Debug, Clone)]
 pub struct User {
     pub id: Uuid,
@@ -77,14 +77,13 @@ impl Plan {
         self
     }
 
-    /// Reaches the server that `DATABASE_URL`, `AMQP_URL` or `REDIS_URL` names at this address instead: the near end of a
-    /// line to it.
+    /// Replaces the address in `DATABASE_URL`, `AMQP_URL` or `REDIS_URL`, in order to connect through a proxy.
     pub fn via(mut self, variable: &'static str, address: SocketAddr) -> Self {
         self.lines.push((variable, address));
         self
     }
 
-    /// Another server: `address("REDIS_URL", ...)`.
+    /// Replaces a server's URL: `address("REDIS_URL", ...)`.
     pub fn address(mut self, variable: &str, url: String) -> Self {
         self.settings.push((variable.to_owned(), url));
         self
@@ -95,10 +94,10 @@ impl Plan {
         let mut env = vec![
             setting("edge.port", 0),
             setting("edge.drain", "100ms"),
-            // A loaded machine may be slow; a worker's answer that never comes still fails.
+            // Long, because the machine may be busy; a response that never comes still fails the test.
             setting("edge.wait", "20s"),
             setting("auth.secret", SECRET),
-            // Everyone here comes from one address, and password hashing is all that should slow them down.
+            // All clients have the same address, and only password hashing should slow them down.
             setting("limits.logins_per_minute", 100_000),
             setting("limits.registrations_per_minute", 100_000),
         ];
@@ -110,9 +109,9 @@ impl Plan {
                 ("AMQP_URL".to_owned(), server("AMQP_URL")),
                 ("REDIS_URL".to_owned(), server("REDIS_URL")),
                 setting("queue.prefix", &made.name),
-                // Declaring a quorum queue is slow, and more than workers is enough to be shared out.
+                // Declaring a quorum queue is slow, and four partitions are enough for the workers.
                 setting("queue.partitions", 4),
-                // All tests together must stay below what the server allows.
+                // All tests together must stay below the server's connection limit.
                 setting("database.max_connections", 4),
             ]);
             database = Some(made);
@@ -162,7 +161,7 @@ async fn start_all(recipes: &[Recipe]) -> Vec<Process> {
 }
 
 impl Chat {
-    /// Two edges and two workers, or the one process.
+    /// Two edges and two workers, or one process in standalone mode.
     pub fn plan(kind: Kind) -> Plan {
         Plan {
             kind,
@@ -173,27 +172,27 @@ impl Chat {
         }
     }
 
-    /// With default settings.
+    /// Starts a deployment with default settings.
     pub async fn start(kind: Kind) -> Chat {
         Chat::plan(kind).start().await
     }
 
-    /// The directory of this deployment.
+    /// The deployment's directory.
     pub fn dir(&self) -> &Path {
         &self.dir.0
     }
 
-    /// The beginning of its queues' names; in a cluster only.
+    /// The prefix of its queues' names; cluster only.
     pub fn prefix(&self) -> &str {
         &self.database.as_ref().expect("a cluster").name
     }
 
-    /// The address of its database; in a cluster only.
+    /// The URL of its database; cluster only.
     pub fn database_url(&self) -> &str {
         &self.database.as_ref().expect("a cluster").url
     }
 
-    /// Another process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
+    /// A further process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
     pub fn recipe(&self, name: &str, args: &[&str]) -> Recipe {
         Recipe {
             name: name.to_owned(),
@@ -203,7 +202,7 @@ impl Chat {
         }
     }
 
-    /// One more worker; in a cluster only.
+    /// Starts one more worker; cluster only.
     pub async fn add_worker(&mut self) -> usize {
         let name = format!("worker {}", self.workers.len());
         let process = self.recipe(&name, &["worker"]).start().await;
@@ -211,7 +210,7 @@ impl Chat {
         self.workers.len() - 1
     }
 
-    /// The edge a client with this number talks to: they take turns.
+    /// Edge `i`, modulo the number of edges.
     pub fn edge(&self, i: usize) -> &Process {
         &self.edges[i % self.edges.len()]
     }
@@ -221,7 +220,7 @@ impl Chat {
         &mut self.edges[i]
     }
 
-    /// The worker with this number; standalone is its own.
+    /// Worker `i`, modulo the number of workers; in standalone mode, the only process.
     pub fn worker_mut(&mut self, i: usize) -> &mut Process {
         if self.workers.is_empty() {
             return &mut self.edges[0];
@@ -242,12 +241,12 @@ impl Chat {
         self.rest(i).with_token(&user.access)
     }
 
-    /// A socket on edge `i`, without credentials until they are given.
+    /// A socket on edge `i`, without credentials unless they are added.
     pub fn dial(&self, i: usize) -> Dial {
         Dial::new(self.edge(i).url())
     }
 
-    /// A socket on edge `i` as `user`, greeted.
+    /// Opens a socket on edge `i` as `user` and waits for `connected`.
     pub async fn connect(&self, i: usize, user: &User) -> Socket {
         let mut socket = self
             .dial(i)
@@ -259,7 +258,7 @@ impl Chat {
         socket
     }
 
-    /// A new account. `name` is its user name and, with a capital letter, its display name.
+    /// Registers an account. `name` is its user name and, with a capital letter, its display name.
     pub async fn register(&self, name: &str) -> User {
         let password = format!("the password of {name}");
         let body =
@@ -268,7 +267,7 @@ impl Chat {
         User::read(&password, answer)
     }
 
-    /// A new room of `owner`.
+    /// Creates a room of `owner`.
     pub async fn room(&self, owner: &User, kind: &str, members: &[&User]) -> Uuid {
         let members: Vec<Uuid> = members.iter().map(|user| user.id).collect();
         let mut body = json!({"kind": kind, "members": members});
@@ -281,7 +280,7 @@ impl Chat {
 }
 
 impl User {
-    /// From the answer to a registration.
+    /// Reads the user from the response to a registration.
     pub fn read(password: &str, answer: Answer) -> User {
         let body = answer.ok(201);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -295,7 +294,7 @@ impl User {
     }
 }
 
-/// `ada` is called Ada.
+/// `ada` is displayed as Ada.
 pub fn display_name(name: &str) -> String {
     let mut chars = name.chars();
     chars
@@ -325,7 +324,7 @@ impl Drop for Chat {
     }
 }
 
-/// `host:port` of an address.
+/// The `host:port` of a URL.
 pub fn authority(url: &str) -> String {
     let (_, rest) = url.split_once("://").expect("a URL");
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -339,7 +338,7 @@ fn setting(key: &str, value: impl ToString) -> (String, String) {
 }
 
 fn http_client() -> reqwest::Client {
-    // reqwest wants one even where only http is spoken. The second test finds it there already.
+    // reqwest requires a TLS provider even for plain http. Fails from the second test on, which is harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(super::DEADLINE)
@@ -348,7 +347,7 @@ fn http_client() -> reqwest::Client {
         .expect("a client can be made")
 }
 
-/// A directory that goes with the test, unless it fails.
+/// A directory that is deleted with the test, unless the test fails.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -362,14 +361,14 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- what was left is in {}", self.0.display());
+            eprintln!("---- the deployment's files are in {}", self.0.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.0);
         }
     }
 }
 
-/// A directory and settings without any deployment; for processes that are not meant to start.
+/// A directory and settings without a deployment, for processes that are expected to fail at start.
 pub struct Nowhere(Directory);
 
 impl Nowhere {
@@ -394,7 +393,7 @@ impl Nowhere {
     }
 }
 
-/// A database of its own, whose name is the queue prefix as well. Dropped with everything that bears the name.
+/// A database whose name is also the queue prefix. The database and the queues are deleted when it is dropped.
 pub struct Database {
     pub name: String,
     pub url: String,
@@ -426,7 +425,7 @@ impl Database {
         }
     }
 
-    /// Says what the servers are doing for this deployment, before its processes end.
+    /// Prints what PostgreSQL and RabbitMQ are doing for this deployment.
     fn explain(&self) {
         let (url, name) = (self.url.clone(), self.name.clone());
         let explaining = async move {
@@ -453,7 +452,7 @@ impl Database {
                 ours.for_each(|queue| eprintln!("---- RabbitMQ: {queue}"));
             }
         };
-        // The test's own runtime may be ending.
+        // A separate runtime, because the test's own may be shutting down.
         let explaining = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -484,7 +483,7 @@ impl Database {
         for queue in listed.await.unwrap_or_default() {
             if let Some(queue) = queue["name"]
                 .as_str()
-                // Those in which jobs are delayed are cleared away by scripts/test: see the contract's `delete_queues`.
+                // Delay queues are deleted by `scripts/test`: see the contract's `delete_queues`.
                 .filter(|queue| queue.starts_with(&name) && !queue.contains(".delay."))
             {
                 let _ = http
@@ -499,7 +498,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let (admin, name) = (self.admin.clone(), self.name.clone());
-        // The test's own runtime may be ending.
+        // A separate runtime, because the test's own may be shutting down.
         let removing = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -1,4 +1,5 @@
-//! Engine.IO and Socket.IO by hand: plain HTTP requests and plain WebSockets that say exactly what they are told.
+//! Low-level Engine.IO and Socket.IO clients: plain HTTP requests and plain WebSockets that send exactly what the test
+//! writes.
 
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ impl<'a> Polling<'a> {
         polling
     }
 
-    /// A WebSocket for the same session, as its upgrade begins; the status where it is refused.
+    /// Opens a WebSocket for the same session, the first step of an upgrade; returns the status if it is refused.
     pub async fn websocket(&self) -> Result<Raw, u16> {
         let path = self.path.replacen(POLLING, WEBSOCKET, 1);
         Raw::dial(self.chat, &path, &[], None).await
@@ -99,8 +100,8 @@ impl<'a> Polling<'a> {
         ask(self.chat, Method::POST, &self.path, &[], body).await
     }
 
-    /// The head of a post with this header, and the beginning of its body.
-    pub async fn half_a_post(&self, header: &str, body: &str) -> TcpStream {
+    /// Sends the head of a post with this header, and the beginning of its body.
+    pub async fn begin_post(&self, header: &str, body: &str) -> TcpStream {
         let authority = self
             .chat
             .edge(0)
@@ -124,7 +125,7 @@ impl<'a> Polling<'a> {
         assert_eq!((answer.status, answer.text.as_str()), (200, "ok"));
     }
 
-    /// Polls until a packet begins like this; returns it.
+    /// Polls until a packet with this prefix arrives; returns it.
     pub async fn until(&self, start: &str) -> String {
         loop {
             let answer = self.get().await;
@@ -139,8 +140,8 @@ impl<'a> Polling<'a> {
         }
     }
 
-    /// Polls to the end, which must come at once.
-    pub async fn ends(&self, what: &str) {
+    /// Polls until the session ends, which must happen at once.
+    pub async fn assert_ended(&self, what: &str) {
         let ending = async {
             loop {
                 let answer = self.get().await;
@@ -154,7 +155,7 @@ impl<'a> Polling<'a> {
     }
 }
 
-/// A WebSocket that says what it is told.
+/// A WebSocket that sends exactly what the test writes.
 pub struct Raw(pub WebSocketStream<TcpStream>);
 
 impl Raw {
@@ -167,7 +168,7 @@ impl Raw {
         Raw::dial_at(chat.edge(0).url(), path, headers, buffer).await
     }
 
-    /// The same at an edge's address.
+    /// As [`Raw::dial`], with an edge's URL.
     pub async fn dial_at(
         http: &str,
         path: &str,
@@ -202,7 +203,7 @@ impl Raw {
         let mut raw = Raw::dial(chat, WEBSOCKET, &[], None)
             .await
             .expect("a WebSocket");
-        let open = raw.hear().await.expect("an open packet");
+        let open = raw.receive().await.expect("an open packet");
         let open =
             serde_json::from_str(open.strip_prefix('0').expect("an open packet")).expect("JSON");
         (raw, open)
@@ -221,8 +222,8 @@ impl Raw {
         let _ = self.0.send(Message::text(text)).await;
     }
 
-    /// The next text, or the code it was closed with.
-    pub async fn hear(&mut self) -> Result<String, u16> {
+    /// The next text frame, or the close code.
+    pub async fn receive(&mut self) -> Result<String, u16> {
         let next = async {
             loop {
                 match self.0.next().await {
@@ -237,12 +238,12 @@ impl Raw {
         };
         tokio::time::timeout(DEADLINE, next)
             .await
-            .expect("a word or the end")
+            .expect("a frame or the close")
     }
 
     pub async fn until(&mut self, start: &str) -> String {
         loop {
-            match self.hear().await {
+            match self.receive().await {
                 Ok(text) if text.starts_with(start) => return text,
                 Ok(_) => {}
                 Err(code) => panic!("closed with {code} before {start}"),
@@ -252,7 +253,7 @@ impl Raw {
 
     pub async fn closed(&mut self) -> u16 {
         loop {
-            if let Err(code) = self.hear().await {
+            if let Err(code) = self.receive().await {
                 return code;
             }
         }
@@ -263,15 +264,15 @@ pub fn plan() -> Plan {
     Chat::plan(Kind::Standalone)
 }
 
-/// Whatever happened, no session is left behind.
-pub async fn nothing_is_left(chat: &Chat) {
+/// Waits until no session is open.
+pub async fn until_no_session_is_open(chat: &Chat) {
     eventually("every session to be gone", || async {
         (open_sockets(chat).await == 0).then_some(())
     })
     .await;
 }
 
-/// As the metrics have it.
+/// The number of open sessions according to the metrics.
 pub async fn open_sockets(chat: &Chat) -> u64 {
     let metrics = chat.rest(0).get("/metrics").await.text;
     let line = metrics

@@ -1,11 +1,11 @@
-//! Access tokens made by hand (RFC 7515 section 3.1): as the server would make them, or almost.
+//! Access tokens made by the test (RFC 7515, section 3.1): valid ones and almost valid ones.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::{Sha256, Sha512};
 
-/// How a token is signed.
+/// The signature algorithm of a token.
 #[derive(Clone, Copy)]
 pub enum Algorithm {
     HS256,

@@ -1,5 +1,5 @@
-//! A steady load that continues through faults: each client sends to several rooms, repeats sends that were not
-//! acknowledged, and resumes on any edge that answers. The judge checks every delivery.
+//! A steady load that survives faults: clients that send to several rooms, repeat what was not acknowledged and resume
+//! on any running edge, while the judge records everything.
 
 use std::{
     collections::VecDeque,
@@ -26,10 +26,10 @@ use super::{
     socket::{Dial, Event, Pending, WireError},
 };
 
-/// The most sends of a client that are not answered.
+/// A client sends nothing new while this many of its sends are not answered.
 const WINDOW: usize = 500;
 
-/// The longest time of a prompt answer on a busy machine.
+/// Expected duration of a response, on a busy machine.
 pub const PROMPT: Duration = Duration::from_millis(500);
 
 pub struct Load {
@@ -52,7 +52,7 @@ struct Shared {
     book: Mutex<Book>,
     edges: Mutex<Vec<String>>,
     quiet: AtomicBool,
-    /// Bytes of padding in each body.
+    /// Bytes that bodies contain after their name.
     padding: AtomicUsize,
 }
 
@@ -60,35 +60,35 @@ struct Shared {
 struct Book {
     judge: Judge,
     figures: Figures,
-    /// The number of sends of each client that are not acknowledged.
+    /// Unacknowledged sends of each client.
     open: Vec<usize>,
 }
 
-/// The answers and connections of all clients.
+/// Counters of the responses to clients.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Figures {
     pub accepted: u64,
-    /// Answers `busy`; each of these messages was sent again.
+    /// `busy` responses; each of these sends was repeated.
     pub busy: u64,
-    /// The longest time from a send to its answer.
+    /// The longest time from a send to its response.
     pub slowest: Duration,
-    /// Answers that took longer than [`PROMPT`].
+    /// Responses that took longer than [`PROMPT`].
     pub late: u64,
-    /// Connections made after the first of each client.
+    /// Connections after the first one of each client.
     pub reconnects: u64,
-    /// Connections that ended with 1012 and a hint when to come back, which their client followed.
+    /// Connections closed with 1012 and a reconnect delay, which the client followed.
     pub restarts: u64,
 }
 
 impl Load {
-    /// A deployment with limits above the load.
+    /// A plan with limits that do not slow the load down.
     pub fn plan(kind: Kind) -> Plan {
         Chat::plan(kind)
             .set("limits.messages_per_second", 1_000_000)
             .set("limits.burst", 1_000_000)
     }
 
-    /// Each client is a member of each room, and sends one message every `pace`.
+    /// Each client is a member of each room and sends one message every `pace`.
     pub async fn start(chat: &Chat, rooms: usize, clients: usize, pace: Duration) -> Load {
         let names: Vec<String> = (0..clients).map(|i| format!("talker{i}")).collect();
         let users: Vec<User> = join_all(names.iter().map(|name| chat.register(name))).await;
@@ -119,7 +119,7 @@ impl Load {
             reader: users[0].clone(),
             clients: Vec::new(),
         };
-        load.moved(chat);
+        load.update_edges(chat);
         for (number, user) in users.into_iter().enumerate() {
             let mut book = load.shared.book();
             let subscriptions = load.rooms.iter().map(|room| {
@@ -142,18 +142,18 @@ impl Load {
                 again: VecDeque::new(),
                 ticks,
             };
-            load.clients.push(tokio::spawn(client.live()));
+            load.clients.push(tokio::spawn(client.run()));
         }
         load
     }
 
-    /// Passes the addresses of the edges to the clients, after an edge was restarted.
-    pub fn moved(&self, chat: &Chat) {
+    /// Updates the addresses of the edges, after one has been restarted.
+    pub fn update_edges(&self, chat: &Chat) {
         let edges = chat.edges.iter().map(|edge| edge.url().to_owned());
         *lock(&self.shared.edges) = edges.collect();
     }
 
-    /// The member who owns the rooms.
+    /// The owner of the rooms.
     pub fn owner(&self) -> &User {
         &self.reader
     }
@@ -163,7 +163,7 @@ impl Load {
         (self.rooms[i].id, self.rooms[i].base)
     }
 
-    /// Makes bodies longer by so many bytes.
+    /// Makes bodies `bytes` longer.
     pub fn pad(&self, bytes: usize) {
         self.shared.padding.store(bytes, Ordering::Relaxed);
     }
@@ -172,12 +172,12 @@ impl Load {
         self.shared.book().figures
     }
 
-    /// Sends that are not answered yet.
+    /// The number of unanswered sends.
     pub fn in_flight(&self) -> usize {
         self.shared.book().open.iter().sum()
     }
 
-    /// Waits until so many more sends are acknowledged.
+    /// Waits until `more` further sends are acknowledged.
     pub async fn accepted(&self, more: u64) {
         let goal = self.figures().accepted + more;
         self.until(&format!("{more} more accepted"), || {
@@ -186,7 +186,7 @@ impl Load {
         .await;
     }
 
-    /// Continues for `lasting`, and asserts that nine of ten sends are answered within [`PROMPT`], and each of them within
+    /// Goes on for `lasting` and asserts that nine of ten sends are answered within [`PROMPT`], and all of them within
     /// `limit`.
     pub async fn answers_within(&self, limit: Duration, lasting: Duration) {
         self.shared.book().figures.slowest = Duration::ZERO;
@@ -201,10 +201,10 @@ impl Load {
         let late = now.late - before.late;
         assert!(late * 10 <= answers, "{late} of {answers}: {now:?}");
         assert!(now.accepted > before.accepted, "{before:?}, then {now:?}");
-        self.go_on();
+        self.resume_sending();
     }
 
-    /// Waits for a condition on the figures or the deployment; prints the figures and the verdict if it is never met.
+    /// Waits for a condition; prints the state of the load if it is never met.
     pub async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let waiting = eventually(what, || {
             self.check();
@@ -217,7 +217,7 @@ impl Load {
         explained.0 = None;
     }
 
-    /// Stops sending and waits until every send is acknowledged; deliveries may still be missing.
+    /// Stops sending and waits until every send is acknowledged, though not necessarily delivered.
     pub async fn answered(&self) {
         self.shared.quiet.store(true, Ordering::Relaxed);
         self.until("every send to be acknowledged", || {
@@ -226,15 +226,15 @@ impl Load {
         .await;
     }
 
-    /// Continues sending after [`Load::answered`] and [`Load::settled`].
-    pub fn go_on(&self) {
+    /// Resumes sending after [`Load::answered`] or [`Load::settled`].
+    pub fn resume_sending(&self) {
         self.shared.quiet.store(false, Ordering::Relaxed);
     }
 
-    /// Stops sending and waits until every send is acknowledged and delivered to every subscription.
+    /// Stops sending and waits until everything is acknowledged and delivered to every client.
     pub async fn settled(&self) {
         self.answered().await;
-        self.until("everyone to have everything", || {
+        self.until("every message to be delivered to every client", || {
             let book = self.shared.book();
             self.subscriptions
                 .iter()
@@ -243,10 +243,10 @@ impl Load {
         .await;
     }
 
-    /// Settles, compares with the history, and asserts a clean verdict.
+    /// Settles, compares with the history, and evaluates the judge's verdict.
     ///
     /// # Panics
-    /// If a message was lost, duplicated, reordered or misnumbered, or if numbers of a room are missing.
+    /// If a message was lost, duplicated, out of order or wrongly numbered, or if a room's numbers have a gap.
     pub async fn end(self, chat: &Chat) -> Verdict {
         self.settled().await;
         for client in &self.clients {
@@ -274,7 +274,7 @@ impl Load {
                 }
             }
             let expected: Vec<i64> = (room.base + 1..).take(seqs.len()).collect();
-            assert!(seqs == expected, "a hole in the numbers: {seqs:?}");
+            assert!(seqs == expected, "a gap in the numbers: {seqs:?}");
         }
         let verdict = self.shared.book().judge.verdict();
         assert!(verdict.is_clean(), "{}", verdict.explain());
@@ -283,10 +283,10 @@ impl Load {
         verdict
     }
 
-    /// Fails the test if a client has failed.
+    /// Panics if a client has failed.
     fn check(&self) {
         let failed = self.clients.iter().any(JoinHandle::is_finished);
-        assert!(!failed, "a client failed; its own words are above");
+        assert!(!failed, "a client failed; its panic is above");
     }
 }
 
@@ -298,7 +298,7 @@ impl Drop for Load {
     }
 }
 
-/// Prints the figures and the verdict when waiting ends in a panic.
+/// Prints the state of the load when waiting ends in a panic.
 struct Explained<'a>(Option<&'a Load>);
 
 impl Drop for Explained<'_> {
@@ -373,7 +373,7 @@ struct Sent {
 }
 
 impl Client {
-    async fn live(mut self) {
+    async fn run(mut self) {
         loop {
             let url = {
                 let edges = lock(&self.shared.edges);
@@ -383,15 +383,15 @@ impl Client {
             if let Ok(socket) = dial.attempt().await {
                 self.talk(&socket).await;
                 self.shared.book().figures.reconnects += 1;
-                self.follow_hint(&socket).await;
+                self.wait_before_reconnect(&socket).await;
             }
             self.edge += 1;
             self.ticks.tick().await;
         }
     }
 
-    /// Waits as long as an edge asked that closed the socket with 1012.
-    async fn follow_hint(&self, socket: &Socket) {
+    /// An edge that shuts down announces a reconnect delay.
+    async fn wait_before_reconnect(&self, socket: &Socket) {
         let closed = socket.heard(|heard| heard.closed.clone());
         if let Some(closed) = closed.filter(|closed| closed.code == 1012) {
             let hint: Value = serde_json::from_str(&closed.reason).expect("the reason is JSON");
@@ -443,9 +443,9 @@ impl Client {
             });
             taken += events.len();
             for event in &events {
-                self.hear(event);
+                self.record(event);
             }
-            waiting.retain(|sent| !self.is_answered(sent));
+            waiting.retain(|sent| !self.take_answer(sent));
             self.shared.book().open[self.number] = waiting.len() + self.again.len();
             if closed {
                 self.again.extend(waiting.iter().map(|sent| sent.message));
@@ -469,7 +469,7 @@ impl Client {
         Some(self.said - 1)
     }
 
-    fn is_answered(&mut self, sent: &Sent) -> bool {
+    fn take_answer(&mut self, sent: &Sent) -> bool {
         let Some(answer) = sent.answer.now() else {
             return false;
         };
@@ -495,7 +495,7 @@ impl Client {
         true
     }
 
-    fn hear(&self, event: &Event) {
+    fn record(&self, event: &Event) {
         let data = event.data();
         let subscription_of = |data: &Value| {
             let room = data["room"].as_str().and_then(|room| room.parse().ok());

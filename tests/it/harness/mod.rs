@@ -1,11 +1,8 @@
-//! What the end-to-end tests stand on: deployments made of real processes, a REST client and a WebSocket client.
-//! They speak the outside contract only and know nothing of the crate's inside, so that they judge it as a client would.
+//! The tools of the end-to-end tests: deployments of real processes, a REST client and a WebSocket client.
+//! They use only the public contract and nothing from the crate's inside, as a client would.
 //!
-//! Nothing here sleeps for a guess: everything waits for a condition, with a deadline.
-#![allow(
-    dead_code,
-    reason = "a tool box: a tool may be waiting for its first test"
-)]
+//! Tools never sleep for a guessed time: they wait for a condition, with a deadline.
+#![allow(dead_code, reason = "not every tool is in use")]
 
 pub mod deployment;
 pub mod engineio;
@@ -26,10 +23,10 @@ pub use rest::Rest;
 pub use socket::Socket;
 use tokio::time::MissedTickBehavior;
 
-/// How long anything may take before a test gives up on it. Generous: a loaded machine is no failure.
+/// The deadline of any wait. Generous: a busy machine is no failure.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Makes two tests of each function that takes a [`Kind`]: on one process, and on a cluster.
+/// Makes two tests of each function that takes a [`Kind`]: standalone and cluster.
 macro_rules! both_ways {
     ($($name:ident),+ $(,)?) => {$(
         mod $name {
@@ -49,15 +46,15 @@ macro_rules! both_ways {
 }
 pub(crate) use both_ways;
 
-/// Asks again and again until there is an answer. For conditions that only asking can show, such as a REST answer; a
-/// socket's events are waited for with [`Socket::until`].
+/// Polls until there is an answer. For conditions that must be polled, such as a REST response; for a socket's events
+/// use [`Socket::until`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> T {
     let asking = async {
         let mut pause = tokio::time::interval(Duration::from_millis(20));
-        // A question that takes longer than the pause must leave the others in this process some time, too.
+        // After a poll that takes longer than the interval, other tasks of this process need time too.
         pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             pause.tick().await;
@@ -68,11 +65,11 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     };
     match tokio::time::timeout(DEADLINE, asking).await {
         Ok(answer) => answer,
-        Err(_) => panic!("waited {DEADLINE:?} in vain: {what}"),
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
     }
 }
 
-/// One of the servers' addresses.
+/// The address of a server, from the environment.
 pub fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set: run the tests with scripts/test, or: eval \"$(scripts/services env)\"")

@@ -1,5 +1,5 @@
-//! The stock Socket.IO client: one Node.js process with any number of clients, each of which keeps what it hears and
-//! waits for what a test wants to see. `scripts/test` installs it.
+//! The stock Socket.IO client: one Node.js process with any number of clients, each of which records its events and
+//! waits for conditions. `scripts/test` installs it.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use super::{DEADLINE, User};
 
 type Ears = Arc<Mutex<HashMap<String, Arc<Ear>>>>;
 
-/// The process; its clients end with it.
+/// The Node.js process; dropping it ends its clients.
 pub struct Clients {
     say: mpsc::UnboundedSender<String>,
     ears: Ears,
@@ -37,19 +37,19 @@ pub struct Client {
     say: mpsc::UnboundedSender<String>,
     ear: Arc<Ear>,
     next: AtomicU64,
-    /// Events before this one were taken by [`Client::event`].
+    /// The index of the first event that [`Client::event`] has not returned.
     cursor: usize,
 }
 
-/// Everything a client has heard so far.
+/// Everything that a client has received so far.
 #[derive(Default)]
 pub struct Heard {
     /// Name and data, in order of arrival.
     pub events: Vec<(String, Value)>,
     pub acks: HashMap<u64, Value>,
-    /// How often it has connected.
+    /// Number of `connect` events.
     pub connects: usize,
-    /// The transport it uses now.
+    /// The current transport.
     pub transport: String,
     /// Message and data of each `connect_error`.
     pub errors: Vec<(String, Value)>,
@@ -69,7 +69,7 @@ impl Ear {
     }
 }
 
-/// A script of `tests/node` that talks over its standard input and output, with a package that it needs.
+/// Starts a script of `tests/node` that communicates over stdin and stdout; `package` must be installed.
 pub fn script(name: &str, package: &str) -> Child {
     let dir = Path::new(crate::support::ROOT).join("tests/node");
     assert!(
@@ -105,7 +105,7 @@ impl Clients {
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                understand(&known, &line);
+                record(&known, &line);
             }
         });
         Clients {
@@ -115,12 +115,12 @@ impl Clients {
         }
     }
 
-    /// Opens a client with these options of the library and waits for nothing.
+    /// Opens a client with these options of the library, without waiting.
     pub fn open(&self, name: &str, url: &str, options: Value) -> Client {
         self.open_as(name, url, options, false)
     }
 
-    /// As [`Clients::open`]; messages come with only the fields a replay compares.
+    /// As [`Clients::open`]; messages contain only the fields that a replay compares.
     pub fn open_brief(&self, name: &str, url: &str, options: Value) -> Client {
         self.open_as(name, url, options, true)
     }
@@ -142,7 +142,7 @@ impl Clients {
         }
     }
 
-    /// Opens a client of `user` with these transports and waits until it is greeted.
+    /// Opens a client of `user` with these transports and waits for `connected`.
     pub async fn connect(&self, name: &str, url: &str, user: &User, transports: &[&str]) -> Client {
         let options = json!({"transports": transports, "auth": {"token": user.access}});
         let mut client = self.open(name, url, options);
@@ -156,12 +156,12 @@ impl Client {
         let _ = self.say.send(line.to_string());
     }
 
-    /// Sends an event without asking for an ack.
+    /// Sends an event without requesting an ack.
     pub fn emit(&self, event: &str, data: Value) {
         self.act(&json!({"do": "emit", "client": self.name, "event": event, "data": data}));
     }
 
-    /// Sends an event; [`Client::ack`] waits for its answer.
+    /// Sends an event; [`Client::ack`] waits for its ack.
     pub fn send(&self, event: &str, data: Value) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.act(
@@ -178,7 +178,7 @@ impl Client {
         .await
     }
 
-    /// Sends an event and returns the data of its ack, which must be good.
+    /// Sends an event and returns the data of its ack, which must be ok.
     pub async fn call(&self, event: &str, data: Value) -> Value {
         let answer = self.ack(self.send(event, data)).await;
         assert_eq!(answer["ok"], true, "{event}: {answer}");
@@ -206,7 +206,7 @@ impl Client {
         look(&self.ear.lock())
     }
 
-    /// Waits until `look` finds what it looks for.
+    /// Waits until `look` returns something.
     pub async fn until<T>(&self, what: &str, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
         let mut changes = self.ear.changed.subscribe();
         let looking = async {
@@ -228,7 +228,7 @@ impl Client {
         }
     }
 
-    /// The data of the next event of this name, after the one returned before; others are passed over.
+    /// The data of the next event with this name since the last call; other events are skipped.
     pub async fn event(&mut self, name: &str) -> Value {
         let start = self.cursor;
         let (at, data) = self
@@ -242,7 +242,7 @@ impl Client {
         data
     }
 
-    /// The data of all events of this name so far.
+    /// The data of all events with this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
         self.heard(|heard| {
             let named = heard.events.iter().filter(|(event, _)| event == name);
@@ -273,7 +273,7 @@ fn summary(heard: &Heard) -> String {
     )
 }
 
-fn understand(ears: &Ears, line: &str) {
+fn record(ears: &Ears, line: &str) {
     #[derive(Deserialize)]
     struct Line {
         client: String,

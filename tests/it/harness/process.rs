@@ -1,4 +1,4 @@
-//! The program as a process: started, waited for, signalled, and ended with the test that started it.
+//! The program as a process: started, awaited, signalled, and killed with the test that started it.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::DEADLINE;
 
-/// Lines of a process's log that a failing test shows.
+/// Number of log lines that a failing test prints.
 const TAIL: usize = 40;
 
 /// How to start one process.
@@ -23,16 +23,16 @@ pub struct Recipe {
     /// For the log file's name and for failures: `edge 0`.
     pub name: String,
     pub args: Vec<String>,
-    /// Variables that are set beside PATH and HOME.
+    /// Environment variables in addition to PATH and HOME.
     pub env: Vec<(String, String)>,
-    /// The working directory; holds the log as well.
+    /// The working directory; it also contains the log.
     pub dir: PathBuf,
 }
 
-/// What a process that has ended left.
+/// The output of a process that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// `None` where a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -62,7 +62,7 @@ impl Recipe {
             .join(format!("{}.log", self.name.replace(' ', "-")))
     }
 
-    /// Runs to the end; for commands that are meant to end.
+    /// Runs to completion; for commands that end by themselves.
     pub async fn run(&self) -> Ended {
         let mut command = self.command();
         command.stderr(Stdio::piped());
@@ -83,7 +83,7 @@ impl Recipe {
         }
     }
 
-    /// Starts and waits for the line that says it is ready.
+    /// Starts the process and waits for the line that reports it ready.
     ///
     /// # Panics
     /// With the end of its log, if it ends before that or takes too long.
@@ -109,7 +109,7 @@ impl Recipe {
                 tail(&self.log())
             ),
         };
-        // Whatever else it prints must not fill the pipe.
+        // Drain stdout, so that the pipe does not fill up.
         tokio::spawn(async move {
             let mut rest = Vec::new();
             let _ = stdout.read_to_end(&mut rest).await;
@@ -122,7 +122,7 @@ impl Recipe {
     }
 }
 
-/// The program that is tried: the one of this build, unless scripts/soak keeps a copy.
+/// The program under test: the one of this build, unless `scripts/soak` keeps a copy.
 fn program() -> PathBuf {
     let kept = std::env::var_os("CHAT_TEST_PROGRAM");
     kept.map_or_else(|| env!("CARGO_BIN_EXE_chat").into(), PathBuf::from)
@@ -149,22 +149,22 @@ impl Process {
         self.child.id().expect("it is running")
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits until it is gone.
     pub async fn kill9(&mut self) {
         self.child.kill().await.expect("it can be killed");
     }
 
-    /// Asks it to end; [`Process::ended`] waits for that.
+    /// Sends SIGTERM; [`Process::ended`] waits for the exit.
     pub fn sigterm(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Freezes it.
+    /// Sends SIGSTOP, which freezes it.
     pub fn sigstop(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Sends SIGCONT.
     pub fn sigcont(&self) {
         self.signal(Signal::CONT);
     }
@@ -182,12 +182,12 @@ impl Process {
         }
     }
 
-    /// Starts it again, after whatever ended it. An edge gets a new port.
+    /// Starts it again after it has ended. An edge gets a new port.
     pub async fn restart(&mut self) {
         *self = self.recipe.start().await;
     }
 
-    /// Everything it has logged so far, earlier runs included.
+    /// Its whole log, including earlier runs.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.recipe.log()).unwrap_or_default()
     }

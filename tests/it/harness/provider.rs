@@ -1,5 +1,5 @@
-//! A server that behaves like a provider of e-mail or text messages, as a test tells it to: it answers, resets the
-//! connection, or says nothing. It remembers every request and what it did with it.
+//! A fake provider of e-mail or text messages whose behaviour a test chooses: it answers, resets the connection, or
+//! does not respond. It records every request and its response.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,13 +12,13 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub path: String,
     pub head: String,
     pub body: String,
-    /// The status it was answered with; 0 for none.
+    /// The status of the response; 0 for none.
     pub status: u16,
 }
 
@@ -27,7 +27,7 @@ impl Asked {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
-    /// The id that SendGrid gives back in its events.
+    /// The notification's id, which SendGrid returns in its events.
     pub fn notification(&self) -> String {
         let json = self.json();
         let id = &json["personalizations"][0]["custom_args"]["notification_id"];
@@ -43,7 +43,7 @@ impl Asked {
             .to_owned()
     }
 
-    /// Whether it goes to this address or number.
+    /// Whether it is addressed to this e-mail address or number.
     pub fn is_to(&self, address: &str) -> bool {
         let (mail, number) = (format!("\"{address}\""), address.replace('+', "%2B"));
         self.body.contains(&mail) || self.body.contains(&format!("To={number}&"))
@@ -54,20 +54,20 @@ impl Asked {
     }
 }
 
-/// What to do with a request.
+/// The behaviour for one request.
 pub enum Does {
     Answer(u16, &'static str, &'static str),
     Reset,
-    /// Takes it, and resets the connection instead of saying so.
+    /// Accepts the request, but resets the connection without a response.
     TakeAndReset,
-    /// Holds the connection for this long.
+    /// Holds the connection for this long without a response.
     Nothing(Duration),
-    /// Takes it, and says so so late.
+    /// Accepts the request and responds after this long.
     TakeLate(Duration),
 }
 
 impl Does {
-    /// As SendGrid answers a good request.
+    /// SendGrid's response to a valid request.
     pub fn take() -> Does {
         Does::Answer(202, "X-Message-Id: m1\r\n", "")
     }
@@ -87,7 +87,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Takes everything, until it is told otherwise.
+    /// Accepts everything, until [`Provider::does`] changes that.
     pub async fn start() -> Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -109,22 +109,22 @@ impl Provider {
         }
     }
 
-    /// From now on: the function is given how many requests came before, and the request.
+    /// Sets the behaviour: a function of the number of earlier requests and the request.
     pub fn does(&self, behaviour: impl FnMut(usize, &Asked) -> Does + Send + 'static) {
         *self.behaviour.lock().expect("no panic") = Box::new(behaviour);
     }
 
-    /// Forgets what came so far.
+    /// Deletes the recorded requests.
     pub fn forget(&self) {
         self.asked.lock().expect("no panic").clear();
     }
 
-    /// How many requests came.
+    /// The number of recorded requests.
     pub fn count(&self) -> usize {
         self.asked.lock().expect("no panic").len()
     }
 
-    /// The first that came to this address or number of which `look` finds something.
+    /// The first result of `look` for a request to this address or number.
     pub fn find<T>(&self, address: &str, look: impl Fn(&Asked) -> Option<T>) -> Option<T> {
         let asked = self.asked.lock().expect("no panic");
         let mut to = asked.iter().filter(|asked| asked.is_to(address));
@@ -165,7 +165,7 @@ async fn serve(
     match does {
         Does::Answer(status, headers, body) => say(&mut stream, status, headers, body).await,
         Does::TakeLate(hold) => {
-            // The client has gone by then, which is the end of the hold as well.
+            // The client closes the connection earlier, which ends the wait as well.
             let mut rest = [0; 1];
             let _ = tokio::time::timeout(hold, stream.read(&mut rest)).await;
             say(&mut stream, 202, "", "").await;

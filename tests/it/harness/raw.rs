@@ -1,4 +1,4 @@
-//! A TCP connection on which a test writes what it likes, and reads the HTTP answers that come.
+//! A TCP connection on which a test writes arbitrary bytes and reads HTTP responses.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -9,21 +9,21 @@ use tokio::{
 
 use super::{DEADLINE, deployment::authority};
 
-/// Every loopback address is this machine, and each counts as a client of its own.
+/// Every address in 127.0.0.0/8 is this machine, and each counts as a separate client.
 pub const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 pub struct Raw {
     pub stream: TcpStream,
-    /// Read, not yet handed out.
+    /// Read from the connection, not yet returned.
     buffer: Vec<u8>,
 }
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Debug)]
 pub struct RawAnswer {
     pub status: u16,
-    /// The lines of the head, names in lower case.
+    /// The header fields, names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -40,7 +40,7 @@ impl RawAnswer {
 }
 
 impl Raw {
-    /// From `source` to the edge at `url`, which may be full.
+    /// Connects from `source` to the edge at `url`, which may refuse.
     pub async fn attempt(url: &str, source: Ipv4Addr) -> std::io::Result<Raw> {
         Raw::with_buffer(url, source, None).await
     }
@@ -49,7 +49,7 @@ impl Raw {
         Raw::attempt(url, source).await.expect("a connection")
     }
 
-    /// `receive`: bytes that the system takes before the test reads.
+    /// `receive`: size of the receive buffer in bytes.
     pub async fn with_buffer(
         url: &str,
         source: Ipv4Addr,
@@ -73,7 +73,7 @@ impl Raw {
         self.stream.write_all(bytes).await.expect("it is open");
     }
 
-    /// A request with these lines beside `Host`.
+    /// Sends a request with these header lines in addition to `Host`.
     pub async fn request(&mut self, line: &str, headers: &[&str], body: &str) {
         let mut text = format!("{line} HTTP/1.1\r\nhost: test\r\n");
         for header in headers {
@@ -88,12 +88,12 @@ impl Raw {
         self.send(format!("{text}\r\n{body}").as_bytes()).await;
     }
 
-    /// The next answer; `None` where the connection ends before one.
+    /// The next response; `None` if the connection ends first.
     pub async fn answer(&mut self) -> Option<RawAnswer> {
         self.answer_to("GET").await
     }
 
-    /// The next answer, which has no body if the method was `HEAD`.
+    /// The next response, which has no body if the method was `HEAD`.
     pub async fn answer_to(&mut self, method: &str) -> Option<RawAnswer> {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -126,14 +126,14 @@ impl Raw {
         Some(answer)
     }
 
-    /// One request and its answer.
+    /// Sends one request and returns its response.
     pub async fn ask(&mut self, line: &str, headers: &[&str], body: &str) -> Option<RawAnswer> {
         self.request(line, headers, body).await;
         let method = line.split(' ').next().unwrap_or_default();
         self.answer_to(method).await
     }
 
-    /// Waits until the peer has closed the connection, and reads what comes before.
+    /// Reads until the peer has closed the connection.
     pub async fn closed(&mut self) {
         while self.more().await.is_some() {}
     }

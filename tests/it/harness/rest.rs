@@ -1,9 +1,9 @@
-//! A REST client that says what went wrong: which request, and what the server answered.
+//! A REST client whose failures contain the request and the response.
 
 use reqwest::{Method, header};
 use serde_json::Value;
 
-/// One server with the credentials to use.
+/// A server's URL with the credentials to use.
 #[derive(Clone)]
 pub struct Rest {
     http: reqwest::Client,
@@ -11,7 +11,7 @@ pub struct Rest {
     token: Option<String>,
 }
 
-/// An answer, not judged yet.
+/// A response, not checked yet.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -60,7 +60,7 @@ impl Rest {
             .await
     }
 
-    /// Any request at all: `body` comes with its content type.
+    /// Sends any request; `body` is a content type and bytes.
     pub async fn send(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Answer {
         let asked = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}{path}", self.base));
@@ -88,7 +88,7 @@ impl Rest {
 }
 
 impl Answer {
-    /// What came, which must have this status.
+    /// The body; the response must have this status.
     #[track_caller]
     pub fn ok(self, status: u16) -> Value {
         assert_eq!(
@@ -110,12 +110,13 @@ impl Answer {
             .unwrap_or_else(|_| panic!("{} answered {:?}", self.asked, self.short()))
     }
 
-    /// As much of it as helps in a failure.
+    /// The beginning of the body, for failures.
     fn short(&self) -> &str {
         &self.text[..self.text.floor_char_boundary(500)]
     }
 
-    /// A failure as RFC 9457 and our own promises have it: media type, code, a sentence, a request id.
+    /// Asserts that the response is a problem (RFC 9457) as our contract defines it: media type, code, a message, a
+    /// request id.
     #[track_caller]
     pub fn problem(self, status: u16, code: &str) -> Value {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A mail server of someone else's making: `tests/node/smtp.mjs`. `scripts/test` installs what it needs.
+//! An independent SMTP server: `tests/node/smtp.mjs`. `scripts/test` installs its packages.
 
 use serde_json::{Value, json};
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
 
 use super::DEADLINE;
 
-/// Ends with the test.
+/// Stopped when dropped.
 pub struct MailServer {
     pub port: u64,
     stdin: ChildStdin,
@@ -31,12 +31,12 @@ impl MailServer {
         server
     }
 
-    /// The next lines of this kind; what stands before it is passed over.
+    /// The next line of this kind; other lines are skipped.
     async fn next(&mut self, kind: &str) -> Value {
         let said = async {
             loop {
                 let line = self.lines.next_line().await.expect("its output");
-                let line = line.expect("the mail server goes on");
+                let line = line.expect("the mail server is running");
                 let mut line: Value = serde_json::from_str(&line).expect("JSON");
                 if !line[kind].is_null() {
                     return line[kind].take();
@@ -48,7 +48,7 @@ impl MailServer {
             .unwrap_or_else(|_| panic!("the mail server says nothing of {kind}"))
     }
 
-    /// The answers to the next times that this address is asked for, 0 for none within 2.5 s; after them it is taken.
+    /// The replies to the next RCPT commands with this address, 0 for none within 2.5 s; after those it is accepted.
     pub async fn answer(&mut self, address: &str, codes: &[u16]) {
         let line = format!("{}\n", json!({"address": address, "codes": codes}));
         let written = self.stdin.write_all(line.as_bytes()).await;

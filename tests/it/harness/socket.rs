@@ -1,5 +1,5 @@
-//! A WebSocket client for `/ws` that keeps everything it hears, in order of arrival, and waits for what a test wants
-//! to see. A task reads; it can be told to stop, which makes a slow reader.
+//! A WebSocket client for `/ws` that records everything it receives, in order of arrival, and waits for conditions. Its
+//! reading task can be paused, which makes a slow reader.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 use super::DEADLINE;
 
-/// A connection that is not made yet.
+/// The parameters of a connection that is not made yet.
 pub struct Dial {
     url: String,
     headers: Vec<(&'static str, String)>,
@@ -46,11 +46,11 @@ pub struct Dial {
     receive_buffer: Option<u32>,
 }
 
-/// Why there is no socket.
+/// Why the connection failed.
 #[derive(Debug)]
 pub enum Failed {
     Refused(Refused),
-    /// Nobody is there, or whoever was went away during the handshake.
+    /// Nothing listens there, or the connection broke during the handshake.
     Unreachable(String),
 }
 
@@ -63,7 +63,7 @@ pub struct Refused {
 }
 
 impl Dial {
-    /// `http` is an edge's address.
+    /// `http` is an edge's URL.
     pub fn new(http: &str) -> Self {
         Dial {
             url: format!("{}/ws", http.replacen("http", "ws", 1)),
@@ -81,7 +81,7 @@ impl Dial {
         self.query("ticket", ticket)
     }
 
-    /// The token in a first `auth` frame, which gets the number 1.
+    /// Sends the token in a first `auth` frame with the id 1.
     pub fn first_frame(mut self, token: &str) -> Self {
         self.first_frame = Some(json!({"token": token}));
         self
@@ -97,7 +97,7 @@ impl Dial {
         self
     }
 
-    /// Bytes that the system takes for a reader that does not read; small makes a slow reader soon.
+    /// The size of the receive buffer in bytes; small values make a slow reader sooner.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
         self
@@ -113,7 +113,7 @@ impl Dial {
         }
     }
 
-    /// As [`Dial::connect`], for an edge that may be gone.
+    /// As [`Dial::connect`], for an edge that may be down.
     pub async fn attempt(self) -> Result<Socket, Failed> {
         let mut request = self
             .url
@@ -153,7 +153,7 @@ impl Dial {
         };
         let socket = Socket::new(stream);
         if let Some(data) = self.first_frame {
-            // Whoever is refused learns it from the close code.
+            // A refusal is visible in the close code.
             let _ = socket.call("auth", data).await;
         }
         Ok(socket)
@@ -188,7 +188,7 @@ impl Event {
     }
 }
 
-/// An error as it comes in an ack.
+/// An error in an ack.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WireError {
@@ -200,10 +200,10 @@ pub struct WireError {
 }
 
 impl WireError {
-    /// The code that stands for an answer that never came because the socket ended.
+    /// The code of an ack that never came because the socket ended.
     pub const CLOSED: &'static str = "closed";
 
-    /// The first field that was refused.
+    /// The first field that the error names.
     pub fn field(&self) -> &str {
         self.errors
             .first()
@@ -221,18 +221,18 @@ pub struct Closed {
     pub reason: String,
 }
 
-/// Everything heard so far.
+/// Everything received so far.
 #[derive(Default)]
 pub struct Heard {
     /// In order of arrival.
     pub events: Vec<Event>,
     pub acks: HashMap<u64, Ack>,
-    /// Errors that answer no numbered request.
+    /// Errors without a request id.
     pub unasked: Vec<WireError>,
     pub closed: Option<Closed>,
 }
 
-/// What the reading task shares with the test.
+/// The state shared by the reading task and the test.
 struct Ear {
     heard: Mutex<Heard>,
     changed: watch::Sender<()>,
@@ -252,11 +252,11 @@ pub struct Socket {
     reading: watch::Sender<bool>,
     reader: JoinHandle<()>,
     next: AtomicU64,
-    /// Events before this one were taken by [`Socket::event`].
+    /// The index of the first event that [`Socket::event`] has not returned.
     cursor: usize,
 }
 
-/// A request whose answer has not been looked at.
+/// A request whose ack has not been taken.
 #[must_use]
 pub struct Pending {
     id: u64,
@@ -281,14 +281,14 @@ impl Socket {
         }
     }
 
-    // ---- asking
+    // ---- sending
 
     /// Sends an event and waits for its ack.
     pub async fn call(&self, event: &str, data: Value) -> Ack {
         self.send(event, data).await.ack().await
     }
 
-    /// Sends an event; the ack can be waited for later, so that many are on their way at once.
+    /// Sends an event; the ack can be awaited later, so that many requests are in flight at once.
     pub async fn send(&self, event: &str, data: Value) -> Pending {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.raw(&json!({"id": id, "event": event, "data": data}).to_string())
@@ -299,18 +299,18 @@ impl Socket {
         }
     }
 
-    /// Sends any text at all as one frame.
+    /// Sends any text as one frame.
     pub async fn raw(&self, text: &str) {
         self.message(Message::text(text)).await;
     }
 
-    /// Sends bytes as a text frame, whether they are text or not.
+    /// Sends bytes as a text frame, valid UTF-8 or not.
     pub async fn raw_bytes(&self, bytes: Vec<u8>) {
         let frame = Frame::message(bytes, OpCode::Data(Data::Text), true);
         self.message(Message::Frame(frame)).await;
     }
 
-    /// Sends any frame. That the socket has ended meanwhile shows in [`Socket::closed`].
+    /// Sends any frame. If the socket has ended, [`Socket::closed`] returns.
     pub async fn message(&self, message: Message) {
         let _ = self.writer.lock().await.send(message).await;
     }
@@ -330,14 +330,14 @@ impl Socket {
         super::deployment::uuid(&ack.expect("the message is accepted")["id"])
     }
 
-    // ---- hearing
+    // ---- receiving
 
-    /// Looks at everything heard so far.
+    /// Evaluates everything received so far.
     pub fn heard<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
         look(&self.ear.lock())
     }
 
-    /// Waits until `look` finds what it looks for.
+    /// Waits until `look` returns something.
     pub async fn until<T>(&self, what: &str, look: impl FnMut(&Heard) -> Option<T>) -> T {
         self.within(DEADLINE, what, look).await
     }
@@ -349,7 +349,7 @@ impl Socket {
         what: &str,
         look: impl FnMut(&Heard) -> Option<T>,
     ) -> T {
-        match tokio::time::timeout(deadline, hear(&self.ear, look)).await {
+        match tokio::time::timeout(deadline, wait_for(&self.ear, look)).await {
             Ok(found) => found,
             Err(_) => panic!(
                 "waited {deadline:?} in vain for {what}; {}",
@@ -358,7 +358,7 @@ impl Socket {
         }
     }
 
-    /// The data of the next event of this name, after the one returned before; others are passed over.
+    /// The data of the next event with this name since the last call; other events are skipped.
     pub async fn event(&mut self, name: &str) -> Value {
         let start = self.cursor;
         let (at, event) = self
@@ -373,7 +373,7 @@ impl Socket {
         event.data()
     }
 
-    /// The data of all events of this name so far.
+    /// The data of all events with this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
         let events: Vec<Event> = self.heard(|heard| {
             heard
@@ -386,27 +386,27 @@ impl Socket {
         events.iter().map(Event::data).collect()
     }
 
-    /// Waits for the end.
+    /// Waits until the socket has closed.
     pub async fn closed(&self) -> Closed {
         self.until("the socket to close", |heard| heard.closed.clone())
             .await
     }
 
-    /// Waits for an error that answers no numbered request.
+    /// Waits for an error without a request id.
     pub async fn unasked(&self) -> WireError {
         self.until("an error", |heard| heard.unasked.last().cloned())
             .await
     }
 
-    /// That the server still answers, in order: whatever it had to say before has been heard after this.
+    /// Round trip: everything that the server sent before has been received afterwards.
     pub async fn settle(&self) {
         let answer = self.call("leaveRoom", json!({"room": Uuid::nil()})).await;
         assert!(answer.is_ok(), "{answer:?}");
     }
 
-    // ---- reading, or not
+    // ---- pausing
 
-    /// Reads nothing any more: what comes fills the buffers on the way.
+    /// Stops reading: what arrives fills the buffers on the way.
     pub fn stop_reading(&self) {
         self.reading.send_replace(false);
     }
@@ -415,7 +415,7 @@ impl Socket {
         self.reading.send_replace(true);
     }
 
-    /// Says goodbye and waits for the server's.
+    /// Closes the socket and waits for the server's close frame.
     pub async fn close(&self) {
         let _ = self.writer.lock().await.close().await;
         self.closed().await;
@@ -424,21 +424,21 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // With the reading half the connection goes.
+        // Dropping both halves closes the connection.
         self.reader.abort();
     }
 }
 
 impl Pending {
-    /// The answer, if it has come.
+    /// The ack, if it has arrived.
     pub fn now(&self) -> Option<Ack> {
         self.ear.lock().acks.get(&self.id).cloned()
     }
 
-    /// Waits for the answer. A socket that ends before it gives the code [`WireError::CLOSED`].
+    /// Waits for the ack. If the socket ends first, the error has the code [`WireError::CLOSED`].
     pub async fn ack(self) -> Ack {
         let id = self.id;
-        let answer = hear(&self.ear, |heard| {
+        let answer = wait_for(&self.ear, |heard| {
             match (heard.acks.get(&id), &heard.closed) {
                 (Some(ack), _) => Some(ack.clone()),
                 (None, Some(closed)) => Some(Err(WireError {
@@ -457,7 +457,7 @@ impl Pending {
     }
 }
 
-async fn hear<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
+async fn wait_for<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
     let mut changes = ear.changed.subscribe();
     loop {
         changes.mark_unchanged();
@@ -504,7 +504,7 @@ async fn read(mut stream: SplitStream<Stream>, ear: Arc<Ear>, mut reading: watch
         };
         match message {
             Some(Ok(Message::Text(text))) => {
-                let frame = understand(text);
+                let frame = parse(text);
                 let mut heard = ear.lock();
                 match frame {
                     Heading::Event(event) => heard.events.push(event),
@@ -538,7 +538,7 @@ enum Heading {
     Ack(Option<u64>, Ack),
 }
 
-fn understand(text: Utf8Bytes) -> Heading {
+fn parse(text: Utf8Bytes) -> Heading {
     #[derive(Deserialize)]
     struct Frame<'a> {
         event: Option<String>,

@@ -1,4 +1,4 @@
-//! Attacks on logins, registrations and verification: password guessing, locking out, mail and text-message floods.
+//! Attacks on logins, registrations and verification: password guessing, account lockout, mail and text-message floods.
 
 use std::{
     net::Ipv4Addr,
@@ -15,18 +15,18 @@ use serde_json::{Value, json};
 use crate::harness::{Chat, Kind, Rest, both_ways, eventually, provider::Provider, rest::Answer};
 
 both_ways!(
-    a_flood_of_logins_keeps_nobody_out,
-    an_address_cannot_spray,
-    nobody_can_be_locked_out,
-    tokens_that_are_good_no_more_cost_little,
-    a_stranger_is_not_flooded_with_codes,
-    passwords_that_are_guessed_first_are_refused,
+    a_login_flood_does_not_block_other_logins,
+    password_spraying_is_limited_per_address,
+    wrong_passwords_do_not_lock_an_account,
+    requests_with_invalid_tokens_are_limited,
+    verification_codes_per_address_are_limited,
+    common_passwords_are_refused,
 );
 
-/// How long an honest client may take while an attack runs, on a busy machine.
+/// Bound of an honest client's request during an attack, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
-/// REST on edge `i` from another address of this machine: 127.0.0.`last`.
+/// REST on edge `i` from the source address 127.0.0.`last`.
 fn rest_from(chat: &Chat, i: usize, last: u8) -> Rest {
     let http = reqwest::Client::builder()
         .local_address(Some(Ipv4Addr::new(127, 0, 0, last).into()))
@@ -42,8 +42,8 @@ async fn log_in(rest: &Rest, username: &str, password: &str) -> Answer {
     rest.post("/v1/auth/login", body).await
 }
 
-async fn a_flood_of_logins_keeps_nobody_out(kind: Kind) {
-    // No count helps: only whose turn it is to be hashed.
+async fn a_login_flood_does_not_block_other_logins(kind: Kind) {
+    // Counting limits are out of reach: only fair scheduling of password hashing protects honest clients.
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 1_000_000)
         .start()
@@ -90,7 +90,7 @@ async fn a_flood_of_logins_keeps_nobody_out(kind: Kind) {
         honest.post("/v1/auth/register", body).await.ok(201);
         slowest = slowest.max(asked.elapsed());
     }
-    // Who is known at the flooding address has a turn of their own there.
+    // A user who logged in from the flooding address before has a separate share of the hashing there.
     let asked = Instant::now();
     log_in(&beside, "ada", &ada.password).await.ok(200);
     let known_there = asked.elapsed();
@@ -107,7 +107,7 @@ async fn a_flood_of_logins_keeps_nobody_out(kind: Kind) {
     }
 }
 
-async fn an_address_cannot_spray(kind: Kind) {
+async fn password_spraying_is_limited_per_address(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 10)
         .start()
@@ -115,7 +115,7 @@ async fn an_address_cannot_spray(kind: Kind) {
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     let sprayer = rest_from(&chat, 0, 2);
     log_in(&sprayer, "ada", &ada.password).await.ok(200);
-    // Sixty names, twenty at a time, over all edges.
+    // Sixty user names, twenty concurrent requests, over all edges.
     let tried = stream::iter(0..60).map(|name| {
         let rest = rest_from(&chat, name, 2);
         async move { log_in(&rest, &format!("user{name}"), "letmein1").await }
@@ -123,13 +123,14 @@ async fn an_address_cannot_spray(kind: Kind) {
     let answers: Vec<Answer> = tried.buffer_unordered(20).collect().await;
     let wrong = answers.iter().filter(|answer| answer.status == 401).count();
     println!("{wrong} of 60 were tried");
-    // Two edges may each have some under way that the other has not counted yet.
+    // With two edges, each may have requests in flight that the other has not counted yet.
     assert!((30..=40).contains(&wrong), "{wrong}");
     for answer in answers.into_iter().filter(|answer| answer.status != 401) {
         let problem = answer.problem(429, "rate_limited");
         assert!(problem["retryAfterMs"].as_u64().is_some());
     }
-    // Bob was never there, Ada was; and elsewhere nothing is different.
+    // The limited address refuses Bob, who never logged in from it, but not Ada, who did. Other addresses are
+    // unaffected.
     let bob_there = log_in(&sprayer, "bob", &bob.password).await;
     bob_there.problem(429, "rate_limited");
     log_in(&sprayer, "ada", &ada.password).await.ok(200);
@@ -139,13 +140,13 @@ async fn an_address_cannot_spray(kind: Kind) {
     assert!(asked.elapsed() < SOON);
 }
 
-async fn nobody_can_be_locked_out(kind: Kind) {
+async fn wrong_passwords_do_not_lock_an_account(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 5)
         .start()
         .await;
     let ada = chat.register("ada").await;
-    // Attackers of several addresses, over all edges.
+    // Attackers on several addresses, over all edges.
     let attack = |last: u8, times: usize| {
         let rest = rest_from(&chat, last.into(), last);
         async move {
@@ -161,7 +162,7 @@ async fn nobody_can_be_locked_out(kind: Kind) {
     assert_eq!(first[5..], [429; 2], "one address makes no more guesses");
     assert_eq!(second, [401; 3]);
 
-    // Ada, where she registered: at once. Elsewhere: a little later, and from then on at once.
+    // Ada logs in without delay from the address of her registration. From a new address the first login is delayed.
     let (home, away) = (rest_from(&chat, 1, 1), rest_from(&chat, 0, 9));
     let took = async |rest: &Rest| {
         let asked = Instant::now();
@@ -176,13 +177,13 @@ async fn nobody_can_be_locked_out(kind: Kind) {
         "{elsewhere:?}"
     );
 
-    // Somebody behind her own address cannot keep her out, either, nor guess on.
+    // An attacker who shares Ada's address can neither block her nor exceed the limit.
     let beside = attack(1, 6).await;
     assert_eq!(beside, [401, 401, 401, 401, 401, 429]);
     let slowed = took(&home).await;
     println!("beside an attacker {slowed:?}");
     assert!(slowed < Duration::from_secs(2) + SOON, "{slowed:?}");
-    // A name that is nobody's is treated the same.
+    // Unknown user names get the same responses.
     let unknown = rest_from(&chat, 0, 4);
     for expected in [401, 401, 401, 401, 401, 429] {
         let answer = log_in(&unknown, "nobody", "a wrong password").await;
@@ -190,7 +191,7 @@ async fn nobody_can_be_locked_out(kind: Kind) {
     }
 }
 
-async fn tokens_that_are_good_no_more_cost_little(kind: Kind) {
+async fn requests_with_invalid_tokens_are_limited(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.logins_per_minute", 600)
         .set("limits.registrations_per_minute", 600)
@@ -220,11 +221,11 @@ async fn tokens_that_are_good_no_more_cost_little(kind: Kind) {
         }
         (answered, refused)
     };
-    // A revoked token spends what its login may, which is little more than its burst.
+    // Requests with a revoked token count against its login's limit, which is little more than its burst.
     let (answered, refused) = flood("/v1/auth/refresh", revoked.clone(), 80).await;
     println!("{answered} refreshes were answered, {refused} were not");
     assert!((25..60).contains(&answered) && refused > 0, "{answered}");
-    // Made-up ones spend what the address may.
+    // Requests with forged tokens count against the address's limit.
     let made_up = json!({"refreshToken": "made up"});
     let (answered, refused) = flood("/v1/auth/refresh", made_up, 400).await;
     println!("{answered} of the made-up ones were answered, {refused} were not");
@@ -232,7 +233,7 @@ async fn tokens_that_are_good_no_more_cost_little(kind: Kind) {
     let (answered, refused) = flood("/v1/auth/logout", revoked, 50).await;
     assert!(refused > 0, "{answered}");
 
-    // Others, and the same user by another login, notice nothing.
+    // Other users, and the same user with another login, are not affected.
     let honest = rest_from(&chat, 0, 3);
     let asked = Instant::now();
     honest
@@ -245,7 +246,7 @@ async fn tokens_that_are_good_no_more_cost_little(kind: Kind) {
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
-async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
+async fn verification_codes_per_address_are_limited(kind: Kind) {
     let mail = Provider::start().await;
     let chat = Chat::plan(kind)
         .set("notify.email.provider", "sendgrid")
@@ -256,7 +257,7 @@ async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
         .set("notify.sms.countries", "+49,+1")
         .start()
         .await;
-    // 10 accounts, 3 mails each, to one mailbox in several spellings.
+    // 10 accounts request 3 mails each to one mailbox, in several spellings of its address.
     let attackers = join_all((0..10).map(|n| {
         let chat = &chat;
         async move { chat.register(&format!("attacker{n}")).await }
@@ -274,13 +275,13 @@ async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
     for (n, attacker) in attackers.iter().enumerate() {
         for round in 0..3 {
             let address = format!("Stranger+{n}x{round}@example.com");
-            // The answer tells nothing of what others did.
+            // The response does not reveal that others have used up the mailbox's limit.
             ask(n, attacker, &address, "email").await.ok(204);
         }
         let more = ask(n, attacker, "stranger@example.com", "email").await;
         more.problem(429, "rate_limited");
     }
-    // An honest user's code comes, and after it nothing can be on its way any more.
+    // Once an honest user's code has arrived, no earlier mail can still be in flight.
     let ada = chat.register("ada").await;
     let asked = Instant::now();
     ask(0, &ada, "ada@example.org", "email").await.ok(204);
@@ -297,7 +298,7 @@ async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
     println!("the stranger got {stranger} mails");
     assert!((1..=3).contains(&stranger), "{stranger}");
 
-    // Text messages go where they may, and not where they cost more.
+    // Text messages are sent to allowed countries only, and not to premium-rate numbers.
     for (number, status) in [
         ("+4915112345678", 204),
         ("+4990012345678", 422),
@@ -311,7 +312,7 @@ async fn a_stranger_is_not_flooded_with_codes(kind: Kind) {
     }
 }
 
-async fn passwords_that_are_guessed_first_are_refused(kind: Kind) {
+async fn common_passwords_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let register = async |password: &str| {
         let body = json!({

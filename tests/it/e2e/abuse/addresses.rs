@@ -1,4 +1,4 @@
-//! The client's address behind proxies, and what counts as one address for the limits.
+//! The client's address behind proxies, and which addresses share a limit.
 
 use std::net::Ipv4Addr;
 
@@ -11,15 +11,15 @@ use crate::harness::{
 };
 
 both_ways!(
-    clients_behind_a_proxy_have_their_own_limits,
-    a_proxy_that_speaks_for_its_connections,
+    clients_behind_a_proxy_are_limited_separately,
+    proxy_protocol_headers_set_the_client_address,
 );
 
-/// Registrations a minute from one address. The minute may turn over during the test, once.
+/// Registrations per minute and address. One minute boundary may fall into the test.
 const LIMIT: usize = 3;
 const TRIES: usize = 2 * LIMIT + 1;
 
-/// Makes an account over `raw`, if it may.
+/// Registers an account over `raw`.
 async fn register(mut raw: Raw, headers: &[&str]) -> RawAnswer {
     let name = format!("u{}", &Uuid::new_v4().simple().to_string()[..12]);
     let body = json!({"username": name, "password": "long enough for anyone"}).to_string();
@@ -36,7 +36,7 @@ fn is_limited(answer: &RawAnswer) -> bool {
     answer.status == 429
 }
 
-async fn clients_behind_a_proxy_have_their_own_limits(kind: Kind) {
+async fn clients_behind_a_proxy_are_limited_separately(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.registrations_per_minute", LIMIT)
         .set("edge.trusted_proxies", HERE)
@@ -47,7 +47,7 @@ async fn clients_behind_a_proxy_have_their_own_limits(kind: Kind) {
         let answer = register(Raw::connect(url, peer).await, &[&line]).await;
         is_limited(&answer)
     };
-    // One client, whatever it writes in front of what the proxy adds.
+    // One client, whatever it writes in front of the address that the proxy appends.
     let mut limited = false;
     for i in 0..TRIES {
         limited |= of(
@@ -56,13 +56,13 @@ async fn clients_behind_a_proxy_have_their_own_limits(kind: Kind) {
         )
         .await;
     }
-    assert!(limited, "a client's own word counted");
-    // As many as there are addresses; the other header is not read.
+    assert!(limited, "the client's own header was trusted");
+    // Each address has its own limit; the `Forwarded` header is ignored.
     for i in 0..TRIES {
         let line = format!("forwarded: for=198.51.100.1\r\nx-forwarded-for: 192.0.2.{i}");
         assert!(!of(HERE, line).await, "one client counted for another");
     }
-    // The networks of IPv6.
+    // IPv6 addresses are limited per /64 network.
     for i in 0..TRIES {
         assert!(!of(HERE, format!("x-forwarded-for: 2001:db8:0:{i}::1")).await);
     }
@@ -71,15 +71,15 @@ async fn clients_behind_a_proxy_have_their_own_limits(kind: Kind) {
         limited |= of(HERE, format!("x-forwarded-for: 2001:db8:1:1::{i}")).await;
     }
     assert!(limited, "a network of IPv6 counted as many addresses");
-    // A peer that is no proxy is one client.
+    // Headers of an untrusted peer are ignored.
     let mut limited = false;
     for i in 0..TRIES {
         limited |= of(ELSEWHERE, format!("x-forwarded-for: 192.0.2.{}", 100 + i)).await;
     }
-    assert!(limited, "a peer that is no proxy was believed");
+    assert!(limited, "a header of an untrusted peer was trusted");
 }
 
-/// Version 2, with the source of an IPv4 connection.
+/// A header of PROXY protocol version 2 with an IPv4 source address.
 fn proxy_header(source: Ipv4Addr) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
     header.extend(source.octets());
@@ -87,7 +87,7 @@ fn proxy_header(source: Ipv4Addr) -> Vec<u8> {
     header
 }
 
-async fn a_proxy_that_speaks_for_its_connections(kind: Kind) {
+async fn proxy_protocol_headers_set_the_client_address(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.registrations_per_minute", LIMIT)
         .set("edge.trusted_proxies", ELSEWHERE)
@@ -109,12 +109,12 @@ async fn a_proxy_that_speaks_for_its_connections(kind: Kind) {
     }
     assert!(limited, "a client had no limit");
     for i in 0..TRIES as u8 {
-        // The address comes from the proxy, not from the client.
+        // The address comes from the PROXY header, not from `X-Forwarded-For`.
         let raw = through(Ipv4Addr::new(192, 0, 2, i)).await;
         let answer = register(raw, &["x-forwarded-for: 198.51.100.1"]).await;
         assert!(!is_limited(&answer), "one client counted for another");
     }
-    // Connections count for their clients; the proxy has more of them than one client may.
+    // Connections count against the client's address; the proxy as a whole may have more than one client's limit.
     let mut held = Vec::new();
     for i in 0..25 {
         let mut raw = through(Ipv4Addr::new(198, 51, 100, 9)).await;
@@ -131,7 +131,7 @@ async fn a_proxy_that_speaks_for_its_connections(kind: Kind) {
             .status,
         401
     );
-    // The proxy's own connections.
+    // LOCAL: connections of the proxy itself, such as health checks.
     let mut own = Raw::connect(url, ELSEWHERE).await;
     own.send(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00").await;
     assert_eq!(
@@ -141,7 +141,7 @@ async fn a_proxy_that_speaks_for_its_connections(kind: Kind) {
             .status,
         200
     );
-    // Without a header, with a broken one, or with none in time it is closed unanswered.
+    // A connection with a missing, malformed or late header is closed without a response.
     for begin in [
         &b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n"[..],
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
@@ -152,7 +152,7 @@ async fn a_proxy_that_speaks_for_its_connections(kind: Kind) {
         raw.send(begin).await;
         assert!(raw.answer().await.is_none(), "{begin:?} was answered");
     }
-    // Peers that are no proxies need none, and are not believed.
+    // Untrusted peers need no header, and a header from them is a malformed request.
     let mut raw = Raw::connect(url, HERE).await;
     assert_eq!(
         raw.ask("GET /healthz", &[], "")

@@ -1,4 +1,4 @@
-//! Connections that ask for nothing, too much or too slowly; answers that nobody reads.
+//! Idle connections, too many or too slow connections, and responses that are not read.
 
 use std::{
     collections::VecDeque,
@@ -15,17 +15,17 @@ use crate::harness::{
 };
 
 both_ways!(
-    answers_that_nobody_reads,
-    large_pages_that_one_account_does_not_read,
-    silent_connections_at_the_limit,
-    heads_that_trickle,
-    too_many_from_one_address,
+    connections_with_unread_responses_are_closed,
+    unread_response_bytes_per_account_are_bounded,
+    idle_connections_at_the_limit_do_not_block_clients,
+    slowly_sent_request_heads_time_out,
+    connections_per_address_are_limited,
 );
 
-/// An honest client's message may take as long while an attack runs. Loose: the tests share their machine.
+/// Bound of an honest client's message during an attack. Loose: the tests share their machine.
 const BOUND: Duration = Duration::from_secs(5);
 
-/// Ada on the edge that is attacked, in a room of her own.
+/// An honest client on the attacked edge, in a room of its own.
 struct Honest {
     socket: Socket,
     room: Uuid,
@@ -37,7 +37,7 @@ impl Honest {
         let ada = chat.register("ada").await;
         let room = chat.room(&ada, "private", &[]).await;
         let socket = chat.connect(0, &ada).await;
-        socket.join(room, None).await.expect("her own");
+        socket.join(room, None).await.expect("joined");
         Honest {
             socket,
             room,
@@ -45,8 +45,8 @@ impl Honest {
         }
     }
 
-    /// Sends, and waits until the message comes back stored.
-    async fn works(&mut self) {
+    /// Sends a message and waits for its event.
+    async fn send_and_receive(&mut self) {
         let (started, name) = (Instant::now(), Uuid::new_v4().to_string());
         let data = json!({"room": self.room, "body": "x", "clientMsgId": name});
         self.socket
@@ -68,7 +68,7 @@ fn memory(process: &Process) -> u64 {
     kib.expect("a number") / 1024
 }
 
-async fn answers_that_nobody_reads(kind: Kind) {
+async fn connections_with_unread_responses_are_closed(kind: Kind) {
     const MANY: usize = 400;
     const MAX_GROWTH: u64 = 100;
     let chat = Chat::plan(kind)
@@ -76,7 +76,7 @@ async fn answers_that_nobody_reads(kind: Kind) {
         .start()
         .await;
     let mut honest = Honest::start(&chat).await;
-    honest.works().await;
+    honest.send_and_receive().await;
     let url = chat.edge(0).url();
     let page = Raw::connect(url, HERE).await.ask("GET /api", &[], "").await;
     let page = page.expect("the page").body.len();
@@ -89,13 +89,13 @@ async fn answers_that_nobody_reads(kind: Kind) {
         raw.request("GET /api", &[], "").await;
         unread.push(raw);
     }
-    // Each answer has begun: it waits for its reader.
+    // Each response has started and is blocked by its reader.
     for raw in &unread {
         raw.stream.readable().await.expect("it is open");
     }
     let mut most = 0;
     for _ in 0..5 {
-        honest.works().await;
+        honest.send_and_receive().await;
         most = most.max(memory(chat.edge(0)));
     }
     println!(
@@ -106,12 +106,12 @@ async fn answers_that_nobody_reads(kind: Kind) {
         most < before + MAX_GROWTH,
         "{before} MiB grew to {most} MiB by {MANY} unread answers"
     );
-    // They are reset, each of them, and so are those that read a byte now and then.
+    // All of them are reset, including those that read a byte now and then.
     let mut trickling = unread.split_off(MANY - 5);
     eventually("all unread answers are cut off", || {
         let open = |raw: &Raw| !matches!(raw.stream.take_error(), Ok(Some(_)));
         unread.retain(open);
-        // The error first: a read that meets it takes it away.
+        // Read the error first: `try_read` would consume it.
         trickling.retain(|raw| {
             let is_open = open(raw);
             let _ = raw.stream.try_read(&mut [0]);
@@ -121,15 +121,14 @@ async fn answers_that_nobody_reads(kind: Kind) {
         async move { (left == 0).then_some(()) }
     })
     .await;
-    honest.works().await;
+    honest.send_and_receive().await;
 }
 
-/// Silent connections, more than there may be, and new ones all the time.
-/// History of large messages, asked for on many connections and not read: what one account holds is bounded, it is refused
-/// clearly beyond that, and it may go on once it has read.
-async fn large_pages_that_one_account_does_not_read(kind: Kind) {
+/// Pages of large messages, requested on many connections and not read: the unread response bytes of one account are
+/// bounded, further requests get a 429, and requests succeed again once the responses are read.
+async fn unread_response_bytes_per_account_are_bounded(kind: Kind) {
     const MANY: usize = 200;
-    /// MiB: 8 of answers for the account, and what 200 connections and a busy allocator take.
+    /// MiB: 8 of responses for the account, the rest for 200 connections and the allocator.
     const MAX_GROWTH: u64 = 64;
     let chat = Chat::plan(kind)
         .set("edge.write_timeout", "60s")
@@ -153,7 +152,7 @@ async fn large_pages_that_one_account_does_not_read(kind: Kind) {
         (items == Some(200)).then_some(page.text.len())
     })
     .await;
-    honest.works().await;
+    honest.send_and_receive().await;
     let (url, before) = (chat.edge(0).url(), memory(chat.edge(0)));
     let authorization = format!("authorization: Bearer {}", mallory.access);
     let mut unread = Vec::new();
@@ -167,7 +166,7 @@ async fn large_pages_that_one_account_does_not_read(kind: Kind) {
     }
     let mut most = 0;
     for _ in 0..5 {
-        honest.works().await;
+        honest.send_and_receive().await;
         most = most.max(memory(chat.edge(0)));
     }
     println!(
@@ -179,7 +178,7 @@ async fn large_pages_that_one_account_does_not_read(kind: Kind) {
         "{before} MiB grew to {most} MiB"
     );
 
-    // Those that were answered get their whole page, the others are told what to do.
+    // Successful responses are complete; the others are 429 with `Retry-After`.
     let (mut whole, mut refused) = (0, 0);
     for mut raw in unread {
         let answer = raw.answer().await.expect("an answer");
@@ -200,13 +199,14 @@ async fn large_pages_that_one_account_does_not_read(kind: Kind) {
         whole > 0 && refused > MANY / 2,
         "{whole} whole, {refused} refused"
     );
-    eventually("she has read everything and may ask again", || async {
-        (rest.get(&path).await.status == 200).then_some(())
-    })
+    eventually(
+        "a request to succeed after all responses were read",
+        || async { (rest.get(&path).await.status == 200).then_some(()) },
+    )
     .await;
 }
 
-async fn silent_connections_at_the_limit(kind: Kind) {
+async fn idle_connections_at_the_limit_do_not_block_clients(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_connections", 50)
         .set("edge.request_timeout", "4s")
@@ -221,7 +221,7 @@ async fn silent_connections_at_the_limit(kind: Kind) {
     let full = Instant::now();
     let mut slowest = Duration::ZERO;
     for round in 0..10 {
-        // More of them, faster than the old ones end.
+        // New connections are opened faster than the old ones time out.
         for _ in 0..20 {
             silent.push_back(Raw::connect(url, HERE).await);
         }
@@ -232,7 +232,7 @@ async fn silent_connections_at_the_limit(kind: Kind) {
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         }
         slowest = slowest.max(started.elapsed());
-        // Those of the first 60 are still there.
+        // The first 60 connections are still open.
         if round == 0 && full.elapsed() < Duration::from_secs(3) {
             let mut raw = Raw::connect(url, HERE).await;
             let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
@@ -246,24 +246,24 @@ async fn silent_connections_at_the_limit(kind: Kind) {
             );
             raw.closed().await;
         }
-        honest.works().await;
+        honest.send_and_receive().await;
     }
     println!(
         "health while full: at most {slowest:?}; slowest message {:?}",
         honest.slowest
     );
     assert!(slowest < BOUND, "health took {slowest:?}");
-    // The silent ones end by themselves, the others were closed at once.
+    // The idle connections time out; the excess ones were closed at once.
     for raw in &mut silent {
         raw.closed().await;
     }
     let mut raw = Raw::connect(url, HERE).await;
     let answer = raw.ask("GET /v1/me", &[], "").await.expect("an answer");
     assert_eq!(answer.status, 401);
-    honest.works().await;
+    honest.send_and_receive().await;
 }
 
-async fn heads_that_trickle(kind: Kind) {
+async fn slowly_sent_request_heads_time_out(kind: Kind) {
     const PACE: Duration = Duration::from_millis(100);
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\nx-filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     let chat = Chat::plan(kind)
@@ -283,7 +283,7 @@ async fn heads_that_trickle(kind: Kind) {
         );
         raw
     };
-    // A fresh connection, one that has had an answer before, one that sends nothing, and one at rest.
+    // A new connection, one that was used before, one that sends nothing, and an idle keep-alive connection.
     let (mut fresh, mut used) = (Raw::connect(url, HERE).await, health().await);
     let (mut silent, mut resting) = (Raw::connect(url, HERE).await, health().await);
     let started = Instant::now();
@@ -291,7 +291,7 @@ async fn heads_that_trickle(kind: Kind) {
         fresh.trickle(HEAD, PACE),
         used.trickle(HEAD, PACE),
         silent.closed(),
-        honest.works(),
+        honest.send_and_receive(),
     );
     let took = started.elapsed();
     println!("cut off after {took:?}");
@@ -299,7 +299,7 @@ async fn heads_that_trickle(kind: Kind) {
         took < Duration::from_secs(10),
         "they were cut off only after {took:?}"
     );
-    // edge.idle_timeout is longer, and an upgraded socket knows none of this.
+    // `edge.idle_timeout` is longer, and upgraded sockets have no request timeout.
     assert_eq!(
         resting
             .ask("GET /healthz", &[], "")
@@ -308,10 +308,10 @@ async fn heads_that_trickle(kind: Kind) {
             .status,
         200
     );
-    honest.works().await;
+    honest.send_and_receive().await;
 }
 
-async fn too_many_from_one_address(kind: Kind) {
+async fn connections_per_address_are_limited(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_connections", 200)
         .set("edge.max_connections_per_address", 30)
@@ -341,10 +341,10 @@ async fn too_many_from_one_address(kind: Kind) {
         .ask("GET /v1/me", &[], "")
         .await;
     assert_eq!(answer.expect("an answer").status, 401);
-    honest.works().await;
-    // A place that was given back can be taken again.
+    honest.send_and_receive().await;
+    // Slots of closed connections are available again.
     drop(held);
-    eventually("the address may come again", || async {
+    eventually("a new connection from the address", || async {
         let answer = Raw::connect(url, ELSEWHERE)
             .await
             .ask("GET /v1/me", &[], "")

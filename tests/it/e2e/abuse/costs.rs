@@ -1,4 +1,4 @@
-//! Floods of single operations: each has a cost, whatever transport it comes by, and one user's flood is their own.
+//! Floods of single operations: each has a cost on every transport, and one user's flood does not affect other users.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use uuid::Uuid;
 use crate::harness::{Chat, Kind, Socket, both_ways};
 
 both_ways!(
-    every_event_is_limited,
-    a_socket_that_ignores_its_limit_is_closed,
-    reading_is_limited_and_takes_nothing_from_sending,
+    every_socket_event_is_rate_limited,
+    a_socket_that_ignores_rate_limits_is_closed,
+    reads_have_a_rate_limit_separate_from_sends,
 );
 
 const SOON: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ async fn send(socket: &Socket, room: Uuid, id: &str) {
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
-async fn every_event_is_limited(kind: Kind) {
+async fn every_socket_event_is_rate_limited(kind: Kind) {
     let chat = start(kind).await;
     let bob = chat.register("bob").await;
     let room = chat.room(&bob, "public", &[]).await;
@@ -82,7 +82,7 @@ async fn every_event_is_limited(kind: Kind) {
                 _ => other += 1,
             }
         }
-        // The burst, and what was earned meanwhile.
+        // The burst, plus what was refilled meanwhile.
         let allowed = 21 + 5 * (started.elapsed().as_secs() as usize + 1);
         println!("{event}: {other} done, {limited} refused");
         assert!(limited > 0 && other >= 20, "{event}: {other}, {limited}");
@@ -90,7 +90,7 @@ async fn every_event_is_limited(kind: Kind) {
     }
 }
 
-async fn a_socket_that_ignores_its_limit_is_closed(kind: Kind) {
+async fn a_socket_that_ignores_rate_limits_is_closed(kind: Kind) {
     let chat = start(kind).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     let room = chat.room(&bob, "public", &[&ada]).await;
@@ -107,7 +107,7 @@ async fn a_socket_that_ignores_its_limit_is_closed(kind: Kind) {
     }
 }
 
-async fn reading_is_limited_and_takes_nothing_from_sending(kind: Kind) {
+async fn reads_have_a_rate_limit_separate_from_sends(kind: Kind) {
     let chat = start(kind).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     let room = chat.room(&bob, "public", &[&ada]).await;
@@ -134,7 +134,7 @@ async fn reading_is_limited_and_takes_nothing_from_sending(kind: Kind) {
         assert!(refused > 0, "{path}");
         other.get(path).await.ok(200);
     }
-    // The newest page of a room, which is answered from memory, too.
+    // The newest page of a room is served from the cache and counts as well.
     let messages = format!("/v1/rooms/{room}/messages?wait=stored");
     reader.post(&messages, json!({"body": "x"})).await.ok(201);
     let socket = chat.connect(0, &ada).await;

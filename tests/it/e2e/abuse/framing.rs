@@ -1,4 +1,5 @@
-//! Commands hidden in what clients write: none of them ever runs, and what they were hidden in is delivered as any message.
+//! Commands embedded in client data: they are never executed, and the message that contains them is delivered
+//! unchanged.
 
 use std::time::{Duration, Instant};
 
@@ -11,20 +12,20 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    e2e::faults::dead::{letters, publish, run, there_are},
+    e2e::faults::dead::{dead_letters, publish, run, until_dead_letters},
     harness::{Chat, Kind, Socket, User, both_ways, engineio::Polling, eventually},
 };
 
 both_ways!(
-    a_hidden_command_is_part_of_its_message,
-    payloads_of_earlier_edges_hide_nothing,
-    a_broken_batch_is_not_run_in_part
+    a_command_embedded_in_a_message_is_not_executed,
+    commands_embedded_in_old_payloads_are_not_executed,
+    a_malformed_batch_is_not_executed_partially
 );
 
-/// How long an honest message may take from its send to its event while the attack runs; debug build, loaded machine.
+/// Bound of an honest message from its send to its event during the attack; debug build, loaded machine.
 const HONEST: Duration = Duration::from_secs(5);
 
-/// Somebody whose account and room are attacked, and what they look like before.
+/// The user whose account and room are attacked, and their state before the attack.
 struct Victim {
     user: User,
     den: Uuid,
@@ -40,11 +41,11 @@ impl Victim {
             den,
             before: Value::Null,
         };
-        victim.before = victim.look(chat).await;
+        victim.before = victim.state(chat).await;
         victim
     }
 
-    async fn look(&self, chat: &Chat) -> Value {
+    async fn state(&self, chat: &Chat) -> Value {
         let rest = chat.rest_as(0, &self.user);
         let mut seen = Vec::new();
         for path in ["", "/members", "/messages"] {
@@ -58,7 +59,7 @@ impl Victim {
         Value::Array(seen)
     }
 
-    /// Lines that run as the victim wherever a line of a client counts as a command.
+    /// Lines that would run as the victim if a line in client data were parsed as a command.
     fn commands(&self, mallory: &User) -> Vec<String> {
         let (vera, den) = (self.user.id, self.den);
         let said =
@@ -81,8 +82,8 @@ impl Victim {
         .collect()
     }
 
-    async fn is_untouched(&self, chat: &Chat, mallory: &User) {
-        assert_eq!(self.look(chat).await, self.before);
+    async fn assert_unchanged(&self, chat: &Chat, mallory: &User) {
+        assert_eq!(self.state(chat).await, self.before);
         let den = format!("/v1/rooms/{}", self.den);
         let stranger = chat.rest_as(0, mallory).get(&den).await;
         stranger.problem(404, "not_found");
@@ -93,7 +94,7 @@ fn metadata_with(line: &str) -> String {
     format!("{{\"a\":\n{line}\n, \"n\" : 12345678901234567890.10,\r\n\t\"pretty\": [\n  1\n]}}")
 }
 
-/// The three ways in.
+/// An attacker who sends over REST, WebSocket and polling.
 struct Mallory<'a> {
     user: User,
     chat: &'a Chat,
@@ -104,7 +105,7 @@ struct Mallory<'a> {
 }
 
 impl Mallory<'_> {
-    /// Sends a message with this metadata by each way, and waits until it is accepted.
+    /// Sends a message with this metadata by each transport and waits until it is accepted.
     async fn send(&mut self, metadata: &str) {
         let path = format!("/v1/rooms/{}/messages", self.room);
         for way in ["rest", "waits", "ws", "polling"] {
@@ -146,13 +147,13 @@ impl Mallory<'_> {
     }
 }
 
-async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
+async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
     let victim = Victim::new(&chat).await;
     let hall = chat.room(&ada, "public", &[&mallory]).await;
     let honest = chat.connect(1, &ada).await;
-    honest.join(hall, None).await.expect("her own");
+    honest.join(hall, None).await.expect("joined");
     let reader = Polling::connected(&chat, &ada).await;
     reader
         .say(&format!("421[\"joinRoom\",{{\"room\":\"{hall}\"}}]"))
@@ -174,7 +175,7 @@ async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
         attack.send(&metadata).await;
         let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
         expected.extend(std::iter::repeat_n(metadata, 4));
-        // Somebody works beside.
+        // An honest client works at the same time.
         let started = Instant::now();
         let data =
             json!({"room": hall, "body": "honest", "clientMsgId": format!("honest {number}")});
@@ -193,7 +194,7 @@ async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
     println!("slowest honest message: {slowest:?}");
     assert!(slowest < HONEST, "{slowest:?}");
 
-    // To a live socket, a live polling client, a client that comes back, and a reader of the history.
+    // Received by a live WebSocket, a live polling client, a client that resumes, and a reader of the history.
     let hidden = |messages: &[Value]| -> Vec<Value> {
         let from_mallory = messages.iter().filter(|m| m["body"] == "x");
         from_mallory.map(|m| m["metadata"].clone()).collect()
@@ -223,7 +224,7 @@ async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
     }
     assert_eq!(hidden(&polled), expected);
     let back = chat.connect(1, &ada).await;
-    let joined = back.join(hall, Some(0)).await.expect("her own");
+    let joined = back.join(hall, Some(0)).await.expect("joined");
     assert_eq!(
         hidden(joined["messages"].as_array().expect("a list")),
         expected
@@ -235,18 +236,18 @@ async fn a_hidden_command_is_part_of_its_message(kind: Kind) {
         expected
     );
 
-    victim.is_untouched(&chat, &attack.user).await;
-    assert_eq!(letters(&chat).await, [Value::Null; 0]);
+    victim.assert_unchanged(&chat, &attack.user).await;
+    assert_eq!(dead_letters(&chat).await, [Value::Null; 0]);
 }
 
-/// A batch as edges wrote them before: lines, with metadata as it came.
-async fn payloads_of_earlier_edges_hide_nothing(kind: Kind) {
+/// A batch in the line format of earlier versions, with metadata as the client sent it.
+async fn commands_embedded_in_old_payloads_are_not_executed(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
     let victim = Victim::new(&chat).await;
     let hall = chat.room(&ada, "public", &[&mallory]).await;
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(hall, None).await.expect("her own");
+    socket.join(hall, None).await.expect("joined");
     let line = |actor: &User, name: &str, metadata: &str| {
         let (id, actor) = (message_id(hall, actor.id, name), actor.id);
         format!(
@@ -271,8 +272,8 @@ async fn payloads_of_earlier_edges_hide_nothing(kind: Kind) {
             assert_eq!(message["metadata"]["pretty"], json!([1]));
         }
     }
-    victim.is_untouched(&chat, &mallory).await;
-    assert_eq!(letters(&chat).await, [Value::Null; 0]);
+    victim.assert_unchanged(&chat, &mallory).await;
+    assert_eq!(dead_letters(&chat).await, [Value::Null; 0]);
 }
 
 fn batch(commands: &[&str]) -> EncodedBatch {
@@ -287,13 +288,13 @@ fn batch(commands: &[&str]) -> EncodedBatch {
     batch.finish()
 }
 
-async fn a_broken_batch_is_not_run_in_part(kind: Kind) {
+async fn a_malformed_batch_is_not_executed_partially(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, mallory) = tokio::join!(chat.register("ada"), chat.register("mallory"));
     let victim = Victim::new(&chat).await;
     let hall = chat.room(&ada, "public", &[]).await;
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(hall, None).await.expect("her own");
+    socket.join(hall, None).await.expect("joined");
     let commands = victim.commands(&mallory);
     let whole = batch(&[&commands[0], &commands[4]]);
     let whole = whole.payload();
@@ -315,12 +316,12 @@ async fn a_broken_batch_is_not_run_in_part(kind: Kind) {
     )
     .await;
 
-    // What stands between two bad ones is run.
+    // The valid command between two invalid ones is executed.
     assert_eq!(
         socket.event("newMessage").await["body"],
         "I never said that"
     );
-    let dead = there_are(&chat, 5).await;
+    let dead = until_dead_letters(&chat, 5).await;
     let find = |reason: &str| -> Vec<&Value> {
         let with = |letter: &&Value| {
             letter["reason"]
@@ -333,7 +334,7 @@ async fn a_broken_batch_is_not_run_in_part(kind: Kind) {
     assert_eq!(find("the batch cannot be read").len(), 2);
     assert_eq!(find("update the workers").len(), 1);
     assert_eq!(find("the message's id").len(), 1);
-    // A letter is one command, to be read by a person.
+    // A dead letter holds one command in readable form.
     let unreadable = find("it cannot be read")[0];
     assert_eq!(unreadable["payload"], "{\"v\":1");
     let forged_letter = find("the message's id")[0];
@@ -342,20 +343,20 @@ async fn a_broken_batch_is_not_run_in_part(kind: Kind) {
     let shown = run(&chat, &["queue", "dead", "show", id]).await;
     assert!(shown.contains("I never said that"), "{shown}");
 
-    // Put back, all of them come again as they were, and still nothing of them runs.
+    // When replayed, all of them are dead-lettered again unchanged, and none is executed.
     run(&chat, &["queue", "dead", "replay", "--all"]).await;
     let payloads = |letters: &[Value]| {
         let mut payloads: Vec<String> = letters.iter().map(|l| l["payload"].to_string()).collect();
         payloads.sort();
         payloads
     };
-    eventually("all of them come back", || async {
-        let again = letters(&chat).await;
+    eventually("all of them to be dead-lettered again", || async {
+        let again = dead_letters(&chat).await;
         let fresh = again
             .iter()
             .all(|l| dead.iter().all(|old| old["id"] != l["id"]));
         (fresh && payloads(&again) == payloads(&dead)).then_some(())
     })
     .await;
-    victim.is_untouched(&chat, &mallory).await;
+    victim.assert_unchanged(&chat, &mallory).await;
 }

@@ -1,4 +1,4 @@
-//! Handshakes without an account, in floods and in wrong shapes; and too many sockets of one user.
+//! Handshakes without an account, in floods and malformed; and too many sockets of one user.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -16,18 +16,18 @@ use crate::harness::{
 };
 
 both_ways!(
-    a_flood_of_handshakes_takes_only_its_own_address_s_places,
-    strangers_leave_places_for_users,
-    a_user_has_so_many_sockets,
+    a_handshake_flood_exhausts_only_the_slots_of_its_address,
+    unauthenticated_sockets_do_not_exhaust_the_connection_limit,
+    sockets_per_user_are_limited,
 );
 
 const HOME: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// One connection that says what it is told.
+/// A connection that sends exactly what the test writes.
 struct Wire(TcpStream);
 
-/// The status and the head of an answer, and its body.
+/// A response: its status, head and body.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -36,7 +36,7 @@ struct Answer {
 }
 
 impl Wire {
-    /// From one of this machine's own addresses.
+    /// Connects from one of this machine's loopback addresses.
     async fn from(source: Ipv4Addr, chat: &Chat) -> Wire {
         let address = chat.edge(0).url().strip_prefix("http://").expect("http");
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -54,7 +54,7 @@ impl Wire {
             .expect("an open connection");
     }
 
-    /// The next answer.
+    /// Reads the next response.
     async fn answer(&mut self) -> Answer {
         let reading = async {
             let mut head = Vec::new();
@@ -94,7 +94,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
-/// A handshake with these headers in place of its own; an empty one is left out.
+/// A handshake with these headers in place of the default ones; an empty value removes the header.
 fn upgrade(line: &str, changes: &[(&str, &str)]) -> String {
     let mut text = format!("{line}\r\nhost: chat\r\n");
     let kept = UPGRADE
@@ -109,7 +109,7 @@ fn upgrade(line: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-async fn a_flood_of_handshakes_takes_only_its_own_address_s_places(kind: Kind) {
+async fn a_handshake_flood_exhausts_only_the_slots_of_its_address(kind: Kind) {
     const PLACES: usize = 40;
     let chat = Chat::plan(kind)
         .set("edge.max_unauthenticated_per_address", PLACES)
@@ -117,7 +117,7 @@ async fn a_flood_of_handshakes_takes_only_its_own_address_s_places(kind: Kind) {
         .start()
         .await;
     let ada = chat.register("ada").await;
-    // Pipelined on one connection, as many as a megabyte holds.
+    // Pipelined on one connection, about a megabyte of requests.
     let mut flood = Wire::from(ELSEWHERE, &chat).await;
     let many = 5000;
     let (mut reading, mut writing) = flood.0.split();
@@ -139,7 +139,7 @@ async fn a_flood_of_handshakes_takes_only_its_own_address_s_places(kind: Kind) {
         }
         (opened, refused)
     };
-    // Meanwhile another address opens both transports, and a user of that address is let in.
+    // Meanwhile another address opens both transports, and a user authenticates from the flooding address.
     let honest = async {
         let mut longest = Duration::ZERO;
         for _ in 0..10 {
@@ -173,17 +173,17 @@ async fn a_flood_of_handshakes_takes_only_its_own_address_s_places(kind: Kind) {
     let answer = Wire::from(ELSEWHERE, &chat).await.ask(&request).await;
     assert_eq!(
         answer.status, 101,
-        "who has an account is not counted: {answer:?}"
+        "authenticated sockets do not count: {answer:?}"
     );
-    // The flood's sessions end with `edge.auth_timeout`, and give their places back.
-    eventually("the flood's places to be free again", || async {
+    // The flood's sessions end after `edge.auth_timeout` and free their slots.
+    eventually("the flood's slots to be free again", || async {
         let answer = Wire::from(ELSEWHERE, &chat).await.ask(&get(POLLING)).await;
         (answer.status == 200).then_some(())
     })
     .await;
 }
 
-async fn strangers_leave_places_for_users(kind: Kind) {
+async fn unauthenticated_sockets_do_not_exhaust_the_connection_limit(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_unauthenticated", 10)
         .set("edge.auth_timeout", "60s")
@@ -226,9 +226,9 @@ async fn strangers_leave_places_for_users(kind: Kind) {
         .await
         .expect("a ticket is good");
     socket.event("connected").await;
-    // One place is enough to authenticate in.
+    // One free slot is enough to authenticate.
     strangers.pop();
-    let mut socket = eventually("a place", || async {
+    let mut socket = eventually("a free slot", || async {
         chat.dial(0).first_frame(&ada.access).attempt().await.ok()
     })
     .await;
@@ -237,11 +237,11 @@ async fn strangers_leave_places_for_users(kind: Kind) {
     let answer = raw.ask(&upgrade("GET /ws HTTP/1.1", &[])).await;
     assert_eq!(
         answer.status, 101,
-        "who authenticated gave it back: {answer:?}"
+        "the authenticated socket freed its slot: {answer:?}"
     );
 }
 
-async fn a_user_has_so_many_sockets(kind: Kind) {
+async fn sockets_per_user_are_limited(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("edge.max_sockets_per_user", 3)
         .start()
@@ -256,7 +256,7 @@ async fn a_user_has_so_many_sockets(kind: Kind) {
         .bearer(&ada.access)
         .connect()
         .await
-        .expect("told by the close code");
+        .expect("the refusal is in the close code");
     let closed = fourth.closed().await;
     assert_eq!(closed.code, 4029, "{closed:?}");
     let error = fourth.unasked().await;
@@ -277,17 +277,17 @@ async fn a_user_has_so_many_sockets(kind: Kind) {
         .await;
     assert!(another.until("44{").await.contains("rate_limited"));
 
-    // The first three work, another user is welcome, and a place is free when one closes.
+    // The first three sockets keep working, another user can connect, and closing a socket frees a slot.
     third.settle().await;
     raw.say("421[\"leaveRoom\",{\"room\":\"00000000-0000-0000-0000-000000000000\"}]")
         .await;
     raw.until("431[{\"ok\":true").await;
     polling.say("41").await;
     chat.connect(0, &bob).await.settle().await;
-    eventually("a place", || async {
+    eventually("a free slot", || async {
         let mut socket = chat.dial(0).bearer(&ada.access).connect().await.ok()?;
         let first = socket
-            .until("a word", |heard| {
+            .until("the first event or the close", |heard| {
                 match (heard.events.first(), &heard.closed) {
                     (Some(_), _) => Some(true),
                     (None, Some(_)) => Some(false),
@@ -300,7 +300,7 @@ async fn a_user_has_so_many_sockets(kind: Kind) {
     .await;
 }
 
-/// What a CONNECT of Socket.IO is refused with.
+/// The CONNECT_ERROR packet that this user's CONNECT is answered with.
 async fn connect_error(chat: &Chat, user: &User) -> String {
     let (mut raw, _) = Raw::open(chat).await;
     raw.say(&format!("40{}", json!({"token": user.access})))
@@ -309,7 +309,7 @@ async fn connect_error(chat: &Chat, user: &User) -> String {
 }
 
 #[tokio::test]
-async fn only_a_handshake_of_rfc_6455_is_answered_with_101() {
+async fn only_a_valid_rfc_6455_handshake_is_upgraded() {
     let chat = plan().start().await;
     let ask = async |line: &str, changes: &[(&str, &str)]| {
         Wire::from(HOME, &chat)
@@ -326,7 +326,7 @@ async fn only_a_handshake_of_rfc_6455_is_answered_with_101() {
         ] {
             let answer = ask(&line, good).await;
             assert_eq!(answer.status, 101, "{path} {good:?}: {answer:?}");
-            // The RFC's own example.
+            // The example of RFC 6455, section 1.3.
             assert!(
                 answer
                     .head
@@ -372,7 +372,7 @@ async fn only_a_handshake_of_rfc_6455_is_answered_with_101() {
 }
 
 #[tokio::test]
-async fn credentials_are_read_by_the_rules() {
+async fn malformed_or_duplicate_credentials_are_refused() {
     let chat = plan().start().await;
     let ada = chat.register("ada").await;
     for scheme in ["Bearer", "bearer", "BEARER"] {
@@ -391,7 +391,7 @@ async fn credentials_are_read_by_the_rules() {
         let answer = ask(&chat, Method::GET, "/v1/me", &header, "").await;
         assert_eq!(answer.status, 200, "{scheme}: {}", answer.text);
 
-        // In a URL it is refused, whatever is beside it.
+        // A token in the URL is refused, also beside a valid header.
         for name in ["token", "access_token"] {
             let query = format!("{name}={}", ada.access);
             for path in [format!("/ws?{query}"), format!("{WEBSOCKET}&{query}")] {
@@ -414,9 +414,9 @@ async fn credentials_are_read_by_the_rules() {
     }
 }
 
-/// A client that sends all of it before it listens, as browsers do, reads why it was refused.
+/// A client that sends its whole body before it reads, as browsers do, receives the 413.
 #[tokio::test]
-async fn a_post_over_the_limit_is_told_so() {
+async fn an_oversized_post_is_answered_with_413() {
     let chat = plan().set("socketio.max_payload", 2000).start().await;
     let ada = chat.register("ada").await;
     for size in [2001, 3_000_000] {
@@ -431,7 +431,7 @@ async fn a_post_over_the_limit_is_told_so() {
             let answer = wire.ask(&format!("{head}{rest}")).await;
             assert_eq!(answer.status, 413, "{size}: {answer:?}");
             assert!(answer.head.contains("connection: close\r\n"), "{answer:?}");
-            // The session lives on.
+            // The session stays open.
             polling
                 .say("421[\"leaveRoom\",{\"room\":\"00000000-0000-0000-0000-000000000000\"}]")
                 .await;

@@ -1,5 +1,5 @@
-//! Attacks, run against real processes: each one is a peer that does not play by the rules, and an honest client beside
-//! it whose latency is bounded while the attack runs.
+//! Attacks on real processes: each is a peer that violates the rules, beside an honest client whose latency is bounded
+//! while the attack runs.
 
 mod accounts;
 mod addresses;

@@ -1,4 +1,4 @@
-//! A careless operator: files that others may read, a secret that got lost, passwords where the log shows them.
+//! Operator mistakes: readable files, a lost secret, passwords in logs.
 
 use std::{
     fs::{self, Permissions},
@@ -14,7 +14,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn nobody_else_reads_the_data_directory() {
+async fn the_data_directory_is_readable_by_its_owner_only() {
     let plan = Chat::plan(Kind::Standalone).set("auth.secret", "");
     let mut chat = plan.start().await;
     let ada = chat.register("ada").await;
@@ -28,7 +28,7 @@ async fn nobody_else_reads_the_data_directory() {
         }
     };
     closed();
-    // As an earlier version left them, and killed, so that the files beside the database are still there.
+    // The permissions that an earlier version set. The process is killed so that SQLite's side files remain.
     chat.edge_mut(0).kill9().await;
     fs::set_permissions(&data, Permissions::from_mode(0o755)).expect("ours");
     for name in FILES {
@@ -38,7 +38,7 @@ async fn nobody_else_reads_the_data_directory() {
     chat.rest_as(0, &ada).get("/v1/me").await.ok(200);
     closed();
 
-    // A secret that was emptied or cut stops the start, and stays for somebody to look at.
+    // An empty or truncated secret stops the start, and the file is left as it is.
     chat.edge_mut(0).kill9().await;
     let secret = data.join("secret");
     let kept = fs::read(&secret).expect("a secret");
@@ -58,7 +58,7 @@ async fn nobody_else_reads_the_data_directory() {
 }
 
 #[tokio::test]
-async fn no_password_of_the_database_is_logged_by_those_who_read_it() {
+async fn database_passwords_are_never_logged() {
     let nowhere = Nowhere::new();
     let home = nowhere.dir().to_string_lossy().into_owned();
     let pgpass = nowhere.dir().join(".pgpass");

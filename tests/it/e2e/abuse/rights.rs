@@ -1,4 +1,4 @@
-//! Rights that end while something is under way, and everything that must outlive leaving and joining.
+//! Rights revoked during concurrent operations, and state that must survive leaving and joining.
 
 use std::time::{Duration, Instant};
 
@@ -16,20 +16,20 @@ use crate::{
 };
 
 both_ways!(
-    removed_while_they_join,
-    a_mute_outlives_leaving_and_coming_back,
-    a_login_that_ended_has_no_sockets,
-    a_deleted_account_opens_no_socket,
-    a_repeated_create_shows_nothing_to_who_was_banned,
-    nothing_tells_whether_a_private_message_exists,
-    who_shares_no_room_cannot_be_added,
-    nobody_is_added_without_an_invitation,
+    a_join_concurrent_with_a_removal_leaves_no_subscription,
+    a_mute_survives_leaving_and_rejoining,
+    an_ended_login_has_no_sockets,
+    a_deleted_account_cannot_open_a_socket,
+    a_repeated_create_returns_no_room_to_a_banned_user,
+    responses_do_not_reveal_private_messages,
+    users_without_a_shared_room_cannot_be_added,
+    members_cannot_be_added_directly,
 );
 
 /// Members whose sockets join while they are removed.
 const CROWD: usize = 24;
 const ROUNDS: usize = 4;
-/// What an honest client may wait for an answer meanwhile, on a loaded machine.
+/// Bound of an honest client's request, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const KINDS: &[&str] = &["public", "private", "direct"];
@@ -46,10 +46,10 @@ async fn crowd(chat: &Chat) -> (Vec<User>, Vec<Socket>) {
     (users, sockets)
 }
 
-/// Everyone joins and is removed in the same moment. When the last removal was answered, the room is the owner's alone:
-/// what she says then is for nobody else, whichever of the two was first.
-async fn removed_while_they_join(kind: Kind) {
-    // Nothing but the join itself may find out.
+/// All members join and are removed concurrently. After the response to the last removal, only the owner may receive
+/// messages, whichever operation came first.
+async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
+    // Only the join itself may detect the removal, not the periodic check.
     let plan = Chat::plan(kind)
         .set("edge.rights_interval", "1h")
         .set("limits.messages_per_second", 10_000)
@@ -58,7 +58,7 @@ async fn removed_while_they_join(kind: Kind) {
     let ada = chat.register("ada").await;
     let (users, sockets) = crowd(&chat).await;
     let room = chat.room(&ada, "private", &[]).await;
-    // On each edge, to know when it has delivered something.
+    // One socket on each edge, to know when the edge has delivered a message.
     let mut hers = Vec::new();
     for edge in 0..chat.edges.len() {
         let socket = chat.connect(edge, &ada).await;
@@ -77,9 +77,9 @@ async fn removed_while_they_join(kind: Kind) {
         };
         join_all(users.iter().map(add)).await;
         let joins = sockets.iter().enumerate().map(|(i, socket)| async move {
-            // A little apart, so that all moments are tried.
+            // Staggered, to cover different interleavings.
             tokio::time::sleep(Duration::from_millis(2 * i as u64)).await;
-            // With and without the past, which takes the two ways through a join.
+            // With and without recovery: the two code paths of a join.
             socket.join(room, (i % 2 == 0).then_some(0)).await.is_ok()
         });
         let removals = users.iter().enumerate().map(|(i, user)| {
@@ -101,7 +101,7 @@ async fn removed_while_they_join(kind: Kind) {
         let said = |event: &Event| event.data()["body"] == json!(body);
         for socket in &hers {
             socket
-                .until("her own word", |heard| {
+                .until("the owner's own message", |heard| {
                     heard.events.iter().any(said).then_some(())
                 })
                 .await;
@@ -112,17 +112,21 @@ async fn removed_while_they_join(kind: Kind) {
                 let body = message["body"].as_str().unwrap_or_default();
                 body.starts_with("for nobody else")
             });
-            assert!(!leaked, "{} hears what came after the end", user.username);
+            assert!(
+                !leaked,
+                "{} received a message after the removal",
+                user.username
+            );
         }
     }
     println!(
         "{answered} joins were answered, {refused} refused; the owner waited {slowest:?} at most"
     );
     assert!(slowest < PATIENCE, "an honest client waited {slowest:?}");
-    assert!(answered > 0, "nobody came before they were removed");
+    assert!(answered > 0, "no join succeeded before its removal");
 }
 
-async fn a_mute_outlives_leaving_and_coming_back(kind: Kind) {
+async fn a_mute_survives_leaving_and_rejoining(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let eve = chat.register("eve").await;
@@ -137,7 +141,7 @@ async fn a_mute_outlives_leaving_and_coming_back(kind: Kind) {
     let muted = owner.put(&mute(&bob), json!({})).await.ok(200);
     assert!(muted["mutedUntil"].is_string());
     send(his.clone()).await.problem(403, "forbidden");
-    // By REST, by the owner's hand, by a ban that is lifted: he comes back as he went.
+    // After leaving over REST, a removal by the owner and a lifted ban, the member is still muted.
     let back = async || {
         let member = his.post(&format!("{path}/join"), json!({})).await.ok(200);
         assert_eq!(member["mutedUntil"], muted["mutedUntil"], "{member}");
@@ -151,14 +155,14 @@ async fn a_mute_outlives_leaving_and_coming_back(kind: Kind) {
     owner.put(&ban, json!({})).await.ok(204);
     owner.delete(&ban).await.ok(204);
     back().await;
-    // By the socket.
+    // Rejoins over a socket.
     his.post(&format!("{path}/leave"), json!({})).await.ok(204);
     let mut bobs = chat.connect(1, &bob).await;
     bobs.join(room, None).await.expect("anyone joins");
     let data = json!({"room": room, "body": "x", "clientMsgId": "1"});
     bobs.call("sendMessage", data).await.expect("accepted");
     assert_eq!(bobs.event("sendFailed").await["code"], "forbidden");
-    // Someone who was never here, for when they come; and lifted while they are away.
+    // A mute of a user who was never a member applies when they join; a mute can be lifted while the user is absent.
     owner.put(&mute(&eve), json!({})).await.ok(204);
     chat.rest_as(1, &eve)
         .post(&format!("{path}/join"), json!({}))
@@ -177,8 +181,8 @@ async fn a_mute_outlives_leaving_and_coming_back(kind: Kind) {
         .problem(404, "not_found");
 }
 
-/// Neither its sockets live on, nor does its access token open new ones, whichever way it ended.
-async fn a_login_that_ended_has_no_sockets(kind: Kind) {
+/// When a login ends, its sockets are closed and its access token opens no new ones, however it ended.
+async fn an_ended_login_has_no_sockets(kind: Kind) {
     let plan = Chat::plan(kind).set("edge.rights_interval", "1h");
     let chat = plan.start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
@@ -189,7 +193,7 @@ async fn a_login_that_ended_has_no_sockets(kind: Kind) {
                 .await
         }
     };
-    // An old token, used again after the next one was used, is one that someone stole.
+    // Reuse of a rotated refresh token means that it was stolen: the login is closed.
     let adas = chat.connect(1, &ada).await;
     let next = refresh(ada.refresh.clone()).await.ok(200);
     refresh(next["refreshToken"].as_str().expect("a token").to_owned())
@@ -209,19 +213,27 @@ async fn a_login_that_ended_has_no_sockets(kind: Kind) {
     assert_eq!(bobs.closed().await.code, 4001);
     for user in [&ada, &bob] {
         for edge in 0..chat.edges.len() {
-            assert_eq!(refused(&chat, edge, user).await, 4001, "{}", user.username);
+            assert_eq!(
+                refusal_code(&chat, edge, user).await,
+                4001,
+                "{}",
+                user.username
+            );
         }
     }
 }
 
-/// The close code of a socket that this user's access token opens.
-async fn refused(chat: &Chat, edge: usize, user: &User) -> u16 {
+/// The close code of a socket opened with this user's access token.
+async fn refusal_code(chat: &Chat, edge: usize, user: &User) -> u16 {
     let dial = chat.dial(edge).bearer(&user.access);
-    let socket = dial.connect().await.expect("it is told by the close code");
+    let socket = dial
+        .connect()
+        .await
+        .expect("the refusal is in the close code");
     socket.closed().await.code
 }
 
-async fn a_deleted_account_opens_no_socket(kind: Kind) {
+async fn a_deleted_account_cannot_open_a_socket(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let adas = chat.connect(0, &ada).await;
@@ -232,13 +244,13 @@ async fn a_deleted_account_opens_no_socket(kind: Kind) {
     assert!(matches!(answer.status, 204 | 202), "{answer:?}");
     assert_eq!(adas.closed().await.code, 4001);
     for edge in 0..chat.edges.len() {
-        assert_eq!(refused(&chat, edge, &ada).await, 4001);
+        assert_eq!(refusal_code(&chat, edge, &ada).await, 4001);
         let me = chat.rest_as(edge, &ada).get("/v1/me").await;
         assert!(me.status == 401 || me.status == 404, "{me:?}");
     }
 }
 
-async fn a_repeated_create_shows_nothing_to_who_was_banned(kind: Kind) {
+async fn a_repeated_create_returns_no_room_to_a_banned_user(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let create = |kind: &'static str| {
@@ -266,7 +278,7 @@ async fn a_repeated_create_shows_nothing_to_who_was_banned(kind: Kind) {
     assert_eq!(status, 201, "{text}");
     let room = id(&text);
     assert_eq!(create("private").await.0, 201, "a repeat finds it");
-    // It passes to Bob, who throws her out and gives it a name that is none of her business.
+    // The room passes to Bob, who bans Ada and changes its name.
     let (hers, his) = (chat.rest_as(0, &ada), chat.rest_as(1, &bob));
     hers.put(&member(room, &bob), json!({"role": "owner"}))
         .await
@@ -279,7 +291,7 @@ async fn a_repeated_create_shows_nothing_to_who_was_banned(kind: Kind) {
     assert_eq!(status, 409, "{text}");
     assert!(!text.contains("secret"), "{text}");
 
-    // The same for what else is answered with a resource when it is repeated.
+    // The same for the other operations that answer a repetition with a resource.
     let room = chat.room(&ada, "private", &[&bob]).await;
     let send = |rest: Rest| async move {
         let path = format!("/v1/rooms/{room}/messages?wait=stored");
@@ -306,8 +318,8 @@ async fn a_repeated_create_shows_nothing_to_who_was_banned(kind: Kind) {
         .problem(404, "not_found");
 }
 
-/// To a stranger, what they may not see and what does not exist are one answer, byte for byte but for the request's id.
-async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
+/// To a stranger, hidden and nonexistent resources get identical responses, except for the request id.
+async fn responses_do_not_reveal_private_messages(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = tokio::join!(chat.register("ada"), chat.register("eve"));
     let room = chat.room(&ada, "private", &[]).await;
@@ -332,7 +344,7 @@ async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
         problem["instance"].take();
         (answer.status, problem.to_string())
     };
-    // Each of them about what exists, then about what does not.
+    // Each is requested for an existing resource, then for a nonexistent one.
     type Path<'a> = &'a dyn Fn(Uuid, Uuid) -> String;
     let at_message: Path = &|room, message| format!("/v1/rooms/{room}/messages/{message}");
     let paths: [(Method, Path, Option<Value>); 17] = [
@@ -408,7 +420,7 @@ async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
         assert_eq!(there, nowhere, "{method} {}", path(room, private));
         assert_eq!(there.0, 404);
     }
-    // A message of another room, in a room of her own.
+    // A message of another room, in the caller's own room.
     for message in [private, open] {
         let path = |message| format!("/v1/rooms/{own}/messages/{message}");
         let there = ask(Method::GET, path(message), None).await;
@@ -427,7 +439,7 @@ async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
         assert_eq!(there, ask(Method::GET, path(no_message), None).await);
         assert_eq!(there.0, 404);
     }
-    // And over a socket.
+    // The same over a socket.
     let eves = chat.connect(1, &eve).await;
     let events = [
         ("joinRoom", json!({})),
@@ -448,14 +460,14 @@ async fn nothing_tells_whether_a_private_message_exists(kind: Kind) {
     }
 }
 
-async fn who_shares_no_room_cannot_be_added(kind: Kind) {
+async fn users_without_a_shared_room_cannot_be_added(kind: Kind) {
     let plan = Chat::plan(kind).set("rooms.add_members", "shared_rooms");
     let chat = plan.start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let hers = chat.rest_as(0, &ada);
     let room = chat.room(&ada, "private", &[]).await;
     cannot_be_added(&hers, room, &bob, KINDS).await;
-    // Both in one public room, by their own choice.
+    // Both joined one public room themselves.
     let lobby = chat.room(&ada, "public", &[]).await;
     let his = chat.rest_as(1, &bob);
     his.post(&format!("/v1/rooms/{lobby}/join"), json!({}))
@@ -464,13 +476,13 @@ async fn who_shares_no_room_cannot_be_added(kind: Kind) {
     let direct = chat.room(&ada, "direct", &[&bob]).await;
     let role = json!({"role": "member"});
     hers.put(&member(room, &bob), role.clone()).await.ok(200);
-    // Out of all of them he stays out, also of what he was in before.
+    // After leaving, he cannot be added to any room, including those he was a member of.
     for room in [lobby, direct, room] {
         his.post(&format!("/v1/rooms/{room}/leave"), json!({}))
             .await
             .ok(204);
     }
-    // Of the direct room it is said below.
+    // The direct room is tested below.
     cannot_be_added(&hers, room, &bob, &KINDS[..2]).await;
     assert_eq!(
         chat.room(&ada, "direct", &[&bob]).await,
@@ -480,12 +492,12 @@ async fn who_shares_no_room_cannot_be_added(kind: Kind) {
     his.get(&format!("/v1/rooms/{direct}"))
         .await
         .problem(404, "not_found");
-    // He may come back himself.
+    // He can rejoin himself.
     assert_eq!(chat.room(&bob, "direct", &[&ada]).await, direct);
     his.get(&format!("/v1/rooms/{direct}")).await.ok(200);
 }
 
-async fn nobody_is_added_without_an_invitation(kind: Kind) {
+async fn members_cannot_be_added_directly(kind: Kind) {
     let plan = Chat::plan(kind).set("rooms.add_members", "invitation");
     let chat = plan.start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
@@ -496,12 +508,12 @@ async fn nobody_is_added_without_an_invitation(kind: Kind) {
         .await
         .ok(200);
     cannot_be_added(&hers, room, &bob, KINDS).await;
-    // Who came by themselves can be given a role.
+    // A member who joined without an invitation can be given a role.
     let admin = json!({"role": "admin"});
     hers.put(&member(lobby, &bob), admin).await.ok(200);
 }
 
-/// Not into a room that there is, nor into new ones of these kinds; and none of these rooms came to be.
+/// `user` can be added neither to `room` nor to new rooms of these kinds, and none of the new rooms is created.
 async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
     let before = hers.get("/v1/rooms?limit=200").await.ok(200);
     let role = json!({"role": "member"});
@@ -525,9 +537,9 @@ async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
     );
 }
 
-/// Nothing comes over the bus: what ended is found in the store.
+/// Without the bus, revoked rights are found by reading the store.
 #[tokio::test]
-async fn rights_end_without_redis() {
+async fn rights_are_revoked_without_redis() {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let plan = Chat::plan(Kind::Cluster)
         .via("REDIS_URL", line.address)
@@ -584,8 +596,8 @@ async fn rights_end_without_redis() {
         "without Redis: unsubscribed after {left:?}, the login's socket closed after {closed:?}"
     );
     assert!(left < PATIENCE && closed < PATIENCE);
-    // On the same edge, which delivers to all of the room's sockets at once.
-    adas.until("her own word", |heard| {
+    // Sent on the same edge, which delivers to all sockets of the room at once.
+    adas.until("the owner's own message", |heard| {
         heard
             .events
             .iter()

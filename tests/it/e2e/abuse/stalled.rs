@@ -1,4 +1,4 @@
-//! Sockets that stop reading in the middle of a request: nothing shared may wait for them.
+//! Sockets that stop reading during a request: no shared resource may wait for them.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,22 @@ use crate::harness::{
 };
 
 both_ways!(
-    sockets_that_send_requests_and_never_read,
-    sockets_that_read_a_little_now_and_then,
+    stalled_sockets_do_not_hold_database_connections,
+    slowly_draining_sockets_are_closed,
 );
 
-/// More than the database connections of a process: 4 read from SQLite, and 4 are allowed to PostgreSQL here.
+/// More than the database connections of a process: 4 SQLite readers, and at most 4 PostgreSQL connections in this
+/// test.
 const STALLED: usize = 24;
-/// For an honest client's request, on a machine that does much else.
+/// Bound of an honest client's request, on a loaded machine.
 const PROMPT: Duration = Duration::from_secs(3);
 const BODY: usize = 7000;
 
-/// Limits that these attacks could run into are somebody else's tests.
+/// Disables the limits that other tests cover.
 fn plan(kind: Kind, write_timeout: &str) -> Plan {
     Chat::plan(kind)
         .set("edge.write_timeout", write_timeout)
-        // The byte limit must not be what ends them.
+        // The byte limit must not be what closes the sockets.
         .set("edge.send_queue_bytes", 64 << 20)
         .set("limits.messages_per_second", 1_000_000)
         .set("limits.burst", 1_000_000)
@@ -37,7 +38,7 @@ fn plan(kind: Kind, write_timeout: &str) -> Plan {
 async fn stall(chat: &Chat, edge: usize, user: &User, room: Uuid) -> Socket {
     let dial = chat.dial(edge).bearer(&user.access).receive_buffer(4096);
     let socket = dial.connect().await.expect("a socket");
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     socket.stop_reading();
     socket
 }
@@ -63,7 +64,7 @@ async fn open_sockets(chat: &Chat) -> usize {
     metric(chat, "chat_sockets_open{transport=\"ws\"} ").await
 }
 
-/// Reads and joins of a client that plays by the rules, on this edge: the longest of them.
+/// Reads and joins of an honest client on this edge; returns the longest duration.
 async fn honest(chat: &Chat, edge: usize, user: &User, room: Uuid) -> Duration {
     let rest = chat.rest_as(edge, user);
     let messages = format!("/v1/rooms/{room}/messages?limit=10");
@@ -97,9 +98,9 @@ async fn say(talker: &Socket, room: Uuid, count: usize) {
     join_all(sends).await;
 }
 
-/// Each of them is in a room where others talk, and always has a request under way that reads the database. So whenever the
-/// system takes nothing more for it, a request is half done.
-async fn sockets_that_send_requests_and_never_read(kind: Kind) {
+/// Each socket is in a busy room and always has a request in flight that reads the database, so a request is in
+/// progress whenever the socket's buffers are full.
+async fn stalled_sockets_do_not_hold_database_connections(kind: Kind) {
     let chat = plan(kind, "2s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let busy = chat.room(&ada, "public", &[]).await;
@@ -114,7 +115,7 @@ async fn sockets_that_send_requests_and_never_read(kind: Kind) {
         for id in 1..1500 {
             let data = json!({"room": foreign, "seq": 1});
             let read = json!({"id": id + 10_000, "event": "markRead", "data": data}).to_string();
-            // What the server does not read any more stays in the way.
+            // Once the server stops reading, the write blocks.
             let sent = tokio::time::timeout(Duration::from_secs(1), socket.raw(&read));
             if sent.await.is_err() {
                 return;
@@ -128,7 +129,7 @@ async fn sockets_that_send_requests_and_never_read(kind: Kind) {
     };
     tokio::join!(join_all(requests), talking);
 
-    // They stand still now, or will be closed already.
+    // The sockets are stalled now, or already closed.
     let started = Instant::now();
     let mut longest = Duration::ZERO;
     let closed = async {
@@ -159,8 +160,8 @@ async fn sockets_that_send_requests_and_never_read(kind: Kind) {
     assert_eq!(stalled(&chat).await, STALLED, "and no others");
 }
 
-/// What they read is progress each time, and yet what waits for them does not get less.
-async fn sockets_that_read_a_little_now_and_then(kind: Kind) {
+/// Every read is progress, but the backlog does not shrink.
+async fn slowly_draining_sockets_are_closed(kind: Kind) {
     let chat = plan(kind, "1s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let (room, quiet) = tokio::join!(
@@ -183,7 +184,7 @@ async fn sockets_that_read_a_little_now_and_then(kind: Kind) {
         raw.until("{\"ack\":1,\"ok\":true").await;
         dribblers.push(raw);
     }
-    // 4 MiB wait for each of them; they read some 100 KiB a second of it.
+    // 4 MiB are queued for each socket; it reads about 100 KiB per second.
     let dribbling: Vec<_> = dribblers
         .into_iter()
         .map(|mut raw| {
@@ -208,13 +209,13 @@ async fn sockets_that_read_a_little_now_and_then(kind: Kind) {
     })
     .await;
     let took = started.elapsed();
-    eprintln!("{kind:?}: closed {took:.1?} after the last word");
+    eprintln!("{kind:?}: closed {took:.1?} after the last message");
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(honest(&chat, 0, &bob, quiet).await < PROMPT);
     dribbling.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Nobody reads the feed while this is open: requests that do are under way for as long. They give up after five seconds.
+/// Locks the feed table, so that requests that read it block until they time out after five seconds.
 struct Held(PgConnection);
 
 impl Held {
@@ -230,13 +231,13 @@ impl Held {
         Held(connection)
     }
 
-    /// Until so many requests wait for it.
-    async fn waited_for(&mut self, count: i64) {
+    /// Waits until `count` requests wait for the lock.
+    async fn until_blocked(&mut self, count: i64) {
         let sql = "SELECT count(*) FROM pg_stat_activity \
              WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let deadline = Instant::now() + Duration::from_secs(4);
         loop {
-            // A transaction sees the activity as it was when it first looked.
+            // Statistics are cached within a transaction: clear the snapshot.
             let fresh = self.0.execute("SELECT pg_stat_clear_snapshot()").await;
             fresh.expect("PostgreSQL");
             let waiting: i64 = sqlx::query_scalar(sql)
@@ -248,7 +249,7 @@ impl Held {
             }
             assert!(
                 Instant::now() < deadline,
-                "{waiting} requests are under way"
+                "{waiting} requests are in progress"
             );
         }
     }
@@ -261,13 +262,13 @@ impl Held {
     }
 }
 
-fn missed(room: Uuid) -> Value {
+fn recovery_request(room: Uuid) -> Value {
     json!({"id": 7, "event": "joinRoom", "data": {"room": room, "afterSeq": 0}})
 }
 
-/// The gap, stretched: the request is half done for as long as the test likes, and the socket is full meanwhile.
+/// Blocks a read of the feed, so that requests are in progress while their sockets are full.
 #[tokio::test]
-async fn a_request_goes_on_while_its_peer_does_not_read() {
+async fn a_request_continues_while_its_socket_is_stalled() {
     let chat = plan(Kind::Cluster, "30s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let busy = chat.room(&ada, "public", &[&bob]).await;
@@ -282,13 +283,13 @@ async fn a_request_goes_on_while_its_peer_does_not_read() {
 
     let mut held = Held::feed(&chat).await;
     for socket in &sockets {
-        socket.raw(&missed(another).to_string()).await;
+        socket.raw(&recovery_request(another).to_string()).await;
     }
-    held.waited_for(4).await;
-    // Every connection of this edge is in use by one of them, and now the sockets fill up.
+    held.until_blocked(4).await;
+    // Stalled requests use every database connection of this edge; now the sockets fill up.
     say(&talker, busy, 100).await;
     listener
-        .until("everything that was said", |heard| {
+        .until("all messages", |heard| {
             let events = heard.events.iter();
             let said = events.filter(|event| event.name == "newMessage").count();
             (said == 100).then_some(())
@@ -298,7 +299,9 @@ async fn a_request_goes_on_while_its_peer_does_not_read() {
 
     let started = Instant::now();
     let longest = tokio::time::timeout(Duration::from_secs(10), honest(&chat, 0, &bob, quiet));
-    let longest = longest.await.expect("the connections came back");
+    let longest = longest
+        .await
+        .expect("the database connections are free again");
     eprintln!("{longest:.1?} at most, {:.1?} in all", started.elapsed());
     assert!(longest < PROMPT, "{longest:?}");
     assert_eq!(
@@ -308,9 +311,9 @@ async fn a_request_goes_on_while_its_peer_does_not_read() {
     );
 }
 
-/// Pings are sent, and must be answered, whatever the socket is doing.
+/// Pings are sent, and must be answered, also during a request.
 #[tokio::test]
-async fn pings_go_on_while_a_request_is_under_way() {
+async fn pings_continue_during_a_request() {
     let chat = plan(Kind::Cluster, "30s")
         .set("edge.ping_interval", "200ms")
         .set("edge.pong_timeout", "600ms")
@@ -331,10 +334,10 @@ async fn pings_go_on_while_a_request_is_under_way() {
 
     let mut held = Held::feed(&chat).await;
     for raw in [&mut alive, &mut dead] {
-        raw.say(&missed(room).to_string()).await;
+        raw.say(&recovery_request(room).to_string()).await;
     }
-    held.waited_for(2).await;
-    // One reads, and so answers; the other does not.
+    held.until_blocked(2).await;
+    // One client reads, and so answers pings; the other does not.
     let mut pings = 0;
     let pinged = async {
         while pings < 8 {
@@ -350,7 +353,7 @@ async fn pings_go_on_while_a_request_is_under_way() {
     held.release().await;
     let answer = alive.until("{\"ack\":7,").await;
     assert!(answer.starts_with("{\"ack\":7,\"ok\":true"), "{answer}");
-    // The first thing it hears is what came before its end.
+    // It reads what was sent before the close.
     let ended = async {
         loop {
             match dead.0.next().await {
@@ -361,8 +364,5 @@ async fn pings_go_on_while_a_request_is_under_way() {
         }
     };
     let code = tokio::time::timeout(Duration::from_secs(5), ended).await;
-    assert_eq!(
-        code.expect("it ended while its request was under way"),
-        4009
-    );
+    assert_eq!(code.expect("it is closed during its request"), 4009);
 }

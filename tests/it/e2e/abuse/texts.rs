@@ -1,4 +1,4 @@
-//! Names, addresses and reactions that are not what they seem.
+//! Misleading names, addresses and reactions.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use crate::{
 };
 
 both_ways!(
-    no_name_hides_or_reorders_what_stands_beside_it,
-    a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes,
-    no_spelling_of_a_suppressed_address_is_sent_to,
-    a_log_at_its_most_verbose_holds_no_secret,
+    misleading_names_are_refused,
+    a_reaction_is_one_emoji_or_one_word,
+    all_spellings_of_a_suppressed_address_are_suppressed,
+    trace_logs_contain_no_secrets,
 );
 
-/// The longest that the honest client beside an attack waits for one of its messages to be stored.
+/// Bound of an honest client's message beside an attack, from its request until it is stored.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Stores a message, and says how long that took.
+/// Sends a message and checks how long it takes until it is stored.
 async fn honest(chat: &Chat, user: &User, room: Uuid) {
     let begun = Instant::now();
     say(chat, user, room, "as ever").await;
@@ -32,7 +32,7 @@ async fn honest(chat: &Chat, user: &User, room: Uuid) {
     assert!(took < PATIENCE, "an honest message took {took:?}");
 }
 
-async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
+async fn misleading_names_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = (
         chat.register("Moderator1").await,
@@ -71,7 +71,7 @@ async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
     }
     honest(&chat, &ada, room).await;
 
-    // One name has one spelling, and scripts keep what they need.
+    // Names are normalized to NFC, and joiners that scripts need are kept.
     let changed = rest.patch(
         "/v1/me",
         json!({"displayName": "A\u{30A}sa 👩‍🚒 می\u{200C}خواهم"}),
@@ -81,7 +81,7 @@ async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
         "Åsa 👩‍🚒 می\u{200C}خواهم"
     );
 
-    // User names that are taken for another's.
+    // User names that look like an existing one.
     for name in ["rnoderator1", "ModeratorI", "M0DERAT0RL", "moderator1"] {
         let new = json!({"username": name, "password": "a long password"});
         let refused = chat.rest(1).post("/v1/auth/register", new).await;
@@ -92,7 +92,7 @@ async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
     gone.ok(204);
     chat.register("rnoderator1").await;
 
-    // Times that RFC 3339 cannot write.
+    // Times that RFC 3339 cannot represent.
     for what in ["mutes", "bans"] {
         let path = format!("/v1/rooms/{theirs}/{what}/{}", ada.id);
         for until in [
@@ -108,7 +108,7 @@ async fn no_name_hides_or_reorders_what_stands_beside_it(kind: Kind) {
     }
 }
 
-async fn a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes(kind: Kind) {
+async fn a_reaction_is_one_emoji_or_one_word(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, eve) = (chat.register("ada").await, chat.register("eve").await);
     let room = chat.room(&ada, "public", &[&eve]).await;
@@ -146,13 +146,13 @@ async fn a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes(kind: Kind) {
             .await;
         let ack = io.until(&format!("43{acked}[")).await;
         assert!(ack.contains("\"invalid\""), "{emoji}: {ack}");
-        // One from before the rule can still be taken back.
+        // An invalid reaction, stored before the rule existed, can still be removed.
         let two = rest.delete(&format!("{path}/{}", escaped(emoji))).await;
         two.ok(200);
     }
     honest(&chat, &ada, room).await;
 
-    // Byte for byte, qualified or not.
+    // Stored byte for byte, qualified or not.
     let good = ["👍🏽", "❤", "❤️", "👩‍❤️‍💋‍👨", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🇩🇪", "1️⃣", "thumbsup", "+1"];
     for (i, emoji) in good.iter().enumerate() {
         let data = json!({"room": room, "id": message, "emoji": emoji});
@@ -190,7 +190,7 @@ async fn a_reaction_is_one_emoji_or_a_word_whatever_way_it_comes(kind: Kind) {
     assert_eq!(kept, good.map(Value::from));
 }
 
-async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
+async fn all_spellings_of_a_suppressed_address_are_suppressed(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -243,7 +243,7 @@ async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
     let answered = rest.send(Method::POST, "/v1/me/verify/email", None).await;
     assert!(answered.status < 500, "{answered:?}");
 
-    // Beside all that an honest user is told as ever, and by then the others would have been, too.
+    // Honest users still receive mails; by then any mail to the suppressed address would have been sent as well.
     let back = chat.room(&bob, "direct", &[&ada]).await;
     for text in ["one", "two"] {
         honest(&chat, &bob, back).await;
@@ -260,8 +260,8 @@ async fn no_spelling_of_a_suppressed_address_is_sent_to(kind: Kind) {
     }
 }
 
-/// Everything that must not be in a log passes through every process, with each of them told to say all it can.
-async fn a_log_at_its_most_verbose_holds_no_secret(kind: Kind) {
+/// Every kind of secret passes through every process while all of them log at `trace`.
+async fn trace_logs_contain_no_secrets(kind: Kind) {
     let mail = Provider::start().await;
     let change = [
         ("log.filter", "trace"),
@@ -353,7 +353,7 @@ async fn a_log_at_its_most_verbose_holds_no_secret(kind: Kind) {
                 .split_once("://")
                 .and_then(|(_, rest)| rest.rsplit_once('@'));
             let password = user.and_then(|(user, _)| user.split_once(':'));
-            // RabbitMQ's is `guest`, which is its user as well.
+            // RabbitMQ's password is `guest`, which is also its user name.
             secrets.extend(
                 password
                     .filter(|(_, p)| p.len() > 5)
@@ -361,7 +361,7 @@ async fn a_log_at_its_most_verbose_holds_no_secret(kind: Kind) {
             );
         }
     }
-    // As `Debug` shows bytes.
+    // `Debug` output of a byte string.
     let bytes = |text: &str| {
         text.bytes()
             .map(|byte| byte.to_string())

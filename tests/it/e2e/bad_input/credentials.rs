@@ -1,4 +1,4 @@
-//! Tokens and tickets that are none, or are not good any more.
+//! Invalid and expired tokens and tickets.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -12,31 +12,34 @@ use crate::harness::{
     socket::Closed,
 };
 
-both_ways!(sockets_without_good_credentials, tokens_over_rest,);
+both_ways!(
+    sockets_with_invalid_credentials_are_closed,
+    invalid_tokens_over_rest_are_refused,
+);
 
-/// A token with the right shape, the given claims, and any signature.
+/// A well-formed token with the given claims, signed with `secret`.
 fn token(user: Uuid, secret: &str, algorithm: Algorithm) -> String {
     let now = jwt::now();
     let claims = json!({"sub": user, "sid": Uuid::new_v4(), "iat": now, "exp": now + 600});
     jwt::sign(&claims, secret, algorithm)
 }
 
-/// Tokens that must not be good, each with what is wrong with it.
+/// Invalid tokens, each with the reason.
 fn bad_tokens(ada: &User, bob: &User) -> Vec<(&'static str, String)> {
     let [header, claims, signature] = parts(&ada.access);
     let [_, bobs_claims, bobs_signature] = parts(&bob.access);
-    // {"alg":"none","typ":"JWT"}
+    // Decoded: `{"alg":"none","typ":"JWT"}`.
     let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
     vec![
         ("empty", String::new()),
         ("no token", "x".to_owned()),
         ("not three parts", format!("{header}.{claims}")),
         (
-            "someone else's claims",
+            "another user's claims",
             format!("{header}.{bobs_claims}.{signature}"),
         ),
         (
-            "someone else's signature",
+            "another token's signature",
             format!("{header}.{claims}.{bobs_signature}"),
         ),
         ("no signature", format!("{header}.{claims}.")),
@@ -63,7 +66,7 @@ fn parts(token: &str) -> [&str; 3] {
     parts.try_into().expect("an access token is a JWT")
 }
 
-async fn sockets_without_good_credentials(kind: Kind) {
+async fn sockets_with_invalid_credentials_are_closed(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("auth.access_ttl", "1s")
         .set("edge.auth_timeout", "1s")
@@ -89,7 +92,7 @@ async fn sockets_without_good_credentials(kind: Kind) {
             .dial(1)
             .connect()
             .await
-            .expect("credentials may come later");
+            .expect("a socket may authenticate later");
         let error = socket
             .call("auth", json!({"token": token}))
             .await
@@ -100,10 +103,10 @@ async fn sockets_without_good_credentials(kind: Kind) {
     let control = token(ada.id, SECRET, Algorithm::HS256);
     assert!(
         chat.dial(0).bearer(&control).connect().await.is_ok(),
-        "the forger can forge"
+        "the test's tokens are valid"
     );
 
-    // One that was good a moment ago.
+    // A token that expires during the test.
     let rest = chat.rest_as(0, &ada);
     eventually("the token's end", || async {
         (rest.get("/v1/me").await.status == 401).then_some(())
@@ -124,7 +127,7 @@ async fn sockets_without_good_credentials(kind: Kind) {
         .dial(0)
         .connect()
         .await
-        .expect("credentials may come later");
+        .expect("a socket may authenticate later");
     let error = socket
         .call("auth", json!({"token": ada.access}))
         .await
@@ -137,13 +140,13 @@ async fn sockets_without_good_credentials(kind: Kind) {
         .ticket("made-up")
         .connect()
         .await
-        .expect("told by the close code");
-    unauthorized(socket.closed().await, "a ticket nobody gave");
+        .expect("the refusal is in the close code");
+    unauthorized(socket.closed().await, "an unknown ticket");
     let socket = chat
         .dial(0)
         .connect()
         .await
-        .expect("credentials may come later");
+        .expect("a socket may authenticate later");
     let error = socket
         .join(Uuid::new_v4(), None)
         .await
@@ -154,10 +157,10 @@ async fn sockets_without_good_credentials(kind: Kind) {
         .dial(0)
         .connect()
         .await
-        .expect("credentials may come later");
+        .expect("a socket may authenticate later");
     unauthorized(socket.closed().await, "nothing at all");
 
-    // A token in a URL ends up in logs.
+    // Tokens in URLs are refused, because URLs are logged.
     for key in ["token", "access_token"] {
         let refused = chat
             .dial(0)
@@ -171,7 +174,7 @@ async fn sockets_without_good_credentials(kind: Kind) {
             (400, &json!("malformed"))
         );
     }
-    // A web page from elsewhere.
+    // A browser page of a foreign origin.
     let dial = chat
         .dial(0)
         .header("origin", "https://evil.example".to_owned());
@@ -185,11 +188,11 @@ async fn sockets_without_good_credentials(kind: Kind) {
         (refused.status, &refused.body["code"]),
         (403, &json!("forbidden"))
     );
-    // No WebSocket at all.
+    // A plain HTTP request without an upgrade.
     chat.rest(0).get("/ws").await.problem(400, "malformed");
 }
 
-async fn tokens_over_rest(kind: Kind) {
+async fn invalid_tokens_over_rest_are_refused(kind: Kind) {
     let chat = Chat::plan(kind).set("auth.access_ttl", "1s").start().await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let with = |token: &str| -> Rest { chat.rest(0).with_token(token) };

@@ -1,11 +1,14 @@
-//! The rules of HTTP itself: where a request goes, methods, media types, credentials, and what every answer carries.
+//! HTTP semantics: request targets, framing, methods, media types, credentials, and headers of every response.
 
 use crate::harness::{
     Chat, Kind, both_ways,
     raw::{HERE, Raw, RawAnswer},
 };
 
-both_ways!(requests_that_break_http, pages_for_browsers);
+both_ways!(
+    invalid_http_requests_are_refused,
+    browser_pages_and_security_headers
+);
 
 async fn send(url: &str, text: &str) -> RawAnswer {
     let mut raw = Raw::connect(url, HERE).await;
@@ -20,12 +23,12 @@ async fn ask(url: &str, line: &str, headers: &[&str]) -> RawAnswer {
     answer.unwrap_or_else(|| panic!("no answer to {line}"))
 }
 
-async fn requests_that_break_http(kind: Kind) {
+async fn invalid_http_requests_are_refused(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let url = chat.edge(0).url();
 
-    // Where it goes (RFC 9112, section 3.2).
+    // Request target and `Host` (RFC 9112, section 3.2).
     for (text, status) in [
         ("GET /healthz HTTP/1.1\r\n\r\n", 400),
         ("GET /healthz HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", 400),
@@ -44,7 +47,7 @@ async fn requests_that_break_http(kind: Kind) {
         ("GET /healthz HTTP/1.1\r\nhost: [::1]:3000\r\n\r\n", 200),
         ("GET http://b:1/healthz HTTP/1.1\r\nhost: a\r\n\r\n", 200),
         ("OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", 204),
-        // How long it is (section 6.3): a proxy could see other requests in it.
+        // Message body length (section 6.3): ambiguous lengths allow request smuggling.
         (
             "POST /v1/auth/login HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
             400,
@@ -65,14 +68,13 @@ async fn requests_that_break_http(kind: Kind) {
         let answer = send(url, text).await;
         assert_eq!(answer.status, status, "{text:?}: {}", answer.text());
     }
-    // Both lengths: by the chunks, and then the connection ends (section 6.1).
+    // With both headers, `Transfer-Encoding` applies and the connection is closed (section 6.1).
     let both = "POST /v1/auth/login HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut raw = Raw::connect(url, HERE).await;
     raw.send(both.as_bytes()).await;
     assert_eq!(raw.answer().await.expect("an answer").status, 422);
     assert!(raw.answer().await.is_none());
 
-    // Methods.
     for method in ["TRACE", "BREW", "PROPFIND", "DELETE"] {
         for path in [
             "/",
@@ -94,7 +96,7 @@ async fn requests_that_break_http(kind: Kind) {
         405
     );
 
-    // The scheme of the credentials is the same in any case (RFC 9110, section 11.1).
+    // The authentication scheme is case-insensitive (RFC 9110, section 11.1).
     for scheme in ["bearer", "Bearer", "BEARER"] {
         let header = format!("authorization: {scheme} {}", ada.access);
         assert_eq!(
@@ -103,7 +105,7 @@ async fn requests_that_break_http(kind: Kind) {
             "{scheme}"
         );
     }
-    // HEAD tells what GET would (RFC 9110, section 9.3.2), of failures, too.
+    // HEAD has the status and headers of GET, also for errors (RFC 9110, section 9.3.2).
     let header = format!("authorization: Bearer {}", ada.access);
     for (path, status) in [
         ("/v1/me", 200),
@@ -118,7 +120,7 @@ async fn requests_that_break_http(kind: Kind) {
             assert_eq!(head.header(name), get.header(name), "{path}: {name}");
         }
     }
-    // A token in a URL ends up in logs.
+    // Tokens in URLs are refused, because URLs are logged.
     let header = format!("authorization: Bearer {}", ada.access);
     for name in ["token", "access_token"] {
         for headers in [&[][..], &[header.as_str()]] {
@@ -130,7 +132,7 @@ async fn requests_that_break_http(kind: Kind) {
     }
 }
 
-async fn pages_for_browsers(kind: Kind) {
+async fn browser_pages_and_security_headers(kind: Kind) {
     let chat = Chat::start(kind).await;
     let url = chat.edge(0).url();
     for path in ["/", "/api", "/api/openapi.json"] {
@@ -164,7 +166,7 @@ async fn pages_for_browsers(kind: Kind) {
             );
         }
     }
-    // Every answer says what a browser may do with it: pages what they need, everything else nothing.
+    // Every response has a Content-Security-Policy: pages allow what they need, everything else nothing.
     for path in [
         "/",
         "/api",
@@ -203,9 +205,9 @@ async fn pages_for_browsers(kind: Kind) {
     assert_eq!(broken.header("x-frame-options"), Some("DENY"));
 }
 
-/// Without pages, and reachable from other machines: then metrics are only on their own port.
+/// Pages disabled, and an edge that is reachable from other machines: metrics are on their own port only.
 #[tokio::test]
-async fn pages_and_metrics_can_be_kept_away() {
+async fn pages_and_metrics_can_be_disabled() {
     let port = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("an address").port()
@@ -257,7 +259,7 @@ async fn pages_and_metrics_can_be_kept_away() {
             .status,
         200
     );
-    // On loopback, but forwarded: a proxy on this machine does not show them to the world.
+    // On loopback, a forwarded request is refused: it came through a proxy on this machine.
     let local = Chat::start(Kind::Standalone).await;
     let url = local.edge(0).url();
     assert_eq!(ask(url, "GET /metrics", &[]).await.status, 200);

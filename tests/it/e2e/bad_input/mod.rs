@@ -1,5 +1,5 @@
-//! Whatever a client gets wrong has its code and a sentence that says what to do, and the connection lives on unless
-//! the protocol itself is broken.
+//! Invalid client input is answered with an error code and a message that says what to do. The connection stays open
+//! unless the protocol itself is violated.
 
 mod credentials;
 mod http;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::harness::{Chat, Socket, User, socket::WireError};
 
-/// Ada with a room of her own, and a room that is not hers.
+/// Ada with a room of her own, and a room that she is not in.
 struct Scene {
     chat: Chat,
     ada: User,
@@ -25,7 +25,7 @@ async fn scene(chat: Chat) -> Scene {
     let room = chat.room(&ada, "public", &[]).await;
     let foreign = chat.room(&bob, "private", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     Scene {
         chat,
         ada,
@@ -36,7 +36,7 @@ async fn scene(chat: Chat) -> Scene {
     }
 }
 
-/// That the socket does its work as before.
+/// Asserts that the socket still sends and receives.
 async fn still_works(socket: &mut Socket, room: Uuid) {
     let name = Uuid::new_v4().to_string();
     socket.say(room, &name, "still here").await;

@@ -1,4 +1,4 @@
-//! Requests over REST.
+//! Invalid REST requests.
 
 use reqwest::Method;
 use serde_json::json;
@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{Scene, scene};
 use crate::harness::{Chat, Kind, both_ways};
 
-both_ways!(requests_over_rest,);
+both_ways!(invalid_rest_requests_are_answered_with_problems,);
 
-async fn requests_over_rest(kind: Kind) {
+async fn invalid_rest_requests_are_answered_with_problems(kind: Kind) {
     let Scene {
         chat,
         ada,
@@ -21,7 +21,7 @@ async fn requests_over_rest(kind: Kind) {
     let messages = format!("/v1/rooms/{room}/messages");
     let nobody = Uuid::new_v4();
 
-    // Bodies that are none.
+    // Malformed bodies.
     let json = "application/json";
     for (content_type, body, status, code) in [
         (json, &b"{"[..], 400, "malformed"),
@@ -39,7 +39,7 @@ async fn requests_over_rest(kind: Kind) {
             .problem(status, code);
     }
 
-    // Fields; the one that is wrong is named.
+    // Invalid fields: the error names the field.
     let long = "x".repeat(8001);
     for (path, body, status, code, field) in [
         (&*messages, json!({}), 422, "invalid", "body"),
@@ -130,7 +130,7 @@ async fn requests_over_rest(kind: Kind) {
             .problem(401, "unauthorized");
     }
 
-    // Queries.
+    // Invalid query parameters.
     for (query, status, code) in [
         ("limit=201", 422, "invalid"),
         ("limit=0", 422, "invalid"),
@@ -161,7 +161,7 @@ async fn requests_over_rest(kind: Kind) {
         .await
         .problem(400, "malformed");
 
-    // Paths and methods.
+    // Unknown paths and methods.
     rest.get("/v1/nothing").await.problem(404, "not_found");
     rest.get("/nothing").await.problem(404, "not_found");
     rest.get("/v1/rooms/lobby").await.problem(400, "malformed");

@@ -1,4 +1,4 @@
-//! Frames and requests on a socket.
+//! Invalid frames and requests on a socket.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{
@@ -14,13 +14,13 @@ use super::{Scene, assert_helpful, scene, still_works};
 use crate::harness::{Chat, Kind, both_ways, eventually};
 
 both_ways!(
-    frames_that_are_no_requests,
-    requests_with_wrong_fields,
-    what_ends_a_socket,
-    who_sends_too_much_is_told_to_wait,
+    malformed_frames_are_answered_with_errors,
+    invalid_fields_are_named_in_errors,
+    protocol_violations_close_the_socket,
+    rate_limited_sends_are_answered_with_retry_after,
 );
 
-async fn frames_that_are_no_requests(kind: Kind) {
+async fn malformed_frames_are_answered_with_errors(kind: Kind) {
     let Scene {
         chat: _chat,
         room,
@@ -52,7 +52,7 @@ async fn frames_that_are_no_requests(kind: Kind) {
             .await;
         assert_helpful(&error, "malformed", text);
     }
-    // Where the number can be read, the answer has it.
+    // The answer has the request's id wherever the id is readable.
     let pending = socket.send("noSuchEvent", json!({})).await;
     assert_helpful(
         &pending.ack().await.expect_err("no such event"),
@@ -64,7 +64,7 @@ async fn frames_that_are_no_requests(kind: Kind) {
         .until("ack 4000", |heard| heard.acks.get(&4000).cloned())
         .await;
     assert_helpful(&answer.expect_err("no event"), "malformed", "no event");
-    // Without a number a request is done all the same, and only errors are told.
+    // A request without an id is executed as well; only an error is answered.
     socket.raw("{\"event\":\"markRead\",\"data\":{}}").await;
     let error = socket
         .until("an error", |heard| heard.unasked.get(texts.len()).cloned())
@@ -73,7 +73,7 @@ async fn frames_that_are_no_requests(kind: Kind) {
     still_works(&mut socket, room).await;
 }
 
-async fn requests_with_wrong_fields(kind: Kind) {
+async fn invalid_fields_are_named_in_errors(kind: Kind) {
     let scene = scene(Chat::start(kind).await).await;
     let (room, foreign, mut socket) = (scene.room, scene.foreign, scene.socket);
     let nobody = Uuid::new_v4();
@@ -89,7 +89,7 @@ async fn requests_with_wrong_fields(kind: Kind) {
         data.as_object_mut().expect("an object").remove(field);
         (event, data)
     };
-    // What is sent, the code, and the field that is named.
+    // The data, the error code, and the field that the error names.
     let cases = [
         (("joinRoom", json!({})), "invalid", "room"),
         (("joinRoom", json!({"room": "lobby"})), "invalid", "room"),
@@ -232,7 +232,7 @@ async fn requests_with_wrong_fields(kind: Kind) {
         assert_helpful(&error, code, &what);
         assert_eq!(error.field(), field, "{what}: {error:?}");
     }
-    // The limits themselves are allowed.
+    // Values at the limits are accepted.
     for (event, data) in [
         send(json!({"body": "ä".repeat(4000), "clientMsgId": "longest body"})),
         send(json!({"body": "\u{1}".repeat(8000), "clientMsgId": "longest body, escaped"})),
@@ -253,7 +253,7 @@ async fn requests_with_wrong_fields(kind: Kind) {
     still_works(&mut socket, room).await;
 }
 
-async fn what_ends_a_socket(kind: Kind) {
+async fn protocol_violations_close_the_socket(kind: Kind) {
     let Scene {
         chat,
         ada,
@@ -262,7 +262,7 @@ async fn what_ends_a_socket(kind: Kind) {
         ..
     } = scene(Chat::start(kind).await).await;
 
-    // A frame as long as allowed is only malformed; one byte more is over.
+    // A frame of the maximum length is only malformed; one byte more closes the socket.
     socket.raw(&"x".repeat(65536)).await;
     assert_helpful(&socket.unasked().await, "malformed", "65536 bytes");
     still_works(&mut socket, room).await;
@@ -273,7 +273,7 @@ async fn what_ends_a_socket(kind: Kind) {
     assert_helpful(&error, "too_large", "65537 bytes");
     assert_eq!(socket.closed().await.code, 1009);
 
-    // A frame that only announces its length is refused on sight.
+    // The limit applies to the whole message, not to each of its fragments.
     let socket = chat.connect(0, &ada).await;
     let mut huge = Frame::message(Vec::new(), OpCode::Data(Data::Text), false);
     huge.header_mut().is_final = false;
@@ -305,7 +305,7 @@ async fn what_ends_a_socket(kind: Kind) {
         "a kind of frame that RFC 6455 does not know"
     );
 
-    // Nonsense is answered for a while.
+    // 20 malformed frames are answered, then the socket is closed.
     let socket = chat.connect(1, &ada).await;
     for _ in 0..20 {
         socket.raw("nonsense").await;
@@ -313,13 +313,13 @@ async fn what_ends_a_socket(kind: Kind) {
     assert_eq!(socket.closed().await.code, 4400);
     assert_eq!(socket.heard(|heard| heard.unasked.len()), 20);
 
-    // None of it hurt anyone else.
+    // No other socket is affected.
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     still_works(&mut socket, room).await;
 }
 
-async fn who_sends_too_much_is_told_to_wait(kind: Kind) {
+async fn rate_limited_sends_are_answered_with_retry_after(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.messages_per_second", 1)
         .set("limits.burst", 10)
@@ -347,7 +347,7 @@ async fn who_sends_too_much_is_told_to_wait(kind: Kind) {
         matches!(refused.retry_after_ms, Some(1..=1000)),
         "{refused:?}"
     );
-    // REST draws from the same account, on this edge; reading is free.
+    // REST shares the user's limit on this edge; reads have their own.
     let rest = chat.rest_as(0, &ada);
     let messages = format!("/v1/rooms/{room}/messages");
     let answer = eventually("a refusal", || async {
@@ -359,7 +359,7 @@ async fn who_sends_too_much_is_told_to_wait(kind: Kind) {
     let problem = answer.problem(429, "rate_limited");
     assert!(problem["retryAfterMs"].as_u64().is_some());
     rest.get(&messages).await.ok(200);
-    // Waiting helps, and the socket is as good as ever.
+    // After waiting, the socket can send again.
     let accepted = eventually("the time to send again", || async {
         let data = json!({"room": room, "body": "x", "clientMsgId": "patient"});
         socket.call("sendMessage", data).await.ok()

@@ -1,5 +1,5 @@
-//! Payloads that no worker can read lie beside good ones: they are set aside with their reason, and nothing else
-//! suffers.
+//! Payloads that no worker can parse, among valid ones: they are dead-lettered with their reason, and the valid ones
+//! are stored.
 
 use chat::{job::partition_of, sqlite::Database};
 use lapin::{
@@ -11,17 +11,17 @@ use uuid::Uuid;
 
 use crate::harness::{Chat, Kind, both_ways, eventually, server};
 
-both_ways!(letters_that_nobody_can_read);
+both_ways!(unreadable_payloads_are_dead_lettered);
 
-/// As `Plan::start` sets it.
+/// As in `Plan::start`.
 const PARTITIONS: u16 = 4;
-/// As `config.toml` has it.
+/// As in `config.toml`.
 const STANDALONE_PARTITIONS: u16 = 8;
 
-/// Puts payloads into the room's partition, as they are.
+/// Writes raw payloads to the room's partition.
 pub async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
     if chat.kind == Kind::Standalone {
-        // Beside the running server, which looks for what others add.
+        // Inserted by a second process; the running server polls for such rows.
         let file = chat.dir().join("data/chat.db");
         let database = Database::open(&file).await.expect("the database");
         for payload in payloads {
@@ -74,26 +74,26 @@ pub async fn run(chat: &Chat, args: &[&str]) -> String {
     ended.stdout
 }
 
-pub async fn letters(chat: &Chat) -> Vec<Value> {
+pub async fn dead_letters(chat: &Chat) -> Vec<Value> {
     let listed = run(chat, &["queue", "--json", "dead", "list"]).await;
     serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{error}: {listed}"))
 }
 
-pub async fn there_are(chat: &Chat, count: usize) -> Vec<Value> {
+pub async fn until_dead_letters(chat: &Chat, count: usize) -> Vec<Value> {
     eventually("the dead letters", || async {
-        let letters = letters(chat).await;
+        let letters = dead_letters(chat).await;
         (letters.len() >= count).then_some(letters)
     })
     .await
 }
 
-async fn letters_that_nobody_can_read(kind: Kind) {
+async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     let mut chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let mut socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
-    // All of it waits in one queue, good and bad in turn.
+    socket.join(room, None).await.expect("joined");
+    // All of them wait in one queue, valid and invalid ones alternating.
     for worker in &mut chat.workers {
         worker.kill9().await;
     }
@@ -109,7 +109,7 @@ async fn letters_that_nobody_can_read(kind: Kind) {
         assert_eq!(socket.event("newMessage").await["clientMsgId"], name);
     }
 
-    let dead = there_are(&chat, 4).await;
+    let dead = until_dead_letters(&chat, 4).await;
     let reasons: Vec<&str> = dead.iter().filter_map(|l| l["reason"].as_str()).collect();
     let newer = |version: u8| {
         reasons
@@ -127,10 +127,10 @@ async fn letters_that_nobody_can_read(kind: Kind) {
     let shown = run(&chat, &["queue", "dead", "show", id]).await;
     assert!(shown.contains("update the workers"), "{shown}");
 
-    // One is put back: nobody can read it still, and it comes back as a new letter.
+    // A replayed payload still cannot be parsed and becomes a new dead letter.
     run(&chat, &["queue", "dead", "replay", id]).await;
-    eventually("it comes back", || async {
-        let letters = letters(&chat).await;
+    eventually("the replayed payload to be dead-lettered again", || async {
+        let letters = dead_letters(&chat).await;
         let fresh = letters
             .iter()
             .any(|l| l["id"] != json!(id) && l["payload"] == json!(r#"{"v":99,"new":true}"#));
@@ -138,7 +138,7 @@ async fn letters_that_nobody_can_read(kind: Kind) {
     })
     .await;
     run(&chat, &["queue", "dead", "purge", "--all"]).await;
-    assert!(letters(&chat).await.is_empty());
+    assert!(dead_letters(&chat).await.is_empty());
     socket.say(room, "4", "four").await;
     let last = socket.event("newMessage").await;
     assert_eq!(

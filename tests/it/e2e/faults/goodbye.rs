@@ -1,5 +1,5 @@
-//! SIGTERM under load, one process after the other: nothing lost, nothing twice, and clients who come back when they
-//! were told to do not come all at once.
+//! SIGTERM under load, one process after the other: no message is lost or duplicated, and clients that follow the
+//! announced delay reconnect spread over time.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,12 @@ use futures_util::future::join_all;
 use super::PACE;
 use crate::harness::{Chat, Kind, both_ways, load::Load};
 
-both_ways!(a_rolling_restart, sockets_are_closed_one_by_one);
+both_ways!(
+    a_rolling_restart_loses_nothing,
+    a_shutdown_closes_sockets_gradually
+);
 
-async fn a_rolling_restart(kind: Kind) {
+async fn a_rolling_restart_loses_nothing(kind: Kind) {
     let mut chat = Load::plan(kind).set("edge.drain", "300ms").start().await;
     let load = Load::start(&chat, 3, 6, PACE).await;
     let rounds = if kind == Kind::Cluster { 1 } else { 3 };
@@ -20,7 +23,7 @@ async fn a_rolling_restart(kind: Kind) {
             chat.edge(i).sigterm();
             assert_eq!(chat.edge_mut(i).ended().await, Some(0));
             chat.edge_mut(i).restart().await;
-            load.moved(&chat);
+            load.update_edges(&chat);
         }
         for i in 0..chat.workers.len() {
             load.accepted(150).await;
@@ -31,13 +34,13 @@ async fn a_rolling_restart(kind: Kind) {
     }
     load.accepted(150).await;
     let figures = load.figures();
-    // Everyone was on some edge that went, and each of them was told when to come back.
+    // Each client was on an edge that stopped, and received a reconnect delay.
     assert!(figures.restarts >= 6, "{figures:?}");
     assert_eq!(figures.restarts, figures.reconnects, "{figures:?}");
     load.end(&chat).await;
 }
 
-async fn sockets_are_closed_one_by_one(kind: Kind) {
+async fn a_shutdown_closes_sockets_gradually(kind: Kind) {
     const SOCKETS: usize = 60;
     const DRAIN: Duration = Duration::from_secs(2);
     let mut chat = Chat::plan(kind)
@@ -60,7 +63,7 @@ async fn sockets_are_closed_one_by_one(kind: Kind) {
     }))
     .await;
     assert_eq!(chat.edge_mut(0).ended().await, Some(0));
-    // A slow machine makes it longer, never shorter.
+    // On a slow machine it takes longer, never shorter.
     let last = closed.iter().map(|(at, _)| *at).max().expect("some");
     assert!(last >= DRAIN * 3 / 4, "all were closed within {last:?}");
     let early = closed.iter().filter(|(at, _)| *at < last / 2).count();
@@ -68,10 +71,10 @@ async fn sockets_are_closed_one_by_one(kind: Kind) {
         (SOCKETS / 6..=SOCKETS * 5 / 6).contains(&early),
         "{early} in the first half"
     );
-    // Sixty of them all in one half would be one chance in 10^17.
+    // The chance that all sixty fall into one half is 1 in 10^17.
     let soon = closed.iter().filter(|(_, hint)| *hint < DRAIN / 2).count();
     assert!(
         (1..SOCKETS).contains(&soon),
-        "{soon} come back in the first half"
+        "{soon} reconnect in the first half"
     );
 }

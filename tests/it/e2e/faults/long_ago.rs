@@ -1,4 +1,4 @@
-//! Someone who was away while a hundred thousand things happened comes back, to another edge, while the room is busy.
+//! A reader resumes on another edge after missing a hundred thousand messages, while the room is busy.
 
 use std::{
     sync::{
@@ -20,13 +20,13 @@ use crate::{
     harness::{Chat, Kind, both_ways},
 };
 
-both_ways!(a_reader_who_missed_a_hundred_thousand);
+both_ways!(a_reader_catches_up_on_a_hundred_thousand_messages);
 
 const MISSED: usize = 100_000;
-/// In one transaction; so few that a busy machine does not take longer for them than the database waits.
+/// Messages per transaction: few enough to stay below the database's timeouts on a busy machine.
 const AT_ONCE: usize = 1000;
 
-/// Puts so many messages of `user` into the room, as a worker would, without telling any edge.
+/// Writes [`MISSED`] messages of `user` to the room as a worker would, without publishing events.
 async fn fill(chat: &Chat, user: UserId, room: RoomId) {
     let writes: Arc<dyn Writes> = match chat.kind {
         Kind::Cluster => {
@@ -80,7 +80,7 @@ async fn fill(chat: &Chat, user: UserId, room: RoomId) {
     }
 }
 
-async fn a_reader_who_missed_a_hundred_thousand(kind: Kind) {
+async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     let chat = Chat::plan(kind)
         .set("limits.messages_per_second", 1_000_000)
         .set("limits.burst", 1_000_000)
@@ -89,12 +89,12 @@ async fn a_reader_who_missed_a_hundred_thousand(kind: Kind) {
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let room: Uuid = chat.room(&ada, "public", &[&bob]).await;
     let away = chat.connect(0, &ada).await;
-    let joined = away.join(room, None).await.expect("her own");
+    let joined = away.join(room, None).await.expect("joined");
     let mut position = joined["seq"].as_i64().expect("a number");
     away.close().await;
     fill(&chat, bob.id, room).await;
 
-    // Someone talks all the time.
+    // Bob sends messages all the time.
     let quiet = Arc::new(AtomicBool::new(false));
     let busy = {
         let (quiet, socket) = (quiet.clone(), chat.connect(0, &bob).await);
@@ -124,7 +124,7 @@ async fn a_reader_who_missed_a_hundred_thousand(kind: Kind) {
         got.len(),
         started.elapsed()
     );
-    // Live from here on: some more, then the last.
+    // From here on events are live: receive some of them, then the last.
     let seen = back.events("newMessage").len();
     back.until("live events", |heard| {
         let live = heard.events.iter().filter(|e| e.name == "newMessage");
@@ -132,7 +132,7 @@ async fn a_reader_who_missed_a_hundred_thousand(kind: Kind) {
     })
     .await;
     quiet.store(true, Ordering::Relaxed);
-    let said = busy.await.expect("it could talk");
+    let said = busy.await.expect("every send was accepted");
     let last = format!("\"clientMsgId\":\"live {}\"", said - 1);
     back.until("the last one", |heard| {
         heard
@@ -148,7 +148,7 @@ async fn a_reader_who_missed_a_hundred_thousand(kind: Kind) {
     let wrong = got.iter().zip(first..).position(|(got, seq)| *got != seq);
     assert_eq!(wrong, None, "each number once, in order");
     assert_eq!(got.len(), MISSED + said);
-    // The history's end says the same.
+    // The history ends with the same number.
     let head = *got.last().expect("something");
     let path = format!("/v1/rooms/{room}/messages?limit=1");
     let newest = chat.rest_as(0, &ada).get(&path).await.ok(200);

@@ -1,4 +1,4 @@
-//! What breaks, and what holds nevertheless: real processes, real servers and real sockets, judged message by message.
+//! Fault injection with real processes, servers and sockets; every message is checked.
 
 mod broker;
 mod crashes;
@@ -21,15 +21,15 @@ use uuid::Uuid;
 
 use crate::harness::{Chat, Socket, eventually};
 
-/// Each client of a load sends one message in this time.
+/// Interval of each load client's messages.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Every answer comes while the outage lasts, so that none can have waited for its end. This bounds how long one takes,
-/// loosely: the tests share their machine with each other.
+/// Bound of a response during an outage. Loose, because tests share the machine; the outage outlasts it, so that no
+/// response can have waited for the outage's end.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// Waits until every edge says this of itself, and of one thing it depends on.
-async fn edges_say(chat: &Chat, status: u16, check: &str, ok: bool) {
+/// Waits until `/readyz` of every edge has this status and this result of `check`.
+async fn until_edges_report(chat: &Chat, status: u16, check: &str, ok: bool) {
     for edge in 0..chat.edges.len() {
         eventually(&format!("/readyz: {status}, {check} {ok}"), || async move {
             let answer = chat.rest(edge).get("/readyz").await;
@@ -41,7 +41,7 @@ async fn edges_say(chat: &Chat, status: u16, check: &str, ok: bool) {
 }
 
 /// Waits until this metric of every edge has this value.
-async fn edges_count(chat: &Chat, metric: &str, value: i64) {
+async fn until_edges_count(chat: &Chat, metric: &str, value: i64) {
     let line = format!("{metric} {value}");
     for edge in 0..chat.edges.len() {
         eventually(&line, || async {
@@ -52,7 +52,7 @@ async fn edges_count(chat: &Chat, metric: &str, value: i64) {
     }
 }
 
-/// Sends once, and says what came of it: `accepted` or an error's code.
+/// Sends one message; returns `accepted` or the error code, and the duration.
 async fn probe(socket: &Socket, room: Uuid, name: &str) -> (String, Duration) {
     let started = Instant::now();
     let data = json!({"room": room, "body": name, "clientMsgId": name});
@@ -63,7 +63,7 @@ async fn probe(socket: &Socket, room: Uuid, name: &str) -> (String, Duration) {
     (came, started.elapsed())
 }
 
-/// The numbers of a room's messages, from its history.
+/// Number and `clientMsgId` of a room's messages, from its history.
 async fn history(chat: &Chat, user: &crate::harness::User, room: Uuid) -> Vec<(i64, String)> {
     let rest = chat.rest_as(0, user);
     let (mut after, mut found) = (0, Vec::new());

@@ -1,4 +1,5 @@
-//! Who owns the partitions when workers come, go and crash: they move soon, and nothing waits for who is gone.
+//! Ownership of partitions when workers start, stop and crash: partitions move soon, and no message waits for a worker
+//! that is gone.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,11 @@ use uuid::Uuid;
 use super::PACE;
 use crate::harness::{Chat, Kind, Socket, eventually, load::Load};
 
-/// What the design says is two seconds; asserted with room for a machine that is busy.
+/// The design's bound is two seconds; asserted with a margin for busy machines.
 const MOVED: Duration = Duration::from_secs(12);
 
 /// Sends one message to each room and waits until all are stored.
-async fn all_answer(socket: &Socket, rooms: &[Uuid], name: &str) -> Duration {
+async fn store_in_each_room(socket: &Socket, rooms: &[Uuid], name: &str) -> Duration {
     let started = Instant::now();
     let sends = rooms.iter().map(|room| async move {
         let data = json!({"room": room, "body": name, "clientMsgId": name});
@@ -37,7 +38,7 @@ async fn all_answer(socket: &Socket, rooms: &[Uuid], name: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn partitions_move_soon_when_a_worker_is_gone() {
+async fn partitions_move_when_a_worker_stops_or_crashes() {
     let mut chat = Chat::plan(Kind::Cluster)
         .edges(1)
         .set("limits.burst", 100_000)
@@ -50,12 +51,12 @@ async fn partitions_move_soon_when_a_worker_is_gone() {
     }
     let socket = chat.connect(0, &ada).await;
     for room in &rooms {
-        socket.join(*room, None).await.expect("her own");
+        socket.join(*room, None).await.expect("joined");
     }
-    all_answer(&socket, &rooms, "before").await;
+    store_in_each_room(&socket, &rooms, "before").await;
     let mut figures = Vec::new();
     for (round, i) in [0, 1, 0, 1].into_iter().enumerate() {
-        // Both have something: otherwise nothing would move.
+        // Both workers own partitions; otherwise nothing would move.
         let politely = round >= 2;
         if politely {
             chat.worker_mut(i).sigterm();
@@ -63,19 +64,19 @@ async fn partitions_move_soon_when_a_worker_is_gone() {
         } else {
             chat.worker_mut(i).kill9().await;
         }
-        let took = all_answer(&socket, &rooms, &format!("after {round}")).await;
+        let took = store_in_each_room(&socket, &rooms, &format!("after {round}")).await;
         let how = if politely { "SIGTERM" } else { "SIGKILL" };
         figures.push((how, took));
         chat.worker_mut(i).restart().await;
-        all_answer(&socket, &rooms, &format!("again {round}")).await;
+        store_in_each_room(&socket, &rooms, &format!("again {round}")).await;
     }
     eprintln!("until every room's next message is stored: {figures:.1?}");
     assert!(figures.iter().all(|(_, took)| *took < MOVED), "{figures:?}");
 }
 
-/// One after the other comes, goes, crashes; the rooms are busy all the time.
+/// Workers start, stop and crash in turn while the rooms are busy.
 #[tokio::test]
-async fn workers_that_come_and_go() {
+async fn no_message_is_lost_when_workers_join_and_leave() {
     let mut chat = Load::plan(Kind::Cluster).workers(1).start().await;
     let load = Load::start(&chat, 6, 4, PACE).await;
     load.accepted(100).await;
@@ -92,7 +93,7 @@ async fn workers_that_come_and_go() {
     load.accepted(100).await;
     chat.worker_mut(third).sigcont();
     load.accepted(100).await;
-    eventually("the second has gone", || async {
+    eventually("the second worker to stop", || async {
         chat.workers[second]
             .log()
             .contains("stopping")

@@ -1,55 +1,61 @@
-//! The whole way from nobody to several workers and back, with the broker killed in the middle of it.
+//! Scaling from zero to several workers and back, with a broker crash in between.
 
-use super::{PACE, edges_say};
+use super::{PACE, until_edges_report};
 use crate::{
     e2e::autoscale::{children, is_running, plan, until_workers},
     harness::load::Load,
     support::OwnBroker,
 };
 
-/// The most workers there may be.
+/// `autoscale.max`.
 const MOST: usize = 3;
 
-// Whoever counts processes must not hold up the load.
+// Two threads: `children` blocks one, and the load must go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_killed_while_the_pool_works() {
+async fn the_pool_recovers_from_a_broker_crash() {
     let broker = OwnBroker::start("pool").await;
     let chat = plan()
         .address("AMQP_URL", broker.url())
-        // Its figures are gone when the broker is back.
+        // The API's figures are lost when the broker restarts.
         .set("autoscale.api_url", broker.api_url())
         .set("queue.confirm_timeout", "5s")
         .set("autoscale.max", MOST)
-        // What was seen at each look, for a failure.
+        // Logs each measurement, for failures.
         .set("log.filter", "info,chat::autoscale=debug")
-        // Longer than the edges may take to find the broker again, and to fill its queues.
+        // Longer than the edges need to reconnect to the broker and to fill its queues.
         .set("autoscale.cooldown", "6s")
-        // So few that the load asks for all of them, however fast this machine is.
+        // Low enough that the load requires all workers, however fast this machine is.
         .set("autoscale.messages_per_second", 20)
         .start()
         .await;
     let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
     let load = Load::start(&chat, 4, 6, PACE).await;
     load.settled().await;
-    until_workers(&autoscaler, "nobody works", |n| n == 0).await;
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
 
-    load.go_on();
-    let workers = until_workers(&autoscaler, "as many as there may be", |n| n == MOST).await;
+    load.resume_sending();
+    let workers = until_workers(&autoscaler, "the maximum of workers", |n| n == MOST).await;
     load.accepted(200).await;
     broker.run(&["kill", "rabbitmq"]).await;
-    edges_say(&chat, 503, "queue", false).await;
+    until_edges_report(&chat, 503, "queue", false).await;
     let before = load.figures().busy;
-    load.until("the outage is felt", || load.figures().busy > before + 50)
-        .await;
-    // Nobody knows what waits: that starts nobody and sends nobody away.
+    load.until("sends to be refused as busy", || {
+        load.figures().busy > before + 50
+    })
+    .await;
+    // Without figures, no worker is started or stopped.
     assert_eq!(children(autoscaler.pid()), workers);
     broker.run(&["start", "rabbitmq"]).await;
-    edges_say(&chat, 200, "queue", true).await;
+    until_edges_report(&chat, 200, "queue", true).await;
     load.accepted(200).await;
-    assert_eq!(children(autoscaler.pid()), workers, "they go on");
+    assert_eq!(
+        children(autoscaler.pid()),
+        workers,
+        "the workers keep running"
+    );
 
     load.end(&chat).await;
-    until_workers(&autoscaler, "back to nobody", |n| n == 0).await;
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
     let log = autoscaler.log();
     for said in [
         "unknown what waits; the workers stay as they are",
@@ -59,5 +65,5 @@ async fn a_broker_that_is_killed_while_the_pool_works() {
     }
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
-    assert!(!workers.into_iter().any(is_running), "nobody is left");
+    assert!(!workers.into_iter().any(is_running), "a worker is left");
 }

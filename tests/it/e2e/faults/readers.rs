@@ -1,4 +1,4 @@
-//! Readers that stop reading, and readers that were away for long, while their room is busy.
+//! Readers that stop reading, and readers that resume after a long absence, while their room is busy.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::{
 };
 
 both_ways!(
-    a_reader_who_was_away_for_thousands,
-    a_reader_who_stops_reading
+    a_reader_catches_up_on_thousands_of_messages,
+    a_stalled_reader_is_closed_and_resumes
 );
 
-/// Everything above `after`, page by page, until the socket is live. Returns the number of pages.
+/// Joins page by page from `after` until the socket is live. Returns the number of pages.
 async fn catch_up(socket: &Socket, room: Uuid, after: i64, got: &mut Vec<i64>) -> usize {
     let mut after = after;
     for pages in 1.. {
@@ -29,21 +29,21 @@ async fn catch_up(socket: &Socket, room: Uuid, after: i64, got: &mut Vec<i64>) -
     unreachable!("it ends")
 }
 
-fn live(socket: &Socket) -> Vec<i64> {
+fn live_seqs(socket: &Socket) -> Vec<i64> {
     let messages = socket.events("newMessage");
     messages.iter().filter_map(|m| m["seq"].as_i64()).collect()
 }
 
-/// Waits until the socket has what everyone has, and compares.
-async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
+/// Waits until the socket has received every message of the load, and compares.
+async fn assert_received_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
     load.settled().await;
     let all = load.figures().accepted as i64;
     let before = got.len() as i64;
-    load.until("the reader to have everything", || {
-        before + live(socket).len() as i64 >= all
+    load.until("the reader to receive every message", || {
+        before + live_seqs(socket).len() as i64 >= all
     })
     .await;
-    got.extend(live(socket));
+    got.extend(live_seqs(socket));
     let expected: Vec<i64> = (base + 1..=base + all).collect();
     let wrong = got.iter().zip(&expected).position(|(got, seq)| got != seq);
     assert!(
@@ -55,8 +55,8 @@ async fn has_all(load: &Load, socket: &Socket, mut got: Vec<i64>, base: i64) {
     );
 }
 
-/// Nobody else reads in this room, so that however slow the machine is, nobody else can be too slow.
-async fn a_reader_who_stops_reading(kind: Kind) {
+/// The room has no other reader, so that on a slow machine no other socket can be closed as slow.
+async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 256 * 1024)
         .start()
@@ -65,7 +65,7 @@ async fn a_reader_who_stops_reading(kind: Kind) {
     let room = chat.room(&ada, "public", &[&bob]).await;
     let dial = chat.dial(0).bearer(&ada.access);
     let slow = dial.receive_buffer(4096).connect().await.expect("a socket");
-    let base = slow.join(room, None).await.expect("her own");
+    let base = slow.join(room, None).await.expect("joined");
     let base = base["seq"].as_i64().expect("a number");
     let talker = chat.connect(1, &bob).await;
     talker.say(room, "first", "hello").await;
@@ -77,7 +77,7 @@ async fn a_reader_who_stops_reading(kind: Kind) {
     slow.stop_reading();
     // Its outbox and the system's buffers fill up.
     let (mut said, body) = (1, ".".repeat(7000));
-    eventually("it counts as slow", || {
+    eventually("it to be closed as a slow reader", || {
         said += 20;
         let (talker, body, upto) = (&talker, &body, said);
         let chat = &chat;
@@ -96,10 +96,10 @@ async fn a_reader_who_stops_reading(kind: Kind) {
     slow.read_on();
     let closed = slow.closed().await;
     assert_eq!(closed.code, 4008, "{closed:?}");
-    let mut got = live(&slow);
-    let last = *got.last().expect("something was heard");
+    let mut got = live_seqs(&slow);
+    let last = *got.last().expect("a message was received");
 
-    // It resumes, on the other edge.
+    // It resumes on the other edge.
     let back = chat.connect(1, &ada).await;
     catch_up(&back, room, last, &mut got).await;
     talker.say(room, "last", "goodbye").await;
@@ -110,12 +110,12 @@ async fn a_reader_who_stops_reading(kind: Kind) {
             .then_some(())
     })
     .await;
-    got.extend(live(&back));
+    got.extend(live_seqs(&back));
     let expected: Vec<i64> = (base + 1..=base + said as i64 + 1).collect();
     assert_eq!(got, expected);
 }
 
-async fn a_reader_who_was_away_for_thousands(kind: Kind) {
+async fn a_reader_catches_up_on_thousands_of_messages(kind: Kind) {
     const MISSED: u64 = 5000;
     let chat = Load::plan(kind).start().await;
     let load = Load::start(&chat, 1, 4, Duration::from_millis(5)).await;
@@ -125,14 +125,14 @@ async fn a_reader_who_was_away_for_thousands(kind: Kind) {
     catch_up(&away, room, base, &mut got).await;
     load.accepted(20).await;
     away.close().await;
-    got.extend(live(&away));
+    got.extend(live_seqs(&away));
     load.accepted(MISSED).await;
-    // On the other edge, and the room goes on.
+    // On the other edge, while the room is busy.
     let back = chat.connect(1, load.owner()).await;
     let last = got.last().copied().unwrap_or(base);
     let pages = catch_up(&back, room, last, &mut got).await;
     assert!(pages > 5, "{pages} pages");
     load.accepted(200).await;
-    has_all(&load, &back, got, base).await;
+    assert_received_all(&load, &back, got, base).await;
     load.end(&chat).await;
 }

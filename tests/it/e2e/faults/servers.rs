@@ -1,5 +1,5 @@
-//! The servers go away or go silent, and the workers with them: sends are answered at once, and all of it is stored
-//! and delivered when they are back.
+//! Servers fail, hang or are cut off, and workers fail: sends are answered in time, and everything is stored and
+//! delivered after the recovery.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,17 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{AT_ONCE, PACE, edges_count, edges_say};
+use super::{AT_ONCE, PACE, until_edges_count, until_edges_report};
 use crate::{
     harness::{Chat, Kind, deployment::authority, eventually, load::Load, server},
     support::Line,
 };
 
 const OUTAGE: Duration = Duration::from_secs(10);
-/// A database of Redis that may be emptied.
+/// A Redis database that this test may flush.
 const OWN: u8 = 9;
 
-async fn empty_redis() {
+async fn flush_redis() {
     let mut redis = TcpStream::connect(authority(&server("REDIS_URL")))
         .await
         .expect("Redis");
@@ -31,8 +31,8 @@ async fn empty_redis() {
     assert_eq!(&answer, b"+OK\r\n+OK\r\n");
 }
 
-/// A cluster at work that reaches [`OWN`] by a line.
-async fn on_a_line_to_redis() -> (Line, Chat, Load) {
+/// A cluster under load that reaches [`OWN`] through a proxy.
+async fn load_behind_a_redis_proxy() -> (Line, Chat, Load) {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
         .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
@@ -44,24 +44,24 @@ async fn on_a_line_to_redis() -> (Line, Chat, Load) {
 }
 
 #[tokio::test]
-async fn redis_that_goes_away_and_forgets() {
-    let (line, chat, load) = on_a_line_to_redis().await;
+async fn messages_flow_while_redis_is_down_and_emptied() {
+    let (line, chat, load) = load_behind_a_redis_proxy().await;
     for _ in 0..2 {
-        // Nothing gets through, to open connections and to new ones.
+        // Cuts the open connections and lets no new ones through.
         line.freeze();
         line.cut();
         load.accepted(400).await;
-        edges_say(&chat, 200, "bus", false).await;
-        edges_count(&chat, "chat_bus_state", 0).await;
-        empty_redis().await;
+        until_edges_report(&chat, 200, "bus", false).await;
+        until_edges_count(&chat, "chat_bus_state", 0).await;
+        flush_redis().await;
         line.thaw();
-        edges_say(&chat, 200, "bus", true).await;
-        edges_count(&chat, "chat_bus_state", 1).await;
+        until_edges_report(&chat, 200, "bus", true).await;
+        until_edges_count(&chat, "chat_bus_state", 1).await;
         load.accepted(200).await;
     }
     load.settled().await;
-    load.go_on();
-    // Connections that break, again and again.
+    load.resume_sending();
+    // Connections that break repeatedly.
     for _ in 0..5 {
         line.cut();
         load.accepted(50).await;
@@ -69,14 +69,15 @@ async fn redis_that_goes_away_and_forgets() {
     load.end(&chat).await;
 }
 
-/// That a login was closed is told over Redis; while Redis is away, an edge compares logins with the store and closes the socket.
+/// Closed logins are published over Redis. While Redis is unreachable, an edge compares its logins with the store and
+/// closes the sockets of closed ones.
 #[tokio::test]
-async fn a_login_that_was_closed_meanwhile() {
+async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
     let line = Line::to(&authority(&server("REDIS_URL"))).await;
     let chat = Chat::plan(Kind::Cluster)
         .via("REDIS_URL", line.address)
         .set("edge.wait", "1s")
-        // So that nothing else is what finds it.
+        // Disables the periodic checks, which would find it as well.
         .set("edge.reconcile_interval", "1h")
         .set("edge.rights_interval", "1h")
         .start()
@@ -94,7 +95,7 @@ async fn a_login_that_was_closed_meanwhile() {
         .expect("a socket");
     line.freeze();
     line.cut();
-    edges_count(&chat, "chat_bus_state", 0).await;
+    until_edges_count(&chat, "chat_bus_state", 0).await;
     let refresh = json!({"refreshToken": ada.refresh});
     eventually("the login is closed", || async {
         let path = "/v1/auth/logout";
@@ -113,37 +114,37 @@ async fn a_login_that_was_closed_meanwhile() {
             .map(drop)
     })
     .await;
-    // While the bus is away logins are compared with the store.
+    // Found by the comparison with the store.
     assert_eq!(closed.closed().await.code, 4001);
     stays.settle().await;
     line.thaw();
     stays.settle().await;
 }
 
-/// What is lost last has nothing behind it that would show the hole.
+/// Events lost at the end: no later event reveals the missing range.
 #[tokio::test]
-async fn a_hole_that_nothing_follows() {
-    let (line, chat, load) = on_a_line_to_redis().await;
+async fn a_missing_range_at_the_end_is_filled() {
+    let (line, chat, load) = load_behind_a_redis_proxy().await;
     for _ in 0..3 {
         load.settled().await;
         line.freeze();
         line.cut();
-        load.go_on();
+        load.resume_sending();
         load.accepted(50).await;
         load.answered().await;
         line.thaw();
-        // Three seconds until heads are compared, and the bus's own way back.
+        // Heads are compared every three seconds; the bus needs time to reconnect.
         let started = Instant::now();
         load.settled().await;
         assert!(started.elapsed() < Duration::from_secs(15));
-        load.go_on();
+        load.resume_sending();
         load.accepted(50).await;
     }
     load.end(&chat).await;
 }
 
 #[tokio::test]
-async fn a_database_that_goes_silent_or_away() {
+async fn sends_are_answered_while_the_database_is_unreachable() {
     let line = Line::to(&authority(&server("DATABASE_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
         .via("DATABASE_URL", line.address)
@@ -151,14 +152,14 @@ async fn a_database_that_goes_silent_or_away() {
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
-    edges_say(&chat, 200, "store", true).await;
+    until_edges_report(&chat, 200, "store", true).await;
     line.freeze();
     load.answers_within(AT_ONCE, OUTAGE).await;
-    edges_say(&chat, 503, "store", false).await;
+    until_edges_report(&chat, 503, "store", false).await;
     line.thaw();
-    edges_say(&chat, 200, "store", true).await;
+    until_edges_report(&chat, 200, "store", true).await;
     load.settled().await;
-    load.go_on();
+    load.resume_sending();
     load.accepted(200).await;
     line.freeze();
     line.cut();
@@ -169,7 +170,7 @@ async fn a_database_that_goes_silent_or_away() {
 }
 
 #[tokio::test]
-async fn no_worker_at_all() {
+async fn sends_are_accepted_without_workers() {
     let mut chat = Load::plan(Kind::Cluster).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
@@ -181,7 +182,7 @@ async fn no_worker_at_all() {
         worker.sigcont();
     }
     load.settled().await;
-    load.go_on();
+    load.resume_sending();
     load.accepted(200).await;
     for worker in &mut chat.workers {
         worker.kill9().await;
@@ -195,7 +196,7 @@ async fn no_worker_at_all() {
 }
 
 #[tokio::test]
-async fn a_backlog_at_its_limit() {
+async fn sends_are_refused_as_busy_at_the_backlog_limit() {
     let mut chat = Load::plan(Kind::Cluster)
         .set("queue.max_backlog", 200)
         .start()
@@ -207,7 +208,7 @@ async fn a_backlog_at_its_limit() {
         worker.kill9().await;
     }
     let before = load.figures().accepted;
-    load.go_on();
+    load.resume_sending();
     load.until("it is full", || load.figures().busy > 200).await;
     let full = load.figures();
     assert!(full.accepted - before >= 100, "{full:?}");

@@ -1,4 +1,5 @@
-//! The same message sent again and again, through every door: it is stored once, and everyone is told the same.
+//! Repeated sends over every transport and edge: the message is stored once, and every response has the same id and
+//! number.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -7,11 +8,11 @@ use super::history;
 use crate::harness::{Chat, Kind, User, both_ways, eventually};
 
 both_ways!(
-    the_same_through_two_edges_at_once,
-    the_same_after_days_and_restarts
+    concurrent_duplicates_over_two_edges_are_stored_once,
+    duplicates_after_days_and_restarts_are_stored_once
 );
 
-/// Stores a message over REST, asking until it is stored.
+/// Sends a message over REST until it is stored.
 async fn store(chat: &Chat, edge: usize, user: &User, room: Uuid, name: &str) -> Value {
     let path = format!("/v1/rooms/{room}/messages?wait=stored");
     loop {
@@ -25,7 +26,7 @@ async fn store(chat: &Chat, edge: usize, user: &User, room: Uuid, name: &str) ->
     }
 }
 
-async fn the_same_through_two_edges_at_once(kind: Kind) {
+async fn concurrent_duplicates_over_two_edges_are_stored_once(kind: Kind) {
     const MESSAGES: usize = 30;
     let chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let ada = chat.register("ada").await;
@@ -41,13 +42,13 @@ async fn the_same_through_two_edges_at_once(kind: Kind) {
         assert_eq!((&one["id"], &one["seq"]), (&third["id"], &third["seq"]));
     }
     let stored = history(&chat, &ada, room).await;
-    // 1 is the owner.
+    // Number 1 is the owner's join.
     let expected = (0..MESSAGES).map(|i| (i as i64 + 2, i.to_string()));
     assert_eq!(stored, expected.collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn the_same_after_crashes() {
+async fn duplicates_after_crashes_are_stored_once() {
     const MESSAGES: usize = 40;
     let mut chat = Chat::plan(Kind::Cluster)
         .set("limits.burst", 100_000)
@@ -56,7 +57,7 @@ async fn the_same_after_crashes() {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     let mut pending = Vec::new();
     for i in 0..MESSAGES {
         let data = json!({"room": room, "body": i.to_string(), "clientMsgId": i.to_string()});
@@ -84,9 +85,9 @@ async fn the_same_after_crashes() {
     assert_eq!(history(&chat, &ada, room).await.len(), MESSAGES);
 }
 
-/// Nothing that anyone remembers for a while is left: every process is a new one, Redis's cache is behind hundreds of
-/// messages, and the message is older than any window.
-async fn the_same_after_days_and_restarts(kind: Kind) {
+/// No deduplication state outside of the store is left: every process is new, hundreds of later messages have displaced
+/// the message from Redis's cache, and it is older than any time window.
+async fn duplicates_after_days_and_restarts_are_stored_once(kind: Kind) {
     let mut chat = Chat::plan(kind).set("limits.burst", 100_000).start().await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
@@ -95,12 +96,12 @@ async fn the_same_after_days_and_restarts(kind: Kind) {
         process.sigterm();
         assert_eq!(process.ended().await, Some(0));
     }
-    age(&chat).await;
+    backdate_messages(&chat).await;
     for process in chat.workers.iter_mut().chain(&mut chat.edges) {
         process.restart().await;
     }
     let socket = chat.connect(1, &ada).await;
-    socket.join(room, Some(0)).await.expect("her own");
+    socket.join(room, Some(0)).await.expect("joined");
     for i in 0..300 {
         socket.say(room, &i.to_string(), "something else").await;
     }
@@ -108,7 +109,7 @@ async fn the_same_after_days_and_restarts(kind: Kind) {
     let shown = |m: &Value| [m["id"].clone(), m["seq"].clone(), m["createdAt"].clone()];
     assert_eq!(shown(&again)[..2], shown(&first)[..2]);
     assert_ne!(shown(&again)[2], shown(&first)[2], "it is older now");
-    // Over a socket: the same id at once, and nothing new for anyone.
+    // Over a socket: the ack has the same id, and no event is published.
     let id = socket.say(room, "the same", "another body").await;
     assert_eq!(json!(id), first["id"]);
     socket.say(room, "the last", "the last").await;
@@ -125,8 +126,8 @@ async fn the_same_after_days_and_restarts(kind: Kind) {
     assert_eq!(last, 303, "1 is the owner");
 }
 
-/// Makes all messages two days older than they are.
-async fn age(chat: &Chat) {
+/// Moves the time of all messages two days into the past.
+async fn backdate_messages(chat: &Chat) {
     use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
     let done = match chat.kind {
         Kind::Cluster => {

@@ -1,4 +1,4 @@
-//! Accounts that are deleted while something waits for them, and what is left of them.
+//! Account deletion while notifications are pending, and what remains of a deleted account.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::{is, row, say, start, verify};
 use crate::harness::{Chat, Kind, User, both_ways, eventually, provider::Provider};
 
 both_ways!(
-    who_deletes_their_account_is_told_nothing_more_and_it_says_why,
-    a_deletion_that_is_broken_off_is_finished,
+    a_deleted_account_gets_no_notifications_and_the_log_states_why,
+    an_interrupted_account_deletion_is_finished,
 );
 
 async fn delete(chat: &Chat, user: &User) {
@@ -27,7 +27,7 @@ async fn members(chat: &Chat, as_: &User, room: Uuid) -> Vec<(String, String)> {
     items.collect()
 }
 
-async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Kind) {
+async fn a_deleted_account_gets_no_notifications_and_the_log_states_why(kind: Kind) {
     let mail = Provider::start().await;
     let change = [("notify.delay", "3s"), ("notify.away_after", "1s")];
     let chat = start(kind, &mail, &change).await;
@@ -45,7 +45,7 @@ async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Ki
     let mut reader = chat.connect(1, &ada).await;
     reader.join(public, None).await.expect("a member");
 
-    // All of it waits for notify.delay, and bob goes.
+    // Both notifications wait for `notify.delay` when Bob deletes his account.
     let in_direct = say(&chat, &ada, direct, "are you there?").await;
     let named = say(&chat, &ada, public, "@bob?").await;
     delete(&chat, &bob).await;
@@ -63,7 +63,7 @@ async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Ki
     }
     assert!(mail.asked().is_empty(), "{:?}", mail.asked());
 
-    // Nobody is bob any more.
+    // Neither Bob's credentials nor his tokens are valid any more.
     let rest = chat.rest(0);
     let login = json!({"username": "bob", "password": bob.password});
     rest.post("/v1/auth/login", login.clone())
@@ -89,13 +89,13 @@ async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Ki
         .await
         .problem(404, "not_found");
 
-    // The rooms are whole without him.
+    // Bob is no member of any room.
     let who = |name: &str, role: &str| (name.to_owned(), role.to_owned());
     assert_eq!(members(&chat, &ada, public).await, [who("ada", "owner")]);
     assert_eq!(members(&chat, &ada, direct).await.len(), 1);
     let mut heirs = members(&chat, &ada, owned).await;
     heirs.sort();
-    // Both came with the room; one of them has it now.
+    // Both members joined with the room's creation; one of them is the owner now.
     let owners = heirs.iter().filter(|(_, role)| role == "owner").count();
     assert_eq!((heirs.len(), owners), (2, 1), "{heirs:?}");
     let path = format!("/v1/rooms/{alone}");
@@ -114,7 +114,7 @@ async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Ki
     let changes = chat.rest_as(0, &ada).get(&path).await.ok(200);
     assert!(!changes.to_string().contains("\"bob\""), "{changes}");
 
-    // Again it changes nothing; and the name is someone else's.
+    // A repeated deletion changes nothing, and the user name is available again.
     delete(&chat, &bob).await;
     let again = chat.register("bob").await;
     assert_ne!(again.id, bob.id);
@@ -125,8 +125,8 @@ async fn who_deletes_their_account_is_told_nothing_more_and_it_says_why(kind: Ki
         .problem(404, "not_found");
 }
 
-/// Enough rooms for several transactions, between which a worker dies.
-async fn a_deletion_that_is_broken_off_is_finished(kind: Kind) {
+/// Enough rooms for several transactions; the workers are killed in between.
+async fn an_interrupted_account_deletion_is_finished(kind: Kind) {
     const ROOMS: usize = 130;
     let mail = Provider::start().await;
     let mut chat = start(kind, &mail, &[("notify.digest_window", "60s")]).await;
@@ -148,7 +148,7 @@ async fn a_deletion_that_is_broken_off_is_finished(kind: Kind) {
     };
     let (http, url) = (chat.http.clone(), format!("{}/v1/me", chat.edge(0).url()));
     let token = bob.access.clone();
-    // Where the edge dies with the worker, there is no answer.
+    // In standalone mode the edge is killed with the worker, and the request gets no response.
     let deleting = tokio::spawn(async move { http.delete(url).bearer_auth(token).send().await });
     let first = chat.rest_as(1, &ada);
     let rooms_path = format!("/v1/rooms/{}/members", rooms.iter().min().expect("rooms"));

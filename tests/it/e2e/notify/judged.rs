@@ -1,6 +1,7 @@
-//! The providers' own OpenAPI descriptions as judges: Prism stands between us and the provider, and lets through only
-//! what they allow. `CHAT_PROVIDERS` names a folder with `sendgrid_mail_v3.json` and `twilio_messages_2010.json`, as the
-//! providers publish them; without it the test is skipped. `scripts/test` installs Prism where it is set.
+//! Checks requests against the providers' OpenAPI descriptions: Prism, as a validating proxy in front of the fake
+//! provider, forwards only conforming requests. `CHAT_PROVIDERS` names a folder with `sendgrid_mail_v3.json` and
+//! `twilio_messages_2010.json` as the providers publish them; the test is skipped if it is unset, and otherwise
+//! `scripts/test` installs Prism.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +31,7 @@ struct Prism {
 }
 
 impl Prism {
-    /// In front of `provider`. Ends with the test.
+    /// Starts Prism in front of `provider`; it is stopped when dropped.
     async fn start(description: &Path, provider: &Provider) -> Prism {
         let program = Path::new(crate::support::ROOT)
             .join("tests/node-prism/node_modules/@stoplight/prism-cli/dist/index.js");
@@ -64,7 +65,7 @@ impl Prism {
         };
         let listening = tokio::time::timeout(DEADLINE, listening).await;
         listening.expect("Prism listens");
-        // It must be able to go on writing.
+        // Drain its output, so that it does not block.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Prism {
             url: format!("http://127.0.0.1:{port}"),
@@ -82,11 +83,11 @@ fn descriptions() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn sendgrids_description_allows_our_mails() {
+async fn mails_conform_to_sendgrids_openapi_description() {
     let Some(folder) = descriptions() else { return };
     let mail = Provider::start().await;
     let prism = Prism::start(&folder.join("sendgrid_mail_v3.json"), &mail).await;
-    // What it does not allow does not come through: the judge judges.
+    // Control: Prism rejects a request that the description does not allow.
     let wrong = reqwest::Client::new()
         .post(format!("{}/v3/mail/send", prism.url))
         .bearer_auth("SG.test")
@@ -110,7 +111,7 @@ async fn sendgrids_description_allows_our_mails() {
 }
 
 #[tokio::test]
-async fn twilios_description_allows_our_text_messages() {
+async fn text_messages_conform_to_twilios_openapi_description() {
     let Some(folder) = descriptions() else { return };
     let (mail, sms) = (Provider::start().await, Provider::start().await);
     let prism = Prism::start(&folder.join("twilio_messages_2010.json"), &sms).await;

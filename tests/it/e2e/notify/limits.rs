@@ -1,4 +1,4 @@
-//! What a provider sees at once, however many workers there are.
+//! The limit of concurrent requests to a provider, shared by all workers.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,7 +19,7 @@ const READERS: usize = 6;
 const EACH: usize = 3;
 
 #[tokio::test]
-async fn workers_share_the_requests_that_may_be_under_way() {
+async fn workers_share_the_limit_of_concurrent_provider_requests() {
     let mail = Provider::start().await;
     let change = [
         ("notify.concurrency", "3"),
@@ -55,11 +55,11 @@ async fn workers_share_the_requests_that_may_be_under_way() {
     }
     let began = began.lock().expect("no panic").clone();
     assert!(began.len() > 2 * AT_ONCE, "{}", began.len());
-    // One begins only when one of those before it is over.
+    // A request starts only after one of the requests before it has ended.
     for (first, next) in began.iter().zip(&began[AT_ONCE..]) {
         let between = *next - *first;
         assert!(between >= TAKES, "{AT_ONCE} more after {between:?}");
     }
-    // And there are so many: the first ones do not wait for each other.
+    // The limit is used in full: the first requests run concurrently.
     assert!(began[AT_ONCE - 1] - began[0] < TAKES * 2, "{began:?}");
 }

@@ -1,4 +1,4 @@
-//! Notifications against providers that behave and providers that do not.
+//! Notifications through providers that work and providers that fail.
 
 mod deleted;
 mod judged;
@@ -25,12 +25,12 @@ use crate::harness::{
 };
 
 both_ways!(
-    who_is_away_is_told_once_and_reports_follow,
-    what_was_read_in_between_is_not_told,
-    who_is_there_is_told_only_after_they_went_quiet,
-    a_provider_that_stumbles_gets_it_once,
-    what_is_given_up_says_so,
-    who_cannot_be_reached_any_more_is_not_told_and_it_says_why,
+    an_absent_user_is_notified_once_and_delivery_reports_are_recorded,
+    messages_read_before_the_delay_are_not_notified,
+    a_connected_user_is_notified_only_when_inactive,
+    a_failing_provider_accepts_each_notification_once,
+    failed_notifications_are_dead_lettered_with_their_reason,
+    unreachable_users_are_skipped_and_the_log_states_why,
 );
 
 fn key() -> SigningKey {
@@ -66,13 +66,13 @@ pub async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat
     plan.start().await
 }
 
-/// Gives a user a proven address, and lets the provider forget how.
+/// Verifies an address of a user, and makes the provider forget the requests for it.
 pub async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
     prove(chat, user, provider, which, address).await;
     provider.forget();
 }
 
-/// The address may be anything but one that was used before.
+/// Verifies an address, which must not have received a code before.
 async fn prove(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
     request_code(chat, user, which, address).await;
     let code = eventually("the code", async || {
@@ -109,7 +109,7 @@ async fn confirm(chat: &Chat, user: &User, which: &str, code: &str) {
         .await
         .problem(422, "invalid");
     rest.post(&confirm, json!({"code": code})).await.ok(204);
-    // A code is good once.
+    // A code is valid once.
     rest.post(&confirm, json!({"code": code}))
         .await
         .problem(422, "invalid");
@@ -125,11 +125,11 @@ pub async fn say(chat: &Chat, user: &User, room: Uuid, body: &str) -> String {
     said["id"].as_str().expect("an id").to_owned()
 }
 
-/// The ledger's only row of a message, once `right`.
+/// The only row of a message in the delivery log, once `right` accepts it.
 async fn row(chat: &Chat, user: &User, message: &str, right: impl Fn(&Value) -> bool) -> Value {
     let rest = chat.rest_as(0, user);
     let path = format!("/v1/messages/{message}/notifications");
-    eventually("the ledger says so", async || {
+    eventually("the row of the delivery log", async || {
         let page = rest.get(&path).await.ok(200);
         let row = page["items"].get(0)?.clone();
         right(&row).then_some(row)
@@ -141,7 +141,7 @@ fn is(state: &'static str) -> impl Fn(&Value) -> bool {
     move |row| row["state"] == state
 }
 
-async fn who_is_away_is_told_once_and_reports_follow(kind: Kind) {
+async fn an_absent_user_is_notified_once_and_delivery_reports_are_recorded(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -170,7 +170,7 @@ async fn who_is_away_is_told_once_and_reports_follow(kind: Kind) {
     let html = body["content"][1]["value"].as_str().expect("html");
     assert!(html.contains("one &lt;b&gt;") && !html.contains("one <b>"));
 
-    // Reports: a forged one, then the real ones, out of order and repeated.
+    // Delivery reports: a forged one, then valid ones, out of order and repeated.
     let event = |event: &str, id: &str| json!([{"event": event, "sg_event_id": id, "notification_id": sent.notification(), "type": "bounce"}]);
     report(&chat, &event("bounce", "x"), false).await;
     for (name, id) in [("delivered", "a"), ("processed", "b"), ("delivered", "a")] {
@@ -183,7 +183,7 @@ async fn who_is_away_is_told_once_and_reports_follow(kind: Kind) {
         "{row_now}"
     );
 
-    // The link in the mail stops them, without a login and only with its secret.
+    // The unsubscribe link in the mail works without a login, and only with its secret.
     let link = body["headers"]["List-Unsubscribe"]
         .as_str()
         .expect("a link");
@@ -239,14 +239,14 @@ pub async fn report(chat: &Chat, events: &Value, signed: bool) {
     assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
 }
 
-async fn what_was_read_in_between_is_not_told(kind: Kind) {
+async fn messages_read_before_the_delay_are_not_notified(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.digest_window", "3s")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
     verify(&chat, &bob, &mail, "email", "bob@example.com").await;
     let room = chat.room(&ada, "public", &[&bob]).await;
 
-    // Nobody's business, a mention that is read, a mention of someone who is there.
+    // A message without a mention, a mention that is read, and a mention while the user is connected.
     let plain = say(&chat, &ada, room, "hello").await;
     let named = say(&chat, &ada, room, "@bob?").await;
     row(&chat, &ada, &named, is("queued")).await;
@@ -296,7 +296,7 @@ async fn what_was_read_in_between_is_not_told(kind: Kind) {
     assert!(mail.asked().is_empty(), "{:?}", mail.asked());
 }
 
-async fn who_is_there_is_told_only_after_they_went_quiet(kind: Kind) {
+async fn a_connected_user_is_notified_only_when_inactive(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.away_after", "2s")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -317,10 +317,10 @@ async fn who_is_there_is_told_only_after_they_went_quiet(kind: Kind) {
         chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339")
     };
     let waited = time(&told["at"]) - time(&sent);
-    assert!(waited.num_milliseconds() >= 2000, "told after {waited}");
+    assert!(waited.num_milliseconds() >= 2000, "notified after {waited}");
 }
 
-async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
+async fn a_failing_provider_accepts_each_notification_once(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.pause", "200ms")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -332,7 +332,7 @@ async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
         2 => Does::Reset,
         3 => Does::Answer(401, "", "{}"),
         4 => Does::Nothing(Duration::from_secs(5)),
-        // Someone between us and the provider.
+        // A response from an intermediary, not from the provider.
         5 => Does::Answer(200, "Content-Type: text/html\r\n", "<h1>Please log in</h1>"),
         _ => Does::take(),
     });
@@ -340,7 +340,7 @@ async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
     let told = row(&chat, &ada, &message, is("sent")).await;
     let asked = mail.asked();
     assert_eq!(asked.len(), 7);
-    // A refused credential is no attempt at the message.
+    // A rejected API key does not count as an attempt.
     let attempts = told["attempts"].as_array().expect("attempts");
     assert_eq!(attempts.len(), 6, "{told}");
     assert_eq!(attempts[4]["answer"], "200 OK: <h1>Please log in</h1>");
@@ -359,7 +359,7 @@ async fn a_provider_that_stumbles_gets_it_once(kind: Kind) {
     );
 }
 
-async fn what_is_given_up_says_so(kind: Kind) {
+async fn failed_notifications_are_dead_lettered_with_their_reason(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.max_attempts", "2")]).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
@@ -370,7 +370,7 @@ async fn what_is_given_up_says_so(kind: Kind) {
     let told = row(&chat, &ada, &message, is("dead")).await;
     assert_eq!(told["reason"], "given up after 2 attempts");
     assert_eq!(mail.asked().len(), 2);
-    // It stands in the dead letters, and can be sent from there.
+    // The notification is in the dead letters and can be replayed.
     mail.does(|_, _| Does::take());
     let data = chat.dir().join("data").to_string_lossy().into_owned();
     let mut args = vec!["queue", "dead", "replay", "--all"];
@@ -397,8 +397,8 @@ async fn what_is_given_up_says_so(kind: Kind) {
     assert_eq!(mail.asked().len(), 1);
 }
 
-/// Between the decision and the sending someone leaves the room, or changes their address.
-async fn who_cannot_be_reached_any_more_is_not_told_and_it_says_why(kind: Kind) {
+/// Between the decision and the delivery, one recipient leaves the room and one changes their address.
+async fn unreachable_users_are_skipped_and_the_log_states_why(kind: Kind) {
     let mail = Provider::start().await;
     let chat = start(kind, &mail, &[("notify.digest_window", "2s")]).await;
     let ada = chat.register("ada").await;

@@ -1,4 +1,4 @@
-//! Text messages.
+//! Notifications by text message.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,8 +13,8 @@ use crate::harness::{
 };
 
 both_ways!(
-    a_text_message_that_may_have_been_sent_is_not_sent_again,
-    a_number_that_answers_stop_gets_nothing_until_it_says_start,
+    a_text_message_with_unknown_outcome_is_not_resent,
+    a_number_that_replies_stop_is_suppressed_until_start,
 );
 
 pub const SID: &str = "AC0123456789abcdef0123456789abcdef";
@@ -34,7 +34,7 @@ pub fn by_text_message(sms: &Provider) -> [(&str, &str); 8] {
     ]
 }
 
-/// Somebody who writes, and somebody who is told by text messages.
+/// A sender, and a recipient who prefers text messages.
 struct Conversation {
     chat: Chat,
     ada: User,
@@ -60,8 +60,8 @@ pub async fn prefer_text_messages(chat: &Chat, user: &User) {
         .ok(200);
 }
 
-/// What Twilio posts when someone answers; signed as its page on security says, or wrongly.
-async fn answered(chat: &Chat, words: &str, signed: bool) {
+/// Posts an inbound message as Twilio does, signed as Twilio's page on security describes, or with a wrong signature.
+async fn post_inbound_message(chat: &Chat, words: &str, signed: bool) {
     let path = "/v1/webhooks/twilio";
     let signature = {
         let mut mac = Hmac::<Sha1>::new_from_slice(b"token").expect("any key");
@@ -85,22 +85,22 @@ async fn answered(chat: &Chat, words: &str, signed: bool) {
     assert_eq!(answer.status().as_u16(), if signed { 204 } else { 403 });
 }
 
-async fn a_number_that_answers_stop_gets_nothing_until_it_says_start(kind: Kind) {
+async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
     let sms = Provider::start().await;
     let Conversation { chat, ada, room } = conversation(kind, &sms).await;
-    answered(&chat, "STOP", false).await;
+    post_inbound_message(&chat, "STOP", false).await;
     let message = say(&chat, &ada, room, "before").await;
     row(&chat, &ada, &message, is("sent")).await;
-    answered(&chat, "Stop", true).await;
+    post_inbound_message(&chat, "Stop", true).await;
     let message = say(&chat, &ada, room, "between").await;
     let told = row(&chat, &ada, &message, is("suppressed")).await;
     assert_eq!(told["reason"], "the recipient answered STOP");
-    answered(&chat, "thanks", true).await;
-    answered(&chat, "START", true).await;
+    post_inbound_message(&chat, "thanks", true).await;
+    post_inbound_message(&chat, "START", true).await;
     let message = say(&chat, &ada, room, "after").await;
     row(&chat, &ada, &message, is("sent")).await;
     assert_eq!(sms.asked().len(), 2);
-    // A number that is none is not tried a second time.
+    // A number that the provider rejects is not tried again.
     sms.does(|_, _| Does::Answer(400, "", r#"{"code":21211,"message":"Invalid 'To'"}"#));
     let message = say(&chat, &ada, room, "wrong").await;
     let told = row(&chat, &ada, &message, is("failed")).await;
@@ -115,14 +115,14 @@ async fn a_number_that_answers_stop_gets_nothing_until_it_says_start(kind: Kind)
         reason.starts_with("the provider refuses the address"),
         "{reason}"
     );
-    // Which no START lifts.
-    answered(&chat, "START", true).await;
+    // START does not lift this suppression.
+    post_inbound_message(&chat, "START", true).await;
     let message = say(&chat, &ada, room, "still").await;
     row(&chat, &ada, &message, is("suppressed")).await;
     assert_eq!(sms.asked().len(), 3);
 }
 
-async fn a_text_message_that_may_have_been_sent_is_not_sent_again(kind: Kind) {
+async fn a_text_message_with_unknown_outcome_is_not_resent(kind: Kind) {
     let sms = Provider::start().await;
     let Conversation { chat, ada, room } = conversation(kind, &sms).await;
     sms.does(|before, _| match before {

@@ -1,13 +1,13 @@
-//! E-mail over one's own server: what a server and a reader of mails that others wrote make of ours.
+//! E-mail over SMTP: checked with an independent SMTP server and an independent mail parser.
 
 use serde_json::{Value, json};
 
 use super::{confirm, is, request_code, row, say, start};
 use crate::harness::{Kind, both_ways, provider::Provider, smtp::MailServer};
 
-both_ways!(a_mail_server_takes_our_mails_and_its_answers_count);
+both_ways!(smtp_replies_decide_delivery_retry_and_suppression);
 
-async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
+async fn smtp_replies_decide_delivery_retry_and_suppression(kind: Kind) {
     let (mut server, nobody) = (MailServer::start().await, Provider::start().await);
     let url = format!("smtp://chat:p%40ss%3Aword@127.0.0.1:{}", server.port);
     let change = [
@@ -18,7 +18,7 @@ async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
     let chat = start(kind, &nobody, &change).await;
     let (ada, bob) = (chat.register("ada").await, chat.register("bob").await);
 
-    // Greylisted once, the code comes all the same.
+    // Greylisting: the first attempt is deferred, and the code is delivered by a retry.
     let address = "bob@example.com";
     server.answer(address, &[451]).await;
     request_code(&chat, &bob, "email", address).await;
@@ -76,7 +76,7 @@ async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
     let begin = format!("List-Unsubscribe: <https://chat.example.com/v1/unsubscribe/{delivery}/");
     assert!(link.starts_with(&begin) && link.ends_with('>'), "{link}");
 
-    // An answer that comes too late is not taken for one to the next mail.
+    // A reply that arrives after the timeout is not taken for the reply to the next mail.
     server.answer(address, &[0]).await;
     let message = say(&chat, &ada, room, "are you there?").await;
     let told = row(&chat, &ada, &message, is("sent")).await;
@@ -93,7 +93,7 @@ async fn a_mail_server_takes_our_mails_and_its_answers_count(kind: Kind) {
     let text = mail["text"].as_str().expect("text");
     assert!(text.contains("are you there?"), "{text}");
 
-    // A mailbox that is none is asked for once and never again.
+    // A mailbox that the server rejects is tried once and never again.
     server.answer(address, &[550, 550]).await;
     let message = say(&chat, &ada, room, "again").await;
     let told = row(&chat, &ada, &message, is("failed")).await;

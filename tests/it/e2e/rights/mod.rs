@@ -1,5 +1,5 @@
-//! Every operation and every socket event, by every kind of caller: the server's answer is what [`table`] says, and
-//! `docs/rights.md` is written from the same table. An operation that the table does not know fails the test.
+//! Every operation and every socket event, by every kind of caller: the server's answer must be what [`table`] says,
+//! and `docs/rights.md` is generated from the same table. An operation that the table does not list fails the test.
 
 mod page;
 mod table;
@@ -19,12 +19,15 @@ use crate::harness::{
     jwt::{self, Algorithm},
 };
 
-both_ways!(every_operation_by_every_caller, every_event_by_every_caller);
+both_ways!(
+    operations_answer_every_caller_as_in_the_table,
+    events_answer_every_caller_as_in_the_table
+);
 
-/// Rows that are tried at once.
+/// Rows that are tested concurrently.
 const AT_ONCE: usize = 12;
 
-/// Everyone who calls.
+/// The users of the test.
 struct Cast {
     owner: User,
     admin: User,
@@ -33,9 +36,9 @@ struct Cast {
     removed: User,
     banned: User,
     stranger: User,
-    /// A plain member to whom things are done.
+    /// A plain member that operations act on.
     target: User,
-    /// Someone with an account who is in no room.
+    /// A user who is in no room.
     newcomer: User,
 }
 
@@ -69,7 +72,7 @@ async fn start(kind: Kind) -> (Chat, Cast) {
 }
 
 impl Cast {
-    /// In the order of the table's columns, which is that in which they call: what ends a room is called last.
+    /// In the order of the table's columns, which is the order of the calls: operations that end a room run last.
     fn callers(&self) -> [&User; CALLERS.len()] {
         [
             &self.stranger,
@@ -83,12 +86,12 @@ impl Cast {
     }
 }
 
-/// One row's room, with everyone in their place and the messages that the row is about.
+/// The room of one row, with every user in their role and the messages that the row needs.
 struct Place {
     room: Uuid,
-    /// Of the target.
+    /// Written by the target.
     message: Option<Uuid>,
-    /// Each caller's own.
+    /// Each caller's own message.
     own: HashMap<Uuid, Uuid>,
 }
 
@@ -128,7 +131,7 @@ impl Place {
         Place { room, message, own }
     }
 
-    /// What stands for `{room}`, `{message}`, `{own}`, `{target}`, `{newcomer}` and `{self}` in a row's texts.
+    /// Replaces the placeholders that [`RoomRow`] describes.
     fn fill(&self, text: &str, cast: &Cast, caller: &User) -> String {
         let message = self.message.unwrap_or_default();
         let own = self.own.get(&caller.id).copied().unwrap_or(message);
@@ -161,7 +164,7 @@ async fn call(rest: &Rest, method: &str, path: &str, body: &str) -> (u16, String
     (answer.status, code)
 }
 
-/// Tokens that are good no more: a forged one, an expired one, one of an ended login and one of a deleted account.
+/// Invalid tokens: a forged one, an expired one, one of an ended login and one of a deleted account.
 fn bad_tokens(user: &User, ended: &Ended) -> [(&'static str, String, &'static str); 4] {
     let now = jwt::now();
     let token = |secret: &str, exp: u64| {
@@ -177,7 +180,7 @@ fn bad_tokens(user: &User, ended: &Ended) -> [(&'static str, String, &'static st
     ]
 }
 
-/// Access tokens that have not expired.
+/// Unexpired access tokens of an ended login and a deleted account.
 struct Ended {
     login: String,
     account: String,
@@ -186,7 +189,7 @@ struct Ended {
 impl Ended {
     async fn new(chat: &Chat) -> Ended {
         let (login, account) = tokio::join!(chat.register("ended"), chat.register("deleted"));
-        // Every edge knows both logins as open.
+        // Every edge caches both logins as open.
         for edge in 0..chat.edges.len() {
             for user in [&login, &account] {
                 chat.rest_as(edge, user).get("/v1/me").await.ok(200);
@@ -214,7 +217,7 @@ impl Ended {
     }
 }
 
-/// Those who do not show who they are get the same answer whatever they ask for.
+/// Without valid credentials, every operation answers 401 with the code of the token's defect.
 async fn without_credentials(
     chat: &Chat,
     owner: &User,
@@ -302,7 +305,7 @@ async fn account_row(chat: &Chat, cast: &Cast, ended: &Ended, row: &AccountRow) 
     faults
 }
 
-async fn every_operation_by_every_caller(kind: Kind) {
+async fn operations_answer_every_caller_as_in_the_table(kind: Kind) {
     let (chat, cast) = start(kind).await;
     let served = chat.rest(0).get("/api/openapi.json").await.ok(200);
     let paths = served["paths"].as_object().expect("paths").values();
@@ -317,12 +320,12 @@ async fn every_operation_by_every_caller(kind: Kind) {
     let missing: Vec<_> = served.difference(&known).collect();
     assert!(
         missing.is_empty(),
-        "tests/it/e2e/rights/table.rs does not say who may do {missing:?}"
+        "tests/it/e2e/rights/table.rs does not list {missing:?}"
     );
     let gone: Vec<_> = known.difference(&served).collect();
     assert!(
         gone.is_empty(),
-        "these are no operations (any more): {gone:?}"
+        "the table lists unknown operations: {gone:?}"
     );
 
     let ended = &Ended::new(&chat).await;
@@ -396,7 +399,7 @@ async fn event_row(
     faults
 }
 
-async fn every_event_by_every_caller(kind: Kind) {
+async fn events_answer_every_caller_as_in_the_table(kind: Kind) {
     let (chat, cast) = start(kind).await;
     let printed = chat.recipe("asyncapi", &["asyncapi"]).run().await;
     let printed: Value = serde_json::from_str(&printed.stdout).expect("JSON");
@@ -412,13 +415,13 @@ async fn every_event_by_every_caller(kind: Kind) {
         "tests/it/e2e/rights/table.rs and the events are not the same"
     );
 
-    // Nobody does anything before they have shown who they are.
+    // Before authentication every event is refused.
     for row in EVENTS.iter().filter(|row| row.event != "auth") {
         let socket = chat
             .dial(0)
             .connect()
             .await
-            .expect("credentials may come later");
+            .expect("a socket may authenticate later");
         let data = json!({"room": Uuid::new_v4(), "id": Uuid::new_v4(), "body": "x", "clientMsgId": "1",
             "emoji": "a", "on": true, "seq": 1});
         let error = socket.call(row.event, data).await.expect_err(row.event);
@@ -431,7 +434,7 @@ async fn every_event_by_every_caller(kind: Kind) {
             .dial(0)
             .connect()
             .await
-            .expect("credentials may come later");
+            .expect("a socket may authenticate later");
         let error = socket.call("auth", json!({"token": token})).await;
         assert_eq!(error.expect_err(who).code, code, "{who}");
         assert_eq!(socket.closed().await.code, 4001, "{who}");
@@ -441,7 +444,7 @@ async fn every_event_by_every_caller(kind: Kind) {
     let rows = EVENTS.iter().filter(|row| row.data.contains("{room}"));
     let rows = rows.flat_map(|row| ["private", "public"].map(|kind| (row, kind)));
     let rows = rows.map(|(row, kind)| async move {
-        // Its own sockets: what one of them is in the room of another row is of no matter here.
+        // New sockets for each row, so that rows do not affect each other.
         let callers = cast.callers().into_iter().enumerate();
         let sockets = callers
             .map(|(i, user)| async move { (i, chat.connect(i % chat.edges.len(), user).await) });
@@ -455,7 +458,7 @@ async fn every_event_by_every_caller(kind: Kind) {
         faults.len(),
         faults.join("\n")
     );
-    // Of those without a room each socket may do all.
+    // Events without a room are allowed on every socket.
     let socket = chat.connect(0, &cast.stranger).await;
     let auth = json!({"token": cast.stranger.access});
     socket.call("auth", auth).await.expect("the same user");
@@ -465,7 +468,7 @@ async fn every_event_by_every_caller(kind: Kind) {
     socket.call("disconnect", json!({})).await.expect("goodbye");
 }
 
-/// `docs/rights.md` is the table.
+/// `docs/rights.md` is generated from the table.
 #[test]
 fn the_page_is_up_to_date() {
     let path = std::path::Path::new(crate::support::ROOT).join("docs/rights.md");

@@ -1,40 +1,41 @@
-//! `docs/rights.md`, written from the table.
+//! Generates `docs/rights.md` from the table.
 
 use super::table::{ACCOUNT_ROWS, CALLERS, EVENTS, ROOM_ROWS, Want, named};
 
 const HEAD: &str = "\
 # Rights
 
-Who gets which answer. Written from `tests/it/e2e/rights/table.rs`, which the tests hold a standalone server and a cluster
-to, call by call; do not edit it here.
+The answer to each operation and event, for each kind of caller. Generated from `tests/it/e2e/rights/table.rs`; do not
+edit this page. The tests check every entry on a standalone server and on a cluster.
 
 | caller | |
 |---|---|
 | stranger | has an account, and was never in the room |
 | banned | was a member, and is banned |
-| removed | was a member until a moment ago |
+| removed | was a member, and was just removed |
 | member | |
-| muted | a member who may not write until a time to come |
+| muted | a member who may not write until a given time |
 | admin, owner | members with that role |
 
-Without a token, with a forged or with an expired one, every operation that needs one answers 401. There are no operators
-yet. 404 is `not_found`: to those who may not know of a room, it and everything in it does not exist, and no answer tells
-it from one that does not. 403 is `forbidden`, 409 `conflict`.
+Without a token, or with a forged or an expired one, every operation that needs one answers 401. There is no operator
+role yet. 404 is `not_found`: callers who may not see a room get the same answers as for a room that does not exist. 403
+is `forbidden`, 409 `conflict`.
 
-A right that ends takes effect on open sockets with the event that says so, within milliseconds; without the bus within a
-second; and whatever was missed within `edge.rights_interval`.
+A revoked right takes effect on open sockets together with the event that announces it, within milliseconds; without the
+bus within a second. The periodic check (`edge.rights_interval`) catches what was missed.
 ";
 
 const DIRECT: &str = "\
 ## Direct rooms
 
-Both are plain members: each may read, write, change and delete their own messages, and leave. There is no admin and no
-owner, so nobody renames or deletes the room, or removes, bans or mutes the other. `createRoom` finds it again: the one who
-left is back in it when they ask for it themselves, or when the other does and `rooms.add_members` lets them add people.
+Both users are plain members: each may read, write, edit and delete their own messages, and leave. There is no admin and
+no owner, so the room cannot be renamed or deleted, and neither can remove, ban or mute the other. `createRoom` returns
+the existing room: a user who left is a member again when they call it themselves, or when the other user does and
+`rooms.add_members` allows it.
 
-## What outlives a membership
+## Leaving and rejoining
 
-A ban and a mute do: leaving and coming back ends neither. A role does not: whoever comes back is a plain member.
+Bans and mutes survive leaving and rejoining. Roles do not: a user who rejoins is a plain member.
 ";
 
 fn header(first: &str) -> String {
@@ -43,7 +44,7 @@ fn header(first: &str) -> String {
     format!("| {first} | {columns} |\n{line}|\n")
 }
 
-fn said(want: Want) -> String {
+fn expected_answer(want: Want) -> String {
     match want {
         Want::Ok => "ok".to_owned(),
         Want::No(code) => format!("`{code}`"),
@@ -64,7 +65,7 @@ pub fn write() -> String {
             page += &format!("| {} | {cells} |\n", row.name());
         }
     }
-    page += "\n## REST, beside rooms\n\n| operation | without a token | with an account | |\n|---|---|---|---|\n";
+    page += "\n## REST, outside of rooms\n\n| operation | without a token | with an account | |\n|---|---|---|---|\n";
     for row in ACCOUNT_ROWS {
         let account = match row.account {
             Some(status) => status.to_string(),
@@ -80,7 +81,7 @@ pub fn write() -> String {
                 "private" => row.private,
                 _ => row.public,
             };
-            let cells = answers.map(said).join(" | ");
+            let cells = answers.map(expected_answer).join(" | ");
             page += &format!("| {} | {cells} |\n", named(row.event, row.note));
         }
     }

@@ -1,16 +1,18 @@
-//! The rights: who gets which answer. The tests beside it hold the server to it, and `docs/rights.md` is written from it.
+//! The expected answer to every operation and event, for each kind of caller. The tests check the server against it,
+//! and `docs/rights.md` is generated from it.
 
-/// Who calls, in the order of the columns.
+/// The callers, in the order of the columns.
 pub const CALLERS: [&str; 7] = [
     "stranger", "banned", "removed", "member", "muted", "admin", "owner",
 ];
 
-/// The statuses that the callers get.
+/// The status for each caller.
 type Statuses = [u16; CALLERS.len()];
 
-/// An operation on a room. `{room}` is one where everyone is what the column says, `{message}` one of another plain
-/// member, `{own}` one of the caller, or else of another; `{target}` is another plain member, `{newcomer}` someone who is
-/// not a member, `{self}` the caller. Without a token, with a forged or an expired one it is 401.
+/// An operation on a room. In `{room}` every caller has the state that its column names. `{message}` is a message of
+/// another plain member; `{own}` is one of the caller, or of another member if the caller has none. `{target}` is
+/// another plain member, `{newcomer}` a user who is no member, `{self}` the caller. Without a token, or with a forged
+/// or an expired one, the answer is 401.
 pub struct RoomRow {
     pub operation: &'static str,
     pub note: &'static str,
@@ -35,7 +37,7 @@ pub fn named(name: &str, note: &str) -> String {
     }
 }
 
-/// The code of a problem with this status; empty for a success.
+/// The problem code of this status; empty for a success.
 pub fn code(status: u16) -> &'static str {
     match status {
         403 => "forbidden",
@@ -45,32 +47,32 @@ pub fn code(status: u16) -> &'static str {
     }
 }
 
-/// An operation on no room.
+/// An operation without a room.
 pub struct AccountRow {
     pub operation: &'static str,
     pub method: &'static str,
     pub path: &'static str,
-    /// `{refresh}`, `{username}` and `{password}` are those of the caller.
+    /// `{refresh}`, `{username}` and `{password}` are the caller's.
     pub body: &'static str,
-    /// Without a token. Where it is 401, so it is with a forged or an expired one.
+    /// The status without a token. If it is 401, forged and expired tokens get 401 as well.
     pub anonymous: u16,
-    /// With an account; `None` where the token is of no matter.
+    /// The status with an account; `None` where it does not depend on the token.
     pub account: Option<u16>,
     pub note: &'static str,
 }
 
-/// What a socket hears.
+/// The answer to an event.
 #[derive(Debug, Clone, Copy)]
 pub enum Want {
     Ok,
     No(&'static str),
-    /// Acknowledged, and refused by `sendFailed`.
+    /// Acknowledged, then refused with `sendFailed`.
     Later(&'static str),
 }
 
 type Answers = [Want; CALLERS.len()];
 
-/// An event that clients send.
+/// A client event.
 pub struct Event {
     pub event: &'static str,
     pub note: &'static str,
@@ -164,7 +166,7 @@ pub const ROOM_ROWS: &[RoomRow] = &[
     },
     RoomRow {
         operation: "setMember",
-        note: "hand the room over",
+        note: "transfer the room",
         method: "PUT",
         path: "/v1/rooms/{room}/members/{target}",
         body: r#"{"role":"owner"}"#,
@@ -218,7 +220,7 @@ pub const ROOM_ROWS: &[RoomRow] = &[
     },
     RoomRow {
         operation: "muteMember",
-        note: "who is not here",
+        note: "a user who is not a member",
         method: "PUT",
         path: "/v1/rooms/{room}/mutes/{newcomer}",
         body: "{}",
@@ -245,7 +247,7 @@ pub const ROOM_ROWS: &[RoomRow] = &[
     },
     RoomRow {
         operation: "listMessages",
-        note: "from a number on",
+        note: "with `after`",
         method: "GET",
         path: "/v1/rooms/{room}/messages?after=1",
         body: "",
@@ -433,7 +435,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: r#"{"kind":"private","name":"x","members":["{newcomer}"]}"#,
         anonymous: 401,
         account: Some(201),
-        note: "with others as far as `rooms.add_members` lets them be added",
+        note: "with the members that `rooms.add_members` allows to add",
     },
     AccountRow {
         operation: "listRooms",
@@ -469,7 +471,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "{}",
         anonymous: 401,
         account: Some(409),
-        note: "to one's own address; a conflict where the server sends none",
+        note: "to one's own address; 409 if the channel is not set up",
     },
     AccountRow {
         operation: "confirmAddress",
@@ -478,7 +480,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: r#"{"code":"000000"}"#,
         anonymous: 401,
         account: Some(422),
-        note: "one's own address; the code decides",
+        note: "one's own address; needs the code that was sent",
     },
     AccountRow {
         operation: "listNotifications",
@@ -496,7 +498,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "[]",
         anonymous: 403,
         account: None,
-        note: "by signature; forbidden where it is not set up",
+        note: "with a valid signature; 403 if the provider is not set up",
     },
     AccountRow {
         operation: "takeTwilioReport",
@@ -505,7 +507,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "",
         anonymous: 403,
         account: None,
-        note: "by signature; forbidden where it is not set up",
+        note: "with a valid signature; 403 if the provider is not set up",
     },
     AccountRow {
         operation: "askToUnsubscribe",
@@ -514,7 +516,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "",
         anonymous: 404,
         account: None,
-        note: "by the secret in the link",
+        note: "with the link's secret",
     },
     AccountRow {
         operation: "unsubscribe",
@@ -523,7 +525,7 @@ pub const ACCOUNT_ROWS: &[AccountRow] = &[
         body: "",
         anonymous: 404,
         account: None,
-        note: "by the secret in the link",
+        note: "with the link's secret",
     },
     AccountRow {
         operation: "healthz",

@@ -1,5 +1,5 @@
-//! A worker's process is killed at each moment of a batch, told by what passes between it and its servers. Whoever
-//! comes after it finishes: every message once, every number once, in order.
+//! A worker process is killed at each step of a batch, which proxies detect in its traffic to the servers. Its
+//! successor finishes: every message once, every number once, in order.
 
 mod wire;
 
@@ -12,12 +12,12 @@ use wire::{MOMENTS, Protocol, Snare, Wire};
 use super::PACE;
 use crate::harness::{Chat, Kind, deployment::authority, load::Load};
 
-/// Someone who edits all the time, so that batches hold more than new messages.
+/// Sends edits continuously, so that batches contain more than new messages.
 async fn edit(chat: &Chat) -> JoinHandle<()> {
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "private", &[]).await;
     let socket = chat.connect(0, &ada).await;
-    socket.join(room, None).await.expect("her own");
+    socket.join(room, None).await.expect("joined");
     let id = socket.say(room, "edited", "for the first time").await;
     tokio::spawn(async move {
         let mut ticks = interval(Duration::from_millis(10));
@@ -29,7 +29,7 @@ async fn edit(chat: &Chat) -> JoinHandle<()> {
     })
 }
 
-async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
+async fn kill_a_worker_at_each_step(among_edits: bool) {
     let mut chat = Load::plan(Kind::Cluster).workers(1).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     let editing = if among_edits {
@@ -51,18 +51,18 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
         *url = url.replacen(&target, &wire.address.to_string(), 1);
         wires.push(wire);
     }
-    // From here on it is alone.
+    // From here on it is the only worker.
     let mut victim = recipe.start().await;
     chat.worker_mut(0).sigterm();
     assert_eq!(chat.worker_mut(0).ended().await, Some(0));
     for moment in MOMENTS {
         load.accepted(60).await;
-        snare.spring(moment, victim.pid()).await;
+        snare.kill_at(moment, victim.pid()).await;
         assert_eq!(victim.ended().await, None, "a signal ends it");
         load.accepted(60).await;
         victim.restart().await;
         load.settled().await;
-        load.go_on();
+        load.resume_sending();
     }
     if let Some(editing) = editing {
         editing.abort();
@@ -71,11 +71,11 @@ async fn a_worker_process_that_dies_at_any_moment(among_edits: bool) {
 }
 
 #[tokio::test]
-async fn at_any_moment_of_plain_batches() {
-    a_worker_process_that_dies_at_any_moment(false).await;
+async fn a_worker_killed_at_any_step_of_plain_batches_loses_nothing() {
+    kill_a_worker_at_each_step(false).await;
 }
 
 #[tokio::test]
-async fn at_any_moment_of_mixed_batches() {
-    a_worker_process_that_dies_at_any_moment(true).await;
+async fn a_worker_killed_at_any_step_of_mixed_batches_loses_nothing() {
+    kill_a_worker_at_each_step(true).await;
 }

@@ -1,5 +1,5 @@
-//! Lines from a worker to its servers that understand what passes, as far as it takes to kill the worker at a chosen
-//! moment of a batch.
+//! Proxies between a worker and its servers that parse the traffic, in order to kill the worker at a chosen step of a
+//! batch.
 
 use std::{
     collections::HashMap,
@@ -15,26 +15,26 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// When a worker dies, in the order of a batch.
+/// When the worker is killed, in the order of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// The statement that writes messages does not reach the database.
+    /// Before the statement that writes messages reaches the database.
     BeforeWrite,
-    /// It does, and nobody waits for its answer.
+    /// After it was forwarded, before its response.
     Writing,
-    /// What makes it last does not reach the database: COMMIT, or the statement itself where it is alone.
+    /// Before COMMIT, or the writing statement outside of a transaction, reaches the database.
     BeforeCommit,
-    /// It does, and nobody waits for its answer.
+    /// After it was forwarded, before its response.
     Committing,
-    /// The database's answer to it does not reach the worker.
+    /// Before the database's response to it reaches the worker.
     Committed,
-    /// The events do not reach Redis.
+    /// Before the events reach Redis.
     BeforePublish,
-    /// Redis's answer to them does not reach the worker.
+    /// Before Redis's response to them reaches the worker.
     Published,
-    /// The acknowledgement does not reach the broker.
+    /// Before the acknowledgement reaches the broker.
     BeforeAck,
-    /// It does.
+    /// After the acknowledgement was forwarded.
     Acked,
 }
 
@@ -51,13 +51,13 @@ pub const MOMENTS: [Moment; 9] = [
 ];
 
 impl Moment {
-    /// Whether what shows the moment is withheld.
+    /// Whether the frame that shows the moment is withheld.
     fn withholds(self) -> bool {
         !matches!(self, Moment::Writing | Moment::Committing | Moment::Acked)
     }
 }
 
-/// Kills a worker once, when the moment comes on any of its lines.
+/// Kills a worker once, at the first frame of any connection that shows the moment.
 #[derive(Default)]
 pub struct Snare {
     set: Mutex<Option<(Moment, u32)>>,
@@ -65,14 +65,14 @@ pub struct Snare {
 }
 
 impl Snare {
-    /// Waits until `worker` is dead.
-    pub async fn spring(&self, moment: Moment, worker: u32) {
+    /// Waits until `worker` is killed.
+    pub async fn kill_at(&self, moment: Moment, worker: u32) {
         *self.set.lock().unwrap() = Some((moment, worker));
         crate::support::soon(&format!("{moment:?}"), self.sprung.notified()).await;
     }
 
-    /// The one of these moments it is set for, and whom it is for then.
-    fn springs(&self, moments: &[Moment]) -> Option<(Moment, u32)> {
+    /// Disarms the snare if it is set for one of these moments; returns that moment and the worker's process id.
+    fn disarm_on(&self, moments: &[Moment]) -> Option<(Moment, u32)> {
         let mut set = self.set.lock().unwrap();
         let (moment, worker) = (*set)?;
         moments.contains(&moment).then(|| {
@@ -140,7 +140,7 @@ async fn relay(worker: TcpStream, server: TcpStream, talk: Arc<Mutex<Talk>>, sna
     }
 }
 
-/// Passes on what comes, frame by frame, until either end is gone or the snare springs.
+/// Forwards frame by frame until either end closes or the worker is killed.
 async fn pump(
     side: Side,
     mut from: impl AsyncReadExt + Unpin,
@@ -158,7 +158,7 @@ async fn pump(
         while sprung.is_none()
             && let Some((length, moments)) = talk.lock().unwrap().frame(side, &buffer[passes..])
         {
-            sprung = snare.springs(&moments);
+            sprung = snare.disarm_on(&moments);
             if sprung.is_none_or(|(moment, _)| !moment.withholds()) {
                 passes += length;
             }
@@ -175,19 +175,19 @@ async fn pump(
     }
 }
 
-/// One connection, as far as it was overheard.
+/// The state of one connection, as far as it is parsed.
 struct Talk {
     protocol: Protocol,
-    /// The first frame, which is of another shape, has passed.
+    /// The first frame, which has its own format, has passed.
     begun: bool,
-    /// PostgreSQL: whether it was asked for TLS, which it answers with one byte.
+    /// PostgreSQL: the worker has requested TLS, which the server answers with one byte.
     asked_for_tls: bool,
-    /// PostgreSQL: prepared statements by name, and whether each one writes messages.
+    /// PostgreSQL: prepared statements by name, and whether each writes messages.
     writes: HashMap<Vec<u8>, bool>,
     in_transaction: bool,
-    /// PostgreSQL: the statement that is on its way writes messages.
+    /// PostgreSQL: the statement in flight writes messages.
     writing: bool,
-    /// PostgreSQL: messages were written by this transaction. Redis: events were published. Not answered yet.
+    /// PostgreSQL: the open transaction wrote messages. Redis: events were published. Not answered yet.
     pending: bool,
 }
 
@@ -222,7 +222,7 @@ impl Talk {
             Some(u32::from_be_bytes(bytes.try_into().unwrap()) as usize)
         };
         match self.protocol {
-            // Whatever was read at once: what is looked for is in the first part of it.
+            // One read counts as a frame: the test needs only its beginning.
             Protocol::Redis => Some(bytes.len()),
             Protocol::Amqp if side == Side::Worker && !self.begun => {
                 self.begun = bytes.len() >= 8;
@@ -254,7 +254,7 @@ impl Talk {
                 self.writes.insert(name.to_vec(), writes);
                 Vec::new()
             }
-            // Bind: a portal, then a statement.
+            // Bind: a portal name, then a statement name.
             (Side::Worker, b'B') => {
                 let (_, name) = (text(), text());
                 self.writing = self.writes.get(name).copied().unwrap_or_default();
@@ -265,7 +265,7 @@ impl Talk {
                     (false, _) => Vec::new(),
                 }
             }
-            // Sync: the statement is complete.
+            // Sync: ends the extended query.
             (Side::Worker, b'S') if std::mem::take(&mut self.writing) => {
                 if self.in_transaction {
                     vec![Moment::Writing]
@@ -280,7 +280,7 @@ impl Talk {
             (Side::Worker, b'Q') if body.starts_with(b"COMMIT") && self.pending => {
                 vec![Moment::BeforeCommit, Moment::Committing]
             }
-            // Ready for the next query: I is "no transaction is open".
+            // ReadyForQuery: `I` is "idle, not in a transaction".
             (Side::Server, b'Z') => {
                 self.in_transaction = body != b"I";
                 let committed = !self.in_transaction && std::mem::take(&mut self.pending);
@@ -302,7 +302,7 @@ impl Talk {
     }
 }
 
-/// A method frame with `basic.ack`.
+/// A method frame with `basic.ack` (class 60, method 80).
 fn amqp(side: Side, frame: &[u8]) -> Vec<Moment> {
     let is_ack = frame[0] == 1 && frame.get(7..11) == Some(&[0, 60, 0, 80]);
     match side {

@@ -1,4 +1,4 @@
-//! A worker with everything that a process has of its own, inside the test: it can be dropped where it stands.
+//! A worker with its own runtime and connections inside the test, which can be dropped at any point.
 
 use std::{
     path::PathBuf,
@@ -29,10 +29,10 @@ use crate::{
     support::{Line, PATIENCE, soon, unique},
 };
 
-/// Payloads that a consumer may hold.
+/// Unacknowledged payloads per consumer.
 pub const PREFETCH: u16 = 20;
 
-/// Where the queue and the store are.
+/// The queue and store that workers use.
 pub enum Place {
     Servers(deployment::Database),
     Directory(PathBuf),
@@ -165,7 +165,7 @@ struct Parts {
     worker: Worker,
 }
 
-/// A worker with everything that a process has of its own.
+/// A worker with its own runtime and connections.
 pub struct Life {
     runtime: Option<Runtime>,
     line: Option<Line>,
@@ -177,7 +177,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// It does not work yet.
+    /// Opens everything and sets the trap; [`Life::work`] starts the worker.
     pub async fn start(
         place: &Arc<Place>,
         moment: Moment,
@@ -236,8 +236,8 @@ impl Life {
         self.working = Some(runtime.spawn(worker::run(worker, self.stop.clone())));
     }
 
-    /// Where it stands. Its connections break, as they do when a process ends.
-    pub fn die(mut self) {
+    /// Drops the runtime and breaks the connections, as a process crash does.
+    pub fn crash(mut self) {
         if let Some(line) = &self.line {
             line.cut();
         }

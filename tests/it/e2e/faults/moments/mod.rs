@@ -1,6 +1,5 @@
-//! A worker that dies at a chosen moment of its batch, or is told at that moment that something failed: it runs inside
-//! the test, on a runtime of its own that is dropped where it stands. Whoever comes after it finishes: every message
-//! once, every number once, in order.
+//! A worker that is dropped, or gets an error, at a chosen step of a batch. It runs inside the test on its own runtime.
+//! Its successor finishes: every message once, every number once, in order.
 
 mod life;
 mod trap;
@@ -26,13 +25,13 @@ use crate::{
 };
 
 both_ways!(
-    a_worker_that_dies_at_any_moment,
-    an_answer_that_is_lost_at_any_moment,
-    two_owners_at_once,
-    a_consumer_that_falls_silent
+    a_worker_dropped_at_any_step_loses_nothing,
+    a_lost_response_at_any_step_loses_nothing,
+    two_owners_of_a_partition_store_messages_once,
+    a_silent_consumer_is_replaced
 );
 
-/// What was sent to some rooms by one person.
+/// The messages of one user in several rooms.
 struct Conversation {
     rooms: Vec<RoomId>,
     ada: User,
@@ -66,8 +65,8 @@ impl Conversation {
         }
     }
 
-    /// Some batches in each partition, with edits and reactions among the messages.
-    async fn go_on(&mut self, publisher: &Arc<dyn Publisher>) {
+    /// Publishes some batches for each room, with edits among the messages.
+    async fn publish_more(&mut self, publisher: &Arc<dyn Publisher>) {
         for _ in 0..3 {
             for room in self.rooms.clone() {
                 let mut lines = Vec::new();
@@ -119,8 +118,8 @@ impl Conversation {
         .unwrap()
     }
 
-    /// Waits until all of it is stored, and looks at every number.
-    async fn is_whole(&self, reads: &Arc<dyn Reads>) {
+    /// Waits until everything is stored and checks every number.
+    async fn assert_complete(&self, reads: &Arc<dyn Reads>) {
         for room in &self.rooms {
             let sent = &self.sent[room];
             let last = *sent.last().unwrap();
@@ -130,7 +129,7 @@ impl Conversation {
                 |stored| *stored,
             )
             .await;
-            // The last edit of the last batch is in the same transaction as the last message.
+            // The last edit is in the same transaction as the last message.
             let head = reads.heads(&[*room]).await.unwrap()[0].1;
             let events = reads.events(*room, 0, head).await.unwrap();
             let seqs: Vec<Seq> = events.iter().map(|event| event.seq).collect();
@@ -158,73 +157,73 @@ fn batch(commands: &[String]) -> EncodedBatch {
     batch.finish()
 }
 
-/// A worker with a set trap that finds a conversation in its queue.
-async fn caught(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conversation) {
+/// A worker with a trap, after the trap has sprung on a published conversation.
+async fn trapped_worker(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conversation) {
     let (mut life, worker) = Life::start(place, moment, deadly, true).await;
     let mut talk = Conversation::new(&worker).await;
-    talk.go_on(&life.publisher).await;
+    talk.publish_more(&life.publisher).await;
     life.work(worker);
-    soon("the moment comes", life.trap.sprung.notified()).await;
+    soon("the trap springs", life.trap.sprung.notified()).await;
     (life, talk)
 }
 
-/// A worker without a trap, at work.
-async fn free(place: &Arc<Place>) -> Life {
+/// A running worker without a trap.
+async fn running_worker(place: &Arc<Place>) -> Life {
     let (mut life, worker) = Life::start(place, Moment::Told, false, false).await;
     life.work(worker);
     life
 }
 
-async fn a_worker_that_dies_at_any_moment(kind: Kind) {
+async fn a_worker_dropped_at_any_step_loses_nothing(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
-        let (first, mut talk) = caught(&place, moment, true).await;
+        let (first, mut talk) = trapped_worker(&place, moment, true).await;
         if moment == Moment::Taken {
-            // What was acknowledged too early would be gone with what is published now.
-            talk.go_on(&first.publisher).await;
+            // If the worker acknowledged too early, these payloads would be lost.
+            talk.publish_more(&first.publisher).await;
         }
-        first.die();
-        let second = free(&place).await;
-        talk.is_whole(&second.reads).await;
-        talk.go_on(&second.publisher).await;
-        talk.is_whole(&second.reads).await;
+        first.crash();
+        let second = running_worker(&place).await;
+        talk.assert_complete(&second.reads).await;
+        talk.publish_more(&second.publisher).await;
+        talk.assert_complete(&second.reads).await;
         second.stop().await;
     }
 }
 
-/// The step was done, or not, and the worker hears that it was not.
-async fn an_answer_that_is_lost_at_any_moment(kind: Kind) {
+/// The worker gets an error for the step, whether or not it was executed.
+async fn a_lost_response_at_any_step_loses_nothing(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     for moment in MOMENTS {
-        let (life, mut talk) = caught(&place, moment, false).await;
-        talk.go_on(&life.publisher).await;
-        talk.is_whole(&life.reads).await;
+        let (life, mut talk) = trapped_worker(&place, moment, false).await;
+        talk.publish_more(&life.publisher).await;
+        talk.assert_complete(&life.reads).await;
         life.stop().await;
-        // What was not acknowledged comes again, and changes nothing.
-        let next = free(&place).await;
-        talk.go_on(&next.publisher).await;
-        talk.is_whole(&next.reads).await;
+        // Unacknowledged payloads are redelivered and change nothing.
+        let next = running_worker(&place).await;
+        talk.publish_more(&next.publisher).await;
+        talk.assert_complete(&next.reads).await;
         next.stop().await;
     }
 }
 
-/// Both partitions hold one room's messages, in part the same ones: two lanes store them at the same time, as two workers
-/// would that both take themselves for the owner. The database decides.
-async fn two_owners_at_once(kind: Kind) {
+/// Both partitions hold messages of one room, some of them in both: two lanes store them at the same time, as two
+/// workers would that both consider themselves the owner. The database serializes them.
+async fn two_owners_of_a_partition_store_messages_once(kind: Kind) {
     const ROUNDS: usize = 60;
     let place = Arc::new(Place::new(kind).await);
     let (mut life, mut worker) = Life::start(&place, Moment::Told, false, false).await;
     let mut config = (*worker.config).clone();
-    // Many small transactions, so that they meet.
+    // Many small transactions, so that they collide.
     config.worker.batch_messages = 3;
     worker.config = Arc::new(config);
     let mut talk = Conversation::new(&worker).await;
     talk.rooms.truncate(1);
     let room = talk.rooms[0];
-    talk.go_on(&life.publisher).await;
-    // The room is there before anyone else writes to it.
+    talk.publish_more(&life.publisher).await;
+    // The room exists before the second lane writes to it.
     life.work(worker);
-    talk.is_whole(&life.reads).await;
+    talk.assert_complete(&life.reads).await;
     let line = |name: String| {
         let id = message_id(room, talk.ada.id, &name);
         let (body, reply_to, metadata) = (name.clone(), None, None);
@@ -240,7 +239,7 @@ async fn two_owners_at_once(kind: Kind) {
     };
     let publishing = (0..ROUNDS).flat_map(|round| {
         let (a, b) = (line(format!("a {round}")), line(format!("b {round}")));
-        // One has its own and the other's, the other its own.
+        // Partition 0 holds `a`, partition 1 holds `a` and `b`.
         let both = [a.clone(), b];
         [
             life.publisher.publish(0, batch(&both[..1])),
@@ -272,19 +271,19 @@ async fn two_owners_at_once(kind: Kind) {
     life.stop().await;
 }
 
-/// The queue has something and a consumer for it, and the consumer is not told.
-async fn a_consumer_that_falls_silent(kind: Kind) {
+/// The queue has payloads and a consumer, but the consumer receives nothing.
+async fn a_silent_consumer_is_replaced(kind: Kind) {
     let place = Arc::new(Place::new(kind).await);
     let (mut life, mut worker) = Life::start(&place, Moment::Silent, false, true).await;
-    // More than the consumer holds without acknowledging it, which does not wait any more.
+    // More than one prefetch window. The silent consumer holds no payloads yet.
     let mut config = (*worker.config).clone();
     config.worker.concurrency = 1;
     worker.config = Arc::new(config);
     let mut talk = Conversation::new(&worker).await;
     for _ in 0..PREFETCH {
-        talk.go_on(&life.publisher).await;
+        talk.publish_more(&life.publisher).await;
     }
     life.work(worker);
-    talk.is_whole(&life.reads).await;
+    talk.assert_complete(&life.reads).await;
     life.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A worker's ports with a trap in them: at a chosen moment of a batch it never gets an answer, or a wrong one.
+//! Wrappers of a worker's ports: at a chosen step of a batch, a call never returns or returns an error.
 
 use std::{
     collections::HashMap,
@@ -18,19 +18,19 @@ use chat::{
 };
 use tokio::sync::Notify;
 
-/// After which step of a batch it happens.
+/// The step of a batch at which the trap springs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// Nothing of the batch is in the store.
+    /// Nothing of the batch is stored.
     Taken,
-    /// The rooms are locked, or were looked at.
+    /// The rooms are locked or read.
     Seen,
-    /// What it comes to is about to be committed.
+    /// Before the commit of the batch's changes.
     BeforeCommit,
     Committed,
     Told,
     Acknowledged,
-    /// Its consumer brings nothing from the beginning, and never says why.
+    /// The consumer delivers nothing from the beginning, without an error.
     Silent,
 }
 
@@ -46,7 +46,7 @@ pub const MOMENTS: [Moment; 6] = [
 /// Springs once.
 pub struct Trap {
     pub moment: Moment,
-    /// Otherwise the caller hears of a failure.
+    /// The call never returns; otherwise it fails.
     pub deadly: bool,
     pub set: AtomicBool,
     pub sprung: Notify,
@@ -99,7 +99,7 @@ impl Writes for Trapped<dyn Writes> {
         Ok(facts)
     }
     async fn append(&self, before: &HashMap<RoomId, Seq>, changes: &Changes) -> Result<()> {
-        // What is remembered is not looked at.
+        // Appending reads nothing: rooms and members are cached.
         self.trap.pass(Moment::Taken).await?;
         self.trap.pass(Moment::Seen).await?;
         self.trap.pass(Moment::BeforeCommit).await?;
@@ -176,7 +176,7 @@ impl Consumer for TrappedConsumer {
     fn try_next(&mut self) -> Option<Delivery> {
         if self.2 { None } else { self.0.try_next() }
     }
-    /// What is told is told before this.
+    /// Events are published before this call.
     async fn ack_through(&mut self, tag: u64) -> Result<()> {
         self.1.pass(Moment::Told).await?;
         self.0.ack_through(tag).await?;

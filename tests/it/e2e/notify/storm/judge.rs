@@ -1,4 +1,4 @@
-//! Holds what the provider saw against what the ledger says.
+//! Compares the requests that the provider received with the delivery log.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::provider::Asked;
 
-/// What the ledger has of one message.
+/// A row of the delivery log.
 pub struct Row {
     pub state: String,
     pub reason: String,
@@ -29,7 +29,7 @@ impl Row {
         ["sent", "dead"].contains(&self.state.as_str())
     }
 
-    /// Attempts of which the ledger says that nobody knows whether the provider has it.
+    /// Attempts whose outcome is unknown according to the delivery log.
     fn unclear(&self) -> usize {
         let unclear = |attempt: &&Value| {
             let said = attempt["answer"].as_str().unwrap_or_default();
@@ -49,7 +49,7 @@ pub struct Figures {
     pub twice: usize,
 }
 
-/// Holds what the provider saw against what the ledger says.
+/// Asserts that the provider's requests and the delivery log agree.
 pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
     let mut requests: HashMap<String, Vec<&Asked>> = HashMap::new();
     for asked in asked {
@@ -68,7 +68,7 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
     for (id, (row, contents)) in &deliveries {
         let said = || format!("{id}: {}, {}, {:?}", row.state, row.reason, row.attempts);
         let came = requests.remove(*id).unwrap_or_default();
-        // An attempt is on disk before its request leaves.
+        // An attempt is recorded before its request is sent.
         assert!(
             came.len() <= row.attempts.len(),
             "{} requests: {}",
@@ -78,10 +78,10 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
         let taken: Vec<_> = came.iter().filter(|asked| asked.taken()).collect();
         match row.state.as_str() {
             "sent" => {
-                assert!(!taken.is_empty(), "was never taken: {}", said());
+                assert!(!taken.is_empty(), "was never accepted: {}", said());
                 assert!(
                     taken.len() <= 1 + row.unclear(),
-                    "taken {} times: {}",
+                    "accepted {} times: {}",
                     taken.len(),
                     said()
                 );
@@ -90,7 +90,7 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
                 dead += 1;
                 assert!(
                     taken.len() <= row.unclear(),
-                    "taken {} times: {}",
+                    "accepted {} times: {}",
                     taken.len(),
                     said()
                 );
@@ -104,7 +104,7 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
                 .skip(1)
                 .filter_map(|rest| rest.split('-').next()?.parse().ok())
                 .collect();
-            // A mail shows 20 messages and tells the number of the others.
+            // A mail shows 20 messages and the number of the others.
             assert_eq!(there.len(), contents.len().min(20), "{}: {text}", said());
             assert!(
                 there.iter().all(|i| contents.contains(i)),
@@ -114,7 +114,10 @@ pub fn judge(messages: &[String], rows: &Rows, asked: &[Asked]) -> Figures {
         }
     }
     let unknown: Vec<_> = requests.keys().collect();
-    assert!(unknown.is_empty(), "sent and in no ledger: {unknown:?}");
+    assert!(
+        unknown.is_empty(),
+        "requests missing in the delivery log: {unknown:?}"
+    );
     Figures {
         deliveries: deliveries.len(),
         dead,

@@ -1,7 +1,7 @@
-//! Thousands of notifications to a provider that fails three times in ten, while every process is killed in turn:
-//! each notification is delivered once, or the ledger says what became of it.
+//! Thousands of notifications to a provider that fails 30 % of the requests, while every process is killed in turn:
+//! each notification is delivered once, or the delivery log says what became of it.
 //!
-//! 300 of them by default. The 10,000 of the promise:
+//! 300 of them by default. The documented guarantee, with 10,000:
 //! `CHAT_TEST_NOTIFICATIONS=10000 scripts/test --test it e2e::notify::storm -- --nocapture`
 
 mod judge;
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::{
     judge::{Row, Rows, judge},
-    sending::{Sending, moves},
+    sending::{Sending, until_or_stuck},
 };
 use super::{prove, start};
 use crate::harness::{
@@ -26,13 +26,13 @@ use crate::harness::{
     provider::{Asked, Does, Provider},
 };
 
-both_ways!(everyone_is_told_once_or_it_is_accounted_for);
+both_ways!(every_notification_is_delivered_once_or_accounted_for);
 
-/// Senders at once.
+/// Concurrent senders.
 const SENDERS: usize = 8;
-/// Processes killed while messages are sent, and again while their notifications are.
+/// Processes killed while messages are sent, and again while their notifications are sent.
 const KILLS: usize = 4;
-/// Attempts before a dead letter: few enough that some die.
+/// Attempts before a dead letter: few enough that some notifications are dead-lettered.
 const ATTEMPTS: usize = 4;
 
 fn count() -> usize {
@@ -40,8 +40,8 @@ fn count() -> usize {
     count.ok().and_then(|n| n.parse().ok()).unwrap_or(300)
 }
 
-/// Thirty of a hundred fail, in every way a provider can; the five last of those took the mail.
-fn stumbling(before: usize, _: &Asked) -> Does {
+/// Of 100 requests 30 fail, in every way a provider can; in the last five of those cases it accepted the mail.
+fn failing_behaviour(before: usize, _: &Asked) -> Does {
     match (before * 37 + 11) % 100 {
         0..=8 => Does::fail(),
         9..=13 => Does::Answer(429, "", "{}"),
@@ -53,17 +53,17 @@ fn stumbling(before: usize, _: &Asked) -> Does {
     }
 }
 
-async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
+async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let count = count();
     let mail = Arc::new(Provider::start().await);
     let attempts = ATTEMPTS.to_string();
     let settings = [
-        // As many deliveries as there can be.
+        // No digests: as many deliveries as possible.
         ("notify.digest_window", "0s"),
         ("notify.max_attempts", attempts.as_str()),
         ("notify.delay", "100ms"),
         ("notify.concurrency", "16"),
-        // On a busy machine it takes longer than a token lives.
+        // On a busy machine the test outlasts the default lifetime of a token.
         ("auth.access_ttl", "1d"),
     ];
     let mut chat = start(kind, &mail, &settings).await;
@@ -76,17 +76,17 @@ async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
     }))
     .await;
     mail.forget();
-    mail.does(stumbling);
+    mail.does(failing_behaviour);
     let ready = began.elapsed();
 
     let began = Instant::now();
     let sending = Sending::start(&chat, &ada, rooms, count);
     let mut kills = 0;
-    // Kills while the provider was asked, be it before or after the last message was sent.
+    // Kills while requests were sent to the provider, before or after the last message was sent.
     let mut in_storm = 0;
     for kill in 1..=KILLS {
         let goal = count * kill / (KILLS + 1);
-        moves(|| sending.accepted() >= goal, || sending.accepted()).await;
+        until_or_stuck(|| sending.accepted() >= goal, || sending.accepted()).await;
         in_storm += usize::from(mail.count() > 0);
         sending.kill(&mut chat, kills).await;
         kills += 1;
@@ -94,7 +94,7 @@ async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
     let messages = sending.finished().await;
     let sent = began.elapsed();
     for _ in 0..KILLS {
-        // Deliveries are joined to digests while they wait, so nobody knows how many requests will come.
+        // Pending deliveries are merged into digests, so the number of requests is not known in advance.
         let goal = mail.count() + count / 40;
         if !more_requests(&chat, &readers, &mail, goal, count).await {
             break;
@@ -120,15 +120,16 @@ async fn everyone_is_told_once_or_it_is_accounted_for(kind: Kind) {
         figures.twice
     );
 
-    // What was given up is in the dead letters, once each, and can be sent from there.
-    let letters = letters(&chat, &["list", "--limit", "100000"]).await;
+    // Dead notifications are in the dead letters, once each, and can be replayed.
+    let letters = dead_letters(&chat, &["list", "--limit", "100000"]).await;
     let letters = letters.as_array().expect("a list");
-    // A worker that dies between letter and ledger writes it again, under the same id.
+    // A worker that is killed after dead-lettering and before updating the delivery log dead-letters again, with the
+    // same id.
     let ids: HashSet<_> = letters.iter().map(|letter| letter["id"].as_str()).collect();
     assert_eq!(ids.len(), figures.dead);
     mail.does(|_, _| Does::take());
-    letters_replay(&chat).await;
-    let rows = eventually_all(&chat, &readers, count, &mail, |row| row.state == "sent").await;
+    replay_dead_letters(&chat).await;
+    let rows = until_all_rows(&chat, &readers, count, &mail, |row| row.state == "sent").await;
     let asked = mail.asked();
     judge(&messages, &rows, &asked);
 }
@@ -138,7 +139,7 @@ async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
     for i in 0..count {
         readers.push(chat.register(&format!("reader{i}")).await);
     }
-    // A few at once: this process is the provider as well.
+    // A few at a time: the provider runs in this process as well.
     for some in readers.chunks(16) {
         join_all(some.iter().map(|reader| {
             let address = format!("{}@example.com", reader.username);
@@ -150,7 +151,7 @@ async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
     readers
 }
 
-/// Waits until so many requests came; `false` if everything is told before that.
+/// Waits until `goal` requests came; `false` if every notification is final before that.
 async fn more_requests(
     chat: &Chat,
     readers: &[User],
@@ -169,19 +170,19 @@ async fn more_requests(
         if now != last {
             (last, since) = (now, Instant::now());
         } else if since.elapsed() > Duration::from_secs(1) {
-            if all_final(&ledger(chat, readers).await, count) {
+            if all_final(&delivery_log(chat, readers).await, count) {
                 return false;
             }
             assert!(
                 since.elapsed() < DEADLINE,
-                "no request comes any more: {last}"
+                "no further request after {last}"
             );
         }
     }
 }
 
-/// Every reader's whole history.
-async fn ledger(chat: &Chat, readers: &[User]) -> Rows {
+/// The notification history of every reader.
+async fn delivery_log(chat: &Chat, readers: &[User]) -> Rows {
     let mut rows = Rows::new();
     for (i, reader) in readers.iter().enumerate() {
         let rest = chat.rest_as(i, reader);
@@ -211,11 +212,11 @@ fn all_final(rows: &Rows, count: usize) -> bool {
 }
 
 async fn settled(chat: &Chat, readers: &[User], count: usize, mail: &Provider) -> Rows {
-    eventually_all(chat, readers, count, mail, Row::is_final).await
+    until_all_rows(chat, readers, count, mail, Row::is_final).await
 }
 
-/// The ledger, once all of its rows are right. Gives up when nothing has moved for a while.
-async fn eventually_all(
+/// The delivery log, once `right` accepts all rows. Fails when nothing has changed for [`DEADLINE`].
+async fn until_all_rows(
     chat: &Chat,
     readers: &[User],
     count: usize,
@@ -226,7 +227,7 @@ async fn eventually_all(
     let (mut last, mut since) = ((0, 0), Instant::now());
     loop {
         poll.tick().await;
-        let rows = ledger(chat, readers).await;
+        let rows = delivery_log(chat, readers).await;
         let ready = rows.values().filter(|row| right(row)).count();
         if ready == count {
             assert_eq!(rows.len(), count, "more rows than messages");
@@ -240,7 +241,7 @@ async fn eventually_all(
         let first = rows.iter().find(|(_, row)| !right(row));
         assert!(
             !stuck,
-            "{ready} of {count} are settled, {} have a row, and nothing moves any more: {:?}",
+            "{ready} of {count} are final, {} have a row, no progress: {:?}",
             rows.len(),
             first.map(|(id, row)| (id, &row.state, &row.reason, &row.attempts))
         );
@@ -256,7 +257,7 @@ fn dead_args<'a>(chat: &Chat, data: &'a str, what: &[&'a str]) -> Vec<&'a str> {
     args
 }
 
-async fn letters(chat: &Chat, what: &[&str]) -> Value {
+async fn dead_letters(chat: &Chat, what: &[&str]) -> Value {
     let data = chat.dir().join("data").to_string_lossy().into_owned();
     let ended = chat
         .recipe("dead", &dead_args(chat, &data, what))
@@ -266,6 +267,6 @@ async fn letters(chat: &Chat, what: &[&str]) -> Value {
     serde_json::from_str(&ended.stdout).unwrap_or_default()
 }
 
-async fn letters_replay(chat: &Chat) {
-    letters(chat, &["replay", "--all"]).await;
+async fn replay_dead_letters(chat: &Chat) {
+    dead_letters(chat, &["replay", "--all"]).await;
 }

@@ -1,4 +1,4 @@
-//! The senders, and the processes that are killed under them.
+//! The senders, and the killing of processes.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::SENDERS;
 use crate::harness::{Chat, DEADLINE, User};
 
-/// Clients that send, and send again what was not accepted, to whichever edge is there.
+/// Clients that send to any running edge, and repeat each send until it is accepted.
 pub struct Sending {
     shared: Arc<Shared>,
     senders: Vec<tokio::task::JoinHandle<()>>,
@@ -47,12 +47,12 @@ impl Sending {
                 .collect(),
             shared,
         };
-        sending.tell(chat);
+        sending.update_edges(chat);
         sending
     }
 
-    /// Where the edges are now.
-    fn tell(&self, chat: &Chat) {
+    /// Updates the addresses of the edges.
+    fn update_edges(&self, chat: &Chat) {
         let urls = chat.edges.iter().map(|edge| edge.url().to_owned());
         *self.shared.urls.lock().expect("no panic") = urls.collect();
     }
@@ -61,7 +61,7 @@ impl Sending {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Kills a process and starts it again: workers and edges in turn, or the only one.
+    /// Kills and restarts a process: workers and edges in turn, or the only process.
     pub async fn kill(&self, chat: &mut Chat, turn: usize) {
         let victim = match turn % 2 {
             0 => chat.worker_mut(turn / 2),
@@ -69,13 +69,13 @@ impl Sending {
         };
         victim.kill9().await;
         victim.restart().await;
-        self.tell(chat);
+        self.update_edges(chat);
     }
 
-    /// The ids, in the order of their numbers.
+    /// The ids of all messages, once all are accepted.
     pub async fn finished(&self) -> Vec<String> {
         let all = self.shared.ids.lock().expect("no panic").len();
-        moves(|| self.accepted() == all, || self.accepted()).await;
+        until_or_stuck(|| self.accepted() == all, || self.accepted()).await;
         self.shared.ids.lock().expect("no panic").clone()
     }
 }
@@ -123,8 +123,8 @@ async fn send(shared: Arc<Shared>, count: usize) {
     }
 }
 
-/// Waits for a condition for as long as a figure still changes.
-pub async fn moves(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
+/// Waits until `done`; fails when `figure` has not changed for [`DEADLINE`].
+pub async fn until_or_stuck(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
     let mut poll = tokio::time::interval(Duration::from_millis(10));
     let (mut last, mut since) = (figure(), Instant::now());
     while !done() {
@@ -133,6 +133,6 @@ pub async fn moves(done: impl Fn() -> bool, figure: impl Fn() -> usize) {
         if now != last {
             (last, since) = (now, Instant::now());
         }
-        assert!(since.elapsed() < DEADLINE, "nothing moves any more: {last}");
+        assert!(since.elapsed() < DEADLINE, "no progress after {last}");
     }
 }
