@@ -1,5 +1,5 @@
-//! What an operator asks of a deployment: how much waits, what could not succeed, and whether everything is there.
-//! It looks and moves dead letters; it never touches rooms or accounts.
+//! Operator commands: queue depths, dead letters and health checks. They read the deployment and move dead letters;
+//! they never change rooms or accounts.
 
 use std::{path::Path, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     store::Reads,
 };
 
-/// The queue of a cluster, or of the standalone data directory in `data`.
+/// The queue of a cluster, or of a standalone data directory.
 pub struct QueueTools {
     queue: Arc<dyn Queue>,
     dead: Arc<dyn DeadLetters>,
@@ -52,13 +52,13 @@ impl QueueTools {
         self.queue.depths().await
     }
 
-    /// The oldest first.
+    /// Dead letters, oldest first.
     pub async fn list(&self, limit: u32) -> Result<Vec<DeadLetter>> {
         self.dead.list(limit).await
     }
 
     /// # Errors
-    /// `not_found` where none has this id.
+    /// `not_found` if no dead letter has this id.
     pub async fn show(&self, id: uuid::Uuid) -> Result<DeadLetter> {
         let letters = self.dead.list(u32::MAX).await?;
         letters
@@ -76,19 +76,19 @@ impl QueueTools {
     }
 }
 
-/// One thing that `chat doctor` looked at.
+/// The result of one check of `chat doctor`.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub name: &'static str,
     pub ok: bool,
-    /// What was found, or what to do.
+    /// The measured state, or advice if the check failed.
     pub text: String,
 }
 
-/// Open files that thousands of sockets need.
+/// Minimum soft limit of open files: each socket takes one.
 const WANTED_FILES: u64 = 10_000;
 
-/// Looks at everything a cluster depends on.
+/// Checks every server and setting that a cluster depends on.
 pub async fn doctor(config: &Config) -> Vec<Finding> {
     let store = async {
         let store = app::postgres(config)?;
@@ -153,7 +153,7 @@ fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> Stri
     }
 }
 
-/// The soft limit of this process, where the system tells it.
+/// The soft limit of open files of this process; `None` without `/proc`.
 fn open_files() -> Option<u64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits

@@ -1,5 +1,5 @@
-//! The only place that connects parts. Every role is some of the same parts: standalone is an edge and a worker over
-//! embedded ones, `chat edge` and `chat worker` are each one of them over servers.
+//! The only place that connects parts. Standalone runs an edge and a worker over the embedded ports; `chat edge` and
+//! `chat worker` each run one of them over RabbitMQ, PostgreSQL and Redis.
 
 use std::{
     net::SocketAddr,
@@ -31,13 +31,13 @@ use crate::{
     worker::{self, MembershipCache, Worker},
 };
 
-/// Told once, when the role is ready for work, with the address it serves on.
+/// Called once, when the role is ready for work, with the address it listens on (`None` for roles without an edge).
 pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
 
-/// Takes the edge's address.
+/// Binds the edge's listener.
 ///
 /// # Errors
-/// `conflict` with what to do, where the address is taken or not ours.
+/// `conflict`, with advice, if the address is in use or not local.
 pub async fn listen(config: &Config) -> Result<TcpListener> {
     let (host, port) = (config.edge.host.as_str(), config.edge.port);
     TcpListener::bind((host, port)).await.map_err(|error| {
@@ -50,7 +50,8 @@ pub async fn listen(config: &Config) -> Result<TcpListener> {
     })
 }
 
-/// `chat standalone`: edge and worker in one process, everything kept in `data`, which is created if missing.
+/// `chat standalone`: edge and worker in one process; all data is kept in the directory `data`, which is created if
+/// missing.
 pub async fn standalone(
     mut config: Config,
     data: &Path,
@@ -72,7 +73,7 @@ pub async fn standalone(
         ..Default::default()
     })));
 
-    // The worker outlives the edge: what the edge accepted last is stored before the process ends.
+    // The worker stops after the edge, so that the last accepted commands are stored before the process ends.
     let worker_stop = CancellationToken::new();
     let worker = tokio::spawn(worker::run(
         Worker {
@@ -115,7 +116,7 @@ pub async fn standalone(
     result.and(worked)
 }
 
-/// `chat edge`: clients on one side, RabbitMQ, PostgreSQL (for reading) and Redis on the other.
+/// `chat edge`: serves clients over RabbitMQ, PostgreSQL (reads only) and Redis.
 pub async fn edge(
     config: Config,
     listener: TcpListener,
@@ -156,7 +157,7 @@ pub async fn edge(
     result
 }
 
-/// `chat worker`: jobs from RabbitMQ, PostgreSQL for writing, Redis to tell the edges.
+/// `chat worker`: consumes commands and tasks from RabbitMQ, writes to PostgreSQL, publishes to the edges over Redis.
 pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -> Result<()> {
     let config = Arc::new(config);
     let servers = Servers::connect(&config)?;
@@ -164,7 +165,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     servers
         .wait(&config, queue.ready(config.start.timeout))
         .await?;
-    // Dead letters and jobs are published.
+    // For dead letters and tasks, which the worker publishes.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
     let operations = operations(&config, shutdown.clone()).await?;
@@ -198,8 +199,8 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     result
 }
 
-/// `chat autoscale`: as many `chat worker` processes on this machine as the queue needs. `worker` is how one is started;
-/// with `dry_run` none is, and each decision is printed.
+/// `chat autoscale`: runs as many `chat worker` processes on this machine as the queue needs. `worker` is the command
+/// that starts one; with `dry_run`, decisions are printed and no process is started.
 pub async fn autoscale(
     config: Config,
     worker: autoscale::WorkerCommand,
@@ -251,7 +252,7 @@ pub async fn migrate(config: &Config) -> Result<()> {
     attempt.map_err(|error| at("PostgreSQL", config.database.url.to_string(), error))
 }
 
-/// What edges and workers both use.
+/// Connections that edges and workers have in common.
 struct Servers {
     store: Arc<store::postgres::Store>,
     bus: bus::Handles,
@@ -267,7 +268,8 @@ impl Servers {
         })
     }
 
-    /// Waits for all of them at once, each up to `start.timeout`; says which did not come, each in one line.
+    /// Waits for all servers concurrently, each up to `start.timeout`. The error lists each unavailable server on its
+    /// own line.
     async fn wait(&self, config: &Config, rabbit: impl Future<Output = Result<()>>) -> Result<()> {
         let timeout = config.start.timeout;
         let (database, cache, broker) = tokio::join!(
@@ -290,7 +292,7 @@ impl Servers {
     }
 }
 
-/// Tries until it works or `timeout` is over, and says once that it is waiting.
+/// Retries until success or `timeout`; logs the first failure only.
 async fn patiently<F: Future<Output = Result<()>>>(
     name: &str,
     timeout: Duration,
@@ -304,7 +306,7 @@ async fn patiently<F: Future<Output = Result<()>>>(
             if let Err(error) = &result
                 && !told.swap(true, Ordering::Relaxed)
             {
-                tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "not ready; trying again");
+                tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "server not ready; retrying");
             }
             result
         }
@@ -355,7 +357,7 @@ pub(crate) fn sqlite_queue(config: &Config) -> queue::sqlite::Settings {
     }
 }
 
-/// `/healthz` and `/metrics` of a process that serves nothing else.
+/// Serves `/healthz` and `/metrics` in a process that has no other HTTP server.
 async fn operations(
     config: &Config,
     shutdown: CancellationToken,
@@ -367,10 +369,10 @@ async fn operations(
     }))
 }
 
-/// Takes `metrics.port`, if it is set.
+/// Binds the listener of `metrics.port`, if that is set.
 ///
 /// # Errors
-/// `conflict`, where the address is taken.
+/// `conflict` if the address cannot be bound.
 async fn listen_for_operations(config: &Config) -> Result<Option<TcpListener>> {
     let (host, port) = (config.edge.host.as_str(), config.metrics.port);
     if port == 0 {
@@ -385,16 +387,16 @@ async fn listen_for_operations(config: &Config) -> Result<Option<TcpListener>> {
     }
 }
 
-/// Cancels `token` when standard input ends: whoever started this process with a pipe wants it to stop, or is gone.
+/// Cancels `token` at end of file on standard input: the parent process has closed the pipe or has exited.
 pub fn stop_with_stdin(token: CancellationToken) {
-    // A thread, since the runtime would wait for a read that never ends; the process's end does not wait for it.
+    // A thread, because the runtime would wait at shutdown for a blocking read that never ends; process exit does not.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         token.cancel();
     });
 }
 
-/// A token that SIGTERM or SIGINT cancels; a second signal ends the process at once.
+/// Returns a token that SIGTERM or SIGINT cancels; a second signal exits the process at once with status 1.
 pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let token = CancellationToken::new();
@@ -409,10 +411,10 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
             }
         };
         next().await;
-        tracing::info!("stopping; a second signal stops at once");
+        tracing::info!("shutting down; a second signal exits at once");
         cancel.cancel();
         next().await;
-        tracing::warn!("stopped at once by a second signal");
+        tracing::warn!("exiting on a second signal");
         std::process::exit(1);
     });
     Ok(token)

@@ -1,5 +1,5 @@
-//! The data directory of a standalone node, and its files: the database, the token secret, the lock. Only the owner may
-//! read them, whatever the umask and whatever they were before.
+//! The data directory of a standalone node: the database, the token secret and the lock file. Their modes are set to
+//! owner-only, whatever the umask and whatever their modes were before.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,25 +15,25 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// The database.
+/// File name of the database.
 pub const DATABASE: &str = "chat.db";
 const SECRET: &str = "secret";
 const NEW_SECRET: &str = "secret.new";
 const LOCK: &str = "lock";
-/// What SQLite keeps beside a database, by what it adds to the name (sqlite.org/tempfiles.html).
+/// Suffixes of the files that SQLite keeps beside a database (sqlite.org/tempfiles.html).
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
-/// The shortest secret taken, in bytes: as long as what HMAC-SHA-256 makes of it (RFC 7518 section 3.2).
+/// Minimum secret length in bytes: the size of an HMAC-SHA-256 output (RFC 7518 section 3.2).
 const MIN_SECRET: usize = 32;
 
 const OWNER_FILE: u32 = 0o600;
 const OWNER_DIR: u32 = 0o700;
-/// The bits of everyone else.
+/// Permission bits of the group and of others.
 const OTHERS: u32 = 0o077;
 
-/// Makes the directory where it is missing, and keeps a second process out of it for as long as the file is open.
+/// Creates the directory if missing and locks it against other processes until the returned file is closed.
 ///
 /// # Errors
-/// `conflict` where the directory cannot be used, or another process uses it.
+/// `conflict` if the directory cannot be used or another process holds the lock.
 pub fn lock(data: &Path) -> Result<File> {
     let shown = data.display();
     let failed = |error: io::Error| {
@@ -58,7 +58,7 @@ pub fn lock(data: &Path) -> Result<File> {
     }
 }
 
-/// A directory that holds other things as well, such as a home directory, keeps its mode: that is for its owner to say.
+/// Restricts the directory to its owner, unless it holds other files too (a home directory, for example).
 fn prepare(data: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(OWNER_DIR).create(data)?;
@@ -77,15 +77,15 @@ fn prepare(data: &Path) -> io::Result<()> {
     tracing::warn!(
         directory = %data.display(),
         mode = format!("{:o}", mode & 0o777),
-        "others may look into the data directory; its files are for the owner only. Close it with chmod 700"
+        "the data directory is accessible to other users; its files are owner-only. Restrict it with chmod 700"
     );
     Ok(())
 }
 
-/// Makes the database's file where it is missing. SQLite gives the files beside it the same mode.
+/// Creates the database file if missing. SQLite gives its companion files the same mode.
 ///
 /// # Errors
-/// Where the file, or its mode, is not ours to change.
+/// If the file cannot be created or its mode cannot be changed.
 pub fn database_file(file: &Path) -> io::Result<()> {
     owner_only(file)?;
     for suffix in BESIDE {
@@ -99,7 +99,7 @@ pub fn database_file(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an empty file where there is none.
+/// Creates an empty file if missing, and restricts it to its owner.
 fn owner_only(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     match options
@@ -109,12 +109,12 @@ fn owner_only(path: &Path) -> io::Result<()> {
         .open(path)
     {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        // A umask may have taken more than others' rights.
+        // The umask may have removed bits of the owner as well.
         _ => tighten(path),
     }
 }
 
-/// Takes others' rights. A file of somebody else's that others cannot read is left as it is.
+/// Sets mode 0600. A failure is ignored if group and others have no rights anyway (a file of another owner).
 fn tighten(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o777 == OWNER_FILE {
@@ -126,10 +126,11 @@ fn tighten(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The directory's own token secret, made at the first start. Called with the directory locked.
+/// The directory's token secret, created at the first start. Call it with the directory locked.
 ///
 /// # Errors
-/// `invalid` for a secret that is there and no good, with what to do: another in its place would end every session.
+/// `invalid`, with advice, for an existing secret that is unusable. It is never replaced, since that would end every
+/// session.
 pub fn secret(data: &Path) -> Result<Secret> {
     let path = data.join(SECRET);
     let shown = path.display();
@@ -158,11 +159,11 @@ pub fn secret(data: &Path) -> Result<Secret> {
     }
 }
 
-/// Whole or not at all, also when the machine stops in between.
+/// Writes the secret atomically: a crash leaves either the whole file or none.
 fn make(data: &Path) -> io::Result<Secret> {
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let new = data.join(NEW_SECRET);
-    // Left by a start that was broken off.
+    // Left by an interrupted start.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -211,7 +212,7 @@ mod tests {
             for name in [LOCK, SECRET, DATABASE] {
                 assert_eq!(mode(&data.join(name)), OWNER_FILE, "{name}");
             }
-            // As an earlier version left them.
+            // As an earlier version left the files.
             fs::write(data.join("chat.db-wal"), "").unwrap();
             chmod(&data, 0o755);
             for name in [LOCK, SECRET, DATABASE, "chat.db-wal"] {
@@ -250,12 +251,12 @@ mod tests {
         }
         fs::write(&path, [b'x'; MIN_SECRET]).unwrap();
         assert_eq!(secret(&data).unwrap().expose(), "x".repeat(MIN_SECRET));
-        // A directory in its place cannot be read.
+        // A directory at the secret's path cannot be read.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert_eq!(secret(&data).unwrap_err().code, Code::Invalid);
         fs::remove_dir(&path).unwrap();
-        // What a start that was broken off left is no secret.
+        // The temporary file of an interrupted start is not used as the secret.
         fs::write(data.join(NEW_SECRET), "half").unwrap();
         assert_eq!(secret(&data).unwrap().expose().len(), 64);
         assert!(!data.join(NEW_SECRET).exists());

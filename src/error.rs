@@ -1,5 +1,5 @@
-//! What can go wrong, as the caller sees it: a stable code, a sentence that says what to do, and whether
-//! trying again helps. Knows neither HTTP nor WebSocket; the edge maps codes to statuses and close codes.
+//! The crate's error type, as callers see it: a stable code, a message with advice, and whether a retry can succeed.
+//! Independent of HTTP and WebSocket; the edge maps codes to statuses and close codes.
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
@@ -9,33 +9,33 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// The stable codes, the same in REST problems, socket acks and `sendFailed`.
+/// Stable error codes, the same in REST problems, socket acks and `sendFailed` events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The request is not what the protocol describes: not JSON, not UTF-8, a wrong type.
+    /// The request does not parse: invalid JSON, invalid UTF-8 or a wrong type.
     Malformed,
-    /// Well-formed, but a field is missing, too long or out of range.
+    /// The request parses, but a field is missing, too long or out of range.
     Invalid,
-    /// An event name nobody knows.
+    /// The event name is unknown.
     UnknownEvent,
-    /// No credentials, or they do not hold.
+    /// Credentials are missing or invalid.
     Unauthorized,
-    /// The access token was good once; refresh it.
+    /// The access token has expired; refresh it.
     TokenExpired,
-    /// Who you are is known, and you may not.
+    /// The caller is authenticated but lacks the right.
     Forbidden,
-    /// There is no such thing, or it is not yours to know of.
+    /// The resource does not exist, or the caller may not know that it does.
     NotFound,
-    /// It exists already, or its state does not allow this.
+    /// The resource exists already, or its state does not allow the operation.
     Conflict,
-    /// Larger than a limit.
+    /// The request exceeds a size limit.
     TooLarge,
-    /// This caller sends too much; others are not affected.
+    /// This caller exceeded its rate limit; other callers are not affected.
     RateLimited,
-    /// The service is at its limit or a part of it is away; the same request will work later.
+    /// The service is overloaded or a dependency is unavailable; retry the same request later.
     Busy,
-    /// A bug or a failure on our side.
+    /// A bug or a failure of the server.
     Internal,
 }
 
@@ -64,19 +64,19 @@ impl fmt::Display for Code {
     }
 }
 
-/// One field that was refused.
+/// One rejected field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FieldError {
     pub field: String,
     pub message: String,
 }
 
-/// The crate's error. `source` stays on our side: it is logged once, at the boundary, and never sent.
+/// The crate's error. `source` is logged once, at the boundary, and never sent to clients.
 #[derive(Debug)]
 pub struct Error {
     pub code: Code,
     pub message: String,
-    /// When the same request is worth another try.
+    /// The delay after which the same request may be retried.
     pub retry_after: Option<Duration>,
     pub fields: Vec<FieldError>,
     pub(crate) source: Option<Source>,
@@ -93,7 +93,7 @@ impl Error {
         }
     }
 
-    /// One field is wrong: `message` says what is allowed.
+    /// `invalid` for one field; `message` states the allowed values.
     pub fn field(field: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         Error {
@@ -128,7 +128,7 @@ impl Error {
         Error::new(Code::Conflict, message)
     }
 
-    /// Answer at once, come back later.
+    /// `busy`: the request is rejected at once and may be retried after `retry_after`.
     pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
         Error {
             retry_after: Some(retry_after),
@@ -136,7 +136,7 @@ impl Error {
         }
     }
 
-    /// A part we depend on (`what`) did not do its work; trying again may help.
+    /// `busy`: the dependency named by `what` failed; a retry may succeed.
     pub fn unavailable(what: &str, source: impl Into<Source>) -> Self {
         Error {
             retry_after: Some(Duration::from_secs(1)),
@@ -148,7 +148,7 @@ impl Error {
         }
     }
 
-    /// Our own fault; trying the same again will not help.
+    /// `internal`: a failure of the server that a retry does not fix.
     pub fn internal(source: impl Into<Source>) -> Self {
         Error {
             source: Some(source.into()),
@@ -159,7 +159,8 @@ impl Error {
         }
     }
 
-    /// The same for one more of several whose work failed together; its causes are told as text.
+    /// A copy for another request of the same failed batch. The source chain is copied as text, since sources cannot be
+    /// cloned.
     pub fn shared(&self) -> Self {
         let chain = self.chain();
         let causes = chain[self.message.len()..].trim_start_matches(": ");
@@ -176,18 +177,18 @@ impl Error {
         self.retry_after.map(|d| d.as_millis() as u64)
     }
 
-    /// Whether the same thing may succeed later, unchanged.
+    /// Whether the unchanged request may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self.code, Code::Busy | Code::RateLimited)
     }
 
-    /// The message with every cause behind it, for a log line.
+    /// The message followed by its source chain, for log lines.
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();
         let mut next: Option<&dyn StdError> = self.source();
         while let Some(cause) = next {
             let cause_text = cause.to_string();
-            // Many errors show their cause themselves.
+            // Many errors include their cause in their own text.
             if !text.ends_with(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);

@@ -1,15 +1,17 @@
-//! A chat backend: clients talk to edges, edges publish commands to a queue, workers store them and tell the edges.
+//! A chat backend: clients connect to edges, edges publish commands to a queue, workers store them and publish the
+//! results to the edges.
 //!
-//! - [`app`] connects the parts of each role; [`admin`] is what operators ask of a deployment.
-//! - [`edge`] is what clients talk to: REST, sockets, the rooms that have sockets here.
-//! - [`worker`] takes commands from the queue, stores a batch in one transaction, tells the edges, acknowledges.
+//! - [`app`] connects the parts of each role; [`admin`] holds the operator commands of a deployment.
+//! - [`edge`] serves clients: REST, sockets, and the hub of rooms with local subscribers.
+//! - [`worker`] consumes commands from the queue, stores a batch in one transaction, publishes to the edges,
+//!   acknowledges.
 //! - [`autoscale`] runs as many workers as the queue needs.
-//! - [`job`] holds the commands, and the pure function that decides what they do to a room.
-//! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded twins;
-//!   [`notify`] holds the ways out, by e-mail and text message.
-//! - [`protocol`], [`model`], [`error`] and [`config`] are what all of them speak of; [`plot`] draws what was measured.
+//! - [`job`] holds the commands, and the pure function that computes their effects on a room.
+//! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded counterparts;
+//!   [`notify`] holds the delivery channels for e-mail and text messages.
+//! - [`protocol`], [`model`], [`error`] and [`config`] are shared by all of them; [`plot`] draws benchmark charts.
 //!
-//! Imports go down that list only. ARCHITECTURE.md tells a message's way and what keeps each promise.
+//! Imports go down that list only. ARCHITECTURE.md describes the path of a message and how each guarantee is kept.
 
 #[macro_use]
 mod redact;

@@ -1,6 +1,6 @@
-//! `Debug` that shows named fields and no others. Whatever holds a password, a token, a hash, a code, an address or what
-//! somebody wrote may end up in a log line or a dead letter's reason as part of something else; `tests/it/tidy.rs` finds
-//! those that derive `Debug` instead.
+//! A `Debug` implementation that shows only the named fields. Types that hold a password, token, hash, code, address or
+//! user-written text may be part of a log line or of a dead letter's reason; `tests/it/tidy.rs` finds such types that
+//! derive `Debug`.
 
 /// `debug_of!(Login { id, user })`
 macro_rules! debug_of {

@@ -1,37 +1,37 @@
-//! How long to wait before trying again: exponential, with jitter, capped. The one place that knows the crate
-//! `backoff` (unmaintained, RUSTSEC-2025-0012), so that replacing it touches one file. It must never decide
-//! whether something is worth another try: the caller knows that, and so does the error.
+//! Retry delays: exponential, with jitter, capped. The only user of the crate `backoff` (unmaintained,
+//! RUSTSEC-2025-0012), so that replacing it touches one file. The decision whether to retry is not made here: it
+//! belongs to the caller and the error.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff as _};
 
-/// Each delay is twice the one before, ± half of itself.
+/// Each delay is twice the previous one, ± 50 %.
 const MULTIPLIER: f64 = 2.0;
 const JITTER: f64 = 0.5;
 
-/// When to try again.
+/// A retry schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// The first delay, before jitter.
     pub initial: Duration,
-    /// No delay is longer, jitter included.
+    /// Maximum delay, jitter included.
     pub max: Duration,
-    /// No delay ends later than this after the first try; `None` never gives up.
+    /// No delay ends later than this after the first attempt; `None` retries forever.
     pub deadline: Option<Duration>,
 }
 
 impl Policy {
-    /// For connections that must come back, however long it takes: 0.1 s to 5 s.
+    /// For connections that are retried forever: 0.1 s to 5 s.
     pub const RECONNECT: Policy = Policy {
         initial: Duration::from_millis(100),
         max: Duration::from_secs(5),
         deadline: None,
     };
 
-    /// The delay after the `failed`-th failure in a row (1 is the first), with jitter; for callers that keep
-    /// their count elsewhere, such as in a job. The deadline is theirs, too.
+    /// The delay after the `failed`-th failure in a row (starting at 1), with jitter. For callers that keep the count
+    /// elsewhere, such as in a task; they also apply the deadline.
     pub fn delay_after(&self, failed: u32) -> Duration {
         let doublings = failed.saturating_sub(1).min(30);
         let grown = self.initial.saturating_mul(1 << doublings).min(self.max);
@@ -60,7 +60,7 @@ impl Policy {
     }
 }
 
-/// One run of tries under a [`Policy`].
+/// One series of attempts under a [`Policy`].
 pub struct Retry {
     backoff: ExponentialBackoff,
     policy: Policy,
@@ -68,7 +68,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// The next delay; `None` when waiting that long would pass the deadline.
+    /// The next delay; `None` if it would end after the deadline.
     pub fn next_delay(&mut self) -> Option<Duration> {
         let delay = self.backoff.next_backoff()?.min(self.policy.max);
         match self.policy.deadline {
@@ -77,7 +77,7 @@ impl Retry {
         }
     }
 
-    /// Waits for the next try; `false` when there is none.
+    /// Sleeps until the next attempt; `false` after the deadline.
     pub async fn pause(&mut self) -> bool {
         match self.next_delay() {
             Some(delay) => {
@@ -88,15 +88,15 @@ impl Retry {
         }
     }
 
-    /// It worked: the next failure is a first one again.
+    /// Restarts the schedule after a success.
     pub fn reset(&mut self) {
         self.backoff.reset();
         self.since = Instant::now();
     }
 }
 
-/// Does it again until it works, fails for good (see [`Error::is_retryable`]), or `patience` is over; a try under
-/// way is then given up. The error is the last one.
+/// Repeats `what` until it succeeds, fails with an error that is not retryable (see [`Error::is_retryable`]), or
+/// `patience` has passed; a running attempt is then cancelled. Returns the last error.
 pub async fn until<T, F>(patience: Duration, mut what: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,

@@ -1,8 +1,8 @@
-//! The one SQLite file of a standalone node. Store and queue share its single writer and its readers; this module
-//! opens them, and knows no table.
+//! The SQLite file of a standalone node. Store and queue share its one write connection and its read connections; this
+//! module opens them and knows no tables.
 //!
-//! SQLite lets one connection write at a time. Having exactly one, with callers queueing for it in order, turns
-//! "database is locked" into waiting one's turn. Readers see the last commit (WAL) and wait for nobody.
+//! SQLite allows one writer at a time. With exactly one write connection, for which callers queue in order, "database
+//! is locked" becomes a bounded wait. Readers see the last commit (WAL) and never block.
 
 use std::{path::Path, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// Connections that only read.
+/// Number of read-only connections.
 const READERS: u32 = 4;
 
-/// How long to wait for another process that holds the file, such as a backup or `chat user`.
+/// How long to wait for a lock held by another process, such as a backup or `chat user`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a caller waits for its turn to write.
+/// How long a caller waits for a connection.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open database. Clones share the same connections.
@@ -34,8 +34,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens `file`, creating it where it is missing (its directory must exist), and applies what is new in
-    /// `migrations/sqlite`. Only its owner may read it from then on. A file of a newer version is refused.
+    /// Opens `file` and applies pending `migrations/sqlite`. Creates the file if missing (its directory must exist) and
+    /// restricts it to its owner. Returns `conflict` for a file of a newer version.
     pub async fn open(file: &Path) -> Result<Self> {
         data_dir::database_file(file).map_err(|error| {
             Error::new(
@@ -47,18 +47,19 @@ impl Database {
             .filename(file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // A commit is on disk when it returns: someone is told "accepted" on the strength of it.
+            // A commit must be on disk when it returns: a client gets "accepted" on the strength of it.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
-            // None are declared; see migrations/postgres/0001_store.sql for the reason.
+            // No foreign keys are declared; migrations/postgres/0001_store.sql gives the reason.
             .foreign_keys(false)
-            // At most 16 MiB of pages a connection; negative numbers are KiB (sqlite.org/pragma.html).
+            // At most 16 MiB of page cache per connection; negative values are KiB (sqlite.org/pragma.html).
             .pragma("cache_size", "-16384")
             .pragma("temp_store", "memory")
-            // A checkpoint copies each changed page once, however often it changed: every 32 MiB, not every 4.
+            // A checkpoint copies each changed page once, however often it changed: run one per 32 MiB of log instead
+            // of 4.
             .pragma("wal_autocheckpoint", "8192")
             .pragma("journal_size_limit", "67108864")
-            // Rows cross from SQLite's thread to ours; a full buffer costs a switch between them.
+            // Rows are passed from SQLite's thread to the caller's; a full buffer costs a thread switch.
             .row_buffer_size(4096);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -66,7 +67,7 @@ impl Database {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
-            // Message ids are spread over their whole index: what the writer keeps of it, it need not read.
+            // Message ids are spread over their whole index: cached pages save the writer from reading them again.
             .connect_with(options.clone().pragma("cache_size", "-65536"))
             .await
             .map_err(failure)?;
@@ -90,30 +91,30 @@ impl Database {
         Ok(Database { writer, readers })
     }
 
-    /// For queries. A statement that writes fails here.
+    /// Connections for queries; a statement that writes fails on them.
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
     }
 
-    /// Waits for the writer and opens a transaction. Dropped without `commit`, it changes nothing.
+    /// Waits for the write connection and opens a transaction, which rolls back if dropped without `commit`.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
-        // IMMEDIATE takes the file's write lock now; a transaction that read first and wrote later could find
-        // that another process has written in between, and would have to start again.
+        // IMMEDIATE takes the file's write lock at once. A deferred transaction that reads first could find at its
+        // first write that another process has committed since, and would have to start again.
         self.writer
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failure)
     }
 
-    /// Closes every connection; the last one folds the write-ahead log into the file.
+    /// Closes all connections; closing the last one checkpoints the write-ahead log.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
     }
 }
 
-/// What a failed SQLite call means to the caller: a full or failing disk, a lock held elsewhere and a missing turn
-/// pass; anything else is a bug.
+/// Maps a failed SQLite call: `busy` for a full or failing disk, a lock held by another process or a pool timeout, all
+/// of which a retry may pass; `internal` otherwise.
 pub fn failure(error: sqlx::Error) -> Error {
     let passes = match &error {
         sqlx::Error::Io(_)

@@ -1,6 +1,6 @@
-//! One function for each parser of bytes from outside, that says what must hold whatever the bytes are. `cargo fuzz` calls
-//! them for long runs (`scripts/fuzz`), and the tests here call the same functions with what is in `fuzz/corpus` and a
-//! fixed number of inputs made from it. Not part of the program: only tests and the feature `fuzzing` have it.
+//! One function for each parser of untrusted bytes, which asserts the properties that hold for every input. `cargo
+//! fuzz` calls them for long runs (`scripts/fuzz`); the tests here call them with `fuzz/corpus` and a fixed number of
+//! mutations of it. Compiled only for tests and with the feature `fuzzing`.
 
 mod settings;
 mod texts;
@@ -8,10 +8,10 @@ mod workers;
 
 use crate::edge::fuzz as edge;
 
-/// A property of a parser. Panics where an input breaks it.
+/// A parser property; panics on an input that breaks it.
 pub type Target = fn(&[u8]);
 
-/// Every target by the name that its corpus and `scripts/fuzz` have.
+/// All targets, by the name of their corpus and in `scripts/fuzz`.
 pub const TARGETS: [(&str, Target); 14] = [
     ("batch", workers::batch),
     ("callbacks", workers::callbacks),
@@ -32,7 +32,7 @@ pub const TARGETS: [(&str, Target); 14] = [
 /// Runs one target on one input.
 ///
 /// # Panics
-/// Where the input breaks the target's property, and for a name that no target has.
+/// If the input breaks the property, or no target has this name.
 pub fn run(name: &str, input: &[u8]) {
     let found = TARGETS.iter().find(|(of, _)| *of == name);
     let (_, target) = found.unwrap_or_else(|| panic!("there is no target {name}"));
@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// Inputs made for each target, besides its corpus.
+    /// Generated inputs per target, in addition to its corpus.
     const CASES: u32 = 2000;
 
     fn corpus(name: &str) -> Vec<Vec<u8>> {
@@ -62,7 +62,7 @@ mod tests {
         paths.iter().map(|path| fs::read(path).unwrap()).collect()
     }
 
-    /// What is done to an input of the corpus, at a place in 65,536ths of its length.
+    /// A mutation of a corpus input; the position is in 65,536ths of its length.
     #[derive(Debug, Clone)]
     enum Edit {
         Put(u16, u8),
@@ -133,7 +133,7 @@ mod tests {
             1 => prop::collection::vec(any::<u8>(), 0..200),
             1 => any::<String>().prop_map(String::into_bytes),
         ];
-        // Reading all settings takes a hundred times as long as reading a frame.
+        // Loading all settings takes a hundred times as long as parsing a frame.
         let cases = if name == "settings" {
             CASES / 20
         } else {

@@ -1,4 +1,4 @@
-//! Settings files, the environment and addresses of servers.
+//! Settings files, environment variables and server addresses.
 
 use std::{fs, thread};
 
@@ -6,7 +6,7 @@ use crate::config::{Config, Role, Sources};
 
 const PASSWORD: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
 
-/// Whatever a settings file or a variable holds, loading ends with settings or with problems, and neither shows a secret.
+/// Whatever a settings file or a variable holds, loading returns settings or problems, and neither shows a secret.
 pub fn settings(input: &[u8]) {
     let file = format!(
         "chat-fuzz-{}-{:?}.toml",
@@ -37,7 +37,7 @@ pub fn settings(input: &[u8]) {
         Err(problems) => problems.to_string(),
     };
     let _ = fs::remove_file(&file);
-    // Of the file itself a part may be shown.
+    // Parts of the file itself may be shown.
     assert!(
         text.contains("hunter2") || !shown.contains("hunter2"),
         "{shown}"

@@ -8,7 +8,7 @@ use crate::model::{
     username,
 };
 
-/// An address has no structure in it, and parses to itself.
+/// A parsed address contains no delimiters and parses to itself.
 pub fn addresses(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Some(address) = EmailAddress::parse(&text) {
@@ -31,7 +31,8 @@ pub fn addresses(input: &[u8]) {
     }
 }
 
-/// A name is one visible line and its own normal form; a reaction is not reordered or hidden; a skeleton is its own.
+/// A name is one visible line and its own normal form; a reaction has no reordered or hidden text; a skeleton is its
+/// own skeleton.
 pub fn names(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Ok(kept) = text::label(&text) {
@@ -55,7 +56,7 @@ pub fn names(input: &[u8]) {
     }
 }
 
-/// Metadata that is taken is short, without control characters, and taken again as it is.
+/// Accepted metadata is short, has no control characters and is accepted again unchanged.
 pub fn metadata(input: &[u8]) {
     let Ok(sent) = serde_json::from_slice::<ClientMetadata>(input) else {
         return;

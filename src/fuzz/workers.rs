@@ -1,4 +1,4 @@
-//! What workers read: batches and their commands, and what providers report.
+//! Input of workers: batches and their commands, and provider callbacks.
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -21,8 +21,8 @@ fn encode<'a>(commands: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
     batch.finish().payload().clone()
 }
 
-/// Whatever bytes commands have, as many come out as went in; what can be taken apart is not longer than it was; a
-/// command that is read is written and read as the same.
+/// Decoding returns as many commands as were encoded, whatever their bytes; decoded commands are not longer than the
+/// batch; a command that parses is serialised and parsed to the same.
 pub fn batch(input: &[u8]) {
     let chunks: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
     assert_eq!(
@@ -46,7 +46,7 @@ pub fn batch(input: &[u8]) {
     }
 }
 
-/// A form has no more fields than it has separators; nothing unsigned passes; a report names a delivery.
+/// A form has no more fields than separators plus one; an unsigned callback is rejected; a report names its delivery.
 pub fn callbacks(input: &[u8]) {
     let fields = form(input);
     assert!(fields.len() <= input.split(|byte| *byte == b'&').count());
