@@ -1,4 +1,4 @@
-"""Checks what stands in deploy/ against the published schemas: Kubernetes, KEDA, the Prometheus operator, Compose.
+"""Checks the files of deploy/ against the published schemas: Kubernetes, KEDA, the Prometheus operator, Compose.
 
 Run by scripts/check in a Python environment of its own. Prints what is wrong and exits 1; says what it skips.
 """
@@ -17,7 +17,7 @@ import yaml
 DEPLOY = pathlib.Path(__file__).parent
 ROOT = DEPLOY.parent
 KUBERNETES = "1.34"
-# Resources that Kubernetes itself does not know: where their published models are.
+# The published models of custom resources.
 MODELS = {
     "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
     "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
@@ -39,7 +39,7 @@ def check_resource(file, resource):
 
 
 def check_kubernetes():
-    """Each resource by its schema; then, whether they fit together."""
+    """Checks each resource against its schema, then the references between them."""
     kustomization = yaml.safe_load((DEPLOY / "kubernetes/kustomization.yaml").read_text())
     resources = []
     for name in kustomization["resources"]:
@@ -61,7 +61,7 @@ def check_kubernetes():
 
 
 def check_metrics():
-    """A metric that is asked for is one that the program has."""
+    """Every metric in a query exists in the program."""
     declared = set(re.findall(r'"(chat_[a-z_]+)"', (ROOT / "src/telemetry.rs").read_text()))
     for file in DEPLOY.rglob("*.yaml"):
         queries = re.findall(r"^\s*query: (.*)$", file.read_text(), re.MULTILINE)
@@ -71,7 +71,7 @@ def check_metrics():
 
 
 def check_settings():
-    """A setting in the environment is one of config.toml."""
+    """Every setting in the environment exists in config.toml."""
     section, keys = "", set()
     for line in (ROOT / "config.toml").read_text().splitlines():
         if header := re.match(r"\[(\w+)\]", line):

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CHAT = ROOT / "target/release/chat"
 OUT = ROOT / "target/bench"
 # What `chat bench` calls the servers without chat's logic, which show what the libraries and the machine can do.
-BASELINE = "bare"
+BASELINE = "baseline"
 ADDRESSES: dict[str, str] = {}  # as `scripts/services env` prints them
 
 
