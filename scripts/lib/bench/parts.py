@@ -57,7 +57,7 @@ def p1():
         rates = [5000] if options.quick else [15000, 20000, 25000, 27500, 30000, 32500, 35000]
         results = steps(cluster, rates, 20)
         pids = ",".join(f"{name}={pid}" for name, pid in server_pids().items())
-        one_by_one = bench(BASELINE, "pipeline", "--duration", "3s" if options.quick else "15s", "--pid", pids, env=cluster.env)
+        one_by_one = bench(BASELINE, "pipeline", "--create-in-configured-servers", "--duration", "3s" if options.quick else "15s", "--pid", pids, env=cluster.env)
     with Cluster() as cluster:
         few = {"rooms": 100, "senders": 300}
         load(cluster, 3000, 5, **few)  # warm-up
