@@ -17,7 +17,7 @@ use crate::{
     error::{Code, Error, Result},
     job::Notice,
     model::{LoginId, Timestamp, UserId},
-    protocol::{Close, SendFailed},
+    protocol::{Close, EventName, SendFailed},
 };
 
 /// `retryAfter` of a connection that exceeds the socket limit of its user.
@@ -157,7 +157,8 @@ impl Registry {
                         code: refusal.code,
                         message: refusal.message,
                     };
-                    who.outbox.push(Item::Event(event("sendFailed", &failed)));
+                    who.outbox
+                        .push(Item::Event(event(EventName::SendFailed, &failed)));
                 }
             }
             Notice::LoginClosed { .. } | Notice::Outcome { .. } | Notice::AccountChanged { .. } => {

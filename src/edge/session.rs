@@ -23,7 +23,9 @@ use crate::{
         room::{RoomCommand, Send},
     },
     model::{self, ClientMetadata, RoomId, RoomKind, Timestamp, UserId},
-    protocol::{self, Accepted, Close, Connected, ConnectedLimits, Request, SendMessage, raw},
+    protocol::{
+        self, Accepted, Close, Connected, ConnectedLimits, EventName, Request, SendMessage, raw,
+    },
 };
 
 /// The socket is closed with 4029 when rate-limited requests outnumber admitted ones by this many, which takes a flood
@@ -91,7 +93,7 @@ impl Session {
         if let Some(first) = greeting.first {
             outbox.push(first);
         }
-        outbox.push(Item::Event(event("connected", &connected)));
+        outbox.push(Item::Event(event(EventName::Connected, &connected)));
         presence::announce_now(&opened.edge, &opened.who);
         Ok(opened)
     }
@@ -156,7 +158,7 @@ impl Session {
                 self.call(read.room, RoomCommand::MarkRead { seq: read.seq })
                     .await
             }
-            Request::Disconnect => {
+            Request::Disconnect(_) => {
                 self.who.outbox.close(Close::Bye);
                 Ok(None)
             }

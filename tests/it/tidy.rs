@@ -86,7 +86,7 @@ fn leaf_crates_do_not_use_the_server() {
             }
         }
     }
-    complaints.none();
+    complaints.assert_none();
 }
 
 /// Crates whose folders have no circles.

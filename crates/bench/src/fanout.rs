@@ -153,9 +153,10 @@ impl Fanout {
         } else {
             self.users.min(in_room)
         };
-        match index < senders {
-            true => share(self.messages, senders, index),
-            false => 0,
+        if index < senders {
+            share(self.messages, senders, index)
+        } else {
+            0
         }
     }
 }

@@ -54,19 +54,15 @@ enum Tags {
     Operations,
 }
 
-type Apis = (
-    auth::AuthApi,
-    me::MeApi,
-    rooms::RoomsApi,
-    members::MembersApi,
-    messages::MessagesApi,
-    changes::ChangesApi,
-    notifications::NotificationsApi,
-    callbacks::CallbacksApi,
-    health::HealthApi,
-);
+/// The resources of the API, as a type and as a value.
+macro_rules! apis {
+    ($($module:ident::$api:ident,)*) => {
+        type Apis = ($($module::$api,)*);
+        const APIS: Apis = ($($module::$api,)*);
+    };
+}
 
-const APIS: Apis = (
+apis! {
     auth::AuthApi,
     me::MeApi,
     rooms::RoomsApi,
@@ -76,7 +72,7 @@ const APIS: Apis = (
     notifications::NotificationsApi,
     callbacks::CallbacksApi,
     health::HealthApi,
-);
+}
 
 const DESCRIPTION: &str = "\
 Rooms, messages and accounts over HTTP. The WebSocket `/ws` uses the same events and error codes; `chat asyncapi` \

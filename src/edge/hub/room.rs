@@ -11,9 +11,12 @@ use tokio::sync::OnceCell;
 
 use super::history_cache::{CacheBytes, HistoryCache};
 use crate::{
-    edge::{outbound::OutboundEvent, subscriber::Subscriber},
+    edge::{
+        outbound::{OutboundEvent, event},
+        subscriber::Subscriber,
+    },
     model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq, UserId},
-    protocol::{Gap, MemberEvent, RoomEvent, raw},
+    protocol::{EventName, Gap, MemberEvent, RoomEvent},
     telemetry::metrics,
 };
 
@@ -192,7 +195,7 @@ impl RoomState {
             let revoked = subscription.pending.is_none()
                 && gone.contains(&(subscription.subscriber.user, subscription.joined));
             if revoked {
-                let gap = OutboundEvent::new("gap", raw(&Gap { room, from, to }).get().to_owned());
+                let gap = event(EventName::Gap, &Gap { room, from, to });
                 subscription.subscriber.outbox.push_events(&[gap]);
             }
             revoked
@@ -203,7 +206,7 @@ impl RoomState {
     /// Delivers an event without a number to every live subscription. A socket that is still joining reads the current state
     /// after it was subscribed.
     pub fn deliver_ephemeral(&mut self, event: EphemeralEvent) {
-        let frame = OutboundEvent::new(event.kind.as_str(), event.data);
+        let frame = OutboundEvent::new(event.kind.into(), event.data);
         let live = self
             .subscriptions
             .iter()
@@ -290,7 +293,7 @@ impl RoomState {
             from,
             to,
         };
-        let frame = OutboundEvent::new("gap", raw(&gap).get().to_owned());
+        let frame = event(EventName::Gap, &gap);
         self.push(&[(to, frame)]);
     }
 }

@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::{model::FeedEvent, protocol::raw};
+use crate::{
+    model::FeedEvent,
+    protocol::{EventName, raw},
+};
 
 /// The codecs that render events, each with a place of its own for the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +19,14 @@ pub enum Encoding {
 
 /// See the module.
 pub struct OutboundEvent {
-    name: &'static str,
+    name: EventName,
     /// JSON.
     data: String,
     rendered: [OnceLock<Utf8Bytes>; 2],
 }
 
 impl OutboundEvent {
-    pub fn new(name: &'static str, data: String) -> Arc<Self> {
+    pub fn new(name: EventName, data: String) -> Arc<Self> {
         Arc::new(OutboundEvent {
             name,
             data,
@@ -32,13 +35,13 @@ impl OutboundEvent {
     }
 
     pub fn feed(event: FeedEvent) -> Arc<Self> {
-        OutboundEvent::new(event.kind.as_str(), event.data)
+        OutboundEvent::new(event.kind.into(), event.data)
     }
 
     /// The bytes for every socket of one codec: `render` makes them from the event's name and its JSON, the first time.
     pub fn rendered(&self, by: Encoding, render: fn(&str, &str) -> Utf8Bytes) -> Utf8Bytes {
         self.rendered[by as usize]
-            .get_or_init(|| render(self.name, &self.data))
+            .get_or_init(|| render(self.name.as_str(), &self.data))
             .clone()
     }
 
@@ -49,7 +52,7 @@ impl OutboundEvent {
 }
 
 /// An event for one socket.
-pub fn event(name: &'static str, data: &impl Serialize) -> Arc<OutboundEvent> {
+pub fn event(name: EventName, data: &impl Serialize) -> Arc<OutboundEvent> {
     OutboundEvent::new(name, Box::<str>::from(raw(data)).into())
 }
 
@@ -59,7 +62,7 @@ mod tests {
 
     #[test]
     fn each_codec_renders_an_event_once() {
-        let event = OutboundEvent::new("newMessage", "{\"seq\":1}".into());
+        let event = OutboundEvent::new(EventName::NewMessage, "{\"seq\":1}".into());
         let plain = |name: &str, data: &str| format!("{name} {data}").into();
         let socketio = |name: &str, data: &str| format!("{data} {name}").into();
         let first = event.rendered(Encoding::Plain, plain);

@@ -113,7 +113,7 @@ pub fn of_event(request: &Request) -> Cost {
         Request::JoinRoom(_) | Request::LeaveRoom(_) | Request::Auth(_) => READ,
         Request::MarkRead(_) => MARK,
         // Closes the socket.
-        Request::Disconnect => FREE,
+        Request::Disconnect(_) => FREE,
     }
 }
 
