@@ -438,7 +438,7 @@ async fn append(
     };
     let seen = match asked.is_empty() {
         true => Facts::default(),
-        false => store.look(&asked).await?,
+        false => store.preview(&asked).await?,
     };
     let moved_on = |room: &Room| {
         let known = facts.rooms.get(&room.id);

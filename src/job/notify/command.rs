@@ -163,7 +163,7 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
         }
         NotifyCommand::OptOut { address, stop } => match stop {
             true => store.suppress(address, OPTED_OUT).await?,
-            false => store.lift(address, OPTED_OUT).await?,
+            false => store.unsuppress(address, OPTED_OUT).await?,
         },
         NotifyCommand::Replay { delivery } => replay(notifier, *delivery).await?,
     }

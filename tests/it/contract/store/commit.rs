@@ -329,7 +329,7 @@ async fn a_look_sees_what_new_messages_need(store: Fixture) {
         named: HashSet::from([(id, "ada".to_owned())]),
         ..Scope::default()
     };
-    let facts = store.writes.look(&asked).await.unwrap();
+    let facts = store.writes.preview(&asked).await.unwrap();
     assert_eq!(facts.rooms.len(), 1);
     assert_eq!(facts.rooms[&id].head, 1);
     assert_eq!(facts.members[&(id, ada.id)].role, Role::Owner);

@@ -87,8 +87,8 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
         verdict,
     };
     let decisions = [
-        told(ben.id, Verdict::Not(DeliveryState::Cancelled, "read")),
-        told(cleo.id, Verdict::Tell(ChannelKind::Email)),
+        told(ben.id, Verdict::Skip(DeliveryState::Cancelled, "read")),
+        told(cleo.id, Verdict::Notify(ChannelKind::Email)),
     ];
     store.notify.decide(&decisions).await.unwrap();
 
@@ -105,7 +105,7 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
     let again = store.writes.expire(DAY * 7, DAY).await.unwrap();
     assert_eq!(again, Expired::default(), "nothing is left to do");
     assert!(store.reads.login(good.id).await.unwrap().is_some());
-    assert_eq!(store.notify.told_of(message).await.unwrap().len(), 2);
+    assert_eq!(store.notify.log_of_message(message).await.unwrap().len(), 2);
 
     // Kept for no time at all, everything goes but the digest that still takes messages.
     let past = async || {
@@ -118,7 +118,7 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
         (notifications, deliveries) = (notifications + some, deliveries + of);
     }
     assert_eq!((notifications, deliveries), (2, 0));
-    assert!(store.notify.told_of(message).await.unwrap().is_empty());
+    assert!(store.notify.log_of_message(message).await.unwrap().is_empty());
 }
 
 async fn more_than_one_helping_is_deleted_in_several(store: Fixture) {

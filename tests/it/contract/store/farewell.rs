@@ -93,7 +93,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
             named: named.named.clone(),
             ..Scope::default()
         };
-        assert!(store.writes.look(&look).await.unwrap().named.is_empty());
+        assert!(store.writes.preview(&look).await.unwrap().named.is_empty());
         assert!(store.reads.credentials("ada").await.unwrap().is_none());
         assert_eq!(store.reads.login(login.id).await.unwrap(), None);
         assert_eq!(store.reads.revoked(&[login.id]).await.unwrap(), [login.id]);
@@ -195,11 +195,11 @@ async fn whoever_has_been_there_longest_inherits(store: Fixture) {
     };
     let heir = async |room, user: &User| {
         let scope = Scope {
-            heirs: [(room, user.id)].into(),
+            successors: [(room, user.id)].into(),
             ..scope([room])
         };
         let facts = store.facts(&scope).await;
-        let heir = facts.heirs.get(&room).copied();
+        let heir = facts.successors.get(&room).copied();
         assert!(heir.is_none_or(|heir| facts.members.contains_key(&(room, heir))));
         heir
     };

@@ -49,9 +49,9 @@ async fn a_suppressed_address_is_so_however_it_is_written(store: Fixture) {
     }
     let other = store.suppressed(&email("gone@example.com")).await.unwrap();
     assert_eq!(other, None);
-    store.lift(&phone, "another reason").await.unwrap();
+    store.unsuppress(&phone, "another reason").await.unwrap();
     assert!(store.suppressed(&phone).await.unwrap().is_some());
-    store.lift(&phone, "stop").await.unwrap();
+    store.unsuppress(&phone, "stop").await.unwrap();
     assert_eq!(store.suppressed(&phone).await.unwrap(), None);
 }
 
