@@ -60,7 +60,9 @@ pub(super) async fn append<S: Session>(
     let written = match session.attempt(statement).await? {
         Ok(written) => written,
         Err(error) if before.is_some() && is_conflict(&error) => {
-            return Err(Error::conflict("a room moved on, or a message is stored already"));
+            return Err(Error::conflict(
+                "a room moved on, or a message is stored already",
+            ));
         }
         Err(error) => return Err(S::Dialect::failure(error)),
     };

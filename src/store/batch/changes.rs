@@ -122,4 +122,3 @@ fn repeats<T: Eq + std::hash::Hash>(mut items: impl Iterator<Item = T>) -> bool 
     let mut seen = HashSet::new();
     !items.all(|item| seen.insert(item))
 }
-

@@ -140,7 +140,10 @@ pub(super) async fn people<S: Session>(
     scope: &Scope,
     facts: &mut Facts,
 ) -> Result<()> {
-    let members = scope.members.iter().map(|&(room, user)| (room, user, false));
+    let members = scope
+        .members
+        .iter()
+        .map(|&(room, user)| (room, user, false));
     let users = scope.users.iter().map(|&user| (RoomId::nil(), user, true));
     let people: Vec<(RoomId, UserId, bool)> = members.chain(users).collect();
     if people.is_empty() {
@@ -165,8 +168,7 @@ pub(super) async fn people<S: Session>(
     Ok(())
 }
 
-static SUCCESSORS: ListSql<2> =
-    ListSql::each(PLACE, postgres::SUCCESSORS, sqlite::SUCCESSORS);
+static SUCCESSORS: ListSql<2> = ListSql::each(PLACE, postgres::SUCCESSORS, sqlite::SUCCESSORS);
 
 pub(super) async fn successors<S: Session>(
     session: &mut S,
@@ -176,8 +178,9 @@ pub(super) async fn successors<S: Session>(
     if scope.successors.is_empty() {
         return Ok(());
     }
-    let statement =
-        SUCCESSORS.list(&scope.successors, |&(room, user)| [room.into(), user.into()]);
+    let statement = SUCCESSORS.list(&scope.successors, |&(room, user)| {
+        [room.into(), user.into()]
+    });
     for successor in session.all::<Member>(statement).await? {
         facts.successors.insert(successor.room, successor.user.id);
         facts.add_members([successor]);
@@ -212,8 +215,9 @@ pub(super) async fn acquaintances<S: Session>(
     if scope.acquaintances.is_empty() {
         return Ok(());
     }
-    let statement =
-        ACQUAINTANCES.list(&scope.acquaintances, |&(one, other)| [one.into(), other.into()]);
+    let statement = ACQUAINTANCES.list(&scope.acquaintances, |&(one, other)| {
+        [one.into(), other.into()]
+    });
     let pairs: Vec<Acquaintance> = session.all(statement).await?;
     let pairs = pairs.into_iter().map(|pair| (pair.0, pair.1));
     facts.acquaintances.extend(pairs);

@@ -91,4 +91,3 @@ impl Facts {
         self.members.extend(members.into_iter().map(by_place));
     }
 }
-

@@ -91,7 +91,11 @@ static UPDATE_ROOMS: ListSql<3> = ListSql::new(
 
 pub(super) async fn update_rooms<S: Session>(session: &mut S, rooms: &[Room]) -> Result<()> {
     let written = write(session, &UPDATE_ROOMS, rooms, |room| {
-        [room.id.into(), room.name.as_str().into(), room.deleted.into()]
+        [
+            room.id.into(),
+            room.name.as_str().into(),
+            room.deleted.into(),
+        ]
     });
     expect(written.await?, rooms.len(), "changed rooms")
 }
@@ -241,7 +245,9 @@ pub(super) async fn remove_members<S: Session>(
     session: &mut S,
     pairs: &[(RoomId, UserId)],
 ) -> Result<()> {
-    write(session, &REMOVE_MEMBERS, pairs, place).await.map(drop)
+    write(session, &REMOVE_MEMBERS, pairs, place)
+        .await
+        .map(drop)
 }
 
 static LIFT_BANS: ListSql<2> = ListSql::new(

@@ -35,8 +35,7 @@ const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = $2
 
 const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1";
 
-static OF_USER: Sql =
-    Sql::new("SELECT id FROM logins WHERE user_id = $1 AND expires_at > {now}");
+static OF_USER: Sql = Sql::new("SELECT id FROM logins WHERE user_id = $1 AND expires_at > {now}");
 
 impl Record for State {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {

@@ -95,15 +95,16 @@ impl<D: Database> MemberReads for D {
         user: UserId,
     ) -> Result<Option<(Room, Option<Member>)>> {
         let mut session = self.open(Access::Read).await?;
-        session.optional(sql(MEMBERSHIP).bind(room).bind(user)).await
+        session
+            .optional(sql(MEMBERSHIP).bind(room).bind(user))
+            .await
     }
 
     async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
         let mut session = self.open(Access::Read).await?;
-        let statement = ENTRIES.list(
-            who.iter().enumerate(),
-            |(position, &(room, user))| [room.into(), user.into(), (position as i64).into()],
-        );
+        let statement = ENTRIES.list(who.iter().enumerate(), |(position, &(room, user))| {
+            [room.into(), user.into(), (position as i64).into()]
+        });
         let found: Vec<EntryAt> = session.all(statement).await?;
         let mut entries = vec![None; who.len()];
         for EntryAt(position, entry) in found {

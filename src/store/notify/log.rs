@@ -44,8 +44,7 @@ const DECIDED: &str = "SELECT delivery FROM notifications \
      WHERE message = $1 AND user_id = $2 AND channel = $3";
 
 /// Updating the open delivery locks it until the commit: it cannot close before.
-const JOIN_DELIVERY: &str =
-    "INSERT INTO deliveries (id, user_id, channel, at, open, version, record) \
+const JOIN_DELIVERY: &str = "INSERT INTO deliveries (id, user_id, channel, at, open, version, record) \
      VALUES ($1, $2, $3, $4, true, 0, $5) \
      ON CONFLICT (user_id, channel) WHERE open DO UPDATE SET at = deliveries.at RETURNING id";
 

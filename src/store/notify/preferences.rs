@@ -81,7 +81,10 @@ impl<D: Database> PreferenceReads for D {
         Ok(NotifySettings {
             preferences: settings.map(|settings| settings.0).unwrap_or_default(),
             rooms: rooms.into_iter().map(|room| (room.0, room.1)).collect(),
-            verified: verified.into_iter().filter_map(|address| address.0).collect(),
+            verified: verified
+                .into_iter()
+                .filter_map(|address| address.0)
+                .collect(),
             gone: deleted.is_none_or(|deleted| deleted.0),
         })
     }

@@ -38,9 +38,7 @@ pub(super) fn json(record: &DeliveryRecord) -> sqlx::Result<String> {
     serde_json::to_string(record).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
-pub(super) fn decided<D: Dialect>(
-    row: &Row<D>,
-) -> sqlx::Result<Option<(DeliveryState, String)>> {
+pub(super) fn decided<D: Dialect>(row: &Row<D>) -> sqlx::Result<Option<(DeliveryState, String)>> {
     let state: Option<DeliveryState> = row.get("state")?;
     let reason: Option<String> = row.get("reason")?;
     Ok(state.map(|state| (state, reason.unwrap_or_default())))

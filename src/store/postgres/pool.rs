@@ -93,7 +93,11 @@ impl Lease {
     pub(super) async fn begin(pool: &PgPool) -> Result<Self> {
         let mut lease = Lease::take(pool).await?;
         lease.in_transaction = true;
-        answer(Executor::execute(&mut *lease, "BEGIN ISOLATION LEVEL READ COMMITTED")).await?;
+        answer(Executor::execute(
+            &mut *lease,
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+        ))
+        .await?;
         Ok(lease)
     }
 }

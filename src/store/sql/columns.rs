@@ -132,6 +132,8 @@ impl Type<Sqlite> for Ids {
 
 impl Decode<'_, Sqlite> for Ids {
     fn decode(value: SqliteValueRef<'_>) -> Result<Self, BoxDynError> {
-        Ok(Ids(serde_json::from_str(<&str as Decode<Sqlite>>::decode(value)?)?))
+        Ok(Ids(serde_json::from_str(
+            <&str as Decode<Sqlite>>::decode(value)?,
+        )?))
     }
 }

@@ -1,8 +1,6 @@
 //! The two databases, as far as statements must know which one they are for.
 
-use sqlx::{
-    Arguments, ColumnIndex, Decode, Encode, Row, Type, error::BoxDynError, types::Json,
-};
+use sqlx::{Arguments, ColumnIndex, Decode, Encode, Row, Type, error::BoxDynError, types::Json};
 use uuid::Uuid;
 
 use super::{Column, Ids, Value};
@@ -10,7 +8,7 @@ use crate::{
     error::Error,
     model::{
         EventKind, Reaction, Role, RoomKind, Timestamp,
-        notify::{Cause, ChannelKind, RoomMode, DeliveryState},
+        notify::{Cause, ChannelKind, DeliveryState, RoomMode},
     },
 };
 

@@ -17,6 +17,7 @@ mod statement;
 mod template;
 
 pub use dialect::Dialect;
+pub use session::{Access, Database, Session};
 pub(super) use {
     columns::Ids,
     list::{Column, Kind, Value},
@@ -24,4 +25,3 @@ pub(super) use {
     statement::{Statement, sql},
     template::{ListSql, Sql},
 };
-pub use session::{Access, Database, Session};

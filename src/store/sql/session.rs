@@ -59,7 +59,11 @@ pub trait Session: Send + Sized {
         &mut self,
         statement: Statement<Self::Dialect>,
     ) -> impl Future<Output = Result<u64>> + Send {
-        async { self.attempt(statement).await?.map_err(Self::Dialect::failure) }
+        async {
+            self.attempt(statement)
+                .await?
+                .map_err(Self::Dialect::failure)
+        }
     }
 
     /// All rows.

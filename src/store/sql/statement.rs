@@ -41,7 +41,10 @@ impl<D: Dialect> Statement<D> {
     }
 
     /// The first failure stays, and is the statement's when it runs.
-    fn add(mut self, add: impl FnOnce(&mut D::Arguments) -> std::result::Result<(), BoxDynError>) -> Self {
+    fn add(
+        mut self,
+        add: impl FnOnce(&mut D::Arguments) -> std::result::Result<(), BoxDynError>,
+    ) -> Self {
         if let Ok(arguments) = &mut self.arguments
             && let Err(error) = add(arguments)
         {

@@ -57,11 +57,7 @@ impl<const N: usize> ListSql<N> {
     }
 
     /// A statement that each database has its own template for.
-    pub const fn each(
-        columns: [Column; N],
-        postgres: &'static str,
-        sqlite: &'static str,
-    ) -> Self {
+    pub const fn each(columns: [Column; N], postgres: &'static str, sqlite: &'static str) -> Self {
         ListSql {
             columns,
             postgres: Text::new(postgres),

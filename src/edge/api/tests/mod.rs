@@ -37,7 +37,8 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, State, framing},
     store::{
-        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads, Window,
+        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads,
+        Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
             PreferenceReads,
@@ -207,7 +208,12 @@ impl LogReads for Store {
     async fn log_of_message(&self, _: MessageId) -> Result<Vec<LogEntry>> {
         Ok(Vec::new())
     }
-    async fn log_of_user(&self, _: UserId, _: Option<&LogPosition>, _: u32) -> Result<Vec<LogEntry>> {
+    async fn log_of_user(
+        &self,
+        _: UserId,
+        _: Option<&LogPosition>,
+        _: u32,
+    ) -> Result<Vec<LogEntry>> {
         Ok(Vec::new())
     }
     async fn room_of(&self, _: MessageId) -> Result<Option<RoomId>> {

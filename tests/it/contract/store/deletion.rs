@@ -19,9 +19,9 @@ use super::fixture::*;
 on_both! {
     nothing_personal_is_left_of_an_erased_account,
     messages_and_events_forget_the_name,
-    whoever_has_been_there_longest_inherits,
+    the_longest_member_is_the_successor,
     a_member_who_is_just_added_is_found,
-    who_is_gone_or_has_left_is_still_considered,
+    users_who_left_are_still_candidates,
 }
 
 async fn erase(store: &Fixture, user: &User) {
@@ -63,7 +63,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
 
     let bob = store.user("bob").await;
     let tea = store.public_room(&ada).await;
-    // Again it changes nothing, and neither does what was asked for before and comes late.
+    // A repeat changes nothing, and neither does a command from before that is delivered late.
     for _ in 0..2 {
         erase(&store, &ada).await;
         assert_eq!(store.reads.account(ada.id).await.unwrap(), None);
@@ -124,7 +124,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         assert_eq!(settings.preferences, Preferences::default());
         assert_eq!((settings.rooms.len(), settings.verified.len()), (0, 0));
     }
-    // The name is free, and who takes it is someone else.
+    // The name is free for another account.
     let other = store.user("ADA").await;
     assert_ne!(other.id, ada.id);
     let found = store.reads.credentials("ada").await.unwrap().unwrap();
@@ -139,7 +139,7 @@ async fn messages_and_events_forget_the_name(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let room = store.public_room(&ada).await;
     store.say(room, &bob, 1..=1).await;
-    let told = |seq, kind, user: &User| {
+    let event = |seq, kind, user: &User| {
         let who = serde_json::json!({"id": user.id, "username": user.username,
             "displayName": user.display_name});
         let data = match kind {
@@ -154,10 +154,10 @@ async fn messages_and_events_forget_the_name(store: Fixture) {
     let changes = Changes {
         heads: HashMap::from([(room, 5)]),
         entries: vec![
-            told(2, EventKind::MemberJoined, &bob),
-            told(3, EventKind::RoomUpdated, &bob),
-            told(4, EventKind::MemberLeft, &bob),
-            told(5, EventKind::MemberJoined, &ada),
+            event(2, EventKind::MemberJoined, &bob),
+            event(3, EventKind::RoomUpdated, &bob),
+            event(4, EventKind::MemberLeft, &bob),
+            event(5, EventKind::MemberJoined, &ada),
         ],
         ..Changes::default()
     };
@@ -183,7 +183,7 @@ async fn messages_and_events_forget_the_name(store: Fixture) {
     assert!(events[4].data.contains("ada"), "{}", events[4].data);
 }
 
-async fn whoever_has_been_there_longest_inherits(store: Fixture) {
+async fn the_longest_member_is_the_successor(store: Fixture) {
     let ada = store.user("ada").await;
     let mut people = Vec::new();
     for name in ["gone", "old", "admin", "new"] {
@@ -193,18 +193,18 @@ async fn whoever_has_been_there_longest_inherits(store: Fixture) {
         joined_at: at(joined),
         ..member(room, &people[who], role)
     };
-    let heir = async |room, user: &User| {
+    let successor = async |room, user: &User| {
         let scope = Scope {
             successors: [(room, user.id)].into(),
             ..scope([room])
         };
         let facts = store.facts(&scope).await;
-        let heir = facts.successors.get(&room).copied();
+        let successor = facts.successors.get(&room).copied();
         assert!(heir.is_none_or(|heir| facts.members.contains_key(&(room, heir))));
         heir
     };
     let room = store.public_room(&ada).await;
-    assert_eq!(heir(room, &ada).await, None, "nobody else is there");
+    assert_eq!(successor(room, &ada).await, None, "nobody else is there");
     let put = async |members| {
         let changes = Changes {
             members,
@@ -214,18 +214,22 @@ async fn whoever_has_been_there_longest_inherits(store: Fixture) {
     };
     put(vec![in_room(room, Role::Admin, 0, 1)]).await;
     erase(&store, &people[0]).await;
-    assert_eq!(heir(room, &ada).await, None, "who is gone inherits nothing");
+    assert_eq!(
+        successor(room, &ada).await,
+        None,
+        "who is gone inherits nothing"
+    );
     put(vec![
         in_room(room, Role::Member, 3, 3),
         in_room(room, Role::Member, 1, 2),
     ])
     .await;
-    assert_eq!(heir(room, &ada).await, Some(people[1].id));
+    assert_eq!(successor(room, &ada).await, Some(people[1].id));
     put(vec![in_room(room, Role::Admin, 2, 4)]).await;
-    assert_eq!(heir(room, &ada).await, Some(people[2].id));
-    // A plain member's place needs nobody, except in a direct room.
-    assert_eq!(heir(room, &people[1]).await, None);
-    assert_eq!(heir(room, &store.user("stranger").await).await, None);
+    assert_eq!(successor(room, &ada).await, Some(people[2].id));
+    // A plain member needs no successor, except in a direct room.
+    assert_eq!(successor(room, &people[1]).await, None);
+    assert_eq!(successor(room, &store.user("stranger").await).await, None);
     let direct = store
         .put_room(super::fixture::room(RoomKind::Direct, &ada), &ada)
         .await;
@@ -234,7 +238,7 @@ async fn whoever_has_been_there_longest_inherits(store: Fixture) {
         ..Changes::default()
     };
     store.commit([direct], changes).await.unwrap();
-    assert_eq!(heir(direct, &people[1]).await, Some(ada.id));
+    assert_eq!(successor(direct, &people[1]).await, Some(ada.id));
 
     let mut rooms = vec![room, direct];
     rooms.sort();
@@ -245,7 +249,7 @@ async fn whoever_has_been_there_longest_inherits(store: Fixture) {
     assert!(of(new_id(), None, 5).await.is_empty());
 }
 
-/// An account that ends waits for whoever is adding it to a room, so that its rooms are all there afterwards.
+/// The deletion of an account waits for a transaction that adds it to a room, so that it sees all of its rooms.
 async fn a_member_who_is_just_added_is_found(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let room = store.public_room(&ada).await;
@@ -269,11 +273,11 @@ async fn a_member_who_is_just_added_is_found(store: Fixture) {
     erasing.await.unwrap();
     let rooms = store.writes.member_of(bob.id, None, 5).await.unwrap();
     assert_eq!(rooms, [room]);
-    // From now on nobody adds it.
+    // From now on it cannot be added.
     assert!(!store.facts(&adding).await.users.contains_key(&bob.id));
 }
 
-async fn who_is_gone_or_has_left_is_still_considered(store: Fixture) {
+async fn users_who_left_are_still_candidates(store: Fixture) {
     let (ada, zoe) = (store.user("ada").await, store.user("zoe").await);
     let (bob, eve) = (store.user("bob").await, store.user("eve").await);
     let direct = store.put_room(room(RoomKind::Direct, &ada), &ada).await;
@@ -333,7 +337,7 @@ async fn who_is_gone_or_has_left_is_still_considered(store: Fixture) {
     expected.sort_by_key(|(room, user, ..)| (*room, *user));
     assert_eq!(found, expected);
 
-    // In the end that is forgotten, too.
+    // In the end the room preference expires as well.
     let keep = Duration::from_secs(1_000_000_000);
     store.writes.expire(Duration::ZERO, keep).await.unwrap();
     let found = store.notify.candidates(&[named.id]).await.unwrap();
