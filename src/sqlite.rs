@@ -1,8 +1,8 @@
 //! The one SQLite file of a standalone node. Store and queue share its single writer and its readers; this module
 //! opens them, and knows no table.
 //!
-//! SQLite lets one connection write at a time. Having exactly one, with callers queueing for it in order, turns
-//! "database is locked" into waiting one's turn. Readers see the last commit (WAL) and wait for nobody.
+//! SQLite lets one connection write at a time. There is exactly one writer, for which callers queue in order, so they
+//! wait instead of failing with "database is locked". Readers see the last commit (WAL) and never wait for the writer.
 
 use std::{path::Path, time::Duration};
 
@@ -23,8 +23,8 @@ const READERS: u32 = 4;
 /// How long to wait for another process that holds the file, such as a backup or `chat user`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a caller waits for its turn to write.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a caller waits for the writer.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open database. Clones share the same connections.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ impl Database {
             .filename(file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // A commit is on disk when it returns: someone is told "accepted" on the strength of it.
+            // A commit is on disk when it returns: the client is then told that its message was accepted.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             // None are declared; see migrations/postgres/0001_store.sql for the reason.
@@ -62,11 +62,11 @@ impl Database {
             .row_buffer_size(4096);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(TURN_TIMEOUT)
+            .acquire_timeout(WRITER_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
-            // Message ids are spread over their whole index: what the writer keeps of it, it need not read.
+            // Message ids are spread over their whole index, so a larger cache saves reads of its pages.
             .connect_with(options.clone().pragma("cache_size", "-65536"))
             .await
             .map_err(failure)?;
@@ -82,7 +82,7 @@ impl Database {
             })?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(TURN_TIMEOUT)
+            .acquire_timeout(WRITER_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
@@ -97,8 +97,8 @@ impl Database {
 
     /// Waits for the writer and opens a transaction. Dropped without `commit`, it changes nothing.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
-        // IMMEDIATE takes the file's write lock now; a transaction that read first and wrote later could find
-        // that another process has written in between, and would have to start again.
+        // IMMEDIATE takes the file's write lock now. A transaction that reads first and writes later fails where
+        // another process has written in between, and would have to be retried.
         self.writer
             .begin_with("BEGIN IMMEDIATE")
             .await
@@ -112,10 +112,10 @@ impl Database {
     }
 }
 
-/// What a failed SQLite call means to the caller: a full or failing disk, a lock held elsewhere and a missing turn
-/// pass; anything else is a bug.
+/// What a failed SQLite call means to the caller: a full or failing disk, a lock held elsewhere and a timeout are
+/// temporary (`unavailable`); anything else is a bug (`internal`).
 pub fn failure(error: sqlx::Error) -> Error {
-    let passes = match &error {
+    let temporary = match &error {
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
@@ -131,7 +131,7 @@ pub fn failure(error: sqlx::Error) -> Error {
         }
         _ => false,
     };
-    if passes {
+    if temporary {
         Error::unavailable("database", error)
     } else {
         Error::internal(error)

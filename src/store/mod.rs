@@ -3,22 +3,23 @@
 //! must pass.
 //!
 //! A subject is a folder: `port.rs` has its traits and values, `record.rs` its rows, the other files its statements,
-//! and `postgres.rs` and `sqlite.rs` the statements that differ. [`sql`] is what they are written with; [`postgres`] and
-//! [`sqlite`] are the connections. A new subject is a folder and, in `port.rs` here, a trait of [`Reads`] or [`Writes`].
+//! and `postgres.rs` and `sqlite.rs` the statements that differ. `sql/` is what they are written with; [`postgres`]
+//! and [`sqlite`] are the connections. A new subject is a folder and, in `port.rs` here, a trait of [`Reads`] or
+//! [`Writes`].
 //!
-//! Edges are given [`Reads`] only, so they *cannot* write the database; [`Writes`] belongs to workers. The stores decide
-//! nothing; see [`batch`].
+//! Edges are given [`Reads`] only, so they *cannot* write the database; [`Writes`] belongs to workers. The stores
+//! decide nothing: commands work out the changes between [`BatchWrites::begin`] and [`Transaction::commit`].
 
-pub mod accounts;
-pub mod batch;
-pub mod expire;
-pub mod logins;
-pub mod members;
-pub mod messages;
+mod accounts;
+mod batch;
+mod expire;
+mod logins;
+mod members;
+mod messages;
 pub mod notify;
 mod port;
 pub mod postgres;
-pub mod rooms;
+mod rooms;
 mod sql;
 pub mod sqlite;
 

@@ -1,7 +1,7 @@
 //! What a worker remembers of rooms that it wrote to: with it, new messages there take one statement and no look.
 //!
 //! What is remembered may be wrong without harm. Everything that bears on who may write in a room moves its head, and
-//! [`Writes::append`](crate::store::Writes::append) stores nothing where a head is not the one that was remembered. A
+//! [`append`](crate::store::BatchWrites::append) stores nothing where a head is not the one that was remembered. A
 //! refusal stores nothing that could show that, so whoever is refused for what is known of them was looked up for it:
 //! strangers and the muted are not remembered. Only a user's name moves no head: whoever changes one tells every worker,
 //! nothing is remembered while that would go unheard, and nothing for longer than [`FRESH`].

@@ -43,7 +43,7 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How many events are fetched at once to fill a hole; [`Reads::events`] allows as many.
+/// How many events are fetched at once to fill a hole; [`events`](crate::store::MessageReads::events) allows as many.
 const REPAIR_PAGE: Seq = 1000;
 /// Events kept while a hole before them is being fetched; beyond it they are fetched as well.
 const MAX_AHEAD: usize = 4096;

@@ -8,3 +8,4 @@ mod writes;
 
 pub use deletion::{DELETED_DISPLAY_NAME, DELETED_USERNAME};
 pub use port::{AccountPatch, AccountReads, AccountWrites, Applied, NewAccount};
+pub(super) use record::user;

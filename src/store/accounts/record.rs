@@ -14,13 +14,18 @@ macro_rules! account_columns {
 
 pub(super) use account_columns;
 
+/// A user whose id is in another column than `id`.
+pub(in crate::store) fn user<D: Dialect>(row: &Row<D>, id: &str) -> sqlx::Result<User> {
+    Ok(User {
+        id: row.get(id)?,
+        username: row.get("username")?,
+        display_name: row.get("display_name")?,
+    })
+}
+
 impl Record for User {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        Ok(User {
-            id: row.get("id")?,
-            username: row.get("username")?,
-            display_name: row.get("display_name")?,
-        })
+        user(row, "id")
     }
 }
 

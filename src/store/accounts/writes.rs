@@ -13,9 +13,10 @@ const REGISTER: &str = "INSERT INTO users (id, username, username_key, display_n
          password_hash, created_at, skeleton) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 
-/// The accounts that have the id or the name of a new one: at most two.
-const CLAIMED: &str = "SELECT id = $1 AND username_key = $2 AS same FROM users \
-     WHERE id = $1 OR username_key = $2";
+/// The accounts that have the id or the name of a new one. Two walks along an index: with `OR` PostgreSQL would read
+/// the whole table, because bitmap scans are disabled.
+const CLAIMED: &str = "SELECT id = $1 AND username_key = $2 AS same FROM users WHERE id = $1 \
+     UNION ALL SELECT id = $1 AND username_key = $2 FROM users WHERE username_key = $2";
 
 const UPDATE: &str = "UPDATE users SET \
          display_name = CASE $2 WHEN '' THEN username ELSE coalesce($2, display_name) END, \

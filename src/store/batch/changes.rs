@@ -20,7 +20,8 @@ pub struct FeedEntry {
     pub at: Timestamp,
 }
 
-/// The result of a batch, written in one transaction. A member, a ban, a mute or a message is in one list only, and once.
+/// The result of a batch, written in one transaction. A member, a ban, a mute or a message is in one list only, and
+/// once.
 #[derive(Debug, Default, Clone)]
 pub struct Changes {
     /// New rooms and rooms whose name or `deleted` changed, `head` included.

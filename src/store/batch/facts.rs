@@ -5,6 +5,7 @@ use crate::{
     error::Result,
     model::{Member, Message, MessageId, Room, RoomId, Timestamp, User, UserId},
     store::{
+        accounts::user,
         members::member_columns,
         messages::message_columns,
         rooms::room_columns,
@@ -23,7 +24,7 @@ static PLACES: ListSql<2> = ListSql::new(
         member_columns!(),
         " FROM {rows} \
           {join} rooms r ON r.id = n.room \
-          LEFT JOIN members m ON m.room = r.id AND m.user_id = n.user_id \
+          LEFT JOIN members m ON m.room = n.room AND m.user_id = n.user_id \
           LEFT JOIN users u ON u.id = m.user_id"
     ),
 );
@@ -46,8 +47,8 @@ pub(super) async fn places<S: Session>(
     Ok(())
 }
 
-/// The locks are taken in id order, so that two batches never wait for each other. A row that was updated during the wait
-/// comes as it is after it.
+/// The locks are taken in id order, so that two batches never wait for each other. A row that was updated during the
+/// wait comes as it is after it.
 static ROOMS: ListSql<1> = ListSql::new(
     [Column("id", Kind::Id)],
     concat!(
@@ -121,11 +122,7 @@ impl Record for Person {
         let until: Option<Timestamp> = row.get("banned_until")?;
         Ok(Person {
             room: row.get("room")?,
-            user: User {
-                id: row.get("user_id")?,
-                username: row.get("username")?,
-                display_name: row.get("display_name")?,
-            },
+            user: user(row, "user_id")?,
             deleted: row.get("deleted")?,
             member: Option::read(row)?,
             ban: banned.then_some(until),
@@ -205,8 +202,8 @@ impl Record for Acquaintance {
     }
 }
 
-/// Pairs that are members of a common room. These rooms are not locked: a user who leaves one just now was in it a moment
-/// ago.
+/// Pairs that are members of a common room. These rooms are not locked: a user who leaves one just now was in it a
+/// moment ago.
 pub(super) async fn acquaintances<S: Session>(
     session: &mut S,
     scope: &Scope,

@@ -22,8 +22,8 @@ pub trait BatchWrites: Send + Sync {
     /// Reads a scope's `members`, with their rooms, its `messages` and its `named`, and locks nothing.
     async fn preview(&self, scope: &Scope) -> Result<Facts>;
 
-    /// Stores new messages, which are expected to be new, and the heads that they move, all or nothing. `before` has the
-    /// head of each room from which the messages were numbered.
+    /// Stores new messages, which are expected to be new, and the heads that they move, all or nothing. `before` has
+    /// the head of each room from which the messages were numbered.
     ///
     /// Everything that affects the right to write in a room moves its head: where the heads are still the previewed
     /// ones, so is everything else but the names of users.

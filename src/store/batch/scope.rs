@@ -72,8 +72,9 @@ pub struct Facts {
     pub add_members: AddMembers,
     /// The members of [`Scope::named`], by user name in lower case. They are in `members` too.
     pub named: HashMap<String, UserId>,
-    /// The successor in each room of [`Scope::successors`] that its member owns, or that is a direct room: the admin, or
-    /// else the member, with the longest membership among the accounts that are not deleted. They are in `members` too.
+    /// The successor in each room of [`Scope::successors`] that its member owns, or that is a direct room: the admin,
+    /// or else the member, with the longest membership among the accounts that are not deleted. They are in `members`
+    /// too.
     pub successors: HashMap<RoomId, UserId>,
 }
 

@@ -25,8 +25,8 @@ pub(super) enum Step {
     /// This rotation was made before: nothing is left to do.
     Repeated,
     Refuse,
-    /// The login was revoked before. Not the same as `Refuse`: the worker that revoked it may have died before it closed
-    /// the login's sockets.
+    /// The login was revoked before. Not the same as `Refuse`: the worker that revoked it may have died before it
+    /// closed the login's sockets.
     Revoked,
     /// A token that was replaced before is used again, so two parties hold it: the login is revoked.
     Revoke,

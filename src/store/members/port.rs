@@ -1,4 +1,4 @@
-//! The port of members. They are written by [batches](crate::store::batch).
+//! The port of members. They are written by [batches](crate::store::BatchWrites).
 
 use async_trait::async_trait;
 

@@ -38,7 +38,7 @@ static ENTRIES: ListSql<3> = ListSql::new(
              WHERE x.room = m.room AND x.seq > m.read_seq LIMIT 1000) AS above) AS unread \
           FROM {rows} \
           {join} rooms r ON r.id = n.room AND NOT r.deleted \
-          LEFT JOIN members m ON m.room = r.id AND m.user_id = n.user_id \
+          LEFT JOIN members m ON m.room = n.room AND m.user_id = n.user_id \
           LEFT JOIN users u ON u.id = m.user_id"
     ),
 );
@@ -47,7 +47,7 @@ static ARE_MEMBERS: ListSql<2> = ListSql::new(
     [Column("room", Kind::Id), Column("user_id", Kind::Id)],
     "SELECT m.room, m.user_id FROM {rows} \
      {join} rooms r ON r.id = n.room AND NOT r.deleted \
-     {join} members m ON m.room = r.id AND m.user_id = n.user_id",
+     {join} members m ON m.room = n.room AND m.user_id = n.user_id",
 );
 
 /// No id is below the nil UUID, and none is it.

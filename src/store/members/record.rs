@@ -1,8 +1,11 @@
 //! Rows of `members`.
 
 use crate::{
-    model::{Member, Role, RoomId, User, UserId},
-    store::sql::{Dialect, Record, Row},
+    model::{Member, Role, RoomId, UserId},
+    store::{
+        accounts::user,
+        sql::{Dialect, Record, Row},
+    },
 };
 
 /// The columns of a [`Member`], of `members m` and `users u`.
@@ -20,11 +23,7 @@ impl Record for Member {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
         Ok(Member {
             room: row.get("room")?,
-            user: User {
-                id: row.get("user_id")?,
-                username: row.get("username")?,
-                display_name: row.get("display_name")?,
-            },
+            user: user(row, "user_id")?,
             role: row.get("role")?,
             joined_at: row.get("joined_at")?,
             read_seq: row.get("read_seq")?,

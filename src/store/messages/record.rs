@@ -3,8 +3,11 @@
 use sqlx::types::Json;
 
 use crate::{
-    model::{Message, MessageId, Metadata, Reaction, User},
-    store::sql::{Dialect, Ids, Record, Row},
+    model::{Message, MessageId, Metadata, Reaction},
+    store::{
+        accounts::user,
+        sql::{Dialect, Ids, Record, Row},
+    },
 };
 
 /// The columns of a [`Message`], of `messages m` and `users u`.
@@ -28,11 +31,7 @@ impl Record for Message {
             room: row.get("room")?,
             seq: row.get("seq")?,
             change_seq: row.get("change_seq")?,
-            sender: User {
-                id: row.get("sender")?,
-                username: row.get("username")?,
-                display_name: row.get("display_name")?,
-            },
+            sender: user(row, "sender")?,
             body: row.get("body")?,
             client_msg_id: row.get("client_msg_id")?,
             reply_to: row.get("reply_to")?,

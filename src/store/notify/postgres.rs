@@ -1,11 +1,11 @@
 //! The statement of notifications that PostgreSQL has its own words for.
 
+use super::record::{asked, candidate_columns, candidate_joins};
+
 /// `DISTINCT ON` keeps the strongest cause, which has the lowest rank.
-pub(super) const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
-         SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
-         FROM messages m JOIN rooms r ON r.id = m.room \
-         WHERE m.id {among} AND NOT r.deleted \
-     ), concerned AS ( \
+pub(super) const CANDIDATES: &str = concat!(
+    asked!(),
+    "concerned AS ( \
          SELECT a.id, x.user_id, 'direct' AS cause, 1 AS rank FROM asked a \
              JOIN members x ON x.room = a.room WHERE a.kind = 'direct' \
          UNION ALL \
@@ -24,18 +24,11 @@ pub(super) const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
                      AND f.kind = 'memberLeft' \
                      AND f.data::jsonb #>> '{user,id}' = p.user_id::text) \
      ) \
-     SELECT DISTINCT ON (a.id, c.user_id) a.id AS message, a.room, a.seq, \
-         a.deleted_at IS NOT NULL AS deleted, c.user_id, c.cause, x.read_seq >= a.seq AS is_read, \
-         p.mode, s.settings, e.address AS email, t.address AS phone, \
-         u.deleted_at IS NOT NULL AS gone \
-     FROM asked a \
+     SELECT DISTINCT ON (a.id, c.user_id) ",
+    candidate_columns!(),
+    "FROM asked a \
      JOIN concerned c ON c.id = a.id AND c.user_id <> a.sender \
-     LEFT JOIN members x ON x.room = a.room AND x.user_id = c.user_id \
-     JOIN users u ON u.id = c.user_id \
-     LEFT JOIN notify_rooms p ON p.user_id = c.user_id AND p.room = a.room \
-     LEFT JOIN notify_settings s ON s.user_id = c.user_id \
-     LEFT JOIN verified_addresses e ON e.user_id = c.user_id AND e.channel = 'email' \
-         AND lower(e.address) = lower(u.email) \
-     LEFT JOIN verified_addresses t ON t.user_id = c.user_id AND t.channel = 'sms' \
-         AND lower(t.address) = lower(u.phone) \
-     ORDER BY a.id, c.user_id, c.rank";
+     JOIN users u ON u.id = c.user_id ",
+    candidate_joins!(),
+    " ORDER BY a.id, c.user_id, c.rank"
+);

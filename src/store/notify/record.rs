@@ -17,7 +17,42 @@ macro_rules! delivery_columns {
     };
 }
 
-pub(super) use delivery_columns;
+/// The messages, as the table `asked`.
+macro_rules! asked {
+    () => {
+        "WITH asked AS MATERIALIZED ( \
+             SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
+             FROM messages m JOIN rooms r ON r.id = m.room \
+             WHERE m.id {among} AND NOT r.deleted \
+         ), "
+    };
+}
+
+/// The columns of a [`Candidate`](super::Candidate), of `asked a`, the cause `c`, `users u`, and the tables of
+/// `candidate_joins`.
+macro_rules! candidate_columns {
+    () => {
+        "a.id AS message, a.room, a.seq, \
+             a.deleted_at IS NOT NULL AS deleted, c.user_id, c.cause, x.read_seq >= a.seq AS is_read, \
+             p.mode, s.settings, e.address AS email, t.address AS phone, \
+             u.deleted_at IS NOT NULL AS gone "
+    };
+}
+
+/// Joins the user's membership, preferences and verified addresses.
+macro_rules! candidate_joins {
+    () => {
+        "LEFT JOIN members x ON x.room = a.room AND x.user_id = c.user_id \
+         LEFT JOIN notify_rooms p ON p.user_id = c.user_id AND p.room = a.room \
+         LEFT JOIN notify_settings s ON s.user_id = c.user_id \
+         LEFT JOIN verified_addresses e ON e.user_id = c.user_id AND e.channel = 'email' \
+             AND lower(e.address) = lower(u.email) \
+         LEFT JOIN verified_addresses t ON t.user_id = c.user_id AND t.channel = 'sms' \
+             AND lower(t.address) = lower(u.phone)"
+    };
+}
+
+pub(super) use {asked, candidate_columns, candidate_joins, delivery_columns};
 
 pub(super) fn time<D: Dialect>(row: &Row<D>, column: &str) -> sqlx::Result<Timestamp> {
     row.get(column).map(Timestamp::from_millis)

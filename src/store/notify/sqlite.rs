@@ -1,12 +1,12 @@
 //! The statement of notifications that SQLite has its own words for.
 
+use super::record::{asked, candidate_columns, candidate_joins};
+
 /// The strongest cause has the lowest rank, and `min` takes the other columns of its row along
 /// (sqlite.org/lang_select.html, "bare columns").
-pub(super) const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
-         SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
-         FROM messages m JOIN rooms r ON r.id = m.room \
-         WHERE m.id {among} AND NOT r.deleted \
-     ), concerned AS ( \
+pub(super) const CANDIDATES: &str = concat!(
+    asked!(),
+    "concerned AS ( \
          SELECT a.id, x.user_id, 'direct' AS cause, 1 AS rank FROM asked a \
              CROSS JOIN members x ON x.room = a.room WHERE a.kind = 'direct' \
          UNION ALL \
@@ -27,17 +27,10 @@ pub(super) const CANDIDATES: &str = "WITH asked AS MATERIALIZED ( \
      ), strongest AS ( \
          SELECT id, user_id, cause, min(rank) FROM concerned GROUP BY id, user_id \
      ) \
-     SELECT a.id AS message, a.room, a.seq, \
-         a.deleted_at IS NOT NULL AS deleted, c.user_id, c.cause, x.read_seq >= a.seq AS is_read, \
-         p.mode, s.settings, e.address AS email, t.address AS phone, \
-         u.deleted_at IS NOT NULL AS gone \
-     FROM strongest c \
+     SELECT ",
+    candidate_columns!(),
+    "FROM strongest c \
      CROSS JOIN asked a ON a.id = c.id AND c.user_id <> a.sender \
-     CROSS JOIN users u ON u.id = c.user_id \
-     LEFT JOIN members x ON x.room = a.room AND x.user_id = c.user_id \
-     LEFT JOIN notify_rooms p ON p.user_id = c.user_id AND p.room = a.room \
-     LEFT JOIN notify_settings s ON s.user_id = c.user_id \
-     LEFT JOIN verified_addresses e ON e.user_id = c.user_id AND e.channel = 'email' \
-         AND lower(e.address) = lower(u.email) \
-     LEFT JOIN verified_addresses t ON t.user_id = c.user_id AND t.channel = 'sms' \
-         AND lower(t.address) = lower(u.phone)";
+     CROSS JOIN users u ON u.id = c.user_id ",
+    candidate_joins!()
+);

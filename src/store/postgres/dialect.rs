@@ -57,9 +57,9 @@ impl Dialect for Postgres {
         let mut arrays = columns.map(|column| Array::new(column.1, rows.len()));
         for row in rows {
             for ((array, value), column) in arrays.iter_mut().zip(row).zip(columns) {
-                array
-                    .push(value)
-                    .map_err(|value| format!("{} cannot hold {value:?}", column.0))?;
+                if !array.push(value) {
+                    return Err(format!("{} is not of the kind of its value", column.0).into());
+                }
             }
         }
         for array in arrays {
@@ -117,8 +117,8 @@ impl<'a> Array<'a> {
         }
     }
 
-    /// A value of another kind comes back.
-    fn push(&mut self, value: Value<'a>) -> Result<(), Value<'a>> {
+    /// `false` for a value of another kind.
+    fn push(&mut self, value: Value<'a>) -> bool {
         match (self, value) {
             (Array::Ids(ids), Value::Id(id)) => ids.push(id),
             (Array::Numbers(numbers), Value::Number(number)) => numbers.push(number),
@@ -126,9 +126,9 @@ impl<'a> Array<'a> {
             (Array::Texts(texts), Value::Text(text)) => texts.push(text),
             (Array::Texts(texts), Value::Ids(ids)) => texts.push(array_text(ids).map(Cow::Owned)),
             (Array::Times(times), Value::Time(time)) => times.push(time.map(Timestamp::datetime)),
-            (_, value) => return Err(value),
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

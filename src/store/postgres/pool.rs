@@ -26,7 +26,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(35);
 /// How long the test of a returned connection may take before the connection is closed.
 const RETURN_WITHIN: Duration = Duration::from_secs(2);
 
-/// A connection that was idle for longer than this is tested before use; on a busier one the last statement was the test.
+/// A connection that was idle for longer than this is tested before use; on a busier one the last statement was the
+/// test.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// Sent once on each new connection.

@@ -30,29 +30,29 @@ pub trait Dialect:
     + Binds<ChannelKind>
     + Binds<Cause>
     + Binds<Option<DeliveryState>>
-    // Reads
-    + Reads<Uuid>
-    + Reads<Option<Uuid>>
-    + Reads<i64>
-    + Reads<bool>
-    + Reads<Option<bool>>
-    + Reads<String>
-    + Reads<Option<String>>
-    + Reads<Vec<u8>>
-    + Reads<Option<Vec<u8>>>
-    + Reads<Timestamp>
-    + Reads<Option<Timestamp>>
-    + Reads<Option<Ids>>
-    + Reads<Option<Json<Vec<Reaction>>>>
-    + Reads<RoomKind>
-    + Reads<Role>
-    + Reads<Option<Role>>
-    + Reads<EventKind>
-    + Reads<ChannelKind>
-    + Reads<RoomMode>
-    + Reads<Option<RoomMode>>
-    + Reads<Cause>
-    + Reads<Option<DeliveryState>>
+    // Decodes
+    + Decodes<Uuid>
+    + Decodes<Option<Uuid>>
+    + Decodes<i64>
+    + Decodes<bool>
+    + Decodes<Option<bool>>
+    + Decodes<String>
+    + Decodes<Option<String>>
+    + Decodes<Vec<u8>>
+    + Decodes<Option<Vec<u8>>>
+    + Decodes<Timestamp>
+    + Decodes<Option<Timestamp>>
+    + Decodes<Option<Ids>>
+    + Decodes<Option<Json<Vec<Reaction>>>>
+    + Decodes<RoomKind>
+    + Decodes<Role>
+    + Decodes<Option<Role>>
+    + Decodes<EventKind>
+    + Decodes<ChannelKind>
+    + Decodes<RoomMode>
+    + Decodes<Option<RoomMode>>
+    + Decodes<Cause>
+    + Decodes<Option<DeliveryState>>
 {
     /// The words that a [template](super::template) may have in braces, and what they are in this database.
     const WORDS: &'static [(&'static str, &'static str)];
@@ -90,11 +90,11 @@ where
 }
 
 /// A value of this type can be a column.
-pub trait Reads<T>: sqlx::Database {
+pub trait Decodes<T>: sqlx::Database {
     fn read(row: &Self::Row, column: &str) -> sqlx::Result<T>;
 }
 
-impl<D, T> Reads<T> for D
+impl<D, T> Decodes<T> for D
 where
     D: sqlx::Database,
     T: for<'r> Decode<'r, D> + Type<D>,

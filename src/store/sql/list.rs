@@ -28,7 +28,6 @@ pub enum Kind {
 pub struct Column(pub &'static str, pub Kind);
 
 /// A value of a list's row.
-#[derive(Debug, Clone)]
 pub enum Value<'a> {
     Id(Option<Uuid>),
     Number(Option<i64>),

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::dialect::{Dialect, Reads};
+use super::dialect::{Decodes, Dialect};
 
 /// A row of a result.
 pub struct Row<'r, D: Dialect>(pub &'r D::Row);
@@ -11,7 +11,7 @@ impl<D: Dialect> Row<'_, D> {
     /// The value of a column.
     pub fn get<T>(&self, column: &str) -> sqlx::Result<T>
     where
-        D: Reads<T>,
+        D: Decodes<T>,
     {
         D::read(self.0, column)
     }

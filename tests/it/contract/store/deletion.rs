@@ -200,8 +200,8 @@ async fn the_longest_member_is_the_successor(store: Fixture) {
         };
         let facts = store.facts(&scope).await;
         let successor = facts.successors.get(&room).copied();
-        assert!(heir.is_none_or(|heir| facts.members.contains_key(&(room, heir))));
-        heir
+        assert!(successor.is_none_or(|user| facts.members.contains_key(&(room, user))));
+        successor
     };
     let room = store.public_room(&ada).await;
     assert_eq!(successor(room, &ada).await, None, "nobody else is there");
