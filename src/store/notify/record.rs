@@ -17,19 +17,41 @@ macro_rules! delivery_columns {
     };
 }
 
-/// The messages, as the table `asked`.
-macro_rules! asked {
-    () => {
-        "WITH asked AS MATERIALIZED ( \
-             SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
-             FROM messages m JOIN rooms r ON r.id = m.room \
-             WHERE m.id {among} AND NOT r.deleted \
-         ), "
+/// The messages, as the table `asked`, and the users whom they may concern, as the table `concerned`.
+///
+/// `$left` is the id of the user who left in an event `f`. `$named` are the columns and the tables that yield a row for
+/// each user whom a message of `asked a` names.
+macro_rules! concerned {
+    ($left:literal, $named:literal) => {
+        concat!(
+            "WITH asked AS MATERIALIZED ( \
+                 SELECT m.id, m.room, m.seq, m.sender, m.mentions, m.deleted_at, r.kind \
+                 FROM messages m JOIN rooms r ON r.id = m.room \
+                 WHERE m.id {among} AND NOT r.deleted \
+             ), concerned AS ( \
+                 SELECT a.id, x.user_id, 'direct' AS cause, 1 AS rank FROM asked a \
+                     {join} members x ON x.room = a.room WHERE a.kind = 'direct' \
+                 UNION ALL SELECT a.id, ",
+            $left,
+            ", 'direct', 1 FROM asked a \
+                     {join} feed f ON f.room = a.room AND f.seq > a.seq AND f.kind = 'memberLeft' \
+                     WHERE a.kind = 'direct' \
+                 UNION ALL SELECT a.id, ",
+            $named,
+            " UNION ALL SELECT a.id, p.user_id, 'all', 3 FROM asked a \
+                     {join} notify_rooms p ON p.room = a.room AND p.mode = 'all' \
+                     WHERE EXISTS (SELECT 1 FROM members y \
+                             WHERE y.room = p.room AND y.user_id = p.user_id) \
+                         OR EXISTS (SELECT 1 FROM feed f WHERE f.room = a.room AND f.seq > a.seq \
+                             AND f.kind = 'memberLeft' AND ",
+            $left,
+            " = p.user_id))"
+        )
     };
 }
 
-/// The columns of a [`Candidate`](super::Candidate), of `asked a`, the cause `c`, `users u`, and the tables of
-/// `candidate_joins`.
+/// The columns of a [`Candidate`](super::Candidate), of `asked a`, the strongest row of `concerned` as `c`, `users u`, and
+/// the tables of `candidate_joins`.
 macro_rules! candidate_columns {
     () => {
         "a.id AS message, a.room, a.seq, \
@@ -52,7 +74,7 @@ macro_rules! candidate_joins {
     };
 }
 
-pub(super) use {asked, candidate_columns, candidate_joins, delivery_columns};
+pub(super) use {candidate_columns, candidate_joins, concerned, delivery_columns};
 
 pub(super) fn time<D: Dialect>(row: &Row<D>, column: &str) -> sqlx::Result<Timestamp> {
     row.get(column).map(Timestamp::from_millis)
