@@ -50,8 +50,8 @@ macro_rules! concerned {
     };
 }
 
-/// The columns of a [`Candidate`](super::Candidate), of `asked a`, the strongest row of `concerned` as `c`, `users u`, and
-/// the tables of `candidate_joins`.
+/// The columns of a [`Candidate`](super::Candidate), of `asked a`, the strongest row of `concerned` as `c`, `users u`,
+/// and the tables of `candidate_joins`.
 macro_rules! candidate_columns {
     () => {
         "a.id AS message, a.room, a.seq, \

@@ -88,3 +88,48 @@ impl<const N: usize> ListSql<N> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Postgres, Sqlite};
+
+    use super::*;
+    use crate::store::sql::Kind;
+
+    static ROWS: ListSql<3> = ListSql::new(
+        [
+            Column("id", Kind::Id),
+            Column("at", Kind::Time),
+            Column("mentions", Kind::Ids),
+        ],
+        "SELECT n.id FROM {rows} {join} x ON x.id = n.id",
+    );
+
+    static IDS: ListSql<1> = ListSql::new(
+        [Column("id", Kind::Id)],
+        "SELECT 1 FROM x WHERE x.id {among} {for update}",
+    );
+
+    #[test]
+    fn words_are_replaced_for_each_database() {
+        assert_eq!(
+            ROWS.text::<Postgres>(),
+            "SELECT n.id FROM (SELECT n.id AS id, n.at AS at, n.mentions::uuid[] AS mentions \
+             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[]) AS n (id, at, mentions)) AS n \
+             JOIN x ON x.id = n.id"
+        );
+        assert_eq!(
+            ROWS.text::<Sqlite>(),
+            "SELECT n.id FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS at, \
+             value ->> 2 AS mentions FROM jsonb_each($1)) AS n CROSS JOIN x ON x.id = n.id"
+        );
+        assert_eq!(
+            IDS.text::<Postgres>(),
+            "SELECT 1 FROM x WHERE x.id = ANY($1) FOR NO KEY UPDATE"
+        );
+        assert_eq!(
+            IDS.text::<Sqlite>(),
+            "SELECT 1 FROM x WHERE x.id IN (SELECT unhex(value) FROM jsonb_each($1)) "
+        );
+    }
+}

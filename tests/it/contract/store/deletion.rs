@@ -89,11 +89,11 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         let facts = store.facts(&named).await;
         assert_eq!(facts.users.keys().collect::<Vec<_>>(), [&bob.id]);
         assert!(facts.named.is_empty());
-        let look = Scope {
+        let asked = Scope {
             named: named.named.clone(),
             ..Scope::default()
         };
-        assert!(store.writes.preview(&look).await.unwrap().named.is_empty());
+        assert!(store.writes.preview(&asked).await.unwrap().named.is_empty());
         assert!(store.reads.credentials("ada").await.unwrap().is_none());
         assert_eq!(store.reads.login(login.id).await.unwrap(), None);
         assert_eq!(store.reads.revoked(&[login.id]).await.unwrap(), [login.id]);
@@ -282,7 +282,7 @@ async fn users_who_left_are_still_candidates(store: Fixture) {
     let (bob, eve) = (store.user("bob").await, store.user("eve").await);
     let direct = store.put_room(room(RoomKind::Direct, &ada), &ada).await;
     let public = store.public_room(&ada).await;
-    let told = store.say(direct, &ada, 1..=1).await;
+    let sent = store.say(direct, &ada, 1..=1).await;
     let named = Message {
         mentions: vec![bob.id, eve.id],
         ..message(public, &ada, 1, "@bob @eve")
@@ -318,7 +318,7 @@ async fn users_who_left_are_still_candidates(store: Fixture) {
     for user in [&bob, &zoe] {
         erase(&store, user).await;
     }
-    let messages = [told[0].id, named.id];
+    let messages = [sent[0].id, named.id];
     let mut found: Vec<_> = store
         .notify
         .candidates(&messages)
