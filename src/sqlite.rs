@@ -24,7 +24,7 @@ const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a caller waits for a connection.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open database. Clones share the same connections.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Database {
             .row_buffer_size(4096);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(TURN_TIMEOUT)
+            .acquire_timeout(WRITER_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
@@ -83,7 +83,7 @@ impl Database {
             })?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(TURN_TIMEOUT)
+            .acquire_timeout(WRITER_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)

@@ -165,7 +165,7 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
             if *stop {
                 store.suppress(address, OPTED_OUT).await?
             } else {
-                store.lift(address, OPTED_OUT).await?
+                store.unsuppress(address, OPTED_OUT).await?
             }
         }
         NotifyCommand::Replay { delivery } => replay(notifier, *delivery).await?,

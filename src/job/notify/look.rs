@@ -48,9 +48,9 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
         };
         match decide(notifier, candidate, there, again) {
             Decided::Tell(channels) => {
-                channels.into_iter().for_each(|c| put(Verdict::Tell(c)));
+                channels.into_iter().for_each(|c| put(Verdict::Notify(c)));
             }
-            Decided::Not(state, reason) => put(Verdict::Not(state, reason)),
+            Decided::Not(state, reason) => put(Verdict::Skip(state, reason)),
             Decided::Later => {
                 later.insert(candidate.message);
             }
@@ -78,8 +78,8 @@ async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
     let ours: HashSet<_> = decisions
         .iter()
         .filter_map(|decision| match decision.verdict {
-            Verdict::Tell(channel) => Some(delivery_id(decision.user, channel, decision.message)),
-            Verdict::Not(..) => None,
+            Verdict::Notify(channel) => Some(delivery_id(decision.user, channel, decision.message)),
+            Verdict::Skip(..) => None,
         })
         .collect();
     let window = notifier.config.notify.digest_window;

@@ -166,7 +166,7 @@ pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
                 scope.users.insert(job.actor);
             }
             RoomCommand::Depart => {
-                scope.heirs.insert((job.room, job.actor));
+                scope.successors.insert((job.room, job.actor));
             }
             RoomCommand::Rename { .. }
             | RoomCommand::DeleteRoom

@@ -402,7 +402,7 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
             ..facts.members[&(w.room, w.owner.id)].clone()
         },
     );
-    facts.heirs.insert(w.room, guest.id);
+    facts.successors.insert(w.room, guest.id);
     let jobs = [w.job(&w.owner, RoomCommand::Depart)];
     let applied = apply(facts, &jobs);
     assert_eq!(

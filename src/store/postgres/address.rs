@@ -1,7 +1,8 @@
-//! What of `database.url` sqlx is given. It logs the parameters it does not know with their values, and some of those are
-//! passwords (`sslpassword`); so it sees only those it knows, and the log has the others' names.
+//! The parameters of `database.url` that sqlx is given. It logs unknown parameters with their values, and some of those
+//! are passwords (`sslpassword`); so it gets only those it knows, and our log names the others without their values.
 
-/// What `PgConnectOptions` reads from a URL's query (sqlx-postgres 0.9, `options/parse.rs`). `options[…]` is another.
+/// The parameters that `PgConnectOptions` reads from a URL's query (sqlx-postgres 0.9, `options/parse.rs`), besides
+/// `options[…]`.
 const KNOWN: [&str; 18] = [
     "application_name",
     "dbname",
@@ -38,7 +39,7 @@ pub(super) fn known(url: &str) -> (String, Vec<&str>) {
     let names = unknown
         .into_iter()
         .filter_map(|pair| pair.split('=').next())
-        // A password in which # or ? was not escaped ends up here in pieces.
+        // Parts of a password in which # or ? was not escaped are parsed as parameters: they are not named either.
         .filter(|_| fragment.is_empty() && !query.contains('@'));
     let url = match known.is_empty() {
         true => url.to_owned(),
@@ -52,7 +53,7 @@ mod tests {
     use super::known;
 
     #[test]
-    fn only_what_sqlx_knows_is_handed_on_and_names_are_told() {
+    fn unknown_parameters_are_removed_and_named() {
         for (url, handed, names) in [
             ("postgres://u:p@h/db", "postgres://u:p@h/db", vec![]),
             (

@@ -1,21 +1,18 @@
-//! The store of a cluster. One transaction per batch, a fixed number of round trips however large the batch, and
-//! every statement a walk along an index. It decides nothing; see [`crate::store`].
+//! The store of a cluster: connections to PostgreSQL, and its words for the statements of the subjects.
 
-mod accounts;
 mod address;
-mod expire;
-mod notify;
+mod dialect;
 mod pool;
-mod reads;
-mod rows;
-mod transaction;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use sqlx::{ConnectOptions, Connection, PgPool, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, postgres::PgConnectOptions};
 
 use self::pool::{Lease, answer};
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    store::sql::{Access, Database},
+};
 
 /// PostgreSQL 14 or later. Clones share the same connections.
 #[derive(Clone)]
@@ -36,7 +33,7 @@ impl fmt::Debug for Store {
 
 impl Store {
     /// Prepares at most `max_connections` to the server in `url`; none is opened before it is needed, so this
-    /// fails only if the address cannot be read. `acquire_timeout` is how long a call waits for a free or new
+    /// fails only if the address cannot be parsed. `acquire_timeout` is how long a call waits for a free or new
     /// connection before it fails as unavailable. Needs a Tokio runtime.
     pub fn connect(url: &str, max_connections: u32, acquire_timeout: Duration) -> Result<Self> {
         let refused = |why: &str| {
@@ -77,8 +74,8 @@ impl Store {
         connection.close().await.map_err(pool::failure)
     }
 
-    /// `Ok` when every migration of this binary was applied. Until then it fails with an error that says what to
-    /// do, and that a retry may clear: someone may be migrating just now.
+    /// `Ok` when every migration of this binary was applied. Until then it fails with a retryable error that says what
+    /// to do: another process may be migrating just now.
     pub async fn check_schema(&self) -> Result<()> {
         const SQL: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";
         let needed = sqlx::migrate!("migrations/postgres")
@@ -91,7 +88,7 @@ impl Store {
                 .fetch_one(&mut *lease)
                 .await
             {
-                // undefined_table: nobody has ever migrated.
+                // undefined_table: no migration was ever applied.
                 Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Ok(0),
                 other => other,
             }
@@ -111,5 +108,18 @@ impl Store {
     /// Closes every connection, those on loan as they come back.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+impl Database for Store {
+    type Dialect = Postgres;
+    type Session = Lease;
+
+    /// A single statement needs no transaction of its own: the server commits it before it answers.
+    async fn open(&self, access: Access) -> Result<Lease> {
+        match access {
+            Access::Read | Access::Statement => Lease::take(&self.pool).await,
+            Access::Transaction | Access::Background => Lease::begin(&self.pool).await,
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Connections that cannot get stuck. A server that froze, or a network that swallows packets, must cost a caller
-//! one deadline and the pool one connection, never hold either for the minutes that TCP takes to notice.
+//! Connections with deadlines. A frozen server or a network that drops packets costs a caller one deadline and the pool
+//! one connection; neither waits for the minutes that TCP takes to notice.
 
 use std::{
     future::Future,
@@ -10,29 +10,34 @@ use std::{
 use sqlx::{
     Connection, Executor, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::time::timeout;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    store::sql::{Session, Statement},
+};
 
-/// A little longer than the server's own `statement_timeout`, which gives the clearer error.
+/// How long to wait for the answer to a statement: a little longer than the server's own `statement_timeout`, which
+/// gives the clearer error.
 const ANSWER_WITHIN: Duration = Duration::from_secs(35);
 
-/// How long a returned connection may take to show that it is in order before it is given up.
+/// How long the test of a returned connection may take before the connection is closed.
 const RETURN_WITHIN: Duration = Duration::from_secs(2);
 
-/// A connection that was idle for this long is tested before use; a busier one would have shown its failure.
+/// A connection that was idle for longer than this is tested before use; on a busier one the last statement was the
+/// test.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// Sent once on each new connection.
 ///
-/// - A worker that freezes inside a transaction loses it, and with it the rooms' locks, after two seconds.
-/// - `synchronous_commit=off` would lose what someone was told is kept; the stricter settings are left alone.
-/// - Every query here is a walk along an index. A plan made while a table was empty says otherwise and would be
-///   kept until the next ANALYZE, through the first million rows; so the alternatives are ruled out.
-/// - What is left to plan does not depend on the values, so each statement is planned once. Left to itself the server
-///   takes small lists for a reason to plan them anew each time.
+/// - The transaction of a frozen worker is aborted after 2 s, which releases its locks on rooms.
+/// - `synchronous_commit=off` would lose acknowledged messages, so it becomes `on`; the stricter settings are kept.
+/// - Every statement is to use an index. A plan made while a table was empty does not, and would be kept until the next
+///   ANALYZE, through the first million rows; so the other scans and joins are disabled.
+/// - No plan depends on the values, so each statement is planned once. By default the server plans statements with
+///   short lists anew each time.
 const SESSION: &str = "
     SET idle_in_transaction_session_timeout = '2s';
     SET lock_timeout = '30s';
@@ -46,7 +51,7 @@ const SESSION: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET jit = off";
 
-/// A pool that connects when first used: a node starts, and says what is wrong, while the database is away.
+/// A pool that connects when first used, so that a node starts, and reports the error, while the database is down.
 pub(super) fn open(options: PgConnectOptions, size: u32, acquire_timeout: Duration) -> PgPool {
     PgPoolOptions::new()
         .max_connections(size)
@@ -69,15 +74,15 @@ pub(super) fn open(options: PgConnectOptions, size: u32, acquire_timeout: Durati
         .connect_lazy_with(options)
 }
 
-/// A connection on loan. When dropped it is rolled back if need be, tested, and returned, in the background and
-/// within a deadline; so a caller may give up at any await.
-pub(super) struct Lease {
+/// A connection on loan. When dropped it is rolled back if it is in a transaction, tested, and returned, in the
+/// background and within a deadline; so a caller's future may be dropped at any await.
+pub struct Lease {
     connection: Option<PoolConnection<Postgres>>,
     in_transaction: bool,
 }
 
 impl Lease {
-    pub async fn take(pool: &PgPool) -> Result<Self> {
+    pub(super) async fn take(pool: &PgPool) -> Result<Self> {
         let connection = pool.acquire().await.map_err(failure)?;
         Ok(Lease {
             connection: Some(connection),
@@ -86,17 +91,40 @@ impl Lease {
     }
 
     /// Opens a transaction in which every statement sees what was committed before that statement.
-    pub async fn begin(pool: &PgPool) -> Result<Self> {
+    pub(super) async fn begin(pool: &PgPool) -> Result<Self> {
         let mut lease = Lease::take(pool).await?;
         lease.in_transaction = true;
-        answer(lease.execute("BEGIN ISOLATION LEVEL READ COMMITTED")).await?;
+        answer(Executor::execute(
+            &mut *lease,
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+        ))
+        .await?;
         Ok(lease)
     }
+}
 
-    /// On an error the transaction may be committed or not.
-    pub async fn commit(mut self) -> Result<()> {
-        answer(self.execute("COMMIT")).await?;
-        self.in_transaction = false;
+impl Session for Lease {
+    type Dialect = Postgres;
+
+    async fn attempt(&mut self, statement: Statement<Postgres>) -> Result<sqlx::Result<u64>> {
+        let query = statement.query()?;
+        let result = answer(async { Ok(query.execute(&mut **self).await) }).await?;
+        Ok(result.map(|result| result.rows_affected()))
+    }
+
+    async fn rows(&mut self, statement: Statement<Postgres>) -> Result<Vec<PgRow>> {
+        answer(statement.query()?.fetch_all(&mut **self)).await
+    }
+
+    async fn row(&mut self, statement: Statement<Postgres>) -> Result<Option<PgRow>> {
+        answer(statement.query()?.fetch_optional(&mut **self)).await
+    }
+
+    async fn commit(mut self) -> Result<()> {
+        if self.in_transaction {
+            answer(Executor::execute(&mut *self, "COMMIT")).await?;
+            self.in_transaction = false;
+        }
         Ok(())
     }
 }
@@ -140,7 +168,7 @@ impl Drop for Lease {
     }
 }
 
-/// Waits for the server, but not for ever.
+/// Waits for the server for [`ANSWER_WITHIN`].
 pub(super) async fn answer<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
     match timeout(ANSWER_WITHIN, query).await {
         Ok(result) => result.map_err(failure),
@@ -149,18 +177,18 @@ pub(super) async fn answer<T>(query: impl Future<Output = sqlx::Result<T>>) -> R
 }
 
 /// What a failed call means to the caller: trouble with the connection, with another transaction or with the
-/// server's state passes; anything else is a bug.
+/// server's state is temporary (`unavailable`); anything else is a bug (`internal`).
 pub(super) fn failure(error: sqlx::Error) -> Error {
-    let passes = match &error {
+    let temporary = match &error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| passes(&code)),
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| is_temporary(&code)),
         _ => false,
     };
-    if passes {
+    if temporary {
         Error::unavailable("database", error)
     } else {
         Error::internal(error)
@@ -168,7 +196,7 @@ pub(super) fn failure(error: sqlx::Error) -> Error {
 }
 
 /// SQLSTATEs (PostgreSQL's appendix A) after which the same transaction may succeed.
-fn passes(code: &str) -> bool {
+fn is_temporary(code: &str) -> bool {
     match code {
         // idle_in_transaction_session_timeout, transaction_timeout, lock_not_available, and a standby that has
         // not taken over yet.

@@ -1,48 +1,94 @@
-//! The store of a standalone node. It shares the file's single writer with the queue, so a batch holds every lock
-//! there is. A list travels into a statement as one JSON text, which keeps statements fixed (and prepared) whatever
-//! its length; `jsonb_each` (SQLite 3.51, bundled) takes it apart as fast as bound values would arrive. It decides
-//! nothing; see [`crate::store`].
+//! The store of a standalone node. It shares the file's single writer with the queue, so a transaction has every lock
+//! there is. Reads use the readers: none waits for the writer.
 
-mod accounts;
-mod expire;
-mod notify;
-mod reads;
-mod rows;
-mod transaction;
+mod dialect;
 
 use std::sync::Arc;
 
-use crate::{error::Result, sqlite::Database};
+use sqlx::{Sqlite, SqliteConnection, Transaction, pool::PoolConnection};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::{
+    error::Result,
+    sqlite::{self, failure},
+    store::sql::{Access, Database, Session, Statement},
+};
 
 /// Clones share the same connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    database: Database,
-    /// Notifications stand in the writer's line one at a time: a message waits for one of them, and not for all.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    database: sqlite::Database,
+    /// Held by the one [`Access::Background`] transaction that may wait for the writer: a message waits for one of
+    /// them, not for all.
+    background: Arc<Mutex<()>>,
 }
 
 impl Store {
-    pub fn new(database: Database) -> Self {
+    pub fn new(database: sqlite::Database) -> Self {
         Store {
             database,
-            turn: Arc::default(),
+            background: Arc::default(),
         }
     }
 }
 
-/// `items` as a JSON array, for `jsonb_each`.
-fn json<T: serde::Serialize>(items: impl Iterator<Item = T>) -> Result<String> {
-    use serde::ser::{SerializeSeq, Serializer};
-    let mut text = Vec::with_capacity(4096);
-    let mut serializer = serde_json::Serializer::new(&mut text);
-    let written = (|| {
-        let mut list = serializer.serialize_seq(None)?;
-        for item in items {
-            list.serialize_element(&item)?;
+impl Database for Store {
+    type Dialect = Sqlite;
+    type Session = Lease;
+
+    async fn open(&self, access: Access) -> Result<Lease> {
+        let turn = match access {
+            Access::Read => {
+                let reader = self.database.readers().acquire().await.map_err(failure)?;
+                return Ok(Lease::Reader(reader));
+            }
+            Access::Statement | Access::Transaction => None,
+            Access::Background => Some(self.background.clone().lock_owned().await),
+        };
+        Ok(Lease::Writer(self.database.write().await?, turn))
+    }
+}
+
+/// A reader, or the writer in a transaction.
+pub enum Lease {
+    Reader(PoolConnection<Sqlite>),
+    Writer(Transaction<'static, Sqlite>, Option<OwnedMutexGuard<()>>),
+}
+
+impl Lease {
+    fn connection(&mut self) -> &mut SqliteConnection {
+        match self {
+            Lease::Reader(reader) => reader,
+            Lease::Writer(transaction, _) => transaction,
         }
-        list.end()
-    })();
-    written.map_err(crate::error::Error::internal)?;
-    String::from_utf8(text).map_err(crate::error::Error::internal)
+    }
+}
+
+impl Session for Lease {
+    type Dialect = Sqlite;
+
+    async fn attempt(&mut self, statement: Statement<Sqlite>) -> Result<sqlx::Result<u64>> {
+        let result = statement.query()?.execute(self.connection()).await;
+        Ok(result.map(|result| result.rows_affected()))
+    }
+
+    async fn rows(&mut self, statement: Statement<Sqlite>) -> Result<Vec<sqlx::sqlite::SqliteRow>> {
+        let rows = statement.query()?.fetch_all(self.connection()).await;
+        rows.map_err(failure)
+    }
+
+    async fn row(
+        &mut self,
+        statement: Statement<Sqlite>,
+    ) -> Result<Option<sqlx::sqlite::SqliteRow>> {
+        let row = statement.query()?.fetch_optional(self.connection()).await;
+        row.map_err(failure)
+    }
+
+    async fn commit(self) -> Result<()> {
+        match self {
+            Lease::Reader(_) => Ok(()),
+            Lease::Writer(transaction, _turn) => transaction.commit().await.map_err(failure),
+        }
+    }
 }

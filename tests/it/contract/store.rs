@@ -1,4 +1,4 @@
-//! What a store promises, asked of both. Each test has a database of its own: one created on the server of
+//! The contract of a store, tested on both. Each test has a database of its own: one created on the server of
 //! `DATABASE_URL` and dropped afterwards, or a file in a temporary directory.
 
 /// Runs each of these tests on both stores.
@@ -20,9 +20,10 @@ macro_rules! on_both {
 }
 
 mod accounts;
+mod addresses;
 mod commit;
+mod deletion;
 mod expire;
-mod farewell;
 mod feed;
 mod fixture;
 mod names;

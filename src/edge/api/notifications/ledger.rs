@@ -11,7 +11,7 @@ use crate::{
         MessageId, RoomId, Seq, Timestamp, UserId,
         notify::{Cause, ChannelKind, DeliveryState},
     },
-    store::notify::{Entry, Place},
+    store::notify::{LogEntry, LogPosition},
 };
 
 /// One delivery attempt.
@@ -59,8 +59,8 @@ pub(super) struct NotificationView {
     attempts: Vec<AttemptView>,
 }
 
-impl From<Entry> for NotificationView {
-    fn from(entry: Entry) -> Self {
+impl From<LogEntry> for NotificationView {
+    fn from(entry: LogEntry) -> Self {
         let record = entry.delivery.as_ref().map(|delivery| &delivery.record);
         let (state, reason) = match (&entry.decided, record) {
             (Some((state, reason)), _) => (*state, reason.clone()),
@@ -107,15 +107,15 @@ pub(super) struct Page {
 }
 
 /// The cursor of a page: `at_message_channel`.
-pub(super) fn cursor_of(entry: &Entry) -> String {
+pub(super) fn cursor_of(entry: &LogEntry) -> String {
     let channel = entry.channel.map_or("", ChannelKind::as_str);
     format!("{}_{}_{channel}", entry.at.millis(), entry.message.simple())
 }
 
-pub(in crate::edge) fn place(cursor: &str) -> Result<Place> {
+pub(in crate::edge) fn place(cursor: &str) -> Result<LogPosition> {
     let mut parts = cursor.splitn(3, '_');
     let mut read = || {
-        Some(Place {
+        Some(LogPosition {
             at: Timestamp::from_millis(parts.next()?.parse().ok()?),
             message: parts.next()?.parse().ok()?,
             channel: parts.next()?.to_owned(),

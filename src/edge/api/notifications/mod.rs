@@ -205,7 +205,7 @@ impl NotificationsApi {
         let user = caller.user();
         let mut entries = edge
             .ledger
-            .told_to(user, before.as_ref(), limit + 1)
+            .log_of_user(user, before.as_ref(), limit + 1)
             .await?;
         let has_more = entries.len() > limit as usize;
         entries.truncate(limit as usize);
@@ -248,7 +248,7 @@ impl NotificationsApi {
         let said = edge.reads.message(room, message.0).await?;
         let said = said.ok_or_else(unknown)?;
         let sees_all = said.sender.id == user || member.role >= Role::Admin;
-        let entries = edge.ledger.told_of(message.0).await?.into_iter();
+        let entries = edge.ledger.log_of_message(message.0).await?.into_iter();
         let items = entries
             .filter(|entry| sees_all || entry.user == user)
             .map(NotificationView::from);

@@ -37,8 +37,12 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, State, framing},
     store::{
-        Login, Reads, Window,
-        notify::{Entry, NotifyReads, NotifySettings, Place},
+        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads,
+        Window,
+        notify::{
+            AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
+            PreferenceReads,
+        },
     },
 };
 
@@ -67,7 +71,7 @@ impl Store {
 }
 
 #[async_trait]
-impl Reads for Store {
+impl AccountReads for Store {
     async fn credentials(&self, username: &str) -> Result<Option<Credentials>> {
         let accounts = self.accounts.lock().unwrap();
         Ok(accounts
@@ -83,18 +87,43 @@ impl Reads for Store {
             .find(|one| one.user.id == user)
             .cloned())
     }
+    async fn accounts(&self, users: &[UserId]) -> Result<Vec<Option<Account>>> {
+        let mut accounts = Vec::new();
+        for user in users {
+            accounts.push(self.account(*user).await?);
+        }
+        Ok(accounts)
+    }
     async fn users(&self, _: &[UserId]) -> Result<Vec<User>> {
         Ok(Vec::new())
     }
+}
+
+#[async_trait]
+impl LoginReads for Store {
     async fn login(&self, _: LoginId) -> Result<Option<Login>> {
         Ok(None)
     }
     async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
         Ok(Vec::new())
     }
+}
+
+#[async_trait]
+impl RoomReads for Store {
     async fn room(&self, room: RoomId) -> Result<Option<Room>> {
         Ok(self.found(room)?.map(|(room, _)| room))
     }
+    async fn public_rooms(&self, _: Option<RoomId>, _: u32) -> Result<Vec<Room>> {
+        Ok(Vec::new())
+    }
+    async fn heads(&self, _: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl MemberReads for Store {
     async fn membership(
         &self,
         room: RoomId,
@@ -104,6 +133,18 @@ impl Reads for Store {
             let member = members.into_iter().find(|member| member.user.id == user);
             (room, member)
         }))
+    }
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+        let mut entries = Vec::new();
+        for (room, user) in who {
+            let found = self.membership(*room, *user).await?;
+            entries.push(found.map(|(room, member)| Entry {
+                room,
+                member,
+                unread: 0,
+            }));
+        }
+        Ok(entries)
     }
     async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
         Ok(who.to_vec())
@@ -118,12 +159,10 @@ impl Reads for Store {
     async fn rooms_of(&self, _: UserId, _: Option<RoomId>, _: u32) -> Result<Vec<(Room, Member)>> {
         Ok(Vec::new())
     }
-    async fn public_rooms(&self, _: Option<RoomId>, _: u32) -> Result<Vec<Room>> {
-        Ok(Vec::new())
-    }
-    async fn heads(&self, _: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
-        Ok(Vec::new())
-    }
+}
+
+#[async_trait]
+impl MessageReads for Store {
     async fn events(&self, _: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         let event = |seq| FeedEvent {
             seq,
@@ -141,28 +180,49 @@ impl Reads for Store {
     async fn unread(&self, _: RoomId, _: Seq) -> Result<u32> {
         Ok(0)
     }
+}
+
+#[async_trait]
+impl Reads for Store {
     async fn ping(&self) -> Result<()> {
         self.found(Uuid::nil()).map(|_| ())
     }
 }
 
 #[async_trait]
-impl NotifyReads for Store {
+impl PreferenceReads for Store {
     async fn notify_settings(&self, _: UserId) -> Result<NotifySettings> {
         Ok(NotifySettings::default())
     }
+}
+
+#[async_trait]
+impl DeliveryReads for Store {
     async fn delivery(&self, _: Uuid) -> Result<Option<Delivery>> {
         Ok(None)
     }
-    async fn told_of(&self, _: MessageId) -> Result<Vec<Entry>> {
+}
+
+#[async_trait]
+impl LogReads for Store {
+    async fn log_of_message(&self, _: MessageId) -> Result<Vec<LogEntry>> {
         Ok(Vec::new())
     }
-    async fn told_to(&self, _: UserId, _: Option<&Place>, _: u32) -> Result<Vec<Entry>> {
+    async fn log_of_user(
+        &self,
+        _: UserId,
+        _: Option<&LogPosition>,
+        _: u32,
+    ) -> Result<Vec<LogEntry>> {
         Ok(Vec::new())
     }
     async fn room_of(&self, _: MessageId) -> Result<Option<RoomId>> {
         Ok(None)
     }
+}
+
+#[async_trait]
+impl AddressReads for Store {
     async fn suppressed(&self, _: &Address) -> Result<Option<String>> {
         Ok(None)
     }

@@ -24,7 +24,9 @@ use crate::{
     },
     error::{Error, Result},
     model::*,
-    store::{Login, Reads, Window},
+    store::{
+        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads, Window,
+    },
 };
 
 /// How long a test waits for what must happen.
@@ -156,58 +158,28 @@ fn unused<T>() -> Result<T> {
 }
 
 #[async_trait]
-impl Reads for Truth {
+impl RoomReads for Truth {
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let facts = self.up()?;
         let head = |room: &RoomId| facts.feeds.get(room).map(|feed| (*room, feed.len() as Seq));
         Ok(rooms.iter().filter_map(head).collect())
     }
+    async fn room(&self, _: RoomId) -> Result<Option<Room>> {
+        unused()
+    }
+    async fn public_rooms(&self, _: Option<RoomId>, _: u32) -> Result<Vec<Room>> {
+        unused()
+    }
+}
 
+#[async_trait]
+impl MessageReads for Truth {
     async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         let facts = self.up()?;
         let events = facts.feeds.get(&room).into_iter().flatten();
         let events = events.filter(|e| e.seq > after && e.seq <= upto);
         let found = events.filter(|e| !facts.lost.contains(&(room, e.seq)));
         Ok(found.cloned().collect())
-    }
-
-    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
-        drop(self.up()?);
-        let members = who
-            .iter()
-            .filter(|who| self.member_at(who.0, who.1).is_some());
-        Ok(members.copied().collect())
-    }
-
-    async fn credentials(&self, _: &str) -> Result<Option<Credentials>> {
-        unused()
-    }
-    async fn account(&self, _: UserId) -> Result<Option<Account>> {
-        unused()
-    }
-    async fn users(&self, _: &[UserId]) -> Result<Vec<User>> {
-        unused()
-    }
-    async fn login(&self, _: LoginId) -> Result<Option<Login>> {
-        unused()
-    }
-    async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
-        unused()
-    }
-    async fn room(&self, _: RoomId) -> Result<Option<Room>> {
-        unused()
-    }
-    async fn membership(&self, _: RoomId, _: UserId) -> Result<Option<(Room, Option<Member>)>> {
-        unused()
-    }
-    async fn members(&self, _: RoomId, _: Option<UserId>, _: u32) -> Result<Vec<Member>> {
-        unused()
-    }
-    async fn rooms_of(&self, _: UserId, _: Option<RoomId>, _: u32) -> Result<Vec<(Room, Member)>> {
-        unused()
-    }
-    async fn public_rooms(&self, _: Option<RoomId>, _: u32) -> Result<Vec<Room>> {
-        unused()
     }
     async fn messages(&self, _: RoomId, _: Window, _: u32) -> Result<Vec<Message>> {
         unused()
@@ -218,6 +190,59 @@ impl Reads for Truth {
     async fn unread(&self, _: RoomId, _: Seq) -> Result<u32> {
         unused()
     }
+}
+
+#[async_trait]
+impl MemberReads for Truth {
+    async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
+        drop(self.up()?);
+        let members = who
+            .iter()
+            .filter(|who| self.member_at(who.0, who.1).is_some());
+        Ok(members.copied().collect())
+    }
+    async fn membership(&self, _: RoomId, _: UserId) -> Result<Option<(Room, Option<Member>)>> {
+        unused()
+    }
+    async fn entries(&self, _: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+        unused()
+    }
+    async fn members(&self, _: RoomId, _: Option<UserId>, _: u32) -> Result<Vec<Member>> {
+        unused()
+    }
+    async fn rooms_of(&self, _: UserId, _: Option<RoomId>, _: u32) -> Result<Vec<(Room, Member)>> {
+        unused()
+    }
+}
+
+#[async_trait]
+impl AccountReads for Truth {
+    async fn credentials(&self, _: &str) -> Result<Option<Credentials>> {
+        unused()
+    }
+    async fn account(&self, _: UserId) -> Result<Option<Account>> {
+        unused()
+    }
+    async fn accounts(&self, _: &[UserId]) -> Result<Vec<Option<Account>>> {
+        unused()
+    }
+    async fn users(&self, _: &[UserId]) -> Result<Vec<User>> {
+        unused()
+    }
+}
+
+#[async_trait]
+impl LoginReads for Truth {
+    async fn login(&self, _: LoginId) -> Result<Option<Login>> {
+        unused()
+    }
+    async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
+        unused()
+    }
+}
+
+#[async_trait]
+impl Reads for Truth {
     async fn ping(&self) -> Result<()> {
         unused()
     }

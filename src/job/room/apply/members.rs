@@ -163,7 +163,7 @@ impl Batch {
         let Some(member) = self.facts.members.get(&(job.room, job.actor)) else {
             return Ok(None);
         };
-        let heir = self.facts.heirs.get(&job.room).copied();
+        let heir = self.facts.successors.get(&job.room).copied();
         let owned = member.role == Role::Owner;
         if let (true, Some(heir)) = (owned, heir) {
             self.change_role(job, heir, Role::Owner);

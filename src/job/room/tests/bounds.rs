@@ -549,7 +549,7 @@ fn a_room_goes_with_the_last_who_could_have_it() {
         w.with(&actor, role);
         w.with(&next, Role::Member);
         if heir {
-            w.facts.heirs.insert(room, next.id);
+            w.facts.successors.insert(room, next.id);
         }
         let (code, applied) = w.run(&actor, RoomCommand::Depart);
         let what = format!("{kind} {role} {heir}");

@@ -9,12 +9,12 @@ use super::fixture::*;
 on_both! {
     an_account_is_registered_once,
     a_name_belongs_to_one_account_whatever_its_case,
-    of_two_who_want_a_name_at_once_one_gets_it,
+    of_two_registrations_of_a_name_one_succeeds,
     a_patch_leaves_changes_and_clears,
     users_are_found_by_id,
     a_login_is_opened_and_closed_once,
-    a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only,
-    an_old_token_ends_the_login,
+    a_token_is_rotated_and_the_old_one_serves_a_repeat_only,
+    an_old_token_revokes_the_login,
     an_expired_login_is_refused,
     revoked_logins_are_found_among_others,
     the_store_answers_a_ping,
@@ -61,7 +61,7 @@ async fn a_name_belongs_to_one_account_whatever_its_case(store: Fixture) {
     );
 }
 
-async fn of_two_who_want_a_name_at_once_one_gets_it(store: Fixture) {
+async fn of_two_registrations_of_a_name_one_succeeds(store: Fixture) {
     let (a, b) = (account("ada"), account("Ada"));
     let (a, b) = tokio::join!(store.writes.register(&a), store.writes.register(&b));
     let mut applied = [a.unwrap(), b.unwrap()];
@@ -123,7 +123,7 @@ async fn users_are_found_by_id(store: Fixture) {
     assert_eq!(found, [a, b]);
 }
 
-/// A login of a new user; its token is `t0`, and it is good for an hour from now.
+/// A login of a new user with the token `t0`, which expires in an hour.
 async fn login(store: &Fixture) -> Login {
     let login = Login {
         id: new_id(),
@@ -201,7 +201,7 @@ async fn a_login_is_opened_and_closed_once(store: Fixture) {
     );
 }
 
-async fn a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only(store: Fixture) {
+async fn a_token_is_rotated_and_the_old_one_serves_a_repeat_only(store: Fixture) {
     let login = login(&store).await;
     let later = |seconds: i64| at(t0().millis() + seconds * 1000);
     for now in [t0(), t0(), later(10)] {
@@ -214,7 +214,7 @@ async fn a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only(store: Fix
         rotate(&store, &login, "t1", "t2", later(20)).await,
         Applied::Done
     );
-    // A redelivery from before: refused, and the login lives on.
+    // A redelivery from before: refused, and the login stays.
     assert_eq!(
         rotate(&store, &login, "t0", "t1", t0()).await,
         Applied::LoginRefused
@@ -225,7 +225,7 @@ async fn a_token_is_rotated_and_the_old_one_is_good_for_a_repeat_only(store: Fix
     );
 }
 
-async fn an_old_token_ends_the_login(store: Fixture) {
+async fn an_old_token_revokes_the_login(store: Fixture) {
     let login = login(&store).await;
     assert_eq!(
         rotate(&store, &login, "t0", "t1", t0()).await,
@@ -237,7 +237,7 @@ async fn an_old_token_ends_the_login(store: Fixture) {
         Applied::LoginRevoked
     );
     assert_eq!(store.reads.login(login.id).await.unwrap(), None);
-    // Also to the next worker, where the first one died before it told the sockets.
+    // Also for the next worker, where the first one died before it closed the sockets.
     assert_eq!(
         rotate(&store, &login, "t0", "t1", late).await,
         Applied::LoginRevoked

@@ -1,4 +1,4 @@
-//! What a transaction promises.
+//! The contract of a batch's transaction.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,17 +17,17 @@ use super::fixture::*;
 on_both! {
     a_dropped_transaction_changes_nothing,
     the_second_of_two_sees_what_the_first_committed,
-    a_caller_may_give_up_at_any_time,
-    of_two_who_create_a_room_one_is_told_to_try_again,
+    a_caller_may_be_cancelled_at_any_await,
+    of_two_creations_of_a_room_one_is_to_be_retried,
     a_stored_id_or_number_fails_the_whole_commit,
-    what_is_not_there_cannot_be_changed,
+    missing_rows_cannot_be_changed,
     a_room_must_be_locked_to_be_changed,
     nothing_may_be_changed_twice_in_one_batch,
     a_nul_in_a_text_is_refused,
     a_thousand_messages_in_one_batch,
-    a_look_sees_what_new_messages_need,
+    a_preview_has_what_new_messages_need,
     new_messages_are_appended_whole_or_not_at_all,
-    nothing_to_do_is_done,
+    an_empty_batch_succeeds,
 }
 
 async fn a_dropped_transaction_changes_nothing(store: Fixture) {
@@ -54,7 +54,7 @@ async fn the_second_of_two_sees_what_the_first_committed(store: Fixture) {
     };
     let writes = store.writes.clone();
     let mut second = tokio::spawn(async move { writes.begin(&asked).await });
-    // It cannot have the lock, however long it waits.
+    // The second cannot get the lock while the first has it.
     assert!(
         timeout(Duration::from_millis(100), &mut second)
             .await
@@ -78,10 +78,10 @@ async fn the_second_of_two_sees_what_the_first_committed(store: Fixture) {
     assert_eq!(store.reads.events(id, 0, 9).await.unwrap().len(), 2);
 }
 
-async fn a_caller_may_give_up_at_any_time(store: Fixture) {
+async fn a_caller_may_be_cancelled_at_any_await(store: Fixture) {
     let ada = store.user("ada").await;
     let id = store.public_room(&ada).await;
-    // More often than there are connections: none may stay behind.
+    // More often than there are connections: each must be returned.
     for seq in 1..=6 {
         let (_, holder) = store.writes.begin(&scope([id])).await.unwrap();
         let asked = scope([id]);
@@ -97,7 +97,7 @@ async fn a_caller_may_give_up_at_any_time(store: Fixture) {
     assert_eq!(store.reads.events(id, 0, 9).await.unwrap().len(), 6);
 }
 
-async fn of_two_who_create_a_room_one_is_told_to_try_again(store: Fixture) {
+async fn of_two_creations_of_a_room_one_is_to_be_retried(store: Fixture) {
     let ada = store.user("ada").await;
     let tea = room(RoomKind::Public, &ada);
     let run = async || -> Result<bool> {
@@ -166,7 +166,7 @@ async fn a_stored_id_or_number_fails_the_whole_commit(store: Fixture) {
     store.say(id, &ada, 3..=3).await;
 }
 
-async fn what_is_not_there_cannot_be_changed(store: Fixture) {
+async fn missing_rows_cannot_be_changed(store: Fixture) {
     let ada = store.user("ada").await;
     let id = store.public_room(&ada).await;
     let missing = new_id();
@@ -315,7 +315,7 @@ async fn a_thousand_messages_in_one_batch(store: Fixture) {
     assert_eq!(store.facts(&asked).await.messages.len(), 1000);
 }
 
-async fn a_look_sees_what_new_messages_need(store: Fixture) {
+async fn a_preview_has_what_new_messages_need(store: Fixture) {
     let ada = store.user("ada").await;
     let id = store.public_room(&ada).await;
     let said = store.say(id, &ada, 1..=1).await.remove(0);
@@ -329,7 +329,7 @@ async fn a_look_sees_what_new_messages_need(store: Fixture) {
         named: HashSet::from([(id, "ada".to_owned())]),
         ..Scope::default()
     };
-    let facts = store.writes.look(&asked).await.unwrap();
+    let facts = store.writes.preview(&asked).await.unwrap();
     assert_eq!(facts.rooms.len(), 1);
     assert_eq!(facts.rooms[&id].head, 1);
     assert_eq!(facts.members[&(id, ada.id)].role, Role::Owner);
@@ -364,7 +364,7 @@ async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
     let first = message(one, &ada, 1, "first");
     let changes = both(first.clone(), message(other, &ada, 1, "beside it"));
     store.writes.append(&heads(0, 0), &changes).await.unwrap();
-    // Whoever saw the same comes too late.
+    // A second append from the same heads conflicts.
     let late = both(
         message(one, &ada, 1, "late"),
         message(other, &ada, 1, "late"),
@@ -372,7 +372,7 @@ async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
     refused(store.writes.append(&heads(0, 0), &late).await);
     assert_eq!(bodies(one).await, ["first"]);
 
-    // One of two rooms moved, by something that is no message.
+    // The head of one of two rooms was moved by an event that is no message.
     let entry = FeedEntry {
         room: other,
         seq: 2,
@@ -395,7 +395,7 @@ async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
     assert_eq!(bodies(one).await, ["first"]);
     assert_eq!(store.reads.heads(&[one]).await.unwrap(), [(one, 1)]);
 
-    // A message that is there already.
+    // A message that is already stored.
     let again = Message {
         seq: 2,
         change_seq: 2,
@@ -405,7 +405,7 @@ async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
     refused(store.writes.append(&heads(1, 2), &changes).await);
     assert_eq!(bodies(other).await, ["beside it"]);
 
-    // A room that was not looked at, and something that is no new message.
+    // A room without a previewed head, and a change that is no new message.
     let unseen = store.writes.append(&HashMap::new(), &changes).await;
     assert_eq!(unseen.unwrap_err().code, Code::Internal);
     let renamed = Changes {
@@ -416,7 +416,7 @@ async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
     assert_eq!(other_change.unwrap_err().code, Code::Internal);
 }
 
-async fn nothing_to_do_is_done(store: Fixture) {
+async fn an_empty_batch_succeeds(store: Fixture) {
     let changes = Changes::default();
     assert!(changes.is_empty());
     store.commit([new_id()], changes).await.unwrap();

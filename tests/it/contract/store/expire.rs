@@ -1,4 +1,4 @@
-//! What expired is deleted, and nothing else.
+//! Rows that expired are deleted, and no others.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use chat::{
 use super::fixture::*;
 
 on_both! {
-    what_ended_long_ago_is_deleted_and_the_rest_stays,
-    more_than_one_helping_is_deleted_in_several,
+    expired_rows_are_deleted_and_the_rest_stays,
+    more_rows_than_the_bound_take_several_calls,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -38,7 +38,7 @@ fn login(user: UserId, expires_at: Timestamp) -> Login {
     }
 }
 
-async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
+async fn expired_rows_are_deleted_and_the_rest_stays(store: Fixture) {
     let ada = store.user("ada").await;
     let ben = store.user("ben").await;
     let room = store.public_room(&ada).await;
@@ -63,7 +63,7 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
     let bans = vec![
         (room, ada.id, Some(ago(DAY * 9))),
         (room, ben.id, Some(in_an_hour)),
-        // For good.
+        // For ever.
         (room, cleo.id, None),
     ];
     let mutes = vec![
@@ -78,7 +78,7 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
     };
     store.commit([room], changes).await.unwrap();
     let message = new_id();
-    let told = |user, verdict| Decision {
+    let decision = |user, verdict| Decision {
         message,
         room,
         seq: 1,
@@ -87,12 +87,12 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
         verdict,
     };
     let decisions = [
-        told(ben.id, Verdict::Not(DeliveryState::Cancelled, "read")),
-        told(cleo.id, Verdict::Tell(ChannelKind::Email)),
+        decision(ben.id, Verdict::Skip(DeliveryState::Cancelled, "read")),
+        decision(cleo.id, Verdict::Notify(ChannelKind::Email)),
     ];
     store.notify.decide(&decisions).await.unwrap();
 
-    // The ledger is young, so only what ended goes.
+    // The delivery log is too young to expire.
     let expired = store.writes.expire(DAY * 7, DAY).await.unwrap();
     let wanted = Expired {
         logins: 1,
@@ -105,9 +105,9 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
     let again = store.writes.expire(DAY * 7, DAY).await.unwrap();
     assert_eq!(again, Expired::default(), "nothing is left to do");
     assert!(store.reads.login(good.id).await.unwrap().is_some());
-    assert_eq!(store.notify.told_of(message).await.unwrap().len(), 2);
+    assert_eq!(store.notify.log_of_message(message).await.unwrap().len(), 2);
 
-    // Kept for no time at all, everything goes but the digest that still takes messages.
+    // Kept for no time, the whole log expires but the digest that is still open.
     let past = async || {
         let expired = store.writes.expire(DAY * 7, Duration::ZERO).await.unwrap();
         (expired.notifications, expired.deliveries)
@@ -118,10 +118,17 @@ async fn what_ended_long_ago_is_deleted_and_the_rest_stays(store: Fixture) {
         (notifications, deliveries) = (notifications + some, deliveries + of);
     }
     assert_eq!((notifications, deliveries), (2, 0));
-    assert!(store.notify.told_of(message).await.unwrap().is_empty());
+    assert!(
+        store
+            .notify
+            .log_of_message(message)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
-async fn more_than_one_helping_is_deleted_in_several(store: Fixture) {
+async fn more_rows_than_the_bound_take_several_calls(store: Fixture) {
     let ada = store.user("ada").await;
     let many = EXPIRE_AT_ONCE + 3;
     for _ in 0..many {

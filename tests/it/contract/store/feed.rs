@@ -1,4 +1,4 @@
-//! What a room's readers are shown.
+//! Reads of a room's messages and events.
 
 use chat::{model::*, store::*};
 use serde_json::Value;

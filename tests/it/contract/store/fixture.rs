@@ -17,7 +17,7 @@ use chat::{
 use futures_util::FutureExt;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, postgres::PgConnectOptions};
 
-/// Any fixed moment does: stores must not look at the clock to order anything.
+/// Any fixed moment does: stores must not order anything by the clock.
 pub fn t0() -> Timestamp {
     at(1_700_000_000_123)
 }
@@ -31,9 +31,35 @@ pub struct Fixture {
     pub reads: Arc<dyn Reads>,
     pub writes: Arc<dyn Writes>,
     pub notify: Arc<dyn store::notify::NotifyWrites>,
+    pub raw: Raw,
 }
 
-/// What a later version's migration leaves behind.
+/// The database itself, for rows that the port does not write.
+#[derive(Clone)]
+pub enum Raw {
+    Postgres(String),
+    Sqlite(Database),
+}
+
+impl Raw {
+    pub async fn execute(&self, sql: String) {
+        let sql = AssertSqlSafe(sql);
+        match self {
+            Raw::Postgres(url) => {
+                let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+                connection.execute(sql).await.unwrap();
+                connection.close().await.unwrap();
+            }
+            Raw::Sqlite(database) => {
+                let mut transaction = database.write().await.unwrap();
+                transaction.execute(sql).await.unwrap();
+                transaction.commit().await.unwrap();
+            }
+        }
+    }
+}
+
+/// The record of a later version's migration.
 pub const NEWER: &str = "INSERT INTO _sqlx_migrations \
      (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '', 1)";
 
@@ -65,7 +91,7 @@ impl Server {
     pub async fn drop(self) {
         let mut connection = self.admin.connect().await.unwrap();
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        // While autovacuum is in it, only a superuser may throw it out.
+        // While autovacuum works in it, only a superuser may end its connection.
         let gone = async {
             while let Err(error) = connection.execute(AssertSqlSafe(sql.clone())).await {
                 let code = error.as_database_error().and_then(|error| error.code());
@@ -87,6 +113,7 @@ pub async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F
         reads: Arc::new(store.clone()),
         writes: Arc::new(store.clone()),
         notify: Arc::new(store.clone()),
+        raw: Raw::Postgres(server.url.clone()),
     };
     let outcome = AssertUnwindSafe(test(fixture)).catch_unwind().await;
     store.close().await;
@@ -105,6 +132,7 @@ pub async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F) 
         reads: Arc::new(store.clone()),
         writes: Arc::new(store.clone()),
         notify: Arc::new(store),
+        raw: Raw::Sqlite(database.clone()),
     };
     let outcome = AssertUnwindSafe(test(fixture)).catch_unwind().await;
     database.close().await;
@@ -184,7 +212,7 @@ pub fn entry(room: RoomId, seq: Seq, kind: EventKind, message: Option<MessageId>
     }
 }
 
-/// Messages have no equality of their own; what goes over the wire must be equal.
+/// Messages have no `PartialEq`; they are compared as they go over the wire.
 pub fn wire(message: &Message) -> String {
     serde_json::to_string(message).unwrap()
 }
@@ -246,7 +274,7 @@ impl Fixture {
         new
     }
 
-    /// What is true of this scope; the transaction is dropped.
+    /// The facts of this scope; the transaction is dropped.
     pub async fn facts(&self, scope: &Scope) -> Facts {
         self.writes.begin(scope).await.unwrap().0
     }

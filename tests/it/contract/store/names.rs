@@ -1,9 +1,9 @@
-//! Names that look alike, and addresses that are one: what a store compares by.
+//! User names that look alike.
 
 use std::path::Path;
 
 use chat::{
-    model::{address::Address, notify::ChannelKind, username::skeleton, *},
+    model::{username::skeleton, *},
     sqlite::Database,
     store::{self, *},
 };
@@ -13,7 +13,6 @@ use super::fixture::*;
 
 on_both! {
     a_name_that_looks_like_another_is_refused,
-    a_suppressed_address_is_so_however_it_is_written,
 }
 
 async fn a_name_that_looks_like_another_is_refused(store: Fixture) {
@@ -24,38 +23,13 @@ async fn a_name_that_looks_like_another_is_refused(store: Fixture) {
         assert!(store.reads.credentials(name).await.unwrap().is_none());
     }
     store.user("Moderator2").await;
-    // Gone, it looks like nobody.
+    // A deleted account has no name to be confused with.
     let erased = store.writes.erase_account(first.id, t0()).await.unwrap();
     assert_eq!(erased, Applied::Done);
     store.user("rnoderatorl").await;
 }
 
-async fn a_suppressed_address_is_so_however_it_is_written(store: Fixture) {
-    let email = |text: &str| Address::parse(ChannelKind::Email, text).unwrap();
-    let phone = Address::parse(ChannelKind::Sms, "+4915112345678").unwrap();
-    let store = store.notify;
-    store
-        .suppress(&email("Gone@Bücher.example"), "one")
-        .await
-        .unwrap();
-    store
-        .suppress(&email("gone@bücher.EXAMPLE"), "two")
-        .await
-        .unwrap();
-    store.suppress(&phone, "stop").await.unwrap();
-    for text in ["gone@bücher.example", "GONE@xn--bcher-kva.example"] {
-        let reason = store.suppressed(&email(text)).await.unwrap();
-        assert_eq!(reason.as_deref(), Some("one"), "{text}");
-    }
-    let other = store.suppressed(&email("gone@example.com")).await.unwrap();
-    assert_eq!(other, None);
-    store.lift(&phone, "another reason").await.unwrap();
-    assert!(store.suppressed(&phone).await.unwrap().is_some());
-    store.lift(&phone, "stop").await.unwrap();
-    assert_eq!(store.suppressed(&phone).await.unwrap(), None);
-}
-
-/// Accounts of before the column, in the order they were made, and one that is gone.
+/// Names of accounts from before the column, in the order they were created.
 const OLDER: [&str; 5] = ["IlIl", "paypal", "PaypaI", "rnike.vvood0", "Mike.W00d0"];
 
 /// Applies the migrations below 15, and nothing after.
@@ -90,7 +64,7 @@ fn check(rows: Vec<(String, Option<String>)>) {
 const FOUND: &str = "SELECT username, skeleton FROM users ORDER BY created_at";
 
 #[tokio::test]
-async fn older_accounts_on_sqlite_get_theirs_unless_they_collide() {
+async fn older_accounts_on_sqlite_get_a_skeleton_unless_they_collide() {
     let directory = std::env::temp_dir().join(format!("chat_test_{}", new_id().simple()));
     std::fs::create_dir_all(directory.join("old")).unwrap();
     let file = directory.join("chat.db");
@@ -120,7 +94,7 @@ async fn older_accounts_on_sqlite_get_theirs_unless_they_collide() {
 }
 
 #[tokio::test]
-async fn older_accounts_on_postgres_get_theirs_unless_they_collide() {
+async fn older_accounts_on_postgres_get_a_skeleton_unless_they_collide() {
     let directory = std::env::temp_dir().join(format!("chat_test_{}", new_id().simple()));
     std::fs::create_dir(&directory).unwrap();
     let old = before_skeletons("migrations/postgres", &directory).await;

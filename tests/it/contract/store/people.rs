@@ -8,18 +8,18 @@ use super::fixture::*;
 
 on_both! {
     a_room_is_found_until_it_is_deleted,
-    membership_tells_room_and_member_at_once,
-    many_are_told_what_each_is_told_alone,
+    membership_has_room_and_member,
+    a_batched_read_equals_single_reads,
     members_come_by_user_id_page_by_page,
     rooms_of_a_user_come_by_room_id_page_by_page,
     public_rooms_come_page_by_page,
     a_member_changes_and_goes,
     bans_are_put_changed_and_lifted,
-    mutes_of_those_who_are_away_are_put_changed_and_lifted,
-    members_are_told_from_others,
-    who_shares_a_room_is_acquainted,
+    mutes_of_users_who_left_are_put_changed_and_lifted,
+    members_are_distinguished_from_others,
+    members_of_a_common_room_are_acquainted,
     members_are_found_by_name_where_they_are_members,
-    facts_hold_what_was_asked_and_no_more,
+    facts_have_the_scope_and_no_more,
     heads_of_ten_thousand_rooms,
 }
 
@@ -50,11 +50,11 @@ async fn a_room_is_found_until_it_is_deleted(store: Fixture) {
     assert_eq!(store.reads.membership(id, ada.id).await.unwrap(), None);
     assert_eq!(store.reads.rooms_of(ada.id, None, 10).await.unwrap(), []);
     assert_eq!(store.reads.heads(&[id]).await.unwrap(), []);
-    // A worker sees it, so that its id is never given again.
+    // A worker reads it, so that its id is never used again.
     assert_eq!(store.facts(&scope([id])).await.rooms[&id], tea);
 }
 
-async fn membership_tells_room_and_member_at_once(store: Fixture) {
+async fn membership_has_room_and_member(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let tea = room(RoomKind::Public, &ada);
     let id = store.put_room(tea.clone(), &ada).await;
@@ -68,7 +68,7 @@ async fn membership_tells_room_and_member_at_once(store: Fixture) {
     assert_eq!(membership(new_id(), ada.id).await, None);
 }
 
-async fn many_are_told_what_each_is_told_alone(store: Fixture) {
+async fn a_batched_read_equals_single_reads(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let tea = store.public_room(&ada).await;
     store.say(tea, &ada, 1..=3).await;
@@ -246,7 +246,7 @@ async fn bans_are_put_changed_and_lifted(store: Fixture) {
     assert!(store.facts(&asked).await.bans.is_empty());
 }
 
-async fn mutes_of_those_who_are_away_are_put_changed_and_lifted(store: Fixture) {
+async fn mutes_of_users_who_left_are_put_changed_and_lifted(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let id = store.public_room(&ada).await;
     let other = store.public_room(&ada).await;
@@ -272,7 +272,7 @@ async fn mutes_of_those_who_are_away_are_put_changed_and_lifted(store: Fixture) 
     store.commit([id], lift.clone()).await.unwrap();
     assert!(store.facts(&asked).await.mutes.is_empty());
     store.commit([id], lift).await.unwrap();
-    // What ends with an account.
+    // They end with the account.
     let mute = Changes {
         mutes: vec![(id, bob.id, t0()), (id, ada.id, t0())],
         ..Changes::default()
@@ -283,7 +283,7 @@ async fn mutes_of_those_who_are_away_are_put_changed_and_lifted(store: Fixture) 
     assert_eq!(facts.mutes, [((id, ada.id), t0())].into());
 }
 
-async fn members_are_told_from_others(store: Fixture) {
+async fn members_are_distinguished_from_others(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let tea = store.public_room(&ada).await;
     let den = room(RoomKind::Private, &bob);
@@ -314,7 +314,7 @@ async fn members_are_told_from_others(store: Fixture) {
     assert_eq!(found, [(tea, ada.id)]);
 }
 
-async fn who_shares_a_room_is_acquainted(store: Fixture) {
+async fn members_of_a_common_room_are_acquainted(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let (eve, tom) = (store.user("eve").await, store.user("tom").await);
     let tea = store.public_room(&ada).await;
@@ -371,7 +371,7 @@ async fn members_are_found_by_name_where_they_are_members(store: Fixture) {
     assert_eq!(members, right);
 }
 
-async fn facts_hold_what_was_asked_and_no_more(store: Fixture) {
+async fn facts_have_the_scope_and_no_more(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let eve = store.user("eve").await;
     let tea = room(RoomKind::Public, &ada);

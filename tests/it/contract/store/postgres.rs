@@ -1,4 +1,4 @@
-//! What only a server can do to us: be away, freeze, or lose a worker.
+//! Failures that only a server can have: it is down, frozen, or loses a worker.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ async fn an_absent_server_is_unavailable_in_time() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_refused_at_once() {
+async fn an_invalid_address_is_refused_at_once() {
     let error = store::postgres::Store::connect("mysql:/x", 1, Duration::ZERO).unwrap_err();
     assert!(!error.is_retryable());
 }
@@ -45,7 +45,7 @@ async fn migrating_twice_at_once_is_harmless() {
     server.drop().await;
 }
 
-/// While nodes are updated one by one, the older ones live with the newer schema.
+/// During a rolling update, older nodes run on the newer schema.
 #[tokio::test]
 async fn a_newer_schema_is_left_alone() {
     let server = Server::new().await;
@@ -60,7 +60,7 @@ async fn a_newer_schema_is_left_alone() {
     server.drop().await;
 }
 
-/// A worker that stops between `begin` and `commit` holds its rooms for two seconds, no longer.
+/// A worker that freezes between `begin` and `commit` holds its locks on rooms for 2 s.
 #[tokio::test]
 async fn a_frozen_worker_loses_its_locks() {
     on_postgres(async |store: Fixture| {

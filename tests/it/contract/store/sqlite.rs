@@ -1,4 +1,4 @@
-//! What only a file can do to us: be newer than the program.
+//! A failure that only a file can have: it is newer than the program.
 
 use chat::{error::Code, model::new_id, sqlite::Database};
 

@@ -82,7 +82,7 @@ impl Transaction for TrappedTransaction {
 }
 
 #[async_trait]
-impl Writes for Trapped<dyn Writes> {
+impl BatchWrites for Trapped<dyn Writes> {
     async fn begin(&self, scope: &Scope) -> Result<(Facts, Box<dyn Transaction>)> {
         self.trap.pass(Moment::Taken).await?;
         let (facts, transaction) = self.inner.begin(scope).await?;
@@ -92,9 +92,9 @@ impl Writes for Trapped<dyn Writes> {
             Box::new(TrappedTransaction(transaction, self.trap.clone())),
         ))
     }
-    async fn look(&self, scope: &Scope) -> Result<Facts> {
+    async fn preview(&self, scope: &Scope) -> Result<Facts> {
         self.trap.pass(Moment::Taken).await?;
-        let facts = self.inner.look(scope).await?;
+        let facts = self.inner.preview(scope).await?;
         self.trap.pass(Moment::Seen).await?;
         Ok(facts)
     }
@@ -106,12 +106,23 @@ impl Writes for Trapped<dyn Writes> {
         self.inner.append(before, changes).await?;
         self.trap.pass(Moment::Committed).await
     }
+}
+
+#[async_trait]
+impl AccountWrites for Trapped<dyn Writes> {
     async fn register(&self, new: &NewAccount) -> Result<store::Applied> {
         self.inner.register(new).await
     }
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<store::Applied> {
         self.inner.update_account(user, patch).await
     }
+    async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<store::Applied> {
+        self.inner.erase_account(user, at).await
+    }
+}
+
+#[async_trait]
+impl LoginWrites for Trapped<dyn Writes> {
     async fn open_login(&self, login: &Login) -> Result<store::Applied> {
         self.inner.open_login(login).await
     }
@@ -121,12 +132,13 @@ impl Writes for Trapped<dyn Writes> {
     async fn close_login(&self, login: LoginId) -> Result<store::Applied> {
         self.inner.close_login(login).await
     }
-    async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<store::Applied> {
-        self.inner.erase_account(user, at).await
-    }
     async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
         self.inner.logins_of(user).await
     }
+}
+
+#[async_trait]
+impl MemberRooms for Trapped<dyn Writes> {
     async fn member_of(
         &self,
         user: UserId,
@@ -135,6 +147,10 @@ impl Writes for Trapped<dyn Writes> {
     ) -> Result<Vec<RoomId>> {
         self.inner.member_of(user, after, limit).await
     }
+}
+
+#[async_trait]
+impl Expiry for Trapped<dyn Writes> {
     async fn expire(&self, after: Duration, keep: Duration) -> Result<store::Expired> {
         self.inner.expire(after, keep).await
     }

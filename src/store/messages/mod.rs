@@ -1,0 +1,9 @@
+//! Messages, and the feed of events that they are part of: each number of a room is one event.
+
+mod events;
+mod port;
+mod reads;
+mod record;
+
+pub use port::{MAX_EVENTS, MessageReads, Window};
+pub(super) use record::message_columns;

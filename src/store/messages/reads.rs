@@ -1,0 +1,96 @@
+//! The statements of [`MessageReads`].
+
+use async_trait::async_trait;
+
+use super::{
+    MAX_EVENTS, MessageReads, Window,
+    events::{EVENTS, feed_events},
+    message_columns,
+};
+use crate::{
+    error::Result,
+    model::{FeedEvent, Message, MessageId, RoomId, Seq},
+    store::sql::{Access, Database, Dialect, Record, Row, Session, sql},
+};
+
+const BELOW: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages m LEFT JOIN users u ON u.id = m.sender \
+      WHERE m.room = $1 AND m.seq < $2 ORDER BY m.seq DESC LIMIT $3"
+);
+
+const FROM: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages m LEFT JOIN users u ON u.id = m.sender \
+      WHERE m.room = $1 AND m.seq >= $2 ORDER BY m.seq LIMIT $3"
+);
+
+const AROUND: &str = concat!(
+    "SELECT * FROM (SELECT ",
+    message_columns!(),
+    " FROM messages m LEFT JOIN users u ON u.id = m.sender \
+      WHERE m.room = $1 AND m.seq < $2 ORDER BY m.seq DESC LIMIT $3) AS below \
+     UNION ALL SELECT * FROM (SELECT ",
+    message_columns!(),
+    " FROM messages m LEFT JOIN users u ON u.id = m.sender \
+      WHERE m.room = $1 AND m.seq >= $2 ORDER BY m.seq LIMIT $4) AS above"
+);
+
+const MESSAGE: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages m LEFT JOIN users u ON u.id = m.sender \
+      WHERE m.id = $2 AND m.room = $1"
+);
+
+const UNREAD: &str = "SELECT count(*) AS count FROM \
+     (SELECT 1 FROM messages WHERE room = $1 AND seq > $2 LIMIT 1000) AS above";
+
+struct Count(u32);
+
+impl Record for Count {
+    fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
+        row.count("count").map(Count)
+    }
+}
+
+#[async_trait]
+impl<D: Database> MessageReads for D {
+    async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
+        let upto = upto.min(after.saturating_add(MAX_EVENTS));
+        let mut session = self.open(Access::Read).await?;
+        let statement = sql(EVENTS).bind(room).bind(after).bind(upto);
+        feed_events(room, session.all(statement).await?)
+    }
+
+    async fn messages(&self, room: RoomId, window: Window, limit: u32) -> Result<Vec<Message>> {
+        let limit = i64::from(limit);
+        let statement = match window {
+            Window::Latest => sql(BELOW).bind(room).bind(Seq::MAX).bind(limit),
+            Window::Before(seq) => sql(BELOW).bind(room).bind(seq).bind(limit),
+            Window::After(seq) => sql(FROM).bind(room).bind(seq.saturating_add(1)).bind(limit),
+            Window::Around(seq) => {
+                let below = limit / 2;
+                let above = limit - below;
+                sql(AROUND).bind(room).bind(seq).bind(below).bind(above)
+            }
+        };
+        let mut session = self.open(Access::Read).await?;
+        let mut messages: Vec<Message> = session.all(statement).await?;
+        messages.sort_unstable_by_key(|message| message.seq);
+        Ok(messages)
+    }
+
+    async fn message(&self, room: RoomId, id: MessageId) -> Result<Option<Message>> {
+        let mut session = self.open(Access::Read).await?;
+        session.optional(sql(MESSAGE).bind(room).bind(id)).await
+    }
+
+    async fn unread(&self, room: RoomId, read_seq: Seq) -> Result<u32> {
+        let mut session = self.open(Access::Read).await?;
+        let count: Count = session.one(sql(UNREAD).bind(room).bind(read_seq)).await?;
+        Ok(count.0)
+    }
+}

@@ -1,0 +1,30 @@
+//! The port as a whole: the traits of the subjects together.
+
+use async_trait::async_trait;
+
+use super::{
+    AccountReads, AccountWrites, BatchWrites, Expiry, LoginReads, LoginWrites, MemberReads,
+    MemberRooms, MessageReads, RoomReads,
+    sql::{Access, Database, Session, sql},
+};
+use crate::error::Result;
+
+/// What edges may read.
+#[async_trait]
+pub trait Reads: AccountReads + LoginReads + RoomReads + MemberReads + MessageReads {
+    /// `Ok` when the store answers a query.
+    async fn ping(&self) -> Result<()>;
+}
+
+#[async_trait]
+impl<D: Database> Reads for D {
+    async fn ping(&self) -> Result<()> {
+        let mut session = self.open(Access::Read).await?;
+        session.execute(sql("SELECT 1")).await.map(drop)
+    }
+}
+
+/// What workers write. Room commands go through [`BatchWrites`] in batches, account commands one at a time.
+pub trait Writes: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry {}
+
+impl<T> Writes for T where T: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry {}
