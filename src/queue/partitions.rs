@@ -36,7 +36,7 @@ pub trait Publisher: Send + Sync {
 /// One payload, not yet acknowledged.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// For [`framing::decode`].
+    /// Decoded by [`framing::decode`](super::framing::decode).
     pub payload: Bytes,
     /// Ascending within a consumer.
     pub tag: u64,

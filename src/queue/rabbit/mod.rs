@@ -1,7 +1,7 @@
 //! The queue over RabbitMQ: one quorum queue per partition, publisher confirms, single active consumers.
 //!
 //! Publishing and consuming have a connection each: a broker under an alarm stops reading from a connection that
-//! publishes, and acknowledgements must not wait for that. Both are maintained by [`connection`], which connects, declares
+//! publishes, and acknowledgements must not wait for that. Both are maintained by `connection`, which connects, declares
 //! the topology, watches and reconnects. lapin's own recovery is never used: it does not restore `basic_qos`.
 
 mod backlog;

@@ -3,7 +3,8 @@
 
 use super::{Source, rust_files, words};
 
-/// Names under which code outside `src/config` holds a section, besides the section's own name.
+/// Names under which code outside `src/config` holds a section, besides the section's own name. They count in files whose path
+/// or code names the section or its struct.
 const RECEIVERS: [&str; 2] = ["settings", "config"];
 
 #[test]
@@ -16,7 +17,10 @@ fn every_setting_is_read_by_code_that_uses_it() {
         .iter()
         .chain(&rust_files("bin"))
         .filter(|file| !file.path.starts_with("src/config"))
-        .map(|file| without_whitespace_around_dots(&file.product()))
+        .map(|file| {
+            let code = without_whitespace_around_dots(&file.product());
+            format!("{}\n{code}", file.path.display())
+        })
         .collect();
     let mut missing = Vec::new();
     for (section, key) in keys() {
@@ -28,7 +32,7 @@ fn every_setting_is_read_by_code_that_uses_it() {
         }
         let is_read = code.iter().any(|code| {
             reads(code, name, field)
-                || (words(code).any(|word| word == name)
+                || (words(code).any(|word| word.eq_ignore_ascii_case(name))
                     && RECEIVERS
                         .iter()
                         .any(|receiver| reads(code, receiver, field)))
