@@ -4,7 +4,7 @@
 //! one. A number of workers that fell behind is not tried again while as much arrives, so that a steady load leads to a
 //! steady number.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 /// Arrival rates that differ by less than this factor count as the same load.
 const SAME_ARRIVAL: f64 = 1.1;
@@ -121,11 +121,8 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
         return to(current, "unknown whether fewer suffice");
     };
     let least = (current / 2).min(current.saturating_sub(1));
-    let mut target = less.max(least).max(settings.min);
-    if target < current {
-        let enough = fell_behind(now, samples, settings).map_or(0, |level| level + 1);
-        target = target.max(enough);
-    }
+    let enough = fell_behind(now, samples, settings).map_or(0, |level| level + 1);
+    let target = less.max(least).max(settings.min).max(enough);
     if target >= current {
         return to(current, "as many as it takes");
     }
@@ -205,9 +202,9 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
     let mut from_above = false;
     let mut before = 0;
     for (i, sample) in samples.iter().enumerate() {
-        if sample.workers != samples[level_start].workers {
-            from_above = sample.workers < samples[level_start].workers;
-            level_start = i;
+        match sample.workers.cmp(&samples[level_start].workers) {
+            Ordering::Equal => {}
+            change => (from_above, level_start) = (change.is_lt(), i),
         }
         // While the queue was away no worker worked: all of them start anew.
         if sample.waiting.is_none() {

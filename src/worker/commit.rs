@@ -1,7 +1,7 @@
 //! One transaction of room commands: reads what they need to know, decides, writes.
 //!
 //! A batch of nothing but sends locks no row: it is decided from the membership cache, or from one read, and written by one
-//! statement that fails where a room's head has moved ([`Writes::append`](crate::store::Writes::append)). Every other batch
+//! statement that fails where a room's head has moved ([`append`](crate::store::BatchWrites::append)). Every other batch
 //! locks its rooms.
 
 use std::time::Instant;
@@ -60,7 +60,7 @@ async fn append(
     let read = if missing.is_empty() {
         Facts::default()
     } else {
-        store.look(&missing).await?
+        store.preview(&missing).await?
     };
     let has_moved = |room: &Room| {
         let known = facts.rooms.get(&room.id);

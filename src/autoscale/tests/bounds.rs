@@ -150,6 +150,16 @@ fn down_by_half_after_a_whole_cooldown() {
         samples.extend((80..=100).map(|second| rest(secs(second), 2)));
         assert_eq!(now(&samples, &SETTINGS).target, expected, "{ago} ms");
     }
+    // Samples may be a whole cool-down apart, and no more: what happened between them is unknown then.
+    for (millis, expected) in [(30_000, 1), (30_001, 2)] {
+        let apart = Duration::from_millis(millis);
+        let samples: Vec<_> = (1..=3).map(|n| rest(apart * n, 2)).collect();
+        assert_eq!(
+            now(&samples, &SETTINGS).target,
+            expected,
+            "{millis} ms apart"
+        );
+    }
     // 70 % of each threshold must suffice for those that are left.
     for (waiting, expected) in [(700, 1), (701, 2)] {
         let change = |sample: &mut Sample| sample.waiting = Some(waiting);
@@ -230,4 +240,31 @@ fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
     };
     assert_eq!(now(&history(1000.0, 100), &memory).target, 2);
     assert_eq!(now(&history(1000.0, 120), &memory).target, 1);
+    // The samples of seconds 6 to 9 show it; with fewer, the worker had no time to catch up.
+    assert_eq!(now(&history(1000.0, 106), &memory).target, 2);
+    assert_eq!(now(&history(1000.0, 107), &memory).target, 1);
+}
+
+/// After an increase the backlog may be an old one, so that workers get time. After a decrease there was none.
+#[test]
+fn a_backlog_right_after_a_decrease_shows_that_the_rest_does_not_suffice() {
+    let history = |before: u32| {
+        let mut samples: Vec<_> = (0..=60)
+            .map(|second| match second {
+                0..10 => rest(secs(second), before),
+                10..12 => {
+                    let mut sample = rest(secs(second), 1);
+                    (sample.waiting, sample.oldest) = (Some(100 + second), Some(secs(5)));
+                    sample
+                }
+                _ => rest(secs(second), 2),
+            })
+            .collect();
+        samples
+            .iter_mut()
+            .for_each(|sample| sample.arrival = Some(1000.0));
+        now(&samples, &SETTINGS).target
+    };
+    assert_eq!(history(2), 2, "after a decrease");
+    assert_eq!(history(0), 1, "after an increase");
 }

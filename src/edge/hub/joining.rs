@@ -85,8 +85,7 @@ impl Joining {
                 let events: Vec<_> = pending
                     .events
                     .into_iter()
-                    .filter(|(seq, _)| *seq > position)
-                    .map(|(_, event)| event)
+                    .filter_map(|one| one.above(self.room.id, position))
                     .collect();
                 outbox.push_events(&events);
             } else {

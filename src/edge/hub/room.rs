@@ -59,12 +59,49 @@ pub(super) struct Subscription {
 /// Events that wait until a `joinRoom` is answered.
 #[derive(Default)]
 pub(super) struct Pending {
-    pub events: Vec<(Seq, Arc<OutboundEvent>)>,
+    pub events: Vec<Numbered>,
     /// More than [`MAX_PENDING`] events arrived.
     pub overflow: bool,
     /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends on
     /// the head at which the session read the membership.
     pub left: Option<Seq>,
+}
+
+/// An event with the numbers that it covers: one, or a range for a `gap`.
+#[derive(Clone)]
+pub(super) struct Numbered {
+    from: Seq,
+    to: Seq,
+    event: Arc<OutboundEvent>,
+}
+
+impl Numbered {
+    fn one(event: FeedEvent) -> Self {
+        Numbered {
+            from: event.seq,
+            to: event.seq,
+            event: OutboundEvent::feed(event),
+        }
+    }
+
+    fn gap(room: RoomId, from: Seq, to: Seq) -> Self {
+        Numbered {
+            from,
+            to,
+            event: event(EventName::Gap, &Gap { room, from, to }),
+        }
+    }
+
+    /// What a socket gets that has everything up to `position`: of a `gap`, the rest of its range.
+    pub fn above(self, room: RoomId, position: Seq) -> Option<Arc<OutboundEvent>> {
+        if self.from > position {
+            Some(self.event)
+        } else if self.to > position {
+            Some(Numbered::gap(room, position + 1, self.to).event)
+        } else {
+            None
+        }
+    }
 }
 
 impl Room {
@@ -133,7 +170,7 @@ impl RoomState {
                     if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
                         // The sockets of the user who left get this event, and none after it.
                         let seq = event.seq;
-                        numbered.push((seq, OutboundEvent::feed(event)));
+                        numbered.push(Numbered::one(event));
                         self.push(&numbered);
                         numbered.clear();
                         self.member_left(left.user.id, seq);
@@ -146,7 +183,7 @@ impl RoomState {
                 }
                 _ => {}
             }
-            numbered.push((event.seq, OutboundEvent::feed(event)));
+            numbered.push(Numbered::one(event));
         }
         self.push(&numbered);
         if room_deleted {
@@ -195,7 +232,7 @@ impl RoomState {
             let revoked = subscription.pending.is_none()
                 && gone.contains(&(subscription.subscriber.user, subscription.joined));
             if revoked {
-                let gap = event(EventName::Gap, &Gap { room, from, to });
+                let gap = Numbered::gap(room, from, to).event;
                 subscription.subscriber.outbox.push_events(&[gap]);
             }
             revoked
@@ -222,17 +259,26 @@ impl RoomState {
         metrics().deliveries.inc_by(delivered);
     }
 
-    fn push(&mut self, numbered: &[(Seq, Arc<OutboundEvent>)]) {
+    /// Delivers to live subscriptions what they do not have yet, and keeps it for pending ones.
+    fn push(&mut self, numbered: &[Numbered]) {
         if numbered.is_empty() {
             return;
         }
-        let frames: Vec<_> = numbered.iter().map(|(_, frame)| frame.clone()).collect();
+        let events: Vec<_> = numbered.iter().map(|one| one.event.clone()).collect();
         for subscription in &mut self.subscriptions {
             match &mut subscription.pending {
                 None => {
-                    let known = numbered.partition_point(|(seq, _)| *seq <= subscription.above);
-                    if known < frames.len() {
-                        subscription.subscriber.outbox.push_events(&frames[known..]);
+                    let above = subscription.above;
+                    let outbox = &subscription.subscriber.outbox;
+                    let known = numbered.partition_point(|one| one.to <= above);
+                    match numbered.get(known) {
+                        Some(first) if first.from > above => outbox.push_events(&events[known..]),
+                        Some(first) => {
+                            let rest = first.clone().above(self.room, above);
+                            let later = events[known + 1..].iter().cloned();
+                            outbox.push_events(&rest.into_iter().chain(later).collect::<Vec<_>>());
+                        }
+                        None => {}
                     }
                 }
                 Some(pending) if pending.overflow => {}
@@ -245,7 +291,7 @@ impl RoomState {
         }
         metrics()
             .deliveries
-            .inc_by((self.subscriptions.len() * frames.len()) as u64);
+            .inc_by((self.subscriptions.len() * events.len()) as u64);
     }
 
     fn unsubscribe(&mut self, gone: impl Fn(&Subscription) -> bool) {
@@ -288,12 +334,28 @@ impl RoomState {
         metrics().gaps.inc();
         self.pages.end();
         self.last = to;
-        let gap = Gap {
-            room: self.room,
-            from,
-            to,
+        self.push(&[Numbered::gap(self.room, from, to)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{edge::outbound::Encoding, model::new_id};
+
+    #[test]
+    fn a_socket_gets_no_gap_for_numbers_that_it_has() {
+        let room = new_id();
+        let gap = Numbered::gap(room, 37, 39);
+        let above = |position| {
+            let event = gap.clone().above(room, position)?;
+            let data = event.rendered(Encoding::Plain, |_, data| data.into());
+            let gap: Gap = serde_json::from_str(&data).unwrap();
+            Some((gap.from, gap.to))
         };
-        let frame = event(EventName::Gap, &gap);
-        self.push(&[(to, frame)]);
+        assert_eq!(above(36), Some((37, 39)));
+        assert_eq!(above(37), Some((38, 39)));
+        assert_eq!(above(38), Some((39, 39)));
+        assert_eq!(above(39), None);
     }
 }

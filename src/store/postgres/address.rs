@@ -41,9 +41,10 @@ pub(super) fn known(url: &str) -> (String, Vec<&str>) {
         .filter_map(|pair| pair.split('=').next())
         // Parts of a password in which # or ? was not escaped are parsed as parameters: they are not named either.
         .filter(|_| fragment.is_empty() && !query.contains('@'));
-    let url = match known.is_empty() {
-        true => url.to_owned(),
-        false => format!("{url}?{}", known.join("&")),
+    let url = if known.is_empty() {
+        url.to_owned()
+    } else {
+        format!("{url}?{}", known.join("&"))
     };
     (url, names.collect())
 }

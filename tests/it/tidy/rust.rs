@@ -18,9 +18,10 @@ pub(super) fn crate_paths(code: &str) -> Vec<(usize, String)> {
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
             continue;
         }
-        let starts = match code[rest..].starts_with('{') {
-            true => list_items(code, rest),
-            false => vec![rest],
+        let starts = if code[rest..].starts_with('{') {
+            list_items(code, rest)
+        } else {
+            vec![rest]
         };
         for start in starts {
             let name = words(&code[start..]).next().unwrap_or_default();
