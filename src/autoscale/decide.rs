@@ -200,7 +200,6 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
     let mut worst = None;
     let mut level_start = 0;
     let mut from_above = false;
-    let mut before = 0;
     for (i, sample) in samples.iter().enumerate() {
         match sample.workers.cmp(&samples[level_start].workers) {
             Ordering::Equal => {}
@@ -212,11 +211,9 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
             continue;
         }
         // The newest sample of the same level that is at least `settle` older.
-        before = before.max(level_start);
-        while before + 1 < i && samples[before + 1].at + settings.settle <= sample.at {
-            before += 1;
-        }
-        let earlier = &samples[before];
+        let level = &samples[level_start..i];
+        let settled = level.partition_point(|s| s.at + settings.settle <= sample.at);
+        let earlier = &samples[level_start + settled.saturating_sub(1)];
         // After an increase the backlog may be an old one; after a decrease there was none.
         let had_time = from_above || earlier.at + settings.settle <= sample.at;
         let grew = had_time && sample.waiting >= earlier.waiting;

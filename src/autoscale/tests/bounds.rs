@@ -268,3 +268,55 @@ fn a_backlog_right_after_a_decrease_shows_that_the_rest_does_not_suffice() {
     assert_eq!(history(2), 2, "after a decrease");
     assert_eq!(history(0), 1, "after an increase");
 }
+
+/// While the queue was away no worker worked: a backlog that grew meanwhile says nothing about their number.
+#[test]
+fn a_backlog_that_grew_while_the_queue_was_away_shows_nothing() {
+    let history = |waiting_afterwards: u64| {
+        let mut samples: Vec<_> = (0..=60)
+            .filter(|second| !(6..9).contains(second))
+            .map(|second| {
+                let mut sample = rest(secs(second), if second < 10 { 1 } else { 2 });
+                let waiting = match second {
+                    0..5 => Some(200 - 10 * second),
+                    5 => None,
+                    9 => Some(waiting_afterwards),
+                    _ => Some(0),
+                };
+                let oldest = waiting.filter(|waiting| *waiting > 0).map(|_| secs(5));
+                (sample.waiting, sample.oldest) = (waiting, oldest);
+                sample.arrival = Some(1000.0);
+                sample
+            })
+            .collect();
+        let target = now(&samples, &SETTINGS).target;
+        // The same without the time away: the worker fell behind.
+        samples.retain(|sample| sample.waiting.is_some());
+        (target, now(&samples, &SETTINGS).target)
+    };
+    assert_eq!(history(165), (1, 2));
+}
+
+/// A backlog is compared with that of `settle` before, not with the largest one.
+#[test]
+fn a_backlog_that_shrank_and_grows_again_shows_a_shortage() {
+    let history = |growth: u64| {
+        let samples: Vec<_> = (0..=60)
+            .map(|second| {
+                let mut sample = rest(secs(second), if second < 9 { 1 } else { 2 });
+                let waiting = match second {
+                    0..5 => 500 - 100 * second,
+                    5..9 => 100 + growth * (second - 4),
+                    _ => 0,
+                };
+                if waiting > 0 {
+                    (sample.waiting, sample.oldest) = (Some(waiting), Some(secs(5)));
+                }
+                sample.arrival = Some(1000.0);
+                sample
+            })
+            .collect();
+        now(&samples, &SETTINGS).target
+    };
+    assert_eq!(history(10), 2);
+}
