@@ -14,9 +14,9 @@ use bench::{
     scaling::{self, Scaling},
 };
 use chat::{
+    command::partition_of,
     config::Config,
     error::{Code, Error},
-    job::partition_of,
     protocol::raw,
 };
 use clap::Subcommand;

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     autoscale,
     bus::{self, memory::MemoryBus, redis::RedisBus},
+    command::notify::Notifier,
     config::Config,
     data_dir, edge,
     error::{Code, Error, Result},
-    job::notify::Notifier,
     queue::{
         self,
         rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
@@ -99,7 +99,7 @@ pub async fn standalone(
         edge::Parts {
             config: config.clone(),
             reads: store.clone(),
-            ledger: store,
+            deliveries: store,
             bus,
             publisher: queue.clone(),
             operations,
@@ -140,7 +140,7 @@ pub async fn edge(
         edge::Parts {
             config,
             reads: servers.store.clone(),
-            ledger: servers.store.clone(),
+            deliveries: servers.store.clone(),
             bus: servers.bus.clone(),
             publisher: publisher.clone(),
             operations,

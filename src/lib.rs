@@ -6,7 +6,7 @@
 //! - [`worker`] consumes commands from the queue, stores a batch in one transaction, publishes to the edges,
 //!   acknowledges.
 //! - [`autoscale`] runs as many workers as the queue needs.
-//! - [`job`] holds the commands, and the pure function that computes their effects on a room.
+//! - [`command`] holds the commands, and the pure function that computes their effects on a room.
 //! - [`queue`], [`store`] and [`bus`] are the ports: RabbitMQ, PostgreSQL and Redis, or their embedded counterparts;
 //!   [`notify`] holds the delivery channels for e-mail and text messages, [`templates`] their texts.
 //! - [`protocol`], [`model`], [`error`] and [`config`] are shared by all of them.
@@ -23,6 +23,7 @@ pub mod admin;
 pub mod app;
 pub mod autoscale;
 pub mod bus;
+pub mod command;
 pub mod config;
 pub mod data_dir;
 pub mod edge;
@@ -30,7 +31,6 @@ pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
-pub mod job;
 pub mod model;
 pub mod notify;
 pub mod protocol;

@@ -217,8 +217,7 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
         // After an increase the backlog may be an old one; after a decrease there was none.
         let had_time = from_above || earlier.at + settings.settle <= sample.at;
         let grew = had_time && sample.waiting >= earlier.waiting;
-        // Zero workers always fall behind; that case is decided by the need alone.
-        if grew && sample.workers > 0 && sample.is_short(settings) {
+        if grew && sample.is_short(settings) {
             // The rate lags behind the backlog.
             let later = samples[i..].iter();
             let soon = later.take_while(|s| s.at <= sample.at + settings.settle);

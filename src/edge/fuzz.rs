@@ -151,10 +151,10 @@ pub fn requests(input: &[u8]) {
 /// A page's cursor is read as what it was made of.
 pub fn cursors(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
-    if let Ok(place) = api::notifications::ledger::place(&text) {
+    if let Ok(place) = api::notifications::delivery_log::place(&text) {
         let (at, message) = (place.at.millis(), place.message.simple());
         let again = format!("{at}_{message}_{}", place.channel);
-        let read = api::notifications::ledger::place(&again);
+        let read = api::notifications::delivery_log::place(&again);
         assert_eq!(read.expect("it was made of a place"), place);
     }
 }

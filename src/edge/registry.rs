@@ -14,8 +14,8 @@ use super::{
     subscriber::Subscriber,
 };
 use crate::{
+    command::Notice,
     error::{Code, Error, Result},
-    job::Notice,
     model::{LoginId, Timestamp, UserId},
     protocol::{Close, EventName, SendFailed},
 };

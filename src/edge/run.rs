@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     bus::{self, Channel, EdgeId},
+    command::Notice,
     config::{self, Config},
     error::Result,
-    job::Notice,
     queue::Publisher,
     store::{Reads, notify::NotifyReads},
 };
@@ -29,7 +29,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 pub struct Parts {
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
-    pub ledger: Arc<dyn NotifyReads>,
+    pub deliveries: Arc<dyn NotifyReads>,
     pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
     /// Where `metrics.port` is listened on, if it is set.
@@ -47,7 +47,7 @@ pub async fn run(
     let Parts {
         config,
         reads,
-        ledger,
+        deliveries,
         bus,
         publisher,
         operations,
@@ -114,7 +114,7 @@ pub async fn run(
         batched: batch_reads::BatchedReads::new(&reads, &bus.presence, presence::ttl(&config)),
         limits: rate_limit::Limits::new(&config.limits),
         reads,
-        ledger,
+        deliveries,
         bus,
         publisher,
         submit,

@@ -17,11 +17,11 @@ use super::{
     subscriber::Subscriber,
 };
 use crate::{
-    error::{Error, Result},
-    job::{
-        self, Command, Job, ReplyTo,
+    command::{
+        self, Command, Envelope, ReplyTo,
         room::{RoomCommand, Send},
     },
+    error::{Error, Result},
     model::{self, ClientMetadata, RoomId, RoomKind, Timestamp, UserId},
     protocol::{
         self, Accepted, Close, Connected, ConnectedLimits, EventName, Request, SendMessage, raw,
@@ -236,8 +236,8 @@ impl Session {
         let metadata = send.metadata.map(ClientMetadata::check).transpose()?;
         let message = model::message_id(send.room, user, &send.client_msg_id);
         let accepted = Accepted::new(message, &send.client_msg_id);
-        let job = Job {
-            v: job::VERSION,
+        let envelope = Envelope {
+            v: command::VERSION,
             at: Timestamp::now(),
             actor: user,
             reply: Some(ReplyTo {
@@ -259,7 +259,7 @@ impl Session {
         let outbox = self.who.outbox.clone();
         outbox.add_pending_ack();
         let submitted = self.edge.submit.submit(
-            &job,
+            &envelope,
             Box::new(move |result| {
                 answer_to(&outbox, id, result.map(|()| Some(raw(&accepted))));
                 outbox.remove_pending_ack();

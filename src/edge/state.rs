@@ -22,7 +22,7 @@ pub struct Edge {
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
     /// Who was told of what, and what they wish.
-    pub ledger: Arc<dyn NotifyReads>,
+    pub deliveries: Arc<dyn NotifyReads>,
     pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
     pub submit: Arc<submit::Submitter>,

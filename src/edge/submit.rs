@@ -25,8 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bus::EdgeId,
+    command::{self, Command, Envelope, Outcome, ReplyTo},
     error::{Error, Result},
-    job::{self, Command, Job, Outcome, ReplyTo},
     model::{Timestamp, UserId},
     queue::{BatchBuilder, Publisher, State},
     telemetry::metrics,
@@ -124,11 +124,11 @@ impl Submitter {
 
     /// Submits a command. Fails immediately if the queue is unavailable or full; otherwise `done` is called with the
     /// result, in the order of submission within a partition.
-    pub fn submit(&self, job: &Job, done: Done) -> Result<()> {
+    pub fn submit(&self, envelope: &Envelope, done: Done) -> Result<()> {
         self.check_room()?;
-        let key = job.command.key(job.actor);
+        let key = envelope.command.key(envelope.actor);
         let partition =
-            &self.partitions[usize::from(job::partition_of(key, self.limits.partitions))];
+            &self.partitions[usize::from(command::partition_of(key, self.limits.partitions))];
         let mut buffer = partition.buffer.lock();
         // A few batches keep the queue busy; a larger buffer would only be a second backlog.
         if buffer.closed || buffer.waiting >= self.limits.batch_messages * 64 {
@@ -145,7 +145,7 @@ impl Submitter {
         if let Some(batch) = buffer.batches.back_mut() {
             let pushed = batch
                 .commands
-                .push(|bytes| serde_json::to_writer(bytes, job).map_err(Error::internal));
+                .push(|bytes| serde_json::to_writer(bytes, envelope).map_err(Error::internal));
             if let Err(error) = pushed {
                 if batch.commands.is_empty() {
                     buffer.batches.pop_back();
@@ -169,8 +169,8 @@ impl Submitter {
     ) -> Result<()> {
         let (tx, rx) = oneshot::channel();
         self.submit(
-            &Job {
-                v: job::VERSION,
+            &Envelope {
+                v: command::VERSION,
                 at: Timestamp::now(),
                 actor,
                 reply,

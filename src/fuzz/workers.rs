@@ -4,8 +4,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{
+    command,
     edge::fuzz::form,
-    job,
     notify::webhook,
     queue::framing::{BatchBuilder, decode},
 };
@@ -37,9 +37,9 @@ pub fn batch(input: &[u8]) {
         let again = encode(commands.iter().map(|command| &command[..]));
         assert_eq!(decode(&again).as_ref(), Ok(&commands));
         for command in &commands {
-            if let Ok(job) = job::read(command) {
-                let written = serde_json::to_vec(&job).expect("a command is JSON");
-                let read = job::read(&written).expect("a command that was read");
+            if let Ok(envelope) = command::read(command) {
+                let written = serde_json::to_vec(&envelope).expect("a command is JSON");
+                let read = command::read(&written).expect("a command that was read");
                 assert_eq!(serde_json::to_vec(&read).expect("JSON"), written);
             }
         }

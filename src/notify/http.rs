@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header::HeaderMap, redirect};
 
-use super::{Answer, Verdict};
+use super::{SendReport, SendResult};
 use crate::{
     error::{Error, Result},
     model::Timestamp,
@@ -35,7 +35,7 @@ pub struct Reply {
 }
 
 /// Makes one request; `Err` is the classification if there was no response.
-pub async fn ask(request: RequestBuilder) -> std::result::Result<Reply, Answer> {
+pub async fn ask(request: RequestBuilder) -> std::result::Result<Reply, SendReport> {
     let response = request.send().await.map_err(|error| failed(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = match read(response).await {
@@ -63,25 +63,25 @@ async fn read(mut response: Response) -> reqwest::Result<String> {
 }
 
 /// A request that was never transmitted was certainly not sent; any other may have been.
-fn failed(error: &reqwest::Error) -> Answer {
+fn failed(error: &reqwest::Error) -> SendReport {
     let (verdict, said) = if error.is_connect() || error.is_builder() {
         (
-            Verdict::NotSent { after: None },
+            SendResult::NotSent { after: None },
             "the provider could not be reached",
         )
     } else if error.is_timeout() {
         (
-            Verdict::Unknown { after: None },
+            SendResult::Unknown { after: None },
             "the provider did not answer in time",
         )
     } else {
         (
-            Verdict::Unknown { after: None },
+            SendResult::Unknown { after: None },
             "the connection to the provider broke",
         )
     };
     tracing::debug!(%error, "provider request failed");
-    Answer {
+    SendReport {
         verdict,
         said: said.to_owned(),
     }
@@ -89,18 +89,18 @@ fn failed(error: &reqwest::Error) -> Answer {
 
 impl Reply {
     /// The classification of statuses that mean the same for every provider; `None` for provider-specific ones.
-    pub fn common(&self) -> Option<Verdict> {
+    pub fn common(&self) -> Option<SendResult> {
         let after = self.retry_after();
         match self.status.as_u16() {
             // Providers do not answer with HTML: a proxy did, and it may have forwarded the request.
-            200..=299 if self.is_page() => Some(Verdict::Unknown { after }),
+            200..=299 if self.is_page() => Some(SendResult::Unknown { after }),
             // From a proxy as well, which did not forward the request.
-            300..=399 => Some(Verdict::NotSent { after }),
-            401 | 403 => Some(Verdict::Locked),
-            408 => Some(Verdict::Unknown { after }),
+            300..=399 => Some(SendResult::NotSent { after }),
+            401 | 403 => Some(SendResult::Locked),
+            408 => Some(SendResult::Unknown { after }),
             // Rejected before it was processed.
-            429 => Some(Verdict::NotSent { after }),
-            500..=599 => Some(Verdict::Unknown { after }),
+            429 => Some(SendResult::NotSent { after }),
+            500..=599 => Some(SendResult::Unknown { after }),
             _ => None,
         }
     }
@@ -139,8 +139,8 @@ impl Reply {
         }
     }
 
-    pub fn answer(&self, verdict: Verdict, said: &str) -> Answer {
-        Answer {
+    pub fn answer(&self, verdict: SendResult, said: &str) -> SendReport {
+        SendReport {
             verdict,
             said: self.shown(said),
         }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_provider_says_when_to_come_back_in_three_ways() {
         let after = |headers: &[_]| match reply(429, headers).common() {
-            Some(Verdict::NotSent { after }) => after,
+            Some(SendResult::NotSent { after }) => after,
             other => panic!("{other:?}"),
         };
         assert_eq!(after(&[]), None);
@@ -195,17 +195,17 @@ mod tests {
 
     #[test]
     fn what_a_status_means() {
-        assert_eq!(reply(401, &[]).common(), Some(Verdict::Locked));
+        assert_eq!(reply(401, &[]).common(), Some(SendResult::Locked));
         assert_eq!(
             reply(503, &[]).common(),
-            Some(Verdict::Unknown { after: None })
+            Some(SendResult::Unknown { after: None })
         );
         assert_eq!(reply(400, &[]).common(), None);
         let page = reply(200, &[("content-type", "text/html; charset=utf-8")]);
-        assert_eq!(page.common(), Some(Verdict::Unknown { after: None }));
+        assert_eq!(page.common(), Some(SendResult::Unknown { after: None }));
         assert_eq!(reply(202, &[]).common(), None);
         let away = reply(302, &[]).common();
-        assert_eq!(away, Some(Verdict::NotSent { after: None }));
+        assert_eq!(away, Some(SendResult::NotSent { after: None }));
         let html = reply(502, &[]).shown("<html>\n  <body>Bad   gateway");
         assert_eq!(html, "502 Bad Gateway: <html> <body>Bad gateway");
     }

@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 
-use super::{Answer, Channel, Outgoing, Verdict};
+use super::{Channel, Outgoing, SendReport, SendResult};
 
 pub struct Log;
 
 #[async_trait]
 impl Channel for Log {
     /// The only place that logs an address and a text, which is the purpose of this channel.
-    async fn send(&self, message: &Outgoing) -> Answer {
+    async fn send(&self, message: &Outgoing) -> SendReport {
         tracing::info!(
             notification = %message.id,
             to = message.to.as_str(),
@@ -17,8 +17,8 @@ impl Channel for Log {
             text = message.text,
             "notification logged, not sent"
         );
-        Answer {
-            verdict: Verdict::Sent { provider_id: None },
+        SendReport {
+            verdict: SendResult::Sent { provider_id: None },
             said: "written to the log".to_owned(),
         }
     }

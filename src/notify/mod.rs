@@ -1,6 +1,6 @@
 //! Notification channels: e-mail over SendGrid or SMTP, text messages over Twilio, or the log. A channel takes one
 //! finished message, makes one request to its provider and classifies the answer. It never retries and knows neither
-//! queue nor store: attempts, pauses and the delivery log belong to `job::notify`.
+//! queue nor store: attempts, pauses and the delivery log belong to `command::notify`.
 
 pub mod countries;
 mod http;
@@ -42,7 +42,7 @@ debug_of!(Outgoing { id });
 
 /// The classification of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SendResult {
     /// The provider accepted the message.
     Sent { provider_id: Option<String> },
     /// Certainly not sent; may be retried, not before `after`.
@@ -57,15 +57,15 @@ pub enum Verdict {
 
 /// An answer, with a short text for the delivery log that contains no addresses or secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    pub verdict: Verdict,
+pub struct SendReport {
+    pub verdict: SendResult,
     pub said: String,
 }
 
 #[async_trait]
 pub trait Channel: Send + Sync {
     /// Makes one request; takes at most `notify.timeout`.
-    async fn send(&self, message: &Outgoing) -> Answer;
+    async fn send(&self, message: &Outgoing) -> SendReport;
 }
 
 /// The configured channels.

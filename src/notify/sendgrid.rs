@@ -8,7 +8,7 @@ use lettre::message::Mailbox;
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use super::{Answer, Channel, Outgoing, Verdict, http};
+use super::{Channel, Outgoing, SendReport, SendResult, http};
 use crate::{
     config::{Email, Secret},
     error::{Error, Result},
@@ -68,7 +68,7 @@ impl SendGrid {
 
 #[async_trait]
 impl Channel for SendGrid {
-    async fn send(&self, message: &Outgoing) -> Answer {
+    async fn send(&self, message: &Outgoing) -> SendReport {
         let request = self
             .client
             .post(&self.url)
@@ -81,13 +81,13 @@ impl Channel for SendGrid {
         let id = || reply.headers.get("x-message-id")?.to_str().ok();
         let verdict = match (reply.common(), reply.status.as_u16()) {
             (Some(verdict), _) => verdict,
-            (None, 200..=299) => Verdict::Sent {
+            (None, 200..=299) => SendResult::Sent {
                 provider_id: id().map(str::to_owned),
             },
-            (None, _) => Verdict::Refused { address: false },
+            (None, _) => SendResult::Refused { address: false },
         };
         let said = match verdict {
-            Verdict::Sent { .. } => String::new(),
+            SendResult::Sent { .. } => String::new(),
             _ => errors(&reply.body),
         };
         reply.answer(verdict, &said)

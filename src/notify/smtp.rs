@@ -15,7 +15,7 @@ use lettre::{
     transport::smtp::{self, response::Severity},
 };
 
-use super::{Answer, Channel, Outgoing, Verdict};
+use super::{Channel, Outgoing, SendReport, SendResult};
 use crate::{
     config::Email,
     error::{Error, Result},
@@ -82,42 +82,42 @@ fn mailbox(address: &Address) -> Option<Mailbox> {
 
 #[async_trait]
 impl Channel for Smtp {
-    async fn send(&self, message: &Outgoing) -> Answer {
+    async fn send(&self, message: &Outgoing) -> SendReport {
         let Some(mail) = self.mail(message) else {
-            return Answer {
-                verdict: Verdict::Refused { address: true },
+            return SendReport {
+                verdict: SendResult::Refused { address: true },
                 said: "no mail can be written to this address".to_owned(),
             };
         };
         match tokio::time::timeout(self.timeout, self.transport.send(mail)).await {
-            Ok(Ok(response)) => Answer {
+            Ok(Ok(response)) => SendReport {
                 verdict: match response.code().severity {
-                    Severity::PositiveCompletion => Verdict::Sent { provider_id: None },
+                    Severity::PositiveCompletion => SendResult::Sent { provider_id: None },
                     // Not a valid final reply.
-                    _ => Verdict::Unknown { after: None },
+                    _ => SendResult::Unknown { after: None },
                 },
                 said: response.code().to_string(),
             },
             Ok(Err(error)) => meaning(&error),
-            Err(_) => Answer {
-                verdict: Verdict::Unknown { after: None },
+            Err(_) => SendReport {
+                verdict: SendResult::Unknown { after: None },
                 said: "the server did not answer in time".to_owned(),
             },
         }
     }
 }
 
-fn meaning(error: &smtp::Error) -> Answer {
+fn meaning(error: &smtp::Error) -> SendReport {
     let code = error.status().map(|code| code.to_string());
     let verdict = match code.as_deref() {
         // Authentication (RFC 4954 section 6).
-        Some("530" | "534" | "535" | "538") => Verdict::Locked,
+        Some("530" | "534" | "535" | "538") => SendResult::Locked,
         // Mailbox (RFC 5321 section 4.2.3).
-        Some("550" | "551" | "553") => Verdict::Refused { address: true },
-        _ if error.is_permanent() => Verdict::Refused { address: false },
-        _ if error.is_transient() => Verdict::NotSent { after: None },
-        _ if error.is_timeout() || error.is_response() => Verdict::Unknown { after: None },
-        _ => Verdict::NotSent { after: None },
+        Some("550" | "551" | "553") => SendResult::Refused { address: true },
+        _ if error.is_permanent() => SendResult::Refused { address: false },
+        _ if error.is_transient() => SendResult::NotSent { after: None },
+        _ if error.is_timeout() || error.is_response() => SendResult::Unknown { after: None },
+        _ => SendResult::NotSent { after: None },
     };
     // The server's own text may repeat the address.
     let said = match code {
@@ -126,5 +126,5 @@ fn meaning(error: &smtp::Error) -> Answer {
         None => "the server could not be reached, or the connection broke".to_owned(),
     };
     tracing::debug!(said, "mail was not sent");
-    Answer { verdict, said }
+    SendReport { verdict, said }
 }

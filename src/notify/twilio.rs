@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use reqwest::Client;
 use serde_json::Value;
 
-use super::{Answer, Channel, Outgoing, Verdict, http};
+use super::{Channel, Outgoing, SendReport, SendResult, http};
 use crate::{
     config::{Secret, Sms},
     error::Result,
@@ -60,7 +60,7 @@ impl Twilio {
 
 #[async_trait]
 impl Channel for Twilio {
-    async fn send(&self, message: &Outgoing) -> Answer {
+    async fn send(&self, message: &Outgoing) -> SendReport {
         let request = self
             .client
             .post(&self.url)
@@ -76,15 +76,15 @@ impl Channel for Twilio {
         let verdict = match (reply.common(), reply.status.as_u16()) {
             // The status takes precedence; the code only tells whether the address is the cause.
             (Some(verdict), _) => verdict,
-            (None, 200..=299) => Verdict::Sent {
+            (None, 200..=299) => SendResult::Sent {
                 provider_id: json.get("sid").and_then(Value::as_str).map(str::to_owned),
             },
-            (None, _) => Verdict::Refused {
+            (None, _) => SendResult::Refused {
                 address: code.is_some_and(|code| ADDRESS.contains(&code)),
             },
         };
         let said = match (&verdict, code, json.get("message").and_then(Value::as_str)) {
-            (Verdict::Sent { .. }, ..) => String::new(),
+            (SendResult::Sent { .. }, ..) => String::new(),
             // Twilio's message would repeat the number.
             (_, Some(code), _) => format!("error {code}"),
             (_, None, Some(message)) => message.to_owned(),

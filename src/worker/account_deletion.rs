@@ -1,15 +1,15 @@
-//! The clean-up after an account was deleted. The account itself is erased in one transaction (`job::account`); then its
+//! The clean-up after an account was deleted. The account itself is erased in one transaction (`command::account`); then its
 //! sockets are closed, its deliveries cancelled and its memberships ended, each step by itself. The command is acknowledged
 //! after the last step and every step is idempotent: if the worker dies in between, the next one completes the clean-up.
 
 use super::{batch::Runner, commit::commit, outcomes::Outcomes};
 use crate::{
     bus::Channel,
-    error::Result,
-    job::{
+    command::{
         Notice,
-        room::{RoomCommand, RoomJob},
+        room::{RoomCommand, RoomEnvelope},
     },
+    error::Result,
     model::{RoomId, Timestamp, UserId},
 };
 
@@ -63,17 +63,20 @@ impl Runner {
 
     /// Works on rooms of any partition: the rooms' locks guard their order.
     async fn leave(&mut self, user: UserId, at: Timestamp, rooms: &[RoomId]) -> Option<Result<()>> {
-        let jobs: Vec<RoomJob> = rooms
+        let envelopes: Vec<RoomEnvelope> = rooms
             .iter()
-            .map(|room| RoomJob {
+            .map(|room| RoomEnvelope {
                 room: *room,
                 actor: user,
                 at,
-                command: RoomCommand::Depart,
+                command: RoomCommand::LeaveByDeletion,
             })
             .collect();
-        let jobs: Vec<&RoomJob> = jobs.iter().collect();
-        let applied = match self.until_answered(|| commit(&self.worker, &jobs)).await? {
+        let envelopes: Vec<&RoomEnvelope> = envelopes.iter().collect();
+        let applied = match self
+            .until_answered(|| commit(&self.worker, &envelopes))
+            .await?
+        {
             Ok(applied) => applied,
             Err(error) => return Some(Err(error)),
         };

@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{
     bus::{Channel, Publications, RoomEvents},
-    error::{Code, Result},
-    job::{
-        self, Command, Job, Notice, Outcome, Refusal, ReplyTo,
+    command::{
+        self, Command, Envelope, Notice, Outcome, Refusal, ReplyTo,
         account::{self, AccountCommand, Ran},
         notify::{self, NotifyCommand},
-        room::{self, RoomCommand, RoomJob},
+        room::{self, RoomCommand, RoomEnvelope},
     },
+    error::{Code, Result},
     model::{MessageId, RoomId, Timestamp, UserId, new_id},
     queue::{DeadLetter, Delivery, Partition, framing},
     telemetry::metrics,
@@ -38,8 +38,8 @@ const MAX_STALE: usize = 100_000;
 pub struct Runner {
     pub(super) worker: Arc<Worker>,
     shutdown: CancellationToken,
-    rooms: Vec<Line<RoomJob>>,
-    singles: Vec<Line<SingleJob>>,
+    rooms: Vec<BatchItem<RoomEnvelope>>,
+    singles: Vec<BatchItem<SingleEnvelope>>,
     dead: Vec<(DeadLetter, Bytes)>,
     /// Rooms whose events could not be published: the next publish deletes their cached events first.
     pub(super) stale: HashSet<RoomId>,
@@ -49,8 +49,8 @@ pub struct Runner {
 }
 
 /// A command with its origin.
-struct Line<T> {
-    job: T,
+struct BatchItem<T> {
+    envelope: T,
     reply: Option<ReplyTo>,
     partition: Partition,
     /// Kept for a dead letter.
@@ -58,7 +58,7 @@ struct Line<T> {
 }
 
 /// A command that runs in a transaction of its own.
-struct SingleJob {
+struct SingleEnvelope {
     actor: UserId,
     at: Timestamp,
     command: Single,
@@ -105,14 +105,14 @@ impl Runner {
     }
 
     fn add_command(&mut self, partition: Partition, bytes: Bytes) {
-        let Job {
+        let Envelope {
             at,
             actor,
             reply,
             command,
             ..
-        } = match job::read(&bytes) {
-            Ok(job) => job,
+        } = match command::read(&bytes) {
+            Ok(envelope) => envelope,
             Err(reason) => {
                 self.dead.push(undecoded(partition, bytes, reason));
                 return;
@@ -120,14 +120,14 @@ impl Runner {
         };
         let command = match command {
             Command::Room(room, command) => {
-                let job = RoomJob {
+                let envelope = RoomEnvelope {
                     room,
                     actor,
                     at,
                     command,
                 };
-                self.rooms.push(Line {
-                    job,
+                self.rooms.push(BatchItem {
+                    envelope,
                     reply,
                     partition,
                     bytes,
@@ -137,8 +137,8 @@ impl Runner {
             Command::Account(command) => Single::Account(command),
             Command::Notify(command) => Single::Notify(command),
         };
-        self.singles.push(Line {
-            job: SingleJob { actor, at, command },
+        self.singles.push(BatchItem {
+            envelope: SingleEnvelope { actor, at, command },
             reply,
             partition,
             bytes,
@@ -171,15 +171,22 @@ impl Runner {
 
     // ---- room commands
 
-    async fn store_rooms(&mut self, lines: Vec<Line<RoomJob>>, outcomes: &mut Outcomes) -> bool {
+    async fn store_rooms(
+        &mut self,
+        lines: Vec<BatchItem<RoomEnvelope>>,
+        outcomes: &mut Outcomes,
+    ) -> bool {
         // A stack of parts, the next one on top: halving keeps every room's order.
         let mut parts = vec![lines];
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
             }
-            let jobs: Vec<&RoomJob> = part.iter().map(|line| &line.job).collect();
-            match self.until_answered(|| commit(&self.worker, &jobs)).await {
+            let envelopes: Vec<&RoomEnvelope> = part.iter().map(|line| &line.envelope).collect();
+            match self
+                .until_answered(|| commit(&self.worker, &envelopes))
+                .await
+            {
                 None => return false,
                 Some(Ok(mut applied)) => {
                     if self.worker.config.notify.enabled() {
@@ -188,7 +195,7 @@ impl Runner {
                     outcomes.add_applied(&mut applied);
                     for (line, outcome) in part.iter().zip(applied.outcomes) {
                         count_refusal(&outcome);
-                        outcomes.answer_room(line.reply, &line.job, outcome);
+                        outcomes.answer_room(line.reply, &line.envelope, outcome);
                     }
                 }
                 Some(Err(error)) if part.len() == 1 => {
@@ -200,7 +207,7 @@ impl Runner {
                         Code::Internal,
                         "this could not be stored; it is kept for the operators",
                     );
-                    outcomes.answer_room(line.reply, &line.job, Outcome::Refused(refusal));
+                    outcomes.answer_room(line.reply, &line.envelope, Outcome::Refused(refusal));
                 }
                 Some(Err(error)) => {
                     tracing::warn!(commands = part.len(), error = %error.chain(), "the store rejects a batch; halving it");
@@ -216,10 +223,17 @@ impl Runner {
 
     // ---- other commands
 
-    async fn run_singles(&mut self, lines: Vec<Line<SingleJob>>, outcomes: &mut Outcomes) -> bool {
+    async fn run_singles(
+        &mut self,
+        lines: Vec<BatchItem<SingleEnvelope>>,
+        outcomes: &mut Outcomes,
+    ) -> bool {
         for line in lines {
-            let SingleJob { actor, at, command } = &line.job;
-            let Some(mut ran) = self.until_answered(|| self.run_single(&line.job)).await else {
+            let SingleEnvelope { actor, at, command } = &line.envelope;
+            let Some(mut ran) = self
+                .until_answered(|| self.run_single(&line.envelope))
+                .await
+            else {
                 return false;
             };
             let done = matches!(&ran, Ok(ran) if matches!(ran.outcome, Outcome::Done(_)));
@@ -255,8 +269,8 @@ impl Runner {
         true
     }
 
-    async fn run_single(&self, job: &SingleJob) -> Result<Ran> {
-        let SingleJob { actor, at, command } = job;
+    async fn run_single(&self, envelope: &SingleEnvelope) -> Result<Ran> {
+        let SingleEnvelope { actor, at, command } = envelope;
         match command {
             Single::Account(command) => {
                 account::run(self.worker.store.as_ref(), *actor, *at, command).await
@@ -376,16 +390,16 @@ impl Runner {
 
 /// The messages of successful sends. This includes repeats: the worker that stored them may have died before it enqueued
 /// their notification tasks.
-fn sent(lines: &[Line<RoomJob>], applied: &room::Applied) -> Vec<MessageId> {
+fn sent(lines: &[BatchItem<RoomEnvelope>], applied: &room::Applied) -> Vec<MessageId> {
     let lines = lines.iter().zip(&applied.outcomes);
-    let sent = lines.filter_map(|(line, outcome)| match (&line.job.command, outcome) {
+    let sent = lines.filter_map(|(line, outcome)| match (&line.envelope.command, outcome) {
         (RoomCommand::Send(send), Outcome::Done(_)) => Some(send.id),
         _ => None,
     });
     sent.collect()
 }
 
-fn letter<T>(line: &Line<T>, reason: String) -> (DeadLetter, Bytes) {
+fn letter<T>(line: &BatchItem<T>, reason: String) -> (DeadLetter, Bytes) {
     undecoded(line.partition, line.bytes.clone(), reason)
 }
 

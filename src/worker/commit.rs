@@ -8,29 +8,29 @@ use std::time::Instant;
 
 use super::state::Worker;
 use crate::{
+    command::room::{self, RoomCommand, RoomEnvelope},
     error::{Code, Result},
-    job::room::{self, RoomCommand, RoomJob},
     model::Room,
     store::{AddMembers, Facts, Scope},
     telemetry::metrics,
 };
 
 /// Runs and stores the commands in one transaction.
-pub(super) async fn commit(worker: &Worker, jobs: &[&RoomJob]) -> Result<room::Applied> {
-    let mut scope = room::scope(jobs.iter().copied());
+pub(super) async fn commit(worker: &Worker, envelopes: &[&RoomEnvelope]) -> Result<room::Applied> {
+    let mut scope = room::scope(envelopes.iter().copied());
     let add_members = worker.config.rooms.add_members;
     if add_members != AddMembers::SharedRooms {
         scope.acquaintances.clear();
     }
-    let is_send = |job: &&RoomJob| matches!(job.command, RoomCommand::Send(_));
-    if jobs.iter().all(is_send)
-        && let Some(applied) = append(worker, &scope, jobs).await?
+    let is_send = |envelope: &&RoomEnvelope| matches!(envelope.command, RoomCommand::Send(_));
+    if envelopes.iter().all(is_send)
+        && let Some(applied) = append(worker, &scope, envelopes).await?
     {
         return Ok(applied);
     }
     let (mut facts, transaction) = worker.store.begin(&scope).await?;
     facts.add_members = add_members;
-    let mut applied = room::apply(facts, jobs.iter().copied());
+    let mut applied = room::apply(facts, envelopes.iter().copied());
     let changes = std::mem::take(&mut applied.changes);
     let stored = changes.new_messages.len();
     if !changes.is_empty() {
@@ -46,7 +46,7 @@ pub(super) async fn commit(worker: &Worker, jobs: &[&RoomJob]) -> Result<room::A
 async fn append(
     worker: &Worker,
     scope: &Scope,
-    jobs: &[&RoomJob],
+    envelopes: &[&RoomEnvelope],
 ) -> Result<Option<room::Applied>> {
     let (store, memberships) = (&worker.store, &worker.memberships);
     let since = Instant::now();
@@ -73,7 +73,7 @@ async fn append(
     facts.add(read.clone());
     let before = facts.rooms.values().map(|room| (room.id, room.head));
     let before = before.collect();
-    let mut applied = room::apply(facts, jobs.iter().copied());
+    let mut applied = room::apply(facts, envelopes.iter().copied());
     let changes = std::mem::take(&mut applied.changes);
     if !changes.is_empty()
         && let Err(error) = store.append(&before, &changes).await

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::state::Worker;
 use crate::{
     bus::{Channel, Incoming},
+    command::Notice,
     error::Result,
-    job::Notice,
     model::{Member, Room, RoomId, Seq, UserId},
     store::Facts,
 };

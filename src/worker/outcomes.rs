@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use crate::{
     bus::{Channel, encode_ephemeral, encode_events},
-    job::{
+    command::{
         Notice, Outcome, ReplyTo,
-        room::{self, RoomCommand, RoomJob},
+        room::{self, RoomCommand, RoomEnvelope},
     },
     model::{EphemeralEvent, EphemeralKind, FeedEvent, RoomId},
     protocol::{ReadUpdated, raw},
@@ -43,14 +43,14 @@ impl Outcomes {
     }
 
     /// Adds the answer to a waiting request, or the refusal of a send for its session.
-    pub fn answer_room(&mut self, to: Option<ReplyTo>, job: &RoomJob, outcome: Outcome) {
-        match (to, &job.command, outcome) {
+    pub fn answer_room(&mut self, to: Option<ReplyTo>, envelope: &RoomEnvelope, outcome: Outcome) {
+        match (to, &envelope.command, outcome) {
             (Some(to), _, outcome) if to.wait => self.answer(Some(to), outcome),
             (Some(to), RoomCommand::Send(send), Outcome::Refused(refusal)) => {
                 let notice = Notice::SendFailed {
                     session: to.number,
                     client_msg_id: send.client_msg_id.clone(),
-                    room: job.room,
+                    room: envelope.room,
                     refusal,
                 };
                 self.notify(Channel::Edge(to.edge), &notice);

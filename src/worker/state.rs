@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::membership_cache::MembershipCache;
 use crate::{
     bus::{Coordination, PubSub},
+    command::notify::Notifier,
     config::Config,
-    job::notify::Notifier,
     queue::{DeadLetters, Queue},
     store::Writes,
 };

@@ -8,8 +8,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::state::Worker;
 use crate::{
+    command::notify::Next,
     error::{Error, Result},
-    job::notify::Next,
     model::{Timestamp, new_id},
     queue::{DeadLetter, TakenTask, TaskQueue},
     retry::Policy,

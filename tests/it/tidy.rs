@@ -32,7 +32,7 @@ const LAYERS: &[&[&str]] = &[
         "templates",
     ],
     &["bus", "notify", "queue", "store"],
-    &["job"],
+    &["command"],
     &["autoscale", "edge", "worker"],
     &["app"],
     &["admin", "fuzz"],

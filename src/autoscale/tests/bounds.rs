@@ -214,12 +214,12 @@ fn what_is_unknown_keeps_what_is_there() {
 /// One worker did not keep up; a second one does. The first number is not tried again while as much arrives.
 #[test]
 fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
-    let history = |arrival_now: f64, until: u64| {
+    let history_of = |arrival_then: f64, oldest: Duration, arrival_now: f64, until: u64| {
         let mut samples = Vec::new();
         for second in 0..10 {
             let mut sample = rest(secs(second), 1);
-            sample.arrival = Some(1000.0);
-            (sample.waiting, sample.oldest) = (Some(100 + second), Some(secs(5)));
+            sample.arrival = Some(arrival_then);
+            (sample.waiting, sample.oldest) = (Some(100 + second), Some(oldest));
             samples.push(sample);
         }
         for second in 10..=until {
@@ -229,10 +229,18 @@ fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
         }
         samples
     };
+    let history = |arrival_now, until| history_of(1000.0, secs(5), arrival_now, until);
     assert_eq!(now(&history(1000.0, 60), &SETTINGS).target, 2);
     // A load that is a tenth smaller is the same load; a smaller one is not.
     assert_eq!(now(&history(910.0, 60), &SETTINGS).target, 2);
     assert_eq!(now(&history(900.0, 60), &SETTINGS).target, 1);
+    let exactly_a_tenth = history_of(1100.0, secs(5), 1000.0, 60);
+    assert_eq!(now(&exactly_a_tenth, &SETTINGS).target, 2);
+    // Messages that waited no longer than the target are no shortage.
+    for (millis, expected) in [(2000, 1), (2001, 2)] {
+        let samples = history_of(1000.0, Duration::from_millis(millis), 1000.0, 60);
+        assert_eq!(now(&samples, &SETTINGS).target, expected, "{millis} ms");
+    }
     // It is forgotten in the end.
     let memory = Settings {
         memory: secs(100),

@@ -15,9 +15,9 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    command::{Command, room::RoomCommand},
     edge::{Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::Answer},
     error::{Error, Result},
-    job::{Command, room::RoomCommand},
     model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
 };
 

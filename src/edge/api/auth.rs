@@ -13,6 +13,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    command::{Command, account::AccountCommand},
     edge::{
         Edge,
         auth::{Identity, TICKET_TTL, Tokens},
@@ -20,7 +21,6 @@ use crate::{
         submit::Answer,
     },
     error::{Code, Error, Result},
-    job::{Command, account::AccountCommand},
     model::{Account, Timestamp, User, UserId, new_id},
 };
 

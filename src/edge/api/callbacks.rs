@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::{Tags, access::Shared, problem::Problem};
 use crate::{
+    command::{Command, notify::NotifyCommand},
     edge::Edge,
     error::{Error, Result},
-    job::{Command, notify::NotifyCommand},
     model::{
         Timestamp, UserId,
         address::Address,
@@ -235,7 +235,7 @@ async fn known(edge: &Edge, delivery: &str, secret: &str) -> Result<(Uuid, Chann
     let unknown = || Error::not_found("notification");
     let id = |text| Uuid::parse_str(text).map_err(|_| unknown());
     let (delivery, secret) = (id(delivery)?, id(secret)?);
-    match edge.ledger.delivery(delivery).await? {
+    match edge.deliveries.delivery(delivery).await? {
         Some(known) if known.record.secret == secret => Ok((delivery, known.channel)),
         _ => Err(unknown()),
     }

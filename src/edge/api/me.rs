@@ -11,9 +11,9 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    command::{Command, account::AccountCommand},
     edge::{Edge, submit::Answer},
     error::{Error, Result},
-    job::{Command, account::AccountCommand},
     model::{Account, Timestamp, UserId},
 };
 

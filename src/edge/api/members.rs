@@ -13,9 +13,9 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    command::room::RoomCommand,
     edge::{Edge, submit::Answer},
     error::{Error, Result},
-    job::room::RoomCommand,
     model::{Role, RoomId, Timestamp, UserId},
     protocol::{MemberView, check_limit},
 };

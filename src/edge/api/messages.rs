@@ -16,12 +16,12 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, submit::Answer},
-    error::{Error, Result},
-    job::{
+    command::{
         Command,
         room::{RoomCommand, Send},
     },
+    edge::{Edge, submit::Answer},
+    error::{Error, Result},
     model::{self, ClientMetadata, Message, MessageId, Role, RoomId, Seq, UserId},
     protocol::{self, Accepted, MemberView, check_limit},
 };

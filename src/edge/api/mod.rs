@@ -7,12 +7,12 @@ pub(super) mod callbacks;
 mod changes;
 mod cors;
 mod fields;
-mod gate;
 mod health;
 mod me;
 mod members;
 mod messages;
 mod metered;
+mod middleware;
 pub(super) mod notifications;
 mod page;
 mod pages;
@@ -122,10 +122,10 @@ pub fn refusal(error: &Error) -> Response {
 /// The endpoint of `metrics.port`: `/healthz` and `/metrics`, and `/readyz` if there is an edge.
 pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     let api = Arc::new(service().into_endpoint());
-    let gate = gate::Gate {
+    let middleware = middleware::Middleware {
         cors: cors::Cors::new(&[]),
         max_bytes: 0,
-        methods: gate::methods(<Apis as OpenApi>::meta()),
+        methods: middleware::methods(<Apis as OpenApi>::meta()),
     };
     let mut routes = Route::new()
         .at("/healthz", api.clone())
@@ -133,7 +133,7 @@ pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     if edge.is_some() {
         routes = routes.at("/readyz", api);
     }
-    gate.around(WithEdge {
+    middleware.around(WithEdge {
         edge,
         inner: routes.data(Arc::<health::Checked>::default()),
     })
@@ -165,13 +165,13 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
         .iter()
         .flat_map(|page| pages::paths(*page))
         .collect();
-    let mut methods = gate::methods(<Apis as OpenApi>::meta());
+    let mut methods = middleware::methods(<Apis as OpenApi>::meta());
     methods.extend(
         shown
             .iter()
-            .map(|(path, _)| gate::path(path, &pages::METHODS)),
+            .map(|(path, _)| middleware::path(path, &pages::METHODS)),
     );
-    let gate = gate::Gate {
+    let middleware = middleware::Middleware {
         cors: cors::Cors::new(&config.allowed_origins),
         // The frame limit leaves room for the largest message body even if every character is escaped.
         max_bytes: config.max_frame_bytes,
@@ -191,7 +191,7 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
     for (path, document) in shown {
         routes = routes.at(path, document);
     }
-    gate.around(recent::Recent {
+    middleware.around(recent::Recent {
         edge: edge.clone(),
         inner: metered::Metered {
             edge: edge.clone(),

@@ -14,9 +14,9 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    command::room::RoomCommand,
     edge::rate_limit::cost,
     error::{Error, Result},
-    job::room::RoomCommand,
     model::{self, Member, Role, Room, RoomId, RoomKind, Seq, Timestamp, UserId},
     protocol::{MemberView, RoomView, check_limit},
 };

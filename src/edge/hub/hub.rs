@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     bus::{Channel, PubSub, RecentEvents, Subscriptions},
+    command::Notice,
     edge::{batch_reads::BatchedRead, subscriber::Subscriber},
     error::Result,
-    job::Notice,
     model::{FeedEvent, RoomId, Seq},
     store::Reads,
     telemetry::metrics,

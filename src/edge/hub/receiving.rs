@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{hub::Hub, room::Room};
 use crate::{
     bus::{self, Channel, Incoming, RoomPayload},
-    job::Notice,
+    command::Notice,
     model::FeedEvent,
     telemetry::metrics,
 };

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::{Session, not_a_member, soon};
 use crate::{
+    command::{Command, room::RoomCommand},
     edge::{
         hub::{Ended, Joining, Newest},
         outbound::{Item, RequestId},
         recovery::{RESUME_PAGE, Recovered},
     },
     error::{Error, Result},
-    job::{Command, room::RoomCommand},
     model::{self, Member, Room, RoomId, RoomKind, Seq},
     protocol::{self, DEFAULT_PAGE, JoinRoom, Joined, raw},
     store::{Entry, Window},

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    DeliveryReads, DeliveryWrites, Line,
+    DeliveryReads, DeliveryWrites, DigestLine,
     record::{delivery_columns, json},
 };
 use crate::{
@@ -48,9 +48,9 @@ const LINES: &str = "SELECT n.message, n.room, n.seq, m.body, \
 const DROP_LINE: &str = "UPDATE notifications SET state = 'cancelled', reason = $3 \
      WHERE delivery = $1 AND message = $2";
 
-impl Record for Line {
+impl Record for DigestLine {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        Ok(Line {
+        Ok(DigestLine {
             message: row.get("message")?,
             room: row.get("room")?,
             seq: row.get("seq")?,
@@ -117,7 +117,7 @@ impl<D: Database> DeliveryWrites for D {
         Ok(changed)
     }
 
-    async fn close_delivery(&self, id: Uuid) -> Result<Vec<Line>> {
+    async fn close_delivery(&self, id: Uuid) -> Result<Vec<DigestLine>> {
         let mut session = self.open(Access::Background).await?;
         session.execute(sql(CLOSE).bind(id)).await?;
         let lines = session.all(sql(LINES).bind(id)).await?;

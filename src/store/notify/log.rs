@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    Candidate, Decision, LogEntry, LogPosition, LogReads, LogWrites, Verdict, candidates,
+    Candidate, Decision, LogEntry, LogPosition, LogReads, LogWrites, NotifyVerdict, candidates,
     record::{decided, delivery_columns, json, time},
 };
 use crate::{
@@ -129,8 +129,8 @@ impl<D: Database> LogWrites for D {
         let mut deliveries = Vec::new();
         for decision in decisions {
             let (channel, delivery, state, reason) = match decision.verdict {
-                Verdict::Skip(state, reason) => ("", None, Some(state), Some(reason)),
-                Verdict::Notify(channel) => {
+                NotifyVerdict::Skip(state, reason) => ("", None, Some(state), Some(reason)),
+                NotifyVerdict::Notify(channel) => {
                     let decided = sql(DECIDED)
                         .bind(decision.message)
                         .bind(decision.user)

@@ -20,6 +20,6 @@ pub use port::{
     NotifyWrites, PreferenceReads, PreferenceWrites,
 };
 pub use types::{
-    Candidate, CodeAnswer, Decision, Line, LogEntry, LogPosition, MAX_TRIES, NewCode,
-    NotifySettings, Verdict,
+    Candidate, CodeAnswer, Decision, DigestLine, LogEntry, LogPosition, MAX_TRIES, NewCode,
+    NotifySettings, NotifyVerdict,
 };

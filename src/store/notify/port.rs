@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    Candidate, CodeAnswer, Decision, Line, LogEntry, LogPosition, NewCode, NotifySettings,
+    Candidate, CodeAnswer, Decision, DigestLine, LogEntry, LogPosition, NewCode, NotifySettings,
 };
 use crate::{
     error::Result,
@@ -89,7 +89,7 @@ pub trait DeliveryWrites: Send + Sync {
     /// Writes the record if the row is still at `delivery.version`, which then goes up by one here and there.
     async fn change_delivery(&self, delivery: &mut Delivery) -> Result<bool>;
     /// From here on no message joins it. Returns the messages that did, without those decided since.
-    async fn close_delivery(&self, id: Uuid) -> Result<Vec<Line>>;
+    async fn close_delivery(&self, id: Uuid) -> Result<Vec<DigestLine>>;
     /// Takes messages out of their delivery, and stores the reason.
     async fn drop_lines(&self, id: Uuid, lines: &[(MessageId, &'static str)]) -> Result<()>;
 }

@@ -38,11 +38,11 @@ pub struct Decision {
     pub seq: Seq,
     pub user: UserId,
     pub cause: Cause,
-    pub verdict: Verdict,
+    pub verdict: NotifyVerdict,
 }
 
 #[derive(Debug, Clone)]
-pub enum Verdict {
+pub enum NotifyVerdict {
     Notify(ChannelKind),
     /// The state and the reason that the delivery log shows.
     Skip(DeliveryState, &'static str),
@@ -50,7 +50,7 @@ pub enum Verdict {
 
 /// One message of a delivery, as it is now.
 #[derive(Clone)]
-pub struct Line {
+pub struct DigestLine {
     pub message: MessageId,
     pub room: RoomId,
     pub seq: Seq,
@@ -64,7 +64,7 @@ pub struct Line {
     pub mode: Option<RoomMode>,
 }
 
-debug_of!(Line { message, room, seq });
+debug_of!(DigestLine { message, room, seq });
 
 /// An entry of the delivery log: one message and one user.
 #[derive(Debug, Clone)]

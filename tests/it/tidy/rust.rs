@@ -213,7 +213,7 @@ use crate::{
 };
 /* crate::comment /* nested */ crate::comment */
 const A: &str = "crate::string \" crate::string"; const B: char = '"'; const C: &str = r#"crate::"raw"#;
-fn f<'a>() -> crate::model::Seq { crate::job::room::apply() }
+fn f<'a>() -> crate::model::Seq { crate::command::room::apply() }
 #[cfg(test)]
 mod tests {
     use crate::worker::{Worker, run};

@@ -7,6 +7,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use crate::{
+    command::notify::CODE_TTL,
     edge::{
         Edge,
         client_address::network_of,
@@ -16,7 +17,6 @@ use crate::{
         },
     },
     error::Result,
-    job::notify::CODE_TTL,
     model::{UserId, address::Address},
 };
 

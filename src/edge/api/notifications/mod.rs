@@ -1,8 +1,8 @@
 //! Notifications of the caller: preferences, address verification and the delivery log.
 
 mod codes;
-pub(in crate::edge) mod ledger;
-mod wishes;
+pub(in crate::edge) mod delivery_log;
+mod preferences;
 
 use poem::Request;
 use poem_openapi::{
@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use self::{
-    ledger::{NotificationView, Page},
-    wishes::{Settings, Wishes},
+    delivery_log::{NotificationView, Page},
+    preferences::{Settings, Wishes},
 };
 use super::{
     Tags,
@@ -24,12 +24,12 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    edge::{Edge, client_address, submit::Answer},
-    error::{Code, Error, Result},
-    job::{
+    command::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
     },
+    edge::{Edge, client_address, submit::Answer},
+    error::{Code, Error, Result},
     model::{MessageId, Role, Timestamp, UserId, address::Address, new_id, notify::ChannelKind},
     notify::countries,
     protocol::check_limit,
@@ -61,7 +61,7 @@ impl NotificationsApi {
         operation_id = "getNotificationSettings"
     )]
     async fn settings(&self, edge: Shared<'_>, caller: Caller) -> Result<Found<Settings>, Problem> {
-        let settings = edge.ledger.notify_settings(caller.user()).await?;
+        let settings = edge.deliveries.notify_settings(caller.user()).await?;
         Ok(Found::of(&Settings::of(&settings)))
     }
 
@@ -85,7 +85,7 @@ impl NotificationsApi {
         let command = Command::Notify(NotifyCommand::Prefer { preferences, rooms });
         Ok(match edge.submit.call(user, command).await? {
             Answer::Done(_) => {
-                let settings = edge.ledger.notify_settings(user).await?;
+                let settings = edge.deliveries.notify_settings(user).await?;
                 Changed::Done(RawJson::of(&Settings::of(&settings)))
             }
             Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
@@ -201,15 +201,18 @@ impl NotificationsApi {
         limit: Query<Option<u32>>,
     ) -> Result<Found<Page>, Problem> {
         let limit = check_limit(limit.0)?;
-        let before = cursor.0.as_deref().map(ledger::place).transpose()?;
+        let before = cursor.0.as_deref().map(delivery_log::place).transpose()?;
         let user = caller.user();
         let mut entries = edge
-            .ledger
+            .deliveries
             .log_of_user(user, before.as_ref(), limit + 1)
             .await?;
         let has_more = entries.len() > limit as usize;
         entries.truncate(limit as usize);
-        let last = entries.last().filter(|_| has_more).map(ledger::cursor_of);
+        let last = entries
+            .last()
+            .filter(|_| has_more)
+            .map(delivery_log::cursor_of);
         Ok(Found::of(&Page {
             items: entries.into_iter().map(NotificationView::from).collect(),
             next_cursor: Cursor(last),
@@ -237,7 +240,11 @@ impl NotificationsApi {
         // room that the caller has not joined: the path contains no room, so a distinct error would reveal where the
         // message is.
         let unknown = || Error::not_found("message");
-        let room = edge.ledger.room_of(message.0).await?.ok_or_else(unknown)?;
+        let room = edge
+            .deliveries
+            .room_of(message.0)
+            .await?
+            .ok_or_else(unknown)?;
         let (_, member) =
             access::member(&edge, room, user)
                 .await
@@ -248,7 +255,7 @@ impl NotificationsApi {
         let said = edge.reads.message(room, message.0).await?;
         let said = said.ok_or_else(unknown)?;
         let sees_all = said.sender.id == user || member.role >= Role::Admin;
-        let entries = edge.ledger.log_of_message(message.0).await?.into_iter();
+        let entries = edge.deliveries.log_of_message(message.0).await?.into_iter();
         let items = entries
             .filter(|entry| sees_all || entry.user == user)
             .map(NotificationView::from);

@@ -20,9 +20,9 @@ async fn register_then_log_in() {
     assert_eq!(body["user"]["id"], identity.user.to_string());
 
     // What the worker would store.
-    let jobs: Vec<Job> = world.line.jobs.lock().unwrap().drain(..).collect();
+    let envelopes: Vec<Envelope> = world.line.envelopes.lock().unwrap().drain(..).collect();
     let [
-        Job {
+        Envelope {
             command:
                 Command::Account(AccountCommand::Register {
                     account,
@@ -30,7 +30,7 @@ async fn register_then_log_in() {
                 }),
             ..
         },
-        Job {
+        Envelope {
             command:
                 Command::Account(AccountCommand::OpenLogin {
                     login, token_hash, ..
@@ -38,9 +38,9 @@ async fn register_then_log_in() {
             actor,
             ..
         },
-    ] = jobs.as_slice()
+    ] = envelopes.as_slice()
     else {
-        panic!("{jobs:?}");
+        panic!("{envelopes:?}");
     };
     assert_eq!((*login, *actor), (identity.login, identity.user));
     let refresh = world
@@ -90,11 +90,11 @@ async fn a_repeated_registration_finds_its_account_and_nobody_elses() {
     assert_eq!(status, 201);
     let stored = world
         .line
-        .jobs
+        .envelopes
         .lock()
         .unwrap()
         .iter()
-        .find_map(|job| match &job.command {
+        .find_map(|envelope| match &envelope.command {
             Command::Account(AccountCommand::Register {
                 account,
                 password_hash,
@@ -115,7 +115,7 @@ async fn wrong_fields_are_all_named() {
     let bad = json!({"username": "?", "password": "short", "email": "x", "phone": "1", "displayName": ""});
     let (status, body) = world.post("/v1/auth/register", bad).await;
     assert_eq!((status, body["errors"].as_array().unwrap().len()), (422, 5));
-    assert!(world.line.jobs.lock().unwrap().is_empty());
+    assert!(world.line.envelopes.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -183,10 +183,10 @@ async fn logging_out_needs_one_of_the_tokens() {
             .0,
         204
     );
-    let jobs = world.line.jobs.lock().unwrap();
-    let Command::Account(AccountCommand::CloseLogin { login }) = &jobs.last().unwrap().command
+    let envelopes = world.line.envelopes.lock().unwrap();
+    let Command::Account(AccountCommand::CloseLogin { login }) = &envelopes.last().unwrap().command
     else {
-        panic!("{jobs:?}");
+        panic!("{envelopes:?}");
     };
     assert_eq!(*login, who.login);
 }

@@ -1,9 +1,9 @@
 //! The API over fakes of the store, bus, queue and worker: what an edge answers by itself. The interaction of the real
 //! parts is tested over real sockets in `tests/`.
 
-mod gate;
 mod health;
 mod logins;
+mod middleware;
 mod rooms;
 
 use std::{
@@ -22,6 +22,9 @@ use uuid::Uuid;
 use super::routes;
 use crate::{
     bus::{self, Channel, memory::MemoryBus},
+    command::{
+        self, Command, Envelope, Outcome, Refusal, account::AccountCommand, room::RoomCommand,
+    },
     config::{Config, Secret, Sources},
     edge::{
         Edge,
@@ -33,7 +36,6 @@ use crate::{
         unauthenticated::Unauthenticated,
     },
     error::{Code, Error, Result},
-    job::{self, Command, Job, Outcome, Refusal, account::AccountCommand, room::RoomCommand},
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, State, framing},
     store::{
@@ -233,7 +235,7 @@ type Decide = fn(&Command) -> Option<Outcome>;
 /// A queue and its worker: records every command and replies as the test decides.
 struct Line {
     submitter: OnceLock<Weak<Submitter>>,
-    jobs: Mutex<Vec<Job>>,
+    envelopes: Mutex<Vec<Envelope>>,
     decide: Decide,
 }
 
@@ -241,8 +243,9 @@ struct Line {
 impl Publisher for Line {
     async fn publish(&self, _: Partition, batch: EncodedBatch) -> Result<()> {
         for command in framing::decode(batch.payload()).unwrap() {
-            let job: Job = job::read(&command).unwrap();
-            if let (Some(reply), Some(outcome)) = (job.reply, (self.decide)(&job.command)) {
+            let envelope: Envelope = command::read(&command).unwrap();
+            if let (Some(reply), Some(outcome)) = (envelope.reply, (self.decide)(&envelope.command))
+            {
                 self.submitter
                     .get()
                     .unwrap()
@@ -250,7 +253,7 @@ impl Publisher for Line {
                     .unwrap()
                     .answered(reply.number, outcome);
             }
-            self.jobs.lock().unwrap().push(job);
+            self.envelopes.lock().unwrap().push(envelope);
         }
         Ok(())
     }
@@ -292,7 +295,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     let bus = bus::Handles::new(Arc::new(MemoryBus::new(Default::default())));
     let line = Arc::new(Line {
         submitter: OnceLock::new(),
-        jobs: Mutex::default(),
+        envelopes: Mutex::default(),
         decide,
     });
     let stop = CancellationToken::new();
@@ -338,7 +341,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         limits: crate::edge::rate_limit::Limits::new(&config.limits),
         config: Arc::new(config),
         reads: store.clone(),
-        ledger: store.clone(),
+        deliveries: store.clone(),
         bus,
         publisher: line.clone(),
         submit,

@@ -60,7 +60,7 @@ async fn strangers_find_no_private_room() {
         assert_eq!(status, 404, "{path}");
     }
     assert!(
-        world.line.jobs.lock().unwrap().is_empty(),
+        world.line.envelopes.lock().unwrap().is_empty(),
         "refused before the queue"
     );
 }
@@ -191,9 +191,9 @@ async fn a_message_is_accepted_or_stored() {
         .unwrap();
     let text = response.take_body().into_string().await.unwrap();
     assert_eq!(text, r#"{"seq": 7, "metadata": {"b":1.0,"a":1}}"#);
-    let jobs = world.line.jobs.lock().unwrap();
-    let Command::Room(_, RoomCommand::Send(send)) = &jobs.last().unwrap().command else {
-        panic!("{jobs:?}");
+    let envelopes = world.line.envelopes.lock().unwrap();
+    let Command::Room(_, RoomCommand::Send(send)) = &envelopes.last().unwrap().command else {
+        panic!("{envelopes:?}");
     };
     assert_eq!(send.client_msg_id, "c2");
 }
@@ -223,7 +223,7 @@ async fn sends_outlive_the_store() {
         .call(new_id(), Method::POST, &path, json!({"body": "hello"}))
         .await;
     assert_eq!((status, &body["status"]), (202, &json!("accepted")));
-    assert_eq!(world.line.jobs.lock().unwrap().len(), 1);
+    assert_eq!(world.line.envelopes.lock().unwrap().len(), 1);
     let (status, body) = world.call(new_id(), Method::GET, &path, Value::Null).await;
     assert_eq!((status, &body["code"]), (503, &json!("busy")));
 }

@@ -90,7 +90,7 @@ struct Fragments {
 }
 
 /// A complete frame at the start of the unconsumed bytes.
-struct Frame {
+struct FrameHeader {
     last: bool,
     opcode: u8,
     mask: [u8; 4],
@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// The next frame, if it is complete.
-    fn frame(&self) -> Result<Option<Frame>, Broken> {
+    fn frame(&self) -> Result<Option<FrameHeader>, Broken> {
         let bytes = &self.reading[self.taken..];
         let &[first, second, ref rest @ ..] = bytes else {
             return Ok(None);
@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             return Ok(None);
         };
         let from = head + mask.len();
-        Ok((bytes.len() - from >= length).then_some(Frame {
+        Ok((bytes.len() - from >= length).then_some(FrameHeader {
             last,
             opcode,
             mask: *mask,
@@ -206,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Consumes the frame and handles it.
-    fn take(&mut self, frame: &Frame, cx: &mut Context) -> Result<Received, Broken> {
+    fn take(&mut self, frame: &FrameHeader, cx: &mut Context) -> Result<Received, Broken> {
         let bytes = &self.reading[self.taken..];
         let mut payload = bytes[frame.from..frame.to].to_vec();
         if frame.to == bytes.len() {

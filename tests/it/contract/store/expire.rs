@@ -9,7 +9,7 @@ use chat::{
         *,
     },
     store::{
-        notify::{Decision, NewCode, Verdict},
+        notify::{Decision, NewCode, NotifyVerdict},
         *,
     },
 };
@@ -87,8 +87,11 @@ async fn expired_rows_are_deleted_and_the_rest_stays(store: Fixture) {
         verdict,
     };
     let decisions = [
-        decision(ben.id, Verdict::Skip(DeliveryState::Cancelled, "read")),
-        decision(cleo.id, Verdict::Notify(ChannelKind::Email)),
+        decision(
+            ben.id,
+            NotifyVerdict::Skip(DeliveryState::Cancelled, "read"),
+        ),
+        decision(cleo.id, NotifyVerdict::Notify(ChannelKind::Email)),
     ];
     store.notify.decide(&decisions).await.unwrap();
 

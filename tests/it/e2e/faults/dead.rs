@@ -1,7 +1,7 @@
 //! Payloads that no worker can parse, among valid ones: they are dead-lettered with their reason, and the valid ones
 //! are stored.
 
-use chat::{job::partition_of, sqlite::Database};
+use chat::{command::partition_of, sqlite::Database};
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},

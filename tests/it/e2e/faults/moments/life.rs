@@ -8,9 +8,9 @@ use std::{
 
 use chat::{
     bus::{self, memory::MemoryBus, redis::RedisBus},
+    command::notify::Notifier,
     config::{Config, Role as Process, Sources},
     error::Result,
-    job::notify::Notifier,
     queue::{
         Publisher,
         rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},

@@ -7,8 +7,8 @@ mod trap;
 use std::{collections::HashMap, sync::Arc};
 
 use chat::{
-    job::{
-        self, Command, Job,
+    command::{
+        self, Command, Envelope,
         room::{RoomCommand, Send},
     },
     model::*,
@@ -101,15 +101,15 @@ impl Conversation {
                 let message = self.sent[&room][0];
                 let body = format!("edited after {}", self.sent[&room].len());
                 lines.push(self.line(room, RoomCommand::Edit { message, body }));
-                let partition = job::partition_of(room, self.partitions);
+                let partition = command::partition_of(room, self.partitions);
                 publisher.publish(partition, batch(&lines)).await.unwrap();
             }
         }
     }
 
     fn line(&self, room: RoomId, command: RoomCommand) -> String {
-        serde_json::to_string(&Job {
-            v: job::VERSION,
+        serde_json::to_string(&Envelope {
+            v: command::VERSION,
             at: Timestamp::now(),
             actor: self.ada.id,
             reply: None,

@@ -7,19 +7,19 @@ use uuid::Uuid;
 
 use super::{CODE_TTL, Next, Notifier, NotifyCommand};
 use crate::{
+    command::{self, Command, Envelope},
     config::OnAmbiguous,
     error::{Error, Result},
-    job::{self, Command, Job},
     model::{
         Timestamp,
         address::Address,
         derived_id,
         notify::{Attempt, ChannelKind, Delivery, DeliveryState, Purpose, RoomMode},
     },
-    notify::{Answer, Outgoing, Verdict, countries, template},
+    notify::{Outgoing, SendReport, SendResult, countries, template},
     queue::DeadLetter,
     retry::Policy,
-    store::notify::{Line, NotifySettings},
+    store::notify::{DigestLine, NotifySettings},
     telemetry::metrics,
 };
 
@@ -157,7 +157,7 @@ async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Opti
     }
     last.ended_at = Some(now);
     last.answer = Some("no answer: the worker was stopped while it waited".to_owned());
-    let verdict = Verdict::Unknown { after: None };
+    let verdict = SendResult::Unknown { after: None };
     let next = conclude(notifier, delivery, verdict);
     Ok(Some(if notifier.store.change_delivery(delivery).await? {
         finish(notifier, delivery, next).await?
@@ -284,7 +284,7 @@ async fn compose(
 }
 
 /// The messages that still need a notification; the others are dropped from the delivery with a reason.
-async fn needed(notifier: &Notifier, delivery: &Delivery) -> Result<Vec<Line>> {
+async fn needed(notifier: &Notifier, delivery: &Delivery) -> Result<Vec<DigestLine>> {
     let mut dropped = Vec::new();
     let mut lines = notifier.store.close_delivery(delivery.id).await?;
     lines.retain(|line| {
@@ -323,15 +323,15 @@ async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoin
     if !notifier.store.change_delivery(&mut delivery).await? {
         return Ok(Next::Again(MET));
     }
-    let Answer { verdict, said } = channel.send(outgoing).await;
+    let SendReport { verdict, said } = channel.send(outgoing).await;
     count(delivery.channel, &verdict);
     let gate = notifier.gate(delivery.channel);
     match verdict {
-        Verdict::Locked => gate.locked(),
-        Verdict::NotSent { after: None } | Verdict::Unknown { .. } => gate.failed(),
+        SendResult::Locked => gate.locked(),
+        SendResult::NotSent { after: None } | SendResult::Unknown { .. } => gate.failed(),
         _ => gate.worked(),
     }
-    if verdict == (Verdict::Refused { address: true }) {
+    if verdict == (SendResult::Refused { address: true }) {
         let reason = format!("the provider refuses the address ({said})");
         notifier.store.suppress(&outgoing.to, &reason).await?;
     }
@@ -365,11 +365,11 @@ enum Conclusion {
     Dead,
 }
 
-fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> Conclusion {
+fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: SendResult) -> Conclusion {
     let settings = &notifier.config.notify;
-    let unclear = matches!(verdict, Verdict::Unknown { .. });
+    let unclear = matches!(verdict, SendResult::Unknown { .. });
     let after = match verdict {
-        Verdict::Sent { provider_id } => {
+        SendResult::Sent { provider_id } => {
             delivery.record.provider_id = provider_id;
             // A report may have arrived before the answer.
             if delivery.record.state.rank() < DeliveryState::Sent.rank() {
@@ -377,18 +377,18 @@ fn conclude(notifier: &Notifier, delivery: &mut Delivery, verdict: Verdict) -> C
             }
             return Conclusion::Done;
         }
-        Verdict::Refused { .. } => {
+        SendResult::Refused { .. } => {
             delivery.now(DeliveryState::Failed, "the provider refuses it for good");
             return Conclusion::Done;
         }
-        Verdict::Locked => {
+        SendResult::Locked => {
             // The attempt does not count: the provider did not process it.
             delivery.record.attempts.pop();
             let reason = "the channel is paused: the provider refuses the server's credentials";
             delivery.now(DeliveryState::Delayed, reason);
             return Conclusion::Again(settings.pause);
         }
-        Verdict::NotSent { after } | Verdict::Unknown { after } => after,
+        SendResult::NotSent { after } | SendResult::Unknown { after } => after,
     };
     if delivery.record.state.is_final() {
         // A report has confirmed the delivery meanwhile.
@@ -440,8 +440,8 @@ async fn give_up(notifier: &Notifier, mut delivery: Delivery, reason: &str) -> R
         return put(notifier, delivery).await;
     }
     let at = Timestamp::now();
-    let job = Job {
-        v: job::VERSION,
+    let envelope = Envelope {
+        v: command::VERSION,
         at,
         actor: delivery.user,
         reply: None,
@@ -449,14 +449,14 @@ async fn give_up(notifier: &Notifier, mut delivery: Delivery, reason: &str) -> R
             delivery: delivery.id,
         }),
     };
-    let original = serde_json::to_vec(&job).map_err(Error::internal)?;
+    let original = serde_json::to_vec(&envelope).map_err(Error::internal)?;
     let attempts = delivery.record.attempts.len().to_be_bytes();
-    let key = job.command.key(delivery.user);
+    let key = envelope.command.key(delivery.user);
     let letter = DeadLetter {
         id: derived_id("given up", &[delivery.id.as_bytes(), &attempts]),
         at,
         reason: format!("notification by {}: {reason}", delivery.channel),
-        partition: job::partition_of(key, notifier.config.queue.partitions),
+        partition: command::partition_of(key, notifier.config.queue.partitions),
         payload: String::from_utf8_lossy(&original).into_owned(),
     };
     notifier.store.close_delivery(delivery.id).await?;
@@ -486,13 +486,13 @@ async fn delay(notifier: &Notifier, delivery: &mut Delivery, reason: &str) -> Re
     Ok(())
 }
 
-fn count(channel: ChannelKind, verdict: &Verdict) {
+fn count(channel: ChannelKind, verdict: &SendResult) {
     let outcome = match verdict {
-        Verdict::Sent { .. } => "sent",
-        Verdict::NotSent { .. } => "not_sent",
-        Verdict::Unknown { .. } => "unknown",
-        Verdict::Refused { .. } => "refused",
-        Verdict::Locked => "locked",
+        SendResult::Sent { .. } => "sent",
+        SendResult::NotSent { .. } => "not_sent",
+        SendResult::Unknown { .. } => "unknown",
+        SendResult::Refused { .. } => "refused",
+        SendResult::Locked => "locked",
     };
     metrics()
         .notify_attempts

@@ -5,7 +5,7 @@ mod lasting;
 
 use super::*;
 use crate::{
-    job::Outcome,
+    command::Outcome,
     model::{EventKind, Member, Room, User, message_id, new_id},
     store::{Changes, Facts},
 };
@@ -64,8 +64,8 @@ fn world() -> World {
 }
 
 impl World {
-    fn job(&self, actor: &User, command: RoomCommand) -> RoomJob {
-        RoomJob {
+    fn envelope(&self, actor: &User, command: RoomCommand) -> RoomEnvelope {
+        RoomEnvelope {
             room: self.room,
             actor: actor.id,
             at: Timestamp::from_millis(1000),
@@ -73,9 +73,9 @@ impl World {
         }
     }
 
-    fn send(&self, actor: &User, client_msg_id: &str) -> RoomJob {
+    fn send(&self, actor: &User, client_msg_id: &str) -> RoomEnvelope {
         let id = message_id(self.room, actor.id, client_msg_id);
-        self.job(
+        self.envelope(
             actor,
             RoomCommand::Send(Send {
                 id,
@@ -109,20 +109,20 @@ fn numbers(applied: &Applied, room: RoomId) -> Vec<(Seq, EventKind)> {
 #[test]
 fn every_event_takes_the_rooms_next_number() {
     let w = world();
-    let jobs = [
-        w.job(&w.guest, RoomCommand::Join),
+    let envelopes = [
+        w.envelope(&w.guest, RoomCommand::Join),
         w.send(&w.guest, "a"),
         w.send(&w.owner, "b"),
-        w.job(
+        w.envelope(
             &w.guest,
             RoomCommand::Edit {
                 message: w.message(&w.guest, "a"),
                 body: "hi".into(),
             },
         ),
-        w.job(&w.guest, RoomCommand::Leave),
+        w.envelope(&w.guest, RoomCommand::Leave),
     ];
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     use EventKind::{MemberJoined, MemberLeft, MessageUpdated, NewMessage};
     assert_eq!(
         numbers(&applied, w.room),
@@ -146,15 +146,15 @@ fn every_event_takes_the_rooms_next_number() {
 #[test]
 fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
     let mut w = world();
-    let jobs = [w.send(&w.owner, "a"), w.send(&w.owner, "a")];
-    let first = apply(w.facts.clone(), &jobs);
+    let envelopes = [w.send(&w.owner, "a"), w.send(&w.owner, "a")];
+    let first = apply(w.facts.clone(), &envelopes);
     assert_eq!(numbers(&first, w.room), [(3, EventKind::NewMessage)]);
     assert!(first.repeats.is_empty(), "this very batch tells it");
 
     let stored = first.changes.new_messages[0].clone();
     w.facts.rooms.get_mut(&w.room).unwrap().head = 3;
     w.facts.messages.insert(stored.id, stored);
-    let again = apply(w.facts.clone(), &jobs[..1]);
+    let again = apply(w.facts.clone(), &envelopes[..1]);
     assert!(again.changes.is_empty());
     assert_eq!(
         again.repeats[0].1.seq, 3,
@@ -165,12 +165,12 @@ fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
 #[test]
 fn a_refused_command_leaves_its_neighbours_alone() {
     let w = world();
-    let jobs = [
+    let envelopes = [
         w.send(&w.owner, "a"),
         w.send(&w.guest, "no member"),
         w.send(&w.owner, "b"),
     ];
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     assert_eq!(refusal(&applied.outcomes[1]), crate::error::Code::Forbidden);
     assert_eq!(applied.changes.heads[&w.room], 4);
 }
@@ -178,7 +178,7 @@ fn a_refused_command_leaves_its_neighbours_alone() {
 #[test]
 fn rights_follow_roles() {
     let w = world();
-    let stranger_in = w.job(
+    let stranger_in = w.envelope(
         &w.owner,
         RoomCommand::SetMember {
             user: w.guest.id,
@@ -204,22 +204,22 @@ fn rights_follow_roles() {
             until: None,
         },
     ];
-    let mut jobs = vec![stranger_in, w.send(&w.owner, "a")];
-    jobs.extend(tries.map(|command| w.job(&w.guest, command)));
-    jobs.push(w.job(
+    let mut envelopes = vec![stranger_in, w.send(&w.owner, "a")];
+    envelopes.extend(tries.map(|command| w.envelope(&w.guest, command)));
+    envelopes.push(w.envelope(
         &w.guest,
         RoomCommand::Delete {
             message: w.message(&w.owner, "a"),
         },
     ));
-    jobs.push(w.job(
+    envelopes.push(w.envelope(
         &w.guest,
         RoomCommand::Edit {
             message: w.message(&w.owner, "a"),
             body: "x".into(),
         },
     ));
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     for outcome in &applied.outcomes[2..] {
         assert_eq!(refusal(outcome), crate::error::Code::Forbidden);
     }
@@ -228,18 +228,18 @@ fn rights_follow_roles() {
 #[test]
 fn ownership_moves_whole() {
     let w = world();
-    let jobs = [
-        w.job(&w.owner, RoomCommand::Leave),
-        w.job(
+    let envelopes = [
+        w.envelope(&w.owner, RoomCommand::Leave),
+        w.envelope(
             &w.owner,
             RoomCommand::SetMember {
                 user: w.guest.id,
                 role: Role::Owner,
             },
         ),
-        w.job(&w.owner, RoomCommand::Leave),
+        w.envelope(&w.owner, RoomCommand::Leave),
     ];
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     assert_eq!(refusal(&applied.outcomes[0]), crate::error::Code::Conflict);
     let [member] = applied.changes.members.as_slice() else {
         panic!("one member is left")
@@ -251,9 +251,9 @@ fn ownership_moves_whole() {
 fn a_banned_or_muted_user_hears_why() {
     let w = world();
     let later = Some(Timestamp::from_millis(5000));
-    let jobs = [
-        w.job(&w.guest, RoomCommand::Join),
-        w.job(
+    let envelopes = [
+        w.envelope(&w.guest, RoomCommand::Join),
+        w.envelope(
             &w.owner,
             RoomCommand::Mute {
                 user: w.guest.id,
@@ -261,20 +261,20 @@ fn a_banned_or_muted_user_hears_why() {
             },
         ),
         w.send(&w.guest, "muted"),
-        w.job(
+        w.envelope(
             &w.owner,
             RoomCommand::Ban {
                 user: w.guest.id,
                 until: later,
             },
         ),
-        w.job(&w.guest, RoomCommand::Join),
-        RoomJob {
+        w.envelope(&w.guest, RoomCommand::Join),
+        RoomEnvelope {
             at: Timestamp::from_millis(6000),
-            ..w.job(&w.guest, RoomCommand::Join)
+            ..w.envelope(&w.guest, RoomCommand::Join)
         },
     ];
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     assert_eq!(refusal(&applied.outcomes[2]), crate::error::Code::Forbidden);
     assert_eq!(refusal(&applied.outcomes[4]), crate::error::Code::Forbidden);
     assert!(
@@ -292,15 +292,15 @@ fn a_deleted_message_keeps_its_place_and_nothing_else() {
         emoji: "👍".into(),
         on,
     };
-    let jobs = [
+    let envelopes = [
         w.send(&w.owner, "a"),
-        w.job(&w.owner, react(true)),
-        w.job(&w.owner, react(true)),
-        w.job(&w.owner, RoomCommand::Delete { message: id }),
-        w.job(&w.owner, RoomCommand::Delete { message: id }),
-        w.job(&w.owner, react(true)),
+        w.envelope(&w.owner, react(true)),
+        w.envelope(&w.owner, react(true)),
+        w.envelope(&w.owner, RoomCommand::Delete { message: id }),
+        w.envelope(&w.owner, RoomCommand::Delete { message: id }),
+        w.envelope(&w.owner, react(true)),
     ];
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     use EventKind::{MessageDeleted, NewMessage, ReactionUpdated};
     assert_eq!(
         numbers(&applied, w.room),
@@ -316,7 +316,7 @@ fn a_deleted_message_keeps_its_place_and_nothing_else() {
 fn a_direct_room_is_found_again_by_either() {
     let w = world();
     let room = crate::model::direct_room_id(w.owner.id, w.guest.id);
-    let create = |actor: &User, other: &User| RoomJob {
+    let create = |actor: &User, other: &User| RoomEnvelope {
         room,
         actor: actor.id,
         at: Timestamp::from_millis(0),
@@ -343,7 +343,7 @@ fn a_direct_room_is_found_again_by_either() {
 #[test]
 fn reading_goes_forward_and_not_beyond_the_head() {
     let w = world();
-    let read = |seq| w.job(&w.owner, RoomCommand::MarkRead { seq });
+    let read = |seq| w.envelope(&w.owner, RoomCommand::MarkRead { seq });
     let applied = apply(w.facts.clone(), &[read(2), read(1), read(3)]);
     assert_eq!(applied.changes.members[0].read_seq, 2);
     assert!(matches!(applied.outcomes[1], Outcome::Done(_)));
@@ -373,14 +373,14 @@ fn members_are_mentioned_once_and_others_never() {
     };
     let said = applied.changes.new_messages[0].clone();
     world.facts.messages.insert(said.id, said);
-    let applied = apply(world.facts.clone(), &[world.job(&world.owner, edit)]);
+    let applied = apply(world.facts.clone(), &[world.envelope(&world.owner, edit)]);
     assert!(applied.changes.updated_messages[0].mentions.is_empty());
 }
 
 #[test]
 fn a_read_mark_is_told_when_it_moves() {
     let world = world();
-    let read = |seq| world.job(&world.owner, RoomCommand::MarkRead { seq });
+    let read = |seq| world.envelope(&world.owner, RoomCommand::MarkRead { seq });
     let applied = apply(world.facts.clone(), &[read(1), read(2), read(1)]);
     assert_eq!(
         applied.reads,
@@ -403,8 +403,8 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
         },
     );
     facts.successors.insert(w.room, guest.id);
-    let jobs = [w.job(&w.owner, RoomCommand::Depart)];
-    let applied = apply(facts, &jobs);
+    let envelopes = [w.envelope(&w.owner, RoomCommand::LeaveByDeletion)];
+    let applied = apply(facts, &envelopes);
     assert_eq!(
         numbers(&applied, w.room),
         [(3, EventKind::RoomUpdated), (4, EventKind::MemberLeft)]
@@ -417,7 +417,7 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
     assert!(changes.rooms.iter().all(|room| !room.deleted));
 
     // No successor exists.
-    let applied = apply(w.facts.clone(), &jobs);
+    let applied = apply(w.facts.clone(), &envelopes);
     assert_eq!(
         numbers(&applied, w.room),
         [(3, EventKind::MemberLeft), (4, EventKind::RoomUpdated)]
@@ -426,6 +426,6 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
 
     // A user who has already left changes nothing.
     w.facts.members.clear();
-    let applied = apply(w.facts, &jobs);
+    let applied = apply(w.facts, &envelopes);
     assert!(applied.changes.is_empty());
 }

@@ -146,12 +146,16 @@ async fn a_panic_is_a_problem_too() {
             panic!("the password is hunter2");
         }
     }
-    let gate = api::gate::Gate {
+    let middleware = api::middleware::Middleware {
         cors: api::cors::Cors::new(&[]),
         max_bytes: 10,
         methods: Vec::new(),
     };
-    let mut response = gate.around(Broken).call(Request::default()).await.unwrap();
+    let mut response = middleware
+        .around(Broken)
+        .call(Request::default())
+        .await
+        .unwrap();
     assert_eq!(response.status(), 500);
     let text = response.take_body().into_string().await.unwrap();
     assert!(

@@ -30,7 +30,7 @@ use crate::{
 
 /// An injection attempt: a whole command of another user, between bytes that might end one.
 fn smuggled() -> impl Strategy<Value = String> {
-    let command = Job {
+    let command = Envelope {
         v: VERSION,
         at: Timestamp::from_millis(0),
         actor: Uuid::from_u128(7),
@@ -155,8 +155,8 @@ fn next_room_command(last: Option<&RoomCommand>) -> Option<BoxedStrategy<RoomCom
             .prop_map(|(user, until)| Mute { user, until })
             .boxed(),
         Mute { .. } => (0..i64::MAX).prop_map(|seq| MarkRead { seq }).boxed(),
-        MarkRead { .. } => Just(Depart).boxed(),
-        Depart => return None,
+        MarkRead { .. } => Just(LeaveByDeletion).boxed(),
+        LeaveByDeletion => return None,
     })
 }
 
@@ -296,7 +296,7 @@ fn all<C: std::fmt::Debug>(
 }
 
 /// As an edge submits it: ids that derive from room and actor are set.
-fn job() -> impl Strategy<Value = Job> {
+fn envelope() -> impl Strategy<Value = Envelope> {
     let room = proptest::strategy::Union::new(all(next_room_command));
     let account = proptest::strategy::Union::new(all(next_account_command));
     let notify = proptest::strategy::Union::new(all(next_notify_command));
@@ -326,7 +326,7 @@ fn job() -> impl Strategy<Value = Job> {
                 number,
                 wait,
             });
-            Job {
+            Envelope {
                 v: VERSION,
                 at,
                 actor,
@@ -337,8 +337,8 @@ fn job() -> impl Strategy<Value = Job> {
     )
 }
 
-fn written(job: &Job) -> String {
-    serde_json::to_string(job).unwrap()
+fn written(envelope: &Envelope) -> String {
+    serde_json::to_string(envelope).unwrap()
 }
 
 #[test]
@@ -350,23 +350,23 @@ fn every_kind_of_command_has_its_strategy() {
 
 proptest! {
     #[test]
-    fn what_clients_write_arrives_as_exactly_their_commands(jobs in vec(job(), 1..8)) {
+    fn what_clients_write_arrives_as_exactly_their_commands(envelopes in vec(envelope(), 1..8)) {
         let mut batch = BatchBuilder::default();
-        for job in &jobs {
+        for envelope in &envelopes {
             let push = batch.push(|bytes| {
-                serde_json::to_writer(bytes, job).map_err(Error::internal)
+                serde_json::to_writer(bytes, envelope).map_err(Error::internal)
             });
             push.unwrap();
         }
         let batch = batch.finish();
-        prop_assert_eq!(batch.commands() as usize, jobs.len());
+        prop_assert_eq!(batch.commands() as usize, envelopes.len());
         // An earlier worker splits payloads at line feeds: it must find a single unreadable line and run nothing.
         prop_assert!(!batch.payload().contains(&b'\n'));
         let commands = framing::decode(batch.payload()).unwrap();
-        prop_assert_eq!(commands.len(), jobs.len());
-        for (sent, bytes) in jobs.iter().zip(&commands) {
+        prop_assert_eq!(commands.len(), envelopes.len());
+        for (sent, bytes) in envelopes.iter().zip(&commands) {
             match (&sent.command, read(bytes)) {
-                (Command::Room(_, RoomCommand::Depart), read) => {
+                (Command::Room(_, RoomCommand::LeaveByDeletion), read) => {
                     prop_assert!(read.unwrap_err().contains("only a worker"));
                 }
                 (_, read) => {
@@ -399,9 +399,9 @@ proptest! {
         prop_assert_eq!(&commands, &lines);
         for ((_, actor, body, _), bytes) in sends.iter().zip(&commands) {
             match read(bytes) {
-                Ok(job) => {
-                    prop_assert_eq!(job.actor, *actor);
-                    let Command::Room(_, RoomCommand::Send(Send { body: read, .. })) = job.command else {
+                Ok(envelope) => {
+                    prop_assert_eq!(envelope.actor, *actor);
+                    let Command::Room(_, RoomCommand::Send(Send { body: read, .. })) = envelope.command else {
                         panic!("it was a send");
                     };
                     prop_assert_eq!(&read, body);
@@ -413,8 +413,8 @@ proptest! {
     }
 }
 
-fn victims_end() -> Job {
-    Job {
+fn victims_end() -> Envelope {
+    Envelope {
         v: VERSION,
         at: Timestamp::from_millis(0),
         actor: Uuid::from_u128(7),
@@ -423,14 +423,14 @@ fn victims_end() -> Job {
     }
 }
 
-fn refused(job: &Job) -> String {
-    read(written(job).as_bytes()).expect_err("it contradicts itself")
+fn refused(envelope: &Envelope) -> String {
+    read(written(envelope).as_bytes()).expect_err("it contradicts itself")
 }
 
 #[test]
 fn a_command_that_contradicts_itself_is_refused() {
     let (room, actor) = (new_id(), new_id());
-    let of = |actor, command| Job {
+    let of = |actor, command| Envelope {
         actor,
         command,
         ..victims_end()
@@ -454,7 +454,7 @@ fn a_command_that_contradicts_itself_is_refused() {
         name: String::new(),
         members: members.to_vec(),
     };
-    for (job, reason) in [
+    for (envelope, reason) in [
         (send(|send| send.id = new_id()), "the message's id"),
         (
             send(|send| send.client_msg_id = "d".to_owned()),
@@ -478,7 +478,7 @@ fn a_command_that_contradicts_itself_is_refused() {
             "65 bytes",
         ),
         (in_room(RoomCommand::MarkRead { seq: -1 }), "negative"),
-        (in_room(RoomCommand::Depart), "only a worker"),
+        (in_room(RoomCommand::LeaveByDeletion), "only a worker"),
         (
             in_room(create(RoomKind::Direct, &[new_id()])),
             "direct room",
@@ -493,8 +493,8 @@ fn a_command_that_contradicts_itself_is_refused() {
             "no actor",
         ),
     ] {
-        let refused = refused(&job);
-        assert!(refused.contains(reason), "{refused}: {job:?}");
+        let refused = refused(&envelope);
+        assert!(refused.contains(reason), "{refused}: {envelope:?}");
     }
     for fine in [
         in_room(create(RoomKind::Public, &[])),
@@ -510,7 +510,7 @@ fn a_command_that_contradicts_itself_is_refused() {
 
 #[test]
 fn versions_are_told_apart() {
-    let of = |v: u8| written(&Job { v, ..victims_end() });
+    let of = |v: u8| written(&Envelope { v, ..victims_end() });
     assert!(read(of(VERSION).as_bytes()).is_ok());
     let newer = read(of(VERSION + 1).as_bytes()).unwrap_err();
     assert!(newer.contains("update the workers"), "{newer}");

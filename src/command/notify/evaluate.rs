@@ -11,7 +11,7 @@ use crate::{
         notify::{Cause, ChannelKind, DeliveryState, RoomMode, delivery_id},
     },
     queue::TaskQueue,
-    store::notify::{Candidate, Decision, Verdict},
+    store::notify::{Candidate, Decision, NotifyVerdict},
 };
 
 /// How often the evaluation is repeated while the user is connected and active, before the notification is cancelled: a
@@ -48,9 +48,11 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
         };
         match decide(notifier, candidate, there, again) {
             Decided::Tell(channels) => {
-                channels.into_iter().for_each(|c| put(Verdict::Notify(c)));
+                channels
+                    .into_iter()
+                    .for_each(|c| put(NotifyVerdict::Notify(c)));
             }
-            Decided::Not(state, reason) => put(Verdict::Skip(state, reason)),
+            Decided::Not(state, reason) => put(NotifyVerdict::Skip(state, reason)),
             Decided::Later => {
                 later.insert(candidate.message);
             }
@@ -60,7 +62,7 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
         tell(notifier, &decisions).await?;
     }
     if !later.is_empty() {
-        let task = Task::Look {
+        let task = Task::Evaluate {
             messages: later.into_iter().collect(),
             again: again + 1,
         };
@@ -78,16 +80,18 @@ async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
     let ours: HashSet<_> = decisions
         .iter()
         .filter_map(|decision| match decision.verdict {
-            Verdict::Notify(channel) => Some(delivery_id(decision.user, channel, decision.message)),
-            Verdict::Skip(..) => None,
+            NotifyVerdict::Notify(channel) => {
+                Some(delivery_id(decision.user, channel, decision.message))
+            }
+            NotifyVerdict::Skip(..) => None,
         })
         .collect();
     let window = notifier.config.notify.digest_window;
-    let jobs = concerned
+    let tasks = concerned
         .into_iter()
         .filter(|(delivery, _)| ours.contains(delivery))
-        .map(|(delivery, channel)| Task::Deliver { delivery }.job(queue_of(channel), window));
-    notifier.tasks.push(jobs.collect::<Result<_>>()?).await
+        .map(|(delivery, channel)| Task::Deliver { delivery }.task(queue_of(channel), window));
+    notifier.tasks.push(tasks.collect::<Result<_>>()?).await
 }
 
 async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<UserId, UserPresence> {

@@ -67,7 +67,8 @@ pub enum RoomCommand {
     },
     /// Removes the member of a deleted account, whatever its role, and passes ownership to the successor. At most one
     /// per room and batch, with no other command of the room.
-    Depart,
+    #[serde(rename = "depart")]
+    LeaveByDeletion,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -106,7 +107,7 @@ impl std::fmt::Debug for RoomCommand {
             RoomCommand::LiftBan { user } => return write!(f, "LiftBan({user})"),
             RoomCommand::Mute { user, .. } => return write!(f, "Mute({user})"),
             RoomCommand::MarkRead { seq } => return write!(f, "MarkRead({seq})"),
-            RoomCommand::Depart => "Depart",
+            RoomCommand::LeaveByDeletion => "LeaveByDeletion",
         };
         f.write_str(name)
     }
@@ -114,59 +115,59 @@ impl std::fmt::Debug for RoomCommand {
 
 /// A room command with its actor and time.
 #[derive(Debug, Clone)]
-pub struct RoomJob {
+pub struct RoomEnvelope {
     pub room: RoomId,
     pub actor: UserId,
     pub at: Timestamp,
     pub command: RoomCommand,
 }
 
-/// The rows that [`apply`] needs for `jobs`.
-pub fn scope<'a>(jobs: impl IntoIterator<Item = &'a RoomJob>) -> Scope {
+/// The rows that [`apply`] needs for `envelopes`.
+pub fn scope<'a>(envelopes: impl IntoIterator<Item = &'a RoomEnvelope>) -> Scope {
     let mut scope = Scope::default();
-    for job in jobs {
-        scope.rooms.insert(job.room);
-        scope.members.insert((job.room, job.actor));
-        match &job.command {
+    for envelope in envelopes {
+        scope.rooms.insert(envelope.room);
+        scope.members.insert((envelope.room, envelope.actor));
+        match &envelope.command {
             RoomCommand::Send(send) => {
                 scope.new_messages.insert(send.id);
                 scope.messages.extend(send.reply_to);
-                named(&mut scope, job.room, &send.body);
+                named(&mut scope, envelope.room, &send.body);
             }
             RoomCommand::Edit { message, body } => {
                 scope.messages.insert(*message);
-                named(&mut scope, job.room, body);
+                named(&mut scope, envelope.room, body);
             }
             RoomCommand::Delete { message } | RoomCommand::React { message, .. } => {
                 scope.messages.insert(*message);
             }
             RoomCommand::Create { members, .. } => {
-                scope.users.insert(job.actor);
+                scope.users.insert(envelope.actor);
                 scope.users.extend(members);
                 scope
                     .members
-                    .extend(members.iter().map(|&user| (job.room, user)));
-                let others = members.iter().filter(|user| **user != job.actor);
-                let pairs = others.map(|&user| (job.actor, user));
+                    .extend(members.iter().map(|&user| (envelope.room, user)));
+                let others = members.iter().filter(|user| **user != envelope.actor);
+                let pairs = others.map(|&user| (envelope.actor, user));
                 scope.acquaintances.extend(pairs);
             }
             RoomCommand::SetMember { user, .. } => {
-                scope.members.insert((job.room, *user));
+                scope.members.insert((envelope.room, *user));
                 scope.users.insert(*user);
-                scope.acquaintances.insert((job.actor, *user));
+                scope.acquaintances.insert((envelope.actor, *user));
             }
             RoomCommand::RemoveMember { user }
             | RoomCommand::Ban { user, .. }
             | RoomCommand::LiftBan { user }
             | RoomCommand::Mute { user, .. } => {
-                scope.members.insert((job.room, *user));
+                scope.members.insert((envelope.room, *user));
                 scope.users.insert(*user);
             }
             RoomCommand::Join => {
-                scope.users.insert(job.actor);
+                scope.users.insert(envelope.actor);
             }
-            RoomCommand::Depart => {
-                scope.successors.insert((job.room, job.actor));
+            RoomCommand::LeaveByDeletion => {
+                scope.successors.insert((envelope.room, envelope.actor));
             }
             RoomCommand::Rename { .. }
             | RoomCommand::DeleteRoom

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{RoomCommand, RoomJob};
+use super::{RoomCommand, RoomEnvelope};
 use crate::{
+    command::{Outcome, Refusal},
     error::Code,
-    job::{Outcome, Refusal},
     model::{
         EventKind, FeedEvent, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Seq, User,
         UserId,
@@ -38,15 +38,15 @@ pub struct Applied {
     pub reads: BTreeMap<(RoomId, UserId), Seq>,
 }
 
-/// Applies `jobs` to `facts`, in order.
-pub fn apply<'a>(facts: Facts, jobs: impl IntoIterator<Item = &'a RoomJob>) -> Applied {
+/// Applies `envelopes` to `facts`, in order.
+pub fn apply<'a>(facts: Facts, envelopes: impl IntoIterator<Item = &'a RoomEnvelope>) -> Applied {
     let mut batch = Batch {
         facts,
         applied: Applied::default(),
         touched: HashSet::new(),
     };
-    for job in jobs {
-        let outcome = match batch.one(job) {
+    for envelope in envelopes {
+        let outcome = match batch.one(envelope) {
             Ok(resource) => Outcome::Done(resource),
             Err(refusal) => Outcome::Refused(refusal),
         };
@@ -83,38 +83,43 @@ fn json(value: &impl Serialize) -> Box<RawValue> {
 }
 
 impl Batch {
-    fn one(&mut self, job: &RoomJob) -> Decided {
+    fn one(&mut self, envelope: &RoomEnvelope) -> Decided {
         if let RoomCommand::Create {
             kind,
             name,
             members,
-        } = &job.command
+        } = &envelope.command
         {
-            return self.create(job, *kind, name, members);
+            return self.create(envelope, *kind, name, members);
         }
-        if self.facts.rooms.get(&job.room).is_none_or(|r| r.deleted) {
+        if self
+            .facts
+            .rooms
+            .get(&envelope.room)
+            .is_none_or(|r| r.deleted)
+        {
             return refuse(
                 Code::NotFound,
                 "there is no such room, or you may not see it",
             );
         }
-        match &job.command {
+        match &envelope.command {
             RoomCommand::Create { .. } => unreachable!("handled above"),
-            RoomCommand::Send(send) => self.send(job, send),
-            RoomCommand::Edit { message, body } => self.edit(job, *message, body),
-            RoomCommand::Delete { message } => self.delete(job, *message),
-            RoomCommand::React { message, emoji, on } => self.react(job, *message, emoji, *on),
-            RoomCommand::Rename { name } => self.rename(job, name),
-            RoomCommand::DeleteRoom => self.delete_room(job),
-            RoomCommand::Join => self.join(job),
-            RoomCommand::Leave => self.leave(job),
-            RoomCommand::SetMember { user, role } => self.set_member(job, *user, *role),
-            RoomCommand::RemoveMember { user } => self.remove_member(job, *user),
-            RoomCommand::Ban { user, until } => self.ban(job, *user, *until),
-            RoomCommand::LiftBan { user } => self.lift_ban(job, *user),
-            RoomCommand::Mute { user, until } => self.mute(job, *user, *until),
-            RoomCommand::MarkRead { seq } => self.mark_read(job, *seq),
-            RoomCommand::Depart => self.depart(job),
+            RoomCommand::Send(send) => self.send(envelope, send),
+            RoomCommand::Edit { message, body } => self.edit(envelope, *message, body),
+            RoomCommand::Delete { message } => self.delete(envelope, *message),
+            RoomCommand::React { message, emoji, on } => self.react(envelope, *message, emoji, *on),
+            RoomCommand::Rename { name } => self.rename(envelope, name),
+            RoomCommand::DeleteRoom => self.delete_room(envelope),
+            RoomCommand::Join => self.join(envelope),
+            RoomCommand::Leave => self.leave(envelope),
+            RoomCommand::SetMember { user, role } => self.set_member(envelope, *user, *role),
+            RoomCommand::RemoveMember { user } => self.remove_member(envelope, *user),
+            RoomCommand::Ban { user, until } => self.ban(envelope, *user, *until),
+            RoomCommand::LiftBan { user } => self.lift_ban(envelope, *user),
+            RoomCommand::Mute { user, until } => self.mute(envelope, *user, *until),
+            RoomCommand::MarkRead { seq } => self.mark_read(envelope, *seq),
+            RoomCommand::LeaveByDeletion => self.leave_by_deletion(envelope),
         }
     }
 
@@ -142,10 +147,10 @@ impl Batch {
     }
 
     /// The actor, if they may write here at the command's time.
-    fn writer(&self, job: &RoomJob) -> Result<User, Refusal> {
-        let member = self.member(job.room, job.actor)?;
+    fn writer(&self, envelope: &RoomEnvelope) -> Result<User, Refusal> {
+        let member = self.member(envelope.room, envelope.actor)?;
         match member.muted_until {
-            Some(until) if until > job.at => refuse(
+            Some(until) if until > envelope.at => refuse(
                 Code::Forbidden,
                 &format!("you may not write in this room until {until}"),
             ),
@@ -153,8 +158,8 @@ impl Batch {
         }
     }
 
-    fn at_least(&self, job: &RoomJob, role: Role) -> Result<Role, Refusal> {
-        let actor = self.member(job.room, job.actor)?;
+    fn at_least(&self, envelope: &RoomEnvelope, role: Role) -> Result<Role, Refusal> {
+        let actor = self.member(envelope.room, envelope.actor)?;
         if actor.role < role {
             let who = match role {
                 Role::Owner => "the owner",
@@ -169,9 +174,9 @@ impl Batch {
     }
 
     /// An admin may act on plain members, the owner on everyone.
-    fn above(&self, job: &RoomJob, user: UserId) -> Result<(), Refusal> {
-        let role = self.at_least(job, Role::Admin)?;
-        match self.facts.members.get(&(job.room, user)) {
+    fn above(&self, envelope: &RoomEnvelope, user: UserId) -> Result<(), Refusal> {
+        let role = self.at_least(envelope, Role::Admin)?;
+        match self.facts.members.get(&(envelope.room, user)) {
             Some(target) if target.role >= role => refuse(
                 Code::Forbidden,
                 "you may not do this to someone of your own role or above",
@@ -180,22 +185,22 @@ impl Batch {
         }
     }
 
-    fn not_banned(&self, job: &RoomJob, user: UserId) -> Result<(), Refusal> {
-        match self.facts.bans.get(&(job.room, user)) {
-            Some(Some(until)) if *until <= job.at => Ok(()),
+    fn not_banned(&self, envelope: &RoomEnvelope, user: UserId) -> Result<(), Refusal> {
+        match self.facts.bans.get(&(envelope.room, user)) {
+            Some(Some(until)) if *until <= envelope.at => Ok(()),
             Some(_) => refuse(Code::Forbidden, "this user is banned from the room"),
             None => Ok(()),
         }
     }
 
     /// Applies `rooms.add_members`; users may always add themselves.
-    fn may_add(&self, job: &RoomJob, user: UserId) -> Result<(), Refusal> {
+    fn may_add(&self, envelope: &RoomEnvelope, user: UserId) -> Result<(), Refusal> {
         let allowed = match self.facts.add_members {
             AddMembers::Anyone => true,
-            AddMembers::SharedRooms => self.facts.acquaintances.contains(&(job.actor, user)),
+            AddMembers::SharedRooms => self.facts.acquaintances.contains(&(envelope.actor, user)),
             AddMembers::Invitation => false,
         };
-        match (allowed || user == job.actor, self.facts.add_members) {
+        match (allowed || user == envelope.actor, self.facts.add_members) {
             (true, _) => Ok(()),
             (false, AddMembers::Invitation) => refuse(
                 Code::Forbidden,
@@ -218,10 +223,10 @@ impl Batch {
     // ---- numbers and rows
 
     /// Only for a room whose existence `one` or `create` has checked.
-    fn room(&mut self, job: &RoomJob) -> &mut Room {
+    fn room(&mut self, envelope: &RoomEnvelope) -> &mut Room {
         self.facts
             .rooms
-            .get_mut(&job.room)
+            .get_mut(&envelope.room)
             .expect("checked before any command reaches its method")
     }
 
@@ -242,22 +247,22 @@ impl Batch {
 
     fn record(
         &mut self,
-        job: &RoomJob,
+        envelope: &RoomEnvelope,
         seq: Seq,
         kind: EventKind,
         message: Option<MessageId>,
         data: &str,
     ) {
         self.applied.changes.entries.push(FeedEntry {
-            room: job.room,
+            room: envelope.room,
             seq,
             kind,
             message,
             data: message.is_none().then(|| data.to_owned()),
-            at: job.at,
+            at: envelope.at,
         });
         self.emit(
-            job.room,
+            envelope.room,
             FeedEvent {
                 seq,
                 kind,

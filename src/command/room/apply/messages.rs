@@ -6,14 +6,14 @@ use serde_json::value::RawValue;
 
 use super::{Batch, Decided, MAX_REACTIONS, Touched, json, refuse};
 use crate::{
+    command::room::{RoomEnvelope, Send, mentions},
     error::Code,
-    job::room::{RoomJob, Send, mentions},
     model::{EventKind, FeedEvent, Message, MessageId, Reaction, Role, RoomId, UserId},
 };
 
 impl Batch {
-    pub(super) fn send(&mut self, job: &RoomJob, send: &Send) -> Decided {
-        let sender = self.writer(job)?;
+    pub(super) fn send(&mut self, envelope: &RoomEnvelope, send: &Send) -> Decided {
+        let sender = self.writer(envelope)?;
         if let Some(known) = self.facts.messages.get(&send.id) {
             let resource = json(known);
             let mut first = known.clone();
@@ -24,7 +24,7 @@ impl Batch {
                     kind: EventKind::NewMessage,
                     data: json(&first).get().to_owned(),
                 };
-                self.applied.repeats.push((job.room, event));
+                self.applied.repeats.push((envelope.room, event));
             }
             return Ok(Some(resource));
         }
@@ -33,33 +33,33 @@ impl Batch {
                 .facts
                 .messages
                 .get(&reply_to)
-                .is_none_or(|m| m.room != job.room)
+                .is_none_or(|m| m.room != envelope.room)
         {
             return refuse(
                 Code::Invalid,
                 "replyTo: there is no such message in this room",
             );
         }
-        let seq = self.next_seq(job.room);
+        let seq = self.next_seq(envelope.room);
         let message = Message {
             id: send.id,
-            room: job.room,
+            room: envelope.room,
             seq,
             change_seq: seq,
             sender,
             body: send.body.clone(),
             client_msg_id: send.client_msg_id.clone(),
             reply_to: send.reply_to,
-            mentions: self.mentioned(job.room, &send.body),
+            mentions: self.mentioned(envelope.room, &send.body),
             reactions: Vec::new(),
             metadata: send.metadata.clone(),
-            created_at: job.at,
+            created_at: envelope.at,
             edited_at: None,
             deleted_at: None,
         };
         let resource = json(&message);
         self.emit(
-            job.room,
+            envelope.room,
             FeedEvent {
                 seq,
                 kind: EventKind::NewMessage,
@@ -85,10 +85,10 @@ impl Batch {
         found
     }
 
-    pub(super) fn edit(&mut self, job: &RoomJob, id: MessageId, body: &str) -> Decided {
-        self.writer(job)?;
-        let mut message = self.message(job.room, id)?;
-        if message.sender.id != job.actor {
+    pub(super) fn edit(&mut self, envelope: &RoomEnvelope, id: MessageId, body: &str) -> Decided {
+        self.writer(envelope)?;
+        let mut message = self.message(envelope.room, id)?;
+        if message.sender.id != envelope.actor {
             return refuse(Code::Forbidden, "only its sender may edit a message");
         }
         if message.deleted_at.is_some() {
@@ -98,19 +98,19 @@ impl Batch {
             return Ok(Some(json(&message)));
         }
         message.body = body.to_owned();
-        message.mentions = self.mentioned(job.room, body);
-        message.edited_at = Some(job.at);
+        message.mentions = self.mentioned(envelope.room, body);
+        message.edited_at = Some(envelope.at);
         Ok(Some(self.change_message(
-            job,
+            envelope,
             message,
             EventKind::MessageUpdated,
         )))
     }
 
-    pub(super) fn delete(&mut self, job: &RoomJob, id: MessageId) -> Decided {
-        let role = self.member(job.room, job.actor)?.role;
-        let mut message = self.message(job.room, id)?;
-        if message.sender.id != job.actor && role < Role::Admin {
+    pub(super) fn delete(&mut self, envelope: &RoomEnvelope, id: MessageId) -> Decided {
+        let role = self.member(envelope.room, envelope.actor)?.role;
+        let mut message = self.message(envelope.room, id)?;
+        if message.sender.id != envelope.actor && role < Role::Admin {
             return refuse(
                 Code::Forbidden,
                 "only its sender, an admin or the owner may delete a message",
@@ -123,29 +123,37 @@ impl Batch {
         message.metadata = None;
         message.mentions = Vec::new();
         message.reactions = Vec::new();
-        message.deleted_at = Some(job.at);
+        message.deleted_at = Some(envelope.at);
         Ok(Some(self.change_message(
-            job,
+            envelope,
             message,
             EventKind::MessageDeleted,
         )))
     }
 
-    pub(super) fn react(&mut self, job: &RoomJob, id: MessageId, emoji: &str, on: bool) -> Decided {
-        self.writer(job)?;
-        let mut message = self.message(job.room, id)?;
+    pub(super) fn react(
+        &mut self,
+        envelope: &RoomEnvelope,
+        id: MessageId,
+        emoji: &str,
+        on: bool,
+    ) -> Decided {
+        self.writer(envelope)?;
+        let mut message = self.message(envelope.room, id)?;
         if message.deleted_at.is_some() {
             return refuse(Code::Conflict, "this message is deleted");
         }
         let place = message.reactions.iter().position(|r| r.emoji == emoji);
-        let given = place.is_some_and(|i| message.reactions[i].users.contains(&job.actor));
+        let given = place.is_some_and(|i| message.reactions[i].users.contains(&envelope.actor));
         if given == on {
             return Ok(Some(json(&message)));
         }
         match (place, on) {
-            (Some(i), true) => message.reactions[i].users.push(job.actor),
+            (Some(i), true) => message.reactions[i].users.push(envelope.actor),
             (Some(i), false) => {
-                message.reactions[i].users.retain(|user| *user != job.actor);
+                message.reactions[i]
+                    .users
+                    .retain(|user| *user != envelope.actor);
                 if message.reactions[i].users.is_empty() {
                     message.reactions.remove(i);
                 }
@@ -158,11 +166,11 @@ impl Batch {
             }
             (None, _) => message.reactions.push(Reaction {
                 emoji: emoji.to_owned(),
-                users: vec![job.actor],
+                users: vec![envelope.actor],
             }),
         }
         Ok(Some(self.change_message(
-            job,
+            envelope,
             message,
             EventKind::ReactionUpdated,
         )))
@@ -171,14 +179,14 @@ impl Batch {
     /// Assigns the changed message its number and records the event.
     fn change_message(
         &mut self,
-        job: &RoomJob,
+        envelope: &RoomEnvelope,
         mut message: Message,
         kind: EventKind,
     ) -> Box<RawValue> {
-        let seq = self.next_seq(job.room);
+        let seq = self.next_seq(envelope.room);
         message.change_seq = seq;
         let resource = json(&message);
-        self.record(job, seq, kind, Some(message.id), resource.get());
+        self.record(envelope, seq, kind, Some(message.id), resource.get());
         self.touched.insert(Touched::Message(message.id));
         self.facts.messages.insert(message.id, message);
         resource

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::{Notifier, Task, queue_of};
 use crate::{
+    command::{Outcome, Refusal},
     error::{Code, Error, Result},
-    job::{Outcome, Refusal},
     model::{
         RoomId, Timestamp, UserId,
         address::Address,

@@ -7,9 +7,9 @@ fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
-fn mute(w: &World, user: UserId, until: Option<i64>) -> RoomJob {
+fn mute(w: &World, user: UserId, until: Option<i64>) -> RoomEnvelope {
     let until = until.map(at);
-    w.job(&w.owner, RoomCommand::Mute { user, until })
+    w.envelope(&w.owner, RoomCommand::Mute { user, until })
 }
 
 fn is_done(outcome: &Outcome) -> bool {
@@ -41,10 +41,10 @@ fn facts_after(mut facts: Facts, changes: &Changes) -> Facts {
 }
 
 /// Runs each command in a batch of its own.
-fn run(w: &mut World, jobs: &[RoomJob]) -> Vec<Outcome> {
+fn run(w: &mut World, envelopes: &[RoomEnvelope]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
-    for job in jobs {
-        let applied = apply(w.facts.clone(), [job]);
+    for envelope in envelopes {
+        let applied = apply(w.facts.clone(), [envelope]);
         outcomes.extend(applied.outcomes);
         w.facts = facts_after(std::mem::take(&mut w.facts), &applied.changes);
     }
@@ -55,17 +55,17 @@ fn run(w: &mut World, jobs: &[RoomJob]) -> Vec<Outcome> {
 fn a_mute_outlives_leaving_and_coming_back() {
     for together in [true, false] {
         let mut w = world();
-        let jobs = [
-            w.job(&w.guest, RoomCommand::Join),
+        let envelopes = [
+            w.envelope(&w.guest, RoomCommand::Join),
             mute(&w, w.guest.id, Some(5000)),
-            w.job(&w.guest, RoomCommand::Leave),
-            w.job(&w.guest, RoomCommand::Join),
+            w.envelope(&w.guest, RoomCommand::Leave),
+            w.envelope(&w.guest, RoomCommand::Join),
             w.send(&w.guest, "a"),
         ];
         let outcomes = if together {
-            apply(w.facts.clone(), &jobs).outcomes
+            apply(w.facts.clone(), &envelopes).outcomes
         } else {
-            run(&mut w, &jobs)
+            run(&mut w, &envelopes)
         };
         assert!(outcomes[..4].iter().all(is_done));
         assert_eq!(refusal(&outcomes[4]), Code::Forbidden);
@@ -76,7 +76,7 @@ fn a_mute_outlives_leaving_and_coming_back() {
 fn a_mute_stands_where_it_is_looked_for_and_nowhere_else() {
     let mut w = world();
     let key = (w.room, w.guest.id);
-    let [join, leave] = [RoomCommand::Join, RoomCommand::Leave].map(|c| w.job(&w.guest, c));
+    let [join, leave] = [RoomCommand::Join, RoomCommand::Leave].map(|c| w.envelope(&w.guest, c));
     let muted = mute(&w, w.guest.id, Some(5000));
     run(&mut w, &[join.clone(), muted, leave.clone()]);
     assert_eq!(w.facts.mutes, [(key, at(5000))].into());
@@ -85,14 +85,14 @@ fn a_mute_stands_where_it_is_looked_for_and_nowhere_else() {
     assert!(w.facts.mutes.is_empty(), "the member has it");
     // Nor does a removal or a ban end it.
     let user = w.guest.id;
-    let remove = w.job(&w.owner, RoomCommand::RemoveMember { user });
+    let remove = w.envelope(&w.owner, RoomCommand::RemoveMember { user });
     run(&mut w, &[remove]);
     assert_eq!(w.facts.mutes[&key], at(5000));
     run(&mut w, std::slice::from_ref(&join));
-    let ban = w.job(&w.owner, RoomCommand::Ban { user, until: None });
+    let ban = w.envelope(&w.owner, RoomCommand::Ban { user, until: None });
     run(&mut w, &[ban]);
     assert_eq!(w.facts.mutes[&key], at(5000));
-    let lift = w.job(&w.owner, RoomCommand::LiftBan { user });
+    let lift = w.envelope(&w.owner, RoomCommand::LiftBan { user });
     run(&mut w, &[lift, join.clone()]);
     assert_eq!(w.facts.members[&key].muted_until, Some(at(5000)));
     // Once lifted, it does not return.
@@ -108,10 +108,10 @@ fn a_mute_that_is_over_is_not_kept() {
     for (until, kept) in [(999, false), (1000, false), (1001, true)] {
         let mut w = world();
         let key = (w.room, w.guest.id);
-        let join = w.job(&w.guest, RoomCommand::Join);
+        let join = w.envelope(&w.guest, RoomCommand::Join);
         run(&mut w, std::slice::from_ref(&join));
         w.facts.members.get_mut(&key).unwrap().muted_until = Some(at(until));
-        let leave = w.job(&w.guest, RoomCommand::Leave);
+        let leave = w.envelope(&w.guest, RoomCommand::Leave);
         run(&mut w, &[leave]);
         assert_eq!(w.facts.mutes.contains_key(&key), kept, "{until}");
         // A mute that expired while the user was not a member.
@@ -127,10 +127,10 @@ fn a_mute_that_is_over_is_not_kept() {
 fn who_has_left_can_be_muted_for_when_they_come_back() {
     let mut w = world();
     let key = (w.room, w.guest.id);
-    let jobs = [
+    let envelopes = [
         mute(&w, w.guest.id, Some(5000)),
         mute(&w, new_id(), Some(5000)),
-        w.job(
+        w.envelope(
             &w.guest,
             RoomCommand::Mute {
                 user: w.owner.id,
@@ -138,14 +138,14 @@ fn who_has_left_can_be_muted_for_when_they_come_back() {
             },
         ),
     ];
-    let outcomes = run(&mut w, &jobs);
+    let outcomes = run(&mut w, &envelopes);
     assert!(matches!(outcomes[0], Outcome::Done(None)));
     assert_eq!(refusal(&outcomes[1]), Code::NotFound);
     assert_eq!(refusal(&outcomes[2]), Code::Forbidden, "a stranger mutes");
     assert_eq!(w.facts.mutes, [(key, at(5000))].into());
     assert_eq!(w.facts.rooms[&w.room].head, 2, "nobody sees it");
     // A repetition changes nothing.
-    let again = apply(w.facts.clone(), &jobs[..1]);
+    let again = apply(w.facts.clone(), &envelopes[..1]);
     assert!(again.changes.is_empty());
     let lift = mute(&w, w.guest.id, None);
     run(&mut w, &[lift]);
@@ -155,12 +155,12 @@ fn who_has_left_can_be_muted_for_when_they_come_back() {
 #[test]
 fn a_deleted_account_leaves_no_mute() {
     let mut w = world();
-    let jobs = [
-        w.job(&w.guest, RoomCommand::Join),
+    let envelopes = [
+        w.envelope(&w.guest, RoomCommand::Join),
         mute(&w, w.guest.id, Some(5000)),
-        w.job(&w.guest, RoomCommand::Depart),
+        w.envelope(&w.guest, RoomCommand::LeaveByDeletion),
     ];
-    run(&mut w, &jobs);
+    run(&mut w, &envelopes);
     assert!(!w.facts.members.contains_key(&(w.room, w.guest.id)));
     assert!(w.facts.mutes.is_empty());
 }
@@ -169,19 +169,19 @@ fn a_deleted_account_leaves_no_mute() {
 fn a_role_does_not_come_back() {
     let mut w = world();
     let user = w.guest.id;
-    let role = |role| w.job(&w.owner, RoomCommand::SetMember { user, role });
-    let jobs = [
-        w.job(&w.guest, RoomCommand::Join),
+    let role = |role| w.envelope(&w.owner, RoomCommand::SetMember { user, role });
+    let envelopes = [
+        w.envelope(&w.guest, RoomCommand::Join),
         role(Role::Admin),
-        w.job(&w.guest, RoomCommand::Leave),
-        w.job(&w.guest, RoomCommand::Join),
+        w.envelope(&w.guest, RoomCommand::Leave),
+        w.envelope(&w.guest, RoomCommand::Join),
     ];
-    assert!(run(&mut w, &jobs).iter().all(is_done));
+    assert!(run(&mut w, &envelopes).iter().all(is_done));
     assert_eq!(w.facts.members[&(w.room, user)].role, Role::Member);
 }
 
-fn create(w: &World, actor: &User, kind: RoomKind, members: &[UserId]) -> RoomJob {
-    RoomJob {
+fn create(w: &World, actor: &User, kind: RoomKind, members: &[UserId]) -> RoomEnvelope {
+    RoomEnvelope {
         room: match kind {
             RoomKind::Direct => crate::model::direct_room_id(w.owner.id, w.guest.id),
             _ => new_id(),
@@ -191,7 +191,7 @@ fn create(w: &World, actor: &User, kind: RoomKind, members: &[UserId]) -> RoomJo
             name: "new".to_owned(),
             members: members.to_vec(),
         },
-        ..w.job(actor, RoomCommand::Join)
+        ..w.envelope(actor, RoomCommand::Join)
     }
 }
 
@@ -217,15 +217,15 @@ fn who_may_put_whom_into_a_room() {
             user: guest.id,
             role: Role::Member,
         };
-        let jobs = [
+        let envelopes = [
             create(&w, &owner, RoomKind::Private, &[guest.id]),
             create(&w, &owner, RoomKind::Public, &[guest.id]),
             create(&w, &owner, RoomKind::Direct, &[guest.id]),
-            w.job(&owner, add),
+            w.envelope(&owner, add),
         ];
-        for job in &jobs {
-            let applied = apply(w.facts.clone(), [job]);
-            let what = format!("{rule:?} {acquainted} {:?}", job.command);
+        for envelope in &envelopes {
+            let applied = apply(w.facts.clone(), [envelope]);
+            let what = format!("{rule:?} {acquainted} {:?}", envelope.command);
             assert_eq!(is_done(&applied.outcomes[0]), allowed, "{what}");
             if !allowed {
                 assert_eq!(refusal(&applied.outcomes[0]), Code::Forbidden, "{what}");
@@ -236,8 +236,8 @@ fn who_may_put_whom_into_a_room() {
         let alone = [
             create(&w, &owner, RoomKind::Private, &[]),
             create(&w, &owner, RoomKind::Private, &[owner.id]),
-            w.job(&guest, RoomCommand::Join),
-            w.job(
+            w.envelope(&guest, RoomCommand::Join),
+            w.envelope(
                 &owner,
                 RoomCommand::SetMember {
                     user: guest.id,
@@ -258,7 +258,7 @@ fn a_direct_room_can_be_left_and_found_again() {
         let hers = create(&w, &owner, RoomKind::Direct, &[guest.id]);
         let his = create(&w, &guest, RoomKind::Direct, &[owner.id]);
         let room = hers.room;
-        let leave = RoomJob {
+        let leave = RoomEnvelope {
             command: RoomCommand::Leave,
             ..his.clone()
         };
@@ -307,7 +307,7 @@ fn a_repeated_create_shows_the_room_to_those_who_may_see_it() {
             assert_eq!(refusal(&again[0]), Code::Conflict);
         }
         // Another user learns nothing, even as a member.
-        let other = RoomJob {
+        let other = RoomEnvelope {
             actor: owner.id,
             ..new
         };

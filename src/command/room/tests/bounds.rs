@@ -62,7 +62,7 @@ impl World {
     }
 
     fn run(&self, actor: &User, command: RoomCommand) -> (Option<Code>, Applied) {
-        let applied = apply(self.facts.clone(), [&self.job(actor, command)]);
+        let applied = apply(self.facts.clone(), [&self.envelope(actor, command)]);
         (code(&applied.outcomes[0]), applied)
     }
 
@@ -77,8 +77,8 @@ impl World {
     }
 
     fn says(&self, actor: &User, reply_to: Option<MessageId>) -> Option<Code> {
-        let job = self.send(actor, "new");
-        let RoomCommand::Send(mut send) = job.command else {
+        let envelope = self.send(actor, "new");
+        let RoomCommand::Send(mut send) = envelope.command else {
             panic!("it is a send");
         };
         send.reply_to = reply_to;
@@ -477,9 +477,9 @@ fn fifty_different_reactions_and_each_user_once() {
 fn a_new_room_has_its_people_once_and_its_owner() {
     let w = world();
     let (owner, guest) = (w.owner.clone(), w.guest.clone());
-    let create = |room: RoomId, kind, members: &[UserId]| RoomJob {
+    let create = |room: RoomId, kind, members: &[UserId]| RoomEnvelope {
         room,
-        ..w.job(
+        ..w.envelope(
             &owner,
             RoomCommand::Create {
                 kind,
@@ -520,7 +520,7 @@ fn a_new_room_has_its_people_once_and_its_owner() {
     let found = apply(w.facts.clone(), [&again]);
     assert_eq!(code(&found.outcomes[0]), None);
     assert!(found.changes.is_empty());
-    let by_another = RoomJob {
+    let by_another = RoomEnvelope {
         actor: guest.id,
         ..again.clone()
     };
@@ -535,7 +535,7 @@ fn a_new_room_has_its_people_once_and_its_owner() {
 #[test]
 fn a_room_goes_with_the_last_who_could_have_it() {
     // Room kind, role of the deleted account, whether there is a successor, whether the room is deleted.
-    for (kind, role, heir, goes) in [
+    for (kind, role, successor, goes) in [
         (RoomKind::Public, Role::Member, false, false),
         (RoomKind::Public, Role::Admin, true, false),
         (RoomKind::Public, Role::Owner, false, true),
@@ -548,15 +548,15 @@ fn a_room_goes_with_the_last_who_could_have_it() {
         let (room, actor, next) = (w.room, user("actor"), w.guest.clone());
         w.with(&actor, role);
         w.with(&next, Role::Member);
-        if heir {
+        if successor {
             w.facts.successors.insert(room, next.id);
         }
-        let (code, applied) = w.run(&actor, RoomCommand::Depart);
-        let what = format!("{kind} {role} {heir}");
+        let (code, applied) = w.run(&actor, RoomCommand::LeaveByDeletion);
+        let what = format!("{kind} {role} {successor}");
         assert_eq!(code, None, "{what}");
         let deleted = applied.changes.rooms.iter().any(|room| room.deleted);
         assert_eq!(deleted, goes, "{what}");
-        let passed_on = role == Role::Owner && heir;
+        let passed_on = role == Role::Owner && successor;
         assert_eq!(
             applied.changes.members.len(),
             usize::from(passed_on),

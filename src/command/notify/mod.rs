@@ -1,6 +1,6 @@
 //! Notifications, from a stored message to a provider's answer; every decision is stored in a row.
 //!
-//! A batch of messages enqueues one [`Task::Look`], due after `notify.delay`. It finds the members whom the messages
+//! A batch of messages enqueues one [`Task::Evaluate`], due after `notify.delay`. It finds the members whom the messages
 //! concern and who have not read them. For each, the messages join the open delivery of the channel; each delivery is
 //! one [`Task::Deliver`], due after `notify.digest_window`. The delivery's record is written before and after each
 //! request to the provider. Tasks may be repeated or interrupted at any point: ids are derived, records change under a
@@ -8,8 +8,8 @@
 
 mod command;
 mod deliver;
-mod gate;
-mod look;
+mod evaluate;
+mod limiter;
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,15 +36,16 @@ const GONE: &str = "the account was deleted";
 const LEFT: &str = "no member of the room any more";
 /// Page size when the deliveries of a deleted account are read.
 const FORGET_AT_ONCE: u32 = 200;
-/// Maximum messages per [`Task::Look`].
-const LOOK_AT_ONCE: usize = 500;
+/// Maximum messages per [`Task::Evaluate`].
+const EVALUATE_AT_ONCE: usize = 500;
 
 /// The payload of a task queue.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Task {
     /// Evaluates which members have to be notified of these messages. `again` counts earlier evaluations.
-    Look {
+    #[serde(rename = "look")]
+    Evaluate {
         messages: Vec<MessageId>,
         #[serde(default)]
         again: u32,
@@ -63,8 +64,8 @@ pub enum Task {
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Task::Look { messages, again } => {
-                write!(f, "Look({} messages, {again})", messages.len())
+            Task::Evaluate { messages, again } => {
+                write!(f, "Evaluate({} messages, {again})", messages.len())
             }
             Task::Deliver { delivery } => write!(f, "Deliver({delivery})"),
             Task::Verify { delivery, .. } => write!(f, "Verify({delivery})"),
@@ -73,7 +74,7 @@ impl std::fmt::Debug for Task {
 }
 
 impl Task {
-    fn job(&self, queue: TaskQueue, delay: Duration) -> Result<NewTask> {
+    fn task(&self, queue: TaskQueue, delay: Duration) -> Result<NewTask> {
         Ok(NewTask {
             queue,
             payload: serde_json::to_vec(self).map_err(Error::internal)?.into(),
@@ -106,8 +107,8 @@ pub struct Notifier {
     pub presence: Arc<dyn Presence>,
     pub dead: Arc<dyn DeadLetters>,
     channels: Channels,
-    email: gate::Gate,
-    sms: gate::Gate,
+    email: limiter::ProviderLimiter,
+    sms: limiter::ProviderLimiter,
 }
 
 impl Notifier {
@@ -122,7 +123,7 @@ impl Notifier {
         dead: Arc<dyn DeadLetters>,
     ) -> Result<Notifier> {
         let notify = &config.notify;
-        let gate = |channel, per_second| gate::Gate::new(channel, per_second, notify);
+        let gate = |channel, per_second| limiter::ProviderLimiter::new(channel, per_second, notify);
         Ok(Notifier {
             channels: crate::notify::connect(&config)?,
             email: gate(ChannelKind::Email, notify.email.per_second),
@@ -136,7 +137,7 @@ impl Notifier {
         })
     }
 
-    fn gate(&self, channel: ChannelKind) -> &gate::Gate {
+    fn gate(&self, channel: ChannelKind) -> &limiter::ProviderLimiter {
         match channel {
             ChannelKind::Email => &self.email,
             ChannelKind::Sms => &self.sms,
@@ -146,21 +147,21 @@ impl Notifier {
     /// Enqueues the notification tasks of the stored messages. Durable when it returns `Ok`.
     pub async fn stored(&self, messages: &[MessageId]) -> Result<()> {
         let delay = self.config.notify.delay;
-        let jobs = messages.chunks(LOOK_AT_ONCE).map(|messages| {
-            let task = Task::Look {
+        let tasks = messages.chunks(EVALUATE_AT_ONCE).map(|messages| {
+            let task = Task::Evaluate {
                 messages: messages.to_vec(),
                 again: 0,
             };
-            task.job(TaskQueue::Notify, delay)
+            task.task(TaskQueue::Notify, delay)
         });
-        self.tasks.push(jobs.collect::<Result<_>>()?).await
+        self.tasks.push(tasks.collect::<Result<_>>()?).await
     }
 
     /// Runs a task. Only a retryable error justifies running the same task again.
     pub async fn run(&self, payload: &[u8]) -> Result<Next> {
         let task: Task = serde_json::from_slice(payload).map_err(Error::internal)?;
         match task {
-            Task::Look { messages, again } => look::run(self, &messages, again).await,
+            Task::Evaluate { messages, again } => evaluate::run(self, &messages, again).await,
             Task::Deliver { delivery } => deliver::run(self, delivery, None).await,
             Task::Verify { delivery, code } => deliver::run(self, delivery, Some(&code)).await,
         }
@@ -185,16 +186,16 @@ impl Notifier {
 
     /// Enqueues the same payload again.
     pub async fn again(&self, queue: TaskQueue, payload: Bytes, delay: Duration) -> Result<()> {
-        let job = NewTask {
+        let task = NewTask {
             queue,
             payload,
             delay,
         };
-        self.tasks.push(vec![job]).await
+        self.tasks.push(vec![task]).await
     }
 
     async fn push(&self, task: &Task, queue: TaskQueue, delay: Duration) -> Result<()> {
-        self.tasks.push(vec![task.job(queue, delay)?]).await
+        self.tasks.push(vec![task.task(queue, delay)?]).await
     }
 
     /// The public base URL, without a trailing slash.

@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A permit for one concurrent request; `None` if the bus was unavailable. It expires by itself if it is not released,
 /// for example when a worker is killed.
-pub struct Place(Option<Uuid>);
+pub struct Permit(Option<Uuid>);
 
-pub struct Gate {
+pub struct ProviderLimiter {
     channel: ChannelKind,
     per_second: u32,
     places: u32,
@@ -48,9 +48,9 @@ struct State {
     failed: u32,
 }
 
-impl Gate {
-    pub fn new(channel: ChannelKind, per_second: u32, settings: &Notify) -> Gate {
-        Gate {
+impl ProviderLimiter {
+    pub fn new(channel: ChannelKind, per_second: u32, settings: &Notify) -> ProviderLimiter {
+        ProviderLimiter {
             channel,
             per_second,
             places: settings.concurrency.into(),
@@ -71,7 +71,7 @@ impl Gate {
     }
 
     /// Acquires a permit for one request; `Err` is the delay after which to try again.
-    pub async fn enter(&self, bus: &dyn Coordination) -> Result<Place, Duration> {
+    pub async fn enter(&self, bus: &dyn Coordination) -> Result<Permit, Duration> {
         let place = self.occupy(bus).await?;
         match self.turn(bus).await {
             None => Ok(place),
@@ -83,8 +83,8 @@ impl Gate {
     }
 
     /// Releases the permit after the request.
-    pub async fn leave(&self, bus: &dyn Coordination, place: Place) {
-        if let Place(Some(holder)) = place
+    pub async fn leave(&self, bus: &dyn Coordination, place: Permit) {
+        if let Permit(Some(holder)) = place
             && let Err(error) = bus.release_permit(&self.key(), holder).await
         {
             tracing::debug!(error = %error.chain(), "failed to release a permit; it will expire");
@@ -95,7 +95,7 @@ impl Gate {
         format!("notify:{}", self.channel)
     }
 
-    async fn occupy(&self, bus: &dyn Coordination) -> Result<Place, Duration> {
+    async fn occupy(&self, bus: &dyn Coordination) -> Result<Permit, Duration> {
         let (key, holder) = (self.key(), Uuid::new_v4());
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -103,14 +103,14 @@ impl Gate {
                 .acquire_permit(&key, holder, self.places, self.lease)
                 .await
             {
-                Ok(true) => return Ok(Place(Some(holder))),
+                Ok(true) => return Ok(Permit(Some(holder))),
                 // Waiting here costs less than requeueing the task.
                 Ok(false) => {
                     let pause = rand::rng().random_range(20..100);
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
                 // Without the bus, each worker's own concurrency is the limit.
-                Err(_) => return Ok(Place(None)),
+                Err(_) => return Ok(Permit(None)),
             }
         }
         Err(Duration::from_millis(rand::rng().random_range(100..1000)))

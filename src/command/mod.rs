@@ -40,7 +40,7 @@ pub struct ReplyTo {
 
 /// One command of a batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Job {
+pub struct Envelope {
     pub v: u8,
     pub at: Timestamp,
     pub actor: UserId,

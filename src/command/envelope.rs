@@ -2,7 +2,7 @@
 //! trusts" in ARCHITECTURE.md); anything rejected here is corrupt or was not created by an edge of this version.
 
 use super::{
-    Command, Job, VERSION, account::AccountCommand, notify::NotifyCommand, room::RoomCommand,
+    Command, Envelope, VERSION, account::AccountCommand, notify::NotifyCommand, room::RoomCommand,
 };
 use crate::{
     model::{RoomKind, direct_room_id, message_id},
@@ -13,15 +13,15 @@ use crate::{
 ///
 /// # Errors
 /// The reason for its dead letter: unreadable, another version, or inconsistent.
-pub fn read(bytes: &[u8]) -> Result<Job, String> {
+pub fn read(bytes: &[u8]) -> Result<Envelope, String> {
     #[derive(serde::Deserialize)]
     struct Version {
         v: u8,
     }
-    match serde_json::from_slice::<Job>(bytes) {
-        Ok(job) if job.v == VERSION => {
-            check(&job).map_err(|reason| format!("it contradicts itself: {reason}"))?;
-            Ok(job)
+    match serde_json::from_slice::<Envelope>(bytes) {
+        Ok(envelope) if envelope.v == VERSION => {
+            check(&envelope).map_err(|reason| format!("it contradicts itself: {reason}"))?;
+            Ok(envelope)
         }
         result => {
             let version = serde_json::from_slice::<Version>(bytes).map(|v| v.v);
@@ -30,16 +30,18 @@ pub fn read(bytes: &[u8]) -> Result<Job, String> {
                     "it has version {v}, this worker knows {VERSION}: update the workers, then replay"
                 ),
                 (_, Err(error)) => format!("it cannot be read: {error}"),
-                (_, Ok(job)) => format!("it has version {}, which is not used any more", job.v),
+                (_, Ok(envelope)) => {
+                    format!("it has version {}, which is not used any more", envelope.v)
+                }
             })
         }
     }
 }
 
-fn check(job: &Job) -> Result<(), String> {
+fn check(envelope: &Envelope) -> Result<(), String> {
     // Provider reports and links in notifications name a delivery and have no actor.
     let anonymous = matches!(
-        job.command,
+        envelope.command,
         Command::Notify(
             NotifyCommand::Report(_)
                 | NotifyCommand::Unsubscribe { .. }
@@ -47,13 +49,13 @@ fn check(job: &Job) -> Result<(), String> {
                 | NotifyCommand::Replay { .. }
         )
     );
-    if job.actor.is_nil() && !anonymous {
+    if envelope.actor.is_nil() && !anonymous {
         return Err("it has no actor".to_owned());
     }
-    match &job.command {
+    match &envelope.command {
         Command::Room(room, command) => match command {
             RoomCommand::Send(send) => {
-                if send.id != message_id(*room, job.actor, &send.client_msg_id) {
+                if send.id != message_id(*room, envelope.actor, &send.client_msg_id) {
                     return Err(
                         "the message's id is not that of its room, sender and clientMsgId"
                             .to_owned(),
@@ -71,17 +73,17 @@ fn check(job: &Job) -> Result<(), String> {
                 members,
                 ..
             } => match members.as_slice() {
-                [other] if *room == direct_room_id(job.actor, *other) => Ok(()),
+                [other] if *room == direct_room_id(envelope.actor, *other) => Ok(()),
                 _ => Err("a direct room's id is not that of its two members".to_owned()),
             },
             RoomCommand::MarkRead { seq } if *seq < 0 => Err("the number is negative".to_owned()),
-            RoomCommand::Depart => {
+            RoomCommand::LeaveByDeletion => {
                 Err("only a worker takes a deleted account out of its rooms".to_owned())
             }
             _ => Ok(()),
         },
         Command::Account(AccountCommand::Register { account, .. })
-            if account.user.id != job.actor =>
+            if account.user.id != envelope.actor =>
         {
             Err("it registers another account than its actor".to_owned())
         }

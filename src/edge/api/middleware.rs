@@ -40,40 +40,43 @@ const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 /// The segments of each path (`None` for a parameter) and the methods that it accepts.
 type Methods = Vec<(Vec<Option<String>>, Vec<String>)>;
 
-/// Settings of [`Gated`].
-pub struct Gate {
+/// Settings of [`WithMiddleware`].
+pub struct Middleware {
     pub cors: Cors,
     pub max_bytes: usize,
     pub methods: Methods,
 }
 
-impl Gate {
-    pub fn around<E>(self, inner: E) -> Gated<E> {
-        Gated { gate: self, inner }
+impl Middleware {
+    pub fn around<E>(self, inner: E) -> WithMiddleware<E> {
+        WithMiddleware {
+            middleware: self,
+            inner,
+        }
     }
 }
 
 /// An endpoint that always returns a response: errors and panics become problem documents.
-pub struct Gated<E> {
-    gate: Gate,
+pub struct WithMiddleware<E> {
+    middleware: Middleware,
     inner: E,
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
+impl<E: Endpoint<Output = Response>> Endpoint for WithMiddleware<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let started = Instant::now();
         let id = request_id(&request);
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let origin = self.gate.cors.origin(&request);
+        let origin = self.middleware.cors.origin(&request);
         let client = client_address::of(&request);
 
-        let mut response = match self.gate.cors.preflight(&request) {
+        let mut response = match self.middleware.cors.preflight(&request) {
             Some(response) => response,
             None => self.answer(request, &method, &path, &id).await,
         };
-        self.gate.cors.mark(&mut response, origin);
+        self.middleware.cors.mark(&mut response, origin);
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert(REQUEST_ID, id);
@@ -102,7 +105,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gated<E> {
     }
 }
 
-impl<E: Endpoint<Output = Response>> Gated<E> {
+impl<E: Endpoint<Output = Response>> WithMiddleware<E> {
     async fn answer(
         &self,
         mut request: Request,
@@ -116,9 +119,9 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
             }
             let max_bytes = if path.starts_with("/v1/webhooks/") {
                 // Providers send reports of their own size.
-                self.gate.max_bytes.max(MAX_REPORT)
+                self.middleware.max_bytes.max(MAX_REPORT)
             } else {
-                self.gate.max_bytes
+                self.middleware.max_bytes
             };
             take_body(&mut request, max_bytes)
                 .await
@@ -152,7 +155,7 @@ impl<E: Endpoint<Output = Response>> Gated<E> {
                     .all(|(known, segment)| known.as_ref().is_none_or(|known| known == segment))
         };
         let (_, methods) = self
-            .gate
+            .middleware
             .methods
             .iter()
             .find(|(pattern, _)| matches(pattern))?;
