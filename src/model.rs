@@ -140,6 +140,7 @@ macro_rules! text_enum {
 }
 
 pub mod address;
+mod channel;
 pub mod metadata;
 pub mod notify;
 pub mod text;

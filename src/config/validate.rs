@@ -69,7 +69,8 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
     }
     check_notify(config, r);
     if config.notify.keep < config.notify.max_age {
-        let allowed = "at least as long: a notification that is still tried is in the ledger";
+        let allowed =
+            "at least as long: the delivery log holds notifications that are still retried";
         r.contradiction("notify.keep", "notify.max_age", "is less than", allowed);
     }
     if config.autoscale.min > config.autoscale.max {

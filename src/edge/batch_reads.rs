@@ -219,10 +219,10 @@ mod tests {
     type Doubled = BatchedRead<u32, (u32, usize)>;
 
     /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
-    fn gather() -> (Arc<Doubled>, Arc<Semaphore>, Arc<AtomicU32>) {
+    fn reads() -> (Arc<Doubled>, Arc<Semaphore>, Arc<AtomicU32>) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
         let (gate, count) = (permits.clone(), begun.clone());
-        let gather = BatchedRead::new(move |keys: Vec<u32>| {
+        let reads = BatchedRead::new(move |keys: Vec<u32>| {
             let gate = gate.clone();
             count.fetch_add(1, Ordering::SeqCst);
             async move {
@@ -234,7 +234,7 @@ mod tests {
                 Ok(keys.iter().map(|key| (key * 2, keys.len())).collect())
             }
         });
-        (Arc::new(gather), permits, begun)
+        (Arc::new(reads), permits, begun)
     }
 
     async fn until(begun: &AtomicU32, count: u32) {
@@ -249,10 +249,10 @@ mod tests {
     }
 
     /// Starts as many reads as are allowed, so that the next keys wait.
-    async fn busy(gather: &Arc<Doubled>, begun: &AtomicU32, key: u32) {
+    async fn busy(reads: &Arc<Doubled>, begun: &AtomicU32, key: u32) {
         for read in 1..=READS as u32 {
-            let gather = gather.clone();
-            tokio::spawn(async move { gather.get(key).await });
+            let reads = reads.clone();
+            tokio::spawn(async move { reads.get(key).await });
             until(begun, read).await;
             tokio::time::sleep(SLOW).await;
         }
@@ -260,10 +260,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_while_a_read_is_under_way_shares_the_next_one() {
-        let (gather, permits, begun) = gather();
-        busy(&gather, &begun, 7).await;
+        let (reads, permits, begun) = reads();
+        busy(&reads, &begun, 7).await;
         let keys = 1..=KEYS as u32 + 1;
-        let all = join_all(keys.clone().map(|key| gather.get(key)));
+        let all = join_all(keys.clone().map(|key| reads.get(key)));
         let release = async { permits.add_permits(10) };
         let (answers, ()) = tokio::join!(all, release);
         for (key, answer) in keys.zip(answers) {
@@ -271,43 +271,43 @@ mod tests {
             assert_eq!(answer.unwrap(), (key * 2, together));
         }
         assert_eq!(begun.load(Ordering::SeqCst), READS as u32 + 2);
-        assert_eq!(gather.get(3).await.unwrap(), (6, 1), "idle again");
+        assert_eq!(reads.get(3).await.unwrap(), (6, 1), "idle again");
     }
 
     #[tokio::test]
     async fn a_failure_is_told_to_all_of_its_askers_and_to_no_one_else() {
-        let (gather, permits, begun) = gather();
-        busy(&gather, &begun, 7).await;
-        let all = join_all([1, u32::MAX, 2].map(|key| gather.get(key)));
+        let (reads, permits, begun) = reads();
+        busy(&reads, &begun, 7).await;
+        let all = join_all([1, u32::MAX, 2].map(|key| reads.get(key)));
         let (answers, ()) = tokio::join!(all, async { permits.add_permits(10) });
         for answer in answers {
             assert_eq!(answer.unwrap_err().code, crate::error::Code::NotFound);
         }
-        assert_eq!(gather.get(3).await.unwrap(), (6, 1));
+        assert_eq!(reads.get(3).await.unwrap(), (6, 1));
     }
 
     #[tokio::test]
     async fn nobody_reads_for_those_who_gave_up() {
-        let (gather, permits, begun) = gather();
-        busy(&gather, &begun, 7).await;
+        let (reads, permits, begun) = reads();
+        busy(&reads, &begun, 7).await;
         let gone = tokio::spawn({
-            let gather = gather.clone();
-            async move { gather.get(u32::MAX).await }
+            let reads = reads.clone();
+            async move { reads.get(u32::MAX).await }
         });
         tokio::task::yield_now().await;
         gone.abort();
         let _ = gone.await;
-        let (answer, ()) = tokio::join!(gather.get(1), async { permits.add_permits(10) });
+        let (answer, ()) = tokio::join!(reads.get(1), async { permits.add_permits(10) });
         assert_eq!(answer.unwrap(), (2, 1));
     }
 
     #[tokio::test]
     async fn a_read_that_panics_keeps_no_place() {
-        let (gather, permits, begun) = gather();
-        busy(&gather, &begun, 0).await;
+        let (reads, permits, begun) = reads();
+        busy(&reads, &begun, 0).await;
         permits.add_permits(READS);
         let reached = async {
-            while gather.shared.state.lock().reading > 0 {
+            while reads.shared.state.lock().reading > 0 {
                 tokio::task::yield_now().await;
             }
         };
@@ -315,6 +315,6 @@ mod tests {
             .await
             .unwrap();
         permits.add_permits(1);
-        assert_eq!(gather.get(2).await.unwrap(), (4, 1));
+        assert_eq!(reads.get(2).await.unwrap(), (4, 1));
     }
 }

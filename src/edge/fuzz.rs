@@ -18,10 +18,12 @@ use super::{
     api,
     auth::{Identity, access::AccessTokens},
     client_address::{Proxies, forwarded, proxy_protocol},
+    credentials,
     server::host as http_host,
     transport::{
-        handshake, plain,
-        socketio::packet::{Message, Packet, SEPARATOR},
+        plain,
+        polling::SEPARATOR,
+        socketio::packet::{Message, Packet},
         websocket::{Broken, Received, WebSocket},
     },
 };
@@ -224,7 +226,7 @@ static TOKENS: LazyLock<AccessTokens> = LazyLock::new(|| {
 pub fn jwt(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     assert!(TOKENS.verify(&text).is_err());
-    if let Some(token) = handshake::bearer(&text) {
+    if let Some(token) = credentials::bearer(&text) {
         assert!(text.ends_with(token));
     }
     let who = Identity {

@@ -9,9 +9,12 @@ pub mod api;
 pub mod auth;
 mod batch_reads;
 pub mod client_address;
+mod credentials;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod hub;
+mod identity;
+mod origin;
 pub mod outbound;
 mod presence;
 pub mod rate_limit;

@@ -25,7 +25,7 @@ const NOTICES: usize = 4096;
 /// How long requests that are being answered may take once everything else has ended.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
-/// What an edge is made of.
+/// The parts that an edge is built from.
 pub struct Parts {
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
@@ -36,8 +36,8 @@ pub struct Parts {
     pub operations: Option<TcpListener>,
 }
 
-/// Serves clients until `shutdown`, then says goodbye: no new connections, every socket closed with 1012 spread over
-/// `edge.drain`, every pending confirm awaited.
+/// Serves clients until `shutdown`. Then it accepts no new connections, closes every socket with 1012 spread over
+/// `edge.drain`, and awaits every pending confirm.
 pub async fn run(
     parts: Parts,
     listener: TcpListener,
@@ -157,7 +157,7 @@ pub async fn run(
         connections.wait().await;
     })
     .await;
-    // Nothing is submitted any more: what is buffered is published and confirmed, then the tasks end.
+    // Nothing is submitted any more: buffered commands are published and confirmed, then the tasks end.
     inner.cancel();
     internals.close();
     internals.wait().await;

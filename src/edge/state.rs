@@ -1,4 +1,4 @@
-//! What every request and every session of one edge shares.
+//! The state that all requests and sessions of one edge share.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Edge {
     pub id: EdgeId,
     pub config: Arc<Config>,
     pub reads: Arc<dyn Reads>,
-    /// Who was told of what, and what they wish.
+    /// The delivery log and the notification preferences.
     pub deliveries: Arc<dyn NotifyReads>,
     pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::notify::ChannelKind;
+use super::channel::ChannelKind;
 
 /// Maximum length of an e-mail address in bytes (RFC 5321 section 4.5.3.1.3, without the angle brackets).
 const MAX_EMAIL: usize = 254;

@@ -10,17 +10,7 @@ use std::fmt;
 
 use super::{MessageId, Timestamp, UserId, address::Address, derived_id};
 
-text_enum! {
-    /// A notification channel.
-    ChannelKind {
-        Email = "email",
-        Sms = "sms",
-    }
-}
-
-impl ChannelKind {
-    pub const ALL: [ChannelKind; 2] = [ChannelKind::Email, ChannelKind::Sms];
-}
+pub use super::channel::ChannelKind;
 
 text_enum! {
     /// The state of a notification. The enum's order has no meaning; see [`DeliveryState::rank`].
@@ -379,9 +369,9 @@ mod tests {
 
     #[test]
     fn wishes_survive_the_store_and_strange_ones_are_the_default() {
-        let wishes = quiet("22:15", "06:45", "Asia/Kathmandu");
-        let json = serde_json::to_string(&wishes).unwrap();
-        assert_eq!(Preferences::parse(Some(&json)), wishes);
+        let preferences = quiet("22:15", "06:45", "Asia/Kathmandu");
+        let json = serde_json::to_string(&preferences).unwrap();
+        assert_eq!(Preferences::parse(Some(&json)), preferences);
         assert_eq!(Preferences::parse(Some("[]x")), Preferences::default());
         assert_eq!(Preferences::parse(Some("{}")), Preferences::default());
         assert!(serde_json::from_str::<QuietHours>(r#"{"from":"25:00","to":"07:00"}"#).is_err());

@@ -8,18 +8,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 
-use super::state::Worker;
 use crate::{
-    bus::{Channel, Incoming},
-    command::Notice,
-    error::Result,
     model::{Member, Room, RoomId, Seq, UserId},
     store::Facts,
 };
@@ -115,7 +109,7 @@ impl MembershipCache {
     }
 
     /// Empties the cache. It stays empty until `subscribed`.
-    fn reset(&self, subscribed: bool) {
+    pub(super) fn reset(&self, subscribed: bool) {
         *self.0.lock() = Inner {
             subscribed,
             ..Inner::default()
@@ -140,35 +134,6 @@ impl Inner {
         self.old.remove(room);
         if let Some(known) = self.young.remove(room) {
             self.members -= known.members.len();
-        }
-    }
-}
-
-/// Receives announcements of renames until `shutdown`.
-///
-/// # Errors
-/// If a listener cannot be opened.
-pub async fn listen(worker: Arc<Worker>, shutdown: CancellationToken) -> Result<()> {
-    let (subscriptions, mut incoming) = worker.pubsub.listen().await?;
-    let cache = &worker.memberships;
-    cache.reset(subscriptions.subscribe(&[Channel::Everyone]).await?);
-    loop {
-        let received = tokio::select! {
-            received = incoming.recv() => received,
-            () = shutdown.cancelled() => None,
-        };
-        match received {
-            Some(Incoming::Message { payload, .. }) => {
-                if let Ok(Notice::AccountChanged { user }) = serde_json::from_slice(&payload) {
-                    cache.invalidate_user(user);
-                }
-            }
-            Some(Incoming::Lost) => cache.reset(false),
-            Some(Incoming::Restored) => cache.reset(true),
-            None => {
-                cache.reset(false);
-                return Ok(());
-            }
         }
     }
 }

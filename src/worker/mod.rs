@@ -10,6 +10,7 @@ mod maintenance;
 mod membership_cache;
 mod outcomes;
 mod partitions;
+mod renames;
 mod run;
 mod state;
 mod tasks;

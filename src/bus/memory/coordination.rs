@@ -1,27 +1,15 @@
 //! Leases, semaphores, counters, values and heartbeats.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{bus::MemoryBus, expiring::Expiring};
+use super::bus::MemoryBus;
 use crate::{
     bus::{Coordination, WorkerId},
     error::Result,
 };
-
-#[derive(Default)]
-pub(super) struct CoordinationState {
-    values: Expiring<String, String>,
-    /// Of [`Coordination::increment`].
-    windows: Expiring<String, u64>,
-    /// Of [`Coordination::add`].
-    counters: Expiring<String, u64>,
-    leases: Expiring<String, Uuid>,
-    semaphores: HashMap<String, Expiring<Uuid, ()>>,
-    workers: Expiring<WorkerId, ()>,
-}
 
 #[async_trait]
 impl Coordination for MemoryBus {

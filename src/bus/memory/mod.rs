@@ -7,5 +7,7 @@ mod expiring;
 mod presence;
 mod pubsub;
 mod recent;
+mod state;
 
-pub use bus::{MemoryBus, Settings};
+pub use bus::MemoryBus;
+pub use state::Settings;

@@ -4,18 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{bus::MemoryBus, expiring::Expiring};
+use super::bus::MemoryBus;
 use crate::{
     bus::{ACTIVITY_RETENTION, Presence, UserPresence},
     error::Result,
     model::{Timestamp, UserId},
 };
-
-#[derive(Default)]
-pub(super) struct PresenceState {
-    connected: Expiring<UserId, ()>,
-    active: Expiring<UserId, Timestamp>,
-}
 
 #[async_trait]
 impl Presence for MemoryBus {

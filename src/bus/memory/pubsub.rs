@@ -1,7 +1,7 @@
 //! Channels and listeners.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Weak},
 };
 
@@ -10,7 +10,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::bus::MemoryBus;
+use super::{
+    bus::MemoryBus,
+    state::{Listener, Listeners},
+};
 use crate::{
     bus::{Channel, Incoming, PubSub, Publications, Subscriptions, encode_events},
     error::Result,
@@ -18,20 +21,6 @@ use crate::{
 
 /// Messages that may wait for a listener.
 const QUEUE: usize = 16 * 1024;
-
-#[derive(Default)]
-pub(super) struct Listeners {
-    listeners: HashMap<u64, Listener>,
-    next: u64,
-    channels: HashMap<Channel, HashSet<u64>>,
-}
-
-struct Listener {
-    sender: mpsc::Sender<Incoming>,
-    channels: HashSet<Channel>,
-    /// The queue was full: nothing more is sent until `restore` has run.
-    behind: bool,
-}
 
 impl Listeners {
     /// Returns the listeners that fell behind with this message.

@@ -1,32 +1,15 @@
 //! The recent-events cache.
 
-use std::collections::VecDeque;
-
 use async_trait::async_trait;
 
-use super::{
-    bus::{MemoryBus, Settings},
-    expiring::Expiring,
-};
+use super::{bus::MemoryBus, state::RecentState};
 use crate::{
     bus::{RecentEvents, RoomEvents},
     error::Result,
     model::{FeedEvent, RoomId},
 };
 
-pub(super) struct RecentState {
-    settings: Settings,
-    rooms: Expiring<RoomId, VecDeque<FeedEvent>>,
-}
-
 impl RecentState {
-    pub fn new(settings: Settings) -> RecentState {
-        RecentState {
-            settings,
-            rooms: Expiring::default(),
-        }
-    }
-
     pub fn delete(&mut self, room: RoomId) {
         self.rooms.take(&room);
     }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::pubsub::ChannelNames;
+use super::channels::ChannelNames;
 use crate::{
     bus::{Channel, Incoming, Subscriptions},
     error::Result,

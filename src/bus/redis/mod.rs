@@ -2,6 +2,7 @@
 //! Every command has a deadline, so that a Redis that hangs delays its callers by one second at most. Every key and
 //! channel begins with the deployment's prefix.
 
+mod channels;
 mod connection;
 mod coordination;
 mod listener;

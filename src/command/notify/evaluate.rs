@@ -109,7 +109,7 @@ async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<User
 
 fn decide(notifier: &Notifier, candidate: &Candidate, there: UserPresence, again: u32) -> Decided {
     use DeliveryState::{Cancelled, Suppressed};
-    let wishes = &candidate.preferences;
+    let preferences = &candidate.preferences;
     if candidate.deleted {
         return Decided::Not(Cancelled, "the message was deleted");
     }
@@ -126,8 +126,8 @@ fn decide(notifier: &Notifier, candidate: &Candidate, there: UserPresence, again
         (Some(RoomMode::None), _) => Some("the room is muted"),
         (Some(RoomMode::Mentions), Cause::Mention) => None,
         (Some(RoomMode::Mentions), _) => Some("the room is set to mentions only"),
-        (None, Cause::Direct) if !wishes.direct => Some("direct messages are switched off"),
-        (None, Cause::Mention) if !wishes.mentions => Some("mentions are switched off"),
+        (None, Cause::Direct) if !preferences.direct => Some("direct messages are switched off"),
+        (None, Cause::Mention) if !preferences.mentions => Some("mentions are switched off"),
         (None, _) => None,
     };
     if let Some(reason) = unwanted {
@@ -135,7 +135,7 @@ fn decide(notifier: &Notifier, candidate: &Candidate, there: UserPresence, again
     }
     let wanted: Vec<_> = ChannelKind::ALL
         .into_iter()
-        .filter(|channel| wishes.wants(*channel))
+        .filter(|channel| preferences.wants(*channel))
         .collect();
     if wanted.is_empty() {
         return Decided::Not(Suppressed, "every channel is switched off");

@@ -429,3 +429,51 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
     let applied = apply(w.facts, &envelopes);
     assert!(applied.changes.is_empty());
 }
+
+/// Ids of direct rooms are derived from their members, but a command only has to name an id.
+#[test]
+fn no_room_of_another_kind_is_opened_as_a_direct_room() {
+    let w = world();
+    let direct = RoomCommand::Create {
+        kind: RoomKind::Direct,
+        name: String::new(),
+        members: vec![w.guest.id],
+    };
+    let applied = apply(w.facts.clone(), &[w.envelope(&w.guest, direct)]);
+    assert_eq!(refusal(&applied.outcomes[0]), crate::error::Code::Conflict);
+    assert!(applied.events.is_empty());
+
+    let mut facts = w.facts.clone();
+    facts
+        .rooms
+        .entry(w.room)
+        .and_modify(|room| room.kind = RoomKind::Direct);
+    let private = RoomCommand::Create {
+        kind: RoomKind::Private,
+        name: "x".to_owned(),
+        members: vec![w.guest.id],
+    };
+    let applied = apply(facts, &[w.envelope(&w.guest, private)]);
+    assert_eq!(refusal(&applied.outcomes[0]), crate::error::Code::Conflict);
+    assert!(applied.events.is_empty());
+}
+
+#[test]
+fn opening_a_direct_room_again_changes_nothing() {
+    let mut w = world();
+    w.room = crate::model::direct_room_id(w.owner.id, w.guest.id);
+    let open = |w: &World, by: &User, other: &User| {
+        let command = RoomCommand::Create {
+            kind: RoomKind::Direct,
+            name: String::new(),
+            members: vec![other.id],
+        };
+        w.envelope(by, command)
+    };
+    let (owner, guest) = (w.owner.clone(), w.guest.clone());
+    let first = open(&w, &owner, &guest);
+    let again = open(&w, &guest, &owner);
+    let applied = apply(w.facts.clone(), &[first, again]);
+    let joined = [(1, EventKind::MemberJoined), (2, EventKind::MemberJoined)];
+    assert_eq!(numbers(&applied, w.room), joined);
+}

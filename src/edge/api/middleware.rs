@@ -22,7 +22,7 @@ use super::{
     problem::{Problem, render},
 };
 use crate::{
-    edge::{client_address, transport::handshake::no_token_in},
+    edge::{client_address, credentials::no_token_in},
     error::{Code, Error, Result},
     model::Timestamp,
     telemetry::metrics,

@@ -17,21 +17,16 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use self::{access::AccessTokens, attempts::Attempts, password::Passwords, refresh::RefreshTokens};
+pub use super::identity::Identity;
 use crate::{
     bus::Coordination,
     config::Config,
     error::{Error, Result},
-    model::{LoginId, Timestamp, UserId},
+    model::{Timestamp, UserId},
 };
 
 /// Lifetime of an unused ticket.
 pub const TICKET_TTL: Duration = Duration::from_secs(30);
-/// An authenticated user and their login.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    pub user: UserId,
-    pub login: LoginId,
-}
 
 /// A new pair of tokens. Does not implement `Debug`, because it holds secrets.
 pub struct Tokens {

@@ -43,7 +43,7 @@ pub struct Hub {
     /// Held for reading while a room is being opened, and for writing while empty rooms are removed: a channel is not
     /// subscribed and unsubscribed at the same time.
     pub(super) opening: RwLock<()>,
-    pub(super) bus_lost: AtomicBool,
+    pub(super) bus_lost: Arc<AtomicBool>,
     pub(super) bus_back: Notify,
     /// Counts `joinRoom`s.
     pub(super) joins: AtomicU64,
@@ -105,7 +105,7 @@ impl Hub {
             recent,
             subscriptions,
             opening: RwLock::new(()),
-            bus_lost: AtomicBool::new(false),
+            bus_lost: Arc::default(),
             pages: CacheBytes::default(),
             bus_back: Notify::new(),
             joins: AtomicU64::new(0),
@@ -148,7 +148,12 @@ impl Hub {
             state.last
         };
         subscriber.rooms().insert(room.id);
-        Ok(Joining::new(self.clone(), room, subscriber, live_from))
+        Ok(Joining::new(
+            self.bus_lost.clone(),
+            room,
+            subscriber,
+            live_from,
+        ))
     }
 
     /// Whether the connection to the bus is down.
@@ -165,9 +170,7 @@ impl Hub {
     pub fn leave(&self, room: RoomId, subscriber: &Subscriber) {
         subscriber.rooms().remove(&room);
         if let Some(room) = self.find(room) {
-            room.lock()
-                .subscriptions
-                .retain(|subscription| subscription.subscriber.session != subscriber.session);
+            room.leave(subscriber);
         }
     }
 

@@ -1,8 +1,8 @@
 //! A `joinRoom` under way: the socket is subscribed already, and its events wait until the answer is out.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
-use super::{hub::Hub, room::Room};
+use super::room::Room;
 use crate::{
     edge::{outbound::Item, subscriber::Subscriber},
     model::{RoomId, Seq},
@@ -21,7 +21,8 @@ pub enum Ended {
 
 /// A subscription that is not live yet. Dropped without `finish`, it is removed.
 pub struct Joining {
-    pub(super) hub: Arc<Hub>,
+    /// Of the hub: no event arrives.
+    pub(super) bus_lost: Arc<AtomicBool>,
     pub(super) room: Arc<Room>,
     subscriber: Arc<Subscriber>,
     /// Everything above this number arrives as events once the socket is live.
@@ -31,13 +32,13 @@ pub struct Joining {
 
 impl Joining {
     pub(super) fn new(
-        hub: Arc<Hub>,
+        bus_lost: Arc<AtomicBool>,
         room: Arc<Room>,
         subscriber: Arc<Subscriber>,
         live_from: Seq,
     ) -> Self {
         Joining {
-            hub,
+            bus_lost,
             room,
             subscriber,
             live_from,
@@ -102,7 +103,7 @@ impl Joining {
 impl Drop for Joining {
     fn drop(&mut self) {
         if !self.done {
-            self.hub.leave(self.room.id, &self.subscriber);
+            self.room.leave(&self.subscriber);
         }
     }
 }

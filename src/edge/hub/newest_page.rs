@@ -92,7 +92,7 @@ impl Joining {
     /// # Errors
     /// Those of `read`.
     pub async fn newest(&self, read: impl Future<Output = Result<Newest>>) -> Result<Newest> {
-        if self.hub.bus_lost.load(Ordering::Relaxed) {
+        if self.bus_lost.load(Ordering::Relaxed) {
             return read.await;
         }
         let kept = || {

@@ -1,4 +1,4 @@
-//! What the bus delivers: events of rooms in any order and any number of times, notices of workers, and the state of the
+//! Handles the messages of the bus: events of rooms in any order and any number of times, notices of workers, and the state of the
 //! connection.
 
 use std::sync::{Arc, atomic::Ordering};

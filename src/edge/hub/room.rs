@@ -92,7 +92,7 @@ impl Numbered {
         }
     }
 
-    /// What a socket gets that has everything up to `position`: of a `gap`, the rest of its range.
+    /// The event for a socket that has everything up to `position`: of a `gap`, the rest of its range.
     pub fn above(self, room: RoomId, position: Seq) -> Option<Arc<OutboundEvent>> {
         if self.from > position {
             Some(self.event)
@@ -120,6 +120,14 @@ impl Room {
                 pages: HistoryCache::new(taken),
             }),
         }
+    }
+
+    /// Removes the subscription of this subscriber.
+    pub fn leave(&self, subscriber: &Subscriber) {
+        subscriber.rooms().remove(&self.id);
+        self.lock()
+            .subscriptions
+            .retain(|subscription| subscription.subscriber.session != subscriber.session);
     }
 
     pub fn is_behind(&self, head: Seq) -> bool {

@@ -207,7 +207,7 @@ mod tests {
         let mut permits: Vec<_> = first.iter().map(|outbox| outbox.may_write()).collect();
         assert!(permits.iter().all(|permit| matches!(permit, Some(Some(_)))));
         assert!(last.iter().all(|outbox| outbox.may_write().is_none()));
-        // What is pushed meanwhile is part of the same write.
+        // Items pushed meanwhile are part of the same write.
         push(&last[0]);
         permits.clear();
         for outbox in last {

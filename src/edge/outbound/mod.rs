@@ -1,4 +1,4 @@
-//! What waits to be written to sockets: the bounded queue of one socket ([`outbox`]), the events that many sockets share
+//! Data on its way to sockets: the bounded queue of one socket ([`outbox`]), the events that many sockets share
 //! ([`event`]), and when sockets may write ([`flush`]). Nothing here knows a transport or a wire format.
 
 pub mod event;

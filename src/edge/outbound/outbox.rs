@@ -1,4 +1,4 @@
-//! What waits to be written to one socket: bounded in bytes, so that a slow reader hurts only itself. The hub and the
+//! The queue of one socket: bounded in bytes, so that a slow reader hurts only itself. The hub and the
 //! session push items; the socket's own writer, once it has a permit, takes all of them and flushes once.
 
 use std::{

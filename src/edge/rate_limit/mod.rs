@@ -19,7 +19,7 @@ use self::{
     bucket::{Allowance, Keyed, Rate, Users},
     cost::{Budget, Cost},
 };
-use super::{auth::Identity, client_address::network_of};
+use super::{client_address::network_of, identity::Identity};
 use crate::{
     config,
     error::{Code, Error, Result},

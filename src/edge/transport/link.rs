@@ -6,22 +6,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use poem::{
-    OnUpgrade, Request, Response, Upgraded,
-    http::{StatusCode, header},
-};
-use tokio_tungstenite::tungstenite::{Utf8Bytes, handshake::derive_accept_key};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-pub(super) use super::websocket::{Broken, Received};
 use super::{
-    handshake::{self, Refused},
-    socketio::Polling,
-    websocket,
+    polling::{CLOSE, Polling},
+    socket::WebSocket,
+    websocket::{Broken, Received},
 };
-use crate::edge::{
-    outbound::{Ending, Item, Outbox},
-    server::Permit,
-};
+use crate::edge::outbound::{Ending, Item, Outbox};
 
 pub(super) enum Link {
     WebSocket(WebSocket),
@@ -95,7 +87,7 @@ impl Link {
     pub fn last_item(&self) -> Option<Item> {
         match self {
             Link::WebSocket(_) => None,
-            Link::Polling(_) => Some(Polling::close_item()),
+            Link::Polling(_) => Some(Item::Text(CLOSE)),
         }
     }
 
@@ -105,60 +97,5 @@ impl Link {
             return;
         };
         socket.close(ending.close.code(), &ending.reason).await;
-    }
-}
-
-/// A WebSocket, with its permit of `edge.max_connections`.
-pub(super) struct WebSocket {
-    socket: websocket::WebSocket<Upgraded>,
-    _permit: Option<Permit>,
-}
-
-/// An accepted upgrade whose stream is not ready yet.
-pub(super) struct Upgrading {
-    stream: OnUpgrade,
-    permit: Option<Permit>,
-}
-
-/// Answers the WebSocket handshake. poem's own WebSocket is not used because it copies every message for every
-/// recipient.
-///
-/// # Errors
-/// The rule of the handshake that the request violates.
-pub(super) fn accept(request: &Request) -> Result<(Response, Upgrading), Refused> {
-    let key = handshake::key(request)?;
-    let stream = request.take_upgrade().map_err(|_| {
-        Refused::Malformed("this connection cannot be upgraded; connect over HTTP/1.1")
-    })?;
-    let response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(header::UPGRADE, "websocket")
-        .header(header::CONNECTION, "Upgrade")
-        .header("sec-websocket-accept", derive_accept_key(key.as_bytes()))
-        .finish();
-    let permit = request.extensions().get::<Permit>().cloned();
-    Ok((response, Upgrading { stream, permit }))
-}
-
-impl Upgrading {
-    /// The WebSocket, once the response is sent; messages from the peer may have up to `max_message` bytes.
-    pub async fn finish(self, max_message: usize) -> Option<WebSocket> {
-        let stream = self.stream.await.ok()?;
-        Some(WebSocket {
-            socket: websocket::WebSocket::new(stream, max_message),
-            _permit: self.permit,
-        })
-    }
-}
-
-impl WebSocket {
-    /// Cancel-safe.
-    pub async fn receive(&mut self) -> Result<Received, Broken> {
-        self.socket.receive().await
-    }
-
-    /// Sends one text and flushes.
-    pub async fn send(&mut self, text: &str) -> Result<(), Broken> {
-        self.socket.send(text).await
     }
 }

@@ -4,7 +4,8 @@
 pub mod connection;
 pub mod handshake;
 pub mod link;
-pub mod origin;
 pub mod plain;
+pub mod polling;
+mod socket;
 pub mod socketio;
 pub mod websocket;

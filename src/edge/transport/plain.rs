@@ -13,13 +13,16 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::{
     connection::{Admitted, Beat, Codec, Connection, Input, Over},
     handshake,
-    link::{self, Link},
+    link::Link,
+    socket,
 };
 use crate::{
     config::Config,
     edge::{
         Edge, api,
         auth::Identity,
+        credentials::{bearer, no_token_in},
+        origin,
         outbound::{Encoding, Ending, Item, Outbox, RequestId, answer_to},
         session::Greeting,
     },
@@ -63,13 +66,13 @@ impl From<handshake::Refused> for Refusal {
 
 async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Refusal> {
     handshake::key(request)?;
-    super::origin::check(&edge.config.edge.allowed_origins, request)?;
+    origin::check(&edge.config.edge.allowed_origins, request)?;
     let identity = credentials(edge, request).await?;
     let admitted = match identity {
         Some(Ok(_)) => Admitted::authenticated(request),
         Some(Err(_)) | None => Admitted::anonymous(edge, request)?,
     };
-    let (response, upgrading) = link::accept(request)?;
+    let (response, upgrading) = socket::accept(request)?;
     let (edge, tasks) = (edge.clone(), edge.tasks.clone());
     let beginning = Box::pin(async move {
         let socket = upgrading.finish(edge.config.edge.max_frame_bytes).await?;
@@ -92,9 +95,9 @@ async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Ref
 /// The credentials of the handshake, if it has any.
 async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result<Identity>>> {
     let query = request.uri().query();
-    handshake::no_token_in(query)?;
+    no_token_in(query)?;
     if let Some(header) = request.header(header::AUTHORIZATION) {
-        let token = handshake::bearer(header).ok_or_else(|| {
+        let token = bearer(header).ok_or_else(|| {
             Error::unauthorized("the Authorization header must be `Bearer <access token>`")
         })?;
         return edge.auth.verify(token).map(|identity| Some(Ok(identity)));
@@ -198,7 +201,7 @@ impl Codec for Plain {
         Over::because(Close::Unauthorized, "unauthorized")
     }
 
-    fn farewell(&self, _: &Ending, _: &mut VecDeque<Item>) {}
+    fn last_items(&self, _: &Ending, _: &mut VecDeque<Item>) {}
 
     fn first_beat(&self) -> Duration {
         self.config.edge.ping_interval

@@ -79,8 +79,8 @@ impl NotificationsApi {
         caller: Caller,
         body: Body<Wishes>,
     ) -> Result<Changed<Settings>, Problem> {
-        let Body(wishes) = body;
-        let (preferences, rooms) = wishes.read()?;
+        let Body(settings) = body;
+        let (preferences, rooms) = settings.read()?;
         let user = caller.user();
         let command = Command::Notify(NotifyCommand::Prefer { preferences, rooms });
         Ok(match edge.submit.call(user, command).await? {

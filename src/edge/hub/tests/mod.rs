@@ -33,7 +33,7 @@ async fn one_reader(reconcile: Duration, events: usize) -> (World, Reader) {
 async fn repeats_are_dropped_and_swaps_put_right() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let events = world.truth.append(reader.room, 6);
-    // None of it is a hole, so that the store need not be asked.
+    // None of it is a missing range, so that the store need not be asked.
     world.truth.lock().down = true;
     for order in [[1, 0], [1, 0], [3, 2], [2, 3], [5, 5], [4, 0]] {
         for at in order {
@@ -45,11 +45,11 @@ async fn repeats_are_dropped_and_swaps_put_right() {
 }
 
 #[tokio::test]
-async fn a_hole_is_filled_before_what_follows_it() {
+async fn a_missing_range_is_filled_before_what_follows_it() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let events = world.truth.append(reader.room, 2000);
     world.bring(reader.room, &events[..1]);
-    // Most of it is lost; a page of repair is less than the hole.
+    // Most of it is lost; a page of repair is less than the missing range.
     world.bring(reader.room, &events[1999..]);
     reader.has(2003).await;
     assert!(reader.gaps.is_empty());
@@ -57,7 +57,7 @@ async fn a_hole_is_filled_before_what_follows_it() {
 }
 
 #[tokio::test]
-async fn a_hole_waits_for_a_store_that_is_away() {
+async fn a_missing_range_waits_for_a_store_that_is_away() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     world.truth.lock().down = true;
     let events = world.truth.append(reader.room, 5);
@@ -66,18 +66,18 @@ async fn a_hole_waits_for_a_store_that_is_away() {
         tokio::task::yield_now().await;
     }
     reader.read();
-    assert_eq!(reader.position, 3, "nothing overtakes the hole");
+    assert_eq!(reader.position, 3, "nothing overtakes the missing range");
     world.truth.lock().down = false;
     reader.has(8).await;
     assert!(reader.gaps.is_empty());
 }
 
 #[tokio::test]
-async fn a_hole_that_nothing_follows_is_found_by_the_heads() {
+async fn a_missing_range_that_nothing_follows_is_found_by_the_heads() {
     let (world, mut reader) = one_reader(Duration::from_millis(20), 3).await;
     world.truth.append(reader.room, 4);
     reader.has(7).await;
-    // Something that this version cannot read is a hole, too.
+    // Something that this version cannot read is a missing range, too.
     world.truth.append(reader.room, 1);
     let payload = b"8 somethingNew {}".as_slice().into();
     world.wire.send(Channel::Room(reader.room), payload);

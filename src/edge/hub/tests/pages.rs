@@ -60,7 +60,7 @@ async fn an_event_of_the_room_ends_it() {
         assert_eq!(page, format!("page {round}"));
         assert!(world.hub.page(reader.room, user, 50).is_some());
         let events = world.truth.append(reader.room, 2);
-        // The second one alone shows a hole: what is known to exist has not been seen.
+        // The second one alone shows a missing range: what is known to exist has not been seen.
         world.bring(reader.room, &events[1..]);
         reader.has(events[1].seq).await;
         assert_eq!(world.hub.page(reader.room, user, 50), None);

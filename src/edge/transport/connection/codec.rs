@@ -34,7 +34,7 @@ pub(in crate::edge) trait Codec: Send {
     /// How a socket without credentials ends after `edge.auth_timeout`.
     fn too_late(&mut self, outbox: &Outbox) -> Over;
     /// Appends the items that the peer should get before the close.
-    fn farewell(&self, ending: &Ending, into: &mut VecDeque<Item>);
+    fn last_items(&self, ending: &Ending, into: &mut VecDeque<Item>);
 
     /// Delay of the first heartbeat after the connection starts.
     fn first_beat(&self) -> Duration;

@@ -5,7 +5,7 @@ use std::{future::poll_fn, time::Duration};
 
 use super::{Codec, Connection};
 use crate::{
-    edge::{outbound::Ending, transport::link::Broken},
+    edge::{outbound::Ending, transport::websocket::Broken},
     protocol::Close,
 };
 
@@ -44,7 +44,7 @@ impl<C: Codec> Connection<C> {
             }
         }
         outbox.take(&mut self.writing);
-        self.codec.farewell(&ending, &mut self.writing);
+        self.codec.last_items(&ending, &mut self.writing);
         if self.writing.is_empty() {
             self.writing.extend(self.link.last_item());
         }

@@ -24,7 +24,10 @@ use tokio::time::{Instant, Sleep};
 
 pub(super) use self::codec::{Beat, Codec, Input, Over};
 use self::progress::Progress;
-use super::link::{Broken, Link, Received};
+use super::{
+    link::Link,
+    websocket::{Broken, Received},
+};
 use crate::{
     edge::{
         Edge,

@@ -13,12 +13,10 @@ use super::packet::{Event, Malformed, Message, Packet};
 use crate::{
     config::Config,
     edge::{
+        credentials::bearer,
         outbound::{Encoding, Ending, Item, Outbox, RequestId},
         session::Greeting,
-        transport::{
-            connection::{Beat, Codec, Input, Over},
-            handshake::bearer,
-        },
+        transport::connection::{Beat, Codec, Input, Over},
     },
     error::{Code, Error, Result},
     protocol::{Close, ConnectedLimits, Request, WireError, raw},
@@ -238,7 +236,7 @@ impl Codec for SocketIo {
         Over::because(Close::Unauthorized, "no CONNECT packet came in time")
     }
 
-    fn farewell(&self, ending: &Ending, into: &mut VecDeque<Item>) {
+    fn last_items(&self, ending: &Ending, into: &mut VecDeque<Item>) {
         if !self.connected {
             return;
         }

@@ -11,21 +11,20 @@ use parking_lot::Mutex;
 use poem::{Request, Response, http::header};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
 use super::{
-    Polling, Refused,
     codec::SocketIo,
-    payload,
-    polling::{Incoming, WaitingPoll},
+    refused::{Refused, payload},
 };
 use crate::edge::{
     Edge,
     outbound::{Item, Outbox},
     transport::{
         connection::{Admitted, Connection},
-        link::{self, Link},
+        link::Link,
+        polling::{Incoming, Polling, WaitingPoll},
+        socket,
     },
 };
 
@@ -82,7 +81,9 @@ impl Engine {
             };
             polling.insert(sid, Arc::new(handle));
         }
-        let link = Link::Polling(Polling::new(self.clone(), sid, incoming, poll));
+        let engine = self.clone();
+        let remove = move || engine.forget(sid);
+        let link = Link::Polling(Polling::new(remove, incoming, poll));
         let (edge, codec) = (self.edge.clone(), self.codec(request));
         let connection = Connection::new(edge, codec, link, outbox, admitted);
         self.edge.tasks.spawn(connection.serve(None));
@@ -92,7 +93,7 @@ impl Engine {
     /// `GET ?transport=websocket` without `sid`.
     pub(super) fn open_websocket(&self, request: &Request) -> Result<Response, Refused> {
         let admitted = Admitted::anonymous(&self.edge, request)?;
-        let (response, upgrading) = link::accept(request).map_err(Refused::Handshake)?;
+        let (response, upgrading) = socket::accept(request).map_err(Refused::Handshake)?;
         let outbox = self.edge.outbox();
         outbox.push(Item::Text(self.handshake(Uuid::new_v4(), &[]).into()));
         let (edge, codec) = (self.edge.clone(), self.codec(request));
@@ -136,8 +137,3 @@ impl Engine {
         self.polling.lock().remove(&sid);
     }
 }
-
-/// The packet that ends a session.
-pub(super) const CLOSE: Utf8Bytes = Utf8Bytes::from_static("1");
-/// The packet that ends an empty poll.
-pub(super) const NOOP: &str = "6";

@@ -11,8 +11,6 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Separates the packets of one polling payload.
-pub const SEPARATOR: char = '\x1e';
 /// Maximum attachments that one packet may announce, as in the reference parser.
 const MAX_ATTACHMENTS: usize = 10;
 

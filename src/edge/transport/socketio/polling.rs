@@ -7,32 +7,26 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use poem::{
     Body, Response,
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
 use super::{
-    Engine, Refused,
-    engine::{CLOSE, Handle, NOOP},
-    packet::{Packet, SEPARATOR},
-    payload,
+    engine::{Engine, Handle},
+    packet::Packet,
+    refused::{Refused, payload},
 };
-use crate::edge::{
-    outbound::Item,
-    transport::link::{Received, WebSocket},
-};
+use crate::edge::transport::polling::{CLOSE, Incoming, NOOP, SEPARATOR};
 
 /// Time limit of a post's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -43,106 +37,6 @@ const DISCARD: u64 = 4 << 20;
 const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 /// How long a poll may wait during an upgrade.
 const UPGRADING_POLL: Duration = Duration::from_millis(100);
-
-/// Input of a session's task from HTTP requests.
-pub(in crate::edge) enum Incoming {
-    Packets(VecDeque<Utf8Bytes>),
-    /// The WebSocket that replaces polling.
-    WebSocket(Box<WebSocket>),
-}
-
-/// The open poll, if any.
-#[derive(Default)]
-pub(super) struct WaitingPoll(Mutex<Option<oneshot::Sender<String>>>);
-
-impl WaitingPoll {
-    /// Answers the open poll, if any.
-    pub fn answer(&self, text: &str) {
-        if let Some(waiting) = self.0.lock().take() {
-            let _ = waiting.send(text.to_owned());
-        }
-    }
-}
-
-/// The session task's side of polling.
-pub(in crate::edge) struct Polling {
-    engine: Arc<Engine>,
-    sid: Uuid,
-    incoming: mpsc::Receiver<Incoming>,
-    /// Posted, not yet received by the connection.
-    packets: VecDeque<Utf8Bytes>,
-    poll: Arc<WaitingPoll>,
-    /// The poll that the next write answers.
-    held: Option<oneshot::Sender<String>>,
-}
-
-impl Polling {
-    pub(super) fn new(
-        engine: Arc<Engine>,
-        sid: Uuid,
-        incoming: mpsc::Receiver<Incoming>,
-        poll: Arc<WaitingPoll>,
-    ) -> Self {
-        Polling {
-            engine,
-            sid,
-            incoming,
-            packets: VecDeque::new(),
-            poll,
-            held: None,
-        }
-    }
-
-    pub fn close_item() -> Item {
-        Item::Text(CLOSE)
-    }
-
-    /// The next packet, or the WebSocket that replaces polling; `None` once the session was removed.
-    pub fn poll_receive(&mut self, cx: &mut Context) -> Poll<Option<Result<Received, WebSocket>>> {
-        loop {
-            if let Some(packet) = self.packets.pop_front() {
-                return Poll::Ready(Some(Ok(Received::Text(packet))));
-            }
-            match ready!(self.incoming.poll_recv(cx)) {
-                Some(Incoming::Packets(packets)) => self.packets = packets,
-                Some(Incoming::WebSocket(socket)) => return Poll::Ready(Some(Err(*socket))),
-                None => return Poll::Ready(None),
-            }
-        }
-    }
-
-    /// Takes the open poll for the next write; `false` if there is none.
-    pub fn hold(&mut self) -> bool {
-        if self.held.is_none() {
-            self.held = self.poll.0.lock().take();
-        }
-        self.held.is_some()
-    }
-
-    /// Answers the held poll with all items; `None` if its client has disconnected.
-    pub fn write(
-        &mut self,
-        items: &mut VecDeque<Item>,
-        render: fn(&Item) -> Utf8Bytes,
-    ) -> Option<()> {
-        let mut text = String::new();
-        for item in items.drain(..) {
-            if !text.is_empty() {
-                text.push(SEPARATOR);
-            }
-            text.push_str(&render(&item));
-        }
-        self.held.take()?.send(text).ok()
-    }
-}
-
-impl Drop for Polling {
-    /// The task has ended, or a WebSocket has replaced polling.
-    fn drop(&mut self) {
-        self.engine.forget(self.sid);
-        self.poll.answer(NOOP);
-    }
-}
 
 impl Engine {
     /// Waits until the outbox has items, at the latest a ping.

@@ -9,11 +9,14 @@ use std::{
 use poem::{Request, Response};
 
 use super::{
-    Engine, Refused,
-    engine::{Handle, NOOP},
-    polling::Incoming,
+    engine::{Engine, Handle},
+    refused::Refused,
 };
-use crate::edge::transport::link::{self, Received, Upgrading};
+use crate::edge::transport::{
+    polling::{Incoming, NOOP},
+    socket::{self, Upgrading},
+    websocket::Received,
+};
 
 /// Time limit from the WebSocket handshake to the upgrade packet.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +28,7 @@ impl Engine {
         session: &Arc<Handle>,
         request: &Request,
     ) -> Result<Response, Refused> {
-        let (response, upgrading) = link::accept(request).map_err(Refused::Handshake)?;
+        let (response, upgrading) = socket::accept(request).map_err(Refused::Handshake)?;
         if session.upgrading.swap(true, Ordering::AcqRel) {
             return Err(Refused::BadRequest);
         }
@@ -56,7 +59,7 @@ async fn probe(session: &Weak<Handle>, upgrading: Upgrading, max: usize) -> Opti
     session.incoming.send(takes_over).await.ok()
 }
 
-async fn expect(socket: &mut link::WebSocket, packet: &str) -> Option<()> {
+async fn expect(socket: &mut socket::WebSocket, packet: &str) -> Option<()> {
     loop {
         match socket.receive().await.ok()? {
             Received::Text(text) => return (text.as_str() == packet).then_some(()),

@@ -49,14 +49,14 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         expires_at: at(4_000_000_000_000),
     };
     store.notify.put_code(&code).await.unwrap();
-    let wishes = Preferences {
+    let preferences = Preferences {
         sms: true,
         ..Preferences::default()
     };
     let rooms = [(new_id(), RoomMode::Mentions)];
     let notify = &store.notify;
     notify
-        .put_notify_settings(ada.id, &wishes, &rooms)
+        .put_notify_settings(ada.id, &preferences, &rooms)
         .await
         .unwrap();
     assert!(!notify.notify_settings(ada.id).await.unwrap().gone);
@@ -116,7 +116,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         let answer = notify.try_code(ada.id, ChannelKind::Email, &code.hash, t0());
         assert_eq!(answer.await.unwrap(), CodeAnswer::NoneOpen);
         notify
-            .put_notify_settings(ada.id, &wishes, &rooms)
+            .put_notify_settings(ada.id, &preferences, &rooms)
             .await
             .unwrap();
         let settings = notify.notify_settings(ada.id).await.unwrap();
@@ -288,9 +288,11 @@ async fn users_who_left_are_still_candidates(store: Fixture) {
         ..message(public, &ada, 1, "@bob @eve")
     };
     let all = [(public, RoomMode::All)];
-    let wishes = Preferences::default();
+    let preferences = Preferences::default();
     for user in [&bob, &zoe] {
-        let put = store.notify.put_notify_settings(user.id, &wishes, &all);
+        let put = store
+            .notify
+            .put_notify_settings(user.id, &preferences, &all);
         put.await.unwrap();
     }
     let left = |user: &User| {

@@ -93,11 +93,14 @@ async fn a_deleted_account_gets_no_notifications_and_the_log_states_why(kind: Ki
     let who = |name: &str, role: &str| (name.to_owned(), role.to_owned());
     assert_eq!(members(&chat, &ada, public).await, [who("ada", "owner")]);
     assert_eq!(members(&chat, &ada, direct).await.len(), 1);
-    let mut heirs = members(&chat, &ada, owned).await;
-    heirs.sort();
+    let mut successors = members(&chat, &ada, owned).await;
+    successors.sort();
     // Both members joined with the room's creation; one of them is the owner now.
-    let owners = heirs.iter().filter(|(_, role)| role == "owner").count();
-    assert_eq!((heirs.len(), owners), (2, 1), "{heirs:?}");
+    let owners = successors
+        .iter()
+        .filter(|(_, role)| role == "owner")
+        .count();
+    assert_eq!((successors.len(), owners), (2, 1), "{successors:?}");
     let path = format!("/v1/rooms/{alone}");
     chat.rest_as(0, &ada)
         .get(&path)

@@ -284,9 +284,10 @@ async fn messages_read_before_the_delay_are_not_notified(kind: Kind) {
     assert_eq!(nobody["items"], json!([]));
 
     // The room is muted.
-    let wishes = json!({"rooms": [{"room": room, "mode": "none"}], "timeZone": "Europe/Berlin"});
+    let preferences =
+        json!({"rooms": [{"room": room, "mode": "none"}], "timeZone": "Europe/Berlin"});
     chat.rest_as(0, &bob)
-        .put("/v1/me/notifications", wishes)
+        .put("/v1/me/notifications", preferences)
         .await
         .ok(200);
     drop(socket);

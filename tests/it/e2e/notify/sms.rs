@@ -53,9 +53,9 @@ async fn conversation(kind: Kind, sms: &Provider) -> Conversation {
 }
 
 pub async fn prefer_text_messages(chat: &Chat, user: &User) {
-    let wishes = json!({"email": false, "sms": true});
+    let preferences = json!({"email": false, "sms": true});
     chat.rest_as(0, user)
-        .put("/v1/me/notifications", wishes)
+        .put("/v1/me/notifications", preferences)
         .await
         .ok(200);
 }
