@@ -272,15 +272,23 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     )
 }
 
-/// The path as logged. Segments longer than a UUID are masked, since they may be tokens, even in unknown paths.
+/// A path for the log. What follows `unsubscribe` is a secret, and so may be any segment that is longer than an id, also in
+/// a path that is no operation.
 fn shown(path: &str) -> Cow<'_, str> {
     const ID: usize = 36;
-    if path.split('/').all(|segment| segment.len() <= ID) {
+    let secret = |segment: &str| segment.to_ascii_lowercase().contains("unsubscribe");
+    if path.split('/').all(|s| s.len() <= ID && !secret(s)) {
         return path.into();
     }
-    let segments = path.split('/').map(|segment| match segment.len() {
-        ..=ID => segment,
-        _ => "…",
+    let mut hidden = false;
+    let segments = path.split('/').map(|segment| {
+        let shown = if hidden || segment.len() > ID {
+            "…"
+        } else {
+            segment
+        };
+        hidden |= secret(segment);
+        shown
     });
     segments.collect::<Vec<_>>().join("/").into()
 }
@@ -296,5 +304,26 @@ fn label(method: &Method) -> &str {
         | Method::DELETE
         | Method::OPTIONS => method.as_str(),
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_the_log_holds_no_secret() {
+        let id = "018f2b6e-0000-7000-8000-000000000000";
+        for plain in ["/", "/v1/rooms", &format!("/v1/rooms/{id}/messages")] {
+            assert_eq!(shown(plain), plain);
+        }
+        let paths = [
+            (format!("/v1/unsubscribe/{id}/{id}"), "/v1/unsubscribe/…/…"),
+            (format!("/v1/Unsubscribes/{id}"), "/v1/Unsubscribes/…"),
+            (format!("/v2/x/{}/y", "a".repeat(37)), "/v2/x/…/y"),
+        ];
+        for (path, expected) in paths {
+            assert_eq!(shown(&path), expected);
+        }
     }
 }

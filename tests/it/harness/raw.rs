@@ -75,7 +75,7 @@ impl Raw {
 
     /// Sends a request with these header lines in addition to `Host`.
     pub async fn request(&mut self, line: &str, headers: &[&str], body: &str) {
-        let mut text = format!("{line} HTTP/1.1\r\nhost: test\r\n");
+        let mut text = format!("{line} HTTP/1.1\r\nhost: localhost\r\n");
         for header in headers {
             text += &format!("{header}\r\n");
         }

@@ -269,4 +269,7 @@ async fn pages_and_metrics_can_be_disabled() {
             .status,
         404
     );
+    // A page in a browser reached it by a name of its own (DNS rebinding).
+    let rebound = "GET /metrics HTTP/1.1\r\nhost: attacker.example\r\n\r\n";
+    assert_eq!(send(url, rebound).await.status, 404);
 }

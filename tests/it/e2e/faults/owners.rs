@@ -96,7 +96,7 @@ async fn no_message_is_lost_when_workers_join_and_leave() {
     eventually("the second worker to stop", || async {
         chat.workers[second]
             .log()
-            .contains("stopping")
+            .contains("shutting down")
             .then_some(())
     })
     .await;

@@ -80,7 +80,7 @@ async fn a_deleted_account_gets_no_notifications_and_the_log_states_why(kind: Ki
     as_bob
         .post(&format!("/v1/rooms/{public}/join"), json!({}))
         .await
-        .problem(404, "not_found");
+        .problem(401, "unauthorized");
     let room = json!({"kind": "public", "name": "back"});
     assert!(as_bob.post("/v1/rooms", room).await.status >= 400);
     let add = format!("/v1/rooms/{public}/members/{}", bob.id);
