@@ -7,6 +7,7 @@
 //! version number, and unfinished attempts are detected.
 
 mod command;
+mod conclude;
 mod deliver;
 mod evaluate;
 mod limiter;
