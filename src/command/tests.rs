@@ -3,14 +3,7 @@
 
 mod strategies;
 
-use chrono::NaiveTime;
-use proptest::{
-    collection::vec,
-    option,
-    prelude::*,
-    strategy::{Strategy, ValueTree},
-    test_runner::TestRunner,
-};
+use proptest::{collection::vec, prelude::*};
 
 use super::{
     account::AccountCommand,
@@ -19,14 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{
-        Account, ClientMetadata, Role, RoomKind, User,
-        address::Address,
-        direct_room_id, message_id,
-        metadata::tests::spaced_json,
-        new_id,
-        notify::{ChannelKind, DeliveryState, Preferences, QuietHours, Report, RoomMode},
-    },
+    model::{RoomKind, message_id, metadata::tests::spaced_json, new_id, notify::ChannelKind},
     queue::{BatchBuilder, framing},
 };
 

@@ -9,22 +9,13 @@ use proptest::{
     test_runner::TestRunner,
 };
 
-use super::super::{
-    account::AccountCommand,
-    notify::NotifyCommand,
-    room::{RoomCommand, Send},
-    *,
-};
-use crate::{
-    model::{
-        Account, ClientMetadata, Role, RoomKind, User,
-        address::Address,
-        direct_room_id, message_id,
-        metadata::tests::spaced_json,
-        new_id,
-        notify::{ChannelKind, DeliveryState, Preferences, QuietHours, Report, RoomMode},
-    },
-    queue::{BatchBuilder, framing},
+use super::super::{account::AccountCommand, notify::NotifyCommand, room::RoomCommand, *};
+use crate::model::{
+    Account, ClientMetadata, Role, RoomKind, User,
+    address::Address,
+    direct_room_id, message_id,
+    metadata::tests::spaced_json,
+    notify::{ChannelKind, DeliveryState, Preferences, QuietHours, Report, RoomMode},
 };
 
 /// An injection attempt: a whole command of another user, between bytes that might end one.
