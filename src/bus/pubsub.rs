@@ -44,7 +44,7 @@ pub struct RoomEvents {
     pub events: Vec<FeedEvent>,
 }
 
-/// What one batch publishes.
+/// The publications of one batch.
 #[derive(Debug, Clone, Default)]
 pub struct Publications {
     /// Appended to the recent-events cache and published on the room's channel.

@@ -41,7 +41,7 @@ struct Inner {
 
 struct Known {
     room: Room,
-    /// Each with a time before the read.
+    /// Each with a time just before it was read.
     members: HashMap<UserId, (Member, Instant)>,
 }
 
@@ -100,7 +100,7 @@ impl MembershipCache {
         }
     }
 
-    /// Invalidates what was read of a user before now.
+    /// Invalidates all entries of a user that were read before now.
     pub fn invalidate_user(&self, user: UserId) {
         let mut inner = self.0.lock();
         let now = Instant::now();
