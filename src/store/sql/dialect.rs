@@ -70,7 +70,7 @@ pub trait Dialect:
         rows: impl ExactSizeIterator<Item = [Value<'a>; N]>,
     ) -> Result<(), BoxDynError>;
 
-    /// What a failed call means to the caller.
+    /// The error that the caller gets for a failed call.
     fn failure(error: sqlx::Error) -> Error;
 }
 
