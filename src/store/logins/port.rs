@@ -22,7 +22,7 @@ pub trait LoginReads: Send + Sync {
 pub trait LoginWrites: Send + Sync {
     /// Opening the same login again returns `Done` and changes nothing, even if it was revoked since.
     async fn open_login(&self, login: &Login) -> Result<Applied>;
-    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation that was requested before it, or within
+    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation, requested before it or within
     /// `grace` after it, returns `Done`. It has the same `new_hash`, since the new token is derived from the old one.
     /// Otherwise, a rotation requested before the last one is a redelivery: it is refused, and the login stays. One
     /// requested later shows that an old token was used again, and revokes the login.
