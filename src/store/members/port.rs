@@ -7,7 +7,7 @@ use crate::{
     model::{Member, Room, RoomId, UserId},
 };
 
-/// A room as a user finds it on joining it.
+/// A room with the membership and unread count of one user, as `joinRoom` needs it.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// Not deleted.
