@@ -38,7 +38,7 @@ pub enum Benchmark {
     /// How the number of workers follows the load: quiet, a burst, quiet, against a deployment that `chat autoscale` runs.
     /// Prints JSON; exit 1 if anything was lost, repeated or out of order.
     Scaling(Scaling),
-    /// Baselines to compare with: programs that do only what cannot be avoided.
+    /// Baselines for comparison: programs that do only the unavoidable part of the work.
     #[command(alias = "bare")]
     Baseline {
         #[command(subcommand)]

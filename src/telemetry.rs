@@ -293,7 +293,7 @@ impl Metrics {
             ),
             registry: m.0,
         };
-        // Created at the start: a series that is absent until first used looks like a broken one.
+        // Created at the start: a series that is absent until its first use would look like a failure.
         for transport in ["ws", "socketio"] {
             metrics.sockets_open.with_label_values(&[transport]).set(0);
         }

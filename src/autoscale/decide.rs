@@ -24,7 +24,7 @@ pub struct Settings {
     pub messages_per_second: f64,
     /// Tasks (notifications) that may wait for each worker, at least 1.
     pub jobs_per_worker: u64,
-    /// If a message waits longer, one more worker is started.
+    /// If a message waits longer than this, one more worker is started.
     pub target_age: Duration,
     /// Workers are stopped only after the need was lower for this long, and this long after the last change.
     pub cooldown: Duration,
@@ -134,7 +134,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
 }
 
 impl Sample {
-    /// Workers that this sample asks for when only `share` of each threshold may be used. Not above a million.
+    /// The workers that this sample requires if each may use only `share` of its thresholds. At most a million.
     fn need(&self, settings: &Settings, share: f64) -> u32 {
         let tasks = self.tasks.unwrap_or_default() as f64;
         let for_tasks = tasks / (settings.jobs_per_worker.max(1) as f64 * share);
@@ -205,7 +205,7 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
             Ordering::Equal => {}
             change => (from_above, level_start) = (change.is_lt(), i),
         }
-        // While the queue was away no worker worked: all of them start anew.
+        // While the queue was unavailable no worker stored anything, so all of them need time to settle again.
         if sample.waiting.is_none() {
             (from_above, level_start) = (false, i + 1);
             continue;

@@ -1,6 +1,6 @@
-//! Runs as many workers as the queue needs: measures it, decides ([`decide()`](decide::decide), a pure function), and starts
-//! or stops `chat worker` processes on this machine ([`pool`]). It takes nothing out of the queue and stores nothing. A
-//! deployment without it works as well, with as many workers as are started by other means.
+//! Runs as many workers as the queue needs: measures it, decides ([`decide()`](decide::decide), a pure function), and
+//! starts or stops `chat worker` processes on this machine ([`pool`]). It consumes nothing from the queue and stores
+//! nothing. A deployment without it works as well, with as many workers as are started by other means.
 
 pub mod decide;
 mod lease;

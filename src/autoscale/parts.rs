@@ -1,4 +1,4 @@
-//! What an autoscaler is made of.
+//! The parts that an autoscaler is built from.
 
 use std::sync::Arc;
 

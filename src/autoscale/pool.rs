@@ -71,7 +71,7 @@ impl WorkerCommand {
     }
 }
 
-/// What happened to a worker.
+/// An event in the life of a worker.
 #[derive(Debug)]
 pub struct Event {
     worker: u64,
@@ -173,7 +173,7 @@ impl Pool {
         worker.ready && later && worker.started.elapsed() >= STARTUP
     }
 
-    /// Asks the newest workers to stop.
+    /// Closes the pipes of the newest workers, which stops them.
     fn stop_newest(&mut self, count: usize) {
         let deadline = Instant::now() + self.grace;
         let newest = self.workers.iter_mut().rev();

@@ -1,6 +1,6 @@
-//! What edges report to the autoscaler: how many payloads they published, and how many messages were in them. The counters
-//! are shared, so that the sum over all edges costs one read and survives each edge. They show the size of payloads and the
-//! arrival rate; how much waits is read from the queue.
+//! The reports of edges to the autoscaler: how many payloads they published, and how many messages these contained. The
+//! counters are shared by all edges, so that the sum takes one read and survives a restart of an edge. They give the
+//! size of payloads and the arrival rate; the number of waiting payloads is read from the queue.
 
 use std::{sync::Arc, time::Duration};
 

@@ -23,7 +23,7 @@ use crate::{
 const MEMORY: Duration = Duration::from_secs(1800);
 /// The share of the thresholds that must suffice before workers are stopped.
 const HYSTERESIS: f64 = 0.7;
-/// Shortest interval between two reads of the edges' reports, which are as frequent.
+/// Shortest interval between two reads of the edges' reports; edges report at the same interval.
 const FLOW_EVERY: Duration = Duration::from_millis(500);
 
 /// `waiting=120 oldest=0.5s arrival=80.0/s tasks=0 workers 1 -> 2: messages wait or arrive`
@@ -136,7 +136,7 @@ impl Scaler {
         }
     }
 
-    /// Another autoscaler leads: the history is not about this one's workers.
+    /// Clears the history when another autoscaler leads: it does not apply to this one's workers.
     pub fn reset(&mut self) {
         self.samples.clear();
         self.target = 0;

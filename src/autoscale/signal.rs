@@ -29,7 +29,7 @@ pub struct Measurement {
     pub due_soon: Option<u64>,
 }
 
-/// What a pool of workers consumes; the rest belongs to other pools.
+/// The queues that a pool of workers consumes; the others belong to other pools.
 #[derive(Debug, Clone)]
 pub struct Scope {
     pub messages: bool,
@@ -100,7 +100,7 @@ impl Tracker {
             };
         }
         let Some(load) = load else {
-            // A partition may have become empty meanwhile; that is not assumed.
+            // Partitions may have been empty in between, but were not measured so: their age continues.
             return Measurement {
                 arrival,
                 ..Measurement::default()
@@ -159,8 +159,8 @@ impl Tracker {
             longest = longest.max(at.saturating_sub(since));
             served &= partition.consumers > 0;
         }
-        // Without a consumer this is the age of the oldest message. With one it is an upper bound: all that waits may have
-        // arrived later.
+        // Without a consumer this is the age of the oldest message. With one it is an upper bound: all waiting messages
+        // may have arrived later.
         if served && let Some(bound) = self.age_in_line(at, waiting) {
             longest = longest.min(bound);
         }
@@ -273,7 +273,7 @@ mod tests {
         );
         tracker.report(s(2), None);
         assert_eq!(tracker.measure(s(2), Some(&load(&[0], 1))).arrival, None);
-        // Counters that restarted give no negative rate.
+        // Counters that were reset do not give a negative rate.
         tracker.report(s(3), flow(5, 50));
         tracker.report(s(4), flow(1, 1));
         assert_eq!(tracker.measure(s(4), Some(&load(&[1], 1))).arrival, None);
@@ -311,14 +311,14 @@ mod tests {
             tracker.report(s(then), flow(610, 6100));
             let measured = tracker.measure(s(then), Some(&load(&[15], 1)));
             assert_eq!(measured.waiting, Some(150), "{then}");
-            // A rate over no time, or less, is unknown; over an hour it is small.
+            // A rate over a zero or negative time is unknown; over an hour it is small.
             assert!(
                 measured.arrival.is_none_or(|rate| rate <= 100.0),
                 "{measured:?}"
             );
             let empty = tracker.measure(s(then), Some(&load(&[0], 1)));
             assert_eq!((empty.waiting, empty.oldest), (Some(0), Some(s(0))));
-            // From there on it is correct again.
+            // After the jump it is correct again.
             for second in 1..60 {
                 tracker.report(
                     s(then + second),

@@ -19,17 +19,17 @@ const MINUTES: usize = 24 * 60;
 
 #[derive(Args, Debug)]
 pub struct Simulate {
-    /// Starts nobody: plays a day of traffic, lines of `minute,messages`, with the settings in effect, and prints what
-    /// would happen, a JSON object for each minute and one for the day.
+    /// Simulates a day of traffic (lines of `minute,messages`) with the settings in effect and starts no worker. Prints
+    /// a JSON object for each minute and one for the day.
     #[arg(long, value_name = "FILE")]
     pub simulate: Option<PathBuf>,
-    /// Multiplies the day so that its busiest minute has this many messages a second.
+    /// Scales the day so that its busiest minute has this many messages per second.
     #[arg(long, value_name = "RATE", requires = "simulate")]
     pub peak: Option<f64>,
-    /// Messages a second that one worker stores; left out, what it is trusted with [autoscale.messages_per_second].
+    /// Messages per second that one worker stores; default: the assumed number [autoscale.messages_per_second].
     #[arg(long, value_name = "RATE", requires = "simulate")]
     pub capacity: Option<f64>,
-    /// Draws the day as a picture, too.
+    /// Also writes a chart of the day to this file.
     #[arg(long, value_name = "FILE", requires = "simulate")]
     pub svg: Option<PathBuf>,
 }
@@ -158,7 +158,7 @@ pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minut
     let mut minutes = vec![Minute::default(); traffic.0.len()];
     let mut samples: Vec<Sample> = Vec::new();
     let mut recent = VecDeque::from(vec![0.0; RATE_SECONDS]);
-    // Workers that were started a second ago work now, unless they have been stopped.
+    // Workers that were started a second ago store messages from now on, unless they have been stopped.
     let (mut wanted, mut working) = (settings.min, settings.min);
     let (mut arrived, mut stored, mut worker_seconds) = (0.0, 0.0, 0_u64);
     for (minute, (messages, seen)) in traffic.0.iter().zip(&mut minutes).enumerate() {
@@ -298,12 +298,12 @@ mod tests {
         assert!((5..=8).contains(&day.most_workers), "{day:?}");
         assert!(day.worker_hours < day.worker_hours_at_most / 3.0, "{day:?}");
         assert!(day.asleep_seconds > 4 * 3600, "{day:?}");
-        // Never without a worker while something waits.
+        // There is always a worker while messages wait.
         let left = minutes
             .iter()
             .filter(|m| m.arrived_per_second > 0.0 && m.workers == 0);
         assert_eq!(left.count(), 0);
-        // 564 minutes with messages, alone or in a row: up and down again for each at the most.
+        // 564 minutes have messages: at most one start and one stop for each of them.
         assert!(day.changes < 2 * 564, "{day:?}");
     }
 

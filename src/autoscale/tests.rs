@@ -23,7 +23,7 @@ const SETTINGS: Settings = Settings {
     memory: Duration::from_secs(1800),
 };
 
-/// A small generator (SplitMix64), so that a failure can be reproduced by its seed.
+/// A random number generator (SplitMix64), so that a failure can be reproduced from its seed.
 struct Random(u64);
 
 impl Random {
@@ -39,7 +39,7 @@ impl Random {
         self.next() % n
     }
 
-    /// 0..1
+    /// A number in 0..1.
     fn part(&mut self) -> f64 {
         self.below(1 << 32) as f64 / (1u64 << 32) as f64
     }
@@ -80,7 +80,7 @@ impl World {
 
     /// One second in which `arriving` messages arrive. `seen`: whether statistics are available.
     fn step(&mut self, arriving: f64, seen: bool) -> Decision {
-        // Whole numbers, so that no fraction is left over.
+        // Whole numbers, so that no fraction of a message remains.
         let arriving = arriving.floor();
         self.second += 1;
         self.waiting += arriving;
@@ -211,7 +211,7 @@ fn messages_never_wait_without_a_worker() {
                 world.second
             );
         }
-        // When all is done, no worker is left: halved at each cool-down.
+        // Without load the number is halved at each cool-down, until no worker is left.
         while world.waiting > 0.0 {
             world.step(0.0, true);
         }
@@ -265,7 +265,7 @@ fn unknown_figures_change_nothing() {
         world.step(0.0, false);
         assert_eq!(world.workers, before);
     }
-    // Known again: a whole cool-down of known samples is required.
+    // The figures are known again: a whole cool-down of known samples is required.
     for _ in 0..29 {
         world.step(0.0, true);
         assert_eq!(world.workers, before);
@@ -276,7 +276,7 @@ fn unknown_figures_change_nothing() {
     assert_eq!(world.workers, 0);
 }
 
-/// The queue did not answer until each deadline: few samples, far apart.
+/// Each sample waits for its deadline because the queue does not answer: few samples, far apart.
 #[test]
 fn workers_are_stopped_only_after_a_cooldown_of_known_samples() {
     for pause in 1..40 {
@@ -341,18 +341,18 @@ fn a_clock_that_jumps_stops_no_worker() {
         match seed % 3 {
             0 => world.second += HOUR,
             1 => world.second -= HOUR,
-            // Back by a little, like a clock that is corrected.
+            // Back by a little, as when a clock is corrected.
             _ => world.second -= 1 + random.below(20),
         }
-        // At the first sample the backlog of the last one is gone.
+        // At the first sample after the jump the backlog is gone.
         (world.waiting, world.rate) = (0.0, 0.0);
         world.line.clear();
         assert_eq!(world.step(0.0, true).target, before, "seed {seed}");
-        // At any time, waiting messages get a worker.
+        // Waiting messages get a worker after any jump.
         let decision = world.step(1.0, true);
         assert!(decision.target > 0, "seed {seed}");
         assert!(decision.target <= world.settings.max, "seed {seed}");
-        // A jump has no effect after a cool-down, from which on the number is halved repeatedly.
+        // A jump has no effect after a cool-down; from then on the number is halved repeatedly.
         for _ in 0..6 * 70 {
             world.step(0.0, true);
         }

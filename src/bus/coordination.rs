@@ -1,5 +1,5 @@
-//! The port for what processes agree on: leases, semaphores, counters, small values and worker heartbeats. Every entry
-//! has a time to live, by the bus's own clock, so that a killed process leaves nothing behind.
+//! The port for coordination between processes: leases, semaphores, counters, small values and worker heartbeats. Each
+//! entry has a time to live, by the bus's own clock, so that a killed process leaves nothing behind.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What edges, workers and autoscalers share at run time: Redis in a cluster, memory in one process. Four ports, each
-//! implemented by both:
+//! The state that edges, workers and autoscalers share at run time, in Redis or, for a single process, in memory. Four
+//! ports, each implemented by both:
 //!
 //! - [`PubSub`]: live events and notices from workers to edges;
 //! - [`RecentEvents`]: the cached tail of each room's feed;

@@ -1,4 +1,4 @@
-//! The port for user presence: who is connected to any edge, and when each user was last active.
+//! The port for user presence: which users are connected to any edge, and when each was last active.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ pub struct RoomEvents {
     pub events: Vec<FeedEvent>,
 }
 
-/// What one batch publishes.
+/// The publications of one batch.
 #[derive(Debug, Clone, Default)]
 pub struct Publications {
     /// Appended to the recent-events cache and published on the room's channel.
@@ -64,16 +64,16 @@ impl Publications {
 /// The channels of one listener.
 #[async_trait]
 pub trait Subscriptions: Send + Sync {
-    /// Resolves when messages published from now on will arrive, or, while the connection is down, at once: the channels
-    /// are subscribed when it returns, before `Restored`. Returns whether they are subscribed now.
+    /// Resolves when messages published from now on will arrive. While the connection is down it resolves at once, and
+    /// the channels are subscribed on the next connection, before `Restored`. Returns whether they are subscribed now.
     async fn subscribe(&self, channels: &[Channel]) -> Result<bool>;
     async fn unsubscribe(&self, channels: &[Channel]) -> Result<()>;
 }
 
 #[async_trait]
 pub trait PubSub: Send + Sync {
-    /// Publishes a batch and updates the recent-events cache in the same single round trip. Fails as a whole or not at
-    /// all, as far as the caller can know.
+    /// Publishes a batch and updates the recent-events cache in the same single round trip. After an error, any
+    /// part of it may have been published.
     async fn publish(&self, publications: &Publications) -> Result<()>;
 
     /// Opens a listener with a bounded queue of its own. A listener that falls behind loses its connection (`Lost`, then

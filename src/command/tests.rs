@@ -1,5 +1,5 @@
-//! Injection tests: whatever bytes a client puts into the fields of a command, the worker reads one command with the
-//! same actor.
+//! Injection tests: for any bytes that a client puts into the fields of a command, the worker reads one command with
+//! the same actor.
 
 mod strategies;
 

@@ -1,9 +1,9 @@
-//! What is wrong with the settings, and where each value came from. Must never hold a value that may be secret.
+//! Problems of the settings, with the source of each value. Must never hold a value that may be secret.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// The layer a value came from, as a person would look for it.
+/// The layer a value came from, as shown to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The built-in `config.toml`.
@@ -39,14 +39,14 @@ impl fmt::Display for Source {
     }
 }
 
-/// One thing to put right.
+/// One problem to correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The setting, as in `config.toml` with its section: `edge.port`. Empty if a file as a whole is meant.
     pub key: String,
     /// Where the value came from.
     pub source: Source,
-    /// What is wrong with it. Shows the value unless the key is secret or unknown.
+    /// The problem. Shows the value unless the key is secret or unknown.
     pub message: String,
     /// The valid values, in words; empty if the message is enough.
     pub allowed: String,

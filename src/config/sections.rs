@@ -16,7 +16,8 @@ pub struct Edge {
     pub host: String,
     /// 0 picks a free one.
     pub port: u16,
-    /// `http(s)://host[:port][/path]` without a slash at its end; what clients use if not host and port.
+    /// `http(s)://host[:port][/path]` without a slash at its end; the address for clients if it is not `host` and
+    /// `port`.
     pub public_url: Option<String>,
     /// Exact origins in lower case, or the single entry `*`. The server's own origin is allowed besides.
     pub allowed_origins: Vec<String>,
@@ -34,7 +35,8 @@ pub struct Edge {
     pub request_timeout: Duration,
     /// Between two requests of a connection.
     pub idle_timeout: Duration,
-    /// The time over which the reader of an HTTP answer must take 1 KiB a second, and that of a socket a byte.
+    /// The period in which the reader of an HTTP response must read 1 KiB per second, and the reader of a socket one
+    /// byte.
     pub write_timeout: Duration,
     /// Peers from which the client's address is read.
     pub trusted_proxies: Vec<IpNet>,
@@ -178,7 +180,7 @@ impl Worker {
     }
 }
 
-/// What a worker does: an item of `worker.jobs`.
+/// A role of a worker: an item of `worker.jobs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkerRole {
     /// Stores the commands that edges accepted.
@@ -372,10 +374,10 @@ pub struct Rooms {
     pub add_members: AddMembers,
 }
 
-/// `rooms.add_members`: who may make another user a member of a room.
+/// `rooms.add_members`: the users who may make another user a member of a room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AddMembers {
-    /// Anyone with an account.
+    /// All users.
     #[default]
     Anyone,
     /// Members of a room that the other user is in, too.
@@ -420,7 +422,7 @@ pub struct Limits {
 pub struct Log {
     /// A filter of `tracing_subscriber::EnvFilter`.
     pub filter: String,
-    /// The most verbose level of everything that is not this program's own code, whatever the filter says.
+    /// The most verbose level of libraries, regardless of the filter.
     pub dependencies: LevelFilter,
     /// Format of the lines.
     pub format: LogFormat,
@@ -440,6 +442,6 @@ pub enum LogFormat {
 pub struct Metrics {
     /// 0: none.
     pub port: u16,
-    /// An edge's own port serves them to everyone.
+    /// An edge's own port serves them to all clients.
     pub public: bool,
 }

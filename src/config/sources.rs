@@ -1,11 +1,12 @@
-//! Where settings are looked for. Only collects: nothing is opened or understood here.
+//! The sources of settings. Only collects them: nothing is opened or parsed here.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Where settings are looked for besides the built-in ones, lowest layer first.
+/// The sources of settings besides the built-in ones, lowest layer first.
 ///
-/// Has no `Debug`, since the environment holds secrets. A plain `Sources::default()` looks nowhere, so a test depends on nothing outside itself.
+/// Has no `Debug`, since the environment holds secrets. `Sources::default()` has no sources, so a test depends on
+/// nothing outside itself.
 #[derive(Clone, Default)]
 pub struct Sources {
     /// A settings file (`--config`). `None`: the one that `CHAT_CONFIG` names in `env` or `dotenv`, if any.

@@ -318,7 +318,7 @@ fn settings_that_contradict_each_other_name_both_sources() {
         "edge.max_body_bytes: 8000 is more than half of edge.max_frame_bytes = 10000 [from CHAT__EDGE__MAX_FRAME_BYTES]; \
          allowed: at most 5000 here, or a larger edge.max_frame_bytes   [from CHAT__EDGE__MAX_BODY_BYTES]"
     );
-    // A small frame alone is a wish, not a contradiction.
+    // A small frame alone is no contradiction.
     assert!(load(env([("CHAT__EDGE__MAX_FRAME_BYTES", "4096")])).is_ok());
     let line = problem(env([("CHAT__WORKER__HEARTBEAT", "500ms")]));
     assert!(
@@ -346,7 +346,7 @@ fn settings_that_contradict_each_other_name_both_sources() {
         "{problems}"
     );
 
-    // A value that is bad in itself is not compared with anything.
+    // An invalid value is not compared with others.
     let line = problem(env([
         ("CHAT__WORKER__HEARTBEAT", "soon"),
         ("CHAT__WORKER__HEARTBEAT_TTL", "100ms"),

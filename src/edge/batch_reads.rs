@@ -1,5 +1,6 @@
-//! Batched reads, as in DataLoader: keys that are requested while a read is under way are read together by the next one.
-//! Idle, that is a read of one key without delay; when all clients reconnect after a restart, one read for hundreds.
+//! Batched reads, as in DataLoader: keys that are requested while a read is under way are read together by the next
+//! one. On an idle edge that is a read of one key without delay; when all clients reconnect after a restart, one read
+//! has hundreds of keys.
 //!
 //! Not a cache: each read starts after all of its callers asked, so its result is never older than that of a read of
 //! their own.
@@ -215,10 +216,10 @@ mod tests {
 
     use super::*;
 
-    /// Returns twice the key, and how many keys were read together.
+    /// Returns double the key, and the number of keys that were read together.
     type Doubled = BatchedRead<u32, (u32, usize)>;
 
-    /// Reads that wait for a permit each; `u32::MAX` is a key that fails, 0 one that panics.
+    /// Reads that each wait for a permit. The key `u32::MAX` makes the read fail, 0 makes it panic.
     fn reads() -> (Arc<Doubled>, Arc<Semaphore>, Arc<AtomicU32>) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
         let (gate, count) = (permits.clone(), begun.clone());

@@ -1,4 +1,4 @@
-//! Properties of the parsers of what clients and proxies send; see [`crate::fuzz`].
+//! Properties of the parsers for input from clients and proxies; see [`crate::fuzz`].
 
 use std::{
     collections::BTreeMap,
@@ -35,10 +35,10 @@ use crate::{
 
 /// The longest message in [`frames`].
 const MAX_MESSAGE: usize = 4096;
-/// The longest that an answer may be which says what is wrong with a request, in bytes. It must not repeat the request.
+/// Maximum length of an error message, in bytes: it must not repeat the request.
 const MAX_ERROR: usize = 900;
 
-/// A peer that sends these bytes, at most `step` at once, and takes whatever it is sent.
+/// A peer that sends these bytes, at most `step` at once, and accepts everything written to it.
 struct Feed<'a> {
     bytes: &'a [u8],
     step: usize,
@@ -86,7 +86,7 @@ fn received(bytes: &[u8], step: usize) -> (Vec<Received>, Broken) {
     }
 }
 
-/// RFC 6455 frames: how the bytes are cut into pieces makes no difference, and no message is longer than it may be.
+/// RFC 6455 frames: the result does not depend on how the bytes are split, and no message exceeds the limit.
 pub fn frames(input: &[u8]) {
     let whole = received(input, usize::MAX);
     let mut length = 0;
@@ -100,7 +100,7 @@ pub fn frames(input: &[u8]) {
     assert_eq!(whole, received(input, 1));
 }
 
-/// Engine.IO and Socket.IO packets: an event that is read is written and read as the same.
+/// Engine.IO and Socket.IO packets: a parsed event that is written again parses to the same event.
 pub fn engineio(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
@@ -128,7 +128,7 @@ pub fn engineio(input: &[u8]) {
     }
 }
 
-/// `/ws` frames: what is refused is not repeated in the answer, and what is taken is within the frame.
+/// `/ws` frames: an error does not repeat the frame, and accepted fields are not longer than the frame.
 pub fn requests(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
@@ -150,7 +150,7 @@ pub fn requests(input: &[u8]) {
     }
 }
 
-/// A page's cursor is read as what it was made of.
+/// A cursor that is written and parsed again is the same.
 pub fn cursors(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Ok(place) = api::notifications::delivery_log::place(&text) {
@@ -166,7 +166,7 @@ pub fn form(input: &[u8]) -> BTreeMap<String, String> {
     api::callbacks::form(input)
 }
 
-/// Forwarded headers name no more hops than they have elements, and nobody's word counts who is not trusted.
+/// Forwarded headers have no more hops than elements, and those of an untrusted peer are ignored.
 pub fn forwarded(input: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in input.split(|byte| *byte == b'\n').take(64) {
@@ -185,7 +185,7 @@ pub fn forwarded(input: &[u8]) {
     assert_eq!(Proxies::none().client(peer, &headers), peer);
 }
 
-/// A PROXY header is taken whole and nothing behind it.
+/// A PROXY header is read completely, and no byte after it.
 pub fn proxy(input: &[u8]) {
     let mut stream = input;
     let read = proxy_protocol::read(&mut stream).now_or_never();
@@ -197,7 +197,7 @@ pub fn proxy(input: &[u8]) {
     }
 }
 
-/// A request's target and `Host`: what passes has one host and a path.
+/// A request's target and `Host`: an accepted request has one host and a path.
 pub fn host(input: &[u8]) {
     let mut lines = input.split(|byte| *byte == b'\n');
     let target = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
@@ -222,7 +222,7 @@ static TOKENS: LazyLock<AccessTokens> = LazyLock::new(|| {
     )
 });
 
-/// No token is good but those that were signed, byte for byte.
+/// Only a signed token is accepted, and no modification of it.
 pub fn jwt(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     assert!(TOKENS.verify(&text).is_err());
@@ -235,7 +235,7 @@ pub fn jwt(input: &[u8]) {
     };
     let token = TOKENS.sign(who, Timestamp::now()).expect("it is signed");
     assert_eq!(TOKENS.verify(&token).expect("ours"), who);
-    // The input as changes: places and bytes in turn.
+    // The input as modifications: positions and bytes, alternating.
     let mut forged = token.clone().into_bytes();
     for change in input.chunks_exact(2) {
         let place = usize::from(change[0]) * forged.len() / 256;

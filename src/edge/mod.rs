@@ -2,7 +2,7 @@
 //! listens to the bus. It has no handle that writes the database: its [`run::Parts`] hold none.
 //!
 //! From the outside in: [`server`] (TCP, HTTP), [`transport`] (sockets) and [`api`] (REST) on top of it; [`session`], which
-//! knows what each event does; [`hub`], which gives sockets the events of their rooms in order; [`outbound`], the queues
+//! handles each request; [`hub`], which gives sockets the events of their rooms in order; [`outbound`], the queues
 //! that sockets are written from; [`submit`], the way to the queue.
 
 pub mod api;

@@ -1,5 +1,5 @@
-//! Announces on the bus which users are connected to this edge. An announcement ends by itself, since an edge that crashes
-//! takes nothing back.
+//! Announces on the bus which users are connected to this edge. Announcements expire, since an edge that crashes cannot
+//! withdraw them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +11,12 @@ use crate::{bus::Presence, config::Config};
 /// Intervals after which users whose announcements stopped count as gone.
 const INTERVALS: u32 = 3;
 
-/// Between two announcements.
+/// The time between two announcements.
 pub fn interval(config: &Config) -> Duration {
     (config.notify.away_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(10))
 }
 
-/// How long an announcement counts: one that is lost does no harm.
+/// How long an announcement counts: long enough that losing one does no harm.
 pub fn ttl(config: &Config) -> Duration {
     interval(config) * INTERVALS
 }

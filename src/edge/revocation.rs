@@ -1,8 +1,8 @@
-//! Logins that ended. An access token is verified without a question to the store, so an edge remembers which logins are
-//! open and which ended: REST requests with a token of an ended login or of a deleted account are refused before the token
+//! Logins that ended. An access token is verified without reading the store, so an edge remembers which logins are open
+//! and which ended: REST requests with a token of an ended login or of a deleted account are refused before the token
 //! expires.
 //!
-//! The store is asked once for each login that an edge sees. Afterwards workers announce the end of a login on the bus,
+//! Each login that an edge sees is read from the store once. Afterwards workers announce the end of a login on the bus,
 //! and [`Revocations::open`] lists the logins that are compared with the store again, in case an announcement was lost.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{hub::Hub, registry::Registry};
 use crate::{model::LoginId, store::Reads};
 
-/// Logins that are remembered at least; at most twice as many are.
+/// Minimum number of remembered logins; at most twice as many are kept.
 const KNOWN: usize = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum LoginState {
     Ended,
 }
 
-/// See the module.
+/// The logins that this edge has seen.
 pub struct Revocations(Mutex<Generations>);
 
 /// Entries that are not looked up any more disappear with the older generation.
@@ -47,13 +47,13 @@ impl Revocations {
         }))
     }
 
-    /// `None` where the store has to be asked.
+    /// `None` if the login has to be read from the store.
     pub fn state(&self, login: LoginId) -> Option<LoginState> {
         self.0.lock().get(login)
     }
 
-    /// The store says that the login is open. Returns what counts: an end that was announced while the store was asked
-    /// is newer than its answer.
+    /// Records that the login is open according to the store, unless its end was announced during the read, which is
+    /// newer. Returns the resulting state.
     pub fn opened(&self, login: LoginId) -> LoginState {
         let mut known = self.0.lock();
         match known.get(login) {
@@ -104,7 +104,7 @@ impl Generations {
     }
 }
 
-/// How often logins are compared with the store while nothing comes from the bus.
+/// How often logins are compared with the store while the bus is unavailable.
 const WITHOUT_BUS: Duration = Duration::from_millis(500);
 
 /// Compares the logins of open sockets and of recent requests with the store: when the bus comes back, every half second
@@ -184,7 +184,7 @@ mod tests {
             assert!(known.newer.len() + known.older.len() <= 32);
             drop(known);
         }
-        // Forgotten: the store is asked again.
+        // Dropped from the cache: it is read from the store again.
         assert_eq!(logins.state(ended), None);
         assert!(logins.open().contains(&used));
         logins.ended(&[used]);

@@ -32,7 +32,7 @@ pub struct Parts {
     pub deliveries: Arc<dyn NotifyReads>,
     pub bus: bus::Handles,
     pub publisher: Arc<dyn Publisher>,
-    /// Where `metrics.port` is listened on, if it is set.
+    /// The listener of `metrics.port`, if that is set.
     pub operations: Option<TcpListener>,
 }
 
@@ -164,7 +164,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Everything an edge answers. `local` says that only this machine can reach it.
+/// All endpoints of an edge. `local`: only this machine can reach it.
 fn endpoint(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> {
     let socketio = transport::socketio::Engine::new(edge.clone());
     let api = Arc::new(api::routes(edge.clone(), local));
@@ -187,7 +187,7 @@ pub async fn operations(listener: TcpListener, config: &config::Edge, shutdown: 
     server::serve(listener, endpoint, settings, TaskTracker::new(), shutdown).await;
 }
 
-/// Hands the notices of workers to the requests and sessions that they are for.
+/// Passes the notices of workers on to the requests and sessions that they are for.
 async fn dispatch_notices(
     mut notices: mpsc::Receiver<Notice>,
     submit: Arc<submit::Submitter>,

@@ -16,7 +16,7 @@ use crate::{
     store::{Reads, notify::NotifyReads},
 };
 
-/// See the module.
+/// The state of one edge.
 pub struct Edge {
     pub id: EdgeId,
     pub config: Arc<Config>,
@@ -32,16 +32,16 @@ pub struct Edge {
     pub sessions: Arc<registry::Registry>,
     pub revocations: Arc<revocation::Revocations>,
     pub limits: rate_limit::Limits,
-    /// Places for connections that have not authenticated.
+    /// Slots for connections that have not authenticated.
     pub(super) unauthenticated: Arc<unauthenticated::Unauthenticated>,
-    /// When sockets write.
+    /// Schedules the writes of sockets.
     pub flush_scheduler: Arc<FlushScheduler>,
     /// The sockets' tasks: they outlive the requests that made them.
     pub tasks: TaskTracker,
 }
 
 impl Edge {
-    /// For a new socket.
+    /// The outbox of a new socket.
     pub fn outbox(&self) -> Arc<Outbox> {
         Outbox::new(
             self.config.edge.send_queue_bytes,

@@ -1,4 +1,4 @@
-//! A session as the hub and the registry know it: where its events go, and which rooms it is subscribed to.
+//! The part of a session that the hub and the registry use: the outbox for its events, and its subscriptions.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::outbound::Outbox;
 use crate::model::{RoomId, Timestamp, UserId};
 
-/// See the module.
+/// A session that can be subscribed to rooms.
 pub struct Subscriber {
     pub session: u64,
     pub user: UserId,
@@ -34,12 +34,12 @@ impl Subscriber {
         }
     }
 
-    /// When its client last asked for something.
+    /// The time of the client's last request.
     pub fn last_active(&self) -> Timestamp {
         Timestamp::from_millis(self.active.load(Ordering::Relaxed))
     }
 
-    /// Its client asks for something now.
+    /// Records that the client makes a request now.
     pub fn touch(&self) {
         self.active
             .store(Timestamp::now().millis(), Ordering::Relaxed);

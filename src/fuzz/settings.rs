@@ -6,7 +6,7 @@ use crate::config::{Config, Role, Sources};
 
 const PASSWORD: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
 
-/// Whatever a settings file or a variable holds, loading returns settings or problems, and neither shows a secret.
+/// For any content of a settings file or a variable, loading returns settings or problems, and neither shows a secret.
 pub fn settings(input: &[u8]) {
     let file = format!(
         "chat-fuzz-{}-{:?}.toml",

@@ -21,7 +21,7 @@ fn encode<'a>(commands: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
     batch.finish().payload().clone()
 }
 
-/// Decoding returns as many commands as were encoded, whatever their bytes; decoded commands are not longer than the
+/// Decoding returns as many commands as were encoded, for arbitrary bytes; decoded commands are not longer than the
 /// batch; a command that parses is serialised and parsed to the same.
 pub fn batch(input: &[u8]) {
     let chunks: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();

@@ -36,7 +36,7 @@ pub const MAX_COMMAND: usize = 64 << 20;
 /// The longest batch, in bytes. RabbitMQ 4 accepts messages of up to 16 MiB by default.
 pub const MAX_BATCH: usize = 128 << 20;
 
-/// A batch as it travels: all that a [`Publisher`](super::Publisher) takes.
+/// An encoded batch: the only type that a [`Publisher`](super::Publisher) accepts.
 #[derive(Debug, Clone)]
 pub struct EncodedBatch {
     payload: Bytes,
@@ -379,7 +379,7 @@ mod tests {
             prop_assert_eq!(decode(batch.payload()).unwrap(), commands);
         }
 
-        /// Whatever the bytes are: never a panic, and never a part of them.
+        /// Arbitrary bytes never cause a panic, and are decoded as a whole or not at all.
         #[test]
         fn arbitrary_payloads_are_read_whole_or_not_at_all(
             mut bytes in vec(any::<u8>(), 0..200), framed in any::<bool>(), count in 0..4u8

@@ -1,4 +1,4 @@
-//! What waits in the queue, for operators and for the autoscaler.
+//! The load of the queue, for operators and for the autoscaler.
 
 use std::time::Duration;
 
@@ -15,14 +15,15 @@ pub struct Depth {
     pub consumers: u64,
 }
 
-/// What waits, as far as the queue knows. An unknown figure is `None`, never zero.
+/// The waiting payloads and tasks, as far as the queue knows. An unknown figure is `None`, never zero.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Load {
     /// By partition.
     pub partitions: Vec<PartitionLoad>,
     /// Every task queue.
     pub tasks: Vec<TaskLoad>,
-    /// Tasks that are not due yet, in the groups in which they are known; `None` if they are not measured.
+    /// Tasks that are not due yet, grouped by the time within which they return to their queue; `None` if they are not
+    /// measured.
     pub delayed: Option<Vec<Delayed>>,
 }
 

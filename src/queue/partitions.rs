@@ -63,7 +63,7 @@ pub trait Queue: Send + Sync {
     async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>>;
     /// All queues with their depths, for operators.
     async fn depths(&self) -> Result<Vec<Depth>>;
-    /// What waits now. Cheap enough to call twenty times a second; figures of delayed tasks may be seconds old.
+    /// The current load. Cheap enough to call twenty times a second; figures of delayed tasks may be seconds old.
     async fn load(&self) -> Result<Load>;
     /// Checks that the queue answers.
     async fn ping(&self) -> Result<()>;

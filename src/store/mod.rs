@@ -3,7 +3,7 @@
 //! must pass.
 //!
 //! A subject is a folder: `port.rs` has its traits and values, `record.rs` its rows, the other files its statements,
-//! and `postgres.rs` and `sqlite.rs` the statements that differ. `sql/` is what they are written with; [`postgres`]
+//! and `postgres.rs` and `sqlite.rs` the statements that differ. `sql/` has the tools to write them; [`postgres`]
 //! and [`sqlite`] are the connections. A new subject is a folder and, in `port.rs` here, a trait of [`Reads`] or
 //! [`Writes`].
 //!

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// What edges may read.
+/// The reads of edges.
 #[async_trait]
 pub trait Reads: AccountReads + LoginReads + RoomReads + MemberReads + MessageReads {
     /// `Ok` when the store answers a query.
@@ -24,7 +24,7 @@ impl<D: Database> Reads for D {
     }
 }
 
-/// What workers write. Room commands go through [`BatchWrites`] in batches, account commands one at a time.
+/// The writes of workers. Room commands go through [`BatchWrites`] in batches, account commands one at a time.
 pub trait Writes: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry {}
 
 impl<T> Writes for T where T: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry {}

@@ -31,7 +31,7 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Rooms whose cached events may lag behind, at most; the cache entries of others expire by themselves.
+/// Maximum number of remembered rooms whose cached events may lag behind; the cache entries of others expire.
 const MAX_STALE: usize = 100_000;
 
 /// Runs a lane's batches.

@@ -60,7 +60,7 @@ pub async fn run(worker: Arc<Worker>, id: WorkerId, shutdown: CancellationToken)
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "expired rows could not be deleted; trying again");
                 pause = RETRY_PAUSE.min(interval);
-                // Another worker may have a connection to the store.
+                // Another worker may be able to reach the store.
                 let _ = worker.coordination.release_lease(LEASE, id).await;
             }
         }

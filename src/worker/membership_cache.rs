@@ -1,6 +1,6 @@
 //! A cache of the rooms that a worker wrote to and of their members: with it, new messages take one statement and no read.
 //!
-//! A stale entry does no harm. Every change that affects who may write in a room moves the room's head, and
+//! A stale entry does no harm. Every change that affects the right to write in a room moves its head, and
 //! [`append`](crate::store::BatchWrites::append) stores nothing if the head differs from the cached one. A refusal does
 //! not reach the store, so none is decided from the cache: muted users and non-members are not cached. A rename does not
 //! change a room's head, so it invalidates explicitly: it is announced to every worker, nothing is cached while
@@ -41,7 +41,7 @@ struct Inner {
 
 struct Known {
     room: Room,
-    /// Each with a time before the read.
+    /// Each with a time just before it was read.
     members: HashMap<UserId, (Member, Instant)>,
 }
 
@@ -100,7 +100,7 @@ impl MembershipCache {
         }
     }
 
-    /// Invalidates what was read of a user before now.
+    /// Invalidates all entries of a user that were read before now.
     pub fn invalidate_user(&self, user: UserId) {
         let mut inner = self.0.lock();
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! What a batch publishes after its commit: the rooms' events, answers to waiting requests, refusals.
+//! The publications of a batch after its commit: the rooms' events, answers to waiting requests, refusals.
 
 use std::collections::BTreeMap;
 

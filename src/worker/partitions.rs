@@ -74,8 +74,8 @@ pub async fn claim(
     }
 }
 
-/// The share of `me`: each partition goes to its highest-ranking live worker that does not have an even share, rounded up,
-/// already.
+/// The share of `me`. Goes through all pairs of worker and partition in the order of their ranks; a partition is
+/// assigned to the worker unless it is taken already or the worker has its even share, rounded up.
 fn share(me: WorkerId, live: &[WorkerId], partitions: u16) -> HashSet<Partition> {
     let workers: HashSet<WorkerId> = live.iter().copied().chain([me]).collect();
     let most = usize::from(partitions).div_ceil(workers.len());

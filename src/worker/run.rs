@@ -1,4 +1,4 @@
-//! Starts what `worker.jobs` names, and stops it in order.
+//! Starts the roles in `worker.jobs`, and stops them in order.
 
 use std::{collections::HashSet, sync::Arc};
 

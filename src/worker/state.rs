@@ -1,4 +1,4 @@
-//! What all parts of one worker share.
+//! The state that all parts of one worker share.
 
 use std::sync::Arc;
 

@@ -25,7 +25,7 @@ const RETRY: Policy = Policy {
     max: Duration::from_secs(5),
     deadline: Some(Duration::from_secs(300)),
 };
-/// Attempts at a task that fails with a permanent error: a conflict of two tasks looks like one.
+/// Attempts at a task that fails with a permanent error: a conflict between two tasks is reported as one.
 const ATTEMPTS: u32 = 3;
 
 pub async fn run(worker: Arc<Worker>, queue: TaskQueue, shutdown: CancellationToken) {

@@ -1,8 +1,8 @@
-//! The benchmarks of `chat bench`: load on a running chat server, its cost, and a judge of what comes back.
+//! The benchmarks of `chat bench`: load on a running chat server, its cost, and a judge of the deliveries.
 //!
 //! - [`load`] sends at a fixed rate and checks every delivery; [`scaling`] adds the metrics of an autoscaler.
 //! - [`fanout`], [`connect`], [`idle`] and [`history`] measure one operation each.
-//! - [`baseline`] does only what cannot be avoided: what the server costs beyond it is the difference.
+//! - [`baseline`] does only the unavoidable part of the work, for comparison with the server.
 //! - [`judge`] is pure bookkeeping, which the server's fault tests use as well.
 //!
 //! This crate knows the server's protocol (`wire.rs`) and none of its types. Addresses and credentials are arguments.

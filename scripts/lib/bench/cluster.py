@@ -22,7 +22,7 @@ from services.instance import Instance
 ROOT = Path(__file__).resolve().parents[3]
 CHAT = ROOT / "target/release/chat"
 OUT = ROOT / "target/bench"
-# What `chat bench` calls the servers without chat's logic, which show what the libraries and the machine can do.
+# The name in `chat bench` of the servers without chat's logic, which show what the libraries and the machine can do.
 BASELINE = "baseline"
 ADDRESSES: dict[str, str] = {}  # as `scripts/services env` prints them
 

@@ -1,4 +1,4 @@
-//! The decision at its boundaries: what is just enough for another worker, for one fewer, and for none of both.
+//! The decision at its boundaries: values that just require another worker, just allow one fewer, or neither.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// At rest: nothing waits and nothing comes.
+/// A sample at rest: nothing waits and nothing arrives.
 fn rest(at: Duration, workers: u32) -> Sample {
     Sample {
         at,
@@ -19,7 +19,7 @@ fn rest(at: Duration, workers: u32) -> Sample {
     }
 }
 
-/// So many workers for the last 100 s, with a sample a second; `change` is made to each of them.
+/// This many workers for the last 100 s, with one sample per second; `change` is applied to each sample.
 fn steady(workers: u32, change: impl Fn(&mut Sample)) -> Vec<Sample> {
     let samples = (0..=100).map(|second| {
         let mut sample = rest(secs(second), workers);
@@ -33,7 +33,7 @@ fn now(samples: &[Sample], settings: &Settings) -> Decision {
     decide(samples.last().map_or(secs(0), |s| s.at), samples, settings)
 }
 
-/// As [`steady`], decided with [`SETTINGS`].
+/// The target for the samples of [`steady`] with [`SETTINGS`].
 fn target(workers: u32, change: impl Fn(&mut Sample)) -> u32 {
     now(&steady(workers, change), &SETTINGS).target
 }
@@ -74,7 +74,7 @@ fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
     }
     let busy = steady(8, |sample| sample.tasks = Some(1_000_000));
     assert!(now(&busy, &SETTINGS).reason.contains("autoscale.max"));
-    // Messages alone fill no more workers than there are partitions.
+    // Messages alone never require more workers than there are partitions.
     let few = Settings {
         partitions: 3,
         ..SETTINGS
@@ -150,7 +150,7 @@ fn down_by_half_after_a_whole_cooldown() {
         samples.extend((80..=100).map(|second| rest(secs(second), 2)));
         assert_eq!(now(&samples, &SETTINGS).target, expected, "{ago} ms");
     }
-    // Samples may be a whole cool-down apart, and no more: what happened between them is unknown then.
+    // Samples may be at most a cool-down apart: with a longer gap the load in between is unknown.
     for (millis, expected) in [(30_000, 1), (30_001, 2)] {
         let apart = Duration::from_millis(millis);
         let samples: Vec<_> = (1..=3).map(|n| rest(apart * n, 2)).collect();
@@ -160,7 +160,7 @@ fn down_by_half_after_a_whole_cooldown() {
             "{millis} ms apart"
         );
     }
-    // 70 % of each threshold must suffice for those that are left.
+    // The remaining workers must not need more than 70 % of each threshold.
     for (waiting, expected) in [(700, 1), (701, 2)] {
         let change = |sample: &mut Sample| sample.waiting = Some(waiting);
         assert_eq!(target(2, change), expected, "{waiting} wait");
@@ -201,7 +201,7 @@ fn what_is_unknown_keeps_what_is_there() {
         |sample| sample.tasks = None,
     ] {
         assert_eq!(target(3, unknown), 3);
-        // At a single moment of the cool-down, too.
+        // The same if only one sample of the cool-down is unknown.
         let once = |sample: &mut Sample| {
             if sample.at == secs(80) {
                 unknown(sample);
@@ -231,29 +231,29 @@ fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
     };
     let history = |arrival_now, until| history_of(1000.0, secs(5), arrival_now, until);
     assert_eq!(now(&history(1000.0, 60), &SETTINGS).target, 2);
-    // A load that is a tenth smaller is the same load; a smaller one is not.
+    // A load that is up to a tenth smaller counts as the same load.
     assert_eq!(now(&history(910.0, 60), &SETTINGS).target, 2);
     assert_eq!(now(&history(900.0, 60), &SETTINGS).target, 1);
     let exactly_a_tenth = history_of(1100.0, secs(5), 1000.0, 60);
     assert_eq!(now(&exactly_a_tenth, &SETTINGS).target, 2);
-    // Messages that waited no longer than the target are no shortage.
+    // Messages that waited no longer than the target show no shortage.
     for (millis, expected) in [(2000, 1), (2001, 2)] {
         let samples = history_of(1000.0, Duration::from_millis(millis), 1000.0, 60);
         assert_eq!(now(&samples, &SETTINGS).target, expected, "{millis} ms");
     }
-    // It is forgotten in the end.
+    // The shortage is ignored after `memory`.
     let memory = Settings {
         memory: secs(100),
         ..SETTINGS
     };
     assert_eq!(now(&history(1000.0, 100), &memory).target, 2);
     assert_eq!(now(&history(1000.0, 120), &memory).target, 1);
-    // The samples of seconds 6 to 9 show it; with fewer, the worker had no time to catch up.
+    // The samples of seconds 6 to 9 show it; with fewer samples the worker had no time to catch up.
     assert_eq!(now(&history(1000.0, 106), &memory).target, 2);
     assert_eq!(now(&history(1000.0, 107), &memory).target, 1);
 }
 
-/// After an increase the backlog may be an old one, so that workers get time. After a decrease there was none.
+/// After an increase the backlog may be older, so workers get time to reduce it. After a decrease there was no backlog.
 #[test]
 fn a_backlog_right_after_a_decrease_shows_that_the_rest_does_not_suffice() {
     let history = |before: u32| {
@@ -277,7 +277,8 @@ fn a_backlog_right_after_a_decrease_shows_that_the_rest_does_not_suffice() {
     assert_eq!(history(0), 1, "after an increase");
 }
 
-/// While the queue was away no worker worked: a backlog that grew meanwhile says nothing about their number.
+/// While the queue was unavailable no worker stored anything: a backlog from that time shows nothing about their
+/// number.
 #[test]
 fn a_backlog_that_grew_while_the_queue_was_away_shows_nothing() {
     let history = |waiting_afterwards: u64| {
@@ -298,14 +299,14 @@ fn a_backlog_that_grew_while_the_queue_was_away_shows_nothing() {
             })
             .collect();
         let target = now(&samples, &SETTINGS).target;
-        // The same without the time away: the worker fell behind.
+        // The same without the outage: the worker fell behind.
         samples.retain(|sample| sample.waiting.is_some());
         (target, now(&samples, &SETTINGS).target)
     };
     assert_eq!(history(165), (1, 2));
 }
 
-/// A backlog is compared with that of `settle` before, not with the largest one.
+/// A backlog is compared with the one `settle` earlier, not with the largest one.
 #[test]
 fn a_backlog_that_shrank_and_grows_again_shows_a_shortage() {
     let history = |growth: u64| {

@@ -42,12 +42,12 @@ fn a_day_needs_few_workers_and_few_changes() {
     assert_eq!(at_night, 0, "no worker runs at night");
     assert!(oldest <= Duration::from_secs(6), "{oldest:?}");
     assert!(late * 1000 < seconds, "{late} of {seconds} seconds late");
-    // One worker while anything arrives, and less than twice the workers that the work takes.
+    // Fewer worker seconds than one worker while messages arrive, plus twice the worker seconds that the load requires.
     let least = f64::from(busy) + 2.0 * total / capacity;
     assert!(
         (worker_seconds as f64) < least,
         "{worker_seconds} of {least}"
     );
-    // Two dozen bursts and two slopes: not a change every minute.
+    // There are two dozen bursts and two slopes, so the number must not change every minute.
     assert!(world.changes.len() < 200, "{} changes", world.changes.len());
 }

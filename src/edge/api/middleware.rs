@@ -272,8 +272,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     )
 }
 
-/// A path for the log. What follows `unsubscribe` is a secret, and so may be any segment that is longer than an id, also in
-/// a path that is no operation.
+/// A path for the log. The segment after `unsubscribe` is a secret, and any segment that is longer than an id may be
+/// one, also in a path that is no operation.
 fn shown(path: &str) -> Cow<'_, str> {
     const ID: usize = 36;
     let secret = |segment: &str| segment.to_ascii_lowercase().contains("unsubscribe");

@@ -181,7 +181,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client sends before the entry that its proxy adds, on the same line or on separate lines.
+        /// A client cannot change its address by text before the entry that its proxy adds, on the same or on separate
+        /// lines.
         #[test]
         fn no_client_can_claim_another_address(
             written in proptest::collection::vec("[ -~]{0,40}", 0..4),

@@ -20,10 +20,10 @@ use crate::model::{Seq, UserId};
 const MAX_AGE: Duration = Duration::from_secs(3);
 /// How long a membership counts without being read again: the bus may have lost the event that ended it.
 const READER_AGE: Duration = Duration::from_secs(1);
-/// Bytes that the cached pages of all rooms may take.
+/// Maximum bytes of the cached pages of all rooms.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Bytes that the cached pages of all rooms take.
+/// The bytes that the cached pages of all rooms take now.
 pub(super) type CacheBytes = Arc<AtomicUsize>;
 
 /// The newest messages of a room, ascending, each as its JSON.
@@ -40,7 +40,7 @@ pub(super) struct HistoryCache {
     since: Instant,
     /// Users whose membership was read since the last invalidation, and when.
     pub(super) readers: HashMap<UserId, Instant>,
-    /// By their `limit`.
+    /// Serialised pages, each with its `limit`.
     pages: Vec<(u32, Bytes)>,
     /// The messages for the answer to a `joinRoom`, up to a number.
     pub(super) newest: Option<(Seq, Newest)>,
@@ -115,7 +115,7 @@ impl HistoryCache {
         }
     }
 
-    /// Reserves so many bytes, if they are free.
+    /// Reserves this many bytes; `false` if fewer are free.
     fn reserve(&self, bytes: usize) -> bool {
         let fits = self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_BYTES;
         if !fits {

@@ -32,7 +32,7 @@ use crate::{
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 const SHARDS: usize = 64;
 
-/// See the module.
+/// The rooms of this edge.
 pub struct Hub {
     pub(super) shards: Vec<Mutex<HashMap<RoomId, Arc<Room>>>>,
     pub(super) reads: Arc<dyn Reads>,
@@ -174,7 +174,7 @@ impl Hub {
         }
     }
 
-    /// The events of a room between two numbers, `after` excluded, from the cache where it has all of them.
+    /// The events of a room above `after` and up to a number, from the cache if it has all of them.
     pub async fn fetch(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         // While the bus is down its cache is not waited for: the fetched events may end a membership.
         if !self.is_bus_lost()

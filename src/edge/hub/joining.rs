@@ -1,4 +1,4 @@
-//! A `joinRoom` under way: the socket is subscribed already, and its events wait until the answer is out.
+//! A `joinRoom` in progress: the socket is subscribed already, and its events wait until the answer is sent.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -13,15 +13,15 @@ use crate::{
 pub enum Ended {
     /// The socket gets every event above the answer's position.
     Live,
-    /// It is not subscribed, and has to ask again from the answer's position.
+    /// The socket is not subscribed; the client has to join again from the answer's position.
     Again,
-    /// It is not subscribed: its user is not a member any more. The answer must hold nothing of the room.
+    /// The socket is not subscribed: its user is no longer a member. The answer must contain nothing of the room.
     Gone,
 }
 
-/// A subscription that is not live yet. Dropped without `finish`, it is removed.
+/// A subscription that is not live yet. Dropping it without `finish` removes it.
 pub struct Joining {
-    /// Of the hub: no event arrives.
+    /// Shared with the hub; while it is set, no event arrives.
     pub(super) bus_lost: Arc<AtomicBool>,
     pub(super) room: Arc<Room>,
     subscriber: Arc<Subscriber>,
@@ -51,7 +51,8 @@ impl Joining {
     }
 
     /// Answers the `joinRoom` and makes the subscription live: first `answer`, then every event above `position` that
-    /// arrived meanwhile, then all later events. With `more` the subscription is removed instead: the client has to ask again.
+    /// arrived meanwhile, then all later events. With `more` the subscription is removed instead: the client has to
+    /// join again.
     ///
     /// `member_at` is the room's head at which the user was read to be a member. An event above it that ended the membership
     /// ends the join, too, as does a subscription that was removed meanwhile. `answer` is made from the outcome.

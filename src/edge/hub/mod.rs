@@ -1,5 +1,5 @@
-//! The rooms that have sockets on this edge. The hub gives each socket every event of its rooms once and in order, whatever
-//! the bus loses, repeats or reorders.
+//! The rooms that have sockets on this edge. The hub gives each socket every event of its rooms once and in order, even
+//! if the bus loses, repeats or reorders events.
 //!
 //! The bus is only a hint. Each room keeps the last number that it delivered to its sockets. A repeated event is dropped, the
 //! next number is delivered, and a higher number shows a missing range, which is fetched before anything that follows is

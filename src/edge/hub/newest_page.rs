@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl RoomState {
-    /// Whether every event that is known to exist has been delivered.
+    /// Whether every event that is known to exist has been delivered here.
     fn is_whole(&self) -> bool {
         self.last >= 0 && self.last == self.target && self.ahead.is_empty() && !self.repairing
     }

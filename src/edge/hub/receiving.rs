@@ -24,7 +24,7 @@ impl Hub {
         mut incoming: mpsc::Receiver<Incoming>,
         notices: mpsc::Sender<Notice>,
     ) {
-        // As many as there are: on a busy edge this task is not scheduled often.
+        // Takes all available messages: on a busy edge this task is not scheduled often.
         let mut next = Vec::with_capacity(AT_ONCE);
         loop {
             let heard = tokio::select! {
@@ -50,7 +50,7 @@ impl Hub {
                     match bus::decode_room(&payload) {
                         RoomPayload::Feed(events) => self.arrived(&room, events),
                         RoomPayload::Ephemeral(event) => room.lock().deliver_ephemeral(event),
-                        // Its numbers will be found missing, and fetched.
+                        // Its events count as a missing range, and are fetched.
                         RoomPayload::Unknown => {}
                     }
                 }
@@ -77,7 +77,7 @@ impl Hub {
         }
     }
 
-    /// Takes events in any order, and repeated.
+    /// Accepts events in any order, including repeated ones.
     fn arrived(self: &Arc<Self>, room: &Arc<Room>, events: Vec<FeedEvent>) {
         let mut state = room.lock();
         let mut ready = Vec::new();

@@ -1,6 +1,6 @@
 //! The safety net for memberships that ended: every subscription is compared with the store within `edge.rights_interval`.
-//! A subscription that it ends was missed by the bus and by the comparison of the rooms' heads; a healthy deployment has
-//! none.
+//! It ends only subscriptions that neither an event nor the comparison of the rooms' heads has ended; in a healthy
+//! deployment there are none.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,7 +22,7 @@ const AT_ONCE: usize = 1000;
 type Live = (RoomId, UserId, u64);
 
 impl Hub {
-    /// The reads of one round are spread over `interval`.
+    /// Compares all subscriptions repeatedly; the reads of each round are spread over `interval`.
     pub(super) async fn check_rights_forever(self: Arc<Self>, interval: Duration) {
         loop {
             let live = self.live();

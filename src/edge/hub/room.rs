@@ -92,7 +92,8 @@ impl Numbered {
         }
     }
 
-    /// The event for a socket that has everything up to `position`: of a `gap`, the rest of its range.
+    /// The event as a socket at `position` needs it: `None` if the socket has it; a `gap` is shortened to the numbers
+    /// above.
     pub fn above(self, room: RoomId, position: Seq) -> Option<Arc<OutboundEvent>> {
         if self.from > position {
             Some(self.event)
@@ -135,7 +136,7 @@ impl Room {
         state.last >= 0 && state.last < head
     }
 
-    /// Without subscriptions, and without a cached page that is still being read.
+    /// Whether the room has neither subscriptions nor a cached page that is in use.
     pub fn is_empty(&self) -> bool {
         let state = self.lock();
         state.subscriptions.is_empty() && !state.pages.is_read()
@@ -176,7 +177,7 @@ impl RoomState {
             match event.kind {
                 EventKind::MemberLeft => {
                     if let Ok(left) = serde_json::from_str::<MemberEvent>(&event.data) {
-                        // The sockets of the user who left get this event, and none after it.
+                        // The sockets of the user whose membership ended get this event, and none after it.
                         let seq = event.seq;
                         numbered.push(Numbered::one(event));
                         self.push(&numbered);
@@ -197,7 +198,7 @@ impl RoomState {
         if room_deleted {
             for subscription in &mut self.subscriptions {
                 if let Some(pending) = &mut subscription.pending {
-                    // Permanently: a membership that was read before does not count any more.
+                    // Above every head: no membership that was read before counts any more.
                     pending.left = Some(Seq::MAX);
                 }
             }

@@ -10,14 +10,14 @@ use crate::{
     protocol::{EventName, raw},
 };
 
-/// The codecs that render events, each with a place of its own for the result.
+/// The codecs that render events. Each has its own slot in [`OutboundEvent`] for the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     Plain,
     SocketIo,
 }
 
-/// See the module.
+/// An event, with its rendering by each codec.
 pub struct OutboundEvent {
     name: EventName,
     /// JSON.
@@ -38,14 +38,14 @@ impl OutboundEvent {
         OutboundEvent::new(event.kind.into(), event.data)
     }
 
-    /// The bytes for every socket of one codec: `render` makes them from the event's name and its JSON, the first time.
+    /// The event as one codec writes it. The first call renders it from the event's name and JSON.
     pub fn rendered(&self, by: Encoding, render: fn(&str, &str) -> Utf8Bytes) -> Utf8Bytes {
         self.rendered[by as usize]
             .get_or_init(|| render(self.name.as_str(), &self.data))
             .clone()
     }
 
-    /// Bytes of its data.
+    /// The size of its data in bytes.
     pub fn size(&self) -> usize {
         self.data.len()
     }

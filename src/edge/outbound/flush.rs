@@ -17,30 +17,31 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Sockets that write without waiting for each other.
+/// Number of sockets that may write at the same time without waiting.
 const AT_ONCE: usize = 16;
-/// A pause, in durations of the round before it, and its maximum. It adds to the latency of a busy edge.
+/// The pause after a round, as a multiple of the round's duration, and its maximum. It adds to the latency of a busy
+/// edge.
 const PAUSE: u32 = 3;
 const MAX_PAUSE: Duration = Duration::from_millis(25);
 /// The timer's resolution: a shorter pause would become one of this length.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
-/// How long the permits of one round may delay the next round. A writer that waits for its peer gives its permit back at
-/// once, so this is for a writer whose task is not scheduled.
+/// How long the permits of one round may delay the next round. A writer that waits for its peer releases its permit at
+/// once, so this limit only matters for writers whose task is not scheduled.
 const MAX_ROUND: Duration = Duration::from_millis(50);
 
 /// A queue with something to write.
 pub trait FlushWaiter: Send + Sync {
-    /// The permit that [`FlushScheduler::request`] did not grant at once.
+    /// Receives the permit that [`FlushScheduler::request`] did not grant at once.
     fn granted(&self, permit: FlushPermit);
 }
 
-/// See the module.
+/// Grants flush permits.
 #[derive(Default)]
 pub struct FlushScheduler {
     state: Mutex<SchedulerState>,
-    /// The first waiter arrived.
+    /// Notified when the first waiter arrives.
     waiting: Notify,
-    /// The last permit was given back.
+    /// Notified when the last permit of the round is released.
     idle: Notify,
 }
 
@@ -49,13 +50,14 @@ struct SchedulerState {
     waiting: Vec<Weak<dyn FlushWaiter>>,
     /// Permits of the current round that are held.
     held: usize,
-    /// Permits of earlier rounds are not counted any more.
+    /// The current round. Permits of earlier rounds are no longer counted.
     round: u64,
-    /// Further waiters get their permits in the next round.
+    /// Whether permits are granted in rounds. Otherwise a request is granted at once while fewer than [`AT_ONCE`] are
+    /// held.
     rounds: bool,
 }
 
-/// The right to write what waits, once. It ends when dropped.
+/// The right to write the waiting items once. Dropping it releases it.
 pub struct FlushPermit {
     scheduler: Arc<FlushScheduler>,
     round: u64,
@@ -74,7 +76,7 @@ impl Drop for FlushPermit {
 }
 
 impl FlushScheduler {
-    /// Its task ends when `shutdown` is cancelled; the waiters of that moment get their permits.
+    /// Starts the scheduler's task. It ends when `shutdown` is cancelled, and all waiters get their permits then.
     pub fn start(tasks: &TaskTracker, shutdown: CancellationToken) -> Arc<Self> {
         let scheduler = Arc::new(FlushScheduler::default());
         let running = scheduler.clone();
@@ -124,7 +126,7 @@ impl FlushScheduler {
         }
     }
 
-    /// Until no permit is held, or [`MAX_ROUND`] is over: then the holders go on beside the next round.
+    /// Waits until no permit is held, at most [`MAX_ROUND`]; the remaining holders then write during the next round.
     async fn wait_until_idle(&self) {
         let idle = async {
             while self.state.lock().held > 0 {
@@ -134,7 +136,7 @@ impl FlushScheduler {
         let _ = timeout(MAX_ROUND, idle).await;
     }
 
-    /// A permit for each waiter; without any, permits are granted at once again.
+    /// Grants a permit to each waiter. If there is none, permits are granted at once again.
     fn grant_all(self: &Arc<Self>) -> bool {
         let (waiting, round) = {
             let mut state = self.state.lock();
@@ -178,7 +180,7 @@ mod tests {
         )
     }
 
-    /// As the outbox's writer would, but for the writing.
+    /// Does what an outbox's writer does, without writing.
     async fn permit(outbox: &Outbox) -> Option<FlushPermit> {
         let permit = async {
             loop {
@@ -244,7 +246,7 @@ mod tests {
         assert!(permit(&some[AT_ONCE]).await.is_some());
         push(&some[0]);
         assert_eq!(scheduler.state.lock().held, 0);
-        // Its peer has read: it goes on without a permit, with everything that was pushed.
+        // The peer has read: the writer continues without a permit, with everything that was pushed.
         assert!(matches!(some[0].may_write(), Some(None)));
         assert_eq!(taken(&some[0]), 2);
         assert!(some[0].may_write().is_none());

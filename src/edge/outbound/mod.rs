@@ -1,5 +1,5 @@
-//! Data on its way to sockets: the bounded queue of one socket ([`outbox`]), the events that many sockets share
-//! ([`event`]), and when sockets may write ([`flush`]). Nothing here knows a transport or a wire format.
+//! Outgoing data of sockets: the bounded queue of one socket ([`outbox`]), the events that many sockets share
+//! ([`event`]), and the scheduling of writes ([`flush`]). Nothing here knows a transport or a wire format.
 
 pub mod event;
 pub mod flush;

@@ -1,4 +1,4 @@
-//! The queue of one socket: bounded in bytes, so that a slow reader hurts only itself. The hub and the
+//! The queue of one socket: bounded in bytes, so that a slow reader affects only itself. The hub and the
 //! session push items; the socket's own writer, once it has a permit, takes all of them and flushes once.
 
 use std::{
@@ -26,10 +26,10 @@ use crate::{
     telemetry::metrics,
 };
 
-/// A request's number in the client's counting; `None` where it wants no answer.
+/// The id that the client gave its request; `None` if the client wants no answer.
 pub type RequestId = Option<u64>;
 
-/// Bytes that a queued item counts beside its data.
+/// Bytes that each queued item counts in addition to its data.
 const ITEM_OVERHEAD: usize = 64;
 
 /// One thing to write.
@@ -41,7 +41,7 @@ pub enum Item {
         ok: bool,
         body: String,
     },
-    /// A text of the transport itself, as it goes out.
+    /// A text of the transport itself, sent unchanged.
     Text(Utf8Bytes),
 }
 
@@ -82,7 +82,7 @@ pub fn answer_to(outbox: &Outbox, id: RequestId, answer: Result<Option<Box<RawVa
     outbox.push(Item::answer(id, answer));
 }
 
-/// How a socket ends, as its writer should say it.
+/// How a socket ends: the close code and reason to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
     pub close: Close,
@@ -95,12 +95,12 @@ impl Ending {
     }
 }
 
-/// See the module.
+/// The outgoing queue of a socket.
 pub struct Outbox {
-    /// Bytes that may wait.
+    /// Maximum bytes in the queue.
     limit: usize,
     queue: Mutex<Queue>,
-    /// There may be something to take.
+    /// Set when the writer has to check the queue.
     woken: AtomicBool,
     writer: AtomicWaker,
     scheduler: Arc<FlushScheduler>,
@@ -112,13 +112,13 @@ struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
     ending: Option<Ending>,
-    /// Answers that the queue's confirms will bring.
+    /// Answers that will be sent when the message queue confirms.
     pending_acks: usize,
     flush: FlushState,
 }
 
 impl Queue {
-    /// Drops what waits: it will not be read in time, and the client resumes from the store.
+    /// Discards the waiting items: they would not be read in time, and the client resumes from the store.
     fn close_slow(&mut self) {
         metrics().slow_readers_closed.inc();
         self.items = VecDeque::new();
@@ -137,13 +137,13 @@ impl Queue {
 /// Whether the writer may write.
 #[derive(Default)]
 enum FlushState {
-    /// It has nothing to do.
+    /// There is nothing to write.
     #[default]
     Idle,
-    /// It has requested a permit.
+    /// A permit was requested.
     Waiting,
     Granted(FlushPermit),
-    /// It is in the middle of a write that its peer does not take.
+    /// A write is blocked because the peer does not read.
     Blocked,
 }
 
@@ -163,7 +163,7 @@ impl Outbox {
         self.extend(std::iter::once(item));
     }
 
-    /// The same events for every socket of a room: one lock and one wake-up for all of them.
+    /// Pushes several events with one lock and one wake-up; the events are shared by all sockets of a room.
     pub fn push_events(&self, events: &[Arc<OutboundEvent>]) {
         self.extend(events.iter().map(|event| Item::Event(event.clone())));
     }
@@ -179,13 +179,14 @@ impl Outbox {
         }
         if queue.bytes > self.limit {
             queue.close_slow();
-            // Its writer may wait for its peer, and for no permit.
+            // Wakes a writer that is blocked by its peer: it waits for no permit.
             self.wake();
         }
         self.request_flush(&mut queue);
     }
 
-    /// Ends the socket as that of a slow reader, whatever waits: its writer has made no progress for too long.
+    /// Ends the socket as that of a slow reader and discards its items, because its writer made no progress for too
+    /// long.
     pub fn close_slow(&self) {
         self.queue.lock().close_slow();
     }
@@ -203,18 +204,18 @@ impl Outbox {
         };
     }
 
-    /// The writer waits for its peer: it gives its permit back, and needs none to go on.
+    /// Records that the writer waits for its peer. Its permit is released; it needs none to continue.
     pub fn block(&self) {
         // The permit is dropped outside the lock.
         let _permit = std::mem::replace(&mut self.queue.lock().flush, FlushState::Blocked);
     }
 
-    /// Announces an answer that comes later; the end of the socket waits for it.
+    /// Announces an answer that will be pushed later; the socket does not end before it.
     pub fn add_pending_ack(&self) {
         self.queue.lock().pending_acks += 1;
     }
 
-    /// An announced answer is here, or will not come.
+    /// Withdraws an announcement: the answer was pushed, or there will be none.
     pub fn remove_pending_ack(&self) {
         let mut queue = self.queue.lock();
         queue.pending_acks = queue.pending_acks.saturating_sub(1);
@@ -227,7 +228,7 @@ impl Outbox {
         self.queue.lock().pending_acks > 0
     }
 
-    /// Ends the socket once what waits is written. The first ending counts.
+    /// Ends the socket once the waiting items are written. The first ending counts.
     pub fn close(&self, close: Close) {
         self.close_with(close, close.reason().to_owned());
     }
@@ -240,12 +241,12 @@ impl Outbox {
         self.request_flush(&mut queue);
     }
 
-    /// Resolves when there may be something to take. For one writer at a time. Cancel-safe.
+    /// Resolves when the writer has to check the queue. For one writer at a time. Cancel-safe.
     pub async fn wait(&self) {
         poll_fn(|cx| self.poll_wait(cx)).await;
     }
 
-    /// As [`Outbox::wait`]. Only `Pending` leaves the waker behind.
+    /// As [`Outbox::wait`]. The waker is registered only if it returns `Pending`.
     pub fn poll_wait(&self, cx: &Context) -> Poll<()> {
         if !self.woken.load(Ordering::Acquire) {
             self.writer.register(cx.waker());
@@ -263,7 +264,7 @@ impl Outbox {
         self.writer.wake();
     }
 
-    /// Whether the writer may write now. `Some(None)`: without a permit, since it goes on with a blocked write or ends.
+    /// Whether the writer may write now. `Some(None)`: without a permit, to continue a blocked write or to end.
     pub fn may_write(&self) -> Option<Option<FlushPermit>> {
         let mut queue = self.queue.lock();
         match std::mem::take(&mut queue.flush) {
@@ -276,12 +277,12 @@ impl Outbox {
         }
     }
 
-    /// Moves all that waits to the end of `into`, and says whether the socket should end after it.
+    /// Moves the waiting items to the end of `into`. Returns how the socket should end after them, if it should.
     pub fn take(&self, into: &mut VecDeque<Item>) -> Option<Ending> {
         let mut queue = self.queue.lock();
         queue.bytes = 0;
         if into.is_empty() {
-            // With its buffer: an idle socket keeps none.
+            // Moves the buffer as well: an idle socket keeps none.
             *into = std::mem::take(&mut queue.items);
         } else {
             into.append(&mut queue.items);
@@ -289,7 +290,7 @@ impl Outbox {
         queue.ending.clone()
     }
 
-    /// The transport can take what waits, if anything does.
+    /// Tells the writer that the transport can take items again.
     pub fn notify_writable(&self) {
         self.request_flush(&mut self.queue.lock());
         self.wake();
@@ -299,12 +300,12 @@ impl Outbox {
         self.queue.lock().items.is_empty()
     }
 
-    /// How the socket should end, where it should; what waits stays where it is.
+    /// How the socket should end, if it should. Leaves the waiting items in the queue.
     pub fn ending(&self) -> Option<Ending> {
         self.queue.lock().ending.clone()
     }
 
-    /// Whether the reader was too slow: then nothing more is written.
+    /// Whether the socket ends because its reader was too slow; then nothing more is written.
     pub fn is_slow(&self) -> bool {
         self.queue.lock().is_slow()
     }

@@ -1,5 +1,5 @@
-//! The session's side of HTTP long-polling (Engine.IO 4): packets arrive from posts, and a waiting poll takes what is
-//! written, until a WebSocket replaces it.
+//! The session's side of HTTP long-polling (Engine.IO 4): packets arrive in posts, and a waiting poll is answered with
+//! the items that are written, until a WebSocket replaces polling.
 
 use std::{
     collections::VecDeque,

@@ -193,7 +193,7 @@ async fn run(
                 warn!(role, error = reason, "RabbitMQ connection lost");
                 reported = true;
                 suspicious = false;
-                // A connection that does not last is no success.
+                // A connection that breaks at once does not reset the delay.
                 if since.elapsed() > Policy::RECONNECT.max {
                     retry.reset();
                 }
@@ -220,7 +220,7 @@ async fn run(
     }
 }
 
-/// What may be logged of a URL.
+/// The parts of a URL that may be logged.
 struct Address {
     host: String,
     port: u16,
@@ -316,7 +316,7 @@ async fn watch_over(live: Arc<Live>, role: &str, status: &watch::Sender<Status>)
                     info!(role, "RabbitMQ unblocked the connection");
                     status.send_replace(Status::Up(live.clone()));
                 }
-                // Of a channel, or of the whole connection: the check below knows.
+                // The error of a channel or of the whole connection; the check below tells which.
                 Some(Event::Error(error)) => reason = error.to_string(),
                 Some(_) => {}
                 None => return reason,

@@ -26,8 +26,9 @@ pub struct Settings {
     pub max_backlog: u64,
     /// Deadline of a publish, including reconnects.
     pub confirm_timeout: Duration,
-    /// Payloads that a consumer may hold unacknowledged, at least 1. It must be the same on every worker: where a consumer
-    /// holds fewer than its predecessor gave back and then fails too, RabbitMQ mixes up the order of both.
+    /// Payloads that a consumer may hold unacknowledged, at least 1. It must be the same on every worker: if a consumer
+    /// that may hold fewer takes over from one that held more, and fails as well, RabbitMQ requeues both sets out of
+    /// order.
     pub prefetch: u16,
     /// Shown as the connections' name in RabbitMQ's own tools.
     pub node: String,

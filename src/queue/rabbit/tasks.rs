@@ -42,7 +42,7 @@ pub struct RabbitTasks {
 }
 
 impl RabbitTasks {
-    /// Shares the connections of both.
+    /// Uses the connections of the publisher and of the queue.
     pub fn new(publisher: Arc<RabbitPublisher>, queue: Arc<RabbitQueue>) -> RabbitTasks {
         RabbitTasks { publisher, queue }
     }

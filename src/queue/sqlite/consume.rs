@@ -36,11 +36,11 @@ pub(super) struct SqliteConsumer {
     writer: mpsc::Sender<Write>,
     partition: Partition,
     active: Option<OwnedMutexGuard<()>>,
-    /// Read and not delivered.
+    /// Payloads that were read and are not delivered yet.
     ahead: VecDeque<Stored>,
     /// The id of the newest payload read.
     cursor: i64,
-    /// Delivered and not acknowledged: id and number of commands.
+    /// Payloads that are delivered and not acknowledged: id and number of commands.
     unacked: VecDeque<(i64, u32)>,
 }
 

@@ -11,20 +11,20 @@ use crate::{
 pub const DELETED_USERNAME: &str = "deleted user";
 pub const DELETED_DISPLAY_NAME: &str = "Deleted user";
 
-/// Takes the place of the lower-case user name, which is unique: no user name begins like this.
+/// Replaces the lower-case user name, which must be unique. No valid user name begins with this prefix.
 fn deleted_key(user: UserId) -> String {
     format!("~{user}")
 }
 
-/// On PostgreSQL this waits for those who hold the row `FOR KEY SHARE`, because the key column changes: a transaction
-/// that adds this user to a room or opens a login is done before, or sees that the account is deleted.
+/// On PostgreSQL this waits for transactions that hold the row `FOR KEY SHARE`, because a key column changes: a
+/// transaction that adds this user to a room or opens a login either commits first or sees that the account is deleted.
 const ACCOUNT: &str = "UPDATE users SET username = $2, username_key = $3, display_name = $4, \
          email = NULL, phone = NULL, password_hash = '', skeleton = NULL, \
          deleted_at = coalesce(deleted_at, $5) \
      WHERE id = $1";
 
-/// The personal data; the user is the only parameter. The rooms whose every message the user wanted to be notified of
-/// stay until they expire, because notifications of earlier messages may still be due.
+/// The statements that erase personal data; the user is the only parameter. Room preferences of the mode "all" stay
+/// until they expire, because notifications of earlier messages may still be due.
 const PERSONAL: [&str; 6] = [
     "UPDATE logins SET revoked = true WHERE user_id = $1",
     "DELETE FROM notify_settings WHERE user_id = $1",

@@ -9,23 +9,23 @@ use crate::{
 
 #[async_trait]
 pub trait AccountReads: Send + Sync {
-    /// By user name, compared without regard to case.
+    /// The credentials of a user name, which is compared without regard to case.
     async fn credentials(&self, username: &str) -> Result<Option<Credentials>>;
     async fn account(&self, user: UserId) -> Result<Option<Account>>;
-    /// [`AccountReads::account`] of each, in the order asked; any number of users.
+    /// The account of each user, in the order of `users`, which may have any length.
     async fn accounts(&self, users: &[UserId]) -> Result<Vec<Option<Account>>>;
-    /// Those that exist, in any order.
+    /// The users among `ids` that exist, in any order.
     async fn users(&self, ids: &[UserId]) -> Result<Vec<User>>;
 }
 
 #[async_trait]
 pub trait AccountWrites: Send + Sync {
-    /// The same id and name again is `Done`, not `NameTaken`.
+    /// Registering the same id and name again returns `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
-    /// Deletes an account: its logins are revoked, no new one can be opened, and of the personal data only the
-    /// memberships stay. The row stays under [`DELETED_USERNAME`](super::DELETED_USERNAME), and the user name is free.
-    /// A repeat is `Done` and deletes what was stored since.
+    /// Deletes an account: revokes its logins, prevents new ones, and erases all personal data except the
+    /// memberships. The row stays under [`DELETED_USERNAME`](super::DELETED_USERNAME), and the user name is free.
+    /// A repeat returns `Done` and erases data that was stored since.
     async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<Applied>;
 }
 
@@ -48,7 +48,8 @@ pub enum Applied {
     NameConfusable,
     /// The login is unknown or expired, or the command is an old one that was delivered again.
     LoginRefused,
-    /// The login is revoked: it was before, or its token was used before, which revokes it now. Its sockets must close.
+    /// The login is revoked, either earlier or by this command, because its token had been used already. Its sockets
+    /// must be closed.
     LoginRevoked,
     NoSuchUser,
 }

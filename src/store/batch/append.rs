@@ -1,4 +1,4 @@
-//! Moves heads and stores new messages in one statement: what nearly every batch comes down to, the **hot path**.
+//! Moves heads and stores new messages in one statement. Nearly every batch is only this: the **hot path**.
 
 use std::collections::HashMap;
 

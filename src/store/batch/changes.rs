@@ -1,4 +1,4 @@
-//! What a batch writes.
+//! The changes that a batch writes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -40,7 +40,7 @@ pub struct Changes {
     pub lifted_bans: Vec<(RoomId, UserId)>,
     /// Mutes of users who are not members (any more).
     pub mutes: Vec<(RoomId, UserId, Timestamp)>,
-    /// Mutes that ended, or whose users are members again: their row in `members` has it.
+    /// Mutes to delete: they ended, or their users are members again and have the mute in their row of `members`.
     pub lifted_mutes: Vec<(RoomId, UserId)>,
     /// Users whose names are removed from the room's old events. They are no longer members.
     pub forgotten: Vec<(RoomId, UserId)>,
@@ -73,8 +73,8 @@ impl Changes {
         self.check(|room| before.contains_key(room))
     }
 
-    /// Refuses what must not be written: a change of a room that is not locked, a thing that is changed twice (which of
-    /// the two counts is undefined), and U+0000, which PostgreSQL cannot store.
+    /// Rejects changes that must not be written: of a room that is not locked, of one row twice (it is undefined which
+    /// of the two would win), or with U+0000, which PostgreSQL cannot store.
     pub(super) fn check(&self, is_locked: impl Fn(&RoomId) -> bool) -> Result<()> {
         let fault = |what: &str| Err(Error::internal(what));
         let members = self.members.iter().map(|m| (m.room, m.user.id));

@@ -48,7 +48,7 @@ pub(super) async fn places<S: Session>(
 }
 
 /// The locks are taken in id order, so that two batches never wait for each other. A row that was updated during the
-/// wait comes as it is after it.
+/// wait is returned in its new state.
 static ROOMS: ListSql<1> = ListSql::new(
     [Column("id", Kind::Id)],
     concat!(
@@ -99,7 +99,7 @@ pub(super) async fn messages<S: Session>(
     Ok(())
 }
 
-/// A user, what a room has on record of them, and whether they are to be kept from being deleted.
+/// A user, their member, ban and mute rows in a room, and whether to lock the account against deletion (`keep`).
 static PEOPLE: ListSql<3> = ListSql::each(
     [PLACE[0], PLACE[1], Column("keep", Kind::Flag)],
     postgres::PEOPLE,
@@ -131,7 +131,7 @@ impl Record for Person {
     }
 }
 
-/// Users, members, bans and mutes. A user asked for without a room goes with the nil room, and is locked.
+/// Users, members, bans and mutes. A user without a room is read with the nil room, and their account is locked.
 pub(super) async fn people<S: Session>(
     session: &mut S,
     scope: &Scope,
@@ -202,8 +202,8 @@ impl Record for Acquaintance {
     }
 }
 
-/// Pairs that are members of a common room. These rooms are not locked: a user who leaves one just now was in it a
-/// moment ago.
+/// Pairs that are members of a common room. These rooms are not locked: if a user leaves one concurrently, the pair
+/// counts as if this were read before.
 pub(super) async fn acquaintances<S: Session>(
     session: &mut S,
     scope: &Scope,

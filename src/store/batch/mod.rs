@@ -1,7 +1,7 @@
 //! The batch: one transaction over rooms, members, bans, mutes, messages and events, which is how everything in a room
 //! is written. **This is the hot path**: its cost is its number of statements.
 //!
-//! - `scope`: what a batch reads; `changes`: what it writes. The stores decide nothing: `command::room` works out the
+//! - `scope`: the reads of a batch; `changes`: its writes. The stores decide nothing: `command::room` computes the
 //!   changes between [`BatchWrites::begin`] and [`Transaction::commit`].
 //! - `transaction`: the order of the statements. `facts` and `writes` are the statements; `append` is the one that
 //!   stores new messages.

@@ -25,8 +25,8 @@ pub trait BatchWrites: Send + Sync {
     /// Stores new messages, which are expected to be new, and the heads that they move, all or nothing. `before` has
     /// the head of each room from which the messages were numbered.
     ///
-    /// Everything that affects the right to write in a room moves its head: where the heads are still the previewed
-    /// ones, so is everything else but the names of users.
+    /// Every change that affects the right to write in a room moves its head. So if the heads are still the previewed
+    /// ones, all other previewed facts are still true, except the names of users.
     ///
     /// # Errors
     /// [`Code::Conflict`](crate::error::Code) where a head has moved or a message is already stored.

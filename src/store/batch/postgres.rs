@@ -1,12 +1,12 @@
-//! The statements of a batch that PostgreSQL has its own words for.
+//! The statements of a batch that are written differently for PostgreSQL.
 
 use crate::store::members::member_columns;
 
 /// Moves heads and stores messages, all or nothing, in one statement that is a transaction of its own. Where a head is
-/// not what it was before, the count is too low and the statement ends with a division by zero: there is no plainer way
-/// to raise an error in SQL.
+/// not what it was before, the count is too low and the statement fails with a division by zero: plain SQL has no other
+/// way to raise an error.
 ///
-/// A row that was waited for is compared as it is after the wait.
+/// After waiting for a row's lock, PostgreSQL compares its new state.
 pub(super) const APPEND: &str = "WITH moved AS ( \
          UPDATE rooms r SET head = n.head \
          FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[]) AS n (id, before, head) \
@@ -27,8 +27,8 @@ pub(super) const APPEND: &str = "WITH moved AS ( \
 /// PostgreSQL's manual, appendix A.
 pub(super) const DIVISION_BY_ZERO: &str = "22012";
 
-/// Users who may become members are locked against the deletion of their accounts, and read as they are once they are
-/// locked.
+/// The accounts of users who may become members are locked against deletion, and read in the state that they have under
+/// the lock.
 pub(super) const PEOPLE: &str = "WITH kept AS MATERIALIZED ( \
          SELECT id, deleted_at FROM users \
          WHERE id = ANY(ARRAY(SELECT n.user_id FROM {rows} WHERE n.keep)) \

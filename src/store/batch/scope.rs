@@ -1,33 +1,33 @@
-//! What a batch reads: the scope that it asks for, and the facts that it gets.
+//! The reads of a batch: the scope that it requests, and the facts that it gets.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 pub use crate::config::AddMembers;
 use crate::model::{Member, Message, MessageId, Room, RoomId, Timestamp, User, UserId};
 
-/// What a batch of room commands needs to know, collected before anything is locked.
+/// The rows that a batch of room commands needs, collected before anything is locked.
 #[derive(Debug, Default, Clone)]
 pub struct Scope {
     /// Locked in id order for the whole transaction.
     pub rooms: BTreeSet<RoomId>,
     /// Messages that may exist: ids about to be edited, deleted, replied to.
     pub messages: HashSet<MessageId>,
-    /// Ids about to be stored; they may exist if their commands come again.
+    /// Ids about to be stored; they exist already if their commands are redelivered.
     pub new_messages: HashSet<MessageId>,
-    /// Membership and ban of these.
+    /// Users and rooms whose membership, ban and mute are needed.
     pub members: HashSet<(RoomId, UserId)>,
     /// Users whose names are needed although they are not members.
     pub users: HashSet<UserId>,
     /// Members to be found by user name, in lower case.
     pub named: HashSet<(RoomId, String)>,
-    /// Members whose accounts are about to be deleted: their successors are looked for.
+    /// Members whose accounts are being deleted: their successors are needed.
     pub successors: HashSet<(RoomId, UserId)>,
-    /// The actor and someone who is to be added: are both members of any one room that is not deleted?
+    /// Pairs of an actor and a user to be added, to find out whether they have a common room that is not deleted.
     pub acquaintances: HashSet<(UserId, UserId)>,
 }
 
 impl Scope {
-    /// Nothing is to be read.
+    /// Whether nothing has to be read.
     pub fn is_empty(&self) -> bool {
         let Scope {
             rooms,
@@ -50,11 +50,11 @@ impl Scope {
     }
 }
 
-/// What is true of a [`Scope`]: while its rooms are locked, or at the time of a
+/// The rows of a [`Scope`]: as they are while its rooms are locked, or as they were at the time of a
 /// [preview](crate::store::BatchWrites::preview).
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
-    /// Deleted rooms are there too, with `deleted` set.
+    /// Includes deleted rooms, with `deleted` set.
     pub rooms: HashMap<RoomId, Room>,
     /// With `change_seq` as stored.
     pub messages: HashMap<MessageId, Message>,
@@ -66,7 +66,7 @@ pub struct Facts {
     pub bans: HashMap<(RoomId, UserId), Option<Timestamp>>,
     /// Mutes of users who are not members, and until when they last. A member's mute is in [`Member::muted_until`].
     pub mutes: HashMap<(RoomId, UserId), Timestamp>,
-    /// Those of [`Scope::acquaintances`] who are members of a common room.
+    /// The pairs of [`Scope::acquaintances`] that have a common room.
     pub acquaintances: HashSet<(UserId, UserId)>,
     /// `rooms.add_members`; not read from the store.
     pub add_members: AddMembers,
@@ -79,7 +79,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Adds what a preview of other members or messages found.
+    /// Adds the facts of a preview of other members or messages.
     pub fn add(&mut self, other: Facts) {
         self.rooms.extend(other.rooms);
         self.messages.extend(other.messages);

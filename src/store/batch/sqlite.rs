@@ -1,4 +1,4 @@
-//! The statements of a batch that SQLite has its own words for.
+//! The statements of a batch that are written differently for SQLite.
 
 use crate::store::members::member_columns;
 

@@ -1,6 +1,6 @@
 //! One batch, one transaction: the **hot path**. It takes up to six statements to open one, one for each kind of
-//! change, and one to commit, however large the batch. New messages alone take one in all ([`append`]), and one more to
-//! preview what they depend on, where that is not cached.
+//! change, and one to commit, however large the batch. A batch of only new messages takes one statement ([`append`]),
+//! and up to three reads for a preview if their rooms and members are not cached.
 //!
 //! A statement is a round trip to PostgreSQL, or a switch to SQLite's thread and back.
 

@@ -27,7 +27,7 @@ async fn write<'a, S: Session, T, const N: usize>(
     session.execute(statement.list(items, row)).await
 }
 
-/// Each row was there or was new. Anything else means that the facts were wrong.
+/// Checks that every row was written. Otherwise the facts were wrong.
 fn expect(written: u64, rows: usize, what: &str) -> Result<()> {
     if written == rows as u64 {
         return Ok(());
@@ -68,7 +68,7 @@ pub(super) async fn insert_rooms<S: Session>(session: &mut S, rooms: &[Room]) ->
     });
     match session.attempt(statement).await? {
         Ok(_) => Ok(()),
-        // Created by another transaction after this one looked for it: the batch finds it when it runs again.
+        // Created by another transaction after this one read the rooms: the retried batch finds it.
         Err(error) if is_unique_violation(&error) => Err(Error::unavailable("database", error)),
         Err(error) => Err(S::Dialect::failure(error)),
     }

@@ -24,7 +24,7 @@ pub struct Expired {
     pub mutes: u64,
     pub notifications: u64,
     pub deliveries: u64,
-    /// There may be more.
+    /// More rows may have expired.
     pub more: bool,
 }
 

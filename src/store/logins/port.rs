@@ -14,20 +14,20 @@ use crate::{
 pub trait LoginReads: Send + Sync {
     /// A login that is neither revoked nor expired.
     async fn login(&self, login: LoginId) -> Result<Option<Login>>;
-    /// Those of them that were revoked; any number of logins.
+    /// The revoked ones among `logins`, which may have any length.
     async fn revoked(&self, logins: &[LoginId]) -> Result<Vec<LoginId>>;
 }
 
 #[async_trait]
 pub trait LoginWrites: Send + Sync {
-    /// The same login again is `Done` and changes nothing, whatever happened to it since.
+    /// Opening the same login again returns `Done` and changes nothing, even if it was revoked since.
     async fn open_login(&self, login: &Login) -> Result<Applied>;
-    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation, asked for before it or within
-    /// `grace` after it, is `Done`; an older token used again revokes the login. A repeat brings the same `new_hash`:
-    /// the new token must follow from the old one. Anything else asked for before the last rotation is a
-    /// redelivery: refused, and the login stays.
+    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation, requested before it or within
+    /// `grace` after it, returns `Done`. It has the same `new_hash`, since the new token is derived from the old one.
+    /// Otherwise, a rotation requested before the last one is a redelivery: it is refused, and the login stays. One
+    /// requested later shows that an old token was used again, and revokes the login.
     async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied>;
-    /// Closing it again is `Done`.
+    /// Closing it again returns `Done`.
     async fn close_login(&self, login: LoginId) -> Result<Applied>;
     /// All of a user's logins that have not expired, by the store's own clock.
     async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>>;
@@ -56,7 +56,7 @@ pub struct Rotation {
     pub old_hash: Vec<u8>,
     pub new_hash: Vec<u8>,
     pub expires_at: Timestamp,
-    /// When the client asked. The command may have waited in the queue since.
+    /// When the client requested it. The command may have waited in the queue since.
     pub asked_at: Timestamp,
     /// When it is applied. `grace` counts from here, because clients repeat requests that got no answer.
     pub applied_at: Timestamp,

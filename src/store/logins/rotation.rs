@@ -20,7 +20,7 @@ debug_of!(State {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The token is the current one: put the new one in its place.
+    /// The token is the current one: replace it by the new one.
     Replace,
     /// This rotation was made before: nothing is left to do.
     Repeated,

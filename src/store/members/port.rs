@@ -7,7 +7,7 @@ use crate::{
     model::{Member, Room, RoomId, UserId},
 };
 
-/// A room as a user finds it on joining it.
+/// A room with the membership and unread count of one user, as `joinRoom` needs it.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// Not deleted.
@@ -25,14 +25,14 @@ pub trait MemberReads: Send + Sync {
         room: RoomId,
         user: UserId,
     ) -> Result<Option<(Room, Option<Member>)>>;
-    /// The entry of each of these users into a room, in the order asked; any number of them.
+    /// The [`Entry`] of each pair of room and user, in the order of `who`, which may have any length.
     async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>>;
-    /// Those of these pairs where the user is a member and the room is not deleted, in any order; any number of pairs.
+    /// The pairs of `who` in which the user is a member and the room is not deleted, in any order. Any number of pairs.
     async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>>;
-    /// Members by user id, those above `after`.
+    /// Members in the order of their user ids, starting above `after`.
     async fn members(&self, room: RoomId, after: Option<UserId>, limit: u32)
     -> Result<Vec<Member>>;
-    /// Rooms the user is in, by room id, those above `after`.
+    /// The user's rooms in the order of their ids, starting above `after`.
     async fn rooms_of(
         &self,
         user: UserId,
@@ -41,10 +41,10 @@ pub trait MemberReads: Send + Sync {
     ) -> Result<Vec<(Room, Member)>>;
 }
 
-/// What workers read of members.
+/// The reads of members that workers need.
 #[async_trait]
 pub trait MemberRooms: Send + Sync {
-    /// Rooms that are not deleted and have the user as a member, by id, those above `after`.
+    /// Rooms that are not deleted and have the user as a member, in the order of their ids, starting above `after`.
     async fn member_of(
         &self,
         user: UserId,

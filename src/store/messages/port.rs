@@ -16,8 +16,8 @@ pub enum Window {
     Before(Seq),
     /// The oldest ones above this number.
     After(Seq),
-    /// Half below this number, half from it on (the larger half); where one side has fewer, the other does not get
-    /// more.
+    /// Half of them below this number, the larger half from this number on. If one side has fewer, the other does not
+    /// get more.
     Around(Seq),
 }
 
@@ -26,8 +26,8 @@ pub const MAX_EVENTS: i64 = 1000;
 
 #[async_trait]
 pub trait MessageReads: Send + Sync {
-    /// Every event with `after < seq <= upto`, ascending, at most [`MAX_EVENTS`]: the caller keeps the range within
-    /// that. An event that carries a message shows it as it is now, with `changeSeq` set to the event's number.
+    /// Every event with `after < seq <= upto`, ascending, at most [`MAX_EVENTS`]: the caller must not request a
+    /// longer range. An event that carries a message shows it as it is now, with `changeSeq` set to the event's number.
     async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>>;
     /// Messages of a room, ascending by `seq`; deleted ones are there with an empty body.
     async fn messages(&self, room: RoomId, window: Window, limit: u32) -> Result<Vec<Message>>;

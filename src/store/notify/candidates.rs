@@ -1,9 +1,8 @@
 //! The users whom a message may concern.
 //!
 //! There are three causes, each a walk along an index: the members of a direct room, the users a message names, and
-//! those who set the room to "all". Users who left since are still among them, so that the delivery log can say why
-//! they were not notified; a direct room is left only by the deletion of the account. A user is a candidate for a
-//! message once, with the strongest cause.
+//! those who set the room to "all". Users who have left since are included, so that the delivery log can say why they
+//! were not notified. A user is a candidate for a message once, with the strongest cause.
 
 use super::{Candidate, postgres, record::address, sqlite};
 use crate::{

@@ -1,4 +1,4 @@
-//! The statements of [`LogReads`] and [`LogWrites`]: the delivery log, and the decisions that it is made of.
+//! The statements of [`LogReads`] and [`LogWrites`]: the delivery log, which consists of decisions.
 
 use async_trait::async_trait;
 use uuid::Uuid;

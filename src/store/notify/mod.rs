@@ -1,4 +1,4 @@
-//! What notifications need of the store. Preferences and verified addresses are small rows of a user; a delivery is
+//! The part of the store for notifications. Preferences and verified addresses are small rows of a user; a delivery is
 //! one row whose record is changed as a whole, under a version; the delivery log has a row for each message and each
 //! member whom it concerned.
 //!

@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// What edges may read.
+/// The reads of edges.
 pub trait NotifyReads: PreferenceReads + AddressReads + DeliveryReads + LogReads {}
 
 impl<T> NotifyReads for T where T: PreferenceReads + AddressReads + DeliveryReads + LogReads {}
 
-/// What workers read and write.
+/// The reads and writes of workers.
 pub trait NotifyWrites:
     NotifyReads + PreferenceWrites + AddressWrites + DeliveryWrites + LogWrites
 {
@@ -54,9 +54,9 @@ pub trait AddressReads: Send + Sync {
 
 #[async_trait]
 pub trait AddressWrites: Send + Sync {
-    /// Replaces the one before it.
+    /// Stores a code; it replaces the user's previous one for the channel.
     async fn put_code(&self, code: &NewCode) -> Result<()>;
-    /// `Right` only once; the address is verified then.
+    /// Checks a guess. A code is `Right` only once; this verifies the address.
     async fn try_code(
         &self,
         user: UserId,
@@ -66,7 +66,7 @@ pub trait AddressWrites: Send + Sync {
     ) -> Result<CodeAnswer>;
     /// An address that is suppressed keeps its first reason.
     async fn suppress(&self, address: &Address, reason: &str) -> Result<()>;
-    /// Ends a suppression that is for this reason.
+    /// Ends the suppression of this address if it has this reason.
     async fn unsuppress(&self, address: &Address, reason: &str) -> Result<()>;
 }
 
@@ -77,20 +77,21 @@ pub trait DeliveryReads: Send + Sync {
 
 #[async_trait]
 pub trait DeliveryWrites: Send + Sync {
-    /// A delivery of its own, for no message. The same id again changes nothing.
+    /// Stores a delivery that belongs to no message. Storing the same id again changes nothing.
     async fn put_delivery(&self, delivery: &Delivery) -> Result<()>;
-    /// Deliveries to a user, by id, those above `after`.
+    /// Deliveries to a user in the order of their ids, starting above `after`.
     async fn deliveries_to(
         &self,
         user: UserId,
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<Delivery>>;
-    /// Writes the record if the row is still at `delivery.version`, which then goes up by one here and there.
+    /// Writes the record if the row still has the version `delivery.version`; then increments the version, in the row
+    /// and in `delivery`.
     async fn change_delivery(&self, delivery: &mut Delivery) -> Result<bool>;
-    /// From here on no message joins it. Returns the messages that did, without those decided since.
+    /// Closes a delivery, so that no further message joins it. Returns its messages that are still undecided.
     async fn close_delivery(&self, id: Uuid) -> Result<Vec<DigestLine>>;
-    /// Takes messages out of their delivery, and stores the reason.
+    /// Removes messages from their delivery, and stores the reason.
     async fn drop_lines(&self, id: Uuid, lines: &[(MessageId, &'static str)]) -> Result<()>;
 }
 
@@ -98,7 +99,7 @@ pub trait DeliveryWrites: Send + Sync {
 pub trait LogReads: Send + Sync {
     /// Every user who was considered for a message.
     async fn log_of_message(&self, message: MessageId) -> Result<Vec<LogEntry>>;
-    /// The newest first, those before `before`.
+    /// The entries before `before`, newest first.
     async fn log_of_user(
         &self,
         user: UserId,
@@ -111,7 +112,7 @@ pub trait LogReads: Send + Sync {
 
 #[async_trait]
 pub trait LogWrites: Send + Sync {
-    /// Every user whom these messages may concern, without their senders: one statement for all of them.
+    /// Every user whom these messages may concern, without their senders, from one statement.
     async fn candidates(&self, messages: &[MessageId]) -> Result<Vec<Candidate>>;
     /// Stores decisions; those stored before stay as they are. A message to notify of joins the open delivery of its
     /// user and channel, or opens one. Returns the deliveries concerned.

@@ -52,7 +52,7 @@ impl Record for RoomSetting {
     }
 }
 
-/// `None` for an address that nothing can be sent to.
+/// A verified address; `None` if it cannot be parsed, since nothing is sent to it.
 struct Verified(Option<Address>);
 
 impl Record for Verified {

@@ -80,7 +80,7 @@ pub(super) fn time<D: Dialect>(row: &Row<D>, column: &str) -> sqlx::Result<Times
     row.get(column).map(Timestamp::from_millis)
 }
 
-/// `None` where there is none, or nothing can be sent to it.
+/// `None` where there is no address, or it cannot be parsed: nothing is sent to it.
 pub(super) fn address<D: Dialect>(
     row: &Row<D>,
     channel: ChannelKind,

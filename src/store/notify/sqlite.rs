@@ -1,4 +1,4 @@
-//! The statement of notifications that SQLite has its own words for.
+//! The statement of notifications that is written differently for SQLite.
 
 use super::record::{candidate_columns, candidate_joins, concerned};
 

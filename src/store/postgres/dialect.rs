@@ -29,7 +29,7 @@ impl Dialect for Postgres {
         postgres
     }
 
-    /// `UNNEST` takes arrays of arrays apart, so a list within a column travels as text.
+    /// `UNNEST` flattens nested arrays, so a list within a column is passed as text.
     fn rows(columns: &[Column]) -> String {
         let names: Vec<&str> = columns.iter().map(|column| column.0).collect();
         let names = names.join(", ");

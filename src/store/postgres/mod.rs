@@ -61,7 +61,7 @@ impl Store {
         })
     }
 
-    /// Applies what is new in `migrations/postgres`. Several nodes may do so at once: one works, the others wait.
+    /// Applies pending `migrations/postgres`. Several nodes may call this at once: one applies them, the others wait.
     /// A schema newer than this binary is left alone.
     pub async fn migrate(&self) -> Result<()> {
         let mut migrator = sqlx::migrate!("migrations/postgres");
@@ -105,7 +105,7 @@ impl Store {
         ))
     }
 
-    /// Closes every connection, those on loan as they come back.
+    /// Closes every connection; connections in use are closed when they are returned.
     pub async fn close(&self) {
         self.pool.close().await;
     }

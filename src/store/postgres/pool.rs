@@ -162,7 +162,7 @@ impl Drop for Lease {
                 connection.close_on_drop();
                 return;
             }
-            // Given up, the future closes the connection's socket and frees its place in the pool.
+            // Dropping the future closes the connection's socket and frees its slot in the pool.
             let _ = timeout(RETURN_WITHIN, connection.return_to_pool()).await;
         });
     }
@@ -176,8 +176,8 @@ pub(super) async fn answer<T>(query: impl Future<Output = sqlx::Result<T>>) -> R
     }
 }
 
-/// What a failed call means to the caller: trouble with the connection, with another transaction or with the
-/// server's state is temporary (`unavailable`); anything else is a bug (`internal`).
+/// The error for a failed call. Failures of the connection, conflicts with other transactions and states of the server
+/// are temporary (`unavailable`); anything else is a bug (`internal`).
 pub(super) fn failure(error: sqlx::Error) -> Error {
     let temporary = match &error {
         sqlx::Error::Io(_)

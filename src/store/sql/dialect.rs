@@ -57,7 +57,7 @@ pub trait Dialect:
     /// The words that a [template](super::template) may have in braces, and what they are in this database.
     const WORDS: &'static [(&'static str, &'static str)];
 
-    /// Whichever of the two is for this database.
+    /// Returns the one of the two that is for this database.
     fn choose<T>(postgres: T, sqlite: T) -> T;
 
     /// The list that begins at `$1`, as a table `n` with the list's columns.
@@ -70,7 +70,7 @@ pub trait Dialect:
         rows: impl ExactSizeIterator<Item = [Value<'a>; N]>,
     ) -> Result<(), BoxDynError>;
 
-    /// What a failed call means to the caller.
+    /// The error that the caller gets for a failed call.
     fn failure(error: sqlx::Error) -> Error;
 }
 

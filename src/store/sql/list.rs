@@ -1,7 +1,7 @@
 //! Lists of rows as one parameter, so that a statement's text, and with it its prepared form, does not depend on how
 //! many rows there are.
 //!
-//! PostgreSQL takes an array per column apart (`UNNEST`), SQLite one JSON array of rows (`jsonb_each`).
+//! PostgreSQL gets one array per column (`UNNEST`), SQLite one JSON array of rows (`jsonb_each`).
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::model::Timestamp;
 
-/// What a column of a list holds. Each may be null.
+/// The type of a column of a list. Every type allows null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Id,
@@ -23,7 +23,7 @@ pub enum Kind {
     Json,
 }
 
-/// A column of a list: its name in the statement, and what it holds.
+/// A column of a list: its name in the statement, and its type.
 #[derive(Debug, Clone, Copy)]
 pub struct Column(pub &'static str, pub Kind);
 

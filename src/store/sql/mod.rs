@@ -1,4 +1,4 @@
-//! What the SQL of the subjects is written with, once for both databases.
+//! Tools for the SQL of the subjects, which is written once for both databases.
 //!
 //! - A statement is one text with `$1` placeholders, which PostgreSQL and SQLite both read ([`statement`]).
 //! - A list of rows is one parameter of a statement, whatever its length ([`list`]).

@@ -5,7 +5,7 @@ use std::future::Future;
 use super::{Dialect, Record, Row, Statement};
 use crate::error::{Error, Result};
 
-/// What a session is opened for.
+/// The purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Statements that only read. Each sees what was committed before it.

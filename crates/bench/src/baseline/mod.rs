@@ -1,4 +1,4 @@
-//! Baselines: programs that do only what cannot be avoided. What the server costs beyond them is the difference.
+//! Baselines: programs that do only the unavoidable part of the work. The server's cost is compared with theirs.
 
 pub mod pipeline;
 pub mod serve;

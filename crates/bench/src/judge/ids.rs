@@ -1,4 +1,4 @@
-//! What the judge's callers name things by.
+//! The ids of rooms, readers, senders and messages in calls of the judge.
 
 use uuid::Uuid;
 

@@ -1,4 +1,4 @@
-//! What the judge remembers: rooms and their numbers, subscriptions, sends.
+//! The state of the judge: rooms and their numbers, subscriptions, sends.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub(super) const OTHER: u32 = u32::MAX;
 
 #[derive(Default)]
 pub struct Judge {
-    /// An explicit `gap` is counted, but what it covers is not lost.
+    /// An explicit `gap` is counted, but the events in its range do not count as lost.
     pub(super) allow_gaps: bool,
     pub(super) rooms: Vec<Room>,
     pub(super) subscriptions: Vec<Subscription>,

@@ -207,7 +207,7 @@ fn a_subscription_that_ended_expects_nothing_more() {
     let verdict = run.verdict();
     assert_found(&verdict, 0, 0, 0, 0, 0);
     assert_eq!(verdict.expected, (2 * N + N / 2) as u64);
-    // The server says that it left later than at the last number received.
+    // According to the server it left after the last number that it received.
     let mut run = room3();
     (0..2).for_each(|subscription| run.deliver_all(subscription));
     (0..N / 2).for_each(|i| run.deliver(2, i));

@@ -36,7 +36,7 @@ pub struct Load {
     /// Plays a chat log instead, with lines such as `[12:34] <nick> text`: one room, a user for each nick.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rooms", "members", "senders", "rate", "duration", "body"])]
     pub replay: Option<PathBuf>,
-    /// How many times faster than it was written the log is played.
+    /// Speed at which the log is played: 1 is its original pace.
     #[arg(long, default_value_t = 60.0, value_parser = positive, requires = "replay")]
     pub speed: f64,
     /// Uses rooms of these partitions only, out of the number in `queue.partitions`, such as 0,1,2,3/8.

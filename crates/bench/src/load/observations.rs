@@ -1,4 +1,4 @@
-//! What the sockets of a run observe, on its way to the tally.
+//! The observations of a run's sockets, and their way to the tally.
 //!
 //! The tally polls every few milliseconds: waking it for each frame would cost as much as reading the frame.
 

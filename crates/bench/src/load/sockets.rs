@@ -162,7 +162,7 @@ fn request(text: &mut String, transport: Transport, message: MessageNo, room: &s
     debug_assert!(written.is_ok(), "writing to a String does not fail");
 }
 
-/// What a text frame means for the run.
+/// The observation that a text frame causes, if any.
 fn observe(
     text: &[u8],
     subscriptions: &[Subscription],

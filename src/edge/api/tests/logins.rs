@@ -19,7 +19,7 @@ async fn register_then_log_in() {
         .unwrap();
     assert_eq!(body["user"]["id"], identity.user.to_string());
 
-    // What the worker would store.
+    // Stores the login as the worker would.
     let envelopes: Vec<Envelope> = world.line.envelopes.lock().unwrap().drain(..).collect();
     let [
         Envelope {

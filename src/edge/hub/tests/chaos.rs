@@ -1,5 +1,5 @@
-//! Any order of faults, from a seed: the bus loses, repeats, swaps, delays and goes away, its cache misses
-//! publications, the store goes away and loses contents, sockets come and go.
+//! Random orders of faults, each from a seed: the bus loses, repeats, swaps and delays events and becomes unavailable,
+//! its cache misses publications, the store becomes unavailable and loses contents, sockets join and leave.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -28,7 +28,7 @@ impl Dice {
         ((z ^ (z >> 31)) % limit as u64) as usize
     }
 
-    /// In so many of a hundred cases.
+    /// `true` with this probability.
     fn percent(&self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -41,7 +41,7 @@ impl Dice {
     }
 }
 
-/// Says which seed it was.
+/// Prints the seed of a test that fails.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -55,13 +55,13 @@ impl Drop for Seed {
 #[tokio::test]
 async fn whatever_happens_each_socket_sees_each_number_once_in_order() {
     let outcomes = join_all((0..SEEDS).map(play)).await;
-    // The game is worth something only if it was played.
+    // Makes sure that the runs delivered events and that gaps occurred.
     let (heard, gaps): (Vec<usize>, Vec<usize>) = outcomes.into_iter().unzip();
     assert!(heard.iter().sum::<usize>() > 100 * SEEDS as usize);
     assert!(gaps.iter().any(|gaps| *gaps > 0));
 }
 
-/// How many events were heard live, and how many numbers were told as gaps.
+/// Returns how many events were received live, and how many numbers as gaps.
 async fn play(seed: u64) -> (usize, usize) {
     let (_seed, dice) = (Seed(seed), Dice(RefCell::new(seed)));
     let world = World::new(Duration::from_millis(100)).await;
@@ -91,7 +91,7 @@ async fn play(seed: u64) -> (usize, usize) {
     told
 }
 
-/// Comes, listens, goes, and comes back to where it was.
+/// Joins, receives events, leaves, and joins again at its position, repeatedly.
 async fn read(
     world: &World,
     playing: &std::cell::Cell<bool>,
@@ -129,7 +129,7 @@ async fn disturb(world: &World, dice: &Dice, rooms: [RoomId; 2]) {
             4..7 => world.truth.lock().down = false,
             7..11 => {
                 for _ in 0..on_the_way.len().min(1 + dice.below(4)) {
-                    // Mostly the first, now and then whichever.
+                    // Mostly the oldest one, sometimes one of the first four.
                     let first = if dice.percent(80) { 1 } else { 4 };
                     let at = dice.below(on_the_way.len().min(first));
                     let (room, events) = on_the_way.remove(at);

@@ -1,4 +1,4 @@
-//! Whatever the bus loses, repeats or swaps, each socket sees each number once and in order, or hears of a gap.
+//! The bus may lose, repeat and swap events: each socket gets each number once and in order, or as part of a gap.
 
 mod chaos;
 mod pages;
@@ -15,10 +15,10 @@ use crate::{
     model::*,
 };
 
-/// Heads are never compared but when the bus comes back.
+/// Heads are compared only when the bus is restored.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A world with one reader, who is live and has what there is.
+/// A world with one live reader that has all existing events.
 async fn one_reader(reconcile: Duration, events: usize) -> (World, Reader) {
     let world = World::new(reconcile).await;
     let room = new_id();
@@ -33,7 +33,7 @@ async fn one_reader(reconcile: Duration, events: usize) -> (World, Reader) {
 async fn repeats_are_dropped_and_swaps_put_right() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let events = world.truth.append(reader.room, 6);
-    // None of it is a missing range, so that the store need not be asked.
+    // There is no missing range, so the store is not read.
     world.truth.lock().down = true;
     for order in [[1, 0], [1, 0], [3, 2], [2, 3], [5, 5], [4, 0]] {
         for at in order {
@@ -49,7 +49,7 @@ async fn a_missing_range_is_filled_before_what_follows_it() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let events = world.truth.append(reader.room, 2000);
     world.bring(reader.room, &events[..1]);
-    // Most of it is lost; a page of repair is less than the missing range.
+    // The missing range is longer than one page of repair.
     world.bring(reader.room, &events[1999..]);
     reader.has(2003).await;
     assert!(reader.gaps.is_empty());
@@ -77,7 +77,7 @@ async fn a_missing_range_that_nothing_follows_is_found_by_the_heads() {
     let (world, mut reader) = one_reader(Duration::from_millis(20), 3).await;
     world.truth.append(reader.room, 4);
     reader.has(7).await;
-    // Something that this version cannot read is a missing range, too.
+    // An event that this version cannot decode counts as a missing range.
     world.truth.append(reader.room, 1);
     let payload = b"8 somethingNew {}".as_slice().into();
     world.wire.send(Channel::Room(reader.room), payload);
@@ -100,7 +100,7 @@ async fn what_the_store_does_not_have_is_told_as_a_gap() {
     for seq in [5, 6, 8, 12, 13] {
         world.truth.lock().lost.insert((reader.room, seq));
     }
-    // 4 is missed, 11 shows it; 12 and 13 are what the bus is silent of.
+    // Event 11 reveals that 4 to 10 are missing; 12 and 13 are not announced at all.
     world.bring(reader.room, &events[7..8]);
     reader.has(11).await;
     assert_eq!(reader.gaps, [5, 6, 8].into());
@@ -108,13 +108,13 @@ async fn what_the_store_does_not_have_is_told_as_a_gap() {
     world.wire.tell(Incoming::Restored);
     reader.has(13).await;
     assert_eq!(reader.gaps, [5, 6, 8, 12, 13].into());
-    // And it goes on.
+    // Live delivery continues.
     let next = world.truth.append(reader.room, 1);
     world.bring(reader.room, &next);
     reader.has(14).await;
 }
 
-/// What came between "fetched" and "live" comes after the answer, but for what the answer brought.
+/// Events between the read and the answer are delivered after the answer, except those that the answer contains.
 #[tokio::test]
 async fn a_join_while_the_room_is_busy() {
     let (world, mut other) = one_reader(NEVER, 3).await;
@@ -122,7 +122,7 @@ async fn a_join_while_the_room_is_busy() {
     let mut reader = Reader::new(2, room, 1);
     let brought = std::cell::Cell::new(0);
     let busy = async || {
-        // Before the past is read, and again after it: all of it is brought, and in part twice.
+        // Runs before the missed events are read and again after it: two events are published, one of them twice.
         let events = world.truth.append(room, 2);
         world.bring(room, &events);
         world.bring(room, &events[1..]);
@@ -175,7 +175,7 @@ async fn who_leaves_hears_it_and_nothing_more() {
         world.truth.add(room, EventKind::MemberLeft, left),
         world.truth.append(room, 1).remove(0),
     ];
-    // The bus loses the news of it: the heads bring it.
+    // The bus loses the event of the leave: the later event reveals the missing range.
     world.bring(room, &events[2..]);
     stays.has(6).await;
     leaves.read();
@@ -183,7 +183,7 @@ async fn who_leaves_hears_it_and_nothing_more() {
     assert!(leaves.who.rooms().is_empty());
 }
 
-/// The store is ahead of the bus: someone left and came back before the bus says that they left.
+/// The store is ahead of the bus: a user left and joined again before the bus delivers the event of the leave.
 #[tokio::test]
 async fn late_news_that_someone_left_does_not_unseat_who_came_back() {
     let (world, mut stays) = one_reader(NEVER, 3).await;

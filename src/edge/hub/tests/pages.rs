@@ -1,4 +1,4 @@
-//! The newest page: read once, told to those who may, and ended by whatever happens in the room.
+//! The newest page: read once, served to members only, and invalidated by every event of the room.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::error::{Error, Result};
 
-/// Counts what it is asked.
+/// Counts the checks and reads that the hub requests.
 #[derive(Default)]
 struct Desk {
     checks: AtomicUsize,
@@ -60,7 +60,7 @@ async fn an_event_of_the_room_ends_it() {
         assert_eq!(page, format!("page {round}"));
         assert!(world.hub.page(reader.room, user, 50).is_some());
         let events = world.truth.append(reader.room, 2);
-        // The second one alone shows a missing range: what is known to exist has not been seen.
+        // The second event alone reveals a missing range: an event is known to exist that was not delivered here.
         world.bring(reader.room, &events[1..]);
         reader.has(events[1].seq).await;
         assert_eq!(world.hub.page(reader.room, user, 50), None);
@@ -142,7 +142,7 @@ async fn of_many_who_join_at_once_one_reads_and_an_event_ends_what_it_read() {
     reader.has(5).await;
     assert_eq!(newest(200).await, (5, "1".to_owned()));
     assert_eq!(newest(201).await, (5, "1".to_owned()));
-    // Something is known to exist that no socket here has seen: what is read now may be behind it.
+    // An event is known to exist that no socket here has received, so a page that is read now may lack it: not cached.
     world.truth.lock().down = true;
     let events = world.truth.append(reader.room, 2);
     world.bring(reader.room, &events[1..]);

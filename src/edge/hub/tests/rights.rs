@@ -1,9 +1,9 @@
-//! A right that ends, at every moment of a join and after it: what the socket is told, and that nothing follows.
+//! A membership that ends at each moment of a join and after it: the answer to the socket, and that no event follows.
 
 use super::*;
 use crate::edge::hub::Intervals;
 
-/// A world with someone who stays, at number 3, and someone else who is about to join.
+/// A world with a live reader at number 3, and another reader that has not joined yet.
 async fn two() -> (World, Reader, Reader) {
     let (world, stays) = one_reader(NEVER, 3).await;
     let joins = Reader::new(2, stays.room, 3);
@@ -11,7 +11,7 @@ async fn two() -> (World, Reader, Reader) {
 }
 
 impl World {
-    /// What ends or gives a membership, and a message after it; the bus brings both.
+    /// Ends the reader's membership and appends a message; the bus delivers both events.
     fn left(&self, reader: &Reader) {
         self.change(reader, EventKind::MemberLeft, "left");
     }
@@ -28,7 +28,7 @@ impl World {
     }
 }
 
-/// Another message for everyone: `gone` must not hear of it.
+/// Appends a message and delivers it: `gone` must not receive it.
 async fn hears_nothing_more(world: &World, stays: &mut Reader, gone: &mut Reader) {
     let events = world.truth.append(stays.room, 1);
     world.bring(stays.room, &events);
@@ -48,12 +48,12 @@ async fn between_the_look_and_the_subscription() {
     stays.has(5).await;
     let joining = world.hub.join(joins.room, joins.who.clone()).await.unwrap();
     assert!(joining.live_from > member_at, "which says: look again");
-    // A session that does not is refused all the same.
+    // A session that does not read the membership again is refused as well.
     finish(joining, 5, false, member_at);
     joins.read();
     assert_eq!(joins.refused, 1);
     hears_nothing_more(&world, &mut stays, &mut joins).await;
-    // The whole way there is no way in either.
+    // A complete join is refused, too.
     assert!(joins.join(&world, async || {}).await.is_err());
     hears_nothing_more(&world, &mut stays, &mut joins).await;
 }
@@ -97,7 +97,7 @@ async fn who_came_back_before_the_answer_misses_nothing() {
         (joins.refused, joins.heard.as_slice()),
         (0, &[4, 5, 6, 7][..])
     );
-    // And gone again, now that it is live.
+    // The membership ends again, now that the socket is live.
     world.left(&joins);
     joins.has(8).await;
     joins.live = false;
@@ -130,7 +130,7 @@ async fn a_socket_that_leaves_during_its_join_does_not_come_back() {
     hears_nothing_more(&world, &mut stays, &mut joins).await;
 }
 
-/// The event that ended a membership cannot be had any more: neither the bus nor the feed says that they left.
+/// The event that ended a membership is lost: neither the bus nor the feed has it.
 #[tokio::test]
 async fn the_safety_net_catches_what_nothing_told() {
     let intervals = Intervals {

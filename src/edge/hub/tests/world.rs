@@ -1,4 +1,4 @@
-//! A hub between a store that tests control and a bus that loses, repeats and swaps as they please.
+//! A hub with a store and a bus that tests control: the bus loses, repeats and swaps events as a test decides.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -42,7 +42,7 @@ pub struct World {
 }
 
 impl World {
-    /// With heads that are compared this often, and memberships never.
+    /// A world in which heads are compared at this interval, and memberships never.
     pub async fn new(reconcile: Duration) -> World {
         let rights = Duration::from_secs(3600);
         World::comparing(Intervals { reconcile, rights }).await
@@ -74,7 +74,7 @@ impl World {
         }
     }
 
-    /// The bus brings these.
+    /// Delivers these events over the bus.
     pub fn bring(&self, room: RoomId, events: &[FeedEvent]) {
         self.wire
             .send(Channel::Room(room), encode_events(events).into());
@@ -87,7 +87,7 @@ impl Drop for World {
     }
 }
 
-/// The store: what happened, whatever the bus says.
+/// The store: the events of each room, independent of the bus.
 #[derive(Default)]
 pub struct Truth(Mutex<Facts>);
 
@@ -104,7 +104,7 @@ impl Truth {
         self.0.lock().unwrap()
     }
 
-    /// So many more messages.
+    /// Appends this many messages.
     pub fn append(&self, room: RoomId, count: usize) -> Vec<FeedEvent> {
         (0..count)
             .map(|_| self.add(room, EventKind::NewMessage, json!({})))
@@ -129,8 +129,8 @@ impl Truth {
         self.lock().feeds.get(&room).map_or(0, Vec::len) as Seq
     }
 
-    /// What a read of a membership says: the room's head, if the user is in the room. Everyone is, until an event of the
-    /// feed says that they left or that the room was deleted, whether or not its content is lost.
+    /// The result of reading a membership: the room's head if the user is a member. Every user is a member until an
+    /// event of the feed ends the membership or deletes the room, even if the content of that event is lost.
     pub fn member_at(&self, room: RoomId, user: UserId) -> Option<Seq> {
         let facts = self.lock();
         let feed = facts.feeds.get(&room)?;
@@ -280,7 +280,7 @@ impl Wire {
         self.to_hub.try_send(incoming).unwrap();
     }
 
-    /// Into the cache only.
+    /// Writes to the bus's cache only.
     pub async fn keep(&self, room: RoomId, events: &[FeedEvent]) {
         let publications = Publications {
             rooms: vec![RoomEvents {
@@ -330,7 +330,7 @@ impl RecentEvents for Wire {
     }
 }
 
-/// Answers a join as a session does it.
+/// Answers a join as a session does.
 pub fn finish(joining: Joining, position: Seq, more: bool, member_at: Seq) {
     joining.finish(position, more, member_at, |ended| Item::Ack {
         id: Some(1),
@@ -339,16 +339,16 @@ pub fn finish(joining: Joining, position: Seq, more: bool, member_at: Seq) {
     });
 }
 
-/// A socket as its client sees it. Whatever it reads must be next.
+/// The client's view of a socket. Each event that it reads must have the next number.
 pub struct Reader {
     pub who: Arc<Subscriber>,
     pub room: RoomId,
-    /// It has everything up to here, but for what is in `gaps`.
+    /// The reader has every event up to this number, except those in `gaps`.
     pub position: Seq,
     pub live: bool,
-    /// Numbers it was told it will not get.
+    /// Numbers that it received as part of a gap.
     pub gaps: BTreeSet<Seq>,
-    /// Numbers that came while it was live.
+    /// Numbers of the events that it received live.
     pub heard: Vec<Seq>,
     /// Answers to joins that were refused.
     pub refused: usize,
@@ -371,7 +371,8 @@ impl Reader {
         }
     }
 
-    /// One `joinRoom` with `afterSeq`, as a session does it; `between` runs before and after the past is read.
+    /// One `joinRoom` with `afterSeq`, as a session does it; `between` runs before and after the missed events are
+    /// read.
     pub async fn join(&mut self, world: &World, between: impl AsyncFn()) -> Result<()> {
         let after = self.position;
         let refused = || Error::not_found("room");
@@ -395,7 +396,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Until it is live, whatever the store does.
+    /// Joins repeatedly until the socket is live, also after errors of the store.
     pub async fn come(&mut self, world: &World, between: impl AsyncFn()) {
         let coming = async {
             while !self.live {
@@ -414,7 +415,7 @@ impl Reader {
         self.live = false;
     }
 
-    /// Takes what has come.
+    /// Reads all received items.
     pub fn read(&mut self) {
         let mut items = VecDeque::new();
         let ending = self.who.outbox.take(&mut items);
@@ -460,7 +461,7 @@ impl Reader {
         }
     }
 
-    /// Waits until it has everything up to `seq`.
+    /// Waits until the reader has every event up to `seq`.
     pub async fn has(&mut self, seq: Seq) {
         let waiting = async {
             while self.position < seq {

@@ -54,7 +54,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What the server receives from these bytes.
+/// The messages that the server receives from these bytes.
 async fn heard(bytes: &[u8]) -> Vec<Result<Received, Broken>> {
     let (ours, mut theirs) = duplex(MAX * 2);
     let mut socket = WebSocket::new(ours, MAX);
