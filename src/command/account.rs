@@ -130,7 +130,9 @@ pub async fn run(
     };
     let notice = match (command, applied) {
         (AccountCommand::CloseLogin { login }, _)
-        | (AccountCommand::RotateLogin { login, .. }, Applied::LoginRevoked) => {
+        | (AccountCommand::RotateLogin { login, .. }, Applied::LoginRevoked)
+        // The account was deleted while the user logged in; an edge may have issued the login's first access token.
+        | (AccountCommand::OpenLogin { login, .. }, Applied::NoSuchUser) => {
             Some(Notice::LoginClosed { login: *login })
         }
         (AccountCommand::Update { .. } | AccountCommand::Delete, _) => {

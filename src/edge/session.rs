@@ -176,6 +176,9 @@ impl Session {
                 "this socket belongs to another user; open a new one",
             ));
         }
+        if soon(self.edge.batched.revoked.get(identity.login)).await? {
+            return Err(Error::unauthorized("this login has ended; log in again"));
+        }
         Ok(None)
     }
 

@@ -23,7 +23,7 @@ Usage: scripts/docs [--no-rust]
   --no-rust   only the REST and the socket reference, which need neither Rust nor a build
 
   target/doc/index.html          links the three parts
-  target/doc/chat/index.html     the crate, by `cargo doc --no-deps` (other crates are beside it)
+  target/doc/chat/index.html     the crate, with private items (other crates are beside it)
   target/doc/rest/index.html     the REST reference, from docs/openapi.json
   target/doc/sockets/index.html  the socket reference, from docs/asyncapi.json
 
@@ -67,7 +67,7 @@ def document_crate() -> None:
     cargo = shutil.which("cargo") or shutil.which("cargo", path=Path(os.environ.get("CARGO_HOME") or "~/.cargo").expanduser() / "bin")
     if cargo is None:
         raise Problem("cargo is missing; install Rust (https://rustup.rs), or use --no-rust")
-    if subprocess.run([cargo, "doc", "--workspace", "--no-deps", "--locked"], cwd=ROOT).returncode != 0:
+    if subprocess.run([cargo, "doc", "--workspace", "--no-deps", "--document-private-items", "--locked"], cwd=ROOT).returncode != 0:
         raise Problem("cargo doc failed")
 
 

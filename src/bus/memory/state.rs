@@ -56,9 +56,9 @@ pub(super) struct RecentState {
 #[derive(Default)]
 pub(super) struct CoordinationState {
     pub(super) values: Expiring<String, String>,
-    /// Of [`Coordination::increment`].
+    /// Of [`crate::bus::Coordination::increment`].
     pub(super) windows: Expiring<String, u64>,
-    /// Of [`Coordination::add`].
+    /// Of [`crate::bus::Coordination::add`].
     pub(super) counters: Expiring<String, u64>,
     pub(super) leases: Expiring<String, Uuid>,
     pub(super) semaphores: HashMap<String, Expiring<Uuid, ()>>,

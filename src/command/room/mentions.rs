@@ -1,5 +1,5 @@
 //! Finds the candidates for `@username` in a message body. Whether they are members is decided by the store and
-//! [`super::apply`]. A body without `@` costs one byte search.
+//! [`super::apply()`]. A body without `@` costs one byte search.
 
 /// Maximum candidates per body: each costs the batch a lookup.
 const MAX_NAMES: usize = 50;

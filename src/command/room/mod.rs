@@ -1,4 +1,4 @@
-//! Room commands, and [`apply`], which computes the effects of a batch of them.
+//! Room commands, and [`apply()`], which computes the effects of a batch of them.
 
 mod apply;
 mod mentions;
@@ -122,7 +122,7 @@ pub struct RoomEnvelope {
     pub command: RoomCommand,
 }
 
-/// The rows that [`apply`] needs for `envelopes`.
+/// The rows that [`apply()`] needs for `envelopes`.
 pub fn scope<'a>(envelopes: impl IntoIterator<Item = &'a RoomEnvelope>) -> Scope {
     let mut scope = Scope::default();
     for envelope in envelopes {

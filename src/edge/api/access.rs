@@ -52,6 +52,10 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
     if let Some(Asker(asker)) = request.data::<Asker>() {
         let _ = asker.set(identity.user);
     }
+    // The holder of a token of an ended login cannot use up the user's budget.
+    if edge.revocations.state(identity.login) == Some(LoginState::Ended) {
+        return Err(Problem::from(login_ended()).into());
+    }
     let admitted = edge.limits.admit(identity, *cost).map_err(Problem::from)?;
     login_is_open(edge, identity.login)
         .await
@@ -75,8 +79,12 @@ async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
     };
     match state {
         LoginState::Open => Ok(()),
-        LoginState::Ended => Err(Error::unauthorized("this login has ended; log in again")),
+        LoginState::Ended => Err(login_ended()),
     }
+}
+
+fn login_ended() -> Error {
+    Error::unauthorized("this login has ended; log in again")
 }
 
 /// Optional authentication.

@@ -127,7 +127,14 @@ impl<E: Endpoint> Endpoint for Metrics<E> {
 }
 
 fn is_local(request: &Request) -> bool {
-    let forwarded = ["forwarded", "x-forwarded-for"];
+    let forwarded = [
+        "forwarded",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ];
     let client = client_address::of(request);
     client.is_none_or(|client| client.is_loopback())
         && !forwarded

@@ -26,6 +26,7 @@ use crate::{
     },
     error::{Code, Error},
     model::UserId,
+    protocol::MAX_PAGE,
 };
 
 /// `Retry-After` for a user with too many unread responses.
@@ -102,15 +103,21 @@ impl Prices {
         let found = methods
             .flat_map(|priced| &priced.methods)
             .find(|(known, _)| known == method);
-        let limit = || {
-            let mut pairs = request.uri().query()?.split('&');
-            pairs
-                .find_map(|pair| pair.strip_prefix("limit="))?
-                .parse()
-                .ok()
-        };
-        found.map_or(cost::PAGE, |(_, cost)| cost.for_page(limit()))
+        let limit = requested_limit(request.uri().query().unwrap_or_default());
+        found.map_or(cost::PAGE, |(_, cost)| cost.for_page(limit))
     }
+}
+
+/// The largest page that the handler may read from this query. Percent-encoding is not decoded here, since it can hide
+/// the parameter: an encoded query counts as the largest page.
+fn requested_limit(query: &str) -> Option<u32> {
+    if query.contains('%') {
+        return Some(MAX_PAGE);
+    }
+    let limits = query
+        .split('&')
+        .filter_map(|pair| pair.strip_prefix("limit="));
+    limits.filter_map(|limit| limit.parse().ok()).max()
 }
 
 pub struct Metered<E> {
@@ -211,6 +218,9 @@ mod tests {
             [page(""), page("?limit=200"), page("?before=3&limit=60")],
             [1, 4, 2]
         );
+        for hidden in ["?%6cimit=200", "?limit=1&limit=200", "?limit=%32%30%30"] {
+            assert_eq!(page(hidden), 4, "{hidden}");
+        }
         assert_eq!(find("/v1/rooms/").budget, Budget::Reads);
     }
 }

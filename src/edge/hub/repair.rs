@@ -9,7 +9,7 @@ use std::{
 use super::{hub::Hub, room::Room};
 use crate::{model::Seq, telemetry::metrics};
 
-/// Events fetched at once for a missing range; [`crate::store::Reads::events`] allows as many.
+/// Events fetched at once for a missing range; [`crate::store::MessageReads::events`] allows as many.
 const REPAIR_PAGE: Seq = 1000;
 /// How long a range may be missing because the store does not answer, before sockets get `gap`.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
 //! Outgoing data of sockets: the bounded queue of one socket ([`outbox`]), the events that many sockets share
-//! ([`event`]), and the scheduling of writes ([`flush`]). Nothing here knows a transport or a wire format.
+//! ([`mod@event`]), and the scheduling of writes ([`flush`]). Nothing here knows a transport or a wire format.
 
 pub mod event;
 pub mod flush;

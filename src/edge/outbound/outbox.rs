@@ -173,7 +173,12 @@ impl Outbox {
         if queue.is_slow() {
             return;
         }
+        let ends = queue.ending.is_some();
         for item in items {
+            // The socket may have lost its right to events, and a busy room must not prolong its end.
+            if ends && matches!(item, Item::Event(_)) {
+                continue;
+            }
             queue.bytes += item.bytes();
             queue.items.push_back(item);
         }
@@ -228,7 +233,8 @@ impl Outbox {
         self.queue.lock().pending_acks > 0
     }
 
-    /// Ends the socket once the waiting items are written. The first ending counts.
+    /// Ends the socket once the waiting items are written. The first ending counts. Answers may still follow, events are
+    /// discarded.
     pub fn close(&self, close: Close) {
         self.close_with(close, close.reason().to_owned());
     }
@@ -239,6 +245,8 @@ impl Outbox {
             queue.ending = Some(Ending { close, reason });
         }
         self.request_flush(&mut queue);
+        // Wakes a writer that is blocked by its peer: it waits for no permit.
+        self.wake();
     }
 
     /// Resolves when the writer has to check the queue. For one writer at a time. Cancel-safe.
@@ -324,6 +332,7 @@ impl FlushWaiter for Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::EventName;
 
     fn ack(len: usize) -> Item {
         Item::Ack {
@@ -347,5 +356,21 @@ mod tests {
         outbox.push(ack(1));
         outbox.take(&mut items);
         assert!(items.is_empty(), "nothing follows the end");
+    }
+
+    #[test]
+    fn a_socket_that_ends_gets_its_answers_and_no_more_events() {
+        let outbox = Outbox::new(10_000, Arc::default());
+        let event = OutboundEvent::new(EventName::NewMessage, "{}".into());
+        outbox.push_events(std::slice::from_ref(&event));
+        outbox.close(Close::Unauthorized);
+        outbox.push_events(&[event]);
+        outbox.push(ack(1));
+        let mut items = VecDeque::new();
+        outbox.take(&mut items);
+        assert!(matches!(
+            Vec::from(items).as_slice(),
+            [Item::Event(_), Item::Ack { .. }]
+        ));
     }
 }

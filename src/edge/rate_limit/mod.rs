@@ -38,6 +38,8 @@ pub struct Limits {
     /// A separate budget with the same rate.
     pages: Keyed<IpAddr>,
     logins: Keyed<LoginId>,
+    /// `limits.burst`.
+    commands_burst: u32,
 }
 
 /// A request whose cost was taken. Only this module creates it.
@@ -76,6 +78,7 @@ impl Limits {
             addresses: Keyed::new(by_address),
             pages: Keyed::new(by_address),
             logins: Keyed::new(LOGIN),
+            commands_burst: limits.burst,
         }
     }
 
@@ -93,14 +96,15 @@ impl Limits {
         Ok(Admitted(identity))
     }
 
-    /// Charges an additional cost that is known only from the request's body.
+    /// Charges an additional cost that is known only from the request's body. Together with the cost that was charged
+    /// before, it is at most a full budget, so that every valid request is possible with any `limits.burst`.
     ///
     /// # Errors
     /// `rate_limited`, with the time until the same request is allowed.
     pub fn admit_more(&self, user: UserId, cost: Cost) -> Result<()> {
-        match cost.tokens {
+        match cost.tokens.min(self.commands_burst.saturating_sub(1)) {
             0 => Ok(()),
-            _ => self.users.of(user).take(cost),
+            tokens => self.users.of(user).take(Cost { tokens, ..cost }),
         }
     }
 
@@ -244,6 +248,19 @@ mod tests {
                 .is_err()
         );
         limits.admit_address(from(2), webhook).unwrap();
+    }
+
+    #[test]
+    fn an_additional_cost_above_the_burst_takes_a_full_budget() {
+        let (limits, user) = (limits(), new_id());
+        let allowance = limits.of(user);
+        allowance.take(cost(Budget::Commands)).unwrap();
+        let members = Cost {
+            budget: Budget::Commands,
+            tokens: 100,
+        };
+        limits.admit_more(user, members).unwrap();
+        assert!(allowance.take(cost(Budget::Commands)).is_err());
     }
 
     #[test]

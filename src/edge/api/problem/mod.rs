@@ -1,5 +1,5 @@
 //! HTTP error responses: `application/problem+json` (RFC 9457) with stable codes. Every failure passes through
-//! [`render`], which logs internal errors once.
+//! [`render()`], which logs internal errors once.
 
 mod render;
 

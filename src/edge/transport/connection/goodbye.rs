@@ -27,6 +27,8 @@ impl<C: Codec> Connection<C> {
     /// Writes the remaining items and the codec's closing items, then closes the link.
     async fn goodbye(&mut self, ending: Ending) {
         let outbox = self.outbox.clone();
+        // An outbox that knows of the end wakes this writer for the last pending answer and takes no more events.
+        outbox.close_with(ending.close, ending.reason.clone());
         outbox.block();
         if ending.close != Close::Slow {
             loop {

@@ -199,9 +199,12 @@ impl<C: Codec> Connection<C> {
         while self.outbox.poll_wait(cx).is_ready() {
             if !self.blocked {
                 self.poll_flush(cx)?;
-            } else if self.outbox.is_slow() {
-                self.writing.clear();
-                return Err(Over::with(Close::Slow));
+            } else if let Some(ending) = self.outbox.ending() {
+                // A socket that must end, for example because its login ended, does not wait for its peer to read.
+                if ending.close == Close::Slow {
+                    self.writing.clear();
+                }
+                return Err(Over::End(ending));
             }
         }
         Ok(())
@@ -237,7 +240,7 @@ impl<C: Codec> Connection<C> {
                     Poll::Pending => {
                         self.outbox.block();
                         self.blocked = true;
-                        return Ok(());
+                        return ending.map_or(Ok(()), |ending| Err(Over::End(ending)));
                     }
                 }
             }

@@ -15,6 +15,7 @@ use crate::harness::{
 both_ways!(
     stalled_sockets_do_not_hold_database_connections,
     slowly_draining_sockets_are_closed,
+    a_stalled_socket_ends_with_its_login,
 );
 
 /// More than the database connections of a process: 4 SQLite readers, and at most 4 PostgreSQL connections in this
@@ -213,6 +214,64 @@ async fn slowly_draining_sockets_are_closed(kind: Kind) {
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(honest(&chat, 0, &bob, quiet).await < PROMPT);
     dribbling.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// A socket with a backlog does not outlive its login, although each of its reads is progress.
+async fn a_stalled_socket_ends_with_its_login(kind: Kind) {
+    let chat = plan(kind, "60s").start().await;
+    let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
+    let room = chat.room(&ada, "public", &[&bob]).await;
+    let talker = chat.connect(0, &ada).await;
+    let bearer = format!("Bearer {}", bob.access);
+    let headers = [("authorization", bearer.as_str())];
+    let mut raw = Raw::dial_at(chat.edge(0).url(), "/ws", &headers, Some(4096))
+        .await
+        .expect("a socket");
+    raw.until("{\"event\":\"connected\"").await;
+    let join = json!({"id": 1, "event": "joinRoom", "data": {"room": room}});
+    raw.say(&join.to_string()).await;
+    raw.until("{\"ack\":1,\"ok\":true").await;
+    let reading = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(65));
+        let mut after_the_end = 0;
+        loop {
+            ticks.tick().await;
+            match raw.0.next().await {
+                Some(Ok(Message::Text(text))) if text.contains("after the end") => {
+                    after_the_end += 1;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return after_the_end,
+            }
+        }
+    });
+    // 7 MiB, more than the kernel's buffers.
+    for _ in 0..10 {
+        say(&talker, room, 100).await;
+    }
+    let open = open_sockets(&chat).await;
+    let logout = json!({"refreshToken": bob.refresh});
+    chat.rest(0).post("/v1/auth/logout", logout).await.ok(204);
+    let ended = Instant::now();
+    let rest = chat.rest_as(0, &bob);
+    eventually("the edge to know it", || async {
+        (rest.get("/v1/me").await.status == 401).then_some(())
+    })
+    .await;
+    talker.say(room, "late", "after the end").await;
+    eventually("the socket to be gone", || async {
+        (open_sockets(&chat).await < open).then_some(())
+    })
+    .await;
+    let took = ended.elapsed();
+    eprintln!("{kind:?}: gone {took:.1?} after the logout");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    let after_the_end = tokio::time::timeout(Duration::from_secs(60), reading);
+    let after_the_end = after_the_end
+        .await
+        .expect("a closed socket")
+        .expect("a count");
+    assert_eq!(after_the_end, 0);
 }
 
 /// Locks the feed table, so that requests that read it block until they time out after five seconds.

@@ -296,6 +296,20 @@ async fn protocol_violations_close_the_socket(kind: Kind) {
     socket.message(Message::binary(b"{}".to_vec())).await;
     assert_eq!(socket.closed().await.code, 1003, "binary");
 
+    // Sends that precede the frame are acknowledged before the close.
+    let socket = chat.connect(0, &ada).await;
+    let room = chat.room(&ada, "public", &[]).await;
+    let mut sent = Vec::new();
+    for i in 0..20 {
+        let data = json!({"room": room, "body": "x", "clientMsgId": format!("before-{i}")});
+        sent.push(socket.send("sendMessage", data).await);
+    }
+    socket.message(Message::binary(b"{}".to_vec())).await;
+    assert_eq!(socket.closed().await.code, 1003, "binary after sends");
+    for ack in sent {
+        ack.now().expect("an answer").expect("accepted");
+    }
+
     let socket = chat.connect(0, &ada).await;
     let reserved = Frame::message(b"{}".to_vec(), OpCode::Data(Data::Reserved(3)), true);
     socket.message(Message::Frame(reserved)).await;
