@@ -67,7 +67,11 @@ impl From<handshake::Refused> for Refusal {
 async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Refusal> {
     handshake::key(request)?;
     origin::check(&edge.config.edge.allowed_origins, request)?;
-    let (identity, admitted) = authenticate(edge, request).await?;
+    let identity = credentials(edge, request).await?;
+    let admitted = match identity {
+        Some(Ok(_)) => Admitted::authenticated(request),
+        Some(Err(_)) | None => Admitted::anonymous(edge, request)?,
+    };
     let (response, upgrading) = socket::accept(request)?;
     let (edge, tasks) = (edge.clone(), edge.tasks.clone());
     let beginning = Box::pin(async move {
@@ -88,40 +92,30 @@ async fn accept(edge: &Arc<Edge>, request: &HttpRequest) -> Result<Response, Ref
     Ok(response)
 }
 
-/// Verifies the credentials of the handshake, if it has any. A connection without valid ones needs a slot for
-/// unauthenticated connections, and takes it before a ticket is looked up on the bus.
-async fn authenticate(
-    edge: &Edge,
-    request: &HttpRequest,
-) -> Result<(Option<Result<Identity>>, Admitted)> {
+/// The credentials of the handshake, if it has any.
+async fn credentials(edge: &Edge, request: &HttpRequest) -> Result<Option<Result<Identity>>> {
     let query = request.uri().query();
     no_token_in(query)?;
     if let Some(header) = request.header(header::AUTHORIZATION) {
         let token = bearer(header).ok_or_else(|| {
             Error::unauthorized("the Authorization header must be `Bearer <access token>`")
         })?;
-        let identity = edge.auth.verify(token)?;
-        return Ok((Some(Ok(identity)), Admitted::authenticated(request)));
+        return edge.auth.verify(token).map(|identity| Some(Ok(identity)));
     }
-    let anonymous = Admitted::anonymous(edge, request)?;
     let ticket = query.unwrap_or("").split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         (key == "ticket").then_some(value)
     });
-    let Some(ticket) = ticket else {
-        // Credentials are expected in the first frame.
-        return Ok((None, anonymous));
-    };
-    let identity = edge
-        .auth
-        .take_ticket(edge.bus.coordination.as_ref(), ticket)
-        .await;
-    let admitted = match identity {
-        Ok(_) => Admitted::authenticated(request),
+    match ticket {
+        // Expected in the first frame.
+        None => Ok(None),
         // A browser cannot read the response of a rejected handshake, so an invalid ticket is reported by a close code.
-        Err(_) => anonymous,
-    };
-    Ok((Some(identity), admitted))
+        Some(ticket) => Ok(Some(
+            edge.auth
+                .take_ticket(edge.bus.coordination.as_ref(), ticket)
+                .await,
+        )),
+    }
 }
 
 /// The codec of JSON text frames.
