@@ -25,7 +25,7 @@ use crate::{
 pub type Shared<'a> = Data<&'a Arc<Edge>>;
 
 /// How long a write waits for the early check's store read before it is enqueued unchecked.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An access token from `POST /v1/auth/login`, sent as `Authorization: Bearer …`.
 #[derive(SecurityScheme)]
@@ -64,7 +64,7 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
 async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
     let state = match edge.revocations.state(login) {
         Some(state) => state,
-        None => match unless_away(edge.batched.revoked.get(login)).await {
+        None => match if_available(edge.batched.revoked.get(login)).await {
             Some(true) => {
                 edge.revocations.ended(&[login]);
                 LoginState::Ended
@@ -154,17 +154,17 @@ fn allows(need: Need, room: &Room, member: Option<&Member>, now: Timestamp) -> R
 ///
 /// # Errors
 /// `not_found` and `forbidden`. `Ok` if the store does not answer in time.
-pub async fn look(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result<()> {
-    match unless_away(edge.reads.membership(room, user)).await {
+pub async fn check_early(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result<()> {
+    match if_available(edge.reads.membership(room, user)).await {
         Some(Some((room, member))) => allows(need, &room, member.as_ref(), Timestamp::now()),
         Some(None) => Err(Error::not_found("room")),
         None => Ok(()),
     }
 }
 
-/// The result of `read`, or `None` if it fails or takes longer than `LOOK_WITHIN`.
-pub async fn unless_away<T>(read: impl Future<Output = Result<T>>) -> Option<T> {
-    match tokio::time::timeout(LOOK_WITHIN, read).await {
+/// The result of `read`, or `None` if it fails or takes longer than `CHECK_TIMEOUT`.
+pub async fn if_available<T>(read: impl Future<Output = Result<T>>) -> Option<T> {
+    match tokio::time::timeout(CHECK_TIMEOUT, read).await {
         Ok(Ok(found)) => Some(found),
         Ok(Err(error)) => {
             tracing::debug!(error = %error.chain(), "early check skipped: store unavailable");
@@ -188,7 +188,7 @@ pub struct Write<'a> {
 impl Write<'_> {
     /// Checks the permission, submits the command and waits at most `edge.wait` for the worker's reply.
     pub async fn call(&self, command: RoomCommand) -> Result<Answer> {
-        look(self.edge, self.room, self.user, self.need).await?;
+        check_early(self.edge, self.room, self.user, self.need).await?;
         self.call_unchecked(command).await
     }
 

@@ -217,7 +217,7 @@ impl AuthApi {
         };
         // Answers early and saves hashing the password; the worker decides.
         if let Some(Some(known)) =
-            access::unless_away(edge.reads.credentials(&account.user.username)).await
+            access::if_available(edge.reads.credentials(&account.user.username)).await
         {
             if known.account.user.id != id {
                 auth.attempts.registered(bus, from).await;

@@ -174,7 +174,7 @@ impl MessagesApi {
             protocol::check_client_msg_id(&client_msg_id),
             metadata_checked,
         ])?;
-        access::look(&edge, room, user, Need::Voice).await?;
+        access::check_early(&edge, room, user, Need::Voice).await?;
 
         let id = model::message_id(room, user, &client_msg_id);
         let accepted = Accepted::new(id, &client_msg_id);
