@@ -179,7 +179,7 @@ impl HealthApi {
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
     async fn metrics(&self, request: &Request) -> Scraped {
         if let Some(edge) = request.data::<Arc<Edge>>() {
-            look_at_queue(edge);
+            update_queue_gauges(edge);
         }
         Scraped::Ok(PlainText(metrics().render()))
     }
@@ -209,7 +209,7 @@ impl Checked {
 }
 
 /// Updates the gauges that are read on scrape rather than on change.
-fn look_at_queue(edge: &Edge) {
+fn update_queue_gauges(edge: &Edge) {
     let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
     metrics().queue_backlog_messages.set(backlog);
     metrics().queue_state.set(match edge.publisher.state() {
