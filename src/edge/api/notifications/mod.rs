@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use self::{
     delivery_log::{NotificationView, Page},
-    preferences::{Settings, Wishes},
+    preferences::{PreferencesView, Settings},
 };
 use super::{
     Tags,
@@ -77,7 +77,7 @@ impl NotificationsApi {
         &self,
         edge: Shared<'_>,
         caller: Caller,
-        body: Body<Wishes>,
+        body: Body<PreferencesView>,
     ) -> Result<Changed<Settings>, Problem> {
         let Body(settings) = body;
         let (preferences, rooms) = settings.read()?;
