@@ -136,8 +136,8 @@ pub async fn serve<E>(
             Ok((stream, peer)) => {
                 // Enter before spawning the task, so that the number of tasks is bounded as well.
                 let entry = server.admission.enter();
-                let place = entry.is_err().then(|| server.admission.reserve.place());
-                tasks.spawn(server.clone().connection(stream, peer, entry, place));
+                let slot = entry.is_err().then(|| server.admission.reserve.slot());
+                tasks.spawn(server.clone().connection(stream, peer, entry, slot));
             }
             Err(error) => {
                 // Most likely out of file descriptors. Open connections continue, and some will close.
@@ -166,7 +166,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         mut stream: TcpStream,
         peer: SocketAddr,
         entry: Result<Entry, Full>,
-        place: Option<admission::Place>,
+        slot: Option<admission::ReserveSlot>,
     ) {
         let since = Instant::now();
         let _ = stream.set_nodelay(true);
@@ -185,8 +185,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         match permit {
             Ok(permit) => self.serve(stream, peer, permit, since).await,
             Err(full) => {
-                let place = place.unwrap_or_else(|| self.admission.reserve.place());
-                self.refuse(stream, peer, full, place).await;
+                let slot = slot.unwrap_or_else(|| self.admission.reserve.slot());
+                self.refuse(stream, peer, full, slot).await;
             }
         }
     }
@@ -286,9 +286,9 @@ mod tests {
 
     #[tokio::test]
     #[cfg(target_os = "linux")]
-    async fn those_who_come_at_once_wait_instead_of_trying_again() {
-        let places = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-        let many = 500.min(places.trim().parse::<usize>().unwrap());
+    async fn simultaneous_connections_wait_in_the_accept_queue() {
+        let backlog = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let many = 500.min(backlog.trim().parse::<usize>().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         lengthen_backlog(&listener);

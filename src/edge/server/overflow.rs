@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::{
     MAX_HEAD, Server,
-    admission::{Full, Place},
+    admission::{Full, ReserveSlot},
     stream::{Deadlines, HttpStream},
 };
 use crate::{edge::api, error::Error, telemetry::metrics};
@@ -78,13 +78,13 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         stream: TcpStream,
         peer: SocketAddr,
         full: Full,
-        place: Place,
+        slot: ReserveSlot,
     ) {
         self.refusals.count(full, peer);
-        let taken = place.taken.clone();
+        let evicted = slot.evicted.clone();
         tokio::select! {
             ready = stream.readable() => if ready.is_err() { return },
-            () = taken.cancelled() => {
+            () = evicted.cancelled() => {
                 answer_evicted(&stream);
                 return;
             }
@@ -98,12 +98,12 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         };
         let stream = HttpStream::new(stream, deadlines, tokio::time::Instant::now());
         let progress = stream.progress();
-        let place = Mutex::new(Some(place));
+        let slot = Mutex::new(Some(slot));
         let server = self.clone();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             progress.request_begins();
             // A complete request can no longer be evicted.
-            place.lock().take();
+            slot.lock().take();
             let answer = if is_health(request.method(), request.uri().path()) {
                 server.admission.reserve.answer()
             } else {
@@ -127,7 +127,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             _ = tokio::time::timeout(OVER_AFTER, connection) => {}
-            () = taken.cancelled() => {}
+            () = evicted.cancelled() => {}
         }
     }
 }
