@@ -68,7 +68,7 @@ pub struct Submitter {
     publisher: Arc<dyn Publisher>,
     partitions: Vec<Partition>,
     under_way: Semaphore,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     numbers: AtomicU64,
 }
 
@@ -109,7 +109,7 @@ impl Submitter {
             limits,
             publisher,
             under_way: Semaphore::new(1),
-            waiting: Mutex::default(),
+            pending: Mutex::default(),
             numbers: AtomicU64::new(1),
         });
         for partition in 0..submitter.limits.partitions {
@@ -187,8 +187,8 @@ impl Submitter {
     pub async fn call(&self, actor: UserId, command: Command) -> Result<Answer> {
         let number = self.next_number();
         let (tx, mut rx) = oneshot::channel();
-        self.waiting.lock().insert(number, tx);
-        let _forget = Forget(self, number);
+        self.pending.lock().insert(number, tx);
+        let _guard = PendingReplyGuard(self, number);
         let reply = ReplyTo {
             edge: self.edge,
             number,
@@ -209,8 +209,8 @@ impl Submitter {
 
     /// Passes a worker's reply to the caller that waits for it.
     pub fn answered(&self, number: u64, outcome: Outcome) {
-        if let Some(waiting) = self.waiting.lock().remove(&number) {
-            let _ = waiting.send(outcome);
+        if let Some(reply) = self.pending.lock().remove(&number) {
+            let _ = reply.send(outcome);
         }
     }
 
@@ -224,10 +224,10 @@ impl Submitter {
     }
 
     async fn run(self: Arc<Self>, partition: u16, shutdown: CancellationToken) {
-        let place = &self.partitions[usize::from(partition)];
+        let queue = &self.partitions[usize::from(partition)];
         loop {
             let is_empty = {
-                let mut buffer = place.buffer.lock();
+                let mut buffer = queue.buffer.lock();
                 let is_empty = buffer.batches.is_empty();
                 if is_empty && shutdown.is_cancelled() {
                     buffer.closed = true;
@@ -237,7 +237,7 @@ impl Submitter {
             };
             if is_empty {
                 tokio::select! {
-                    () = place.filled.notified() => {}
+                    () = queue.filled.notified() => {}
                     () = shutdown.cancelled() => {}
                 }
                 continue;
@@ -245,7 +245,7 @@ impl Submitter {
             // The semaphore is never closed. Commands that arrive while waiting for the permit join the batch.
             let permit = self.under_way.acquire().await.ok();
             let next = {
-                let mut buffer = place.buffer.lock();
+                let mut buffer = queue.buffer.lock();
                 let next = buffer.batches.pop_front();
                 buffer.waiting -= next.as_ref().map_or(0, |batch| batch.done.len());
                 next
@@ -301,10 +301,10 @@ fn busy() -> Error {
 }
 
 /// Removes the pending reply when its caller is dropped.
-struct Forget<'a>(&'a Submitter, u64);
+struct PendingReplyGuard<'a>(&'a Submitter, u64);
 
-impl Drop for Forget<'_> {
+impl Drop for PendingReplyGuard<'_> {
     fn drop(&mut self) {
-        self.0.waiting.lock().remove(&self.1);
+        self.0.pending.lock().remove(&self.1);
     }
 }
