@@ -47,7 +47,7 @@ impl<D: Database> BatchWrites for D {
     async fn preview(&self, scope: &Scope) -> Result<Facts> {
         let mut session = self.open(Access::Read).await?;
         let mut facts = Facts::default();
-        facts::places(&mut session, scope, &mut facts).await?;
+        facts::room_members(&mut session, scope, &mut facts).await?;
         facts::messages(&mut session, &scope.messages, &mut facts).await?;
         facts::named(&mut session, scope, &mut facts).await?;
         Ok(facts)

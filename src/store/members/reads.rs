@@ -119,7 +119,7 @@ impl<D: Database> MemberReads for D {
         let mut session = self.open(Access::Read).await?;
         let statement = ARE_MEMBERS.list(who, |&(room, user)| [room.into(), user.into()]);
         let found: Vec<Place> = session.all(statement).await?;
-        Ok(found.into_iter().map(|place| (place.0, place.1)).collect())
+        Ok(found.into_iter().map(|pair| (pair.0, pair.1)).collect())
     }
 
     async fn members(

@@ -201,7 +201,11 @@ impl NotificationsApi {
         limit: Query<Option<u32>>,
     ) -> Result<Found<Page>, Problem> {
         let limit = check_limit(limit.0)?;
-        let before = cursor.0.as_deref().map(delivery_log::place).transpose()?;
+        let before = cursor
+            .0
+            .as_deref()
+            .map(delivery_log::parse_cursor)
+            .transpose()?;
         let user = caller.user();
         let mut entries = edge
             .deliveries
