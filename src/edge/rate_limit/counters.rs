@@ -58,13 +58,13 @@ impl Counters {
     }
 
     /// Sets a flag for `ttl`, locally and for all edges.
-    pub async fn remember(&self, bus: &dyn Coordination, key: &str, ttl: Duration) {
+    pub async fn set_flag(&self, bus: &dyn Coordination, key: &str, ttl: Duration) {
         self.count_local(&[(key, 1)], ttl);
         self.count(bus, &[(key, 1)], ttl).await;
     }
 
     /// Whether the flag is set.
-    pub async fn remembers(&self, bus: &dyn Coordination, key: &str) -> bool {
+    pub async fn flag(&self, bus: &dyn Coordination, key: &str) -> bool {
         let asked = [(key, 0)];
         self.count_local(&asked, Duration::ZERO) != [0]
             || self.count(bus, &asked, Duration::ZERO).await != [0]
@@ -182,9 +182,9 @@ mod tests {
         assert_eq!(one.add(&bus, &count(2)).await, [2]);
         assert_eq!(other.add(&bus, &count(1)).await, [3]);
         assert_eq!(one.add(&bus, &count(0)).await, [3]);
-        assert!(!one.remembers(&bus, "pair").await);
-        other.remember(&bus, "pair", Duration::from_secs(60)).await;
-        assert!(one.remembers(&bus, "pair").await);
+        assert!(!one.flag(&bus, "pair").await);
+        other.set_flag(&bus, "pair", Duration::from_secs(60)).await;
+        assert!(one.flag(&bus, "pair").await);
     }
 
     #[test]
