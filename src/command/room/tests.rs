@@ -413,7 +413,7 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
     assert_eq!(changes.members[0].user, guest);
     assert_eq!(changes.members[0].role, Role::Owner);
     assert_eq!(changes.removed_members, [(w.room, w.owner.id)]);
-    assert_eq!(changes.forgotten, [(w.room, w.owner.id)]);
+    assert_eq!(changes.erased, [(w.room, w.owner.id)]);
     assert!(changes.rooms.iter().all(|room| !room.deleted));
 
     // No successor exists.

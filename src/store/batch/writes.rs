@@ -292,23 +292,23 @@ fn room_and_user(&(room, user): &(RoomId, UserId)) -> [Value<'_>; 2] {
 }
 
 /// The user's id is the text that stands in the JSON of events.
-static FORGET_NAMES: ListSql<4> = ListSql::each(
+static ERASE_NAMES: ListSql<4> = ListSql::each(
     [
         Column("room", Kind::Id),
         Column("user_id", Kind::Text),
         Column("username", Kind::Text),
         Column("display_name", Kind::Text),
     ],
-    postgres::FORGET_NAMES,
-    sqlite::FORGET_NAMES,
+    postgres::ERASE_NAMES,
+    sqlite::ERASE_NAMES,
 );
 
 /// Events of joining and leaving and of a changed role have a user's name in them.
-pub(super) async fn forget_names<S: Session>(
+pub(super) async fn erase_names<S: Session>(
     session: &mut S,
     pairs: &[(RoomId, UserId)],
 ) -> Result<()> {
-    let written = write(session, &FORGET_NAMES, pairs, |&(room, user)| {
+    let written = write(session, &ERASE_NAMES, pairs, |&(room, user)| {
         [
             room.into(),
             Some(user.to_string()).into(),
