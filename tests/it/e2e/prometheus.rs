@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::{
-    harness::{Chat, Kind, eventually, process::Recipe, server},
+    harness::{Chat, Kind, eventually, process::Program, server},
     support::Line,
 };
 
@@ -102,11 +102,11 @@ impl Prometheus {
     }
 }
 
-fn with_metrics(mut recipe: Recipe, port: u16) -> Recipe {
+fn with_metrics(mut program: Program, port: u16) -> Program {
     let name = "CHAT__METRICS__PORT";
-    recipe.env.retain(|(key, _)| key != name);
-    recipe.env.push((name.to_owned(), port.to_string()));
-    recipe
+    program.env.retain(|(key, _)| key != name);
+    program.env.push((name.to_owned(), port.to_string()));
+    program
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn the_keda_query_returns_the_number_of_workers() {
         .start()
         .await;
     let port = free_port();
-    let worker = with_metrics(chat.recipe("worker", &["worker"]), port);
+    let worker = with_metrics(chat.program("worker", &["worker"]), port);
     let mut worker_process = worker.start().await;
     // The dry-run autoscaler reaches the broker through a proxy that can be frozen.
     let url = server("AMQP_URL");
@@ -135,7 +135,7 @@ async fn the_keda_query_returns_the_number_of_workers() {
     let line = Line::to(address.trim_start_matches("amqp://")).await;
     let signal_port = free_port();
     let mut signal = with_metrics(
-        chat.recipe("signal", &["autoscale", "--dry-run", "--max", "3"]),
+        chat.program("signal", &["autoscale", "--dry-run", "--max", "3"]),
         signal_port,
     );
     signal.env.retain(|(key, _)| key != "AMQP_URL");

@@ -269,12 +269,12 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
     let mut chat = chat;
     match kind {
         Kind::Cluster => {
-            let recipe = chat.recipe("own edge", &["edge", "--port", &port]);
-            own = Some(recipe.start().await);
+            let program = chat.program("own edge", &["edge", "--port", &port]);
+            own = Some(program.start().await);
         }
         Kind::Standalone => {
             let data = chat.dir().join("data");
-            let recipe = chat.recipe(
+            let program = chat.program(
                 "standalone",
                 &[
                     "standalone",
@@ -285,7 +285,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
                 ],
             );
             chat.edge_mut(0).kill9().await;
-            *chat.edge_mut(0) = recipe.start().await;
+            *chat.edge_mut(0) = program.start().await;
         }
     }
     let url = format!("http://127.0.0.1:{port}");

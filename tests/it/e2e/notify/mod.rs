@@ -378,7 +378,7 @@ async fn failed_notifications_are_dead_lettered_with_their_reason(kind: Kind) {
     if kind == Kind::Standalone {
         args.extend(["--data", &data]);
     }
-    let replayed = chat.recipe("replay", &args).run().await;
+    let replayed = chat.program("replay", &args).run().await;
     assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
     let told = row(&chat, &ada, &message, is("sent")).await;
     assert_eq!(told["attempts"].as_array().map(Vec::len), Some(3), "{told}");

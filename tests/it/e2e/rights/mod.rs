@@ -401,7 +401,7 @@ async fn event_row(
 
 async fn events_answer_every_caller_as_in_the_table(kind: Kind) {
     let (chat, cast) = start(kind).await;
-    let printed = chat.recipe("asyncapi", &["asyncapi"]).run().await;
+    let printed = chat.program("asyncapi", &["asyncapi"]).run().await;
     let printed: Value = serde_json::from_str(&printed.stdout).expect("JSON");
     let operations = printed["operations"].as_object().expect("operations");
     let served: BTreeSet<&str> = operations

@@ -260,7 +260,7 @@ fn dead_args<'a>(chat: &Chat, data: &'a str, what: &[&'a str]) -> Vec<&'a str> {
 async fn dead_letters(chat: &Chat, what: &[&str]) -> Value {
     let data = chat.dir().join("data").to_string_lossy().into_owned();
     let ended = chat
-        .recipe("dead", &dead_args(chat, &data, what))
+        .program("dead", &dead_args(chat, &data, what))
         .run()
         .await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
