@@ -104,7 +104,7 @@ async fn workers_with_invalid_settings_are_not_restarted() {
 #[tokio::test]
 async fn a_missing_program_is_reported() {
     let mut command = script("");
-    program.command = "/nowhere/chat".into();
+    command.program = "/nowhere/chat".into();
     let mut pool = Pool::new(command, PATIENCE);
     let error = keep(&mut pool, 2, |_| false).await.unwrap_err();
     assert!(

@@ -90,9 +90,9 @@ async fn the_first_message_starts_a_worker() {
         let id = format!("m{i}");
         socket.say(room, &id, "good morning").await;
         socket
-            .until("the message is stored", |heard| {
+            .until("the message is stored", |received| {
                 let is_it = |event: &&_| is_message(event, &id);
-                heard.events.iter().find(is_it).map(drop)
+                received.events.iter().find(is_it).map(drop)
             })
             .await;
         took.push(sent.elapsed());
@@ -355,15 +355,15 @@ impl Talk {
             .map(|(i, (id, _))| (*id, i))
             .collect();
         for member in &self.members {
-            let everything = |heard: &crate::harness::socket::Heard| {
-                let messages = heard
+            let everything = |received: &crate::harness::socket::Received| {
+                let messages = received
                     .events
                     .iter()
                     .filter(|event| event.name == "newMessage");
                 (messages.count() >= self.sent).then_some(())
             };
             member.socket.until("every message", everything).await;
-            for event in member.socket.heard(|heard| heard.events.clone()) {
+            for event in member.socket.received(|received| received.events.clone()) {
                 if !["newMessage", "memberJoined"].contains(&event.name.as_str()) {
                     continue;
                 }

@@ -150,16 +150,16 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         let (mut looked_at, mut messages) = (0, 0);
         member
             .socket
-            .until("every line", |heard| {
-                let news = heard.events[looked_at..].iter();
+            .until("every line", |received| {
+                let news = received.events[looked_at..].iter();
                 messages += news.filter(|event| event.name == "newMessage").count();
-                looked_at = heard.events.len();
+                looked_at = received.events.len();
                 (messages >= lines.len()).then_some(())
             })
             .await;
     }
     for member in &members {
-        let events = member.socket.heard(|heard| heard.events.clone());
+        let events = member.socket.received(|received| received.events.clone());
         let mut expected = lines.iter();
         for event in events {
             match event.name.as_str() {

@@ -287,8 +287,8 @@ async fn sockets_per_user_are_limited(kind: Kind) {
     eventually("a free slot", || async {
         let mut socket = chat.dial(0).bearer(&ada.access).connect().await.ok()?;
         let first = socket
-            .until("the first event or the close", |heard| {
-                match (heard.events.first(), &heard.closed) {
+            .until("the first event or the close", |received| {
+                match (received.events.first(), &received.closed) {
                     (Some(_), _) => Some(true),
                     (None, Some(_)) => Some(false),
                     (None, None) => None,

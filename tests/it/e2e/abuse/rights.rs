@@ -101,8 +101,8 @@ async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
         let said = |event: &Event| event.data()["body"] == json!(body);
         for socket in &hers {
             socket
-                .until("the owner's own message", |heard| {
-                    heard.events.iter().any(said).then_some(())
+                .until("the owner's own message", |received| {
+                    received.events.iter().any(said).then_some(())
                 })
                 .await;
         }
@@ -581,8 +581,8 @@ async fn rights_are_revoked_without_redis() {
     let path = format!("/v1/rooms/{room}/messages");
     let secret = json!({"body": "for nobody else"});
     hers.post(&path, secret).await.ok(202);
-    bobs.until("memberLeft", |heard| {
-        heard
+    bobs.until("memberLeft", |received| {
+        received
             .events
             .iter()
             .any(|event| event.name == "memberLeft")
@@ -597,8 +597,8 @@ async fn rights_are_revoked_without_redis() {
     );
     assert!(left < PATIENCE && closed < PATIENCE);
     // Sent on the same edge, which delivers to all sockets of the room at once.
-    adas.until("the owner's own message", |heard| {
-        heard
+    adas.until("the owner's own message", |received| {
+        received
             .events
             .iter()
             .any(|event| event.name == "newMessage")

@@ -380,8 +380,8 @@ async fn event_row(
                         && data["code"] == code
                 };
                 socket
-                    .until("sendFailed", |heard| {
-                        heard.events.iter().any(failed).then_some(())
+                    .until("sendFailed", |received| {
+                        received.events.iter().any(failed).then_some(())
                     })
                     .await;
                 true
