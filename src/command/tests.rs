@@ -31,7 +31,7 @@ fn every_kind_of_command_has_its_strategy() {
 
 proptest! {
     #[test]
-    fn what_clients_write_arrives_as_exactly_their_commands(envelopes in vec(envelope(), 1..8)) {
+    fn client_texts_decode_to_exactly_their_commands(envelopes in vec(envelope(), 1..8)) {
         let mut batch = BatchBuilder::default();
         for envelope in &envelopes {
             let push = batch.push(|bytes| {
@@ -190,7 +190,7 @@ fn a_command_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn versions_are_told_apart() {
+fn versions_are_distinguished() {
     let of = |v: u8| written(&Envelope { v, ..victims_end() });
     assert!(read(of(VERSION).as_bytes()).is_ok());
     let newer = read(of(VERSION + 1).as_bytes()).unwrap_err();

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_while_a_read_is_under_way_shares_the_next_one() {
+    async fn requests_during_a_read_share_the_next_one() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 7).await;
         let keys = 1..=KEYS as u32 + 1;
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_to_all_of_its_askers_and_to_no_one_else() {
+    async fn a_failure_is_returned_to_all_requests_of_its_batch_only() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 7).await;
         let all = join_all([1, u32::MAX, 2].map(|key| reads.get(key)));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_reads_for_those_who_gave_up() {
+    async fn cancelled_requests_are_not_read() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 7).await;
         let gone = tokio::spawn({
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_that_panics_keeps_no_place() {
+    async fn a_read_that_panics_releases_its_slot() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 0).await;
         permits.add_permits(READS);

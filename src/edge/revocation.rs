@@ -153,7 +153,7 @@ mod tests {
     use crate::model::new_id;
 
     #[test]
-    fn an_end_that_comes_while_the_store_is_asked_counts() {
+    fn a_revocation_during_a_store_read_counts() {
         let (logins, login) = (Revocations::default(), new_id());
         assert_eq!(logins.state(login), None);
         logins.ended(&[login]);

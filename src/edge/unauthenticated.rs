@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_places_and_all_together_so_many() {
+    fn slots_are_limited_per_address_and_in_total() {
         let limiter = limiter(LIMITS);
         let mut first: Vec<Slot> = (0..3).map(|_| limiter.admit(v4(1)).unwrap()).collect();
         assert_eq!(code(limiter.admit(v4(1))), Some(Code::RateLimited));

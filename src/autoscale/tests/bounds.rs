@@ -39,7 +39,7 @@ fn target(workers: u32, change: impl Fn(&mut Sample)) -> u32 {
 }
 
 #[test]
-fn one_more_than_a_worker_is_trusted_with_asks_for_another() {
+fn a_message_above_a_workers_capacity_adds_a_worker() {
     for (waiting, arrival, tasks, expected) in [
         (1000, 0.0, 0, 1),
         (1001, 0.0, 0, 2),
@@ -185,7 +185,7 @@ fn down_by_half_after_a_whole_cooldown() {
 }
 
 #[test]
-fn the_last_one_stays_while_jobs_fall_due_soon() {
+fn the_last_worker_stays_while_tasks_fall_due_soon() {
     for (due_soon, expected) in [(Some(0), 0), (Some(1), 1), (None, 1)] {
         let change = |sample: &mut Sample| sample.due_soon = due_soon;
         assert_eq!(target(1, change), expected, "{due_soon:?}");
@@ -194,7 +194,7 @@ fn the_last_one_stays_while_jobs_fall_due_soon() {
 }
 
 #[test]
-fn what_is_unknown_keeps_what_is_there() {
+fn unknown_figures_keep_the_number_of_workers() {
     for unknown in [
         (|sample: &mut Sample| sample.waiting = None) as fn(&mut Sample),
         |sample| sample.arrival = None,

@@ -248,7 +248,7 @@ fn ownership_moves_whole() {
 }
 
 #[test]
-fn a_banned_or_muted_user_hears_why() {
+fn banned_and_muted_users_get_the_reason() {
     let w = world();
     let later = Some(Timestamp::from_millis(5000));
     let envelopes = [
@@ -378,7 +378,7 @@ fn members_are_mentioned_once_and_others_never() {
 }
 
 #[test]
-fn a_read_mark_is_told_when_it_moves() {
+fn a_read_mark_is_published_when_it_moves() {
     let world = world();
     let read = |seq| world.envelope(&world.owner, RoomCommand::MarkRead { seq });
     let applied = apply(world.facts.clone(), &[read(1), read(2), read(1)]);
@@ -390,7 +390,7 @@ fn a_read_mark_is_told_when_it_moves() {
 }
 
 #[test]
-fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
+fn a_deleted_owner_is_replaced_by_a_successor_if_there_is_one() {
     let mut w = world();
     let guest = w.guest.clone();
     let mut facts = w.facts.clone();

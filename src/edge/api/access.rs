@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_learn_nothing_of_private_rooms() {
+    fn strangers_see_nothing_of_private_rooms() {
         let now = Timestamp::now();
         for need in [Need::Sight, Need::Voice, Need::Role(Role::Owner)] {
             for kind in [RoomKind::Private, RoomKind::Direct] {

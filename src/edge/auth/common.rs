@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_their_own_name() {
+    fn a_users_own_name_is_no_password() {
         let words = ["ada-lovelace", "Ada Lovelace", "countess.ada@example.com"];
         for bad in [
             "Ada-Lovelace",

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_fades() {
+    fn the_previous_window_counts_by_its_remaining_share() {
         let of = |now| Window::of(&count(0)[0], now);
         assert_eq!(of(3_600_000).this, "k:1");
         assert_eq!(of(3_600_000).before, "k:0");

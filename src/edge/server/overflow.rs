@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_answer_says_when_to_come_back() {
+    fn the_eviction_response_has_retry_after() {
         let text = std::str::from_utf8(EVICTION_RESPONSE).unwrap();
         let line = format!("retry-after: {}\r\n", RETRY_AFTER.as_secs());
         assert!(text.contains(&line) && text.ends_with("\r\n\r\n"));

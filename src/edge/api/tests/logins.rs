@@ -74,7 +74,7 @@ async fn register_then_log_in() {
 }
 
 #[tokio::test]
-async fn a_repeated_registration_finds_its_account_and_nobody_elses() {
+async fn a_repeated_registration_returns_only_its_own_account() {
     let world = world(done).await;
     let register = async |password: &str| {
         let request = Request::builder()

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn strangers_find_no_private_room() {
+async fn a_private_room_is_not_found_by_strangers() {
     let world = world(done).await;
     let (owner, stranger) = (new_id(), new_id());
     let private = world.room(RoomKind::Private, owner, Role::Owner, false);
@@ -199,7 +199,7 @@ async fn a_message_is_accepted_or_stored() {
 }
 
 #[tokio::test]
-async fn a_muted_member_is_told_at_once() {
+async fn a_muted_member_is_refused_early() {
     let world = world(stored).await;
     let user = new_id();
     let room = world.room(RoomKind::Public, user, Role::Member, true);

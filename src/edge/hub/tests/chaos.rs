@@ -53,7 +53,7 @@ impl Drop for Seed {
 }
 
 #[tokio::test]
-async fn whatever_happens_each_socket_sees_each_number_once_in_order() {
+async fn each_socket_receives_each_number_once_in_order() {
     let outcomes = join_all((0..SEEDS).map(play)).await;
     // Makes sure that the runs delivered events and that gaps occurred.
     let (received, gaps): (Vec<usize>, Vec<usize>) = outcomes.into_iter().unzip();

@@ -94,7 +94,7 @@ async fn heads_are_compared_when_the_bus_comes_back() {
 }
 
 #[tokio::test]
-async fn what_the_store_does_not_have_is_told_as_a_gap() {
+async fn numbers_without_content_are_sent_as_a_gap() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let events = world.store.append(reader.room, 10);
     for seq in [5, 6, 8, 12, 13] {
@@ -140,7 +140,7 @@ async fn a_join_while_the_room_is_busy() {
 }
 
 #[tokio::test]
-async fn a_join_that_takes_too_long_in_a_busy_room_is_asked_again() {
+async fn a_slow_join_in_a_busy_room_must_be_repeated() {
     let (world, mut other) = one_reader(NEVER, 3).await;
     let room = other.room;
     let mut reader = Reader::new(2, room, 3);
@@ -168,7 +168,7 @@ fn member(room: RoomId, user: UserId, event: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn who_leaves_hears_it_and_nothing_more() {
+async fn a_member_who_leaves_gets_that_event_and_no_more() {
     let (world, mut stays) = one_reader(NEVER, 3).await;
     let room = stays.room;
     let mut leaves = Reader::new(2, room, 3);
@@ -189,7 +189,7 @@ async fn who_leaves_hears_it_and_nothing_more() {
 
 /// The store is ahead of the bus: a user left and joined again before the bus delivers the event of the leave.
 #[tokio::test]
-async fn late_news_that_someone_left_does_not_unseat_who_came_back() {
+async fn a_late_leave_event_does_not_unsubscribe_a_rejoined_member() {
     let (world, mut stays) = one_reader(NEVER, 3).await;
     let room = stays.room;
     let mut back = Reader::new(2, room, 3);

@@ -34,7 +34,7 @@ impl PageSource {
 }
 
 #[tokio::test]
-async fn of_many_who_ask_at_once_one_reads() {
+async fn concurrent_requests_share_one_read() {
     let (world, reader) = one_reader(NEVER, 3).await;
     let (source, user) = (PageSource::default(), new_id());
     let asking = (0..100).map(|_| source.page(&world, reader.room, user));
@@ -52,7 +52,7 @@ async fn of_many_who_ask_at_once_one_reads() {
 }
 
 #[tokio::test]
-async fn an_event_of_the_room_ends_it() {
+async fn an_event_of_the_room_invalidates_the_page() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let (source, user) = (PageSource::default(), new_id());
     for round in 0..3 {
@@ -83,7 +83,7 @@ async fn without_the_bus_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn a_reader_is_looked_up_again_every_second_although_nothing_happens() {
+async fn a_readers_membership_is_checked_every_second() {
     let (world, reader) = one_reader(NEVER, 3).await;
     let (source, user) = (PageSource::default(), new_id());
     source.page(&world, reader.room, user).await.unwrap();
@@ -102,7 +102,7 @@ async fn a_reader_is_looked_up_again_every_second_although_nothing_happens() {
 }
 
 #[tokio::test]
-async fn who_may_not_know_of_a_room_opens_nothing() {
+async fn a_refused_reader_leaves_no_room_open() {
     let (world, reader) = one_reader(NEVER, 3).await;
     let stranger = new_id();
     let check = || async { Err(Error::not_found("room")) };
@@ -117,7 +117,7 @@ async fn who_may_not_know_of_a_room_opens_nothing() {
 }
 
 #[tokio::test]
-async fn of_many_who_join_at_once_one_reads_and_an_event_ends_what_it_read() {
+async fn concurrent_joins_share_one_read_until_an_event() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let reads = AtomicUsize::new(0);
     let room = reader.room;

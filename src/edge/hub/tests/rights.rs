@@ -41,7 +41,7 @@ async fn receives_nothing_more(world: &World, stays: &mut Reader, gone: &mut Rea
 }
 
 #[tokio::test]
-async fn between_the_look_and_the_subscription() {
+async fn a_removal_between_the_check_and_the_subscription() {
     let (world, mut stays, mut joins) = two().await;
     let member_at = world
         .store
@@ -54,7 +54,10 @@ async fn between_the_look_and_the_subscription() {
         .join(joins.room, joins.subscriber.clone())
         .await
         .unwrap();
-    assert!(joining.live_from > member_at, "which says: look again");
+    assert!(
+        joining.live_from > member_at,
+        "the membership must be read again"
+    );
     // A session that does not read the membership again is refused as well.
     finish(joining, 5, false, member_at);
     joins.read();
@@ -66,7 +69,7 @@ async fn between_the_look_and_the_subscription() {
 }
 
 #[tokio::test]
-async fn between_the_subscription_and_the_answer() {
+async fn a_removal_between_the_subscription_and_the_answer() {
     let (world, mut stays, mut joins) = two().await;
     let joining = world
         .hub
@@ -99,7 +102,7 @@ async fn a_live_socket_that_joins_again_while_it_is_removed() {
 }
 
 #[tokio::test]
-async fn who_came_back_before_the_answer_misses_nothing() {
+async fn a_rejoin_before_the_answer_loses_no_event() {
     let (world, mut stays, mut joins) = two().await;
     let joining = world
         .hub
@@ -162,7 +165,7 @@ async fn a_socket_that_leaves_during_its_join_does_not_come_back() {
 
 /// The event that ended a membership is lost: neither the bus nor the feed has it.
 #[tokio::test]
-async fn the_safety_net_catches_what_nothing_told() {
+async fn reconciliation_removes_members_whose_leave_event_was_lost() {
     let intervals = Intervals {
         reconcile: Duration::from_millis(20),
         rights: Duration::from_millis(20),
