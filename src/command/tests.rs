@@ -64,7 +64,7 @@ proptest! {
 
     /// Payloads that earlier edges left in the queue: lines, with metadata that contains the clients' line breaks.
     #[test]
-    fn old_payloads_hold_the_same_commands_whatever_is_inside(
+    fn old_payloads_hold_the_same_commands_for_any_text(
         sends in vec((id(), id(), text(), spaced_json()), 1..8)
     ) {
         let lines: Vec<String> = sends.iter().map(|(room, actor, body, metadata)| {

@@ -366,7 +366,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn accepted_addresses_have_no_structure_and_parse_again(text in "[ -~]{0,12}@?[ -~äß。]{0,12}") {
+        fn accepted_addresses_parse_again(text in "[ -~]{0,12}@?[ -~äß。]{0,12}") {
             if let Some(address) = EmailAddress::parse(&text) {
                 prop_assert!(address.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
                 prop_assert!(!address.as_str().contains(['<', '>', '"', '(', ')', ',', ';', ':', '\\', '[', ']']));

@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
             #[test]
-            fn accepted_text_is_one_visible_line_and_stable(text in "\\PC{0,12}|[\\p{M}\\p{Cf}\\p{L}\\p{So}\\p{Z}\\p{Cc}]{0,12}") {
+            fn accepted_text_is_one_visible_line(text in "\\PC{0,12}|[\\p{M}\\p{Cf}\\p{L}\\p{So}\\p{Z}\\p{Cc}]{0,12}") {
                 if let Ok(kept) = label(&text) {
                     prop_assert!(!kept.chars().any(char::is_control));
     let hidden = kept.contains(['\u{202E}', '\u{2066}', '\u{200B}', '\u{2028}']);

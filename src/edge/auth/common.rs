@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn common_in_whatever_case_and_nothing_else() {
+    fn common_passwords_are_found_in_any_case() {
         for bad in [
             "password",
             "12345678",
