@@ -86,7 +86,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     let for_messages = last.for_messages(settings, 1.0).min(settings.partitions);
     let mut need = last.need(settings, 1.0);
     let mut reason = if need > for_messages {
-        "jobs wait"
+        "tasks wait"
     } else {
         "messages wait or arrive"
     };
@@ -128,7 +128,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     }
     // Tasks that are due within the cool-down would start a worker again at once. Later ones count when they are due.
     if target == 0 && last.due_soon != Some(0) {
-        return to(1, "delayed jobs fall due soon");
+        return to(1, "delayed tasks fall due soon");
     }
     to(target, "fewer suffice")
 }

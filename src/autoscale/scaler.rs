@@ -39,7 +39,7 @@ pub(super) fn summary(before: u32, sample: &Sample, decision: Decision) -> Strin
     let tasks = sample.tasks.map_or_else(unknown, |n| n.to_string());
     let Decision { target, reason } = decision;
     format!(
-        "waiting={waiting} oldest={oldest} arrival={arrival} jobs={tasks} workers {before} -> {target}: {reason}"
+        "waiting={waiting} oldest={oldest} arrival={arrival} tasks={tasks} workers {before} -> {target}: {reason}"
     )
 }
 

@@ -57,7 +57,7 @@ fn a_message_above_a_workers_capacity_adds_a_worker() {
         assert_eq!(decision.target, expected, "{waiting} {arrival} {tasks}");
         let reason = match (expected, tasks) {
             (1, _) => "as many as it takes",
-            (_, 101) => "jobs wait",
+            (_, 101) => "tasks wait",
             _ => "messages wait or arrive",
         };
         assert_eq!(decision.reason, reason);
@@ -167,7 +167,7 @@ fn down_by_half_after_a_whole_cooldown() {
     }
     for (tasks, expected) in [(70, 1), (71, 2)] {
         let change = |sample: &mut Sample| sample.tasks = Some(tasks);
-        assert_eq!(target(2, change), expected, "{tasks} jobs");
+        assert_eq!(target(2, change), expected, "{tasks} tasks");
     }
     for (arrival, expected) in [(1400.0, 1), (1401.0, 2)] {
         let change = |sample: &mut Sample| sample.arrival = Some(arrival);

@@ -119,7 +119,10 @@ impl TaskTable {
                 }
             }
             Err(error) => {
-                warn!(error = error.chain(), "done jobs could not be deleted yet");
+                warn!(
+                    error = error.chain(),
+                    "completed tasks could not be deleted yet"
+                );
                 state.done.extend(done);
             }
         }
@@ -265,7 +268,7 @@ impl TaskConsumer for SqliteTaskConsumer {
                     let _ = timeout(wait.min(READ_INTERVAL), added).await;
                 }
                 Err(error) => {
-                    warn!(error = error.chain(), "jobs could not be read");
+                    warn!(error = error.chain(), "tasks could not be read");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }

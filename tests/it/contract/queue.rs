@@ -383,7 +383,7 @@ async fn the_load_of_tasks_is_known(place: Place) {
     let mut hand = tasks.take(TaskQueue::Notify, 10).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(soon("a job", hand.next()).await.unwrap());
+        held.push(soon("a task", hand.next()).await.unwrap());
     }
     let none = |load: &Load| of(load, TaskQueue::Notify).ready == 0;
     let load = until("none is ready", look, none).await;
@@ -520,16 +520,16 @@ async fn tasks_are_delivered_when_due_until_acknowledged(place: Place) {
         .await
         .unwrap();
     let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
-    let now = soon("the job that is due", consumer.next()).await.unwrap();
+    let now = soon("the task that is due", consumer.next()).await.unwrap();
     assert_eq!(now.payload, "now");
-    let later = soon("the delayed job", consumer.next()).await.unwrap();
+    let later = soon("the delayed task", consumer.next()).await.unwrap();
     assert_eq!(later.payload, "later");
     assert!(pushed.elapsed() >= Duration::from_millis(1300));
     later.ack.ack().await.unwrap();
     // Delivered and never acknowledged: it is redelivered.
     drop((now, consumer));
     let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
-    let now = soon("the job again", consumer.next()).await.unwrap();
+    let now = soon("the task again", consumer.next()).await.unwrap();
     assert_eq!(now.payload, "now");
     now.ack.ack().await.unwrap();
     drop((consumer, tasks));
@@ -548,7 +548,7 @@ async fn all_tasks_arrive_and_a_consumer_holds_at_most_its_limit(place: Place) {
     let mut seen = std::collections::BTreeSet::new();
     let mut held = Vec::new();
     while seen.len() < 100 {
-        let task = soon("the next job", consumer.next()).await.unwrap();
+        let task = soon("the next task", consumer.next()).await.unwrap();
         seen.insert(String::from_utf8(task.payload.to_vec()).unwrap());
         held.push(task);
         if held.len() == 2 {

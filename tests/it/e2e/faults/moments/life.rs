@@ -90,11 +90,11 @@ impl Place {
                 let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
-                let jobs = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
+                let tasks = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
                 let notifier = Notifier::new(
                     config.clone(),
                     store.clone(),
-                    jobs,
+                    tasks,
                     bus.coordination.clone(),
                     bus.presence.clone(),
                     dead.clone(),
