@@ -10,7 +10,7 @@ use clap::Args;
 use plot::{Panel, Series, stacked};
 use serde::Serialize;
 
-use super::decide::{Sample, Settings, decide};
+use super::decide::{Sample, Thresholds, decide};
 use crate::error::{Error, Result};
 
 /// The window of the arrival rate, as for the edges' reports.
@@ -153,7 +153,7 @@ impl Line {
 }
 
 /// The whole day, each worker storing `capacity` messages a second.
-pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minute>, Day) {
+pub fn play(traffic: &Traffic, settings: &Thresholds, capacity: f64) -> (Vec<Minute>, Day) {
     let (mut line, mut day) = (Line::default(), Day::default());
     let mut minutes = vec![Minute::default(); traffic.0.len()];
     let mut samples: Vec<Sample> = Vec::new();
@@ -247,7 +247,7 @@ pub fn picture(minutes: &[Minute], day: &Day) -> String {
 ///
 /// # Errors
 /// A file that cannot be read or written, with its name.
-pub fn run(file: &std::path::Path, args: &Simulate, settings: &Settings) -> Result<()> {
+pub fn run(file: &std::path::Path, args: &Simulate, settings: &Thresholds) -> Result<()> {
     let named = |error: std::io::Error, file: &std::path::Path| {
         Error::conflict(format!("{}: {error}", file.display()))
     };

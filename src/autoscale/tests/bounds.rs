@@ -29,7 +29,7 @@ fn steady(workers: u32, change: impl Fn(&mut Sample)) -> Vec<Sample> {
     samples.collect()
 }
 
-fn now(samples: &[Sample], settings: &Settings) -> Decision {
+fn now(samples: &[Sample], settings: &Thresholds) -> Decision {
     decide(samples.last().map_or(secs(0), |s| s.at), samples, settings)
 }
 
@@ -75,7 +75,7 @@ fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
     let busy = steady(8, |sample| sample.tasks = Some(1_000_000));
     assert!(now(&busy, &SETTINGS).reason.contains("autoscale.max"));
     // Messages alone never require more workers than there are partitions.
-    let few = Settings {
+    let few = Thresholds {
         partitions: 3,
         ..SETTINGS
     };
@@ -85,7 +85,7 @@ fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
 
 #[test]
 fn min_and_max_come_before_everything() {
-    let settings = Settings {
+    let settings = Thresholds {
         min: 2,
         max: 4,
         ..SETTINGS
@@ -129,7 +129,7 @@ fn a_message_is_old_beyond_the_target_and_once_the_number_had_time_to_show() {
     let old = |sample: &mut Sample| {
         (sample.oldest, sample.waiting) = (Some(secs(9)), Some(1));
     };
-    let few = Settings {
+    let few = Thresholds {
         partitions: 2,
         ..SETTINGS
     };
@@ -242,7 +242,7 @@ fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
         assert_eq!(now(&samples, &SETTINGS).target, expected, "{millis} ms");
     }
     // The shortage is ignored after `memory`.
-    let memory = Settings {
+    let memory = Thresholds {
         memory: secs(100),
         ..SETTINGS
     };

@@ -152,7 +152,7 @@ fn millis(window: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::memory::{MemoryBus, Settings};
+    use crate::bus::memory::{MemoryBus, MemoryBusSettings};
 
     fn count(add: u64) -> [Count; 1] {
         [Count {
@@ -177,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn edges_share_their_counts() {
-        let bus = MemoryBus::new(Settings::default());
+        let bus = MemoryBus::new(MemoryBusSettings::default());
         let (one, other) = (Counters::default(), Counters::default());
         assert_eq!(one.add(&bus, &count(2)).await, [2]);
         assert_eq!(other.add(&bus, &count(1)).await, [3]);

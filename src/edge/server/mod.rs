@@ -54,17 +54,17 @@ const BACKLOG: i32 = 4096;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// How a server treats its peers.
-pub struct Settings {
+pub struct ServerSettings {
     max_connections: usize,
     max_connections_per_address: usize,
     deadlines: Deadlines,
     proxies: Proxies,
 }
 
-impl Settings {
+impl ServerSettings {
     /// Settings of an edge's main port.
     pub fn new(edge: &config::Edge) -> Self {
-        Settings {
+        ServerSettings {
             max_connections: edge.max_connections,
             max_connections_per_address: edge.max_connections_per_address,
             deadlines: Deadlines {
@@ -78,11 +78,11 @@ impl Settings {
 
     /// Settings of `metrics.port`: a few connections, from operators only.
     pub fn operations(edge: &config::Edge) -> Self {
-        Settings {
+        ServerSettings {
             max_connections: 64,
             max_connections_per_address: 64,
             proxies: Proxies::none(),
-            ..Settings::new(edge)
+            ..ServerSettings::new(edge)
         }
     }
 }
@@ -109,7 +109,7 @@ fn lengthen_backlog(listener: &TcpListener) {
 pub async fn serve<E>(
     listener: TcpListener,
     endpoint: Arc<E>,
-    settings: Settings,
+    settings: ServerSettings,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) where

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{
-    settings::{CONNECT_DEADLINE, Settings},
+    settings::{CONNECT_DEADLINE, RabbitSettings},
     topology,
 };
 use crate::{
@@ -81,7 +81,7 @@ pub(super) struct ManagedConnection {
 
 impl ManagedConnection {
     /// Starts connecting and returns at once. `role` says what the connection is for, in logs and in its name.
-    pub fn start(settings: Settings, role: &'static str) -> Result<ManagedConnection> {
+    pub fn start(settings: RabbitSettings, role: &'static str) -> Result<ManagedConnection> {
         let uri = settings.uri()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
@@ -165,7 +165,7 @@ impl ManagedConnection {
 
 async fn run(
     uri: AMQPUri,
-    settings: Settings,
+    settings: RabbitSettings,
     role: &'static str,
     status: Arc<watch::Sender<Status>>,
     last_failure: Arc<Mutex<String>>,
@@ -260,7 +260,7 @@ impl Failure {
 
 async fn connect(
     uri: &AMQPUri,
-    settings: &Settings,
+    settings: &RabbitSettings,
     role: &str,
     suspicious: bool,
 ) -> Result<Connection, Failure> {

@@ -24,7 +24,7 @@ use super::{
     delay::LEVELS,
     failure::{busy, unavailable, within},
     load::LoadProbe,
-    settings::Settings,
+    settings::RabbitSettings,
     topology::QueueId,
 };
 use crate::{
@@ -41,7 +41,7 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// The consuming side. Its connection closes when it and its consumers are dropped.
 pub struct RabbitQueue {
-    settings: Settings,
+    settings: RabbitSettings,
     connection: ManagedConnection,
     probe: LoadProbe,
 }
@@ -51,7 +51,7 @@ impl RabbitQueue {
     ///
     /// # Errors
     /// An invalid URL.
-    pub fn connect(settings: Settings) -> Result<RabbitQueue> {
+    pub fn connect(settings: RabbitSettings) -> Result<RabbitQueue> {
         Ok(RabbitQueue {
             connection: ManagedConnection::start(settings.clone(), "consumer")?,
             settings,
@@ -114,7 +114,7 @@ impl RabbitQueue {
         self.on_connection(limit, open).await
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &RabbitSettings {
         &self.settings
     }
 

@@ -30,7 +30,7 @@ use super::{
     backlog::Backlog,
     connection::{Live, ManagedConnection, Status},
     failure::busy,
-    settings::Settings,
+    settings::RabbitSettings,
     topology::QueueId,
 };
 use crate::{
@@ -66,7 +66,7 @@ pub struct RabbitPublisher {
 }
 
 struct Inner {
-    settings: Settings,
+    settings: RabbitSettings,
     connection: ManagedConnection,
     /// One per partition, one for dead letters, and [`TASK_LANES`] for tasks.
     lanes: Vec<Mutex<Lane>>,
@@ -103,7 +103,7 @@ impl RabbitPublisher {
     ///
     /// # Errors
     /// An invalid URL.
-    pub fn connect(settings: Settings) -> Result<RabbitPublisher> {
+    pub fn connect(settings: RabbitSettings) -> Result<RabbitPublisher> {
         let inner = Arc::new(Inner {
             connection: ManagedConnection::start(settings.clone(), "publisher")?,
             lanes: (0..usize::from(settings.partitions) + 1 + TASK_LANES)

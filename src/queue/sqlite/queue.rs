@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     consume::SqliteConsumer,
-    settings::Settings,
+    settings::SqliteQueueSettings,
     state::{Lane, Shared, Tail},
     task_table::TaskTable,
     write::{self, Publish, Write, flush},
@@ -39,7 +39,7 @@ pub struct SqliteQueue {
 
 impl SqliteQueue {
     /// Continues with what an earlier process left. Needs a tokio runtime, on which it starts the writer.
-    pub async fn open(database: Database, settings: Settings) -> Result<SqliteQueue> {
+    pub async fn open(database: Database, settings: SqliteQueueSettings) -> Result<SqliteQueue> {
         let row = sqlx::query(
             "SELECT coalesce(sum(messages), 0), coalesce(max(id), 0), \
              (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'queue') FROM queue",

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::settings::Settings;
+use super::settings::SqliteQueueSettings;
 use crate::{
     error::{Error, Result},
     queue::Partition,
@@ -25,7 +25,7 @@ const TAIL_BYTES: usize = 4 << 20;
 
 pub(super) struct Shared {
     pub database: Database,
-    pub settings: Settings,
+    pub settings: SqliteQueueSettings,
     pub lanes: Vec<Lane>,
     /// Commands published and not acknowledged.
     pub backlog: AtomicU64,

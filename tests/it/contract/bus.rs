@@ -27,7 +27,7 @@ struct Nodes {
 const RECENT: usize = 5;
 
 fn redis_bus(prefix: &str, url: String, recent_ttl: Duration) -> Handles {
-    let settings = redis::Settings {
+    let settings = redis::RedisSettings {
         url,
         prefix: prefix.to_owned(),
         recent_messages: RECENT,
@@ -46,7 +46,7 @@ fn redis_nodes(recent_ttl: Duration) -> Nodes {
 }
 
 fn memory_nodes(recent_ttl: Duration) -> Nodes {
-    let bus = Handles::new(Arc::new(MemoryBus::new(memory::Settings {
+    let bus = Handles::new(Arc::new(MemoryBus::new(memory::MemoryBusSettings {
         recent_messages: RECENT,
         recent_ttl,
         recent_rooms: 100,

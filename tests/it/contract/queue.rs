@@ -34,8 +34,8 @@ struct Opened {
     tasks: Arc<dyn Tasks>,
 }
 
-pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
-    rabbit::Settings {
+pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::RabbitSettings {
+    rabbit::RabbitSettings {
         url,
         prefix: prefix.to_owned(),
         partitions: PARTITIONS,
@@ -97,7 +97,7 @@ impl Place {
             }
             Place::Sqlite { directory } => {
                 let database = Database::open(&directory.join("chat.db")).await.unwrap();
-                let settings = sqlite::Settings {
+                let settings = sqlite::SqliteQueueSettings {
                     partitions: PARTITIONS,
                     confirm_timeout: Duration::from_secs(20),
                     prefetch: PREFETCH,

@@ -13,7 +13,7 @@ use chat::{
     error::Code,
     queue::{
         Publisher, Queue, State,
-        rabbit::{RabbitPublisher, RabbitQueue, Settings},
+        rabbit::{RabbitPublisher, RabbitQueue, RabbitSettings},
     },
 };
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A TCP proxy to the broker, and settings that connect through it.
-async fn settings_through_a_proxy(prefix: &str) -> (Line, Settings) {
+async fn settings_through_a_proxy(prefix: &str) -> (Line, RabbitSettings) {
     let url = amqp_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, "%2f"));

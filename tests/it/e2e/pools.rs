@@ -249,7 +249,7 @@ async fn partitions_are_rebalanced_when_workers_join_and_leave() {
         .set("queue.partitions", PARTITIONS)
         .start()
         .await;
-    let queue = rabbit::RabbitQueue::connect(rabbit::Settings {
+    let queue = rabbit::RabbitQueue::connect(rabbit::RabbitSettings {
         url: server("AMQP_URL"),
         prefix: chat.prefix().to_owned(),
         partitions: PARTITIONS,

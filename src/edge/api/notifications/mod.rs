@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use self::{
     delivery_log::{NotificationView, Page},
-    preferences::{PreferencesView, Settings},
+    preferences::{PreferencesView, SettingsView},
 };
 use super::{
     Tags,
@@ -60,9 +60,13 @@ impl NotificationsApi {
         method = "get",
         operation_id = "getNotificationSettings"
     )]
-    async fn settings(&self, edge: Shared<'_>, caller: Caller) -> Result<Found<Settings>, Problem> {
+    async fn settings(
+        &self,
+        edge: Shared<'_>,
+        caller: Caller,
+    ) -> Result<Found<SettingsView>, Problem> {
         let settings = edge.deliveries.notify_settings(caller.user()).await?;
-        Ok(Found::of(&Settings::of(&settings)))
+        Ok(Found::of(&SettingsView::of(&settings)))
     }
 
     /// Replace notification preferences
@@ -78,7 +82,7 @@ impl NotificationsApi {
         edge: Shared<'_>,
         caller: Caller,
         body: Body<PreferencesView>,
-    ) -> Result<Changed<Settings>, Problem> {
+    ) -> Result<Changed<SettingsView>, Problem> {
         let Body(settings) = body;
         let (preferences, rooms) = settings.read()?;
         let user = caller.user();
@@ -86,7 +90,7 @@ impl NotificationsApi {
         Ok(match edge.submit.call(user, command).await? {
             Answer::Done(_) => {
                 let settings = edge.deliveries.notify_settings(user).await?;
-                Changed::Done(RawJson::of(&Settings::of(&settings)))
+                Changed::Done(RawJson::of(&SettingsView::of(&settings)))
             }
             Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
         })

@@ -121,7 +121,7 @@ impl PreferencesView {
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationSettings")]
-pub(super) struct Settings {
+pub(super) struct SettingsView {
     preferences: PreferencesView,
     /// Whether the account's current e-mail address is verified.
     email_verified: bool,
@@ -129,9 +129,9 @@ pub(super) struct Settings {
     phone_verified: bool,
 }
 
-impl Settings {
+impl SettingsView {
     pub(super) fn of(settings: &NotifySettings) -> Self {
-        Settings {
+        SettingsView {
             preferences: PreferencesView::of(&settings.preferences, &settings.rooms),
             email_verified: settings.verified(ChannelKind::Email).is_some(),
             phone_verified: settings.verified(ChannelKind::Sms).is_some(),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    bus::memory::{MemoryBus, Settings},
+    bus::memory::{MemoryBus, MemoryBusSettings},
     error::Code,
 };
 
@@ -13,7 +13,7 @@ fn attempts(per_pair: u32, per_address: u32) -> (Attempts, MemoryBus) {
     limits.logins_per_minute = per_pair;
     limits.failed_logins_per_address_per_minute = per_address;
     limits.registrations_per_minute = 2;
-    let bus = MemoryBus::new(Settings::default());
+    let bus = MemoryBus::new(MemoryBusSettings::default());
     (Attempts::new(b"key", &limits), bus)
 }
 

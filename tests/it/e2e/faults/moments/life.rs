@@ -68,7 +68,7 @@ impl Place {
                 let store = store::postgres::Store::connect(&database.url, 4, PATIENCE).unwrap();
                 store.migrate().await.unwrap();
                 let store = Arc::new(store);
-                let bus = RedisBus::connect(bus::redis::Settings {
+                let bus = RedisBus::connect(bus::redis::RedisSettings {
                     url: server("REDIS_URL"),
                     prefix: database.name.clone(),
                     recent_messages: 200,
@@ -76,7 +76,7 @@ impl Place {
                     pool: 2,
                 });
                 let bus = bus::Handles::new(Arc::new(bus.unwrap()));
-                let settings = chat::queue::rabbit::Settings {
+                let settings = chat::queue::rabbit::RabbitSettings {
                     url: broker.to_owned(),
                     prefix: database.name.clone(),
                     partitions: config.queue.partitions,
@@ -117,7 +117,7 @@ impl Place {
             Place::Directory(directory) => {
                 let database = Database::open(&directory.join("chat.db")).await.unwrap();
                 let store = Arc::new(store::sqlite::Store::new(database.clone()));
-                let settings = chat::queue::sqlite::Settings {
+                let settings = chat::queue::sqlite::SqliteQueueSettings {
                     partitions: config.queue.partitions,
                     confirm_timeout: Duration::from_secs(20),
                     prefetch: PREFETCH,
