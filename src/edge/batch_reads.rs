@@ -38,10 +38,10 @@ pub struct BatchedRead<K, V> {
 
 struct Shared<K, V> {
     read: Box<Read<K, V>>,
-    state: Mutex<State<K, V>>,
+    state: Mutex<BatchState<K, V>>,
 }
 
-struct State<K, V> {
+struct BatchState<K, V> {
     waiting: Vec<Asked<K, V>>,
     /// Reads under way.
     reading: usize,
@@ -63,7 +63,7 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
         BatchedRead {
             shared: Arc::new(Shared {
                 read: Box::new(move |keys| Box::pin(read(keys))),
-                state: Mutex::new(State {
+                state: Mutex::new(BatchState {
                     waiting: Vec::new(),
                     reading: 0,
                     began: Instant::now(),

@@ -28,7 +28,7 @@ use crate::{
     command::{self, Command, Envelope, Outcome, ReplyTo},
     error::{Error, Result},
     model::{Timestamp, UserId},
-    queue::{BatchBuilder, Publisher, State},
+    queue::{BatchBuilder, Publisher, QueueState},
     telemetry::metrics,
 };
 
@@ -216,7 +216,7 @@ impl Submitter {
 
     fn check_room(&self) -> Result<()> {
         let backlog = self.publisher.backlog();
-        if self.publisher.state() == State::Up && backlog < self.limits.max_backlog {
+        if self.publisher.state() == QueueState::Up && backlog < self.limits.max_backlog {
             return Ok(());
         }
         metrics().commands_busy.inc();

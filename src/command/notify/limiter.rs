@@ -35,11 +35,11 @@ pub struct ProviderLimiter {
     lease: Duration,
     pause: Duration,
     rest: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BreakerState {
     /// The breaker is open until then.
     until: Option<Instant>,
     locked: bool,
@@ -133,7 +133,7 @@ impl ProviderLimiter {
         if state.locked {
             tracing::info!(channel = %self.channel, "the provider accepts the credentials again");
         }
-        *state = State::default();
+        *state = BreakerState::default();
         metrics()
             .notify_paused
             .with_label_values(&[self.channel.as_str()])

@@ -24,10 +24,10 @@ pub struct Bounds {
 
 pub struct Fair<K: Hash + Eq + Clone> {
     bounds: Bounds,
-    state: Mutex<State<K>>,
+    state: Mutex<FairState<K>>,
 }
 
-struct State<K: Hash + Eq + Clone> {
+struct FairState<K: Hash + Eq + Clone> {
     free: usize,
     waiting: usize,
     /// Waiting requests per key; no queue is empty.
@@ -49,7 +49,7 @@ impl<K: Hash + Eq + Clone> Fair<K> {
     pub fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Fair {
             bounds,
-            state: Mutex::new(State {
+            state: Mutex::new(FairState {
                 free: bounds.slots,
                 waiting: 0,
                 queues: HashMap::new(),
@@ -105,7 +105,7 @@ impl<K: Hash + Eq + Clone> Drop for Slot<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> State<K> {
+impl<K: Hash + Eq + Clone> FairState<K> {
     fn push(&mut self, key: K, sender: oneshot::Sender<Slot<K>>) {
         self.waiting += 1;
         let queue = self.queues.entry(key.clone()).or_default();

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    queue::State,
+    queue::QueueState,
     retry::Policy,
 };
 
@@ -56,11 +56,11 @@ pub(super) enum Status {
 }
 
 impl Status {
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> QueueState {
         match self {
-            Status::Down => State::Down,
-            Status::Up(_) => State::Up,
-            Status::Blocked(_) => State::Blocked,
+            Status::Down => QueueState::Down,
+            Status::Up(_) => QueueState::Up,
+            Status::Blocked(_) => QueueState::Blocked,
         }
     }
 
@@ -93,7 +93,7 @@ impl ManagedConnection {
         })
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> QueueState {
         self.status.borrow().state()
     }
 
@@ -117,7 +117,7 @@ impl ManagedConnection {
     /// Waits until there is a connection, blocked or not.
     pub async fn established(&self) -> Status {
         let mut status = self.status.subscribe();
-        let found = status.wait_for(|s| s.state() != State::Down).await;
+        let found = status.wait_for(|s| s.state() != QueueState::Down).await;
         let found = found.ok().map(|status| status.clone());
         match found {
             Some(status) => status,
@@ -144,7 +144,7 @@ impl ManagedConnection {
     pub async fn blocked(&self) {
         let mut status = self.status.subscribe();
         if status
-            .wait_for(|s| s.state() == State::Blocked)
+            .wait_for(|s| s.state() == QueueState::Blocked)
             .await
             .is_err()
         {

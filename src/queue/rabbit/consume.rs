@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, State, TaskQueue},
+    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, QueueState, TaskQueue},
 };
 
 /// Deadline of `consume`, including the wait for a connection.
@@ -193,7 +193,7 @@ impl Queue for RabbitQueue {
     }
 
     async fn ping(&self) -> Result<()> {
-        if self.connection.state() == State::Down {
+        if self.connection.state() == QueueState::Down {
             return Err(busy("the queue is not reachable just now"));
         }
         // Opening a channel is a round trip; the channel closes when dropped.

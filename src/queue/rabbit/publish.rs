@@ -36,7 +36,7 @@ use super::{
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{EncodedBatch, Partition, Publisher, State},
+    queue::{EncodedBatch, Partition, Publisher, QueueState},
     retry::Policy,
 };
 
@@ -183,7 +183,7 @@ impl Publisher for RabbitPublisher {
         total
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> QueueState {
         self.inner.connection.state()
     }
 }
@@ -201,9 +201,9 @@ pub(super) fn persistent(content_type: &str, headers: FieldTable) -> BasicProper
 impl Inner {
     async fn publish(&self, lane: usize, message: Outgoing<'_>) -> Result<()> {
         match self.connection.state() {
-            State::Up => {}
-            State::Blocked => return Err(busy("the queue takes nothing just now; try again")),
-            State::Down => return Err(busy("the queue is not reachable just now; try again")),
+            QueueState::Up => {}
+            QueueState::Blocked => return Err(busy("the queue takes nothing just now; try again")),
+            QueueState::Down => return Err(busy("the queue is not reachable just now; try again")),
         }
         let deadline = Instant::now() + self.settings.confirm_timeout;
         match timeout_at(deadline, self.until_confirmed(lane, message)).await {

@@ -24,8 +24,8 @@ use crate::{
     error::{Error, Result},
     model::Timestamp,
     queue::{
-        Consumer, Depth, EncodedBatch, Load, Partition, PartitionLoad, Publisher, Queue, State,
-        TaskQueue,
+        Consumer, Depth, EncodedBatch, Load, Partition, PartitionLoad, Publisher, Queue,
+        QueueState, TaskQueue,
     },
     sqlite::{Database, failure},
 };
@@ -107,11 +107,11 @@ impl Publisher for SqliteQueue {
         self.shared.backlog.load(Ordering::Relaxed)
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> QueueState {
         if self.writer.is_closed() {
-            State::Down
+            QueueState::Down
         } else {
-            State::Up
+            QueueState::Up
         }
     }
 }

@@ -31,7 +31,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// The table, and what the consumers of this process share.
 pub(super) struct TaskTable {
     database: Database,
-    state: Mutex<State>,
+    state: Mutex<TableState>,
     /// Notified after a task was added.
     added: Notify,
     /// Notified after an acknowledgement.
@@ -39,7 +39,7 @@ pub(super) struct TaskTable {
 }
 
 #[derive(Default)]
-struct State {
+struct TableState {
     /// Delivered, or acknowledged and not deleted yet.
     taken: HashSet<i64>,
     /// Acknowledged and not deleted yet.

@@ -7,8 +7,8 @@ use chat::{
     error::Code,
     model::{Timestamp, new_id},
     queue::{
-        Consumer, DeadLetter, DeadLetters, Load, NewTask, Partition, Publisher, Queue, Selection,
-        State, TaskQueue, Tasks,
+        Consumer, DeadLetter, DeadLetters, Load, NewTask, Partition, Publisher, Queue, QueueState,
+        Selection, TaskQueue, Tasks,
         rabbit::{self, RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::{self, SqliteQueue},
     },
@@ -157,7 +157,7 @@ async fn order_and_acknowledgement(place: Place) {
     let Opened {
         publisher, queue, ..
     } = place.open().await;
-    assert_eq!(publisher.state(), State::Up);
+    assert_eq!(publisher.state(), QueueState::Up);
     queue.ping().await.unwrap();
     publish(&*publisher, 1, 0..250).await;
     let mut consumer = queue.consume(1).await.unwrap();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chat::{
     error::Code,
     queue::{
-        Publisher, Queue, State,
+        Publisher, Queue, QueueState,
         rabbit::{RabbitPublisher, RabbitQueue, RabbitSettings},
     },
 };
@@ -84,13 +84,13 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
         until(
             "the lost connection is noticed",
             async || publisher.state(),
-            |s| *s == State::Down,
+            |s| *s == QueueState::Down,
         )
         .await;
         until(
             "the connection is up again",
             async || publisher.state(),
-            |s| *s == State::Up,
+            |s| *s == QueueState::Up,
         )
         .await;
     }
@@ -234,7 +234,7 @@ async fn nothing_hangs_without_a_broker() {
     assert!(!format!("{settings:?}").contains("secret"));
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
     let started = Instant::now();
-    assert_eq!(publisher.state(), State::Down);
+    assert_eq!(publisher.state(), QueueState::Down);
     let error = publisher
         .publish(0, super::batch(b"", 1))
         .await
@@ -271,7 +271,7 @@ async fn publishes_to_a_blocked_connection_fail_with_busy_at_once() {
         result == Err(Code::Busy)
     };
     until("it is blocked", refused, |refused| *refused).await;
-    assert_eq!(publisher.state(), State::Blocked);
+    assert_eq!(publisher.state(), QueueState::Blocked);
     let (result, took) = publish().await;
     assert!(
         result == Err(Code::Busy) && took < Duration::from_millis(50),

@@ -37,7 +37,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     model::{address::Address, notify::Delivery, *},
-    queue::{EncodedBatch, Partition, Publisher, State, framing},
+    queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
         AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads,
         Window,
@@ -260,8 +260,8 @@ impl Publisher for Line {
     fn backlog(&self) -> u64 {
         0
     }
-    fn state(&self) -> State {
-        State::Up
+    fn state(&self) -> QueueState {
+        QueueState::Up
     }
 }
 
