@@ -18,7 +18,7 @@ use crate::{
     bus::Presence,
     error::{Error, Result},
     model::{Account, LoginId, RoomId, Timestamp, UserId},
-    store::{Entry, Reads},
+    store::{Reads, RoomEntry},
 };
 
 /// Reads under way at once. A second one starts only beside one that is slow: otherwise two would split the keys.
@@ -137,7 +137,7 @@ pub struct BatchedReads {
     pub accounts: BatchedRead<UserId, Option<Account>>,
     /// Whether the login was revoked.
     pub revoked: BatchedRead<LoginId, bool>,
-    pub entries: BatchedRead<(RoomId, UserId), Option<Entry>>,
+    pub entries: BatchedRead<(RoomId, UserId), Option<RoomEntry>>,
     /// Announces on the bus that a user is connected.
     pub here: BatchedRead<(UserId, Timestamp), ()>,
 }

@@ -30,7 +30,7 @@ struct Held {
 }
 
 /// A permit from `edge.max_connections`, before the client's address is known.
-pub struct Entry(OwnedSemaphorePermit);
+pub struct PendingPermit(OwnedSemaphorePermit);
 
 /// The limits of a server.
 pub struct Admission {
@@ -82,22 +82,22 @@ impl Admission {
     ///
     /// # Errors
     /// [`Full::Server`] if none is left.
-    pub fn enter(&self) -> Result<Entry, Full> {
+    pub fn enter(&self) -> Result<PendingPermit, Full> {
         let entered = self.connections.clone().try_acquire_owned();
-        entered.map(Entry).map_err(|_| Full::Server)
+        entered.map(PendingPermit).map_err(|_| Full::Server)
     }
 
     /// Takes a permit of `address`; `None` for a trusted proxy, which forwards many clients.
     ///
     /// # Errors
     /// [`Full::Address`] if none is left.
-    pub fn admit(&self, entry: Entry, address: Option<IpAddr>) -> Result<Permit, Full> {
+    pub fn admit(&self, pending: PendingPermit, address: Option<IpAddr>) -> Result<Permit, Full> {
         let address = match address {
             Some(address) => self.addresses.take(address).ok_or(Full::Address)?,
             None => None,
         };
         Ok(Permit(Arc::new(Held {
-            _connection: entry.0,
+            _connection: pending.0,
             _address: address,
         })))
     }

@@ -36,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::admission::Permit;
 use self::{
-    admission::{Admission, Entry, Full},
+    admission::{Admission, Full, PendingPermit},
     stream::{Deadlines, HttpStream},
 };
 use super::{
@@ -135,9 +135,9 @@ pub async fn serve<E>(
         match accepted {
             Ok((stream, peer)) => {
                 // Enter before spawning the task, so that the number of tasks is bounded as well.
-                let entry = server.admission.enter();
-                let slot = entry.is_err().then(|| server.admission.reserve.slot());
-                tasks.spawn(server.clone().connection(stream, peer, entry, slot));
+                let pending = server.admission.enter();
+                let slot = pending.is_err().then(|| server.admission.reserve.slot());
+                tasks.spawn(server.clone().connection(stream, peer, pending, slot));
             }
             Err(error) => {
                 // Most likely out of file descriptors. Open connections continue, and some will close.
@@ -165,7 +165,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         self: Arc<Self>,
         mut stream: TcpStream,
         peer: SocketAddr,
-        entry: Result<Entry, Full>,
+        pending: Result<PendingPermit, Full>,
         slot: Option<admission::ReserveSlot>,
     ) {
         let since = Instant::now();
@@ -180,7 +180,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         };
         // A trusted proxy forwards many clients and is not limited; a client whose address is known is.
         let limited = (!self.proxies.trust(client)).then_some(client);
-        let permit = entry.and_then(|entry| self.admission.admit(entry, limited));
+        let permit = pending.and_then(|pending| self.admission.admit(pending, limited));
         let peer = SocketAddr::new(client, peer.port());
         match permit {
             Ok(permit) => self.serve(stream, peer, permit, since).await,

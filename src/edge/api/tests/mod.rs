@@ -39,7 +39,7 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
-        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads,
+        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
         Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
@@ -136,11 +136,11 @@ impl MemberReads for Store {
             (room, member)
         }))
     }
-    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<RoomEntry>>> {
         let mut entries = Vec::new();
         for (room, user) in who {
             let found = self.membership(*room, *user).await?;
-            entries.push(found.map(|(room, member)| Entry {
+            entries.push(found.map(|(room, member)| RoomEntry {
                 room,
                 member,
                 unread: 0,

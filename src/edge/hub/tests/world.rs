@@ -25,7 +25,8 @@ use crate::{
     error::{Error, Result},
     model::*,
     store::{
-        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads, Window,
+        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
+        Window,
     },
 };
 
@@ -204,7 +205,7 @@ impl MemberReads for FakeStore {
     async fn membership(&self, _: RoomId, _: UserId) -> Result<Option<(Room, Option<Member>)>> {
         unused()
     }
-    async fn entries(&self, _: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+    async fn entries(&self, _: &[(RoomId, UserId)]) -> Result<Vec<Option<RoomEntry>>> {
         unused()
     }
     async fn members(&self, _: RoomId, _: Option<UserId>, _: u32) -> Result<Vec<Member>> {
