@@ -48,13 +48,13 @@ pub struct Limits {
     /// Commands in one batch, and its size in bytes.
     pub batch_messages: usize,
     pub batch_bytes: usize,
-    /// How long a caller waits for the worker's reply before the result is [`Answer::Accepted`].
+    /// How long a caller waits for the worker's reply before the result is [`SubmitResult::Accepted`].
     pub wait: Duration,
 }
 
 /// The result of a command.
 #[derive(Debug)]
-pub enum Answer {
+pub enum SubmitResult {
     /// Done; the resource as JSON, if the command has one.
     Done(Option<Box<RawValue>>),
     /// Enqueued; the worker did not reply within `edge.wait`.
@@ -184,7 +184,7 @@ impl Submitter {
     }
 
     /// Submits a command and waits for the worker's reply, at most `edge.wait` after the command was enqueued.
-    pub async fn call(&self, actor: UserId, command: Command) -> Result<Answer> {
+    pub async fn call(&self, actor: UserId, command: Command) -> Result<SubmitResult> {
         let number = self.next_number();
         let (tx, mut rx) = oneshot::channel();
         self.pending.lock().insert(number, tx);
@@ -196,9 +196,9 @@ impl Submitter {
         };
         self.accept(actor, command, Some(reply)).await?;
         match tokio::time::timeout(self.limits.wait, &mut rx).await {
-            Ok(Ok(Outcome::Done(resource))) => Ok(Answer::Done(resource)),
+            Ok(Ok(Outcome::Done(resource))) => Ok(SubmitResult::Done(resource)),
             Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
-            Ok(Err(_)) | Err(_) => Ok(Answer::Accepted),
+            Ok(Err(_)) | Err(_) => Ok(SubmitResult::Accepted),
         }
     }
 

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     command::{Command, room::RoomCommand},
-    edge::{Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::Answer},
+    edge::{
+        Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::SubmitResult,
+    },
     error::{Error, Result},
     model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
 };
@@ -187,12 +189,12 @@ pub struct Write<'a> {
 
 impl Write<'_> {
     /// Checks the permission, submits the command and waits at most `edge.wait` for the worker's reply.
-    pub async fn call(&self, command: RoomCommand) -> Result<Answer> {
+    pub async fn call(&self, command: RoomCommand) -> Result<SubmitResult> {
         check_early(self.edge, self.room, self.user, self.need).await?;
         self.call_unchecked(command).await
     }
 
-    async fn call_unchecked(&self, command: RoomCommand) -> Result<Answer> {
+    async fn call_unchecked(&self, command: RoomCommand) -> Result<SubmitResult> {
         self.edge
             .submit
             .call(self.user, Command::Room(self.room, command))
@@ -205,8 +207,8 @@ impl Write<'_> {
         command: RoomCommand,
     ) -> Result<Created<T>> {
         Ok(match self.call_unchecked(command).await? {
-            Answer::Done(resource) => Created::Done(RawJson::of_raw(shown(resource)?)),
-            Answer::Accepted => Created::Accepted(RawJson::of(&Pending::new(self.room))),
+            SubmitResult::Done(resource) => Created::Done(RawJson::of_raw(shown(resource)?)),
+            SubmitResult::Accepted => Created::Accepted(RawJson::of(&Pending::new(self.room))),
         })
     }
 
@@ -217,16 +219,16 @@ impl Write<'_> {
         command: RoomCommand,
     ) -> Result<Changed<T>> {
         Ok(match self.call(command).await? {
-            Answer::Done(resource) => Changed::Done(RawJson::of_raw(shown(resource)?)),
-            Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
+            SubmitResult::Done(resource) => Changed::Done(RawJson::of_raw(shown(resource)?)),
+            SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
         })
     }
 
     /// Submits a command that has no result to show.
     pub async fn clear(&self, id: uuid::Uuid, command: RoomCommand) -> Result<Gone> {
         Ok(match self.call(command).await? {
-            Answer::Done(_) => Gone::Done,
-            Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
+            SubmitResult::Done(_) => Gone::Done,
+            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
         })
     }
 }

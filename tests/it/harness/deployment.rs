@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     process::{Process, Program},
-    rest::{Answer, Rest},
+    rest::{Rest, RestResponse},
     server,
     socket::{Dial, Socket},
 };
@@ -283,7 +283,7 @@ impl Chat {
 
 impl User {
     /// Reads the user from the response to a registration.
-    pub fn read(password: &str, answer: Answer) -> User {
+    pub fn read(password: &str, answer: RestResponse) -> User {
         let body = answer.ok(201);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         User {

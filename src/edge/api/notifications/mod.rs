@@ -28,7 +28,7 @@ use crate::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
     },
-    edge::{Edge, client_address, submit::Answer},
+    edge::{Edge, client_address, submit::SubmitResult},
     error::{Code, Error, Result},
     model::{MessageId, Role, Timestamp, UserId, address::Address, new_id, notify::ChannelKind},
     notify::countries,
@@ -88,11 +88,11 @@ impl NotificationsApi {
         let user = caller.user();
         let command = Command::Notify(NotifyCommand::Prefer { preferences, rooms });
         Ok(match edge.submit.call(user, command).await? {
-            Answer::Done(_) => {
+            SubmitResult::Done(_) => {
                 let settings = edge.deliveries.notify_settings(user).await?;
                 Changed::Done(RawJson::of(&SettingsView::of(&settings)))
             }
-            Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
+            SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
         })
     }
 
@@ -299,10 +299,10 @@ impl Which {
     }
 }
 
-fn done(answer: Answer, id: Uuid) -> Result<Gone, Problem> {
+fn done(answer: SubmitResult, id: Uuid) -> Result<Gone, Problem> {
     Ok(match answer {
-        Answer::Done(_) => Gone::Done,
-        Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
+        SubmitResult::Done(_) => Gone::Done,
+        SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
     })
 }
 
