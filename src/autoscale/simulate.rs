@@ -114,13 +114,13 @@ pub struct Day {
 
 /// The waiting messages, the oldest first.
 #[derive(Default)]
-struct Line {
+struct WaitingMessages {
     /// The second of arrival, and how many of its messages are left.
     cohorts: VecDeque<(u64, f64)>,
     waiting: f64,
 }
 
-impl Line {
+impl WaitingMessages {
     fn add(&mut self, second: u64, messages: f64) {
         if messages > 0.0 {
             self.cohorts.push_back((second, messages));
@@ -154,7 +154,7 @@ impl Line {
 
 /// The whole day, each worker storing `capacity` messages a second.
 pub fn play(traffic: &Traffic, settings: &Thresholds, capacity: f64) -> (Vec<Minute>, Day) {
-    let (mut line, mut day) = (Line::default(), Day::default());
+    let (mut queue, mut day) = (WaitingMessages::default(), Day::default());
     let mut minutes = vec![Minute::default(); traffic.0.len()];
     let mut samples: Vec<Sample> = Vec::new();
     let mut recent = VecDeque::from(vec![0.0; RATE_SECONDS]);
@@ -167,13 +167,13 @@ pub fn play(traffic: &Traffic, settings: &Thresholds, capacity: f64) -> (Vec<Min
         for second in 0..60 {
             let second = (minute * 60 + second) as u64;
             let now = Duration::from_secs(second);
-            line.add(second, messages / 60.0);
+            queue.add(second, messages / 60.0);
             arrived += messages / 60.0;
-            stored += line.take(capacity * f64::from(working));
+            stored += queue.take(capacity * f64::from(working));
             recent.pop_front();
             recent.push_back(messages / 60.0);
-            let oldest = line.oldest(second);
-            let waiting = line.waiting.ceil() as u64;
+            let oldest = queue.oldest(second);
+            let waiting = queue.waiting.ceil() as u64;
             samples.push(Sample {
                 at: now,
                 workers: wanted,

@@ -96,8 +96,8 @@ impl Reader {
         let problems = faults.into_iter().map(|fault| Problem {
             key: key.to_owned(),
             source: match fault.place {
-                templates::Place::Setting => source.clone(),
-                templates::Place::File { path, line } => Source::File { path, line },
+                templates::TemplateLocation::Setting => source.clone(),
+                templates::TemplateLocation::File { path, line } => Source::File { path, line },
             },
             message: fault.message,
             allowed: fault.allowed,

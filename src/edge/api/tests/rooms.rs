@@ -60,7 +60,7 @@ async fn a_private_room_is_not_found_by_strangers() {
         assert_eq!(status, 404, "{path}");
     }
     assert!(
-        world.line.envelopes.lock().unwrap().is_empty(),
+        world.queue.envelopes.lock().unwrap().is_empty(),
         "refused before the queue"
     );
 }
@@ -191,7 +191,7 @@ async fn a_message_is_accepted_or_stored() {
         .unwrap();
     let text = response.take_body().into_string().await.unwrap();
     assert_eq!(text, r#"{"seq": 7, "metadata": {"b":1.0,"a":1}}"#);
-    let envelopes = world.line.envelopes.lock().unwrap();
+    let envelopes = world.queue.envelopes.lock().unwrap();
     let Command::Room(_, RoomCommand::Send(send)) = &envelopes.last().unwrap().command else {
         panic!("{envelopes:?}");
     };
@@ -223,7 +223,7 @@ async fn sends_outlive_the_store() {
         .call(new_id(), Method::POST, &path, json!({"body": "hello"}))
         .await;
     assert_eq!((status, &body["status"]), (202, &json!("accepted")));
-    assert_eq!(world.line.envelopes.lock().unwrap().len(), 1);
+    assert_eq!(world.queue.envelopes.lock().unwrap().len(), 1);
     let (status, body) = world.call(new_id(), Method::GET, &path, Value::Null).await;
     assert_eq!((status, &body["code"]), (503, &json!("busy")));
 }
