@@ -21,26 +21,26 @@ use tokio::time::Instant;
 use super::queue::{PARTITIONS, delete_queues, rabbit_settings};
 use crate::{
     harness::provider::{Does, Provider},
-    support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until},
+    support::{OwnBroker, PATIENCE, TcpProxy, amqp_url, soon, unique, until},
 };
 
 /// A TCP proxy to the broker, and settings that connect through it.
-async fn settings_through_a_proxy(prefix: &str) -> (Line, RabbitSettings) {
+async fn settings_through_a_proxy(prefix: &str) -> (TcpProxy, RabbitSettings) {
     let url = amqp_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, "%2f"));
     let (user, server) = authority
         .split_once('@')
         .unwrap_or(("guest:guest", authority));
-    let line = Line::to(server).await;
-    let url = format!("{scheme}://{user}@{}/{path}", line.address);
-    (line, rabbit_settings(prefix, url))
+    let proxy = TcpProxy::to(server).await;
+    let url = format!("{scheme}://{user}@{}/{path}", proxy.address);
+    (proxy, rabbit_settings(prefix, url))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn confirmed_payloads_survive_lost_connections_in_order() {
     let prefix = unique("cut");
-    let (line, settings) = settings_through_a_proxy(&prefix).await;
+    let (proxy, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
     publisher.ready(PATIENCE).await.unwrap();
     let enough = Arc::new(AtomicBool::new(false));
@@ -80,7 +80,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
         let before = count.load(Ordering::Relaxed);
         let more = async || count.load(Ordering::Relaxed) - before;
         until("publishes are confirmed", more, |more| *more > 100).await;
-        line.cut();
+        proxy.cut();
         until(
             "the lost connection is noticed",
             async || publisher.state(),
@@ -129,7 +129,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
     let prefix = unique("freeze");
-    let (line, mut settings) = settings_through_a_proxy(&prefix).await;
+    let (proxy, mut settings) = settings_through_a_proxy(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
     let publisher = RabbitPublisher::connect(settings).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
@@ -140,21 +140,21 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
         .unwrap();
 
     // The first attempt is never confirmed; it is sent again after the connection is lost.
-    line.freeze();
+    proxy.freeze();
     let broken = async {
         until(
             "the publish is in flight",
-            async || line.withheld(),
+            async || proxy.withheld(),
             |bytes| *bytes > 0,
         )
         .await;
-        line.cut();
-        line.thaw();
+        proxy.cut();
+        proxy.thaw();
     };
     let (sent, ()) = tokio::join!(publisher.publish(0, super::batch(&payload, 1)), broken);
     sent.unwrap();
 
-    line.freeze();
+    proxy.freeze();
     let started = Instant::now();
     let error = publisher
         .publish(0, super::batch(&payload, 1))
@@ -166,7 +166,7 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
         took > Duration::from_secs(2) && took < Duration::from_secs(4),
         "{took:?}"
     );
-    line.thaw();
+    proxy.thaw();
     until(
         "the publisher is up again",
         async || {
@@ -184,14 +184,14 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_end_with_the_connection_and_can_be_reopened() {
     let prefix = unique("consumer");
-    let (line, settings) = settings_through_a_proxy(&prefix).await;
+    let (proxy, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let queue = RabbitQueue::connect(settings).unwrap();
     let mut consumer = queue.consume(0).await.unwrap();
     publisher.publish(0, super::batch(b"1", 1)).await.unwrap();
     let first = soon("the first", consumer.next()).await.unwrap();
-    line.cut();
+    proxy.cut();
     assert!(soon("the end", consumer.next()).await.is_none());
     assert!(consumer.next().await.is_none());
     assert!(consumer.try_next().is_none());

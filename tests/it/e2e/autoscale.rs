@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Chat, Kind, Socket, User, deployment::Plan, eventually, process::Process, server},
-    support::Line,
+    support::TcpProxy,
 };
 
 const USERS: usize = 6;
@@ -218,12 +218,12 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     let url = server("AMQP_URL");
     let address = url.rsplit_once('@').map_or(url.as_str(), |(_, rest)| rest);
     let address = address.split('/').next().expect("there is a first part");
-    let line = Line::to(address.trim_start_matches("amqp://")).await;
+    let proxy = TcpProxy::to(address.trim_start_matches("amqp://")).await;
     let mut program = chat.program("autoscale", &["autoscale"]);
     set(
         &mut program.env,
         "AMQP_URL",
-        &url.replace(address, &line.address.to_string()),
+        &url.replace(address, &proxy.address.to_string()),
     );
     let mut autoscaler = program.start().await;
     let mut talk = Talk::begin(&chat).await;
@@ -265,7 +265,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     // The connections to the broker break.
     let fifth = talk.say().await;
     seen.extend(until_workers(&autoscaler, "workers again", |n| n > 0).await);
-    line.cut();
+    proxy.cut();
     talk.accepted(fifth).await;
 
     talk.assert_all_delivered().await;

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     harness::{Chat, Kind, eventually, process::Program, server},
-    support::Line,
+    support::TcpProxy,
 };
 
 /// A port that was free a moment ago.
@@ -132,14 +132,14 @@ async fn the_keda_query_returns_the_number_of_workers() {
     let url = server("AMQP_URL");
     let (_, authority) = url.rsplit_once('@').unwrap_or(("", &url));
     let address = authority.split('/').next().expect("there is a first part");
-    let line = Line::to(address.trim_start_matches("amqp://")).await;
+    let proxy = TcpProxy::to(address.trim_start_matches("amqp://")).await;
     let signal_port = free_port();
     let mut signal = with_metrics(
         chat.program("signal", &["autoscale", "--dry-run", "--max", "3"]),
         signal_port,
     );
     signal.env.retain(|(key, _)| key != "AMQP_URL");
-    let through = url.replace(address, &line.address.to_string());
+    let through = url.replace(address, &proxy.address.to_string());
     signal.env.push(("AMQP_URL".to_owned(), through));
     let _signal = signal.start().await;
     let edge_port = chat.edges[0].url().rsplit_once(':').expect("a port").1;
@@ -203,12 +203,12 @@ async fn the_keda_query_returns_the_number_of_workers() {
     comes_to("the backlog needs three workers", &["3"]).await;
 
     // With an unknown backlog the metric is absent, which triggers KEDA's fallback; it must never be zero.
-    line.freeze();
+    proxy.freeze();
     comes_to("unknown", &[]).await;
     assert_eq!(
         prometheus.values("max(chat_autoscale_target)").await,
         Some(vec!["3".to_owned()])
     );
-    line.thaw();
+    proxy.thaw();
     comes_to("known again", &["3"]).await;
 }

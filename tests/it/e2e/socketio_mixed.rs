@@ -173,7 +173,7 @@ enum Member {
     Stock(Client),
 }
 
-async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize>) {
+async fn play(chat: &Chat, lines: &[replay::LogLine], numbers: &HashMap<&str, usize>) {
     let clients = Clients::start();
     let mut nicks: Vec<&str> = numbers.keys().copied().collect();
     nicks.sort_unstable_by_key(|nick| numbers[nick]);

@@ -277,7 +277,7 @@ fn summary(received: &Received) -> String {
 
 fn record(inboxes: &Inboxes, line: &str) {
     #[derive(Deserialize)]
-    struct Line {
+    struct ClientLine {
         client: String,
         #[serde(flatten)]
         what: Flat,
@@ -292,7 +292,7 @@ fn record(inboxes: &Inboxes, line: &str) {
         ConnectError { message: String, data: Value },
         Disconnect { reason: String, code: Option<u16> },
     }
-    let Line { client, what } =
+    let ClientLine { client, what } =
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     let inbox = inboxes
         .lock()

@@ -544,7 +544,7 @@ enum Heading {
 
 fn parse(text: Utf8Bytes) -> Heading {
     #[derive(Deserialize)]
-    struct Frame<'a> {
+    struct ServerFrame<'a> {
         event: Option<String>,
         ack: Option<u64>,
         ok: Option<bool>,
@@ -552,16 +552,16 @@ fn parse(text: Utf8Bytes) -> Heading {
         data: Option<&'a RawValue>,
         error: Option<WireError>,
     }
-    let frame: Frame =
+    let frame: ServerFrame =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     match frame {
-        Frame {
+        ServerFrame {
             event: Some(name), ..
         } => Heading::Event(Event {
             name,
             text: text.clone(),
         }),
-        Frame {
+        ServerFrame {
             ok: Some(true),
             ack,
             data,
@@ -576,7 +576,7 @@ fn parse(text: Utf8Bytes) -> Heading {
                     .unwrap_or_default()),
             )
         }
-        Frame {
+        ServerFrame {
             ok: Some(false),
             ack,
             error: Some(error),

@@ -12,7 +12,7 @@ use crate::{
         Chat, Kind, Rest, Socket, User, both_ways, deployment::authority, eventually, server,
         socket::Event,
     },
-    support::Line,
+    support::TcpProxy,
 };
 
 both_ways!(
@@ -540,9 +540,9 @@ async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
 /// Without the bus, revoked rights are found by reading the store.
 #[tokio::test]
 async fn rights_are_revoked_without_redis() {
-    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let proxy = TcpProxy::to(&authority(&server("REDIS_URL"))).await;
     let plan = Chat::plan(Kind::Cluster)
-        .via("REDIS_URL", line.address)
+        .via("REDIS_URL", proxy.address)
         .set("edge.wait", "200ms")
         .set("edge.rights_interval", "1h");
     let chat = plan.start().await;
@@ -553,8 +553,8 @@ async fn rights_are_revoked_without_redis() {
     bobs.join(room, None).await.expect("he was made a member");
     let adas = chat.connect(1, &ada).await;
     adas.join(room, None).await.expect("hers");
-    line.freeze();
-    line.cut();
+    proxy.freeze();
+    proxy.cut();
     let edge = chat.rest(1);
     eventually("the edge misses its bus", || async {
         let metrics = edge.get("/metrics").await.text;
