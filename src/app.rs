@@ -301,13 +301,13 @@ async fn patiently<F: Future<Output = Result<()>>>(
     timeout: Duration,
     mut what: impl FnMut() -> F,
 ) -> Result<()> {
-    let told = AtomicBool::new(false);
+    let logged = AtomicBool::new(false);
     crate::retry::until(timeout, || {
         let attempt = what();
         async {
             let result = attempt.await;
             if let Err(error) = &result
-                && !told.swap(true, Ordering::Relaxed)
+                && !logged.swap(true, Ordering::Relaxed)
             {
                 tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "server not ready; retrying");
             }

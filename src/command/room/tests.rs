@@ -149,7 +149,10 @@ fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
     let envelopes = [w.send(&w.owner, "a"), w.send(&w.owner, "a")];
     let first = apply(w.facts.clone(), &envelopes);
     assert_eq!(numbers(&first, w.room), [(3, EventKind::NewMessage)]);
-    assert!(first.repeats.is_empty(), "this very batch tells it");
+    assert!(
+        first.repeats.is_empty(),
+        "the batch itself publishes the event"
+    );
 
     let stored = first.changes.new_messages[0].clone();
     w.facts.rooms.get_mut(&w.room).unwrap().head = 3;
@@ -158,7 +161,7 @@ fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
     assert!(again.changes.is_empty());
     assert_eq!(
         again.repeats[0].1.seq, 3,
-        "told again, since who stored it may have died before telling"
+        "published again: the first worker may have died before it published"
     );
 }
 
