@@ -68,7 +68,7 @@ pub async fn standalone(
     let database = Database::open(&data.join(data_dir::DATABASE)).await?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
-    let bus = bus::Handles::new(Arc::new(MemoryBus::new(bus::memory::Settings {
+    let bus = bus::Handles::new(Arc::new(MemoryBus::new(bus::memory::MemoryBusSettings {
         recent_messages: config.redis.recent_messages,
         ..Default::default()
     })));
@@ -259,7 +259,7 @@ pub async fn migrate(config: &Config) -> Result<()> {
 struct Servers {
     store: Arc<store::postgres::Store>,
     bus: bus::Handles,
-    rabbit: queue::rabbit::Settings,
+    rabbit: queue::rabbit::RabbitSettings,
 }
 
 impl Servers {
@@ -301,13 +301,13 @@ async fn patiently<F: Future<Output = Result<()>>>(
     timeout: Duration,
     mut what: impl FnMut() -> F,
 ) -> Result<()> {
-    let told = AtomicBool::new(false);
+    let logged = AtomicBool::new(false);
     crate::retry::until(timeout, || {
         let attempt = what();
         async {
             let result = attempt.await;
             if let Err(error) = &result
-                && !told.swap(true, Ordering::Relaxed)
+                && !logged.swap(true, Ordering::Relaxed)
             {
                 tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "server not ready; retrying");
             }
@@ -330,7 +330,7 @@ pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
 }
 
 pub(crate) fn redis(config: &Config) -> Result<bus::Handles> {
-    let bus = RedisBus::connect(bus::redis::Settings {
+    let bus = RedisBus::connect(bus::redis::RedisSettings {
         url: config.redis.url.expose().to_owned(),
         prefix: config.queue.prefix.clone(),
         recent_messages: config.redis.recent_messages,
@@ -340,8 +340,8 @@ pub(crate) fn redis(config: &Config) -> Result<bus::Handles> {
     Ok(bus::Handles::new(Arc::new(bus)))
 }
 
-pub(crate) fn rabbit(config: &Config) -> queue::rabbit::Settings {
-    queue::rabbit::Settings {
+pub(crate) fn rabbit(config: &Config) -> queue::rabbit::RabbitSettings {
+    queue::rabbit::RabbitSettings {
         url: config.queue.url.expose().to_owned(),
         prefix: config.queue.prefix.clone(),
         partitions: config.queue.partitions,
@@ -352,8 +352,8 @@ pub(crate) fn rabbit(config: &Config) -> queue::rabbit::Settings {
     }
 }
 
-pub(crate) fn sqlite_queue(config: &Config) -> queue::sqlite::Settings {
-    queue::sqlite::Settings {
+pub(crate) fn sqlite_queue(config: &Config) -> queue::sqlite::SqliteQueueSettings {
+    queue::sqlite::SqliteQueueSettings {
         partitions: config.queue.partitions,
         confirm_timeout: config.queue.confirm_timeout,
         prefetch: config.queue.prefetch,

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_may_work_later_is_tried_again() {
+    async fn only_retryable_errors_are_retried_until_the_deadline() {
         let mut tries = 0;
         let result = until(Duration::from_secs(20), || {
             tries += 1;

@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn only_we_say_more_than_the_dependencies_may() {
+    fn dependencies_log_up_to_their_own_level() {
         let may = |target, level| may_say(target, level, LevelFilter::INFO);
         assert!(may("chat", Level::TRACE) && may("chat::edge", Level::TRACE));
         assert!(may("lapin::channel", Level::INFO) && may("sqlx::query", Level::WARN));

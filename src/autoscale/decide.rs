@@ -11,7 +11,7 @@ const SAME_ARRIVAL: f64 = 1.1;
 
 /// The thresholds of the decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
+pub struct Thresholds {
     /// Fewest workers; 0 is allowed.
     pub min: u32,
     /// Most workers; at least 1 and at least `min`.
@@ -66,7 +66,7 @@ pub struct Decision {
 
 /// `samples` ascend in time; the last one is the present. Those older than `memory` are ignored. A clock that jumps never
 /// removes workers.
-pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decision {
+pub fn decide(now: Duration, samples: &[Sample], settings: &Thresholds) -> Decision {
     let to = |target, reason| Decision { target, reason };
     let Some(last) = samples.last() else {
         return to(settings.min, "nothing is known yet");
@@ -86,7 +86,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     let for_messages = last.for_messages(settings, 1.0).min(settings.partitions);
     let mut need = last.need(settings, 1.0);
     let mut reason = if need > for_messages {
-        "jobs wait"
+        "tasks wait"
     } else {
         "messages wait or arrive"
     };
@@ -128,14 +128,14 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Settings) -> Decisio
     }
     // Tasks that are due within the cool-down would start a worker again at once. Later ones count when they are due.
     if target == 0 && last.due_soon != Some(0) {
-        return to(1, "delayed jobs fall due soon");
+        return to(1, "delayed tasks fall due soon");
     }
     to(target, "fewer suffice")
 }
 
 impl Sample {
     /// The workers that this sample requires if each may use only `share` of its thresholds. At most a million.
-    fn need(&self, settings: &Settings, share: f64) -> u32 {
+    fn need(&self, settings: &Thresholds, share: f64) -> u32 {
         let tasks = self.tasks.unwrap_or_default() as f64;
         let for_tasks = tasks / (settings.jobs_per_worker.max(1) as f64 * share);
         let for_tasks = for_tasks.ceil().clamp(0.0, 1e6) as u32;
@@ -144,7 +144,7 @@ impl Sample {
     }
 
     /// The same for messages alone, without the limit of the partitions.
-    fn for_messages(&self, settings: &Settings, share: f64) -> u32 {
+    fn for_messages(&self, settings: &Thresholds, share: f64) -> u32 {
         let waiting = self.waiting.unwrap_or_default() as f64;
         let arrival = self.arrival.unwrap_or_default();
         let by_backlog = waiting / (settings.messages_per_worker.max(1) as f64 * share);
@@ -169,7 +169,7 @@ fn level_since(samples: &[Sample]) -> Duration {
 
 /// The fewest workers that would have sufficed during the whole cool-down; `None` if unknown, as after a gap between
 /// samples: the queue did not answer, or the clock jumped.
-fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
+fn fewest(now: Duration, samples: &[Sample], settings: &Thresholds) -> Option<u32> {
     let start = now.saturating_sub(settings.cooldown);
     let longest = settings.cooldown.max(settings.settle);
     let mut most = 0;
@@ -192,7 +192,7 @@ fn fewest(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32>
 }
 
 /// The largest number of workers that fell behind a load no larger than the current one although it had time to settle.
-fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option<u32> {
+fn fell_behind(now: Duration, samples: &[Sample], settings: &Thresholds) -> Option<u32> {
     let arrival = samples.last()?.arrival?;
     let oldest = now.saturating_sub(settings.memory);
     let from = samples.partition_point(|sample| sample.at < oldest);
@@ -235,7 +235,7 @@ fn fell_behind(now: Duration, samples: &[Sample], settings: &Settings) -> Option
 }
 
 impl Sample {
-    fn is_short(&self, settings: &Settings) -> bool {
+    fn is_short(&self, settings: &Thresholds) -> bool {
         let waits = self.waiting.is_some_and(|waiting| waiting > 0);
         let old = self.oldest.is_some_and(|age| age > settings.target_age);
         waits && (old || self.for_messages(settings, 1.0) > self.workers)

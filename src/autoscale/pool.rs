@@ -51,14 +51,14 @@ impl WorkerCommand {
     ///
     /// # Errors
     /// If the path of the program is unknown.
-    pub fn this_program(config: Option<&Path>, jobs: Option<&str>) -> Result<WorkerCommand> {
+    pub fn this_program(config: Option<&Path>, roles: Option<&str>) -> Result<WorkerCommand> {
         let program = std::env::current_exe().map_err(Error::internal)?;
         let mut args = vec!["worker".into(), "--stop-with-stdin".into()];
         if let Some(config) = config {
             args.extend(["--config".into(), config.into()]);
         }
-        if let Some(jobs) = jobs {
-            args.extend(["--jobs".into(), jobs.into()]);
+        if let Some(roles) = roles {
+            args.extend(["--jobs".into(), roles.into()]);
         }
         Ok(WorkerCommand {
             program,

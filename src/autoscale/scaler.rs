@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    decide::{Decision, Sample, Settings, decide},
+    decide::{Decision, Sample, Thresholds, decide},
     parts::Parts,
     pool::Pool,
     report,
@@ -39,13 +39,13 @@ pub(super) fn summary(before: u32, sample: &Sample, decision: Decision) -> Strin
     let tasks = sample.tasks.map_or_else(unknown, |n| n.to_string());
     let Decision { target, reason } = decision;
     format!(
-        "waiting={waiting} oldest={oldest} arrival={arrival} jobs={tasks} workers {before} -> {target}: {reason}"
+        "waiting={waiting} oldest={oldest} arrival={arrival} tasks={tasks} workers {before} -> {target}: {reason}"
     )
 }
 
 /// The settings in the form that [`decide`] takes.
-pub fn rules(settings: &Autoscale, partitions: u32) -> Settings {
-    Settings {
+pub fn rules(settings: &Autoscale, partitions: u32) -> Thresholds {
+    Thresholds {
         min: settings.min,
         max: settings.max,
         partitions,
@@ -65,7 +65,7 @@ pub fn rules(settings: &Autoscale, partitions: u32) -> Settings {
 /// The state between two decisions.
 pub(super) struct Scaler {
     settings: Autoscale,
-    rules: Settings,
+    rules: Thresholds,
     queue: Arc<dyn Queue>,
     coordination: Arc<dyn Coordination>,
     start: Instant,

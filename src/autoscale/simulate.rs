@@ -10,7 +10,7 @@ use clap::Args;
 use plot::{Panel, Series, stacked};
 use serde::Serialize;
 
-use super::decide::{Sample, Settings, decide};
+use super::decide::{Sample, Thresholds, decide};
 use crate::error::{Error, Result};
 
 /// The window of the arrival rate, as for the edges' reports.
@@ -114,13 +114,13 @@ pub struct Day {
 
 /// The waiting messages, the oldest first.
 #[derive(Default)]
-struct Line {
+struct WaitingMessages {
     /// The second of arrival, and how many of its messages are left.
     cohorts: VecDeque<(u64, f64)>,
     waiting: f64,
 }
 
-impl Line {
+impl WaitingMessages {
     fn add(&mut self, second: u64, messages: f64) {
         if messages > 0.0 {
             self.cohorts.push_back((second, messages));
@@ -153,8 +153,8 @@ impl Line {
 }
 
 /// The whole day, each worker storing `capacity` messages a second.
-pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minute>, Day) {
-    let (mut line, mut day) = (Line::default(), Day::default());
+pub fn play(traffic: &Traffic, settings: &Thresholds, capacity: f64) -> (Vec<Minute>, Day) {
+    let (mut queue, mut day) = (WaitingMessages::default(), Day::default());
     let mut minutes = vec![Minute::default(); traffic.0.len()];
     let mut samples: Vec<Sample> = Vec::new();
     let mut recent = VecDeque::from(vec![0.0; RATE_SECONDS]);
@@ -167,13 +167,13 @@ pub fn play(traffic: &Traffic, settings: &Settings, capacity: f64) -> (Vec<Minut
         for second in 0..60 {
             let second = (minute * 60 + second) as u64;
             let now = Duration::from_secs(second);
-            line.add(second, messages / 60.0);
+            queue.add(second, messages / 60.0);
             arrived += messages / 60.0;
-            stored += line.take(capacity * f64::from(working));
+            stored += queue.take(capacity * f64::from(working));
             recent.pop_front();
             recent.push_back(messages / 60.0);
-            let oldest = line.oldest(second);
-            let waiting = line.waiting.ceil() as u64;
+            let oldest = queue.oldest(second);
+            let waiting = queue.waiting.ceil() as u64;
             samples.push(Sample {
                 at: now,
                 workers: wanted,
@@ -247,7 +247,7 @@ pub fn picture(minutes: &[Minute], day: &Day) -> String {
 ///
 /// # Errors
 /// A file that cannot be read or written, with its name.
-pub fn run(file: &std::path::Path, args: &Simulate, settings: &Settings) -> Result<()> {
+pub fn run(file: &std::path::Path, args: &Simulate, settings: &Thresholds) -> Result<()> {
     let named = |error: std::io::Error, file: &std::path::Path| {
         Error::conflict(format!("{}: {error}", file.display()))
     };

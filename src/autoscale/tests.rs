@@ -6,9 +6,9 @@ mod tasks;
 
 use std::time::Duration;
 
-use super::decide::{Decision, Sample, Settings, decide};
+use super::decide::{Decision, Sample, Thresholds, decide};
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: Thresholds = Thresholds {
     min: 0,
     max: 8,
     partitions: 8,
@@ -47,7 +47,7 @@ impl Random {
 
 /// A queue that each worker drains at `capacity` per second, measured once a second.
 struct World {
-    settings: Settings,
+    settings: Thresholds,
     capacity: f64,
     second: u64,
     waiting: f64,
@@ -62,7 +62,7 @@ struct World {
 }
 
 impl World {
-    fn new(settings: Settings, capacity: f64) -> World {
+    fn new(settings: Thresholds, capacity: f64) -> World {
         World {
             settings,
             capacity: capacity.floor(),
@@ -146,10 +146,10 @@ impl World {
     }
 }
 
-fn random_settings(random: &mut Random) -> Settings {
+fn random_settings(random: &mut Random) -> Thresholds {
     let min = random.below(4) as u32;
     let max = min + 1 + random.below(12) as u32;
-    Settings {
+    Thresholds {
         min,
         max,
         partitions: max,
@@ -196,7 +196,7 @@ fn the_target_is_between_min_and_max_for_any_samples() {
 fn messages_never_wait_without_a_worker() {
     for seed in 0..50 {
         let mut random = Random(seed);
-        let settings = Settings {
+        let settings = Thresholds {
             min: 0,
             ..random_settings(&mut random)
         };
@@ -306,7 +306,7 @@ fn workers_are_stopped_only_after_a_cooldown_of_known_samples() {
 fn the_backlog_of_an_outage_keeps_no_workers() {
     for idle in 1..40 {
         for arriving in [0.0, 300.0] {
-            let mut world = World::new(Settings { max: 4, ..SETTINGS }, 500.0);
+            let mut world = World::new(Thresholds { max: 4, ..SETTINGS }, 500.0);
             for _ in 0..60 {
                 world.step(1500.0, true);
             }
@@ -363,7 +363,7 @@ fn a_clock_that_jumps_stops_no_worker() {
 #[test]
 fn steps_are_limited_and_down_is_slow() {
     let mut world = World::new(
-        Settings {
+        Thresholds {
             max: 100,
             partitions: 100,
             ..SETTINGS

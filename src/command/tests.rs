@@ -31,7 +31,7 @@ fn every_kind_of_command_has_its_strategy() {
 
 proptest! {
     #[test]
-    fn what_clients_write_arrives_as_exactly_their_commands(envelopes in vec(envelope(), 1..8)) {
+    fn client_texts_decode_to_exactly_their_commands(envelopes in vec(envelope(), 1..8)) {
         let mut batch = BatchBuilder::default();
         for envelope in &envelopes {
             let push = batch.push(|bytes| {
@@ -64,7 +64,7 @@ proptest! {
 
     /// Payloads that earlier edges left in the queue: lines, with metadata that contains the clients' line breaks.
     #[test]
-    fn old_payloads_hold_the_same_commands_whatever_is_inside(
+    fn old_payloads_hold_the_same_commands_for_any_text(
         sends in vec((id(), id(), text(), spaced_json()), 1..8)
     ) {
         let lines: Vec<String> = sends.iter().map(|(room, actor, body, metadata)| {
@@ -190,7 +190,7 @@ fn a_command_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn versions_are_told_apart() {
+fn versions_are_distinguished() {
     let of = |v: u8| written(&Envelope { v, ..victims_end() });
     assert!(read(of(VERSION).as_bytes()).is_ok());
     let newer = read(of(VERSION + 1).as_bytes()).unwrap_err();

@@ -43,8 +43,8 @@ pub(super) enum Raw {
     Other(&'static str),
 }
 
-/// A key's value, and the default that replaces an invalid one.
-pub(super) struct Entry {
+/// A key's merged value, and the default that replaces an invalid one.
+pub(super) struct MergedValue {
     pub raw: Raw,
     pub source: Source,
     pub default: Raw,
@@ -59,7 +59,7 @@ struct Setting {
 const EMPTY_SECTION: Raw = Raw::Other("an empty section");
 
 /// Merges all layers. The result has an entry for every key of `config.toml`.
-pub(super) fn merge(sources: &Sources) -> (BTreeMap<String, Entry>, Vec<Problem>) {
+pub(super) fn merge(sources: &Sources) -> (BTreeMap<String, MergedValue>, Vec<Problem>) {
     let defaults = DeTable::parse(DEFAULTS)
         .expect("the built-in config.toml is TOML: the unit tests parse it");
     let mut built_in = Vec::new();
@@ -71,7 +71,7 @@ pub(super) fn merge(sources: &Sources) -> (BTreeMap<String, Entry>, Vec<Problem>
         .map(|(key, raw)| {
             (
                 key,
-                Entry {
+                MergedValue {
                     default: raw.clone(),
                     raw,
                     source: Source::Default,
@@ -116,7 +116,7 @@ pub(super) fn merge(sources: &Sources) -> (BTreeMap<String, Entry>, Vec<Problem>
 }
 
 struct Merge {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, MergedValue>,
     problems: Vec<Problem>,
 }
 

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::layers::{Entry, Raw, list_in};
+use super::layers::{MergedValue, Raw, list_in};
 use super::problem::{Problem, Source};
 use super::secret::{Secret, SecretUrl, mask, split_url};
 use crate::templates::{self, Templates};
@@ -21,7 +21,7 @@ pub(super) struct Shown {
 }
 
 pub(super) struct Reader {
-    pub entries: BTreeMap<String, Entry>,
+    pub entries: BTreeMap<String, MergedValue>,
     pub problems: Vec<Problem>,
     pub shown: Vec<Shown>,
 }
@@ -96,8 +96,8 @@ impl Reader {
         let problems = faults.into_iter().map(|fault| Problem {
             key: key.to_owned(),
             source: match fault.place {
-                templates::Place::Setting => source.clone(),
-                templates::Place::File { path, line } => Source::File { path, line },
+                templates::TemplateLocation::Setting => source.clone(),
+                templates::TemplateLocation::File { path, line } => Source::File { path, line },
             },
             message: fault.message,
             allowed: fault.allowed,

@@ -18,7 +18,7 @@ use crate::{
     bus::Presence,
     error::{Error, Result},
     model::{Account, LoginId, RoomId, Timestamp, UserId},
-    store::{Entry, Reads},
+    store::{Reads, RoomEntry},
 };
 
 /// Reads under way at once. A second one starts only beside one that is slow: otherwise two would split the keys.
@@ -38,10 +38,10 @@ pub struct BatchedRead<K, V> {
 
 struct Shared<K, V> {
     read: Box<Read<K, V>>,
-    state: Mutex<State<K, V>>,
+    state: Mutex<BatchState<K, V>>,
 }
 
-struct State<K, V> {
+struct BatchState<K, V> {
     waiting: Vec<Asked<K, V>>,
     /// Reads under way.
     reading: usize,
@@ -63,7 +63,7 @@ impl<K: Send + 'static, V: Send + 'static> BatchedRead<K, V> {
         BatchedRead {
             shared: Arc::new(Shared {
                 read: Box::new(move |keys| Box::pin(read(keys))),
-                state: Mutex::new(State {
+                state: Mutex::new(BatchState {
                     waiting: Vec::new(),
                     reading: 0,
                     began: Instant::now(),
@@ -137,7 +137,7 @@ pub struct BatchedReads {
     pub accounts: BatchedRead<UserId, Option<Account>>,
     /// Whether the login was revoked.
     pub revoked: BatchedRead<LoginId, bool>,
-    pub entries: BatchedRead<(RoomId, UserId), Option<Entry>>,
+    pub entries: BatchedRead<(RoomId, UserId), Option<RoomEntry>>,
     /// Announces on the bus that a user is connected.
     pub here: BatchedRead<(UserId, Timestamp), ()>,
 }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_while_a_read_is_under_way_shares_the_next_one() {
+    async fn requests_during_a_read_share_the_next_one() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 7).await;
         let keys = 1..=KEYS as u32 + 1;
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_to_all_of_its_askers_and_to_no_one_else() {
+    async fn a_failure_is_returned_to_all_requests_of_its_batch_only() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 7).await;
         let all = join_all([1, u32::MAX, 2].map(|key| reads.get(key)));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_reads_for_those_who_gave_up() {
+    async fn cancelled_requests_are_not_read() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 7).await;
         let gone = tokio::spawn({
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_that_panics_keeps_no_place() {
+    async fn a_read_that_panics_releases_its_slot() {
         let (reads, permits, begun) = reads();
         busy(&reads, &begun, 0).await;
         permits.add_permits(READS);

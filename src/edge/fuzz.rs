@@ -153,11 +153,11 @@ pub fn requests(input: &[u8]) {
 /// A cursor that is written and parsed again is the same.
 pub fn cursors(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
-    if let Ok(place) = api::notifications::delivery_log::place(&text) {
-        let (at, message) = (place.at.millis(), place.message.simple());
-        let again = format!("{at}_{message}_{}", place.channel);
-        let read = api::notifications::delivery_log::place(&again);
-        assert_eq!(read.expect("it was made of a place"), place);
+    if let Ok(position) = api::notifications::delivery_log::parse_cursor(&text) {
+        let (at, message) = (position.at.millis(), position.message.simple());
+        let again = format!("{at}_{message}_{}", position.channel);
+        let read = api::notifications::delivery_log::parse_cursor(&again);
+        assert_eq!(read.expect("it was made of a position"), position);
     }
 }
 

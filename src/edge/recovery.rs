@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_always_moves_on_and_tells_what_is_not_there() {
+    fn a_page_always_advances_and_reports_gaps() {
         assert_eq!(page(3, 5, &[4, 5]), (5, false, vec![]));
         assert_eq!(page(3, 4, &[4, 5]), (5, false, vec![]), "stored meanwhile");
         assert_eq!(page(5, 5, &[]), (5, false, vec![]));

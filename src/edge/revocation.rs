@@ -1,4 +1,4 @@
-//! Logins that ended. An access token is verified without reading the store, so an edge remembers which logins are open
+//! Logins that ended. An access token is verified without reading the store, so an edge caches which logins are open
 //! and which ended: REST requests with a token of an ended login or of a deleted account are refused before the token
 //! expires.
 //!
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{hub::Hub, registry::Registry};
 use crate::{model::LoginId, store::Reads};
 
-/// Minimum number of remembered logins; at most twice as many are kept.
+/// Minimum number of cached logins; at most twice as many are kept.
 const KNOWN: usize = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ mod tests {
     use crate::model::new_id;
 
     #[test]
-    fn an_end_that_comes_while_the_store_is_asked_counts() {
+    fn a_revocation_during_a_store_read_counts() {
         let (logins, login) = (Revocations::default(), new_id());
         assert_eq!(logins.state(login), None);
         logins.ended(&[login]);

@@ -131,7 +131,7 @@ pub async fn run(
         internals.spawn(server::serve(
             listener,
             Arc::new(api::operations(Some(edge.clone()))),
-            server::Settings::operations(&config.edge),
+            server::ServerSettings::operations(&config.edge),
             internals.clone(),
             inner.clone(),
         ));
@@ -142,7 +142,7 @@ pub async fn run(
     server::serve(
         listener,
         Arc::new(endpoint(edge, local)),
-        server::Settings::new(&config.edge),
+        server::ServerSettings::new(&config.edge),
         connections.clone(),
         shutdown,
     )
@@ -183,7 +183,7 @@ fn endpoint(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> {
 /// Serves `/healthz` and `/metrics` alone, for a process without an edge.
 pub async fn operations(listener: TcpListener, config: &config::Edge, shutdown: CancellationToken) {
     let endpoint = Arc::new(api::operations(None));
-    let settings = server::Settings::operations(config);
+    let settings = server::ServerSettings::operations(config);
     server::serve(listener, endpoint, settings, TaskTracker::new(), shutdown).await;
 }
 

@@ -13,7 +13,7 @@ use super::{
     outbound::{Item, Outbox, RequestId, answer_to, event},
     presence,
     rate_limit::{Admitted, bucket::Allowance},
-    submit::Answer,
+    submit::SubmitResult,
     subscriber::Subscriber,
 };
 use crate::{
@@ -192,8 +192,8 @@ impl Session {
             .call(self.who.user, Command::Room(room, command))
             .await?
         {
-            Answer::Done(resource) => Ok(resource),
-            Answer::Accepted => Ok(Some(raw(&serde_json::json!({ "status": "accepted" })))),
+            SubmitResult::Done(resource) => Ok(resource),
+            SubmitResult::Accepted => Ok(Some(raw(&serde_json::json!({ "status": "accepted" })))),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
     command::{self, Command, Envelope, Outcome, ReplyTo},
     error::{Error, Result},
     model::{Timestamp, UserId},
-    queue::{BatchBuilder, Publisher, State},
+    queue::{BatchBuilder, Publisher, QueueState},
     telemetry::metrics,
 };
 
@@ -48,13 +48,13 @@ pub struct Limits {
     /// Commands in one batch, and its size in bytes.
     pub batch_messages: usize,
     pub batch_bytes: usize,
-    /// How long a caller waits for the worker's reply before the result is [`Answer::Accepted`].
+    /// How long a caller waits for the worker's reply before the result is [`SubmitResult::Accepted`].
     pub wait: Duration,
 }
 
 /// The result of a command.
 #[derive(Debug)]
-pub enum Answer {
+pub enum SubmitResult {
     /// Done; the resource as JSON, if the command has one.
     Done(Option<Box<RawValue>>),
     /// Enqueued; the worker did not reply within `edge.wait`.
@@ -68,7 +68,7 @@ pub struct Submitter {
     publisher: Arc<dyn Publisher>,
     partitions: Vec<Partition>,
     under_way: Semaphore,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     numbers: AtomicU64,
 }
 
@@ -109,7 +109,7 @@ impl Submitter {
             limits,
             publisher,
             under_way: Semaphore::new(1),
-            waiting: Mutex::default(),
+            pending: Mutex::default(),
             numbers: AtomicU64::new(1),
         });
         for partition in 0..submitter.limits.partitions {
@@ -184,11 +184,11 @@ impl Submitter {
     }
 
     /// Submits a command and waits for the worker's reply, at most `edge.wait` after the command was enqueued.
-    pub async fn call(&self, actor: UserId, command: Command) -> Result<Answer> {
+    pub async fn call(&self, actor: UserId, command: Command) -> Result<SubmitResult> {
         let number = self.next_number();
         let (tx, mut rx) = oneshot::channel();
-        self.waiting.lock().insert(number, tx);
-        let _forget = Forget(self, number);
+        self.pending.lock().insert(number, tx);
+        let _guard = PendingReplyGuard(self, number);
         let reply = ReplyTo {
             edge: self.edge,
             number,
@@ -196,9 +196,9 @@ impl Submitter {
         };
         self.accept(actor, command, Some(reply)).await?;
         match tokio::time::timeout(self.limits.wait, &mut rx).await {
-            Ok(Ok(Outcome::Done(resource))) => Ok(Answer::Done(resource)),
+            Ok(Ok(Outcome::Done(resource))) => Ok(SubmitResult::Done(resource)),
             Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
-            Ok(Err(_)) | Err(_) => Ok(Answer::Accepted),
+            Ok(Err(_)) | Err(_) => Ok(SubmitResult::Accepted),
         }
     }
 
@@ -209,14 +209,14 @@ impl Submitter {
 
     /// Passes a worker's reply to the caller that waits for it.
     pub fn answered(&self, number: u64, outcome: Outcome) {
-        if let Some(waiting) = self.waiting.lock().remove(&number) {
-            let _ = waiting.send(outcome);
+        if let Some(reply) = self.pending.lock().remove(&number) {
+            let _ = reply.send(outcome);
         }
     }
 
     fn check_room(&self) -> Result<()> {
         let backlog = self.publisher.backlog();
-        if self.publisher.state() == State::Up && backlog < self.limits.max_backlog {
+        if self.publisher.state() == QueueState::Up && backlog < self.limits.max_backlog {
             return Ok(());
         }
         metrics().commands_busy.inc();
@@ -224,10 +224,10 @@ impl Submitter {
     }
 
     async fn run(self: Arc<Self>, partition: u16, shutdown: CancellationToken) {
-        let place = &self.partitions[usize::from(partition)];
+        let queue = &self.partitions[usize::from(partition)];
         loop {
             let is_empty = {
-                let mut buffer = place.buffer.lock();
+                let mut buffer = queue.buffer.lock();
                 let is_empty = buffer.batches.is_empty();
                 if is_empty && shutdown.is_cancelled() {
                     buffer.closed = true;
@@ -237,7 +237,7 @@ impl Submitter {
             };
             if is_empty {
                 tokio::select! {
-                    () = place.filled.notified() => {}
+                    () = queue.filled.notified() => {}
                     () = shutdown.cancelled() => {}
                 }
                 continue;
@@ -245,7 +245,7 @@ impl Submitter {
             // The semaphore is never closed. Commands that arrive while waiting for the permit join the batch.
             let permit = self.under_way.acquire().await.ok();
             let next = {
-                let mut buffer = place.buffer.lock();
+                let mut buffer = queue.buffer.lock();
                 let next = buffer.batches.pop_front();
                 buffer.waiting -= next.as_ref().map_or(0, |batch| batch.done.len());
                 next
@@ -301,10 +301,10 @@ fn busy() -> Error {
 }
 
 /// Removes the pending reply when its caller is dropped.
-struct Forget<'a>(&'a Submitter, u64);
+struct PendingReplyGuard<'a>(&'a Submitter, u64);
 
-impl Drop for Forget<'_> {
+impl Drop for PendingReplyGuard<'_> {
     fn drop(&mut self) {
-        self.0.waiting.lock().remove(&self.1);
+        self.0.pending.lock().remove(&self.1);
     }
 }

@@ -28,7 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Shared by all transports of one edge.
 pub(super) struct Unauthenticated {
     limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<SlotState>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ struct Limits {
 }
 
 #[derive(Default)]
-struct State {
+struct SlotState {
     open: usize,
     /// Open connections per address; addresses without any have no entry.
     counts: HashMap<IpAddr, usize>,
@@ -97,7 +97,7 @@ impl Unauthenticated {
     }
 }
 
-impl State {
+impl SlotState {
     fn enter(&mut self, limits: &Limits, network: Option<IpAddr>, now: Instant) -> Result<()> {
         if let Some(network) = network {
             let open = self.counts.get(&network).copied().unwrap_or(0);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_places_and_all_together_so_many() {
+    fn slots_are_limited_per_address_and_in_total() {
         let limiter = limiter(LIMITS);
         let mut first: Vec<Slot> = (0..3).map(|_| limiter.admit(v4(1)).unwrap()).collect();
         assert_eq!(code(limiter.admit(v4(1))), Some(Code::RateLimited));
@@ -227,7 +227,7 @@ mod tests {
             per_address: usize::MAX,
             interval: Duration::from_millis(100),
         };
-        let (mut state, start) = (State::default(), Instant::now());
+        let (mut state, start) = (SlotState::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         for _ in 0..10 {
             state.enter(&limits, v4(1), start).unwrap();

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_survive_the_store_and_strange_ones_are_the_default() {
+    fn preferences_survive_the_store_and_invalid_ones_are_the_default() {
         let preferences = quiet("22:15", "06:45", "Asia/Kathmandu");
         let json = serde_json::to_string(&preferences).unwrap();
         assert_eq!(Preferences::parse(Some(&json)), preferences);

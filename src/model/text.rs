@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_what_they_seem_are_refused() {
+    fn misleading_names_are_refused() {
         for (name, why) in [
             ("", "seen"),
             (" \u{3000}\u{A0}", "seen"),
@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
             #[test]
-            fn what_is_taken_is_one_visible_line_and_taken_again(text in "\\PC{0,12}|[\\p{M}\\p{Cf}\\p{L}\\p{So}\\p{Z}\\p{Cc}]{0,12}") {
+            fn accepted_text_is_one_visible_line(text in "\\PC{0,12}|[\\p{M}\\p{Cf}\\p{L}\\p{So}\\p{Z}\\p{Cc}]{0,12}") {
                 if let Ok(kept) = label(&text) {
                     prop_assert!(!kept.chars().any(char::is_control));
     let hidden = kept.contains(['\u{202E}', '\u{2066}', '\u{200B}', '\u{2028}']);

@@ -78,7 +78,7 @@ mod tests {
 
     /// Names that Unicode calls confusable have equal skeletons here, for every pair of characters.
     #[test]
-    fn unicodes_own_skeletons_are_told_apart_no_better() {
+    fn unicode_skeletons_distinguish_no_more_names() {
         let letters = || ALPHABET.chars();
         let names = letters().flat_map(|a| letters().map(move |b| format!("{a}{b}")));
         let mut ours = HashMap::new();

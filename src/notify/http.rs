@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_says_when_to_come_back_in_three_ways() {
+    fn retry_after_is_read_in_three_formats() {
         let after = |headers: &[_]| match reply(429, headers).common() {
             Some(SendResult::NotSent { after }) => after,
             other => panic!("{other:?}"),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_status_means() {
+    fn statuses_map_to_results() {
         assert_eq!(reply(401, &[]).common(), Some(SendResult::Locked));
         assert_eq!(
             reply(503, &[]).common(),

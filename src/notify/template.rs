@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_wrote_stays_text() {
+    fn user_text_is_escaped() {
         let evil = DigestMessage {
             room: "<img src=x>\r\nBcc: all@example.com".to_owned(),
             sender: "\"><script>".to_owned(),

@@ -148,7 +148,7 @@ mod tests {
     };
 
     #[test]
-    fn only_what_sendgrid_signed_lately_counts() {
+    fn only_recent_valid_sendgrid_signatures_are_accepted() {
         let signing = SigningKey::from_slice(&[7; 32]).unwrap();
         let der = signing.verifying_key().to_public_key_der().unwrap();
         let key = STANDARD.encode(der.as_bytes());

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_adds_nothing() {
+    fn a_failed_push_adds_nothing() {
         let mut batch = BatchBuilder::default();
         assert!(batch.is_empty());
         let failing = batch.push(|bytes| {

@@ -14,7 +14,7 @@ pub type Partition = u16;
 
 /// Whether the queue accepts publishes now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum QueueState {
     Up,
     /// The broker is connected but blocks publishers (a memory or disk alarm).
     Blocked,
@@ -30,7 +30,7 @@ pub trait Publisher: Send + Sync {
     /// This node's estimate of the commands that wait in all partitions; never blocks.
     fn backlog(&self) -> u64;
 
-    fn state(&self) -> State;
+    fn state(&self) -> QueueState;
 }
 
 /// One payload, not yet acknowledged.

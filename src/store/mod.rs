@@ -30,7 +30,7 @@ pub use accounts::{
 pub use batch::{AddMembers, BatchWrites, Changes, Facts, FeedEntry, Scope, Transaction};
 pub use expire::{EXPIRE_AT_ONCE, Expired, Expiry};
 pub use logins::{Login, LoginReads, LoginWrites, Rotation};
-pub use members::{Entry, MemberReads, MemberRooms};
+pub use members::{MemberReads, MemberRooms, RoomEntry};
 pub use messages::{MessageReads, Window};
 pub use port::{Reads, Writes};
 pub use rooms::RoomReads;

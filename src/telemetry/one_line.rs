@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_whatever_it_holds() {
+    fn every_event_is_one_line() {
         let line = |text: &str, colour| {
             String::from_utf8(one_line(text.as_bytes(), colour).into_owned()).unwrap()
         };

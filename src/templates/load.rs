@@ -43,7 +43,7 @@ impl Default for Templates {
 /// A problem with the templates of a directory.
 #[derive(Debug)]
 pub struct Fault {
-    pub place: Place,
+    pub place: TemplateLocation,
     pub message: String,
     /// The valid alternatives, in words; empty if the message is enough.
     pub allowed: String,
@@ -51,7 +51,7 @@ pub struct Fault {
 
 /// Where a problem is.
 #[derive(Debug)]
-pub enum Place {
+pub enum TemplateLocation {
     /// In the setting that names the directory.
     Setting,
     /// In a file; `line` counts from 1.
@@ -65,7 +65,7 @@ impl Templates {
         let mut used = built_in();
         let mut faults = Vec::new();
         let unreadable = |path: &Path, error: std::io::Error| Fault {
-            place: Place::Setting,
+            place: TemplateLocation::Setting,
             message: format!("{} cannot be read: {error}", path.display()),
             allowed: "a directory of templates".to_owned(),
         };
@@ -80,7 +80,7 @@ impl Templates {
             if file.starts_with('.') {
                 continue;
             }
-            let at = |line: Option<usize>| Place::File {
+            let at = |line: Option<usize>| TemplateLocation::File {
                 path: path.clone(),
                 line,
             };

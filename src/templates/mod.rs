@@ -7,5 +7,5 @@ mod load;
 mod values;
 
 pub use environment::escape;
-pub use load::{Fault, Place, Templates};
+pub use load::{Fault, TemplateLocation, Templates};
 pub use values::{CodeValues, DigestMessage, DigestValues};

@@ -37,7 +37,7 @@ impl Runner {
         }
         self.publish(outcomes).await;
         if let Err(error) = self
-            .until_answered(|| self.worker.notifier.forget(user))
+            .until_answered(|| self.worker.notifier.erase_user(user))
             .await?
         {
             return Some(Err(error));

@@ -31,7 +31,7 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Maximum number of remembered rooms whose cached events may lag behind; the cache entries of others expire.
+/// Maximum number of tracked rooms whose cached events may lag behind; the cache entries of others expire.
 const MAX_STALE: usize = 100_000;
 
 /// Runs a lane's batches.

@@ -44,12 +44,12 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     if settings.does(WorkerRole::Maintenance) {
         parts.spawn(maintenance::run(worker.clone(), id, shutdown.clone()));
     }
-    let jobs: Vec<&str> = settings.jobs.iter().map(|role| role.as_str()).collect();
+    let roles: Vec<&str> = settings.jobs.iter().map(|role| role.as_str()).collect();
     tracing::info!(
         worker = %id,
         name = settings.id,
         lanes,
-        jobs = jobs.join(","),
+        roles = roles.join(","),
         "working"
     );
     if settings.does(WorkerRole::Messages) {

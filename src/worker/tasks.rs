@@ -125,7 +125,7 @@ async fn dead_letter(worker: &Worker, task: TakenTask, error: &Error) {
     let letter = DeadLetter {
         id: new_id(),
         at: Timestamp::now(),
-        reason: format!("a job of notifications: {}", error.chain()),
+        reason: format!("notification task failed: {}", error.chain()),
         partition: 0,
         payload: String::from_utf8_lossy(&task.payload).into_owned(),
     };

@@ -103,9 +103,9 @@ async fn workers_with_invalid_settings_are_not_restarted() {
 
 #[tokio::test]
 async fn a_missing_program_is_reported() {
-    let mut recipe = script("");
-    recipe.program = "/nowhere/chat".into();
-    let mut pool = Pool::new(recipe, PATIENCE);
+    let mut command = script("");
+    command.program = "/nowhere/chat".into();
+    let mut pool = Pool::new(command, PATIENCE);
     let error = keep(&mut pool, 2, |_| false).await.unwrap_err();
     assert!(
         error.message.contains("cannot start /nowhere/chat: "),

@@ -165,7 +165,7 @@ fn four_free_ports() -> u16 {
 }
 
 /// A TCP proxy to a server that a test can cut, or freeze without closing connections.
-pub struct Line {
+pub struct TcpProxy {
     pub address: SocketAddr,
     flows: watch::Sender<bool>,
     withheld: Arc<AtomicU64>,
@@ -173,9 +173,9 @@ pub struct Line {
     accepting: JoinHandle<()>,
 }
 
-impl Line {
+impl TcpProxy {
     /// `target` is `host:port`.
-    pub async fn to(target: &str) -> Line {
+    pub async fn to(target: &str) -> TcpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (flows, flowing) = watch::channel(true);
@@ -193,7 +193,7 @@ impl Line {
                 }
             }
         });
-        Line {
+        TcpProxy {
             address,
             flows,
             withheld,
@@ -225,7 +225,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.accepting.abort();
         self.cut();

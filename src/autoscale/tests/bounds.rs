@@ -29,7 +29,7 @@ fn steady(workers: u32, change: impl Fn(&mut Sample)) -> Vec<Sample> {
     samples.collect()
 }
 
-fn now(samples: &[Sample], settings: &Settings) -> Decision {
+fn now(samples: &[Sample], settings: &Thresholds) -> Decision {
     decide(samples.last().map_or(secs(0), |s| s.at), samples, settings)
 }
 
@@ -39,7 +39,7 @@ fn target(workers: u32, change: impl Fn(&mut Sample)) -> u32 {
 }
 
 #[test]
-fn one_more_than_a_worker_is_trusted_with_asks_for_another() {
+fn a_message_above_a_workers_capacity_adds_a_worker() {
     for (waiting, arrival, tasks, expected) in [
         (1000, 0.0, 0, 1),
         (1001, 0.0, 0, 2),
@@ -57,7 +57,7 @@ fn one_more_than_a_worker_is_trusted_with_asks_for_another() {
         assert_eq!(decision.target, expected, "{waiting} {arrival} {tasks}");
         let reason = match (expected, tasks) {
             (1, _) => "as many as it takes",
-            (_, 101) => "jobs wait",
+            (_, 101) => "tasks wait",
             _ => "messages wait or arrive",
         };
         assert_eq!(decision.reason, reason);
@@ -75,7 +75,7 @@ fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
     let busy = steady(8, |sample| sample.tasks = Some(1_000_000));
     assert!(now(&busy, &SETTINGS).reason.contains("autoscale.max"));
     // Messages alone never require more workers than there are partitions.
-    let few = Settings {
+    let few = Thresholds {
         partitions: 3,
         ..SETTINGS
     };
@@ -85,7 +85,7 @@ fn a_step_doubles_or_adds_the_least_and_ends_at_max() {
 
 #[test]
 fn min_and_max_come_before_everything() {
-    let settings = Settings {
+    let settings = Thresholds {
         min: 2,
         max: 4,
         ..SETTINGS
@@ -129,7 +129,7 @@ fn a_message_is_old_beyond_the_target_and_once_the_number_had_time_to_show() {
     let old = |sample: &mut Sample| {
         (sample.oldest, sample.waiting) = (Some(secs(9)), Some(1));
     };
-    let few = Settings {
+    let few = Thresholds {
         partitions: 2,
         ..SETTINGS
     };
@@ -167,7 +167,7 @@ fn down_by_half_after_a_whole_cooldown() {
     }
     for (tasks, expected) in [(70, 1), (71, 2)] {
         let change = |sample: &mut Sample| sample.tasks = Some(tasks);
-        assert_eq!(target(2, change), expected, "{tasks} jobs");
+        assert_eq!(target(2, change), expected, "{tasks} tasks");
     }
     for (arrival, expected) in [(1400.0, 1), (1401.0, 2)] {
         let change = |sample: &mut Sample| sample.arrival = Some(arrival);
@@ -185,7 +185,7 @@ fn down_by_half_after_a_whole_cooldown() {
 }
 
 #[test]
-fn the_last_one_stays_while_jobs_fall_due_soon() {
+fn the_last_worker_stays_while_tasks_fall_due_soon() {
     for (due_soon, expected) in [(Some(0), 0), (Some(1), 1), (None, 1)] {
         let change = |sample: &mut Sample| sample.due_soon = due_soon;
         assert_eq!(target(1, change), expected, "{due_soon:?}");
@@ -194,7 +194,7 @@ fn the_last_one_stays_while_jobs_fall_due_soon() {
 }
 
 #[test]
-fn what_is_unknown_keeps_what_is_there() {
+fn unknown_figures_keep_the_number_of_workers() {
     for unknown in [
         (|sample: &mut Sample| sample.waiting = None) as fn(&mut Sample),
         |sample| sample.arrival = None,
@@ -242,7 +242,7 @@ fn a_number_that_fell_behind_is_not_tried_again_while_as_much_arrives() {
         assert_eq!(now(&samples, &SETTINGS).target, expected, "{millis} ms");
     }
     // The shortage is ignored after `memory`.
-    let memory = Settings {
+    let memory = Thresholds {
         memory: secs(100),
         ..SETTINGS
     };

@@ -24,7 +24,7 @@ fn due_tasks_start_a_worker_and_delayed_ones_keep_one() {
 
 #[test]
 fn tasks_may_use_more_workers_than_there_are_partitions() {
-    let settings = Settings {
+    let settings = Thresholds {
         partitions: 2,
         ..SETTINGS
     };
@@ -44,7 +44,7 @@ fn tasks_may_use_more_workers_than_there_are_partitions() {
 fn tasks_never_wait_without_a_worker() {
     for seed in 0..50 {
         let mut random = Random(seed);
-        let settings = Settings {
+        let settings = Thresholds {
             min: 0,
             jobs_per_worker: 1 + random.below(500),
             ..random_settings(&mut random)
@@ -69,7 +69,7 @@ fn tasks_never_wait_without_a_worker() {
 fn a_steady_number_of_tasks_leads_to_a_steady_number_of_workers() {
     for seed in 0..40 {
         let mut random = Random(seed);
-        let settings = Settings {
+        let settings = Thresholds {
             jobs_per_worker: 1 + random.below(500),
             ..random_settings(&mut random)
         };

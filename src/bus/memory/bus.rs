@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{
     expiring::Expiring,
-    state::{CoordinationState, Listeners, PresenceState, RecentState, Settings},
+    state::{CoordinationState, Listeners, MemoryBusSettings, PresenceState, RecentState},
 };
 
 pub struct MemoryBus {
@@ -17,7 +17,7 @@ pub struct MemoryBus {
 }
 
 impl MemoryBus {
-    pub fn new(settings: Settings) -> MemoryBus {
+    pub fn new(settings: MemoryBusSettings) -> MemoryBus {
         MemoryBus {
             listeners: Arc::default(),
             recent: Mutex::new(RecentState {

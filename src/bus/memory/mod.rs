@@ -10,4 +10,4 @@ mod recent;
 mod state;
 
 pub use bus::MemoryBus;
-pub use state::Settings;
+pub use state::MemoryBusSettings;

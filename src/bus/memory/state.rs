@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct MemoryBusSettings {
     /// Cached events per room, at least 1.
     pub recent_messages: usize,
     /// Time to live of a room's cached events after the last append.
@@ -24,9 +24,9 @@ pub struct Settings {
     pub recent_rooms: usize,
 }
 
-impl Default for Settings {
+impl Default for MemoryBusSettings {
     fn default() -> Self {
-        Settings {
+        MemoryBusSettings {
             recent_messages: 200,
             recent_ttl: Duration::from_secs(3600),
             recent_rooms: 10_000,
@@ -49,7 +49,7 @@ pub(super) struct Listener {
 }
 
 pub(super) struct RecentState {
-    pub(super) settings: Settings,
+    pub(super) settings: MemoryBusSettings,
     pub(super) rooms: Expiring<RoomId, VecDeque<FeedEvent>>,
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const DEADLINE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-pub struct Settings {
+pub struct RedisSettings {
     /// `redis://` or `rediss://`. May contain a password: never logged.
     pub url: String,
     /// Begins the name of every key and channel, followed by a colon.
@@ -27,9 +27,9 @@ pub struct Settings {
     pub pool: usize,
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("RedisSettings")
             .field("prefix", &self.prefix)
             .field("recent_messages", &self.recent_messages)
             .field("recent_ttl", &self.recent_ttl)
@@ -39,7 +39,7 @@ impl fmt::Debug for Settings {
 }
 
 pub struct RedisBus {
-    pub(super) settings: Settings,
+    pub(super) settings: RedisSettings,
     pool: Pool,
     pub(super) client: Client,
 }
@@ -49,7 +49,7 @@ impl RedisBus {
     ///
     /// # Errors
     /// An invalid URL.
-    pub fn connect(settings: Settings) -> Result<RedisBus> {
+    pub fn connect(settings: RedisSettings) -> Result<RedisBus> {
         let invalid = |error: RedisError| Error::field("redis.url", error.to_string());
         let client = Client::open(settings.url.as_str()).map_err(invalid)?;
         let connection = AsyncConnectionConfig::new()

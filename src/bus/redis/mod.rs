@@ -10,4 +10,4 @@ mod presence;
 mod pubsub;
 mod recent;
 
-pub use connection::{RedisBus, Settings};
+pub use connection::{RedisBus, RedisSettings};

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Maximum version conflicts while a report is stored.
-const CLASHES: usize = 20;
+const MAX_CONFLICTS: usize = 20;
 /// Why a code was not sent.
 const WITHHELD: &str =
     "too many codes were asked for at this address (limits.codes_per_recipient_per_hour, _per_day)";
@@ -176,7 +176,7 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
 /// Applies a provider's report once; a delivery's state only moves forward.
 async fn apply(notifier: &Notifier, report: &Report) -> Result<()> {
     let store = notifier.store.as_ref();
-    for _ in 0..CLASHES {
+    for _ in 0..MAX_CONFLICTS {
         let Some(mut delivery) = store.delivery(report.delivery).await? else {
             tracing::debug!("ignored a provider report for an unknown delivery");
             return Ok(());

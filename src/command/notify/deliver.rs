@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// How long after its timeout an attempt without an answer counts as interrupted.
-pub(super) const BROKEN_OFF: Duration = Duration::from_secs(2);
+pub(super) const INTERRUPTED_AFTER: Duration = Duration::from_secs(2);
 /// Why a number gets no text messages.
-const NOT_THERE: &str = "text messages do not go to such numbers (notify.sms.countries)";
+const COUNTRY_NOT_ALLOWED: &str = "text messages do not go to such numbers (notify.sms.countries)";
 /// Maximum version conflicts while an answer is stored.
-const CLASHES: usize = 20;
+const MAX_CONFLICTS: usize = 20;
 
 pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Result<Next> {
     let Some(mut delivery) = notifier.store.delivery(id).await? else {
@@ -35,7 +35,7 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     if delivery.record.state.is_final() {
         return Ok(Next::Done);
     }
-    if let Some(next) = broken_off(notifier, &mut delivery).await? {
+    if let Some(next) = check_unfinished(notifier, &mut delivery).await? {
         return Ok(next);
     }
     let settings = notifier.store.notify_settings(delivery.user).await?;
@@ -66,8 +66,8 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
     if let Some(reason) = too_old(notifier, &delivery, now) {
         return give_up(notifier, delivery, &reason).await;
     }
-    let gate = notifier.gate(delivery.channel);
-    if let Some((wait, locked)) = gate.closed() {
+    let limiter = notifier.limiter(delivery.channel);
+    if let Some((wait, locked)) = limiter.closed() {
         let reason = if locked {
             "the channel is paused: the provider refuses the server's credentials"
         } else {
@@ -83,19 +83,21 @@ pub(super) async fn run(notifier: &Notifier, id: Uuid, code: Option<&str>) -> Re
         && !countries::allowed(number, &notifier.config.notify.sms.countries)
     {
         notifier.store.close_delivery(id).await?;
-        delivery.now(DeliveryState::Suppressed, NOT_THERE);
+        delivery.now(DeliveryState::Suppressed, COUNTRY_NOT_ALLOWED);
         return put(notifier, delivery).await;
     }
     if let Some(reason) = notifier.store.suppressed(&outgoing.to).await? {
         delivery.now(DeliveryState::Suppressed, reason);
         return put(notifier, delivery).await;
     }
-    let place = match gate.enter(notifier.coordination.as_ref()).await {
-        Ok(place) => place,
+    let permit = match limiter.acquire(notifier.coordination.as_ref()).await {
+        Ok(permit) => permit,
         Err(wait) => return Ok(Next::Again(wait)),
     };
     let next = attempt(notifier, delivery, &outgoing).await;
-    gate.leave(notifier.coordination.as_ref(), place).await;
+    limiter
+        .release(notifier.coordination.as_ref(), permit)
+        .await;
     next
 }
 
@@ -108,8 +110,8 @@ async fn cancel(notifier: &Notifier, mut delivery: Delivery) -> Result<Next> {
 }
 
 /// Cancels a delivery of a deleted account, unless an attempt is in progress, and removes its address.
-pub(super) async fn forget(notifier: &Notifier, mut delivery: Delivery) -> Result<()> {
-    for _ in 0..CLASHES {
+pub(super) async fn erase(notifier: &Notifier, mut delivery: Delivery) -> Result<()> {
+    for _ in 0..MAX_CONFLICTS {
         let attempts = delivery.record.attempts.last();
         let attempted = attempts.is_some_and(|attempt| attempt.ended_at.is_none());
         let ends = !delivery.record.state.is_final() && !attempted;
@@ -136,7 +138,7 @@ pub(super) async fn forget(notifier: &Notifier, mut delivery: Delivery) -> Resul
 
 /// Handles an unfinished attempt: either it is still in progress, or its worker died and the provider may have accepted
 /// the message.
-async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Option<Next>> {
+async fn check_unfinished(notifier: &Notifier, delivery: &mut Delivery) -> Result<Option<Next>> {
     let Some(last) = delivery.record.attempts.last_mut() else {
         return Ok(None);
     };
@@ -144,7 +146,7 @@ async fn broken_off(notifier: &Notifier, delivery: &mut Delivery) -> Result<Opti
         return Ok(None);
     }
     let now = Timestamp::now();
-    let patience = notifier.config.notify.timeout + BROKEN_OFF;
+    let patience = notifier.config.notify.timeout + INTERRUPTED_AFTER;
     if let Some(left) = under_way(last.started_at, now, patience) {
         return Ok(Some(Next::Again(left)));
     }
@@ -318,17 +320,17 @@ async fn attempt(notifier: &Notifier, mut delivery: Delivery, outgoing: &Outgoin
     }
     let SendReport { verdict, said } = channel.send(outgoing).await;
     count(delivery.channel, &verdict);
-    let gate = notifier.gate(delivery.channel);
+    let limiter = notifier.limiter(delivery.channel);
     match verdict {
-        SendResult::Locked => gate.locked(),
-        SendResult::NotSent { after: None } | SendResult::Unknown { .. } => gate.failed(),
-        _ => gate.worked(),
+        SendResult::Locked => limiter.locked(),
+        SendResult::NotSent { after: None } | SendResult::Unknown { .. } => limiter.failed(),
+        _ => limiter.worked(),
     }
     if verdict == (SendResult::Refused { address: true }) {
         let reason = format!("the provider refuses the address ({said})");
         notifier.store.suppress(&outgoing.to, &reason).await?;
     }
-    for _ in 0..CLASHES {
+    for _ in 0..MAX_CONFLICTS {
         let mine = |attempt: &&mut Attempt| attempt.started_at == started_at;
         let Some(mine) = delivery.record.attempts.iter_mut().rev().find(mine) else {
             return Ok(Next::Done);
@@ -362,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_is_broken_off_whatever_the_clock_does() {
+    fn an_interrupted_attempt_is_detected_despite_clock_changes() {
         let at = |seconds: i64| Timestamp::from_millis(1_800_000_000_000 + seconds * 1000);
         let patience = Duration::from_secs(17);
         let left = |started, now| under_way(at(started), at(now), patience);

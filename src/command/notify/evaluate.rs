@@ -16,12 +16,12 @@ use crate::{
 
 /// How often the evaluation is repeated while the user is connected and active, before the notification is cancelled: a
 /// connection that died silently times out in between.
-const LOOKS: u32 = 2;
+const MAX_REPEATS: u32 = 2;
 
 /// The result of one evaluation for one member.
 #[derive(Debug, PartialEq, Eq)]
 enum Decided {
-    Tell(Vec<ChannelKind>),
+    Notify(Vec<ChannelKind>),
     Not(DeliveryState, &'static str),
     /// The user is connected: evaluate again later.
     Later,
@@ -35,7 +35,7 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
 
     let (mut decisions, mut later) = (Vec::new(), BTreeSet::new());
     for candidate in &candidates {
-        let there = present.get(&candidate.user).copied().unwrap_or_default();
+        let activity = present.get(&candidate.user).copied().unwrap_or_default();
         let mut put = |verdict| {
             decisions.push(Decision {
                 message: candidate.message,
@@ -46,8 +46,8 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
                 verdict,
             });
         };
-        match decide(notifier, candidate, there, again) {
-            Decided::Tell(channels) => {
+        match decide(notifier, candidate, activity, again) {
+            Decided::Notify(channels) => {
                 channels
                     .into_iter()
                     .for_each(|c| put(NotifyVerdict::Notify(c)));
@@ -59,7 +59,7 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
         }
     }
     if !decisions.is_empty() {
-        tell(notifier, &decisions).await?;
+        store_decisions(notifier, &decisions).await?;
     }
     if !later.is_empty() {
         let task = Task::Evaluate {
@@ -73,7 +73,7 @@ pub(super) async fn run(notifier: &Notifier, messages: &[MessageId], again: u32)
 }
 
 /// Stores the decisions and enqueues the deliveries that they opened.
-async fn tell(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
+async fn store_decisions(notifier: &Notifier, decisions: &[Decision]) -> Result<()> {
     let concerned = notifier.store.decide(decisions).await?;
     // A delivery that was already open has its task. One that these messages open gets it here, even if this task was
     // interrupted after the decision and is repeated.
@@ -107,7 +107,12 @@ async fn presence(notifier: &Notifier, candidates: &[Candidate]) -> HashMap<User
     }
 }
 
-fn decide(notifier: &Notifier, candidate: &Candidate, there: UserPresence, again: u32) -> Decided {
+fn decide(
+    notifier: &Notifier,
+    candidate: &Candidate,
+    activity: UserPresence,
+    again: u32,
+) -> Decided {
     use DeliveryState::{Cancelled, Suppressed};
     let preferences = &candidate.preferences;
     if candidate.deleted {
@@ -161,11 +166,11 @@ fn decide(notifier: &Notifier, candidate: &Candidate, there: UserPresence, again
         return Decided::Not(Suppressed, "no address is verified");
     }
     let away_after = notifier.config.notify.away_after.as_millis() as i64;
-    let active = there.last_active.map_or(i64::MIN, Timestamp::millis);
-    let is_there = there.connected && active > Timestamp::now().millis() - away_after;
-    match is_there {
-        true if again < LOOKS => Decided::Later,
+    let active = activity.last_active.map_or(i64::MIN, Timestamp::millis);
+    let is_active = activity.connected && active > Timestamp::now().millis() - away_after;
+    match is_active {
+        true if again < MAX_REPEATS => Decided::Later,
         true => Decided::Not(Cancelled, "connected and active the whole time"),
-        false => Decided::Tell(reachable),
+        false => Decided::Notify(reachable),
     }
 }

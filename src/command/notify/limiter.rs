@@ -30,16 +30,16 @@ pub struct Permit(Option<Uuid>);
 pub struct ProviderLimiter {
     channel: ChannelKind,
     per_second: u32,
-    places: u32,
+    max_concurrent: u32,
     /// Longer than a request can take.
     lease: Duration,
     pause: Duration,
     rest: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BreakerState {
     /// The breaker is open until then.
     until: Option<Instant>,
     locked: bool,
@@ -53,8 +53,8 @@ impl ProviderLimiter {
         ProviderLimiter {
             channel,
             per_second,
-            places: settings.concurrency.into(),
-            lease: settings.timeout + super::deliver::BROKEN_OFF,
+            max_concurrent: settings.concurrency.into(),
+            lease: settings.timeout + super::deliver::INTERRUPTED_AFTER,
             pause: settings.pause,
             rest: settings.retry_initial,
             state: Mutex::default(),
@@ -71,20 +71,20 @@ impl ProviderLimiter {
     }
 
     /// Acquires a permit for one request; `Err` is the delay after which to try again.
-    pub async fn enter(&self, bus: &dyn Coordination) -> Result<Permit, Duration> {
-        let place = self.occupy(bus).await?;
-        match self.turn(bus).await {
-            None => Ok(place),
+    pub async fn acquire(&self, bus: &dyn Coordination) -> Result<Permit, Duration> {
+        let permit = self.acquire_permit(bus).await?;
+        match self.count_request(bus).await {
+            None => Ok(permit),
             Some(wait) => {
-                self.leave(bus, place).await;
+                self.release(bus, permit).await;
                 Err(wait)
             }
         }
     }
 
     /// Releases the permit after the request.
-    pub async fn leave(&self, bus: &dyn Coordination, place: Permit) {
-        if let Permit(Some(holder)) = place
+    pub async fn release(&self, bus: &dyn Coordination, permit: Permit) {
+        if let Permit(Some(holder)) = permit
             && let Err(error) = bus.release_permit(&self.key(), holder).await
         {
             tracing::debug!(error = %error.chain(), "failed to release a permit; it will expire");
@@ -95,12 +95,12 @@ impl ProviderLimiter {
         format!("notify:{}", self.channel)
     }
 
-    async fn occupy(&self, bus: &dyn Coordination) -> Result<Permit, Duration> {
+    async fn acquire_permit(&self, bus: &dyn Coordination) -> Result<Permit, Duration> {
         let (key, holder) = (self.key(), Uuid::new_v4());
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             match bus
-                .acquire_permit(&key, holder, self.places, self.lease)
+                .acquire_permit(&key, holder, self.max_concurrent, self.lease)
                 .await
             {
                 Ok(true) => return Ok(Permit(Some(holder))),
@@ -117,7 +117,7 @@ impl ProviderLimiter {
     }
 
     /// Counts one request of this second; returns a delay if none is left.
-    async fn turn(&self, bus: &dyn Coordination) -> Option<Duration> {
+    async fn count_request(&self, bus: &dyn Coordination) -> Option<Duration> {
         let second = Timestamp::now().millis() / 1000;
         let key = format!("notify:{}:{second}", self.channel);
         match bus.increment(&key, Duration::from_secs(2)).await {
@@ -133,7 +133,7 @@ impl ProviderLimiter {
         if state.locked {
             tracing::info!(channel = %self.channel, "the provider accepts the credentials again");
         }
-        *state = State::default();
+        *state = BreakerState::default();
         metrics()
             .notify_paused
             .with_label_values(&[self.channel.as_str()])

@@ -36,7 +36,7 @@ pub const CODE_TTL: Duration = Duration::from_secs(600);
 const GONE: &str = "the account was deleted";
 const LEFT: &str = "no member of the room any more";
 /// Page size when the deliveries of a deleted account are read.
-const FORGET_AT_ONCE: u32 = 200;
+const DELIVERY_PAGE: u32 = 200;
 /// Maximum messages per [`Task::Evaluate`].
 const EVALUATE_AT_ONCE: usize = 500;
 
@@ -124,11 +124,12 @@ impl Notifier {
         dead: Arc<dyn DeadLetters>,
     ) -> Result<Notifier> {
         let notify = &config.notify;
-        let gate = |channel, per_second| limiter::ProviderLimiter::new(channel, per_second, notify);
+        let limiter =
+            |channel, per_second| limiter::ProviderLimiter::new(channel, per_second, notify);
         Ok(Notifier {
             channels: crate::notify::connect(&config)?,
-            email: gate(ChannelKind::Email, notify.email.per_second),
-            sms: gate(ChannelKind::Sms, notify.sms.per_second),
+            email: limiter(ChannelKind::Email, notify.email.per_second),
+            sms: limiter(ChannelKind::Sms, notify.sms.per_second),
             config,
             store,
             tasks,
@@ -138,7 +139,7 @@ impl Notifier {
         })
     }
 
-    fn gate(&self, channel: ChannelKind) -> &limiter::ProviderLimiter {
+    fn limiter(&self, channel: ChannelKind) -> &limiter::ProviderLimiter {
         match channel {
             ChannelKind::Email => &self.email,
             ChannelKind::Sms => &self.sms,
@@ -170,17 +171,17 @@ impl Notifier {
 
     /// After an account deletion: cancels the account's pending deliveries and removes its addresses from sent ones. A
     /// delivery that is being attempted ends at its next step.
-    pub async fn forget(&self, user: UserId) -> Result<()> {
+    pub async fn erase_user(&self, user: UserId) -> Result<()> {
         let mut after = None;
         loop {
-            let some = self.store.deliveries_to(user, after, FORGET_AT_ONCE);
+            let some = self.store.deliveries_to(user, after, DELIVERY_PAGE);
             let some = some.await?;
             let Some(last) = some.last() else {
                 return Ok(());
             };
             after = Some(last.id);
             for delivery in some {
-                deliver::forget(self, delivery).await?;
+                deliver::erase(self, delivery).await?;
             }
         }
     }

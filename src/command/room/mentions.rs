@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_where_people_write_them() {
+    fn mentions_are_found_in_running_text() {
         assert_eq!(names("hi @Bob, and @a_b-c"), ["bob", "a_b-c"]);
         assert_eq!(names("ask @bob."), ["bob.", "bob"]);
         assert_eq!(names("(@bob)@carol"), ["bob", "carol"]);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_names_are_looked_at() {
+    fn the_number_of_names_per_message_is_limited() {
         let text: Vec<String> = (0..60).map(|number| format!("@u{number}")).collect();
         let found = names(&text.join(" "));
         assert_eq!(found.len(), MAX_NAMES);

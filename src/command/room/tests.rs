@@ -149,7 +149,10 @@ fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
     let envelopes = [w.send(&w.owner, "a"), w.send(&w.owner, "a")];
     let first = apply(w.facts.clone(), &envelopes);
     assert_eq!(numbers(&first, w.room), [(3, EventKind::NewMessage)]);
-    assert!(first.repeats.is_empty(), "this very batch tells it");
+    assert!(
+        first.repeats.is_empty(),
+        "the batch itself publishes the event"
+    );
 
     let stored = first.changes.new_messages[0].clone();
     w.facts.rooms.get_mut(&w.room).unwrap().head = 3;
@@ -158,7 +161,7 @@ fn the_same_message_takes_one_number_within_a_batch_and_across_batches() {
     assert!(again.changes.is_empty());
     assert_eq!(
         again.repeats[0].1.seq, 3,
-        "told again, since who stored it may have died before telling"
+        "published again: the first worker may have died before it published"
     );
 }
 
@@ -248,7 +251,7 @@ fn ownership_moves_whole() {
 }
 
 #[test]
-fn a_banned_or_muted_user_hears_why() {
+fn banned_and_muted_users_get_the_reason() {
     let w = world();
     let later = Some(Timestamp::from_millis(5000));
     let envelopes = [
@@ -378,7 +381,7 @@ fn members_are_mentioned_once_and_others_never() {
 }
 
 #[test]
-fn a_read_mark_is_told_when_it_moves() {
+fn a_read_mark_is_published_when_it_moves() {
     let world = world();
     let read = |seq| world.envelope(&world.owner, RoomCommand::MarkRead { seq });
     let applied = apply(world.facts.clone(), &[read(1), read(2), read(1)]);
@@ -390,7 +393,7 @@ fn a_read_mark_is_told_when_it_moves() {
 }
 
 #[test]
-fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
+fn a_deleted_owner_is_replaced_by_a_successor_if_there_is_one() {
     let mut w = world();
     let guest = w.guest.clone();
     let mut facts = w.facts.clone();
@@ -413,7 +416,7 @@ fn who_departs_leaves_what_they_owned_to_an_heir_or_to_nobody() {
     assert_eq!(changes.members[0].user, guest);
     assert_eq!(changes.members[0].role, Role::Owner);
     assert_eq!(changes.removed_members, [(w.room, w.owner.id)]);
-    assert_eq!(changes.forgotten, [(w.room, w.owner.id)]);
+    assert_eq!(changes.erased, [(w.room, w.owner.id)]);
     assert!(changes.rooms.iter().all(|room| !room.deleted));
 
     // No successor exists.

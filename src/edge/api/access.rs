@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     command::{Command, room::RoomCommand},
-    edge::{Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::Answer},
+    edge::{
+        Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::SubmitResult,
+    },
     error::{Error, Result},
     model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
 };
@@ -25,7 +27,7 @@ use crate::{
 pub type Shared<'a> = Data<&'a Arc<Edge>>;
 
 /// How long a write waits for the early check's store read before it is enqueued unchecked.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An access token from `POST /v1/auth/login`, sent as `Authorization: Bearer …`.
 #[derive(SecurityScheme)]
@@ -68,7 +70,7 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
 async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
     let state = match edge.revocations.state(login) {
         Some(state) => state,
-        None => match unless_away(edge.batched.revoked.get(login)).await {
+        None => match if_available(edge.batched.revoked.get(login)).await {
             Some(true) => {
                 edge.revocations.ended(&[login]);
                 LoginState::Ended
@@ -162,17 +164,17 @@ fn allows(need: Need, room: &Room, member: Option<&Member>, now: Timestamp) -> R
 ///
 /// # Errors
 /// `not_found` and `forbidden`. `Ok` if the store does not answer in time.
-pub async fn look(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result<()> {
-    match unless_away(edge.reads.membership(room, user)).await {
+pub async fn check_early(edge: &Edge, room: RoomId, user: UserId, need: Need) -> Result<()> {
+    match if_available(edge.reads.membership(room, user)).await {
         Some(Some((room, member))) => allows(need, &room, member.as_ref(), Timestamp::now()),
         Some(None) => Err(Error::not_found("room")),
         None => Ok(()),
     }
 }
 
-/// The result of `read`, or `None` if it fails or takes longer than `LOOK_WITHIN`.
-pub async fn unless_away<T>(read: impl Future<Output = Result<T>>) -> Option<T> {
-    match tokio::time::timeout(LOOK_WITHIN, read).await {
+/// The result of `read`, or `None` if it fails or takes longer than `CHECK_TIMEOUT`.
+pub async fn if_available<T>(read: impl Future<Output = Result<T>>) -> Option<T> {
+    match tokio::time::timeout(CHECK_TIMEOUT, read).await {
         Ok(Ok(found)) => Some(found),
         Ok(Err(error)) => {
             tracing::debug!(error = %error.chain(), "early check skipped: store unavailable");
@@ -195,12 +197,12 @@ pub struct Write<'a> {
 
 impl Write<'_> {
     /// Checks the permission, submits the command and waits at most `edge.wait` for the worker's reply.
-    pub async fn call(&self, command: RoomCommand) -> Result<Answer> {
-        look(self.edge, self.room, self.user, self.need).await?;
+    pub async fn call(&self, command: RoomCommand) -> Result<SubmitResult> {
+        check_early(self.edge, self.room, self.user, self.need).await?;
         self.call_unchecked(command).await
     }
 
-    async fn call_unchecked(&self, command: RoomCommand) -> Result<Answer> {
+    async fn call_unchecked(&self, command: RoomCommand) -> Result<SubmitResult> {
         self.edge
             .submit
             .call(self.user, Command::Room(self.room, command))
@@ -213,8 +215,8 @@ impl Write<'_> {
         command: RoomCommand,
     ) -> Result<Created<T>> {
         Ok(match self.call_unchecked(command).await? {
-            Answer::Done(resource) => Created::Done(RawJson::of_raw(shown(resource)?)),
-            Answer::Accepted => Created::Accepted(RawJson::of(&Pending::new(self.room))),
+            SubmitResult::Done(resource) => Created::Done(RawJson::of_raw(shown(resource)?)),
+            SubmitResult::Accepted => Created::Accepted(RawJson::of(&Pending::new(self.room))),
         })
     }
 
@@ -225,16 +227,16 @@ impl Write<'_> {
         command: RoomCommand,
     ) -> Result<Changed<T>> {
         Ok(match self.call(command).await? {
-            Answer::Done(resource) => Changed::Done(RawJson::of_raw(shown(resource)?)),
-            Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
+            SubmitResult::Done(resource) => Changed::Done(RawJson::of_raw(shown(resource)?)),
+            SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
         })
     }
 
     /// Submits a command that has no result to show.
     pub async fn clear(&self, id: uuid::Uuid, command: RoomCommand) -> Result<Gone> {
         Ok(match self.call(command).await? {
-            Answer::Done(_) => Gone::Done,
-            Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
+            SubmitResult::Done(_) => Gone::Done,
+            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
         })
     }
 }
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_learn_nothing_of_private_rooms() {
+    fn strangers_see_nothing_of_private_rooms() {
         let now = Timestamp::now();
         for need in [Need::Sight, Need::Voice, Need::Role(Role::Owner)] {
             for kind in [RoomKind::Private, RoomKind::Direct] {

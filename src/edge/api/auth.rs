@@ -18,7 +18,7 @@ use crate::{
         Edge,
         auth::{Identity, TICKET_TTL, Tokens},
         client_address,
-        submit::Answer,
+        submit::SubmitResult,
     },
     error::{Code, Error, Result},
     model::{Account, Timestamp, User, UserId, new_id},
@@ -217,7 +217,7 @@ impl AuthApi {
         };
         // Answers early and saves hashing the password; the worker decides.
         if let Some(Some(known)) =
-            access::unless_away(edge.reads.credentials(&account.user.username)).await
+            access::if_available(edge.reads.credentials(&account.user.username)).await
         {
             if known.account.user.id != id {
                 auth.attempts.registered(bus, from).await;
@@ -240,7 +240,7 @@ impl AuthApi {
             if !matches!(&called, Err(error) if error.is_retryable()) {
                 auth.attempts.registered(bus, from).await;
             }
-            if let Answer::Accepted = called? {
+            if let SubmitResult::Accepted = called? {
                 return Ok(accepted(&account));
             }
         }
@@ -325,13 +325,13 @@ impl AuthApi {
             edge.auth.refused.add(hash);
         }
         match called? {
-            Answer::Done(_) => Ok(Refreshed::Done(RawJson::of(&TokensView {
+            SubmitResult::Done(_) => Ok(Refreshed::Done(RawJson::of(&TokensView {
                 access_token: tokens.access,
                 refresh_token: tokens.refresh,
                 expires_in: edge.auth.access_ttl().as_secs(),
             }))),
             // The new pair becomes valid only once the worker has stored it.
-            Answer::Accepted => Err(Error::busy(
+            SubmitResult::Accepted => Err(Error::busy(
                 "the refresh takes longer than usual; send the same request again",
                 REFRESH_AGAIN,
             )
@@ -370,8 +370,10 @@ impl AuthApi {
                 .call(identity.user, Command::Account(command))
                 .await?
             {
-                Answer::Done(_) => Gone::Done,
-                Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(identity.login))),
+                SubmitResult::Done(_) => Gone::Done,
+                SubmitResult::Accepted => {
+                    Gone::Accepted(RawJson::of(&Pending::new(identity.login)))
+                }
             },
         )
     }

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_one_thing_for_each_user() {
+    fn an_idempotency_key_gives_one_id_per_user() {
         let (a, b) = (crate::model::new_id(), crate::model::new_id());
         assert_eq!(id_for("room", a, Some("k")), id_for("room", a, Some("k")));
         assert_ne!(id_for("room", a, Some("k")), id_for("room", b, Some("k")));

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     edge::{Edge, client_address},
     error::Result,
-    queue::State,
+    queue::QueueState,
     telemetry::{BLOCKED, DOWN, UP, metrics},
 };
 
@@ -186,7 +186,7 @@ impl HealthApi {
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
     async fn metrics(&self, request: &Request) -> Scraped {
         if let Some(edge) = request.data::<Arc<Edge>>() {
-            look_at_queue(edge);
+            update_queue_gauges(edge);
         }
         Scraped::Ok(PlainText(metrics().render()))
     }
@@ -216,13 +216,13 @@ impl Checked {
 }
 
 /// Updates the gauges that are read on scrape rather than on change.
-fn look_at_queue(edge: &Edge) {
+fn update_queue_gauges(edge: &Edge) {
     let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
     metrics().queue_backlog_messages.set(backlog);
     metrics().queue_state.set(match edge.publisher.state() {
-        State::Up => UP,
-        State::Blocked => BLOCKED,
-        State::Down => DOWN,
+        QueueState::Up => UP,
+        QueueState::Blocked => BLOCKED,
+        QueueState::Down => DOWN,
     });
 }
 
@@ -233,11 +233,11 @@ async fn readiness(edge: &Edge) -> Readiness {
     );
     let state = edge.publisher.state();
     let queue = match state {
-        State::Up => Check::good(),
-        State::Blocked => {
+        QueueState::Up => Check::good(),
+        QueueState::Blocked => {
             Check::bad("the broker blocks publishers because of its memory or disk alarm")
         }
-        State::Down => Check::bad("the queue is not reachable"),
+        QueueState::Down => Check::bad("the queue is not reachable"),
     };
     Readiness {
         status: overall(store.ok, state, bus.ok),
@@ -245,10 +245,10 @@ async fn readiness(edge: &Edge) -> Readiness {
     }
 }
 
-fn overall(store: bool, queue: State, bus: bool) -> Status {
+fn overall(store: bool, queue: QueueState, bus: bool) -> Status {
     match (store, queue, bus) {
-        (false, ..) | (_, State::Down, _) => Status::Unavailable,
-        (true, State::Up, true) => Status::Ready,
+        (false, ..) | (_, QueueState::Down, _) => Status::Unavailable,
+        (true, QueueState::Up, true) => Status::Ready,
         _ => Status::Degraded,
     }
 }
@@ -340,10 +340,10 @@ mod tests {
 
     #[test]
     fn without_store_or_queue_it_is_not_ready() {
-        assert_eq!(overall(true, State::Up, true), Status::Ready);
-        assert_eq!(overall(true, State::Up, false), Status::Degraded);
-        assert_eq!(overall(true, State::Blocked, true), Status::Degraded);
-        assert_eq!(overall(false, State::Up, true), Status::Unavailable);
-        assert_eq!(overall(true, State::Down, true), Status::Unavailable);
+        assert_eq!(overall(true, QueueState::Up, true), Status::Ready);
+        assert_eq!(overall(true, QueueState::Up, false), Status::Degraded);
+        assert_eq!(overall(true, QueueState::Blocked, true), Status::Degraded);
+        assert_eq!(overall(false, QueueState::Up, true), Status::Unavailable);
+        assert_eq!(overall(true, QueueState::Down, true), Status::Unavailable);
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     command::{Command, account::AccountCommand},
-    edge::{Edge, submit::Answer},
+    edge::{Edge, submit::SubmitResult},
     error::{Error, Result},
     model::{Account, Timestamp, UserId},
 };
@@ -98,10 +98,10 @@ impl MeApi {
         let user = caller.user();
         Ok(
             match edge.submit.call(user, Command::Account(command)).await? {
-                Answer::Done(_) => Changed::Done(RawJson::of(&AccountView::from(
+                SubmitResult::Done(_) => Changed::Done(RawJson::of(&AccountView::from(
                     &account(&edge, user).await?,
                 ))),
-                Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
+                SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
             },
         )
     }
@@ -118,8 +118,8 @@ impl MeApi {
         let user = caller.user();
         let command = Command::Account(AccountCommand::Delete);
         Ok(match edge.submit.call(user, command).await? {
-            Answer::Done(_) => Gone::Done,
-            Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(user))),
+            SubmitResult::Done(_) => Gone::Done,
+            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(user))),
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     command::room::RoomCommand,
-    edge::{Edge, submit::Answer},
+    edge::{Edge, submit::SubmitResult},
     error::{Error, Result},
     model::{Role, RoomId, Timestamp, UserId},
     protocol::{MemberView, check_limit},
@@ -245,9 +245,9 @@ async fn mute(
 ) -> Result<Muted> {
     let write = by_admin(edge, caller, room);
     Ok(match write.call(RoomCommand::Mute { user, until }).await? {
-        Answer::Done(Some(member)) => Muted::Member(RawJson::of_raw(member)),
-        Answer::Done(None) => Muted::Absent,
-        Answer::Accepted => Muted::Accepted(RawJson::of(&Pending::new(user))),
+        SubmitResult::Done(Some(member)) => Muted::Member(RawJson::of_raw(member)),
+        SubmitResult::Done(None) => Muted::Absent,
+        SubmitResult::Accepted => Muted::Accepted(RawJson::of(&Pending::new(user))),
     })
 }
 

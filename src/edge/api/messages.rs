@@ -20,7 +20,7 @@ use crate::{
         Command,
         room::{RoomCommand, Send},
     },
-    edge::{Edge, submit::Answer},
+    edge::{Edge, submit::SubmitResult},
     error::{Error, Result},
     model::{self, ClientMetadata, Message, MessageId, Role, RoomId, Seq, UserId},
     protocol::{self, Accepted, MemberView, check_limit},
@@ -174,7 +174,7 @@ impl MessagesApi {
             protocol::check_client_msg_id(&client_msg_id),
             metadata_checked,
         ])?;
-        access::look(&edge, room, user, Need::Voice).await?;
+        access::check_early(&edge, room, user, Need::Voice).await?;
 
         let id = model::message_id(room, user, &client_msg_id);
         let accepted = Accepted::new(id, &client_msg_id);
@@ -196,10 +196,12 @@ impl MessagesApi {
             return Ok(Sent::Accepted(RawJson::of(&accepted)));
         }
         Ok(match edge.submit.call(user, command).await? {
-            Answer::Done(message) if wait.0.is_some() => {
+            SubmitResult::Done(message) if wait.0.is_some() => {
                 Sent::Stored(RawJson::of_raw(shown(message)?))
             }
-            Answer::Done(_) | Answer::Accepted => Sent::Accepted(RawJson::of(&accepted)),
+            SubmitResult::Done(_) | SubmitResult::Accepted => {
+                Sent::Accepted(RawJson::of(&accepted))
+            }
         })
     }
 

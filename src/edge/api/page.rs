@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_grows_the_way_it_was_asked_for() {
+    fn a_page_grows_in_the_requested_direction() {
         let back = cut(messages(6..=9), Direction::Newest, 3);
         assert_eq!(shape(&back), (vec![7, 8, 9], Some(7), true));
         let last = cut(messages(1..=2), Direction::Before(3), 3);

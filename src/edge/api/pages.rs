@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_page_is_found() {
+    fn inline_scripts_and_styles_are_found() {
         let html = "<style a=\"b\">x</style><scripts><script>\n1 < 2\n</script><p><script src=\"y\"></script>";
         assert_eq!(inline(html, "style"), ["x"]);
         assert_eq!(

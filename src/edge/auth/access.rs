@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_who_it_is() {
+    fn a_token_contains_its_user_and_login() {
         let (tokens, who) = (tokens(), someone());
         let token = tokens.sign(who, Timestamp::now()).unwrap();
         assert_eq!(tokens.verify(&token).unwrap(), who);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_token_is_told_apart_from_a_forged_one() {
+    fn an_expired_token_is_distinguished_from_a_forged_one() {
         let (tokens, who) = (tokens(), someone());
         let long_ago = Timestamp::from_millis(Timestamp::now().millis() - 902_000);
         let ended = tokens.sign(who, long_ago).unwrap();

@@ -138,7 +138,7 @@ impl Attempts {
         ];
         let (failed, known) = tokio::join!(
             self.counters.add(bus, &counts),
-            self.counters.remembers(bus, &keys.known)
+            self.counters.flag(bus, &keys.known)
         );
         let (pair, address, name) = (failed[0], failed[1], failed[2]);
         // Attempts in progress may still fail, so they count as failed.
@@ -206,7 +206,7 @@ impl Attempts {
     /// Marks the pair of name and address as known.
     pub async fn used_well(&self, bus: &dyn Coordination, username: &str, from: Option<IpAddr>) {
         let known = self.keys(username, from.map(network_of)).known;
-        self.counters.remember(bus, &known, KNOWN_FOR).await;
+        self.counters.set_flag(bus, &known, KNOWN_FOR).await;
     }
 
     fn keys(&self, username: &str, network: Option<IpAddr>) -> Keys {
@@ -245,7 +245,7 @@ impl Attempt<'_> {
     /// Marks the pair as known after a correct password.
     pub async fn succeeded(self, bus: &dyn Coordination) {
         let counters = &self.attempts.counters;
-        counters.remember(bus, &self.keys.known, KNOWN_FOR).await;
+        counters.set_flag(bus, &self.keys.known, KNOWN_FOR).await;
     }
 }
 

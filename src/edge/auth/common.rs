@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn common_in_whatever_case_and_nothing_else() {
+    fn common_passwords_are_found_in_any_case() {
         for bad in [
             "password",
             "12345678",
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_their_own_name() {
+    fn a_users_own_name_is_no_password() {
         let words = ["ada-lovelace", "Ada Lovelace", "countess.ada@example.com"];
         for bad in [
             "Ada-Lovelace",

@@ -24,16 +24,16 @@ pub struct Bounds {
 
 pub struct Fair<K: Hash + Eq + Clone> {
     bounds: Bounds,
-    state: Mutex<State<K>>,
+    state: Mutex<FairState<K>>,
 }
 
-struct State<K: Hash + Eq + Clone> {
+struct FairState<K: Hash + Eq + Clone> {
     free: usize,
     waiting: usize,
     /// Waiting requests per key; no queue is empty.
     queues: HashMap<K, VecDeque<oneshot::Sender<Slot<K>>>>,
     /// The keys of `queues` in round-robin order.
-    turns: VecDeque<K>,
+    order: VecDeque<K>,
 }
 
 /// A slot, released on drop.
@@ -49,11 +49,11 @@ impl<K: Hash + Eq + Clone> Fair<K> {
     pub fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Fair {
             bounds,
-            state: Mutex::new(State {
+            state: Mutex::new(FairState {
                 free: bounds.slots,
                 waiting: 0,
                 queues: HashMap::new(),
-                turns: VecDeque::new(),
+                order: VecDeque::new(),
             }),
         })
     }
@@ -63,7 +63,7 @@ impl<K: Hash + Eq + Clone> Fair<K> {
     /// # Errors
     /// [`Full`], immediately or when a request of another key displaces this one.
     pub async fn acquire(self: &Arc<Self>, key: K) -> Result<Slot<K>, Full> {
-        let turn = {
+        let granted = {
             let mut state = self.state.lock();
             if state.free > 0 {
                 state.free -= 1;
@@ -72,11 +72,11 @@ impl<K: Hash + Eq + Clone> Fair<K> {
                 });
             }
             state.make_room(&key, self.bounds)?;
-            let (sender, turn) = oneshot::channel();
+            let (sender, granted) = oneshot::channel();
             state.push(key, sender);
-            turn
+            granted
         };
-        turn.await.map_err(|_| Full)
+        granted.await.map_err(|_| Full)
     }
 
     fn release(self: Arc<Self>) {
@@ -105,26 +105,26 @@ impl<K: Hash + Eq + Clone> Drop for Slot<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> State<K> {
+impl<K: Hash + Eq + Clone> FairState<K> {
     fn push(&mut self, key: K, sender: oneshot::Sender<Slot<K>>) {
         self.waiting += 1;
         let queue = self.queues.entry(key.clone()).or_default();
         if queue.is_empty() {
-            self.turns.push_back(key);
+            self.order.push_back(key);
         }
         queue.push_back(sender);
     }
 
     /// Takes the first request of the next key, and moves the key to the end of the round.
     fn pop(&mut self) -> Option<oneshot::Sender<Slot<K>>> {
-        let key = self.turns.pop_front()?;
+        let key = self.order.pop_front()?;
         let queue = self.queues.get_mut(&key)?;
         let next = queue.pop_front();
         self.waiting -= usize::from(next.is_some());
         if queue.is_empty() {
             drop(self.queues.remove(&key))
         } else {
-            self.turns.push_back(key)
+            self.order.push_back(key)
         }
         next
     }
@@ -132,7 +132,7 @@ impl<K: Hash + Eq + Clone> State<K> {
     fn make_room(&mut self, key: &K, bounds: Bounds) -> Result<(), Full> {
         let mine = |state: &Self| state.queues.get(key).map_or(0, VecDeque::len);
         if mine(self) >= bounds.per_key || self.waiting >= bounds.total {
-            self.forget_the_gone();
+            self.remove_cancelled();
         }
         if mine(self) >= bounds.per_key {
             return Err(Full);
@@ -156,13 +156,13 @@ impl<K: Hash + Eq + Clone> State<K> {
     }
 
     /// Removes requests whose futures were dropped.
-    fn forget_the_gone(&mut self) {
+    fn remove_cancelled(&mut self) {
         self.queues.retain(|_, queue| {
             queue.retain(|sender| !sender.is_closed());
             !queue.is_empty()
         });
         let queues = &self.queues;
-        self.turns.retain(|key| queues.contains_key(key));
+        self.order.retain(|key| queues.contains_key(key));
         self.waiting = queues.values().map(VecDeque::len).sum();
     }
 }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     /// Starts a request that waits for a slot.
-    fn ask(fair: &Arc<Fair<u32>>, key: u32) -> Waiting {
+    fn wait_for_slot(fair: &Arc<Fair<u32>>, key: u32) -> Waiting {
         let fair = fair.clone();
         let mut waiting: Waiting = Box::pin(async move { fair.acquire(key).await });
         assert!((&mut waiting).now_or_never().is_none(), "{key} must wait");
@@ -203,11 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_address_holds_up_another_for_one_turn() {
+    fn a_flood_of_one_address_delays_another_by_one_slot() {
         let fair = fair(1, 100, 1000);
         let held = now(&fair, 1).unwrap();
-        let mut flood: Vec<Waiting> = (0..100).map(|_| ask(&fair, 1)).collect();
-        let mut honest = ask(&fair, 2);
+        let mut flood: Vec<Waiting> = (0..100).map(|_| wait_for_slot(&fair, 1)).collect();
+        let mut honest = wait_for_slot(&fair, 2);
         drop(held);
         // The first request of the flood is next, then the other key's.
         assert!(ready(&mut flood[0]));
@@ -219,13 +219,13 @@ mod tests {
     fn beyond_its_bound_an_address_is_refused_and_others_are_not() {
         let fair = fair(1, 2, 100);
         let _held = now(&fair, 1).unwrap();
-        let first = ask(&fair, 1);
-        let _second = ask(&fair, 1);
+        let first = wait_for_slot(&fair, 1);
+        let _second = wait_for_slot(&fair, 1);
         assert_eq!(now(&fair, 1).err(), Some(Full));
-        let _other = ask(&fair, 2);
+        let _other = wait_for_slot(&fair, 2);
         // A dropped request leaves the queue.
         drop(first);
-        let _third = ask(&fair, 1);
+        let _third = wait_for_slot(&fair, 1);
         assert_eq!(now(&fair, 1).err(), Some(Full));
     }
 
@@ -233,39 +233,39 @@ mod tests {
     fn a_full_queue_takes_from_the_longest() {
         let fair = fair(1, 4, 4);
         let _held = now(&fair, 1).unwrap();
-        let mut flood: Vec<Waiting> = (0..4).map(|_| ask(&fair, 1)).collect();
-        let _a = ask(&fair, 2);
+        let mut flood: Vec<Waiting> = (0..4).map(|_| wait_for_slot(&fair, 1)).collect();
+        let _a = wait_for_slot(&fair, 2);
         let last = flood[3].as_mut().now_or_never();
         assert_eq!(last.map(Result::err), Some(Some(Full)));
-        let _b = ask(&fair, 3);
+        let _b = wait_for_slot(&fair, 3);
         assert_eq!(fair.state.lock().waiting, 4);
         // Key 1 has two waiting requests and key 2 has one: displacing would gain nothing.
         assert_eq!(now(&fair, 2).err(), Some(Full));
-        let _c = ask(&fair, 4);
+        let _c = wait_for_slot(&fair, 4);
         assert_eq!(now(&fair, 5).err(), Some(Full));
     }
 
     #[test]
-    fn a_slot_outlives_those_who_went_away() {
+    fn a_slot_is_not_lost_to_cancelled_requests() {
         let fair = fair(2, 10, 10);
         let held = now(&fair, 1).unwrap();
         let other = now(&fair, 1).unwrap();
-        drop(ask(&fair, 1));
-        drop(ask(&fair, 2));
-        let mut third = ask(&fair, 3);
+        drop(wait_for_slot(&fair, 1));
+        drop(wait_for_slot(&fair, 2));
+        let mut third = wait_for_slot(&fair, 3);
         drop(held);
         assert!(ready(&mut third));
         drop(other);
         let state = fair.state.lock();
         assert_eq!((state.free, state.waiting), (2, 0));
-        assert!(state.queues.is_empty() && state.turns.is_empty());
+        assert!(state.queues.is_empty() && state.order.is_empty());
     }
 
     #[test]
-    fn a_slot_that_came_too_late_is_given_back() {
+    fn a_slot_granted_to_a_cancelled_request_is_returned() {
         let fair = fair(1, 10, 10);
         let held = now(&fair, 1).unwrap();
-        let gone = ask(&fair, 1);
+        let gone = wait_for_slot(&fair, 1);
         drop(held);
         // The slot was sent to a future that is not polled again.
         drop(gone);

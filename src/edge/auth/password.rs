@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_user_is_the_same_work() {
+    async fn an_unknown_user_costs_the_same_work() {
         let nobody = PasswordHash::new(NOBODY).unwrap();
         assert_eq!(
             Params::try_from(&nobody).unwrap(),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_its_queue_an_address_is_told_to_wait() {
+    async fn requests_beyond_an_addresss_queue_are_busy() {
         let passwords = Arc::new(Passwords::new(1));
         let held = passwords.slots.acquire(HOME).await.unwrap();
         let waiting: Vec<_> = (0..WAITING)

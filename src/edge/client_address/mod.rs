@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_trusted_proxies_added_counts() {
+    fn only_entries_added_by_trusted_proxies_count() {
         let xff = |peer, lines: &[&str]| {
             let lines: Vec<_> = lines
                 .iter()
@@ -184,7 +184,7 @@ mod tests {
         /// A client cannot change its address by text before the entry that its proxy adds, on the same or on separate
         /// lines.
         #[test]
-        fn no_client_can_claim_another_address(
+        fn a_client_cannot_claim_another_address(
             written in proptest::collection::vec("[ -~]{0,40}", 0..4),
             same_line: bool,
         ) {

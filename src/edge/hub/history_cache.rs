@@ -78,7 +78,7 @@ impl HistoryCache {
     }
 
     /// Invalidates pages that have expired.
-    pub fn forget_old(&mut self) {
+    pub fn remove_expired(&mut self) {
         if self.since.elapsed() >= MAX_AGE && (!self.pages.is_empty() || self.newest.is_some()) {
             self.end();
         }

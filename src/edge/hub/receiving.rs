@@ -27,11 +27,11 @@ impl Hub {
         // Takes all available messages: on a busy edge this task is not scheduled often.
         let mut next = Vec::with_capacity(AT_ONCE);
         loop {
-            let heard = tokio::select! {
-                heard = incoming.recv_many(&mut next, AT_ONCE) => heard,
+            let received = tokio::select! {
+                received = incoming.recv_many(&mut next, AT_ONCE) => received,
                 () = self.shutdown.cancelled() => 0,
             };
-            if heard == 0 {
+            if received == 0 {
                 return;
             }
             for one in next.drain(..) {

@@ -72,7 +72,7 @@ impl Hub {
         let mut gone = Vec::new();
         for shard in &self.shards {
             shard.lock().retain(|id, room| {
-                room.lock().pages.forget_old();
+                room.lock().pages.remove_expired();
                 // A `joinRoom` holds a reference until its subscription is in the room.
                 let keep = !room.is_empty() || Arc::strong_count(room) > 1;
                 if !keep {

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_beyond_the_limit_ends_the_socket_and_frees_it() {
+    fn items_beyond_the_limit_end_the_socket_and_are_freed() {
         let outbox = Outbox::new(1000, Arc::default());
         outbox.push(ack(500));
         assert!(!outbox.is_slow());

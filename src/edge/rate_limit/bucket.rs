@@ -284,6 +284,9 @@ mod tests {
         }
         let tokens = users.of(UserId::nil()).commands.lock().tokens;
         assert!(tokens < 3.0, "a user cannot get a new one by coming again");
-        assert!(users.known.lock().len() < 1000, "others' are forgotten");
+        assert!(
+            users.known.lock().len() < 1000,
+            "those of others are removed"
+        );
     }
 }

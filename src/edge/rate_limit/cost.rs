@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_needs_no_login_pays_by_address() {
+    fn operations_without_a_login_are_charged_to_the_address() {
         let spec: Value = serde_json::from_str(&crate::edge::api::spec()).unwrap();
         let paths = spec["paths"].as_object().unwrap();
         for operation in paths.values().flat_map(|p| p.as_object().unwrap().values()) {

@@ -58,13 +58,13 @@ impl Counters {
     }
 
     /// Sets a flag for `ttl`, locally and for all edges.
-    pub async fn remember(&self, bus: &dyn Coordination, key: &str, ttl: Duration) {
+    pub async fn set_flag(&self, bus: &dyn Coordination, key: &str, ttl: Duration) {
         self.count_local(&[(key, 1)], ttl);
         self.count(bus, &[(key, 1)], ttl).await;
     }
 
     /// Whether the flag is set.
-    pub async fn remembers(&self, bus: &dyn Coordination, key: &str) -> bool {
+    pub async fn flag(&self, bus: &dyn Coordination, key: &str) -> bool {
         let asked = [(key, 0)];
         self.count_local(&asked, Duration::ZERO) != [0]
             || self.count(bus, &asked, Duration::ZERO).await != [0]
@@ -152,7 +152,7 @@ fn millis(window: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::memory::{MemoryBus, Settings};
+    use crate::bus::memory::{MemoryBus, MemoryBusSettings};
 
     fn count(add: u64) -> [Count; 1] {
         [Count {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_fades() {
+    fn the_previous_window_counts_by_its_remaining_share() {
         let of = |now| Window::of(&count(0)[0], now);
         assert_eq!(of(3_600_000).this, "k:1");
         assert_eq!(of(3_600_000).before, "k:0");
@@ -177,14 +177,14 @@ mod tests {
 
     #[tokio::test]
     async fn edges_share_their_counts() {
-        let bus = MemoryBus::new(Settings::default());
+        let bus = MemoryBus::new(MemoryBusSettings::default());
         let (one, other) = (Counters::default(), Counters::default());
         assert_eq!(one.add(&bus, &count(2)).await, [2]);
         assert_eq!(other.add(&bus, &count(1)).await, [3]);
         assert_eq!(one.add(&bus, &count(0)).await, [3]);
-        assert!(!one.remembers(&bus, "pair").await);
-        other.remember(&bus, "pair", Duration::from_secs(60)).await;
-        assert!(one.remembers(&bus, "pair").await);
+        assert!(!one.flag(&bus, "pair").await);
+        other.set_flag(&bus, "pair", Duration::from_secs(60)).await;
+        assert!(one.flag(&bus, "pair").await);
     }
 
     #[test]

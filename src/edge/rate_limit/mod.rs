@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_pays_only_where_it_is_refused() {
+    fn a_webhook_is_charged_only_if_refused() {
         let limits = limits();
         let from = |last| Some(IpAddr::from([127, 0, 0, last]));
         let webhook = cost(Budget::Refused);

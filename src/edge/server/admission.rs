@@ -30,7 +30,7 @@ struct Held {
 }
 
 /// A permit from `edge.max_connections`, before the client's address is known.
-pub struct Entry(OwnedSemaphorePermit);
+pub struct PendingPermit(OwnedSemaphorePermit);
 
 /// The limits of a server.
 pub struct Admission {
@@ -82,22 +82,22 @@ impl Admission {
     ///
     /// # Errors
     /// [`Full::Server`] if none is left.
-    pub fn enter(&self) -> Result<Entry, Full> {
+    pub fn enter(&self) -> Result<PendingPermit, Full> {
         let entered = self.connections.clone().try_acquire_owned();
-        entered.map(Entry).map_err(|_| Full::Server)
+        entered.map(PendingPermit).map_err(|_| Full::Server)
     }
 
     /// Takes a permit of `address`; `None` for a trusted proxy, which forwards many clients.
     ///
     /// # Errors
     /// [`Full::Address`] if none is left.
-    pub fn admit(&self, entry: Entry, address: Option<IpAddr>) -> Result<Permit, Full> {
+    pub fn admit(&self, pending: PendingPermit, address: Option<IpAddr>) -> Result<Permit, Full> {
         let address = match address {
             Some(address) => self.addresses.take(address).ok_or(Full::Address)?,
             None => None,
         };
         Ok(Permit(Arc::new(Held {
-            _connection: entry.0,
+            _connection: pending.0,
             _address: address,
         })))
     }
@@ -161,14 +161,14 @@ pub struct Reserve {
 struct Waiting {
     next: u64,
     /// Oldest first.
-    places: VecDeque<(u64, CancellationToken)>,
+    slots: VecDeque<(u64, CancellationToken)>,
 }
 
 /// A slot in the reserve, until the request has arrived or another connection evicts this one.
-pub struct Place {
+pub struct ReserveSlot {
     waiting: Arc<Mutex<Waiting>>,
     number: u64,
-    pub taken: CancellationToken,
+    pub evicted: CancellationToken,
 }
 
 impl Reserve {
@@ -180,20 +180,20 @@ impl Reserve {
     }
 
     /// Takes a slot; evicts the oldest one if all are in use.
-    pub fn place(&self) -> Place {
+    pub fn slot(&self) -> ReserveSlot {
         let mut waiting = self.waiting.lock();
-        if waiting.places.len() >= RESERVE
-            && let Some((_, oldest)) = waiting.places.pop_front()
+        if waiting.slots.len() >= RESERVE
+            && let Some((_, oldest)) = waiting.slots.pop_front()
         {
             oldest.cancel();
         }
-        let (number, taken) = (waiting.next, CancellationToken::new());
+        let (number, evicted) = (waiting.next, CancellationToken::new());
         waiting.next += 1;
-        waiting.places.push_back((number, taken.clone()));
-        Place {
+        waiting.slots.push_back((number, evicted.clone()));
+        ReserveSlot {
             waiting: self.waiting.clone(),
             number,
-            taken,
+            evicted,
         }
     }
 
@@ -203,14 +203,14 @@ impl Reserve {
     }
 }
 
-impl Drop for Place {
+impl Drop for ReserveSlot {
     fn drop(&mut self) {
         let mut waiting = self.waiting.lock();
         if let Ok(at) = waiting
-            .places
+            .slots
             .binary_search_by_key(&self.number, |(number, _)| *number)
         {
-            waiting.places.remove(at);
+            waiting.slots.remove(at);
         }
     }
 }
@@ -288,20 +288,20 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_place_of_the_reserve_gives_way() {
+    fn the_oldest_slot_of_the_reserve_is_evicted() {
         let reserve = Reserve::new();
-        let mut places: Vec<Place> = (0..RESERVE).map(|_| reserve.place()).collect();
-        assert!(places.iter().all(|place| !place.taken.is_cancelled()));
-        let gone = places.remove(1);
+        let mut slots: Vec<ReserveSlot> = (0..RESERVE).map(|_| reserve.slot()).collect();
+        assert!(slots.iter().all(|slot| !slot.evicted.is_cancelled()));
+        let gone = slots.remove(1);
         drop(gone);
-        places.push(reserve.place());
-        assert!(!places[0].taken.is_cancelled());
-        places.push(reserve.place());
-        let taken = |place: &Place| place.taken.is_cancelled();
-        assert_eq!(places.iter().filter(|place| taken(place)).count(), 1);
-        assert!(taken(&places[0]));
-        drop(places);
-        assert!(reserve.waiting.lock().places.is_empty());
+        slots.push(reserve.slot());
+        assert!(!slots[0].evicted.is_cancelled());
+        slots.push(reserve.slot());
+        let evicted = |slot: &ReserveSlot| slot.evicted.is_cancelled();
+        assert_eq!(slots.iter().filter(|slot| evicted(slot)).count(), 1);
+        assert!(evicted(&slots[0]));
+        drop(slots);
+        assert!(reserve.waiting.lock().slots.is_empty());
         let answered: Vec<_> = (0..ANSWERED).map(|_| reserve.answer().unwrap()).collect();
         assert!(reserve.answer().is_none());
         drop(answered);

@@ -36,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::admission::Permit;
 use self::{
-    admission::{Admission, Entry, Full},
+    admission::{Admission, Full, PendingPermit},
     stream::{Deadlines, HttpStream},
 };
 use super::{
@@ -54,17 +54,17 @@ const BACKLOG: i32 = 4096;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// How a server treats its peers.
-pub struct Settings {
+pub struct ServerSettings {
     max_connections: usize,
     max_connections_per_address: usize,
     deadlines: Deadlines,
     proxies: Proxies,
 }
 
-impl Settings {
+impl ServerSettings {
     /// Settings of an edge's main port.
     pub fn new(edge: &config::Edge) -> Self {
-        Settings {
+        ServerSettings {
             max_connections: edge.max_connections,
             max_connections_per_address: edge.max_connections_per_address,
             deadlines: Deadlines {
@@ -78,11 +78,11 @@ impl Settings {
 
     /// Settings of `metrics.port`: a few connections, from operators only.
     pub fn operations(edge: &config::Edge) -> Self {
-        Settings {
+        ServerSettings {
             max_connections: 64,
             max_connections_per_address: 64,
             proxies: Proxies::none(),
-            ..Settings::new(edge)
+            ..ServerSettings::new(edge)
         }
     }
 }
@@ -109,7 +109,7 @@ fn lengthen_backlog(listener: &TcpListener) {
 pub async fn serve<E>(
     listener: TcpListener,
     endpoint: Arc<E>,
-    settings: Settings,
+    settings: ServerSettings,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) where
@@ -135,9 +135,9 @@ pub async fn serve<E>(
         match accepted {
             Ok((stream, peer)) => {
                 // Enter before spawning the task, so that the number of tasks is bounded as well.
-                let entry = server.admission.enter();
-                let place = entry.is_err().then(|| server.admission.reserve.place());
-                tasks.spawn(server.clone().connection(stream, peer, entry, place));
+                let pending = server.admission.enter();
+                let slot = pending.is_err().then(|| server.admission.reserve.slot());
+                tasks.spawn(server.clone().connection(stream, peer, pending, slot));
             }
             Err(error) => {
                 // Most likely out of file descriptors. Open connections continue, and some will close.
@@ -165,8 +165,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         self: Arc<Self>,
         mut stream: TcpStream,
         peer: SocketAddr,
-        entry: Result<Entry, Full>,
-        place: Option<admission::Place>,
+        pending: Result<PendingPermit, Full>,
+        slot: Option<admission::ReserveSlot>,
     ) {
         let since = Instant::now();
         let _ = stream.set_nodelay(true);
@@ -180,13 +180,13 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         };
         // A trusted proxy forwards many clients and is not limited; a client whose address is known is.
         let limited = (!self.proxies.trust(client)).then_some(client);
-        let permit = entry.and_then(|entry| self.admission.admit(entry, limited));
+        let permit = pending.and_then(|pending| self.admission.admit(pending, limited));
         let peer = SocketAddr::new(client, peer.port());
         match permit {
             Ok(permit) => self.serve(stream, peer, permit, since).await,
             Err(full) => {
-                let place = place.unwrap_or_else(|| self.admission.reserve.place());
-                self.refuse(stream, peer, full, place).await;
+                let slot = slot.unwrap_or_else(|| self.admission.reserve.slot());
+                self.refuse(stream, peer, full, slot).await;
             }
         }
     }
@@ -286,9 +286,9 @@ mod tests {
 
     #[tokio::test]
     #[cfg(target_os = "linux")]
-    async fn those_who_come_at_once_wait_instead_of_trying_again() {
-        let places = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-        let many = 500.min(places.trim().parse::<usize>().unwrap());
+    async fn simultaneous_connections_wait_in_the_accept_queue() {
+        let backlog = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let many = 500.min(backlog.trim().parse::<usize>().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         lengthen_backlog(&listener);

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::{
     MAX_HEAD, Server,
-    admission::{Full, Place},
+    admission::{Full, ReserveSlot},
     stream::{Deadlines, HttpStream},
 };
 use crate::{edge::api, error::Error, telemetry::metrics};
@@ -28,10 +28,10 @@ const OVER_AFTER: Duration = Duration::from_secs(5);
 /// `Retry-After` of the refusal.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Minimum time between two log lines about refused connections.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The response to a connection that is evicted before its request has arrived.
-const GIVE_WAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const EVICTION_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// The requests that are answered normally. The endpoint itself refuses `/metrics` where it is not public.
 fn is_health(method: &Method, path: &str) -> bool {
@@ -41,10 +41,10 @@ fn is_health(method: &Method, path: &str) -> bool {
 
 /// Counts refused connections and logs them from time to time.
 #[derive(Default)]
-pub struct Refusals(Mutex<Said>);
+pub struct Refusals(Mutex<RefusalLog>);
 
 #[derive(Default)]
-struct Said {
+struct RefusalLog {
     last: Option<Instant>,
     since: u64,
 }
@@ -59,14 +59,14 @@ impl Refusals {
             .connections_refused
             .with_label_values(&[limit])
             .inc();
-        let mut said = self.0.lock();
-        said.since += 1;
-        if said.last.is_some_and(|last| last.elapsed() < SAID_EVERY) {
+        let mut log = self.0.lock();
+        log.since += 1;
+        if log.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
             return;
         }
-        let refused = std::mem::take(&mut said.since);
-        said.last = Some(Instant::now());
-        drop(said);
+        let refused = std::mem::take(&mut log.since);
+        log.last = Some(Instant::now());
+        drop(log);
         tracing::warn!(refused, last_from = %peer.ip(), reason = full.message(), "connections refused");
     }
 }
@@ -78,14 +78,14 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         stream: TcpStream,
         peer: SocketAddr,
         full: Full,
-        place: Place,
+        slot: ReserveSlot,
     ) {
         self.refusals.count(full, peer);
-        let taken = place.taken.clone();
+        let evicted = slot.evicted.clone();
         tokio::select! {
             ready = stream.readable() => if ready.is_err() { return },
-            () = taken.cancelled() => {
-                give_way(&stream);
+            () = evicted.cancelled() => {
+                answer_evicted(&stream);
                 return;
             }
             () = tokio::time::sleep(REQUEST_WITHIN) => return,
@@ -98,12 +98,12 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         };
         let stream = HttpStream::new(stream, deadlines, tokio::time::Instant::now());
         let progress = stream.progress();
-        let place = Mutex::new(Some(place));
+        let slot = Mutex::new(Some(slot));
         let server = self.clone();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             progress.request_begins();
             // A complete request can no longer be evicted.
-            place.lock().take();
+            slot.lock().take();
             let answer = if is_health(request.method(), request.uri().path()) {
                 server.admission.reserve.answer()
             } else {
@@ -127,7 +127,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             _ = tokio::time::timeout(OVER_AFTER, connection) => {}
-            () = taken.cancelled() => {}
+            () = evicted.cancelled() => {}
         }
     }
 }
@@ -140,9 +140,9 @@ fn refusal(full: Full) -> Response {
 
 /// Best effort without waiting. Closing a connection with unread bytes sends a TCP reset, which can destroy the
 /// response.
-fn give_way(stream: &TcpStream) {
+fn answer_evicted(stream: &TcpStream) {
     let _ = stream.try_read(&mut [0; 4096]);
-    let _ = stream.try_write(GIVE_WAY);
+    let _ = stream.try_write(EVICTION_RESPONSE);
 }
 
 #[cfg(test)]
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn the_short_answer_says_when_to_come_back() {
-        let text = std::str::from_utf8(GIVE_WAY).unwrap();
+    fn the_eviction_response_has_retry_after() {
+        let text = std::str::from_utf8(EVICTION_RESPONSE).unwrap();
         let line = format!("retry-after: {}\r\n", RETRY_AFTER.as_secs());
         assert!(text.contains(&line) && text.ends_with("\r\n\r\n"));
     }

@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_stalled_peer_did_not_read_goes_with_the_connection() {
+    async fn unread_bytes_of_a_stalled_peer_are_dropped_with_the_connection() {
         for upgrade in [false, true] {
             let (mut stream, progress, mut peer) = pair(deadlines(NEVER, NEVER, NEVER)).await;
             progress.answer_begins(upgrade);
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_asked_meanwhile_waits_until_the_answer_is_taken() {
+    async fn a_pipelined_request_waits_until_the_response_is_read() {
         let (mut stream, progress, mut peer) = pair(deadlines(NEVER, NEVER, NEVER)).await;
         progress.request_begins();
         progress.answer_begins(false);

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     model::{self, Member, Room, RoomId, RoomKind, Seq},
     protocol::{self, DEFAULT_PAGE, JoinRoom, Joined, raw},
-    store::{Entry, Window},
+    store::{RoomEntry, Window},
 };
 
 /// The room and the caller's membership, read at the room's head.
@@ -43,7 +43,7 @@ impl Session {
         // again.
         if joining.live_from > entry.room.head {
             entry = match self.entry(join.room).await? {
-                Entry {
+                RoomEntry {
                     room,
                     member: Some(member),
                     unread,
@@ -52,7 +52,7 @@ impl Session {
                     member,
                     unread,
                 },
-                Entry { room, .. } => return Err(not_a_member(room.kind)),
+                RoomEntry { room, .. } => return Err(not_a_member(room.kind)),
             };
         }
         let recovered = match join.after_seq {
@@ -65,7 +65,7 @@ impl Session {
     }
 
     /// The room as the caller sees it, from a read that starts after this call.
-    async fn entry(&self, room: RoomId) -> Result<Entry> {
+    async fn entry(&self, room: RoomId) -> Result<RoomEntry> {
         let entry = soon(self.edge.batched.entries.get((room, self.who.user))).await?;
         entry.ok_or_else(|| Error::not_found("room"))
     }

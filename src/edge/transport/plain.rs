@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
-    connection::{Admitted, Beat, Codec, Connection, Input, Over},
+    connection::{Admitted, Codec, Connection, Heartbeat, Input, Over},
     handshake,
     link::Link,
     socket,
@@ -203,20 +203,20 @@ impl Codec for Plain {
 
     fn last_items(&self, _: &Ending, _: &mut VecDeque<Item>) {}
 
-    fn first_beat(&self) -> Duration {
+    fn first_heartbeat(&self) -> Duration {
         self.config.edge.ping_interval
     }
 
-    fn beat(&mut self, quiet: Duration) -> (Beat, Duration) {
+    fn heartbeat(&mut self, quiet: Duration) -> (Heartbeat, Duration) {
         let interval = self.config.edge.ping_interval;
-        let beat = if quiet >= interval + self.config.edge.pong_timeout {
-            Beat::Dead
+        let heartbeat = if quiet >= interval + self.config.edge.pong_timeout {
+            Heartbeat::Dead
         } else if quiet >= interval / 2 {
-            Beat::Ping
+            Heartbeat::Ping
         } else {
-            Beat::Nothing
+            Heartbeat::Nothing
         };
-        (beat, interval)
+        (heartbeat, interval)
     }
 
     fn pong_due(&self) -> Option<Duration> {

@@ -26,12 +26,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{
-    settings::{CONNECT_DEADLINE, Settings},
+    settings::{CONNECT_DEADLINE, RabbitSettings},
     topology,
 };
 use crate::{
     error::{Error, Result},
-    queue::State,
+    queue::QueueState,
     retry::Policy,
 };
 
@@ -56,11 +56,11 @@ pub(super) enum Status {
 }
 
 impl Status {
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> QueueState {
         match self {
-            Status::Down => State::Down,
-            Status::Up(_) => State::Up,
-            Status::Blocked(_) => State::Blocked,
+            Status::Down => QueueState::Down,
+            Status::Up(_) => QueueState::Up,
+            Status::Blocked(_) => QueueState::Blocked,
         }
     }
 
@@ -81,7 +81,7 @@ pub(super) struct ManagedConnection {
 
 impl ManagedConnection {
     /// Starts connecting and returns at once. `role` says what the connection is for, in logs and in its name.
-    pub fn start(settings: Settings, role: &'static str) -> Result<ManagedConnection> {
+    pub fn start(settings: RabbitSettings, role: &'static str) -> Result<ManagedConnection> {
         let uri = settings.uri()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
@@ -93,7 +93,7 @@ impl ManagedConnection {
         })
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> QueueState {
         self.status.borrow().state()
     }
 
@@ -117,7 +117,7 @@ impl ManagedConnection {
     /// Waits until there is a connection, blocked or not.
     pub async fn established(&self) -> Status {
         let mut status = self.status.subscribe();
-        let found = status.wait_for(|s| s.state() != State::Down).await;
+        let found = status.wait_for(|s| s.state() != QueueState::Down).await;
         let found = found.ok().map(|status| status.clone());
         match found {
             Some(status) => status,
@@ -144,7 +144,7 @@ impl ManagedConnection {
     pub async fn blocked(&self) {
         let mut status = self.status.subscribe();
         if status
-            .wait_for(|s| s.state() == State::Blocked)
+            .wait_for(|s| s.state() == QueueState::Blocked)
             .await
             .is_err()
         {
@@ -165,7 +165,7 @@ impl ManagedConnection {
 
 async fn run(
     uri: AMQPUri,
-    settings: Settings,
+    settings: RabbitSettings,
     role: &'static str,
     status: Arc<watch::Sender<Status>>,
     last_failure: Arc<Mutex<String>>,
@@ -260,7 +260,7 @@ impl Failure {
 
 async fn connect(
     uri: &AMQPUri,
-    settings: &Settings,
+    settings: &RabbitSettings,
     role: &str,
     suspicious: bool,
 ) -> Result<Connection, Failure> {

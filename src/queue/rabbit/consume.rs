@@ -24,12 +24,12 @@ use super::{
     delay::LEVELS,
     failure::{busy, unavailable, within},
     load::LoadProbe,
-    settings::Settings,
+    settings::RabbitSettings,
     topology::QueueId,
 };
 use crate::{
     error::{Error, Result},
-    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, State, TaskQueue},
+    queue::{Consumer, Delivery, Depth, Load, Partition, Queue, QueueState, TaskQueue},
 };
 
 /// Deadline of `consume`, including the wait for a connection.
@@ -41,7 +41,7 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// The consuming side. Its connection closes when it and its consumers are dropped.
 pub struct RabbitQueue {
-    settings: Settings,
+    settings: RabbitSettings,
     connection: ManagedConnection,
     probe: LoadProbe,
 }
@@ -51,7 +51,7 @@ impl RabbitQueue {
     ///
     /// # Errors
     /// An invalid URL.
-    pub fn connect(settings: Settings) -> Result<RabbitQueue> {
+    pub fn connect(settings: RabbitSettings) -> Result<RabbitQueue> {
         Ok(RabbitQueue {
             connection: ManagedConnection::start(settings.clone(), "consumer")?,
             settings,
@@ -114,7 +114,7 @@ impl RabbitQueue {
         self.on_connection(limit, open).await
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &RabbitSettings {
         &self.settings
     }
 
@@ -193,7 +193,7 @@ impl Queue for RabbitQueue {
     }
 
     async fn ping(&self) -> Result<()> {
-        if self.connection.state() == State::Down {
+        if self.connection.state() == QueueState::Down {
             return Err(busy("the queue is not reachable just now"));
         }
         // Opening a channel is a round trip; the channel closes when dropped.

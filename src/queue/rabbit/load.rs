@@ -25,7 +25,7 @@ use super::{
     connection::ManagedConnection,
     delay::LEVELS,
     failure::unavailable,
-    settings::Settings,
+    settings::RabbitSettings,
     topology::{self, QueueId},
 };
 use crate::{
@@ -51,7 +51,7 @@ pub(super) struct LoadProbe {
 
 impl LoadProbe {
     /// `api` is the management API's URL, with user and password.
-    pub fn use_api(&mut self, api: &str, settings: &Settings) -> Result<()> {
+    pub fn use_api(&mut self, api: &str, settings: &RabbitSettings) -> Result<()> {
         self.statistics = Some(Arc::new(Statistics::new(api, settings)?));
         Ok(())
     }
@@ -61,7 +61,11 @@ impl LoadProbe {
         self.delays = Some(Arc::default());
     }
 
-    pub async fn load(&self, connection: &ManagedConnection, settings: &Settings) -> Result<Load> {
+    pub async fn load(
+        &self,
+        connection: &ManagedConnection,
+        settings: &RabbitSettings,
+    ) -> Result<Load> {
         let mut slot = self.channel.lock().await;
         let kept = slot.take().filter(|open| open.status().connected());
         let inspected = timeout(DEADLINE, inspect(kept, connection, settings)).await;
@@ -93,7 +97,7 @@ impl LoadProbe {
 async fn inspect(
     channel: Option<Channel>,
     connection: &ManagedConnection,
-    settings: &Settings,
+    settings: &RabbitSettings,
 ) -> Result<(Channel, Load)> {
     let channel = match channel {
         Some(channel) => channel,
@@ -141,7 +145,7 @@ async fn inspect(
     }
 }
 
-async fn declare_again(connection: &ManagedConnection, settings: &Settings) {
+async fn declare_again(connection: &ManagedConnection, settings: &RabbitSettings) {
     let live = connection.live().await;
     if let Err(error) = topology::declare(&live.connection, settings).await {
         debug!(error = error.to_string(), "queues could not be declared");
@@ -164,7 +168,7 @@ impl Delays {
         (at.elapsed() < MAX_AGE).then(|| delayed.clone())
     }
 
-    async fn refresh(self: &Arc<Self>, connection: &ManagedConnection, settings: &Settings) {
+    async fn refresh(self: &Arc<Self>, connection: &ManagedConnection, settings: &RabbitSettings) {
         {
             let mut started = self.started.lock();
             if started.is_some_and(|started| started.elapsed() < FETCH_EVERY) {
@@ -236,7 +240,7 @@ struct Figures {
 }
 
 impl Statistics {
-    fn new(api: &str, settings: &Settings) -> Result<Statistics> {
+    fn new(api: &str, settings: &RabbitSettings) -> Result<Statistics> {
         let client = reqwest::Client::builder()
             .timeout(FETCH_DEADLINE)
             .build()

@@ -19,5 +19,5 @@ mod topology;
 pub use consume::RabbitQueue;
 pub use dead::RabbitDeadLetters;
 pub use publish::RabbitPublisher;
-pub use settings::Settings;
+pub use settings::RabbitSettings;
 pub use tasks::RabbitTasks;

@@ -30,13 +30,13 @@ use super::{
     backlog::Backlog,
     connection::{Live, ManagedConnection, Status},
     failure::busy,
-    settings::Settings,
+    settings::RabbitSettings,
     topology::QueueId,
 };
 use crate::{
     error::Result,
     model::Timestamp,
-    queue::{EncodedBatch, Partition, Publisher, State},
+    queue::{EncodedBatch, Partition, Publisher, QueueState},
     retry::Policy,
 };
 
@@ -45,7 +45,7 @@ use crate::{
 const LAST_CONFIRM: Duration = Duration::from_secs(1);
 
 /// Tasks published at the same time.
-pub(super) const TASK_LANES: usize = 8;
+pub(super) const TASK_SLOTS: usize = 8;
 
 /// Interval of polling the depths while anything waits, and the shortest interval when a poll is requested.
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -66,10 +66,10 @@ pub struct RabbitPublisher {
 }
 
 struct Inner {
-    settings: Settings,
+    settings: RabbitSettings,
     connection: ManagedConnection,
-    /// One per partition, one for dead letters, and [`TASK_LANES`] for tasks.
-    lanes: Vec<Mutex<Lane>>,
+    /// One per partition, one for dead letters, and [`TASK_SLOTS`] for tasks.
+    slots: Vec<Mutex<ChannelSlot>>,
     backlog: Backlog,
     /// Payloads and commands confirmed by the broker.
     confirmed: [AtomicU64; 2],
@@ -80,7 +80,7 @@ struct Inner {
 /// A channel in confirm mode, with the epoch of its connection. It is taken out during a publish, so that a cancelled
 /// publish drops its channel.
 #[derive(Default)]
-struct Lane(Option<(u64, Channel)>);
+struct ChannelSlot(Option<(u64, Channel)>);
 
 /// A message on its way to a queue.
 pub(super) struct Outgoing<'a> {
@@ -103,10 +103,10 @@ impl RabbitPublisher {
     ///
     /// # Errors
     /// An invalid URL.
-    pub fn connect(settings: Settings) -> Result<RabbitPublisher> {
+    pub fn connect(settings: RabbitSettings) -> Result<RabbitPublisher> {
         let inner = Arc::new(Inner {
             connection: ManagedConnection::start(settings.clone(), "publisher")?,
-            lanes: (0..usize::from(settings.partitions) + 1 + TASK_LANES)
+            slots: (0..usize::from(settings.partitions) + 1 + TASK_SLOTS)
                 .map(|_| Mutex::default())
                 .collect(),
             backlog: Backlog::new(settings.partitions),
@@ -134,9 +134,9 @@ impl RabbitPublisher {
 
     /// Tasks have no order, so several are published at once.
     pub(super) async fn publish_task(&self, message: Outgoing<'_>) -> Result<()> {
-        let lane = self.inner.next_task.fetch_add(1, Ordering::Relaxed) % TASK_LANES;
+        let slot = self.inner.next_task.fetch_add(1, Ordering::Relaxed) % TASK_SLOTS;
         let before = usize::from(self.inner.settings.partitions) + 1;
-        self.inner.publish(before + lane, message).await
+        self.inner.publish(before + slot, message).await
     }
 
     /// The number of payloads confirmed to this publisher, and of the commands in them.
@@ -148,8 +148,8 @@ impl RabbitPublisher {
     }
 
     pub(super) async fn publish_dead(&self, message: Outgoing<'_>) -> Result<()> {
-        let lane = usize::from(self.inner.settings.partitions);
-        self.inner.publish(lane, message).await
+        let slot = usize::from(self.inner.settings.partitions);
+        self.inner.publish(slot, message).await
     }
 }
 
@@ -183,7 +183,7 @@ impl Publisher for RabbitPublisher {
         total
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> QueueState {
         self.inner.connection.state()
     }
 }
@@ -199,22 +199,22 @@ pub(super) fn persistent(content_type: &str, headers: FieldTable) -> BasicProper
 }
 
 impl Inner {
-    async fn publish(&self, lane: usize, message: Outgoing<'_>) -> Result<()> {
+    async fn publish(&self, slot: usize, message: Outgoing<'_>) -> Result<()> {
         match self.connection.state() {
-            State::Up => {}
-            State::Blocked => return Err(busy("the queue takes nothing just now; try again")),
-            State::Down => return Err(busy("the queue is not reachable just now; try again")),
+            QueueState::Up => {}
+            QueueState::Blocked => return Err(busy("the queue takes nothing just now; try again")),
+            QueueState::Down => return Err(busy("the queue is not reachable just now; try again")),
         }
         let deadline = Instant::now() + self.settings.confirm_timeout;
-        match timeout_at(deadline, self.until_confirmed(lane, message)).await {
+        match timeout_at(deadline, self.until_confirmed(slot, message)).await {
             Ok(result) => result,
             Err(_) => Err(busy("the queue did not confirm in time; try again")),
         }
     }
 
-    async fn until_confirmed(&self, lane: usize, message: Outgoing<'_>) -> Result<()> {
-        // `check` accepts only partitions that have a lane.
-        let mut lane = self.lanes[lane].lock().await;
+    async fn until_confirmed(&self, slot: usize, message: Outgoing<'_>) -> Result<()> {
+        // `check` accepts only partitions that have a slot.
+        let mut slot = self.slots[slot].lock().await;
         let mut retry = REFUSED.start();
         loop {
             let live = match self.connection.established().await {
@@ -222,7 +222,7 @@ impl Inner {
                 _ => return Err(busy("the queue takes nothing just now; try again")),
             };
             let attempt = tokio::select! {
-                attempt = self.attempt(&mut lane, &live, &message) => attempt,
+                attempt = self.attempt(&mut slot, &live, &message) => attempt,
                 () = self.connection.gone(live.epoch) => Attempt::Broken("connection lost".into()),
                 () = self.blocked_for_good() => {
                     return Err(busy("the queue takes nothing just now; try again"));
@@ -257,8 +257,13 @@ impl Inner {
         sleep(LAST_CONFIRM).await;
     }
 
-    async fn attempt(&self, lane: &mut Lane, live: &Live, message: &Outgoing<'_>) -> Attempt {
-        match self.try_once(lane, live, message).await {
+    async fn attempt(
+        &self,
+        slot: &mut ChannelSlot,
+        live: &Live,
+        message: &Outgoing<'_>,
+    ) -> Attempt {
+        match self.try_once(slot, live, message).await {
             Ok(attempt) => attempt,
             Err(error) => Attempt::Broken(error.to_string()),
         }
@@ -266,11 +271,11 @@ impl Inner {
 
     async fn try_once(
         &self,
-        lane: &mut Lane,
+        slot: &mut ChannelSlot,
         live: &Live,
         message: &Outgoing<'_>,
     ) -> lapin::Result<Attempt> {
-        let channel = match lane.0.take() {
+        let channel = match slot.0.take() {
             Some((epoch, channel)) if epoch == live.epoch && channel.status().connected() => {
                 channel
             }
@@ -307,7 +312,7 @@ impl Inner {
             Confirmation::Nack(None) => Attempt::Refused("negative confirm".into()),
             Confirmation::NotRequested => Attempt::Refused("channel without confirms".into()),
         };
-        lane.0 = Some((live.epoch, channel));
+        slot.0 = Some((live.epoch, channel));
         Ok(attempt)
     }
 

@@ -15,7 +15,7 @@ pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const HEARTBEAT_SECONDS: u16 = 5;
 
 #[derive(Clone)]
-pub struct Settings {
+pub struct RabbitSettings {
     /// `amqp://` or `amqps://`. May contain a password: never logged.
     pub url: String,
     /// Begins the name of every queue.
@@ -34,7 +34,7 @@ pub struct Settings {
     pub node: String,
 }
 
-impl Settings {
+impl RabbitSettings {
     pub(super) fn uri(&self) -> Result<AMQPUri> {
         let mut uri: AMQPUri = self
             .url
@@ -56,9 +56,9 @@ impl Settings {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for RabbitSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("RabbitSettings")
             .field("prefix", &self.prefix)
             .field("partitions", &self.partitions)
             .field("max_backlog", &self.max_backlog)

@@ -22,7 +22,7 @@ use super::{
     consume::RabbitQueue,
     delay::split,
     failure::{unavailable, within},
-    publish::{Outgoing, RabbitPublisher, TASK_LANES, persistent},
+    publish::{Outgoing, RabbitPublisher, TASK_SLOTS, persistent},
     topology::QueueId,
 };
 use crate::{
@@ -75,7 +75,7 @@ async fn publish(
 impl Tasks for RabbitTasks {
     async fn push(&self, tasks: Vec<NewTask>) -> Result<()> {
         stream::iter(tasks.into_iter().map(Ok))
-            .try_for_each_concurrent(TASK_LANES, |task| async move {
+            .try_for_each_concurrent(TASK_SLOTS, |task| async move {
                 publish(&self.publisher, task.queue, &task.payload, task.delay).await
             })
             .await

@@ -9,7 +9,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::settings::Settings;
+use super::settings::RabbitSettings;
 use crate::queue::{Partition, TaskQueue};
 
 /// A redelivery counts as a delivery, and 4.x discards a message after 20 unless told otherwise; 3.10 does not accept
@@ -83,7 +83,10 @@ impl QueueId {
 }
 
 /// Declares all queues except those of delays, which are declared when first used.
-pub(super) async fn declare(connection: &Connection, settings: &Settings) -> lapin::Result<()> {
+pub(super) async fn declare(
+    connection: &Connection,
+    settings: &RabbitSettings,
+) -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
     let queues = (0..settings.partitions)
         .map(QueueId::Partition)

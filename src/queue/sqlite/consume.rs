@@ -18,7 +18,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    state::{Lane, Shared, Stored},
+    state::{PartitionState, Shared, Stored},
     write::{Write, flush},
 };
 use crate::{
@@ -59,30 +59,30 @@ impl SqliteConsumer {
             cursor: 0,
             unacked: VecDeque::new(),
         };
-        consumer.lane().consumers.fetch_add(1, Ordering::Relaxed);
+        consumer.state().consumers.fetch_add(1, Ordering::Relaxed);
         consumer
     }
 
-    fn lane(&self) -> &Lane {
+    fn state(&self) -> &PartitionState {
         // `consume` accepts only existing partitions.
-        &self.shared.lanes[usize::from(self.partition)]
+        &self.shared.partitions[usize::from(self.partition)]
     }
 
     fn activate(&mut self, guard: OwnedMutexGuard<()>) {
-        self.cursor = self.lane().acked.load(Ordering::Acquire);
+        self.cursor = self.state().acked.load(Ordering::Acquire);
         self.active = Some(guard);
     }
 
     fn deliver(&mut self) -> Option<Delivery> {
         if self.ahead.is_empty() {
-            let taken = self.lane().tail.lock().take(self.cursor)?;
+            let taken = self.state().tail.lock().take(self.cursor)?;
             self.cursor = taken.back().map_or(self.cursor, |newest| newest.id);
             self.ahead = taken;
         }
         let stored = self.ahead.pop_front()?;
         self.unacked.push_back((stored.id, stored.messages));
         let before = self
-            .lane()
+            .state()
             .delivered
             .fetch_max(stored.id, Ordering::Relaxed);
         Some(Delivery {
@@ -120,7 +120,7 @@ impl SqliteConsumer {
 impl Consumer for SqliteConsumer {
     async fn next(&mut self) -> Option<Delivery> {
         if self.active.is_none() {
-            let active = self.lane().active.clone();
+            let active = self.state().active.clone();
             let guard = active.lock_owned().await;
             self.activate(guard);
         }
@@ -129,7 +129,11 @@ impl Consumer for SqliteConsumer {
                 return Some(delivery);
             }
             let shared = self.shared.clone();
-            let mut arrived = pin!(shared.lanes[usize::from(self.partition)].arrived.notified());
+            let mut arrived = pin!(
+                shared.partitions[usize::from(self.partition)]
+                    .arrived
+                    .notified()
+            );
             // Registered before reading, so that no arrival is missed.
             arrived.as_mut().enable();
             if let Err(error) = self.read().await {
@@ -148,7 +152,7 @@ impl Consumer for SqliteConsumer {
 
     fn try_next(&mut self) -> Option<Delivery> {
         if self.active.is_none() {
-            let guard = self.lane().active.clone().try_lock_owned().ok()?;
+            let guard = self.state().active.clone().try_lock_owned().ok()?;
             self.activate(guard);
         }
         self.deliver()
@@ -166,7 +170,7 @@ impl Consumer for SqliteConsumer {
             self.unacked.pop_front();
         }
         if let Some(newest) = newest {
-            self.lane().acked.fetch_max(newest, Ordering::Release);
+            self.state().acked.fetch_max(newest, Ordering::Release);
             let backlog = &self.shared.backlog;
             // Payloads of another process were never counted.
             let _ = backlog.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
@@ -185,6 +189,6 @@ impl Consumer for SqliteConsumer {
 
 impl Drop for SqliteConsumer {
     fn drop(&mut self) {
-        self.lane().consumers.fetch_sub(1, Ordering::Relaxed);
+        self.state().consumers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -12,4 +12,4 @@ mod tasks;
 mod write;
 
 pub use queue::SqliteQueue;
-pub use settings::Settings;
+pub use settings::SqliteQueueSettings;

@@ -15,8 +15,8 @@ use tokio::{
 
 use super::{
     consume::SqliteConsumer,
-    settings::Settings,
-    state::{Lane, Shared, Tail},
+    settings::SqliteQueueSettings,
+    state::{PartitionState, Shared, Tail},
     task_table::TaskTable,
     write::{self, Publish, Write, flush},
 };
@@ -24,8 +24,8 @@ use crate::{
     error::{Error, Result},
     model::Timestamp,
     queue::{
-        Consumer, Depth, EncodedBatch, Load, Partition, PartitionLoad, Publisher, Queue, State,
-        TaskQueue,
+        Consumer, Depth, EncodedBatch, Load, Partition, PartitionLoad, Publisher, Queue,
+        QueueState, TaskQueue,
     },
     sqlite::{Database, failure},
 };
@@ -39,7 +39,7 @@ pub struct SqliteQueue {
 
 impl SqliteQueue {
     /// Continues with what an earlier process left. Needs a tokio runtime, on which it starts the writer.
-    pub async fn open(database: Database, settings: Settings) -> Result<SqliteQueue> {
+    pub async fn open(database: Database, settings: SqliteQueueSettings) -> Result<SqliteQueue> {
         let row = sqlx::query(
             "SELECT coalesce(sum(messages), 0), coalesce(max(id), 0), \
              (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'queue') FROM queue",
@@ -48,7 +48,7 @@ impl SqliteQueue {
         .await
         .map_err(failure)?;
         let (backlog, newest, last_id): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-        let lanes = (0..settings.partitions).map(|_| Lane {
+        let partitions = (0..settings.partitions).map(|_| PartitionState {
             active: Arc::default(),
             consumers: AtomicU64::new(0),
             arrived: Notify::new(),
@@ -59,7 +59,7 @@ impl SqliteQueue {
         let tasks = TaskTable::open(database.clone());
         let shared = Arc::new(Shared {
             database,
-            lanes: lanes.collect(),
+            partitions: partitions.collect(),
             backlog: AtomicU64::new(u64::try_from(backlog).unwrap_or_default()),
             acked: Notify::new(),
             settings,
@@ -84,7 +84,7 @@ impl SqliteQueue {
 #[async_trait]
 impl Publisher for SqliteQueue {
     async fn publish(&self, partition: Partition, batch: EncodedBatch) -> Result<()> {
-        self.shared.lane(partition)?;
+        self.shared.partition(partition)?;
         let (done, answer) = oneshot::channel();
         let publish = Publish {
             partition,
@@ -107,11 +107,11 @@ impl Publisher for SqliteQueue {
         self.shared.backlog.load(Ordering::Relaxed)
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> QueueState {
         if self.writer.is_closed() {
-            State::Down
+            QueueState::Down
         } else {
-            State::Up
+            QueueState::Up
         }
     }
 }
@@ -123,7 +123,7 @@ fn gone() -> Error {
 #[async_trait]
 impl Queue for SqliteQueue {
     async fn consume(&self, partition: Partition) -> Result<Box<dyn Consumer>> {
-        self.shared.lane(partition)?;
+        self.shared.partition(partition)?;
         Ok(Box::new(SqliteConsumer::new(
             self.shared.clone(),
             self.writer.clone(),
@@ -133,15 +133,15 @@ impl Queue for SqliteQueue {
 
     async fn depths(&self) -> Result<Vec<Depth>> {
         let mut depths = Vec::new();
-        for (partition, lane) in self.shared.lanes.iter().enumerate() {
+        for (partition, state) in self.shared.partitions.iter().enumerate() {
             let count =
                 sqlx::query_scalar("SELECT count(*) FROM queue WHERE partition = ? AND id > ?")
                     .bind(partition as i64)
-                    .bind(lane.acked.load(Ordering::Relaxed));
+                    .bind(state.acked.load(Ordering::Relaxed));
             depths.push(Depth {
                 queue: format!("p.{partition}"),
                 ready: self.count(count).await?,
-                consumers: lane.consumers.load(Ordering::Relaxed),
+                consumers: state.consumers.load(Ordering::Relaxed),
             });
         }
         let count = sqlx::query_scalar("SELECT count(*) FROM dead_letters");
@@ -173,8 +173,8 @@ impl Queue for SqliteQueue {
 
     async fn load(&self) -> Result<Load> {
         let mut load = Load::default();
-        for (partition, lane) in self.shared.lanes.iter().enumerate() {
-            let delivered = lane.delivered.load(Ordering::Relaxed);
+        for (partition, state) in self.shared.partitions.iter().enumerate() {
+            let delivered = state.delivered.load(Ordering::Relaxed);
             let row = sqlx::query(
                 "SELECT coalesce(sum(id > ?), 0), coalesce(sum(id <= ?), 0), coalesce(sum(messages), 0) \
                  FROM queue WHERE partition = ? AND id > ?",
@@ -182,7 +182,7 @@ impl Queue for SqliteQueue {
             .bind(delivered)
             .bind(delivered)
             .bind(partition as i64)
-            .bind(lane.acked.load(Ordering::Relaxed))
+            .bind(state.acked.load(Ordering::Relaxed))
             .fetch_one(self.shared.database.readers())
             .await
             .map_err(failure)?;
@@ -191,7 +191,7 @@ impl Queue for SqliteQueue {
                 ready: number(0),
                 unacked: Some(number(1)),
                 messages: Some(number(2)),
-                consumers: lane.consumers.load(Ordering::Relaxed),
+                consumers: state.consumers.load(Ordering::Relaxed),
             });
         }
         self.tasks.load(&mut load).await?;

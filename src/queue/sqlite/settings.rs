@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::queue::Partition;
 
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SqliteQueueSettings {
     /// At least 1.
     pub partitions: Partition,
     /// Deadline of a publish.

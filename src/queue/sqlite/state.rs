@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::settings::Settings;
+use super::settings::SqliteQueueSettings;
 use crate::{
     error::{Error, Result},
     queue::Partition,
@@ -25,8 +25,8 @@ const TAIL_BYTES: usize = 4 << 20;
 
 pub(super) struct Shared {
     pub database: Database,
-    pub settings: Settings,
-    pub lanes: Vec<Lane>,
+    pub settings: SqliteQueueSettings,
+    pub partitions: Vec<PartitionState>,
     /// Commands published and not acknowledged.
     pub backlog: AtomicU64,
     /// Notified after an acknowledgement.
@@ -34,7 +34,7 @@ pub(super) struct Shared {
 }
 
 /// One partition.
-pub(super) struct Lane {
+pub(super) struct PartitionState {
     /// Held by the active consumer.
     pub active: Arc<tokio::sync::Mutex<()>>,
     pub consumers: AtomicU64,
@@ -100,8 +100,8 @@ impl Tail {
 }
 
 impl Shared {
-    pub fn lane(&self, partition: Partition) -> Result<&Lane> {
-        self.lanes.get(usize::from(partition)).ok_or_else(|| {
+    pub fn partition(&self, partition: Partition) -> Result<&PartitionState> {
+        self.partitions.get(usize::from(partition)).ok_or_else(|| {
             Error::conflict(format!(
                 "there is no partition {partition}: queue.partitions is {}",
                 self.settings.partitions

@@ -31,7 +31,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// The table, and what the consumers of this process share.
 pub(super) struct TaskTable {
     database: Database,
-    state: Mutex<State>,
+    state: Mutex<TableState>,
     /// Notified after a task was added.
     added: Notify,
     /// Notified after an acknowledgement.
@@ -39,7 +39,7 @@ pub(super) struct TaskTable {
 }
 
 #[derive(Default)]
-struct State {
+struct TableState {
     /// Delivered, or acknowledged and not deleted yet.
     taken: HashSet<i64>,
     /// Acknowledged and not deleted yet.
@@ -119,7 +119,10 @@ impl TaskTable {
                 }
             }
             Err(error) => {
-                warn!(error = error.chain(), "done jobs could not be deleted yet");
+                warn!(
+                    error = error.chain(),
+                    "completed tasks could not be deleted yet"
+                );
                 state.done.extend(done);
             }
         }
@@ -265,7 +268,7 @@ impl TaskConsumer for SqliteTaskConsumer {
                     let _ = timeout(wait.min(READ_INTERVAL), added).await;
                 }
                 Err(error) => {
-                    warn!(error = error.chain(), "jobs could not be read");
+                    warn!(error = error.chain(), "tasks could not be read");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }

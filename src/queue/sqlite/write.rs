@@ -54,7 +54,7 @@ pub(super) async fn flush(writer: &mpsc::Sender<Write>) {
 /// Ends with a last flush when every handle has been dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Write>, last_id: i64) {
     let mut writer = Writer {
-        deleted: vec![0; shared.lanes.len()],
+        deleted: vec![0; shared.partitions.len()],
         shared,
         last_id,
         failing: false,
@@ -100,9 +100,9 @@ impl Writer {
         }
         let acked: Vec<i64> = self
             .shared
-            .lanes
+            .partitions
             .iter()
-            .map(|lane| lane.acked.load(Ordering::Acquire))
+            .map(|state| state.acked.load(Ordering::Acquire))
             .collect();
         if publishes.is_empty() && acked == self.deleted {
             return;
@@ -177,9 +177,9 @@ impl Writer {
         let foreign = newest - self.last_id != count;
         if foreign {
             // Another process added rows in between, so the tails are incomplete.
-            for lane in &self.shared.lanes {
-                lane.tail.lock().reset(newest);
-                lane.arrived.notify_one();
+            for state in &self.shared.partitions {
+                state.tail.lock().reset(newest);
+                state.arrived.notify_one();
             }
         }
         self.last_id = newest;
@@ -190,9 +190,9 @@ impl Writer {
                 .backlog
                 .fetch_add(messages.into(), Ordering::Relaxed);
             // `publish` let only known partitions through.
-            let lane = &self.shared.lanes[usize::from(publish.partition)];
+            let state = &self.shared.partitions[usize::from(publish.partition)];
             if !foreign {
-                lane.tail.lock().push(Stored {
+                state.tail.lock().push(Stored {
                     id,
                     messages,
                     payload: publish.payload,
@@ -202,7 +202,7 @@ impl Writer {
             let _ = publish.done.send(Ok(()));
         }
         for partition in touched {
-            self.shared.lanes[usize::from(partition)]
+            self.shared.partitions[usize::from(partition)]
                 .arrived
                 .notify_one();
         }

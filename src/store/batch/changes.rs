@@ -43,7 +43,7 @@ pub struct Changes {
     /// Mutes to delete: they ended, or their users are members again and have the mute in their row of `members`.
     pub lifted_mutes: Vec<(RoomId, UserId)>,
     /// Users whose names are removed from the room's old events. They are no longer members.
-    pub forgotten: Vec<(RoomId, UserId)>,
+    pub erased: Vec<(RoomId, UserId)>,
 }
 
 impl Changes {
@@ -62,7 +62,7 @@ impl Changes {
             && self.lifted_bans.is_empty()
             && self.mutes.is_empty()
             && self.lifted_mutes.is_empty()
-            && self.forgotten.is_empty()
+            && self.erased.is_empty()
     }
 
     /// [`Changes::check`] for [`BatchWrites::append`](crate::store::BatchWrites::append).
@@ -93,7 +93,7 @@ impl Changes {
             .chain(members.clone().map(|(room, _)| room))
             .chain(bans.clone().map(|(room, _)| room))
             .chain(mutes.clone().map(|(room, _)| room))
-            .chain(self.forgotten.iter().map(|(room, _)| *room));
+            .chain(self.erased.iter().map(|(room, _)| *room));
         if !touched.all(|room| is_locked(&room)) {
             return fault("a batch changes a room that it has not locked");
         }

@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-const PLACE: [Column; 2] = [Column("room", Kind::Id), Column("user_id", Kind::Id)];
+const ROOM_AND_USER: [Column; 2] = [Column("room", Kind::Id), Column("user_id", Kind::Id)];
 
-static PLACES: ListSql<2> = ListSql::new(
-    PLACE,
+static ROOM_MEMBERS: ListSql<2> = ListSql::new(
+    ROOM_AND_USER,
     concat!(
         "SELECT ",
         room_columns!(),
@@ -30,7 +30,7 @@ static PLACES: ListSql<2> = ListSql::new(
 );
 
 /// The rooms that messages are about to be sent to, and their senders' memberships.
-pub(super) async fn places<S: Session>(
+pub(super) async fn room_members<S: Session>(
     session: &mut S,
     scope: &Scope,
     facts: &mut Facts,
@@ -38,9 +38,9 @@ pub(super) async fn places<S: Session>(
     if scope.members.is_empty() {
         return Ok(());
     }
-    let statement = PLACES.list(&scope.members, |&(room, user)| [room.into(), user.into()]);
-    let places: Vec<(Room, Option<Member>)> = session.all(statement).await?;
-    for (room, member) in places {
+    let statement = ROOM_MEMBERS.list(&scope.members, |&(room, user)| [room.into(), user.into()]);
+    let pairs: Vec<(Room, Option<Member>)> = session.all(statement).await?;
+    for (room, member) in pairs {
         facts.rooms.insert(room.id, room);
         facts.add_members(member);
     }
@@ -101,7 +101,11 @@ pub(super) async fn messages<S: Session>(
 
 /// A user, their member, ban and mute rows in a room, and whether to lock the account against deletion (`keep`).
 static PEOPLE: ListSql<3> = ListSql::each(
-    [PLACE[0], PLACE[1], Column("keep", Kind::Flag)],
+    [
+        ROOM_AND_USER[0],
+        ROOM_AND_USER[1],
+        Column("keep", Kind::Flag),
+    ],
     postgres::PEOPLE,
     sqlite::PEOPLE,
 );
@@ -151,12 +155,12 @@ pub(super) async fn people<S: Session>(
     });
     for person in session.all::<Person>(statement).await? {
         facts.add_members(person.member);
-        let place = (person.room, person.user.id);
+        let pair = (person.room, person.user.id);
         if let Some(until) = person.ban {
-            facts.bans.insert(place, until);
+            facts.bans.insert(pair, until);
         }
         if let Some(until) = person.mute {
-            facts.mutes.insert(place, until);
+            facts.mutes.insert(pair, until);
         }
         if !person.deleted {
             facts.users.insert(person.user.id, person.user);
@@ -165,7 +169,8 @@ pub(super) async fn people<S: Session>(
     Ok(())
 }
 
-static SUCCESSORS: ListSql<2> = ListSql::each(PLACE, postgres::SUCCESSORS, sqlite::SUCCESSORS);
+static SUCCESSORS: ListSql<2> =
+    ListSql::each(ROOM_AND_USER, postgres::SUCCESSORS, sqlite::SUCCESSORS);
 
 pub(super) async fn successors<S: Session>(
     session: &mut S,

@@ -56,7 +56,7 @@ pub(super) const SUCCESSORS: &str = concat!(
       ORDER BY m.room, (m.role = 'admin') DESC, m.joined_at, m.user_id"
 );
 
-pub(super) const FORGET_NAMES: &str = "UPDATE feed SET data = jsonb_set(feed.data::jsonb, \
+pub(super) const ERASE_NAMES: &str = "UPDATE feed SET data = jsonb_set(feed.data::jsonb, \
          CASE feed.kind WHEN 'roomUpdated' THEN '{member,user}' ELSE '{user}' END::text[], \
          jsonb_build_object('id', n.user_id, 'username', n.username, \
              'displayName', n.display_name))::text \

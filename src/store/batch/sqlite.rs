@@ -38,7 +38,7 @@ pub(super) const SUCCESSORS: &str = concat!(
       JOIN users u ON u.id = m.user_id"
 );
 
-pub(super) const FORGET_NAMES: &str = "UPDATE feed SET data = CASE kind WHEN 'roomUpdated' \
+pub(super) const ERASE_NAMES: &str = "UPDATE feed SET data = CASE kind WHEN 'roomUpdated' \
          THEN json_set(data, '$.member.user.username', n.username, \
              '$.member.user.displayName', n.display_name) \
          ELSE json_set(data, '$.user.username', n.username, \

@@ -47,7 +47,7 @@ impl<D: Database> BatchWrites for D {
     async fn preview(&self, scope: &Scope) -> Result<Facts> {
         let mut session = self.open(Access::Read).await?;
         let mut facts = Facts::default();
-        facts::places(&mut session, scope, &mut facts).await?;
+        facts::room_members(&mut session, scope, &mut facts).await?;
         facts::messages(&mut session, &scope.messages, &mut facts).await?;
         facts::named(&mut session, scope, &mut facts).await?;
         Ok(facts)
@@ -78,7 +78,7 @@ impl<S: Session> Transaction for Open<S> {
             lifted_bans,
             mutes,
             lifted_mutes,
-            forgotten,
+            erased,
         } = changes;
         let (old, mut new): (Vec<Room>, Vec<Room>) = rooms
             .into_iter()
@@ -100,7 +100,7 @@ impl<S: Session> Transaction for Open<S> {
         writes::put_bans(session, &bans).await?;
         writes::lift_mutes(session, &lifted_mutes).await?;
         writes::put_mutes(session, &mutes).await?;
-        writes::forget_names(session, &forgotten).await?;
+        writes::erase_names(session, &erased).await?;
         self.session.commit().await
     }
 }

@@ -201,7 +201,11 @@ pub(super) async fn put_members<S: Session>(session: &mut S, members: &[Member])
 }
 
 static PUT_BANS: ListSql<3> = ListSql::new(
-    [PLACE[0], PLACE[1], Column("until", Kind::Time)],
+    [
+        ROOM_AND_USER[0],
+        ROOM_AND_USER[1],
+        Column("until", Kind::Time),
+    ],
     "INSERT INTO bans (room, user_id, until) \
      SELECT n.room, n.user_id, n.until FROM {rows} WHERE true \
      ON CONFLICT (room, user_id) DO UPDATE SET until = excluded.until",
@@ -218,7 +222,11 @@ pub(super) async fn put_bans<S: Session>(
 }
 
 static PUT_MUTES: ListSql<3> = ListSql::new(
-    [PLACE[0], PLACE[1], Column("until", Kind::Time)],
+    [
+        ROOM_AND_USER[0],
+        ROOM_AND_USER[1],
+        Column("until", Kind::Time),
+    ],
     "INSERT INTO restrictions (room, user_id, kind, until) \
      SELECT n.room, n.user_id, 'mute', n.until FROM {rows} WHERE true \
      ON CONFLICT (room, user_id, kind) DO UPDATE SET until = excluded.until",
@@ -234,10 +242,10 @@ pub(super) async fn put_mutes<S: Session>(
     written.await.map(drop)
 }
 
-const PLACE: [Column; 2] = [Column("room", Kind::Id), Column("user_id", Kind::Id)];
+const ROOM_AND_USER: [Column; 2] = [Column("room", Kind::Id), Column("user_id", Kind::Id)];
 
 static REMOVE_MEMBERS: ListSql<2> = ListSql::new(
-    PLACE,
+    ROOM_AND_USER,
     "DELETE FROM members WHERE (room, user_id) IN (SELECT n.room, n.user_id FROM {rows})",
 );
 
@@ -245,13 +253,13 @@ pub(super) async fn remove_members<S: Session>(
     session: &mut S,
     pairs: &[(RoomId, UserId)],
 ) -> Result<()> {
-    write(session, &REMOVE_MEMBERS, pairs, place)
+    write(session, &REMOVE_MEMBERS, pairs, room_and_user)
         .await
         .map(drop)
 }
 
 static LIFT_BANS: ListSql<2> = ListSql::new(
-    PLACE,
+    ROOM_AND_USER,
     "DELETE FROM bans WHERE (room, user_id) IN (SELECT n.room, n.user_id FROM {rows})",
 );
 
@@ -259,11 +267,13 @@ pub(super) async fn lift_bans<S: Session>(
     session: &mut S,
     pairs: &[(RoomId, UserId)],
 ) -> Result<()> {
-    write(session, &LIFT_BANS, pairs, place).await.map(drop)
+    write(session, &LIFT_BANS, pairs, room_and_user)
+        .await
+        .map(drop)
 }
 
 static LIFT_MUTES: ListSql<2> = ListSql::new(
-    PLACE,
+    ROOM_AND_USER,
     "DELETE FROM restrictions WHERE kind = 'mute' \
      AND (room, user_id) IN (SELECT n.room, n.user_id FROM {rows})",
 );
@@ -272,31 +282,33 @@ pub(super) async fn lift_mutes<S: Session>(
     session: &mut S,
     pairs: &[(RoomId, UserId)],
 ) -> Result<()> {
-    write(session, &LIFT_MUTES, pairs, place).await.map(drop)
+    write(session, &LIFT_MUTES, pairs, room_and_user)
+        .await
+        .map(drop)
 }
 
-fn place(&(room, user): &(RoomId, UserId)) -> [Value<'_>; 2] {
+fn room_and_user(&(room, user): &(RoomId, UserId)) -> [Value<'_>; 2] {
     [room.into(), user.into()]
 }
 
 /// The user's id is the text that stands in the JSON of events.
-static FORGET_NAMES: ListSql<4> = ListSql::each(
+static ERASE_NAMES: ListSql<4> = ListSql::each(
     [
         Column("room", Kind::Id),
         Column("user_id", Kind::Text),
         Column("username", Kind::Text),
         Column("display_name", Kind::Text),
     ],
-    postgres::FORGET_NAMES,
-    sqlite::FORGET_NAMES,
+    postgres::ERASE_NAMES,
+    sqlite::ERASE_NAMES,
 );
 
 /// Events of joining and leaving and of a changed role have a user's name in them.
-pub(super) async fn forget_names<S: Session>(
+pub(super) async fn erase_names<S: Session>(
     session: &mut S,
     pairs: &[(RoomId, UserId)],
 ) -> Result<()> {
-    let written = write(session, &FORGET_NAMES, pairs, |&(room, user)| {
+    let written = write(session, &ERASE_NAMES, pairs, |&(room, user)| {
         [
             room.into(),
             Some(user.to_string()).into(),

@@ -4,7 +4,7 @@ use super::Rotation;
 use crate::model::Timestamp;
 
 /// A login's row.
-pub(super) struct State {
+pub(super) struct LoginRow {
     pub token_hash: Vec<u8>,
     pub prev_hash: Option<Vec<u8>>,
     pub rotated_at: Option<Timestamp>,
@@ -12,7 +12,7 @@ pub(super) struct State {
     pub revoked: bool,
 }
 
-debug_of!(State {
+debug_of!(LoginRow {
     rotated_at,
     expires_at,
     revoked
@@ -32,7 +32,7 @@ pub(super) enum Step {
     Revoke,
 }
 
-pub(super) fn decide(login: &State, rotation: &Rotation) -> Step {
+pub(super) fn decide(login: &LoginRow, rotation: &Rotation) -> Step {
     let Rotation {
         old_hash,
         new_hash,
@@ -78,8 +78,8 @@ mod tests {
     }
 
     /// Rotated from `a` to `b` at second 100.
-    fn rotated() -> State {
-        State {
+    fn rotated() -> LoginRow {
+        LoginRow {
             token_hash: b"b".to_vec(),
             prev_hash: Some(b"a".to_vec()),
             rotated_at: Some(at(100)),
@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    fn ask(login: &State, old: &[u8], new: &[u8], asked_at: Timestamp) -> Step {
+    fn ask(login: &LoginRow, old: &[u8], new: &[u8], asked_at: Timestamp) -> Step {
         let rotation = Rotation {
             login: uuid::Uuid::nil(),
             old_hash: old.to_vec(),
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn an_ended_login_is_refused() {
         assert_eq!(ask(&rotated(), b"b", b"c", at(1000)), Step::Refuse);
-        let revoked = State {
+        let revoked = LoginRow {
             revoked: true,
             ..rotated()
         };

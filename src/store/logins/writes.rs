@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{
     Login, LoginWrites, Rotation,
-    rotation::{self, State, Step},
+    rotation::{self, LoginRow, Step},
 };
 use crate::{
     error::Result,
@@ -37,9 +37,9 @@ const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1";
 
 static OF_USER: Sql = Sql::new("SELECT id FROM logins WHERE user_id = $1 AND expires_at > {now}");
 
-impl Record for State {
+impl Record for LoginRow {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        Ok(State {
+        Ok(LoginRow {
             token_hash: row.get("token_hash")?,
             prev_hash: row.get("prev_hash")?,
             rotated_at: row.get("rotated_at")?,

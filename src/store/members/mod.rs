@@ -4,5 +4,5 @@ mod port;
 mod reads;
 mod record;
 
-pub use port::{Entry, MemberReads, MemberRooms};
-pub(super) use record::{Place, member_columns};
+pub use port::{MemberReads, MemberRooms, RoomEntry};
+pub(super) use record::{MemberKey, member_columns};

@@ -9,7 +9,7 @@ use crate::{
 
 /// A room with the membership and unread count of one user, as `joinRoom` needs it.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct RoomEntry {
     /// Not deleted.
     pub room: Room,
     pub member: Option<Member>,
@@ -25,8 +25,8 @@ pub trait MemberReads: Send + Sync {
         room: RoomId,
         user: UserId,
     ) -> Result<Option<(Room, Option<Member>)>>;
-    /// The [`Entry`] of each pair of room and user, in the order of `who`, which may have any length.
-    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>>;
+    /// The [`RoomEntry`] of each pair of room and user, in the order of `who`, which may have any length.
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<RoomEntry>>>;
     /// The pairs of `who` in which the user is a member and the room is not deleted, in any order. Any number of pairs.
     async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>>;
     /// Members in the order of their user ids, starting above `after`.

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Entry, MemberReads, MemberRooms, Place, member_columns};
+use super::{MemberKey, MemberReads, MemberRooms, RoomEntry, member_columns};
 use crate::{
     error::Result,
     model::{Member, Room, RoomId, UserId},
@@ -74,11 +74,11 @@ const ROOM_IDS: &str = "SELECT m.room AS id FROM members m \
      WHERE m.user_id = $1 AND m.room > $2 ORDER BY m.room LIMIT $3";
 
 /// An entry, and its position among those asked for.
-struct EntryAt(usize, Entry);
+struct EntryAt(usize, RoomEntry);
 
 impl Record for EntryAt {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        let entry = Entry {
+        let entry = RoomEntry {
             room: Room::read(row)?,
             member: Option::read(row)?,
             unread: row.count("unread")?,
@@ -100,7 +100,7 @@ impl<D: Database> MemberReads for D {
             .await
     }
 
-    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<RoomEntry>>> {
         let mut session = self.open(Access::Read).await?;
         let statement = ENTRIES.list(who.iter().enumerate(), |(position, &(room, user))| {
             [room.into(), user.into(), (position as i64).into()]
@@ -118,8 +118,8 @@ impl<D: Database> MemberReads for D {
     async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
         let mut session = self.open(Access::Read).await?;
         let statement = ARE_MEMBERS.list(who, |&(room, user)| [room.into(), user.into()]);
-        let found: Vec<Place> = session.all(statement).await?;
-        Ok(found.into_iter().map(|place| (place.0, place.1)).collect())
+        let found: Vec<MemberKey> = session.all(statement).await?;
+        Ok(found.into_iter().map(|pair| (pair.0, pair.1)).collect())
     }
 
     async fn members(

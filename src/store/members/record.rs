@@ -41,10 +41,10 @@ impl Record for Option<Member> {
 }
 
 /// A room and a user.
-pub(in crate::store) struct Place(pub RoomId, pub UserId);
+pub(in crate::store) struct MemberKey(pub RoomId, pub UserId);
 
-impl Record for Place {
+impl Record for MemberKey {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        Ok(Place(row.get("room")?, row.get("user_id")?))
+        Ok(MemberKey(row.get("room")?, row.get("user_id")?))
     }
 }

@@ -35,12 +35,12 @@ const CLEAR_ROOMS: &str = "DELETE FROM notify_rooms WHERE user_id = $1";
 
 const PUT_ROOM: &str = "INSERT INTO notify_rooms (user_id, room, mode) VALUES ($1, $2, $3)";
 
-struct Settings(Preferences);
+struct PreferencesRow(Preferences);
 
-impl Record for Settings {
+impl Record for PreferencesRow {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
         let settings: String = row.get("settings")?;
-        Ok(Settings(Preferences::parse(Some(&settings))))
+        Ok(PreferencesRow(Preferences::parse(Some(&settings))))
     }
 }
 
@@ -74,7 +74,7 @@ impl Record for Deleted {
 impl<D: Database> PreferenceReads for D {
     async fn notify_settings(&self, user: UserId) -> Result<NotifySettings> {
         let mut session = self.open(Access::Read).await?;
-        let settings: Option<Settings> = session.optional(sql(SETTINGS).bind(user)).await?;
+        let settings: Option<PreferencesRow> = session.optional(sql(SETTINGS).bind(user)).await?;
         let rooms: Vec<RoomSetting> = session.all(sql(ROOMS).bind(user)).await?;
         let verified: Vec<Verified> = session.all(sql(VERIFIED).bind(user)).await?;
         let deleted: Option<Deleted> = session.optional(sql(DELETED).bind(user)).await?;

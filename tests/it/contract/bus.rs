@@ -16,7 +16,7 @@ use chat::{
 use futures_util::future;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::support::{Line, PATIENCE, redis_url, soon, unique, until};
+use crate::support::{PATIENCE, TcpProxy, redis_url, soon, unique, until};
 
 /// The handles of two nodes to one bus; in memory both are the same.
 struct Nodes {
@@ -27,7 +27,7 @@ struct Nodes {
 const RECENT: usize = 5;
 
 fn redis_bus(prefix: &str, url: String, recent_ttl: Duration) -> Handles {
-    let settings = redis::Settings {
+    let settings = redis::RedisSettings {
         url,
         prefix: prefix.to_owned(),
         recent_messages: RECENT,
@@ -46,7 +46,7 @@ fn redis_nodes(recent_ttl: Duration) -> Nodes {
 }
 
 fn memory_nodes(recent_ttl: Duration) -> Nodes {
-    let bus = Handles::new(Arc::new(MemoryBus::new(memory::Settings {
+    let bus = Handles::new(Arc::new(MemoryBus::new(memory::MemoryBusSettings {
         recent_messages: RECENT,
         recent_ttl,
         recent_rooms: 100,
@@ -638,18 +638,18 @@ suite!(
     a_listener_that_falls_behind_is_lost_and_restored(super::PATIENCE),
 );
 
-async fn redis_through_a_line() -> (Line, Handles, Handles) {
+async fn redis_through_a_proxy() -> (TcpProxy, Handles, Handles) {
     let url = redis_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
     let credentials = &rest[..rest.len() - server.len()];
     let server = server.split('/').next().unwrap();
-    let line = Line::to(server).await;
-    let through = format!("{scheme}://{credentials}{}", line.address);
+    let proxy = TcpProxy::to(server).await;
+    let through = format!("{scheme}://{credentials}{}", proxy.address);
     let prefix = unique("bus");
     let direct = redis_bus(&prefix, url.clone(), PATIENCE);
     let bus = redis_bus(&prefix, through, PATIENCE);
-    (line, direct, bus)
+    (proxy, direct, bus)
 }
 
 async fn lost(incoming: &mut mpsc::Receiver<Incoming>) {
@@ -668,7 +668,7 @@ async fn restored(incoming: &mut mpsc::Receiver<Incoming>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subscriptions_are_restored_on_a_new_connection() {
-    let (line, direct, bus) = redis_through_a_line().await;
+    let (proxy, direct, bus) = redis_through_a_proxy().await;
     let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     // As many channels as an edge can have.
     let rooms: Vec<Channel> = (0..45_000).map(|_| Channel::Room(new_id())).collect();
@@ -676,7 +676,7 @@ async fn subscriptions_are_restored_on_a_new_connection() {
     assert!(subscriptions.subscribe(&rooms).await.unwrap());
     subscriptions.unsubscribe(left).await.unwrap();
     for _ in 0..3 {
-        line.cut();
+        proxy.cut();
         lost(&mut incoming).await;
         restored(&mut incoming).await;
         for channel in [left[0], before[0], before[before.len() - 1]] {
@@ -694,12 +694,12 @@ async fn subscriptions_are_restored_on_a_new_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_is_detected_within_its_deadlines() {
-    let (line, direct, bus) = redis_through_a_line().await;
+    let (proxy, direct, bus) = redis_through_a_proxy().await;
     let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     let (early, late) = (Channel::Room(new_id()), Channel::Room(new_id()));
     assert!(subscriptions.subscribe(&[early]).await.unwrap());
     bus.pubsub.ping().await.unwrap();
-    line.freeze();
+    proxy.freeze();
     let started = Instant::now();
     let error = bus
         .coordination
@@ -720,7 +720,7 @@ async fn a_silent_server_is_detected_within_its_deadlines() {
     let started = Instant::now();
     assert!(!subscriptions.subscribe(&[late]).await.unwrap());
     assert!(started.elapsed() < Duration::from_millis(100));
-    line.thaw();
+    proxy.thaw();
     restored(&mut incoming).await;
     for channel in [early, late] {
         direct

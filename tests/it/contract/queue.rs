@@ -7,8 +7,8 @@ use chat::{
     error::Code,
     model::{Timestamp, new_id},
     queue::{
-        Consumer, DeadLetter, DeadLetters, Load, NewTask, Partition, Publisher, Queue, Selection,
-        State, TaskQueue, Tasks,
+        Consumer, DeadLetter, DeadLetters, Load, NewTask, Partition, Publisher, Queue, QueueState,
+        Selection, TaskQueue, Tasks,
         rabbit::{self, RabbitDeadLetters, RabbitPublisher, RabbitQueue, RabbitTasks},
         sqlite::{self, SqliteQueue},
     },
@@ -22,7 +22,7 @@ pub const PARTITIONS: Partition = 3;
 const PREFETCH: u16 = 100;
 
 /// Where a queue's content is stored, so that it can be reopened.
-enum Place {
+enum QueueFixture {
     Rabbit { prefix: String },
     Sqlite { directory: PathBuf },
 }
@@ -34,8 +34,8 @@ struct Opened {
     tasks: Arc<dyn Tasks>,
 }
 
-pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::Settings {
-    rabbit::Settings {
+pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::RabbitSettings {
+    rabbit::RabbitSettings {
         url,
         prefix: prefix.to_owned(),
         partitions: PARTITIONS,
@@ -64,22 +64,22 @@ pub async fn delete_queues(prefix: &str) {
     }
 }
 
-impl Place {
-    fn rabbit() -> Place {
-        Place::Rabbit {
+impl QueueFixture {
+    fn rabbit() -> QueueFixture {
+        QueueFixture::Rabbit {
             prefix: unique("queue"),
         }
     }
 
-    fn sqlite() -> Place {
+    fn sqlite() -> QueueFixture {
         let directory = std::env::temp_dir().join(unique("queue"));
         std::fs::create_dir(&directory).unwrap();
-        Place::Sqlite { directory }
+        QueueFixture::Sqlite { directory }
     }
 
     async fn open(&self) -> Opened {
         match self {
-            Place::Rabbit { prefix } => {
+            QueueFixture::Rabbit { prefix } => {
                 let settings = rabbit_settings(prefix, amqp_url());
                 let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());
                 let queue = RabbitQueue::connect(settings).unwrap();
@@ -95,9 +95,9 @@ impl Place {
                     tasks,
                 }
             }
-            Place::Sqlite { directory } => {
+            QueueFixture::Sqlite { directory } => {
                 let database = Database::open(&directory.join("chat.db")).await.unwrap();
-                let settings = sqlite::Settings {
+                let settings = sqlite::SqliteQueueSettings {
                     partitions: PARTITIONS,
                     confirm_timeout: Duration::from_secs(20),
                     prefetch: PREFETCH,
@@ -115,8 +115,8 @@ impl Place {
 
     async fn remove(self) {
         match self {
-            Place::Rabbit { prefix } => delete_queues(&prefix).await,
-            Place::Sqlite { directory } => std::fs::remove_dir_all(directory).unwrap(),
+            QueueFixture::Rabbit { prefix } => delete_queues(&prefix).await,
+            QueueFixture::Sqlite { directory } => std::fs::remove_dir_all(directory).unwrap(),
         }
     }
 }
@@ -153,11 +153,11 @@ async fn expect(
     tag
 }
 
-async fn order_and_acknowledgement(place: Place) {
+async fn order_and_acknowledgement(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
-    assert_eq!(publisher.state(), State::Up);
+    } = fixture.open().await;
+    assert_eq!(publisher.state(), QueueState::Up);
     queue.ping().await.unwrap();
     publish(&*publisher, 1, 0..250).await;
     let mut consumer = queue.consume(1).await.unwrap();
@@ -172,13 +172,13 @@ async fn order_and_acknowledgement(place: Place) {
     publish(&*publisher, 1, 250..253).await;
     let mut consumer = queue.consume(1).await.unwrap();
     expect(&mut *consumer, 1, 250..253).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn unacknowledged_payloads_are_requeued_in_front(place: Place) {
+async fn unacknowledged_payloads_are_requeued_in_front(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     publish(&*publisher, 0, 0..90).await;
     let mut consumer = queue.consume(0).await.unwrap();
     let first = consumer.next().await.unwrap();
@@ -198,13 +198,13 @@ async fn unacknowledged_payloads_are_requeued_in_front(place: Place) {
     let tag = expect(&mut *consumer, 0, 10..110).await;
     consumer.ack_through(tag).await.unwrap();
     expect(&mut *consumer, 0, 110..150).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn one_consumer_at_a_time(place: Place) {
+async fn one_consumer_at_a_time(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     let mut first = queue.consume(2).await.unwrap();
     publish(&*publisher, 2, 0..1).await;
     expect(&mut *first, 2, 0..1).await;
@@ -220,13 +220,13 @@ async fn one_consumer_at_a_time(place: Place) {
     second.ack_through(tag).await.unwrap();
     publish(&*publisher, 2, 5..6).await;
     expect(&mut *second, 2, 5..6).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn payloads_that_have_arrived_are_taken_without_waiting(place: Place) {
+async fn payloads_that_have_arrived_are_taken_without_waiting(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     let mut consumer = queue.consume(0).await.unwrap();
     assert!(consumer.try_next().is_none());
     publish(&*publisher, 0, 0..20).await;
@@ -246,13 +246,13 @@ async fn payloads_that_have_arrived_are_taken_without_waiting(place: Place) {
     }
     let next = async { expect(&mut *consumer, 0, 20..21).await };
     future::join(next, publish(&*publisher, 0, 20..21)).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn the_backlog_is_counted(place: Place) {
+async fn the_backlog_is_counted(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     assert_eq!(publisher.backlog(), 0);
     for number in 0..10 {
         let partition = (number % 2) as Partition;
@@ -291,13 +291,13 @@ async fn the_backlog_is_counted(place: Place) {
         consumer.close().await;
     }
     until("nothing waits", async || publisher.backlog(), |n| *n == 0).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn the_load_is_known(place: Place) {
+async fn the_load_is_known(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     for number in 0..3 {
         publisher
             .publish(0, super::batch(&payload(0, number), 5))
@@ -328,11 +328,11 @@ async fn the_load_is_known(place: Place) {
         partition.ready + partition.unacked.unwrap_or_default() == 3 && partition.consumers == 0
     };
     until("nothing was lost", look, waits).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn the_load_of_tasks_is_known(place: Place) {
-    let Opened { queue, tasks, .. } = place.open().await;
+async fn the_load_of_tasks_is_known(fixture: QueueFixture) {
+    let Opened { queue, tasks, .. } = fixture.open().await;
     let task = |queue, delay| NewTask {
         queue,
         payload: Bytes::from_static(b"{}"),
@@ -383,7 +383,7 @@ async fn the_load_of_tasks_is_known(place: Place) {
     let mut hand = tasks.take(TaskQueue::Notify, 10).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(soon("a job", hand.next()).await.unwrap());
+        held.push(soon("a task", hand.next()).await.unwrap());
     }
     let none = |load: &Load| of(load, TaskQueue::Notify).ready == 0;
     let load = until("none is ready", look, none).await;
@@ -392,13 +392,13 @@ async fn the_load_of_tasks_is_known(place: Place) {
         task.ack.ack().await.unwrap();
     }
     drop(hand);
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn many_partitions_at_once(place: Place) {
+async fn many_partitions_at_once(fixture: QueueFixture) {
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     let all = (0..PARTITIONS).map(|partition| publish(&*publisher, partition, 0..80));
     future::join_all(all).await;
     for partition in 0..PARTITIONS {
@@ -411,23 +411,23 @@ async fn many_partitions_at_once(place: Place) {
         .unwrap_err();
     assert_eq!(error.code, Code::Conflict);
     assert!(queue.consume(PARTITIONS).await.is_err());
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn a_reopened_queue_has_its_payloads(place: Place) {
+async fn a_reopened_queue_has_its_payloads(fixture: QueueFixture) {
     let Opened {
         publisher,
         queue,
         dead,
         ..
-    } = place.open().await;
+    } = fixture.open().await;
     publish(&*publisher, 1, 0..50).await;
     let mut consumer = queue.consume(1).await.unwrap();
     expect(&mut *consumer, 1, 0..40).await;
     drop((publisher, queue, dead, consumer));
     let Opened {
         publisher, queue, ..
-    } = place.open().await;
+    } = fixture.open().await;
     // Only SQLite knows the number of commands: RabbitMQ counts payloads.
     until("50 wait", async || publisher.backlog(), |n| *n == 50).await;
     publish(&*publisher, 1, 50..60).await;
@@ -439,16 +439,16 @@ async fn a_reopened_queue_has_its_payloads(place: Place) {
     consumer.ack_through(tag).await.unwrap();
     consumer.close().await;
     until("nothing waits", async || publisher.backlog(), |n| *n == 0).await;
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn dead_letters(place: Place) {
+async fn dead_letters(fixture: QueueFixture) {
     let Opened {
         publisher,
         queue,
         dead,
         ..
-    } = place.open().await;
+    } = fixture.open().await;
     assert!(dead.list(10).await.unwrap().is_empty());
     let originals: Vec<Bytes> = (0..40)
         .map(|number| match number {
@@ -500,11 +500,11 @@ async fn dead_letters(place: Place) {
     assert_eq!(dead.purge(Selection::All).await.unwrap(), 5);
     assert!(dead.list(1000).await.unwrap().is_empty());
     drop(publisher);
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn tasks_are_delivered_when_due_until_acknowledged(place: Place) {
-    let Opened { tasks, .. } = place.open().await;
+async fn tasks_are_delivered_when_due_until_acknowledged(fixture: QueueFixture) {
+    let Opened { tasks, .. } = fixture.open().await;
     let task = |queue, name: &'static str, millis| NewTask {
         queue,
         payload: Bytes::from_static(name.as_bytes()),
@@ -520,24 +520,24 @@ async fn tasks_are_delivered_when_due_until_acknowledged(place: Place) {
         .await
         .unwrap();
     let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
-    let now = soon("the job that is due", consumer.next()).await.unwrap();
+    let now = soon("the task that is due", consumer.next()).await.unwrap();
     assert_eq!(now.payload, "now");
-    let later = soon("the delayed job", consumer.next()).await.unwrap();
+    let later = soon("the delayed task", consumer.next()).await.unwrap();
     assert_eq!(later.payload, "later");
     assert!(pushed.elapsed() >= Duration::from_millis(1300));
     later.ack.ack().await.unwrap();
     // Delivered and never acknowledged: it is redelivered.
     drop((now, consumer));
     let mut consumer = tasks.take(TaskQueue::Email, 2).await.unwrap();
-    let now = soon("the job again", consumer.next()).await.unwrap();
+    let now = soon("the task again", consumer.next()).await.unwrap();
     assert_eq!(now.payload, "now");
     now.ack.ack().await.unwrap();
     drop((consumer, tasks));
-    place.remove().await;
+    fixture.remove().await;
 }
 
-async fn all_tasks_arrive_and_a_consumer_holds_at_most_its_limit(place: Place) {
-    let Opened { tasks, .. } = place.open().await;
+async fn all_tasks_arrive_and_a_consumer_holds_at_most_its_limit(fixture: QueueFixture) {
+    let Opened { tasks, .. } = fixture.open().await;
     let task = |number: usize| NewTask {
         queue: TaskQueue::Notify,
         payload: Bytes::from(number.to_string()),
@@ -548,7 +548,7 @@ async fn all_tasks_arrive_and_a_consumer_holds_at_most_its_limit(place: Place) {
     let mut seen = std::collections::BTreeSet::new();
     let mut held = Vec::new();
     while seen.len() < 100 {
-        let task = soon("the next job", consumer.next()).await.unwrap();
+        let task = soon("the next task", consumer.next()).await.unwrap();
         seen.insert(String::from_utf8(task.payload.to_vec()).unwrap());
         held.push(task);
         if held.len() == 2 {
@@ -560,7 +560,7 @@ async fn all_tasks_arrive_and_a_consumer_holds_at_most_its_limit(place: Place) {
         }
     }
     drop((held, consumer, tasks));
-    place.remove().await;
+    fixture.remove().await;
 }
 
 macro_rules! suite {
@@ -568,14 +568,14 @@ macro_rules! suite {
         mod rabbit_queue {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                super::$test(super::Place::rabbit()).await;
+                super::$test(super::QueueFixture::rabbit()).await;
             })+
         }
 
         mod sqlite_queue {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                super::$test(super::Place::sqlite()).await;
+                super::$test(super::QueueFixture::sqlite()).await;
             })+
         }
     };

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use chat::{
     error::Code,
     queue::{
-        Publisher, Queue, State,
-        rabbit::{RabbitPublisher, RabbitQueue, Settings},
+        Publisher, Queue, QueueState,
+        rabbit::{RabbitPublisher, RabbitQueue, RabbitSettings},
     },
 };
 use tokio::time::Instant;
@@ -21,26 +21,26 @@ use tokio::time::Instant;
 use super::queue::{PARTITIONS, delete_queues, rabbit_settings};
 use crate::{
     harness::provider::{Does, Provider},
-    support::{Line, OwnBroker, PATIENCE, amqp_url, soon, unique, until},
+    support::{OwnBroker, PATIENCE, TcpProxy, amqp_url, soon, unique, until},
 };
 
 /// A TCP proxy to the broker, and settings that connect through it.
-async fn settings_through_a_proxy(prefix: &str) -> (Line, Settings) {
+async fn settings_through_a_proxy(prefix: &str) -> (TcpProxy, RabbitSettings) {
     let url = amqp_url();
     let (scheme, rest) = url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, "%2f"));
     let (user, server) = authority
         .split_once('@')
         .unwrap_or(("guest:guest", authority));
-    let line = Line::to(server).await;
-    let url = format!("{scheme}://{user}@{}/{path}", line.address);
-    (line, rabbit_settings(prefix, url))
+    let proxy = TcpProxy::to(server).await;
+    let url = format!("{scheme}://{user}@{}/{path}", proxy.address);
+    (proxy, rabbit_settings(prefix, url))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn confirmed_payloads_survive_lost_connections_in_order() {
     let prefix = unique("cut");
-    let (line, settings) = settings_through_a_proxy(&prefix).await;
+    let (proxy, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = Arc::new(RabbitPublisher::connect(settings).unwrap());
     publisher.ready(PATIENCE).await.unwrap();
     let enough = Arc::new(AtomicBool::new(false));
@@ -80,17 +80,17 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
         let before = count.load(Ordering::Relaxed);
         let more = async || count.load(Ordering::Relaxed) - before;
         until("publishes are confirmed", more, |more| *more > 100).await;
-        line.cut();
+        proxy.cut();
         until(
             "the lost connection is noticed",
             async || publisher.state(),
-            |s| *s == State::Down,
+            |s| *s == QueueState::Down,
         )
         .await;
         until(
             "the connection is up again",
             async || publisher.state(),
-            |s| *s == State::Up,
+            |s| *s == QueueState::Up,
         )
         .await;
     }
@@ -129,7 +129,7 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
     let prefix = unique("freeze");
-    let (line, mut settings) = settings_through_a_proxy(&prefix).await;
+    let (proxy, mut settings) = settings_through_a_proxy(&prefix).await;
     settings.confirm_timeout = Duration::from_secs(3);
     let publisher = RabbitPublisher::connect(settings).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
@@ -140,21 +140,21 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
         .unwrap();
 
     // The first attempt is never confirmed; it is sent again after the connection is lost.
-    line.freeze();
+    proxy.freeze();
     let broken = async {
         until(
             "the publish is in flight",
-            async || line.withheld(),
+            async || proxy.withheld(),
             |bytes| *bytes > 0,
         )
         .await;
-        line.cut();
-        line.thaw();
+        proxy.cut();
+        proxy.thaw();
     };
     let (sent, ()) = tokio::join!(publisher.publish(0, super::batch(&payload, 1)), broken);
     sent.unwrap();
 
-    line.freeze();
+    proxy.freeze();
     let started = Instant::now();
     let error = publisher
         .publish(0, super::batch(&payload, 1))
@@ -166,7 +166,7 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
         took > Duration::from_secs(2) && took < Duration::from_secs(4),
         "{took:?}"
     );
-    line.thaw();
+    proxy.thaw();
     until(
         "the publisher is up again",
         async || {
@@ -184,14 +184,14 @@ async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_end_with_the_connection_and_can_be_reopened() {
     let prefix = unique("consumer");
-    let (line, settings) = settings_through_a_proxy(&prefix).await;
+    let (proxy, settings) = settings_through_a_proxy(&prefix).await;
     let publisher = RabbitPublisher::connect(rabbit_settings(&prefix, amqp_url())).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     let queue = RabbitQueue::connect(settings).unwrap();
     let mut consumer = queue.consume(0).await.unwrap();
     publisher.publish(0, super::batch(b"1", 1)).await.unwrap();
     let first = soon("the first", consumer.next()).await.unwrap();
-    line.cut();
+    proxy.cut();
     assert!(soon("the end", consumer.next()).await.is_none());
     assert!(consumer.next().await.is_none());
     assert!(consumer.try_next().is_none());
@@ -234,7 +234,7 @@ async fn nothing_hangs_without_a_broker() {
     assert!(!format!("{settings:?}").contains("secret"));
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
     let started = Instant::now();
-    assert_eq!(publisher.state(), State::Down);
+    assert_eq!(publisher.state(), QueueState::Down);
     let error = publisher
         .publish(0, super::batch(b"", 1))
         .await
@@ -271,7 +271,7 @@ async fn publishes_to_a_blocked_connection_fail_with_busy_at_once() {
         result == Err(Code::Busy)
     };
     until("it is blocked", refused, |refused| *refused).await;
-    assert_eq!(publisher.state(), State::Blocked);
+    assert_eq!(publisher.state(), QueueState::Blocked);
     let (result, took) = publish().await;
     assert!(
         result == Err(Code::Busy) && took < Duration::from_millis(50),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Chat, Kind, Socket, User, deployment::Plan, eventually, process::Process, server},
-    support::Line,
+    support::TcpProxy,
 };
 
 const USERS: usize = 6;
@@ -78,7 +78,7 @@ pub async fn until_workers(
 #[tokio::test]
 async fn the_first_message_starts_a_worker() {
     let chat = cluster().await;
-    let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
+    let mut autoscaler = chat.program("autoscale", &["autoscale"]).start().await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "public", &[]).await;
     let socket = chat.connect(0, &ada).await;
@@ -90,9 +90,9 @@ async fn the_first_message_starts_a_worker() {
         let id = format!("m{i}");
         socket.say(room, &id, "good morning").await;
         socket
-            .until("the message is stored", |heard| {
+            .until("the message is stored", |received| {
                 let is_it = |event: &&_| is_message(event, &id);
-                heard.events.iter().find(is_it).map(drop)
+                received.events.iter().find(is_it).map(drop)
             })
             .await;
         took.push(sent.elapsed());
@@ -118,9 +118,9 @@ fn is_message(event: &crate::harness::socket::Event, client_msg_id: &str) -> boo
 async fn only_the_leading_autoscaler_starts_workers() {
     let chat = cluster().await;
     let args = ["autoscale", "--min", "1", "--max", "1"];
-    let mut first = chat.recipe("autoscale 1", &args).start().await;
+    let mut first = chat.program("autoscale 1", &args).start().await;
     until_workers(&first, "the first one leads", |n| n == 1).await;
-    let mut second = chat.recipe("autoscale 2", &args).start().await;
+    let mut second = chat.program("autoscale 2", &args).start().await;
     eventually("the second one waits", async || {
         second
             .log()
@@ -146,7 +146,7 @@ async fn only_the_leading_autoscaler_starts_workers() {
 async fn bad_settings_and_a_missing_broker_are_reported() {
     let chat = cluster().await;
     let ended = chat
-        .recipe("autoscale", &["autoscale", "--min", "5", "--max", "2"])
+        .program("autoscale", &["autoscale", "--min", "5", "--max", "2"])
         .run()
         .await;
     assert_eq!(ended.code, Some(2));
@@ -158,10 +158,10 @@ async fn bad_settings_and_a_missing_broker_are_reported() {
         ended.stderr
     );
 
-    let mut recipe = chat.recipe("autoscale", &["autoscale"]);
-    set(&mut recipe.env, "AMQP_URL", "amqp://127.0.0.1:1/%2f");
-    set(&mut recipe.env, "CHAT__START__TIMEOUT", "1s");
-    let ended = recipe.run().await;
+    let mut program = chat.program("autoscale", &["autoscale"]);
+    set(&mut program.env, "AMQP_URL", "amqp://127.0.0.1:1/%2f");
+    set(&mut program.env, "CHAT__START__TIMEOUT", "1s");
+    let ended = program.run().await;
     assert_eq!(ended.code, Some(1));
     assert!(
         ended
@@ -218,14 +218,14 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     let url = server("AMQP_URL");
     let address = url.rsplit_once('@').map_or(url.as_str(), |(_, rest)| rest);
     let address = address.split('/').next().expect("there is a first part");
-    let line = Line::to(address.trim_start_matches("amqp://")).await;
-    let mut recipe = chat.recipe("autoscale", &["autoscale"]);
+    let proxy = TcpProxy::to(address.trim_start_matches("amqp://")).await;
+    let mut program = chat.program("autoscale", &["autoscale"]);
     set(
-        &mut recipe.env,
+        &mut program.env,
         "AMQP_URL",
-        &url.replace(address, &line.address.to_string()),
+        &url.replace(address, &proxy.address.to_string()),
     );
-    let mut autoscaler = recipe.start().await;
+    let mut autoscaler = program.start().await;
     let mut talk = Talk::begin(&chat).await;
     until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
 
@@ -265,7 +265,7 @@ async fn a_burst_scales_from_zero_and_back_despite_crashes() {
     // The connections to the broker break.
     let fifth = talk.say().await;
     seen.extend(until_workers(&autoscaler, "workers again", |n| n > 0).await);
-    line.cut();
+    proxy.cut();
     talk.accepted(fifth).await;
 
     talk.assert_all_delivered().await;
@@ -355,15 +355,15 @@ impl Talk {
             .map(|(i, (id, _))| (*id, i))
             .collect();
         for member in &self.members {
-            let everything = |heard: &crate::harness::socket::Heard| {
-                let messages = heard
+            let everything = |received: &crate::harness::socket::Received| {
+                let messages = received
                     .events
                     .iter()
                     .filter(|event| event.name == "newMessage");
                 (messages.count() >= self.sent).then_some(())
             };
             member.socket.until("every message", everything).await;
-            for event in member.socket.heard(|heard| heard.events.clone()) {
+            for event in member.socket.received(|received| received.events.clone()) {
                 if !["newMessage", "memberJoined"].contains(&event.name.as_str()) {
                     continue;
                 }

@@ -330,8 +330,8 @@ async fn a_slow_reader_does_not_delay_others() {
     silent.get().await.refused(1, "Session ID unknown");
     // A client that reads receives every message.
     talker
-        .until("every message", |heard| {
-            let messages = heard
+        .until("every message", |received| {
+            let messages = received
                 .events
                 .iter()
                 .filter(|event| event.name == "newMessage");

@@ -14,7 +14,7 @@ use crate::harness::{Chat, Kind, User, eventually, process::Process, provider::P
 const PARTITIONS: u16 = 32;
 
 fn variable(chat: &Chat, name: &str) -> String {
-    let env = chat.recipe("any", &[]).env;
+    let env = chat.program("any", &[]).env;
     let found = env.into_iter().find(|(key, _)| key == name);
     found.expect("a deployment has it").1
 }
@@ -53,8 +53,8 @@ async fn worker_roles_are_validated() {
         ("", "names no kind of work"),
     ] {
         for command in ["worker", "autoscale"] {
-            let recipe = nowhere.recipe(&[command, "--jobs", given], &[]);
-            let ended = recipe.run().await;
+            let program = nowhere.program(&[command, "--jobs", given], &[]);
+            let ended = program.run().await;
             assert_eq!(ended.code, Some(2), "{command} {given}: {}", ended.stderr);
             assert!(ended.stderr.contains(complaint), "{}", ended.stderr);
             let allowed = "messages, notify, deliver, maintenance";
@@ -72,8 +72,8 @@ async fn each_pool_runs_only_its_roles() {
     let kinds = ["messages", "deliver", "notify"];
     let mut workers = Vec::new();
     for kind in kinds {
-        let recipe = chat.recipe(&format!("worker {kind}"), &["worker", "--jobs", kind]);
-        workers.push(recipe.start().await);
+        let program = chat.program(&format!("worker {kind}"), &["worker", "--jobs", kind]);
+        workers.push(program.start().await);
     }
     let ada = chat.register("ada").await;
     let room = direct_room_with_bob(&chat, &ada, &mail).await;
@@ -86,7 +86,7 @@ async fn each_pool_runs_only_its_roles() {
     say(&chat, &ada, room, "two").await;
     eventually("the task to be due and queued", async || {
         let listed = chat
-            .recipe("queue", &["queue", "list", "--json"])
+            .program("queue", &["queue", "list", "--json"])
             .run()
             .await;
         let depths: serde_json::Value = serde_json::from_str(&listed.stdout).ok()?;
@@ -104,7 +104,7 @@ async fn each_pool_runs_only_its_roles() {
         assert_eq!(has, worker.name() == "worker messages", "{}", worker.log());
     }
     workers.push(
-        chat.recipe("worker late", &["worker", "--jobs", "notify"])
+        chat.program("worker late", &["worker", "--jobs", "notify"])
             .start()
             .await,
     );
@@ -116,14 +116,14 @@ async fn each_pool_runs_only_its_roles() {
 async fn a_worker_without_partitions_still_sends_notifications() {
     let mail = Provider::start().await;
     let chat = plan(&mail).set("queue.partitions", 1).start().await;
-    let first = chat.recipe("storing", &["worker", "--jobs", "messages"]);
+    let first = chat.program("storing", &["worker", "--jobs", "messages"]);
     let _first = first.start().await;
     let ada = chat.register("ada").await;
     // The owner is chosen by the workers' ids, which are random at each start.
     let mut idle = None;
     for attempt in 0..40 {
-        let recipe = chat.recipe(&format!("all {attempt}"), &["worker"]);
-        let mut second = recipe.start().await;
+        let program = chat.program(&format!("all {attempt}"), &["worker"]);
+        let mut second = program.start().await;
         let owns = || second.log().contains("partitions owned");
         // Two heartbeat intervals: by then the assignment is known.
         let beats = Instant::now() + Duration::from_secs(1);
@@ -160,7 +160,7 @@ async fn a_worker_is_started_when_a_delayed_notification_is_due() {
         .set("autoscale.cooldown", "300ms")
         .start()
         .await;
-    let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
+    let mut autoscaler = chat.program("autoscale", &["autoscale"]).start().await;
     let ada = chat.register("ada").await;
     let room = direct_room_with_bob(&chat, &ada, &mail).await;
     say(&chat, &ada, room, "one").await;
@@ -249,7 +249,7 @@ async fn partitions_are_rebalanced_when_workers_join_and_leave() {
         .set("queue.partitions", PARTITIONS)
         .start()
         .await;
-    let queue = rabbit::RabbitQueue::connect(rabbit::Settings {
+    let queue = rabbit::RabbitQueue::connect(rabbit::RabbitSettings {
         url: server("AMQP_URL"),
         prefix: chat.prefix().to_owned(),
         partitions: PARTITIONS,

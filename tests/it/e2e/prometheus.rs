@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::{
-    harness::{Chat, Kind, eventually, process::Recipe, server},
-    support::Line,
+    harness::{Chat, Kind, eventually, process::Program, server},
+    support::TcpProxy,
 };
 
 /// A port that was free a moment ago.
@@ -102,11 +102,11 @@ impl Prometheus {
     }
 }
 
-fn with_metrics(mut recipe: Recipe, port: u16) -> Recipe {
+fn with_metrics(mut program: Program, port: u16) -> Program {
     let name = "CHAT__METRICS__PORT";
-    recipe.env.retain(|(key, _)| key != name);
-    recipe.env.push((name.to_owned(), port.to_string()));
-    recipe
+    program.env.retain(|(key, _)| key != name);
+    program.env.push((name.to_owned(), port.to_string()));
+    program
 }
 
 #[tokio::test]
@@ -126,20 +126,20 @@ async fn the_keda_query_returns_the_number_of_workers() {
         .start()
         .await;
     let port = free_port();
-    let worker = with_metrics(chat.recipe("worker", &["worker"]), port);
+    let worker = with_metrics(chat.program("worker", &["worker"]), port);
     let mut worker_process = worker.start().await;
     // The dry-run autoscaler reaches the broker through a proxy that can be frozen.
     let url = server("AMQP_URL");
     let (_, authority) = url.rsplit_once('@').unwrap_or(("", &url));
     let address = authority.split('/').next().expect("there is a first part");
-    let line = Line::to(address.trim_start_matches("amqp://")).await;
+    let proxy = TcpProxy::to(address.trim_start_matches("amqp://")).await;
     let signal_port = free_port();
     let mut signal = with_metrics(
-        chat.recipe("signal", &["autoscale", "--dry-run", "--max", "3"]),
+        chat.program("signal", &["autoscale", "--dry-run", "--max", "3"]),
         signal_port,
     );
     signal.env.retain(|(key, _)| key != "AMQP_URL");
-    let through = url.replace(address, &line.address.to_string());
+    let through = url.replace(address, &proxy.address.to_string());
     signal.env.push(("AMQP_URL".to_owned(), through));
     let _signal = signal.start().await;
     let edge_port = chat.edges[0].url().rsplit_once(':').expect("a port").1;
@@ -203,12 +203,12 @@ async fn the_keda_query_returns_the_number_of_workers() {
     comes_to("the backlog needs three workers", &["3"]).await;
 
     // With an unknown backlog the metric is absent, which triggers KEDA's fallback; it must never be zero.
-    line.freeze();
+    proxy.freeze();
     comes_to("unknown", &[]).await;
     assert_eq!(
         prometheus.values("max(chat_autoscale_target)").await,
         Some(vec!["3".to_owned()])
     );
-    line.thaw();
+    proxy.thaw();
     comes_to("known again", &["3"]).await;
 }

@@ -22,7 +22,7 @@ const AT_ONCE: usize = 16;
 
 /// One line of the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     pub nick: String,
     pub text: String,
 }
@@ -70,7 +70,7 @@ struct Sender {
     display_name: String,
 }
 
-async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
+async fn replay(chat: &Chat, day: &str, lines: &[LogLine]) -> usize {
     let mut judge = Judge::new();
     let channel = judge.room(day);
     let mut nicks: Vec<&str> = Vec::new();
@@ -150,16 +150,16 @@ async fn replay(chat: &Chat, day: &str, lines: &[Line]) -> usize {
         let (mut looked_at, mut messages) = (0, 0);
         member
             .socket
-            .until("every line", |heard| {
-                let news = heard.events[looked_at..].iter();
+            .until("every line", |received| {
+                let news = received.events[looked_at..].iter();
                 messages += news.filter(|event| event.name == "newMessage").count();
-                looked_at = heard.events.len();
+                looked_at = received.events.len();
                 (messages >= lines.len()).then_some(())
             })
             .await;
     }
     for member in &members {
-        let events = member.socket.heard(|heard| heard.events.clone());
+        let events = member.socket.received(|received| received.events.clone());
         let mut expected = lines.iter();
         for event in events {
             match event.name.as_str() {
@@ -235,7 +235,7 @@ fn number_of(user: &User) -> usize {
 
 // ---- sources of lines
 
-pub(super) fn days() -> Vec<(String, Vec<Line>)> {
+pub(super) fn days() -> Vec<(String, Vec<LogLine>)> {
     let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
         return vec![("a made-up day".to_owned(), generate_conversation(1))];
     };
@@ -271,7 +271,7 @@ pub(super) fn days() -> Vec<(String, Vec<Line>)> {
 }
 
 /// Keeps messages of at least one byte and skips notices.
-fn parse(log: &[u8]) -> Vec<Line> {
+fn parse(log: &[u8]) -> Vec<LogLine> {
     String::from_utf8_lossy(log)
         .split('\n')
         .filter_map(|line| {
@@ -279,7 +279,7 @@ fn parse(log: &[u8]) -> Vec<Line> {
             let (time, said) = line.strip_prefix('[')?.split_once("] <")?;
             let (nick, text) = said.split_once("> ")?;
             let is_time = time.len() == 5 && time.chars().all(|c| c.is_ascii_digit() || c == ':');
-            (is_time && !nick.is_empty() && !text.is_empty()).then(|| Line {
+            (is_time && !nick.is_empty() && !text.is_empty()).then(|| LogLine {
                 nick: nick.to_owned(),
                 text: text.replace('\0', "\u{fffd}"),
             })
@@ -289,7 +289,7 @@ fn parse(log: &[u8]) -> Vec<Line> {
 
 /// A conversation with the shape of a real one: few users send most messages, in bursts, with mentions, URLs, several
 /// scripts and repetitions. Equal seeds give equal conversations.
-fn generate_conversation(seed: u64) -> Vec<Line> {
+fn generate_conversation(seed: u64) -> Vec<LogLine> {
     const LINES: usize = 800;
     const WORDS: &[&str] = &[
         "sudo",
@@ -346,7 +346,7 @@ fn generate_conversation(seed: u64) -> Vec<Line> {
     let nicks: Vec<String> = (0..70)
         .map(|i| format!("nick{i}{}", ODD[i % ODD.len()]))
         .collect();
-    let mut lines: Vec<Line> = Vec::with_capacity(LINES);
+    let mut lines: Vec<LogLine> = Vec::with_capacity(LINES);
     while lines.len() < LINES {
         // The product of two random numbers favours low ones.
         let who = below(nicks.len()) * below(nicks.len()) / nicks.len();
@@ -364,7 +364,7 @@ fn generate_conversation(seed: u64) -> Vec<Line> {
                 4 => text = vec!["lol"],
                 _ => {}
             }
-            lines.push(Line {
+            lines.push(LogLine {
                 nick: nicks[who].clone(),
                 text: text.join(" "),
             });
@@ -377,7 +377,7 @@ fn generate_conversation(seed: u64) -> Vec<Line> {
 fn chat_logs_are_parsed() {
     let log = b"[04:59] <ra> ok, so try\r\n=== robertj  has joined #ubuntu\n[05:00] <a|b> <b> says: > \xff\n\
         [05:01] <quiet> \n[05:01]  * waves\n[05:02] (x/#y) z\n[05:03] <last> line";
-    let line = |nick: &str, text: &str| Line {
+    let line = |nick: &str, text: &str| LogLine {
         nick: nick.to_owned(),
         text: text.to_owned(),
     };

@@ -10,18 +10,18 @@ async fn the_pool_scales_with_a_burst_and_back() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let port = free.local_addr().expect("it has an address").port();
     drop(free);
-    let mut recipe = chat.recipe("autoscale", &["autoscale"]);
-    set(&mut recipe.env, "CHAT__METRICS__PORT", &port.to_string());
+    let mut program = chat.program("autoscale", &["autoscale"]);
+    set(&mut program.env, "CHAT__METRICS__PORT", &port.to_string());
     // Low enough that the burst requires several workers, however fast this machine is.
     set(
-        &mut recipe.env,
+        &mut program.env,
         "CHAT__AUTOSCALE__MESSAGES_PER_SECOND",
         "100",
     );
-    let mut autoscaler = recipe.start().await;
+    let mut autoscaler = program.start().await;
     let (json, html) = (chat.dir().join("curve.json"), chat.dir().join("curve.html"));
     let url = chat.edges.iter().map(|edge| edge.url().to_owned());
-    let bench = chat.recipe(
+    let bench = chat.program(
         "bench",
         &[
             "bench",

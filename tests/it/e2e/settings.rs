@@ -62,7 +62,7 @@ async fn all_invalid_settings_are_reported_at_once() {
         &["config", "--check"],
         &["standalone", "--data", "data"],
     ] {
-        let ended = nowhere.recipe(args, &env).run().await;
+        let ended = nowhere.program(args, &env).run().await;
         assert_ended(&ended, 2, &says);
         assert!(
             !ended.stderr.contains("hunter2"),
@@ -80,7 +80,7 @@ async fn all_invalid_settings_are_reported_at_once() {
 #[tokio::test]
 async fn a_missing_secret_is_reported_with_instructions() {
     let nowhere = Nowhere::new();
-    let ended = nowhere.recipe(&["edge"], &[]).run().await;
+    let ended = nowhere.program(&["edge"], &[]).run().await;
     assert_ended(&ended, 2, &["auth.secret", "openssl rand"]);
 }
 
@@ -93,7 +93,7 @@ async fn invalid_usage_is_reported() {
         &["edge", "--prot", "1"],
         &["edge", "--port", "web"],
     ] {
-        let ended = nowhere.recipe(args, &[]).run().await;
+        let ended = nowhere.program(args, &[]).run().await;
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
         assert!(
             ended.stderr.contains("Usage") || ended.stderr.contains("--help"),
@@ -117,7 +117,7 @@ async fn settings_come_from_the_file_the_environment_and_flags() {
     .expect("a file");
     let env = [("CHAT__REDIS__POOL", "4"), ("CHAT__AUTH__SECRET", SECRET)];
     let ended = nowhere
-        .recipe(&["config", "--config", "mine.toml"], &env)
+        .program(&["config", "--config", "mine.toml"], &env)
         .run()
         .await;
     assert_ended(&ended, 0, &[]);
@@ -150,7 +150,7 @@ async fn a_missing_server_is_retried_and_named() {
     let database = Database::create().await;
     let nowhere = Nowhere::new();
     let migrated = nowhere
-        .recipe(&["migrate"], &[("DATABASE_URL", &database.url)])
+        .program(&["migrate"], &[("DATABASE_URL", &database.url)])
         .run()
         .await;
     assert_ended(&migrated, 0, &[]);
@@ -181,17 +181,17 @@ async fn a_missing_server_is_retried_and_named() {
                 env.extend(good.iter().map(|(key, value)| (*key, value.as_str())));
                 env.retain(|(key, _)| *key != variable);
                 env.push((variable, &url));
-                let recipe = nowhere.recipe(&[role], &env);
-                runs.push((name, address, recipe));
+                let program = nowhere.program(&[role], &env);
+                runs.push((name, address, program));
             }
         }
     }
     // The waits for several servers run concurrently.
     let started = Instant::now();
     let ended =
-        futures_util::future::join_all(runs.iter().map(|(name, address, recipe)| async move {
-            let ended = recipe.run().await;
-            (name, address, &recipe.args, ended, started.elapsed())
+        futures_util::future::join_all(runs.iter().map(|(name, address, program)| async move {
+            let ended = program.run().await;
+            (name, address, &program.args, ended, started.elapsed())
         }))
         .await;
     for (name, address, args, ended, took) in ended {
@@ -216,7 +216,7 @@ async fn a_missing_server_is_retried_and_named() {
         ("CHAT__START__TIMEOUT", "1s"),
     ];
     assert_ended(
-        &nowhere.recipe(&["migrate"], &env).run().await,
+        &nowhere.program(&["migrate"], &env).run().await,
         1,
         &["PostgreSQL", &nobody],
     );
@@ -237,7 +237,7 @@ async fn a_database_without_migrations_is_reported() {
             ("CHAT__QUEUE__PREFIX", &database.name),
         ];
         assert_ended(
-            &nowhere.recipe(&[role], &env).run().await,
+            &nowhere.program(&[role], &env).run().await,
             1,
             &["chat migrate"],
         );
@@ -245,7 +245,7 @@ async fn a_database_without_migrations_is_reported() {
     // A second migration changes nothing.
     let env = [("DATABASE_URL", &*database.url)];
     for _ in 0..2 {
-        assert_ended(&nowhere.recipe(&["migrate"], &env).run().await, 0, &[]);
+        assert_ended(&nowhere.program(&["migrate"], &env).run().await, 0, &[]);
     }
 }
 
@@ -257,17 +257,17 @@ async fn addresses_and_files_in_use_are_reported() {
     let port = address.port().to_string();
     let args = ["standalone", "--data", "data", "--port", &port];
     assert_ended(
-        &nowhere.recipe(&args, &[]).run().await,
+        &nowhere.program(&args, &[]).run().await,
         1,
         &[&address.to_string(), "edge.port"],
     );
 
     let args = ["standalone", "--data", "data", "--port", "0"];
-    let first = nowhere.recipe(&args, &[]).start().await;
-    assert_ended(&nowhere.recipe(&args, &[]).run().await, 1, &["data"]);
+    let first = nowhere.program(&args, &[]).start().await;
+    assert_ended(&nowhere.program(&args, &[]).run().await, 1, &["data"]);
     drop(first);
 
     std::fs::write(nowhere.dir().join("file"), "not a directory").expect("a file");
     let args = ["standalone", "--data", "file", "--port", "0"];
-    assert_ended(&nowhere.recipe(&args, &[]).run().await, 1, &["file"]);
+    assert_ended(&nowhere.program(&args, &[]).run().await, 1, &["file"]);
 }

@@ -38,8 +38,8 @@ async fn every_transport_sends_and_receives(kind: Kind) {
             .await;
         let last = *transports.last().expect("one at least");
         client
-            .until("the last transport", |heard| {
-                (heard.transport == last).then_some(())
+            .until("the last transport", |received| {
+                (received.transport == last).then_some(())
             })
             .await;
         assert_eq!(client.events("connected")[0]["user"]["id"], json!(ada.id));
@@ -90,7 +90,9 @@ async fn every_transport_sends_and_receives(kind: Kind) {
 
 async fn disconnected(client: &Client, nth: usize) -> (String, Option<u16>) {
     client
-        .until("a disconnect", |heard| heard.disconnects.get(nth).cloned())
+        .until("a disconnect", |received| {
+            received.disconnects.get(nth).cloned()
+        })
         .await
 }
 
@@ -119,8 +121,8 @@ async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
     };
     let ((), listeners) = tokio::join!(talk, listen);
     let head = talker
-        .until("the last message", |heard| {
-            let last = heard
+        .until("the last message", |received| {
+            let last = received
                 .events
                 .iter()
                 .rev()
@@ -132,19 +134,19 @@ async fn no_event_is_lost_during_an_upgrade(kind: Kind) {
         .await;
     for (client, seq) in listeners {
         let expected: Vec<i64> = (seq + 1..=head).collect();
-        let seqs = |client: &Client| client.heard(|heard| change_seqs(&heard.events));
+        let seqs = |client: &Client| client.received(|received| change_seqs(&received.events));
         client
-            .until("everything", |heard| {
-                (change_seqs(&heard.events).last() == Some(&head) || seq == head).then_some(())
+            .until("everything", |received| {
+                (change_seqs(&received.events).last() == Some(&head) || seq == head).then_some(())
             })
             .await;
         assert_eq!(seqs(&client), expected, "{}", client.name);
         client
-            .until("the upgrade", |heard| {
-                (heard.transport == "websocket").then_some(())
+            .until("the upgrade", |received| {
+                (received.transport == "websocket").then_some(())
             })
             .await;
-        assert!(client.heard(|heard| heard.disconnects.is_empty()));
+        assert!(client.received(|received| received.disconnects.is_empty()));
     }
 }
 
@@ -219,12 +221,12 @@ async fn connects_require_a_valid_token(kind: Kind) {
         let client = clients.open(&format!("old {n}"), url, json!({"auth": {"token": fresh}}));
         async move {
             client
-                .until("an answer", |heard| {
-                    let refused = heard
+                .until("an answer", |received| {
+                    let refused = received
                         .errors
                         .last()
                         .map(|(message, data)| Some((message.clone(), data.clone())));
-                    refused.or((heard.connects > 0).then_some(None))
+                    refused.or((received.connects > 0).then_some(None))
                 })
                 .await
         }
@@ -236,8 +238,8 @@ async fn connects_require_a_valid_token(kind: Kind) {
 /// Rejoins whenever the client has connected, as an application would.
 async fn rejoin(client: &Client, room: Uuid, connects: usize, seen: &mut Vec<i64>) {
     client
-        .until("to be connected again", |heard| {
-            (heard.connects >= connects).then_some(())
+        .until("to be connected again", |received| {
+            (received.connects >= connects).then_some(())
         })
         .await;
     loop {
@@ -269,12 +271,12 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
     let mut chat = chat;
     match kind {
         Kind::Cluster => {
-            let recipe = chat.recipe("own edge", &["edge", "--port", &port]);
-            own = Some(recipe.start().await);
+            let program = chat.program("own edge", &["edge", "--port", &port]);
+            own = Some(program.start().await);
         }
         Kind::Standalone => {
             let data = chat.dir().join("data");
-            let recipe = chat.recipe(
+            let program = chat.program(
                 "standalone",
                 &[
                     "standalone",
@@ -285,7 +287,7 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
                 ],
             );
             chat.edge_mut(0).kill9().await;
-            *chat.edge_mut(0) = recipe.start().await;
+            *chat.edge_mut(0) = program.start().await;
         }
     }
     let url = format!("http://127.0.0.1:{port}");
@@ -331,22 +333,22 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
         for (client, seen, taken) in &mut listeners {
             // The events before the restart, then the missed ones.
             client
-                .until("to be connected again", |heard| {
-                    (heard.connects >= round + 2).then_some(())
+                .until("to be connected again", |received| {
+                    (received.connects >= round + 2).then_some(())
                 })
                 .await;
-            let live = client.heard(|heard| change_seqs(&heard.events[*taken..]));
+            let live = client.received(|received| change_seqs(&received.events[*taken..]));
             seen.extend(live);
             rejoin(client, room, round + 2, seen).await;
-            *taken = client.heard(|heard| heard.events.len());
+            *taken = client.received(|received| received.events.len());
         }
     }
     let talker = chat.connect(0, &ada).await;
     talker.join(room, None).await.expect("joined");
     talker.say(room, "the last", "x").await;
     let head = talker
-        .until("the last", |heard| {
-            heard
+        .until("the last", |received| {
+            received
                 .events
                 .iter()
                 .find(|event| event.name == "newMessage")
@@ -356,11 +358,11 @@ async fn a_client_resumes_after_a_restart(kind: Kind) {
     let head = head["seq"].as_i64().expect("a number");
     for (client, mut seen, taken) in listeners {
         client
-            .until("the last", |heard| {
-                (change_seqs(&heard.events).last() == Some(&head)).then_some(())
+            .until("the last", |received| {
+                (change_seqs(&received.events).last() == Some(&head)).then_some(())
             })
             .await;
-        seen.extend(client.heard(|heard| change_seqs(&heard.events[taken..])));
+        seen.extend(client.received(|received| change_seqs(&received.events[taken..])));
         assert_eq!(seen, (1..=head).collect::<Vec<_>>(), "{}", client.name);
     }
 }
@@ -436,8 +438,8 @@ async fn two_hundred_clients_receive_every_message(kind: Kind) {
         .collect();
     for client in &everyone {
         client
-            .until("to be greeted", |heard| {
-                (!heard.events.is_empty()).then_some(())
+            .until("to be greeted", |received| {
+                (!received.events.is_empty()).then_some(())
             })
             .await;
         client.join(room, None).await;
@@ -457,8 +459,8 @@ async fn two_hundred_clients_receive_every_message(kind: Kind) {
     let mut order: Option<Vec<Value>> = None;
     for client in &everyone {
         client
-            .until("every message", |heard| {
-                (heard.events.len() > MESSAGES).then_some(())
+            .until("every message", |received| {
+                (received.events.len() > MESSAGES).then_some(())
             })
             .await;
         let messages = client.events("newMessage");

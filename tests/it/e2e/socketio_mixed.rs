@@ -93,8 +93,8 @@ async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
     }
     for client in &stock {
         client
-            .until("the end", |heard| {
-                heard
+            .until("the end", |received| {
+                received
                     .events
                     .iter()
                     .any(|(name, data)| ended(name, data))
@@ -103,7 +103,7 @@ async fn both_transports_deliver_the_same_events_in_order(kind: Kind) {
             .await;
         seen.push((
             client.name.clone(),
-            durable(client.heard(|heard| heard.events.clone())),
+            durable(client.received(|received| received.events.clone())),
         ));
     }
     // They joined one after the other, but no message was sent before the last of them had joined.
@@ -124,16 +124,16 @@ async fn events_until_end(
     ended: &impl Fn(&str, &Value) -> bool,
 ) -> Vec<(String, Value)> {
     socket
-        .until("the end", |heard| {
-            let last = heard
+        .until("the end", |received| {
+            let last = received
                 .events
                 .iter()
                 .any(|event| ended(&event.name, &event.data()));
             last.then_some(())
         })
         .await;
-    socket.heard(|heard| {
-        heard
+    socket.received(|received| {
+        received
             .events
             .iter()
             .map(|event| (event.name.clone(), event.data()))
@@ -173,7 +173,7 @@ enum Member {
     Stock(Client),
 }
 
-async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize>) {
+async fn play(chat: &Chat, lines: &[replay::LogLine], numbers: &HashMap<&str, usize>) {
     let clients = Clients::start();
     let mut nicks: Vec<&str> = numbers.keys().copied().collect();
     nicks.sort_unstable_by_key(|nick| numbers[nick]);
@@ -242,16 +242,16 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
     for member in &members {
         let (name, messages) = match member {
             Member::Plain(socket) => {
-                let count = |heard: &crate::harness::socket::Heard| {
-                    heard
+                let count = |received: &crate::harness::socket::Received| {
+                    received
                         .events
                         .iter()
                         .filter(|event| event.name == "newMessage")
                         .count()
                 };
                 socket
-                    .until("every line", |heard| {
-                        (count(heard) >= lines.len()).then_some(())
+                    .until("every line", |received| {
+                        (count(received) >= lines.len()).then_some(())
                     })
                     .await;
                 ("a plain member", socket.events("newMessage"))
@@ -264,8 +264,8 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
                         .count()
                 };
                 client
-                    .until("every line", |heard| {
-                        (count(&heard.events) >= lines.len()).then_some(())
+                    .until("every line", |received| {
+                        (count(&received.events) >= lines.len()).then_some(())
                     })
                     .await;
                 (client.name.as_str(), client.events("newMessage"))
@@ -274,12 +274,12 @@ async fn play(chat: &Chat, lines: &[replay::Line], numbers: &HashMap<&str, usize
         assert_eq!(messages.len(), lines.len(), "{name}");
         let mut before = 0;
         for (line, message) in lines.iter().zip(messages) {
-            let heard = (
+            let received = (
                 message["sender"]["displayName"].as_str(),
                 message["body"].as_str(),
             );
             assert_eq!(
-                heard,
+                received,
                 (Some(line.nick.as_str()), Some(line.text.as_str())),
                 "{name}"
             );

@@ -11,8 +11,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    process::{Process, Recipe},
-    rest::{Answer, Rest},
+    process::{Process, Program},
+    rest::{Rest, RestResponse},
     server,
     socket::{Dial, Socket},
 };
@@ -135,19 +135,21 @@ impl Plan {
             Kind::Standalone => {
                 let data = chat.dir().join("data");
                 let args = ["standalone", "--data", &data.to_string_lossy()];
-                let process = chat.recipe("standalone", &args).start().await;
+                let process = chat.program("standalone", &args).start().await;
                 chat.edges.push(process);
             }
             Kind::Cluster => {
-                let migrated = chat.recipe("migrate", &["migrate"]).run().await;
+                let migrated = chat.program("migrate", &["migrate"]).run().await;
                 assert_eq!(migrated.code, Some(0), "chat migrate: {}", migrated.stderr);
-                let recipes = |role: &str, count| -> Vec<Recipe> {
+                let programs = |role: &str, count| -> Vec<Program> {
                     (0..count)
-                        .map(|i| chat.recipe(&format!("{role} {i}"), &[role]))
+                        .map(|i| chat.program(&format!("{role} {i}"), &[role]))
                         .collect()
                 };
-                let (edges, workers) =
-                    (recipes("edge", self.edges), recipes("worker", self.workers));
+                let (edges, workers) = (
+                    programs("edge", self.edges),
+                    programs("worker", self.workers),
+                );
                 let (edges, workers) = tokio::join!(start_all(&edges), start_all(&workers));
                 (chat.edges, chat.workers) = (edges, workers);
             }
@@ -156,8 +158,8 @@ impl Plan {
     }
 }
 
-async fn start_all(recipes: &[Recipe]) -> Vec<Process> {
-    futures_util::future::join_all(recipes.iter().map(Recipe::start)).await
+async fn start_all(programs: &[Program]) -> Vec<Process> {
+    futures_util::future::join_all(programs.iter().map(Program::start)).await
 }
 
 impl Chat {
@@ -192,9 +194,9 @@ impl Chat {
         &self.database.as_ref().expect("a cluster").url
     }
 
-    /// A further process with the deployment's settings: `chat.recipe("queue", &["queue", "--json"])`.
-    pub fn recipe(&self, name: &str, args: &[&str]) -> Recipe {
-        Recipe {
+    /// A further process with the deployment's settings: `chat.program("queue", &["queue", "--json"])`.
+    pub fn program(&self, name: &str, args: &[&str]) -> Program {
+        Program {
             name: name.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: self.env.clone(),
@@ -205,7 +207,7 @@ impl Chat {
     /// Starts one more worker; cluster only.
     pub async fn add_worker(&mut self) -> usize {
         let name = format!("worker {}", self.workers.len());
-        let process = self.recipe(&name, &["worker"]).start().await;
+        let process = self.program(&name, &["worker"]).start().await;
         self.workers.push(process);
         self.workers.len() - 1
     }
@@ -281,7 +283,7 @@ impl Chat {
 
 impl User {
     /// Reads the user from the response to a registration.
-    pub fn read(password: &str, answer: Answer) -> User {
+    pub fn read(password: &str, answer: RestResponse) -> User {
         let body = answer.ok(201);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         User {
@@ -380,8 +382,8 @@ impl Nowhere {
         &self.0.0
     }
 
-    pub fn recipe(&self, args: &[&str], env: &[(&str, &str)]) -> Recipe {
-        Recipe {
+    pub fn program(&self, args: &[&str], env: &[(&str, &str)]) -> Program {
+        Program {
             name: args[0].to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: env

@@ -20,7 +20,7 @@ use super::{Chat, DEADLINE, Kind, User, deployment::Plan, eventually};
 pub const POLLING: &str = "/socket.io/?EIO=4&transport=polling";
 pub const WEBSOCKET: &str = "/socket.io/?EIO=4&transport=websocket";
 
-pub struct Answer {
+pub struct EngineResponse {
     pub status: u16,
     pub text: String,
     pub headers: HeaderMap,
@@ -32,21 +32,21 @@ pub async fn ask(
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> Answer {
+) -> EngineResponse {
     let url = format!("{}{path}", chat.edge(0).url());
     let mut request = chat.http.request(method, url).body(body.to_owned());
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let answer = request.send().await.expect("an answer");
-    Answer {
+    EngineResponse {
         status: answer.status().as_u16(),
         headers: answer.headers().clone(),
         text: answer.text().await.expect("a text"),
     }
 }
 
-impl Answer {
+impl EngineResponse {
     #[track_caller]
     pub fn refused(&self, code: u64, message: &str) {
         assert_eq!(self.status, 400, "{}", self.text);
@@ -92,11 +92,11 @@ impl<'a> Polling<'a> {
         Raw::dial(self.chat, &path, &[], None).await
     }
 
-    pub async fn get(&self) -> Answer {
+    pub async fn get(&self) -> EngineResponse {
         ask(self.chat, Method::GET, &self.path, &[], "").await
     }
 
-    pub async fn post(&self, body: &str) -> Answer {
+    pub async fn post(&self, body: &str) -> EngineResponse {
         ask(self.chat, Method::POST, &self.path, &[], body).await
     }
 

@@ -392,7 +392,7 @@ impl Client {
 
     /// An edge that shuts down announces a reconnect delay.
     async fn wait_before_reconnect(&self, socket: &Socket) {
-        let closed = socket.heard(|heard| heard.closed.clone());
+        let closed = socket.received(|received| received.closed.clone());
         if let Some(closed) = closed.filter(|closed| closed.code == 1012) {
             let hint: Value = serde_json::from_str(&closed.reason).expect("the reason is JSON");
             let pause = hint["retryAfterMs"].as_u64().expect("a number");
@@ -412,9 +412,9 @@ impl Client {
         let mut waiting: Vec<Sent> = Vec::new();
         let (mut taken, mut answers) = (0, 0);
         loop {
-            let news = socket.until("anything at all", |heard| {
-                let new = heard.events.len() > taken || heard.acks.len() > answers;
-                (new || heard.closed.is_some()).then_some(())
+            let news = socket.until("anything at all", |received| {
+                let new = received.events.len() > taken || received.acks.len() > answers;
+                (new || received.closed.is_some()).then_some(())
             });
             tokio::select! {
                 () = news => {}
@@ -437,9 +437,9 @@ impl Client {
                 }
             }
             let (events, closed);
-            (events, answers, closed) = socket.heard(|heard| {
-                let events = heard.events[taken..].to_vec();
-                (events, heard.acks.len(), heard.closed.is_some())
+            (events, answers, closed) = socket.received(|received| {
+                let events = received.events[taken..].to_vec();
+                (events, received.acks.len(), received.closed.is_some())
             });
             taken += events.len();
             for event in &events {

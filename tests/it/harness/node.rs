@@ -22,12 +22,12 @@ use uuid::Uuid;
 
 use super::{DEADLINE, User};
 
-type Ears = Arc<Mutex<HashMap<String, Arc<Ear>>>>;
+type Inboxes = Arc<Mutex<HashMap<String, Arc<Inbox>>>>;
 
 /// The Node.js process; dropping it ends its clients.
 pub struct Clients {
     say: mpsc::UnboundedSender<String>,
-    ears: Ears,
+    inboxes: Inboxes,
     _child: Child,
 }
 
@@ -35,7 +35,7 @@ pub struct Clients {
 pub struct Client {
     pub name: String,
     say: mpsc::UnboundedSender<String>,
-    ear: Arc<Ear>,
+    inbox: Arc<Inbox>,
     next: AtomicU64,
     /// The index of the first event that [`Client::event`] has not returned.
     cursor: usize,
@@ -43,7 +43,7 @@ pub struct Client {
 
 /// Everything that a client has received so far.
 #[derive(Default)]
-pub struct Heard {
+pub struct Received {
     /// Name and data, in order of arrival.
     pub events: Vec<(String, Value)>,
     pub acks: HashMap<u64, Value>,
@@ -58,14 +58,14 @@ pub struct Heard {
 }
 
 #[derive(Default)]
-struct Ear {
-    heard: Mutex<Heard>,
+struct Inbox {
+    received: Mutex<Received>,
     changed: watch::Sender<()>,
 }
 
-impl Ear {
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,8 +100,8 @@ impl Clients {
                 }
             }
         });
-        let ears = Ears::default();
-        let known = ears.clone();
+        let inboxes = Inboxes::default();
+        let known = inboxes.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
@@ -110,7 +110,7 @@ impl Clients {
         });
         Clients {
             say,
-            ears,
+            inboxes,
             _child: child,
         }
     }
@@ -126,9 +126,9 @@ impl Clients {
     }
 
     fn open_as(&self, name: &str, url: &str, options: Value, brief: bool) -> Client {
-        let ear = Arc::<Ear>::default();
-        let mut ears = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = ears.insert(name.to_owned(), ear.clone());
+        let inbox = Arc::<Inbox>::default();
+        let mut inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = inboxes.insert(name.to_owned(), inbox.clone());
         assert!(before.is_none(), "two clients called {name}");
         let line =
             json!({"do": "open", "client": name, "url": url, "options": options, "brief": brief});
@@ -136,7 +136,7 @@ impl Clients {
         Client {
             name: name.to_owned(),
             say: self.say.clone(),
-            ear,
+            inbox,
             next: AtomicU64::new(1),
             cursor: 0,
         }
@@ -172,8 +172,8 @@ impl Client {
 
     pub async fn ack(&self, id: u64) -> Value {
         let name = &self.name;
-        self.until(&format!("{name}'s ack {id}"), |heard| {
-            heard.acks.get(&id).cloned()
+        self.until(&format!("{name}'s ack {id}"), |received| {
+            received.acks.get(&id).cloned()
         })
         .await
     }
@@ -202,28 +202,28 @@ impl Client {
         self.act(&json!({"do": "disconnect", "client": self.name}));
     }
 
-    pub fn heard<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
-        look(&self.ear.lock())
+    pub fn received<T>(&self, check: impl FnOnce(&Received) -> T) -> T {
+        check(&self.inbox.lock())
     }
 
-    /// Waits until `look` returns something.
-    pub async fn until<T>(&self, what: &str, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
-        let mut changes = self.ear.changed.subscribe();
-        let looking = async {
+    /// Waits until `check` returns something.
+    pub async fn until<T>(&self, what: &str, mut check: impl FnMut(&Received) -> Option<T>) -> T {
+        let mut changes = self.inbox.changed.subscribe();
+        let checking = async {
             loop {
                 changes.mark_unchanged();
-                if let Some(found) = look(&self.ear.lock()) {
+                if let Some(found) = check(&self.inbox.lock()) {
                     return found;
                 }
                 let _ = changes.changed().await;
             }
         };
-        match tokio::time::timeout(DEADLINE, looking).await {
+        match tokio::time::timeout(DEADLINE, checking).await {
             Ok(found) => found,
             Err(_) => panic!(
                 "{} waited {DEADLINE:?} in vain for {what}; {}",
                 self.name,
-                summary(&self.ear.lock())
+                summary(&self.inbox.lock())
             ),
         }
     }
@@ -232,8 +232,8 @@ impl Client {
     pub async fn event(&mut self, name: &str) -> Value {
         let start = self.cursor;
         let (at, data) = self
-            .until(name, |heard| {
-                let mut rest = heard.events.iter().enumerate().skip(start);
+            .until(name, |received| {
+                let mut rest = received.events.iter().enumerate().skip(start);
                 rest.find(|(_, (event, _))| event == name)
                     .map(|(at, (_, data))| (at, data.clone()))
             })
@@ -244,38 +244,40 @@ impl Client {
 
     /// The data of all events with this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
-        self.heard(|heard| {
-            let named = heard.events.iter().filter(|(event, _)| event == name);
+        self.received(|received| {
+            let named = received.events.iter().filter(|(event, _)| event == name);
             named.map(|(_, data)| data.clone()).collect()
         })
     }
 
     pub async fn connect_error(&self) -> (String, Value) {
-        self.until("a connect_error", |heard| heard.errors.last().cloned())
-            .await
+        self.until("a connect_error", |received| {
+            received.errors.last().cloned()
+        })
+        .await
     }
 }
 
-fn summary(heard: &Heard) -> String {
-    let latest = heard.events.len().saturating_sub(5);
-    let texts: Vec<String> = heard.events[latest..]
+fn summary(received: &Received) -> String {
+    let latest = received.events.len().saturating_sub(5);
+    let texts: Vec<String> = received.events[latest..]
         .iter()
         .map(|(name, data)| format!("{name} {data}"))
         .collect();
     format!(
-        "{} events heard, the latest {texts:#?}; {} acks; connected {} times, now over {:?}; connect errors {:?}; disconnects {:?}",
-        heard.events.len(),
-        heard.acks.len(),
-        heard.connects,
-        heard.transport,
-        heard.errors,
-        heard.disconnects
+        "{} events received, the latest {texts:#?}; {} acks; connected {} times, now over {:?}; connect errors {:?}; disconnects {:?}",
+        received.events.len(),
+        received.acks.len(),
+        received.connects,
+        received.transport,
+        received.errors,
+        received.disconnects
     )
 }
 
-fn record(ears: &Ears, line: &str) {
+fn record(inboxes: &Inboxes, line: &str) {
     #[derive(Deserialize)]
-    struct Line {
+    struct ClientLine {
         client: String,
         #[serde(flatten)]
         what: Flat,
@@ -290,32 +292,32 @@ fn record(ears: &Ears, line: &str) {
         ConnectError { message: String, data: Value },
         Disconnect { reason: String, code: Option<u16> },
     }
-    let Line { client, what } =
+    let ClientLine { client, what } =
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let ear = ears
+    let inbox = inboxes
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .get(&client)
         .cloned()
         .expect("a known client");
-    let mut heard = ear.lock();
+    let mut received = inbox.lock();
     match what {
         Flat::Connect { transport } => {
-            heard.connects += 1;
-            heard.transport = transport;
+            received.connects += 1;
+            received.transport = transport;
         }
-        Flat::Transport { transport } => heard.transport = transport,
-        Flat::Event { event, data } => heard.events.push((event, data)),
+        Flat::Transport { transport } => received.transport = transport,
+        Flat::Event { event, data } => received.events.push((event, data)),
         Flat::Ack { id, answer } => {
-            let before = heard.acks.insert(id, answer);
+            let before = received.acks.insert(id, answer);
             assert!(
                 before.is_none(),
                 "{client}: request {id} was answered twice"
             );
         }
-        Flat::ConnectError { message, data } => heard.errors.push((message, data)),
-        Flat::Disconnect { reason, code } => heard.disconnects.push((reason, code)),
+        Flat::ConnectError { message, data } => received.errors.push((message, data)),
+        Flat::Disconnect { reason, code } => received.disconnects.push((reason, code)),
     }
-    drop(heard);
-    ear.changed.send_replace(());
+    drop(received);
+    inbox.changed.send_replace(());
 }

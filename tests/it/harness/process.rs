@@ -19,7 +19,7 @@ const TAIL: usize = 40;
 
 /// How to start one process.
 #[derive(Clone)]
-pub struct Recipe {
+pub struct Program {
     /// For the log file's name and for failures: `edge 0`.
     pub name: String,
     pub args: Vec<String>,
@@ -38,9 +38,9 @@ pub struct Ended {
     pub stderr: String,
 }
 
-impl Recipe {
+impl Program {
     fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(binary());
         command
             .args(&self.args)
             .current_dir(&self.dir)
@@ -115,7 +115,7 @@ impl Recipe {
             let _ = stdout.read_to_end(&mut rest).await;
         });
         Process {
-            recipe: self.clone(),
+            program: self.clone(),
             child,
             url,
         }
@@ -123,14 +123,14 @@ impl Recipe {
 }
 
 /// The program under test: the one of this build, unless `scripts/soak` keeps a copy.
-fn program() -> PathBuf {
+fn binary() -> PathBuf {
     let kept = std::env::var_os("CHAT_TEST_PROGRAM");
     kept.map_or_else(|| env!("CARGO_BIN_EXE_chat").into(), PathBuf::from)
 }
 
 /// A running process; killed when dropped.
 pub struct Process {
-    recipe: Recipe,
+    program: Program,
     child: Child,
     url: Option<String>,
 }
@@ -142,7 +142,7 @@ impl Process {
     }
 
     pub fn name(&self) -> &str {
-        &self.recipe.name
+        &self.program.name
     }
 
     pub fn pid(&self) -> u32 {
@@ -184,17 +184,17 @@ impl Process {
 
     /// Starts it again after it has ended. An edge gets a new port.
     pub async fn restart(&mut self) {
-        *self = self.recipe.start().await;
+        *self = self.program.start().await;
     }
 
     /// Its whole log, including earlier runs.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.recipe.log()).unwrap_or_default()
+        std::fs::read_to_string(self.program.log()).unwrap_or_default()
     }
 
     /// The end of its log, for failures.
     pub fn tail(&self) -> String {
-        tail(&self.recipe.log())
+        tail(&self.program.log())
     }
 }
 

@@ -115,7 +115,7 @@ impl Provider {
     }
 
     /// Deletes the recorded requests.
-    pub fn forget(&self) {
+    pub fn clear(&self) {
         self.asked.lock().expect("no panic").clear();
     }
 
@@ -124,11 +124,11 @@ impl Provider {
         self.asked.lock().expect("no panic").len()
     }
 
-    /// The first result of `look` for a request to this address or number.
-    pub fn find<T>(&self, address: &str, look: impl Fn(&Asked) -> Option<T>) -> Option<T> {
+    /// The first result of `find` for a request to this address or number.
+    pub fn find<T>(&self, address: &str, find: impl Fn(&Asked) -> Option<T>) -> Option<T> {
         let asked = self.asked.lock().expect("no panic");
         let mut to = asked.iter().filter(|asked| asked.is_to(address));
-        to.find_map(look)
+        to.find_map(find)
     }
 
     pub fn asked(&self) -> Vec<Asked> {

@@ -13,7 +13,7 @@ pub struct Rest {
 
 /// A response, not checked yet.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RestResponse {
     pub status: u16,
     pub headers: header::HeaderMap,
     pub text: String,
@@ -34,34 +34,39 @@ impl Rest {
         self
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> RestResponse {
         self.send(Method::GET, path, None).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, path: &str, body: Value) -> RestResponse {
         self.json(Method::POST, path, body).await
     }
 
-    pub async fn put(&self, path: &str, body: Value) -> Answer {
+    pub async fn put(&self, path: &str, body: Value) -> RestResponse {
         self.json(Method::PUT, path, body).await
     }
 
-    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+    pub async fn patch(&self, path: &str, body: Value) -> RestResponse {
         self.json(Method::PATCH, path, body).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub async fn delete(&self, path: &str) -> RestResponse {
         self.send(Method::DELETE, path, None).await
     }
 
-    async fn json(&self, method: Method, path: &str, body: Value) -> Answer {
+    async fn json(&self, method: Method, path: &str, body: Value) -> RestResponse {
         let body = body.to_string().into_bytes();
         self.send(method, path, Some(("application/json", body)))
             .await
     }
 
     /// Sends any request; `body` is a content type and bytes.
-    pub async fn send(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Answer {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> RestResponse {
         let asked = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(token) = &self.token {
@@ -74,7 +79,7 @@ impl Rest {
         }
         let answered = async {
             let answer = request.send().await?;
-            Ok::<_, reqwest::Error>(Answer {
+            Ok::<_, reqwest::Error>(RestResponse {
                 status: answer.status().as_u16(),
                 headers: answer.headers().clone(),
                 text: answer.text().await?,
@@ -87,7 +92,7 @@ impl Rest {
     }
 }
 
-impl Answer {
+impl RestResponse {
     /// The body; the response must have this status.
     #[track_caller]
     pub fn ok(self, status: u16) -> Value {

@@ -223,7 +223,7 @@ pub struct Closed {
 
 /// Everything received so far.
 #[derive(Default)]
-pub struct Heard {
+pub struct Received {
     /// In order of arrival.
     pub events: Vec<Event>,
     pub acks: HashMap<u64, Ack>,
@@ -233,14 +233,14 @@ pub struct Heard {
 }
 
 /// The state shared by the reading task and the test.
-struct Ear {
-    heard: Mutex<Heard>,
+struct Inbox {
+    received: Mutex<Received>,
     changed: watch::Sender<()>,
 }
 
-impl Ear {
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -248,7 +248,7 @@ type Stream = WebSocketStream<TcpStream>;
 
 pub struct Socket {
     writer: tokio::sync::Mutex<SplitSink<Stream, Message>>,
-    ear: Arc<Ear>,
+    inbox: Arc<Inbox>,
     reading: watch::Sender<bool>,
     reader: JoinHandle<()>,
     next: AtomicU64,
@@ -260,21 +260,21 @@ pub struct Socket {
 #[must_use]
 pub struct Pending {
     id: u64,
-    ear: Arc<Ear>,
+    inbox: Arc<Inbox>,
 }
 
 impl Socket {
     fn new(stream: Stream) -> Self {
         let (writer, reader) = stream.split();
-        let ear = Arc::new(Ear {
-            heard: Mutex::default(),
+        let inbox = Arc::new(Inbox {
+            received: Mutex::default(),
             changed: watch::Sender::new(()),
         });
         let reading = watch::Sender::new(true);
         Socket {
             writer: writer.into(),
-            reader: tokio::spawn(read(reader, ear.clone(), reading.subscribe())),
-            ear,
+            reader: tokio::spawn(read(reader, inbox.clone(), reading.subscribe())),
+            inbox,
             reading,
             next: AtomicU64::new(1),
             cursor: 0,
@@ -295,7 +295,7 @@ impl Socket {
             .await;
         Pending {
             id,
-            ear: self.ear.clone(),
+            inbox: self.inbox.clone(),
         }
     }
 
@@ -333,13 +333,13 @@ impl Socket {
     // ---- receiving
 
     /// Evaluates everything received so far.
-    pub fn heard<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
-        look(&self.ear.lock())
+    pub fn received<T>(&self, check: impl FnOnce(&Received) -> T) -> T {
+        check(&self.inbox.lock())
     }
 
-    /// Waits until `look` returns something.
-    pub async fn until<T>(&self, what: &str, look: impl FnMut(&Heard) -> Option<T>) -> T {
-        self.within(DEADLINE, what, look).await
+    /// Waits until `check` returns something.
+    pub async fn until<T>(&self, what: &str, check: impl FnMut(&Received) -> Option<T>) -> T {
+        self.within(DEADLINE, what, check).await
     }
 
     /// As [`Socket::until`], with another deadline.
@@ -347,13 +347,13 @@ impl Socket {
         &self,
         deadline: Duration,
         what: &str,
-        look: impl FnMut(&Heard) -> Option<T>,
+        check: impl FnMut(&Received) -> Option<T>,
     ) -> T {
-        match tokio::time::timeout(deadline, wait_for(&self.ear, look)).await {
+        match tokio::time::timeout(deadline, wait_for(&self.inbox, check)).await {
             Ok(found) => found,
             Err(_) => panic!(
                 "waited {deadline:?} in vain for {what}; {}",
-                summary(&self.ear.lock())
+                summary(&self.inbox.lock())
             ),
         }
     }
@@ -362,8 +362,8 @@ impl Socket {
     pub async fn event(&mut self, name: &str) -> Value {
         let start = self.cursor;
         let (at, event) = self
-            .until(name, |heard| {
-                let rest = heard.events.iter().enumerate().skip(start);
+            .until(name, |received| {
+                let rest = received.events.iter().enumerate().skip(start);
                 rest.filter(|(_, event)| event.name == name)
                     .map(|(at, event)| (at, event.clone()))
                     .next()
@@ -375,8 +375,8 @@ impl Socket {
 
     /// The data of all events with this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
-        let events: Vec<Event> = self.heard(|heard| {
-            heard
+        let events: Vec<Event> = self.received(|received| {
+            received
                 .events
                 .iter()
                 .filter(|event| event.name == name)
@@ -388,13 +388,13 @@ impl Socket {
 
     /// Waits until the socket has closed.
     pub async fn closed(&self) -> Closed {
-        self.until("the socket to close", |heard| heard.closed.clone())
+        self.until("the socket to close", |received| received.closed.clone())
             .await
     }
 
     /// Waits for an error without a request id.
     pub async fn unasked(&self) -> WireError {
-        self.until("an error", |heard| heard.unasked.last().cloned())
+        self.until("an error", |received| received.unasked.last().cloned())
             .await
     }
 
@@ -432,14 +432,14 @@ impl Drop for Socket {
 impl Pending {
     /// The ack, if it has arrived.
     pub fn now(&self) -> Option<Ack> {
-        self.ear.lock().acks.get(&self.id).cloned()
+        self.inbox.lock().acks.get(&self.id).cloned()
     }
 
     /// Waits for the ack. If the socket ends first, the error has the code [`WireError::CLOSED`].
     pub async fn ack(self) -> Ack {
         let id = self.id;
-        let answer = wait_for(&self.ear, |heard| {
-            match (heard.acks.get(&id), &heard.closed) {
+        let answer = wait_for(&self.inbox, |received| {
+            match (received.acks.get(&id), &received.closed) {
                 (Some(ack), _) => Some(ack.clone()),
                 (None, Some(closed)) => Some(Err(WireError {
                     code: WireError::CLOSED.to_owned(),
@@ -452,16 +452,16 @@ impl Pending {
         });
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(ack) => ack,
-            Err(_) => panic!("no answer to request {id}; {}", summary(&self.ear.lock())),
+            Err(_) => panic!("no answer to request {id}; {}", summary(&self.inbox.lock())),
         }
     }
 }
 
-async fn wait_for<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T {
-    let mut changes = ear.changed.subscribe();
+async fn wait_for<T>(inbox: &Inbox, mut check: impl FnMut(&Received) -> Option<T>) -> T {
+    let mut changes = inbox.changed.subscribe();
     loop {
         changes.mark_unchanged();
-        if let Some(found) = look(&ear.lock()) {
+        if let Some(found) = check(&inbox.lock()) {
             return found;
         }
         if changes.changed().await.is_err() {
@@ -470,22 +470,26 @@ async fn wait_for<T>(ear: &Ear, mut look: impl FnMut(&Heard) -> Option<T>) -> T 
     }
 }
 
-fn summary(heard: &Heard) -> String {
-    let latest = heard.events.len().saturating_sub(5);
-    let texts: Vec<&str> = heard.events[latest..]
+fn summary(received: &Received) -> String {
+    let latest = received.events.len().saturating_sub(5);
+    let texts: Vec<&str> = received.events[latest..]
         .iter()
         .map(|event| event.text.as_str())
         .collect();
     format!(
-        "{} events heard, the latest {texts:#?}; {} acks; unasked errors {:?}; closed {:?}",
-        heard.events.len(),
-        heard.acks.len(),
-        heard.unasked,
-        heard.closed
+        "{} events received, the latest {texts:#?}; {} acks; unasked errors {:?}; closed {:?}",
+        received.events.len(),
+        received.acks.len(),
+        received.unasked,
+        received.closed
     )
 }
 
-async fn read(mut stream: SplitStream<Stream>, ear: Arc<Ear>, mut reading: watch::Receiver<bool>) {
+async fn read(
+    mut stream: SplitStream<Stream>,
+    inbox: Arc<Inbox>,
+    mut reading: watch::Receiver<bool>,
+) {
     let mut closed = Closed {
         code: 1006,
         reason: String::new(),
@@ -505,14 +509,14 @@ async fn read(mut stream: SplitStream<Stream>, ear: Arc<Ear>, mut reading: watch
         match message {
             Some(Ok(Message::Text(text))) => {
                 let frame = parse(text);
-                let mut heard = ear.lock();
+                let mut received = inbox.lock();
                 match frame {
-                    Heading::Event(event) => heard.events.push(event),
+                    Heading::Event(event) => received.events.push(event),
                     Heading::Ack(Some(id), ack) => {
-                        let before = heard.acks.insert(id, ack);
+                        let before = received.acks.insert(id, ack);
                         assert!(before.is_none(), "request {id} was answered twice");
                     }
-                    Heading::Ack(None, Err(error)) => heard.unasked.push(error),
+                    Heading::Ack(None, Err(error)) => received.unasked.push(error),
                     Heading::Ack(None, Ok(_)) => {}
                 }
             }
@@ -527,10 +531,10 @@ async fn read(mut stream: SplitStream<Stream>, ear: Arc<Ear>, mut reading: watch
             Some(Ok(_)) => {}
             Some(Err(_)) | None => break,
         }
-        ear.changed.send_replace(());
+        inbox.changed.send_replace(());
     }
-    ear.lock().closed = Some(closed);
-    ear.changed.send_replace(());
+    inbox.lock().closed = Some(closed);
+    inbox.changed.send_replace(());
 }
 
 enum Heading {
@@ -540,7 +544,7 @@ enum Heading {
 
 fn parse(text: Utf8Bytes) -> Heading {
     #[derive(Deserialize)]
-    struct Frame<'a> {
+    struct ServerFrame<'a> {
         event: Option<String>,
         ack: Option<u64>,
         ok: Option<bool>,
@@ -548,16 +552,16 @@ fn parse(text: Utf8Bytes) -> Heading {
         data: Option<&'a RawValue>,
         error: Option<WireError>,
     }
-    let frame: Frame =
+    let frame: ServerFrame =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     match frame {
-        Frame {
+        ServerFrame {
             event: Some(name), ..
         } => Heading::Event(Event {
             name,
             text: text.clone(),
         }),
-        Frame {
+        ServerFrame {
             ok: Some(true),
             ack,
             data,
@@ -572,7 +576,7 @@ fn parse(text: Utf8Bytes) -> Heading {
                     .unwrap_or_default()),
             )
         }
-        Frame {
+        ServerFrame {
             ok: Some(false),
             ack,
             error: Some(error),

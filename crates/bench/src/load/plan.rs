@@ -36,10 +36,10 @@ enum Kind {
         steps: Vec<Step>,
         body: String,
     },
-    Log(Vec<Line>),
+    Log(Vec<PlannedMessage>),
 }
 
-struct Line {
+struct PlannedMessage {
     at: Duration,
     user: usize,
     body: String,
@@ -118,7 +118,7 @@ impl Script {
                 let next = users.len();
                 let seconds =
                     60.0 * ((minute - first) as f64 + i as f64 / same.len() as f64) / speed;
-                lines.push(Line {
+                lines.push(PlannedMessage {
                     at: Duration::from_secs_f64(seconds),
                     user: *users.entry(nick).or_insert(next),
                     body: json(body),

@@ -178,8 +178,8 @@ impl Batch {
             self.room(envelope).deleted = true;
             self.room_updated(envelope, None);
         }
-        let forgotten = (envelope.room, envelope.actor);
-        self.applied.changes.forgotten.push(forgotten);
+        let erased = (envelope.room, envelope.actor);
+        self.applied.changes.erased.push(erased);
         Ok(None)
     }
 

@@ -126,7 +126,7 @@ fn a_message_is_found_in_its_own_room_only() {
 }
 
 #[test]
-fn another_ones_message_is_deleted_from_admin_on_and_edited_by_nobody() {
+fn admins_delete_but_do_not_edit_messages_of_others() {
     for role in ROLES {
         let mut w = world();
         let (owner, actor) = (w.owner.clone(), user("actor"));
@@ -258,7 +258,7 @@ fn roles_are_given_from_admin_on_and_changed_by_the_owner() {
 }
 
 #[test]
-fn nobody_acts_on_their_own_role_or_above() {
+fn moderation_is_limited_to_lower_roles() {
     for actor_role in ROLES {
         for target_role in ROLES {
             let mut w = world();
@@ -361,7 +361,7 @@ fn a_mute_and_a_ban_end_on_the_millisecond() {
 }
 
 #[test]
-fn strangers_learn_of_public_rooms_only() {
+fn strangers_see_public_rooms_only() {
     for (kind, refused) in [
         (RoomKind::Public, Code::Forbidden),
         (RoomKind::Private, Code::NotFound),

@@ -124,7 +124,7 @@ fn a_mute_that_is_over_is_not_kept() {
 }
 
 #[test]
-fn who_has_left_can_be_muted_for_when_they_come_back() {
+fn a_user_who_left_can_be_muted_in_advance() {
     let mut w = world();
     let key = (w.room, w.guest.id);
     let envelopes = [
@@ -196,7 +196,7 @@ fn create(w: &World, actor: &User, kind: RoomKind, members: &[UserId]) -> RoomEn
 }
 
 #[test]
-fn who_may_put_whom_into_a_room() {
+fn rights_to_add_members() {
     use AddMembers::{Anyone, Invitation, SharedRooms};
     let rules = [
         (Anyone, false, true),
@@ -284,7 +284,7 @@ fn a_direct_room_can_be_left_and_found_again() {
 }
 
 #[test]
-fn a_repeated_create_shows_the_room_to_those_who_may_see_it() {
+fn a_repeated_create_returns_the_room_only_if_readable() {
     let (public, private) = (RoomKind::Public, RoomKind::Private);
     // Room kind, whether the creator is still a member, whether they see the room.
     let cases = [

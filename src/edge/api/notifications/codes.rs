@@ -114,7 +114,7 @@ mod tests {
     use crate::model::notify::ChannelKind;
 
     #[test]
-    fn one_person_has_many_spellings() {
+    fn spellings_of_one_mailbox_share_a_limit() {
         let of = |text| recipient(&Address::parse(ChannelKind::Email, text).unwrap());
         assert_eq!(of("Ada+news@Example.com"), "ada@example.com");
         assert_eq!(of("a.d.a+x@googlemail.com"), of("ada@gmail.com"));

@@ -112,7 +112,7 @@ pub(super) fn cursor_of(entry: &LogEntry) -> String {
     format!("{}_{}_{channel}", entry.at.millis(), entry.message.simple())
 }
 
-pub(in crate::edge) fn place(cursor: &str) -> Result<LogPosition> {
+pub(in crate::edge) fn parse_cursor(cursor: &str) -> Result<LogPosition> {
     let mut parts = cursor.splitn(3, '_');
     let mut read = || {
         Some(LogPosition {

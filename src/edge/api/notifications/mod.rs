@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use self::{
     delivery_log::{NotificationView, Page},
-    preferences::{Settings, Wishes},
+    preferences::{PreferencesView, SettingsView},
 };
 use super::{
     Tags,
@@ -28,7 +28,7 @@ use crate::{
         Command,
         notify::{CODE_TTL, NotifyCommand},
     },
-    edge::{Edge, client_address, submit::Answer},
+    edge::{Edge, client_address, submit::SubmitResult},
     error::{Code, Error, Result},
     model::{MessageId, Role, Timestamp, UserId, address::Address, new_id, notify::ChannelKind},
     notify::countries,
@@ -60,9 +60,13 @@ impl NotificationsApi {
         method = "get",
         operation_id = "getNotificationSettings"
     )]
-    async fn settings(&self, edge: Shared<'_>, caller: Caller) -> Result<Found<Settings>, Problem> {
+    async fn settings(
+        &self,
+        edge: Shared<'_>,
+        caller: Caller,
+    ) -> Result<Found<SettingsView>, Problem> {
         let settings = edge.deliveries.notify_settings(caller.user()).await?;
-        Ok(Found::of(&Settings::of(&settings)))
+        Ok(Found::of(&SettingsView::of(&settings)))
     }
 
     /// Replace notification preferences
@@ -77,18 +81,18 @@ impl NotificationsApi {
         &self,
         edge: Shared<'_>,
         caller: Caller,
-        body: Body<Wishes>,
-    ) -> Result<Changed<Settings>, Problem> {
+        body: Body<PreferencesView>,
+    ) -> Result<Changed<SettingsView>, Problem> {
         let Body(settings) = body;
         let (preferences, rooms) = settings.read()?;
         let user = caller.user();
         let command = Command::Notify(NotifyCommand::Prefer { preferences, rooms });
         Ok(match edge.submit.call(user, command).await? {
-            Answer::Done(_) => {
+            SubmitResult::Done(_) => {
                 let settings = edge.deliveries.notify_settings(user).await?;
-                Changed::Done(RawJson::of(&Settings::of(&settings)))
+                Changed::Done(RawJson::of(&SettingsView::of(&settings)))
             }
-            Answer::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
+            SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(user))),
         })
     }
 
@@ -201,7 +205,11 @@ impl NotificationsApi {
         limit: Query<Option<u32>>,
     ) -> Result<Found<Page>, Problem> {
         let limit = check_limit(limit.0)?;
-        let before = cursor.0.as_deref().map(delivery_log::place).transpose()?;
+        let before = cursor
+            .0
+            .as_deref()
+            .map(delivery_log::parse_cursor)
+            .transpose()?;
         let user = caller.user();
         let mut entries = edge
             .deliveries
@@ -291,10 +299,10 @@ impl Which {
     }
 }
 
-fn done(answer: Answer, id: Uuid) -> Result<Gone, Problem> {
+fn done(answer: SubmitResult, id: Uuid) -> Result<Gone, Problem> {
     Ok(match answer {
-        Answer::Done(_) => Gone::Done,
-        Answer::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
+        SubmitResult::Done(_) => Gone::Done,
+        SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
     })
 }
 

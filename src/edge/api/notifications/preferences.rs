@@ -37,7 +37,7 @@ pub(super) struct RoomView {
 #[derive(Serialize, Deserialize, Object)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[oai(rename_all = "camelCase", rename = "NotificationPreferences", default)]
-pub(super) struct Wishes {
+pub(super) struct PreferencesView {
     /// Notify by e-mail, once the address is verified. Default: on.
     email: bool,
     /// Notify by text message, once the number is verified. Default: off.
@@ -57,17 +57,17 @@ pub(super) struct Wishes {
     rooms: Vec<RoomView>,
 }
 
-impl Default for Wishes {
+impl Default for PreferencesView {
     fn default() -> Self {
-        Wishes::of(&Preferences::default(), &[])
+        PreferencesView::of(&Preferences::default(), &[])
     }
 }
 
-impl Wishes {
+impl PreferencesView {
     pub(super) fn of(preferences: &Preferences, rooms: &[(RoomId, RoomMode)]) -> Self {
         let time = |time: chrono::NaiveTime| time.format("%H:%M").to_string();
         let rooms = rooms.iter().map(|&(room, mode)| RoomView { room, mode });
-        Wishes {
+        PreferencesView {
             email: preferences.email,
             sms: preferences.sms,
             direct: preferences.direct,
@@ -121,18 +121,18 @@ impl Wishes {
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NotificationSettings")]
-pub(super) struct Settings {
-    preferences: Wishes,
+pub(super) struct SettingsView {
+    preferences: PreferencesView,
     /// Whether the account's current e-mail address is verified.
     email_verified: bool,
     /// Whether the account's current phone number is verified.
     phone_verified: bool,
 }
 
-impl Settings {
+impl SettingsView {
     pub(super) fn of(settings: &NotifySettings) -> Self {
-        Settings {
-            preferences: Wishes::of(&settings.preferences, &settings.rooms),
+        SettingsView {
+            preferences: PreferencesView::of(&settings.preferences, &settings.rooms),
             email_verified: settings.verified(ChannelKind::Email).is_some(),
             phone_verified: settings.verified(ChannelKind::Sms).is_some(),
         }

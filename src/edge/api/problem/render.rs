@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_problem_says_what_to_do() {
+    async fn a_problem_names_the_field_and_the_allowed_values() {
         let (response, body) = shown(Problem(Error::field("limit", "allowed: 1 to 200"))).await;
         assert_eq!(response.status(), 422);
         assert_eq!(response.content_type(), Some("application/problem+json"));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn busy_says_when_to_come_back() {
+    async fn busy_has_retry_after() {
         let (response, body) =
             shown(Problem(Error::busy("full", Duration::from_millis(1200)))).await;
         assert_eq!(response.status(), 503);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cause_stays_on_our_side() {
+    async fn the_cause_of_an_error_is_not_sent() {
         let (response, body) = shown(Problem(Error::internal("the password is hunter2"))).await;
         assert_eq!(response.status(), 500);
         assert!(!body.to_string().contains("hunter2"), "{body}");

@@ -20,7 +20,7 @@ async fn register_then_log_in() {
     assert_eq!(body["user"]["id"], identity.user.to_string());
 
     // Stores the login as the worker would.
-    let envelopes: Vec<Envelope> = world.line.envelopes.lock().unwrap().drain(..).collect();
+    let envelopes: Vec<Envelope> = world.queue.envelopes.lock().unwrap().drain(..).collect();
     let [
         Envelope {
             command:
@@ -74,7 +74,7 @@ async fn register_then_log_in() {
 }
 
 #[tokio::test]
-async fn a_repeated_registration_finds_its_account_and_nobody_elses() {
+async fn a_repeated_registration_returns_only_its_own_account() {
     let world = world(done).await;
     let register = async |password: &str| {
         let request = Request::builder()
@@ -89,7 +89,7 @@ async fn a_repeated_registration_finds_its_account_and_nobody_elses() {
     let (status, id) = register("correct horse").await;
     assert_eq!(status, 201);
     let stored = world
-        .line
+        .queue
         .envelopes
         .lock()
         .unwrap()
@@ -115,7 +115,7 @@ async fn wrong_fields_are_all_named() {
     let bad = json!({"username": "?", "password": "short", "email": "x", "phone": "1", "displayName": ""});
     let (status, body) = world.post("/v1/auth/register", bad).await;
     assert_eq!((status, body["errors"].as_array().unwrap().len()), (422, 5));
-    assert!(world.line.envelopes.lock().unwrap().is_empty());
+    assert!(world.queue.envelopes.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn logging_out_needs_one_of_the_tokens() {
             .0,
         204
     );
-    let envelopes = world.line.envelopes.lock().unwrap();
+    let envelopes = world.queue.envelopes.lock().unwrap();
     let Command::Account(AccountCommand::CloseLogin { login }) = &envelopes.last().unwrap().command
     else {
         panic!("{envelopes:?}");

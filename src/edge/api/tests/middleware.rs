@@ -35,7 +35,7 @@ async fn every_failure_is_a_problem_with_an_id() {
 }
 
 #[tokio::test]
-async fn bad_tokens_are_told_apart() {
+async fn expired_and_invalid_tokens_are_distinguished() {
     let world = world_with(silent, |config| {
         config.auth.access_ttl = Duration::from_secs(1)
     })

@@ -37,9 +37,9 @@ use crate::{
     },
     error::{Code, Error, Result},
     model::{address::Address, notify::Delivery, *},
-    queue::{EncodedBatch, Partition, Publisher, State, framing},
+    queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
-        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads,
+        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
         Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
@@ -136,11 +136,11 @@ impl MemberReads for Store {
             (room, member)
         }))
     }
-    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+    async fn entries(&self, who: &[(RoomId, UserId)]) -> Result<Vec<Option<RoomEntry>>> {
         let mut entries = Vec::new();
         for (room, user) in who {
             let found = self.membership(*room, *user).await?;
-            entries.push(found.map(|(room, member)| Entry {
+            entries.push(found.map(|(room, member)| RoomEntry {
                 room,
                 member,
                 unread: 0,
@@ -233,14 +233,14 @@ impl AddressReads for Store {
 type Decide = fn(&Command) -> Option<Outcome>;
 
 /// A queue and its worker: records every command and replies as the test decides.
-struct Line {
+struct FakeQueue {
     submitter: OnceLock<Weak<Submitter>>,
     envelopes: Mutex<Vec<Envelope>>,
     decide: Decide,
 }
 
 #[async_trait]
-impl Publisher for Line {
+impl Publisher for FakeQueue {
     async fn publish(&self, _: Partition, batch: EncodedBatch) -> Result<()> {
         for command in framing::decode(batch.payload()).unwrap() {
             let envelope: Envelope = command::read(&command).unwrap();
@@ -260,15 +260,15 @@ impl Publisher for Line {
     fn backlog(&self) -> u64 {
         0
     }
-    fn state(&self) -> State {
-        State::Up
+    fn state(&self) -> QueueState {
+        QueueState::Up
     }
 }
 
 struct World {
     edge: Arc<Edge>,
     store: Arc<Store>,
-    line: Arc<Line>,
+    queue: Arc<FakeQueue>,
     stop: CancellationToken,
 }
 
@@ -293,7 +293,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     change(&mut config);
     let store = Arc::<Store>::default();
     let bus = bus::Handles::new(Arc::new(MemoryBus::new(Default::default())));
-    let line = Arc::new(Line {
+    let queue = Arc::new(FakeQueue {
         submitter: OnceLock::new(),
         envelopes: Mutex::default(),
         decide,
@@ -307,8 +307,8 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         wait: Duration::from_millis(20),
     };
     let id = new_id();
-    let submit = Submitter::start(id, limits, line.clone(), &TaskTracker::new(), stop.clone());
-    line.submitter.set(Arc::downgrade(&submit)).unwrap();
+    let submit = Submitter::start(id, limits, queue.clone(), &TaskTracker::new(), stop.clone());
+    queue.submitter.set(Arc::downgrade(&submit)).unwrap();
     let tasks = TaskTracker::new();
     let hub = Hub::start(
         hub::Ports {
@@ -343,13 +343,13 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         reads: store.clone(),
         deliveries: store.clone(),
         bus,
-        publisher: line.clone(),
+        publisher: queue.clone(),
         submit,
     });
     World {
         edge,
         store,
-        line,
+        queue,
         stop,
     }
 }

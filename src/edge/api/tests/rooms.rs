@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn strangers_find_no_private_room() {
+async fn a_private_room_is_not_found_by_strangers() {
     let world = world(done).await;
     let (owner, stranger) = (new_id(), new_id());
     let private = world.room(RoomKind::Private, owner, Role::Owner, false);
@@ -60,7 +60,7 @@ async fn strangers_find_no_private_room() {
         assert_eq!(status, 404, "{path}");
     }
     assert!(
-        world.line.envelopes.lock().unwrap().is_empty(),
+        world.queue.envelopes.lock().unwrap().is_empty(),
         "refused before the queue"
     );
 }
@@ -191,7 +191,7 @@ async fn a_message_is_accepted_or_stored() {
         .unwrap();
     let text = response.take_body().into_string().await.unwrap();
     assert_eq!(text, r#"{"seq": 7, "metadata": {"b":1.0,"a":1}}"#);
-    let envelopes = world.line.envelopes.lock().unwrap();
+    let envelopes = world.queue.envelopes.lock().unwrap();
     let Command::Room(_, RoomCommand::Send(send)) = &envelopes.last().unwrap().command else {
         panic!("{envelopes:?}");
     };
@@ -199,7 +199,7 @@ async fn a_message_is_accepted_or_stored() {
 }
 
 #[tokio::test]
-async fn a_muted_member_is_told_at_once() {
+async fn a_muted_member_is_refused_early() {
     let world = world(stored).await;
     let user = new_id();
     let room = world.room(RoomKind::Public, user, Role::Member, true);
@@ -223,7 +223,7 @@ async fn sends_outlive_the_store() {
         .call(new_id(), Method::POST, &path, json!({"body": "hello"}))
         .await;
     assert_eq!((status, &body["status"]), (202, &json!("accepted")));
-    assert_eq!(world.line.envelopes.lock().unwrap().len(), 1);
+    assert_eq!(world.queue.envelopes.lock().unwrap().len(), 1);
     let (status, body) = world.call(new_id(), Method::GET, &path, Value::Null).await;
     assert_eq!((status, &body["code"]), (503, &json!("busy")));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    bus::memory::{MemoryBus, Settings},
+    bus::memory::{MemoryBus, MemoryBusSettings},
     error::Code,
 };
 
@@ -13,7 +13,7 @@ fn attempts(per_pair: u32, per_address: u32) -> (Attempts, MemoryBus) {
     limits.logins_per_minute = per_pair;
     limits.failed_logins_per_address_per_minute = per_address;
     limits.registrations_per_minute = 2;
-    let bus = MemoryBus::new(Settings::default());
+    let bus = MemoryBus::new(MemoryBusSettings::default());
     (Attempts::new(b"key", &limits), bus)
 }
 
@@ -70,7 +70,7 @@ async fn guesses_at_once_are_no_more_than_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn an_address_that_sprays_is_limited_and_who_is_known_there_is_not() {
+async fn a_spraying_address_is_limited_except_for_its_known_users() {
     let (attempts, bus) = attempts(3, 5);
     attempts.used_well(&bus, "ada", at(1)).await;
     for name in 0..5 {
@@ -109,7 +109,7 @@ async fn spraying_at_once_is_no_faster() {
 }
 
 #[tokio::test]
-async fn a_name_under_attack_is_delayed_except_where_it_is_known() {
+async fn an_attacked_name_is_delayed_except_at_known_addresses() {
     let (attempts, bus) = attempts(3, 100);
     attempts.used_well(&bus, "ada", at(1)).await;
     for address in 10..40 {

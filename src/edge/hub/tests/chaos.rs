@@ -53,11 +53,11 @@ impl Drop for Seed {
 }
 
 #[tokio::test]
-async fn whatever_happens_each_socket_sees_each_number_once_in_order() {
+async fn each_socket_receives_each_number_once_in_order() {
     let outcomes = join_all((0..SEEDS).map(play)).await;
     // Makes sure that the runs delivered events and that gaps occurred.
-    let (heard, gaps): (Vec<usize>, Vec<usize>) = outcomes.into_iter().unzip();
-    assert!(heard.iter().sum::<usize>() > 100 * SEEDS as usize);
+    let (received, gaps): (Vec<usize>, Vec<usize>) = outcomes.into_iter().unzip();
+    assert!(received.iter().sum::<usize>() > 100 * SEEDS as usize);
     assert!(gaps.iter().any(|gaps| *gaps > 0));
 }
 
@@ -77,18 +77,21 @@ async fn play(seed: u64) -> (usize, usize) {
         playing.set(false);
     });
 
-    let mut told = (0, 0);
+    let mut totals = (0, 0);
     for mut reader in readers {
-        reader.come(&world, async || {}).await;
-        reader.has(world.truth.head(reader.room)).await;
-        let facts = world.truth.lock();
+        reader.join_until_live(&world, async || {}).await;
+        reader.wait_for(world.store.head(reader.room)).await;
+        let facts = world.store.lock();
         for seq in &reader.gaps {
             let lost = facts.lost.contains(&(reader.room, *seq));
             assert!(lost, "a gap at {seq}, which the store has");
         }
-        told = (told.0 + reader.heard.len(), told.1 + reader.gaps.len());
+        totals = (
+            totals.0 + reader.received.len(),
+            totals.1 + reader.gaps.len(),
+        );
     }
-    told
+    totals
 }
 
 /// Joins, receives events, leaves, and joins again at its position, repeatedly.
@@ -99,7 +102,9 @@ async fn read(
     mut reader: Reader,
 ) -> Reader {
     while playing.get() {
-        reader.come(world, async || dice.pause().await).await;
+        reader
+            .join_until_live(world, async || dice.pause().await)
+            .await;
         while playing.get() && dice.percent(95) {
             dice.pause().await;
             reader.read();
@@ -113,50 +118,50 @@ async fn read(
 
 async fn disturb(world: &World, dice: &Dice, rooms: [RoomId; 2]) {
     let mut on_the_way: Vec<(RoomId, Vec<FeedEvent>)> = Vec::new();
-    let mut bus_is_there = true;
+    let mut bus_is_up = true;
     for _ in 0..STEPS {
         match dice.below(20) {
-            0 if bus_is_there => {
-                bus_is_there = false;
+            0 if bus_is_up => {
+                bus_is_up = false;
                 on_the_way.clear();
-                world.wire.tell(Incoming::Lost);
+                world.bus.deliver(Incoming::Lost);
             }
-            0..3 if !bus_is_there => {
-                bus_is_there = true;
-                world.wire.tell(Incoming::Restored);
+            0..3 if !bus_is_up => {
+                bus_is_up = true;
+                world.bus.deliver(Incoming::Restored);
             }
-            3 => world.truth.lock().down = true,
-            4..7 => world.truth.lock().down = false,
+            3 => world.store.lock().down = true,
+            4..7 => world.store.lock().down = false,
             7..11 => {
                 for _ in 0..on_the_way.len().min(1 + dice.below(4)) {
                     // Mostly the oldest one, sometimes one of the first four.
                     let first = if dice.percent(80) { 1 } else { 4 };
                     let at = dice.below(on_the_way.len().min(first));
                     let (room, events) = on_the_way.remove(at);
-                    world.bring(room, &events);
+                    world.publish(room, &events);
                 }
             }
             _ => {
                 let room = rooms[dice.below(rooms.len())];
-                let events = world.truth.append(room, 1 + dice.below(4));
+                let events = world.store.append(room, 1 + dice.below(4));
                 if dice.percent(3) {
-                    world.truth.lock().lost.insert((room, events[0].seq));
+                    world.store.lock().lost.insert((room, events[0].seq));
                 }
-                if bus_is_there && dice.percent(85) {
-                    world.wire.keep(room, &events).await;
+                if bus_is_up && dice.percent(85) {
+                    world.bus.keep(room, &events).await;
                 }
                 for _ in 0..[0, 1, 1, 1, 1, 1, 1, 1, 2, 3][dice.below(10)] {
                     on_the_way.push((room, events.clone()));
                 }
-                if !bus_is_there {
+                if !bus_is_up {
                     on_the_way.clear();
                 }
             }
         }
         dice.pause().await;
     }
-    world.truth.lock().down = false;
-    if !bus_is_there {
-        world.wire.tell(Incoming::Restored);
+    world.store.lock().down = false;
+    if !bus_is_up {
+        world.bus.deliver(Incoming::Restored);
     }
 }

@@ -9,16 +9,16 @@ use crate::error::{Error, Result};
 
 /// Counts the checks and reads that the hub requests.
 #[derive(Default)]
-struct Desk {
+struct PageSource {
     checks: AtomicUsize,
     reads: AtomicUsize,
 }
 
-impl Desk {
+impl PageSource {
     async fn page(&self, world: &World, room: RoomId, user: UserId) -> Result<Bytes> {
         let check = || async {
             self.checks.fetch_add(1, Ordering::Relaxed);
-            Ok(world.truth.head(room))
+            Ok(world.store.head(room))
         };
         let read = async |_| {
             let number = self.reads.fetch_add(1, Ordering::Relaxed);
@@ -34,14 +34,14 @@ impl Desk {
 }
 
 #[tokio::test]
-async fn of_many_who_ask_at_once_one_reads() {
+async fn concurrent_requests_share_one_read() {
     let (world, reader) = one_reader(NEVER, 3).await;
-    let (desk, user) = (Desk::default(), new_id());
-    let asking = (0..100).map(|_| desk.page(&world, reader.room, user));
+    let (source, user) = (PageSource::default(), new_id());
+    let asking = (0..100).map(|_| source.page(&world, reader.room, user));
     for page in futures_util::future::join_all(asking).await {
         assert_eq!(page.unwrap(), "page 0");
     }
-    assert_eq!(desk.reads(), 1);
+    assert_eq!(source.reads(), 1);
     assert_eq!(world.hub.page(reader.room, user, 50).unwrap(), "page 0");
     assert_eq!(world.hub.page(reader.room, user, 10), None, "another page");
     assert_eq!(
@@ -52,17 +52,17 @@ async fn of_many_who_ask_at_once_one_reads() {
 }
 
 #[tokio::test]
-async fn an_event_of_the_room_ends_it() {
+async fn an_event_of_the_room_invalidates_the_page() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
-    let (desk, user) = (Desk::default(), new_id());
+    let (source, user) = (PageSource::default(), new_id());
     for round in 0..3 {
-        let page = desk.page(&world, reader.room, user).await.unwrap();
+        let page = source.page(&world, reader.room, user).await.unwrap();
         assert_eq!(page, format!("page {round}"));
         assert!(world.hub.page(reader.room, user, 50).is_some());
-        let events = world.truth.append(reader.room, 2);
+        let events = world.store.append(reader.room, 2);
         // The second event alone reveals a missing range: an event is known to exist that was not delivered here.
-        world.bring(reader.room, &events[1..]);
-        reader.has(events[1].seq).await;
+        world.publish(reader.room, &events[1..]);
+        reader.wait_for(events[1].seq).await;
         assert_eq!(world.hub.page(reader.room, user, 50), None);
     }
 }
@@ -70,23 +70,23 @@ async fn an_event_of_the_room_ends_it() {
 #[tokio::test]
 async fn without_the_bus_nothing_is_kept() {
     let (world, reader) = one_reader(NEVER, 3).await;
-    let (desk, user) = (Desk::default(), new_id());
-    desk.page(&world, reader.room, user).await.unwrap();
-    world.wire.tell(Incoming::Lost);
+    let (source, user) = (PageSource::default(), new_id());
+    source.page(&world, reader.room, user).await.unwrap();
+    world.bus.deliver(Incoming::Lost);
     while world.hub.page(reader.room, user, 50).is_some() {
         tokio::task::yield_now().await;
     }
     for _ in 0..2 {
-        desk.page(&world, reader.room, user).await.unwrap();
+        source.page(&world, reader.room, user).await.unwrap();
     }
-    assert_eq!(desk.reads(), 3);
+    assert_eq!(source.reads(), 3);
 }
 
 #[tokio::test]
-async fn a_reader_is_looked_up_again_every_second_although_nothing_happens() {
+async fn a_readers_membership_is_checked_every_second() {
     let (world, reader) = one_reader(NEVER, 3).await;
-    let (desk, user) = (Desk::default(), new_id());
-    desk.page(&world, reader.room, user).await.unwrap();
+    let (source, user) = (PageSource::default(), new_id());
+    source.page(&world, reader.room, user).await.unwrap();
     let lapsed = async {
         while world.hub.page(reader.room, user, 50).is_some() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -96,13 +96,13 @@ async fn a_reader_is_looked_up_again_every_second_although_nothing_happens() {
     tokio::time::timeout(second, lapsed)
         .await
         .expect("a second");
-    let page = desk.page(&world, reader.room, user).await.unwrap();
+    let page = source.page(&world, reader.room, user).await.unwrap();
     assert_eq!(page, "page 0", "the page itself is good for longer");
-    assert_eq!(desk.reads(), 1);
+    assert_eq!(source.reads(), 1);
 }
 
 #[tokio::test]
-async fn who_may_not_know_of_a_room_opens_nothing() {
+async fn a_refused_reader_leaves_no_room_open() {
     let (world, reader) = one_reader(NEVER, 3).await;
     let stranger = new_id();
     let check = || async { Err(Error::not_found("room")) };
@@ -117,13 +117,13 @@ async fn who_may_not_know_of_a_room_opens_nothing() {
 }
 
 #[tokio::test]
-async fn of_many_who_join_at_once_one_reads_and_an_event_ends_what_it_read() {
+async fn concurrent_joins_share_one_read_until_an_event() {
     let (world, mut reader) = one_reader(NEVER, 3).await;
     let reads = AtomicUsize::new(0);
     let room = reader.room;
     let newest = async |session| {
-        let who = Reader::new(session, room, 0).who;
-        let joining = world.hub.join(room, who).await.unwrap();
+        let subscriber = Reader::new(session, room, 0).subscriber;
+        let joining = world.hub.join(room, subscriber).await.unwrap();
         let read = async {
             let number = reads.fetch_add(1, Ordering::Relaxed);
             tokio::task::yield_now().await;
@@ -137,15 +137,15 @@ async fn of_many_who_join_at_once_one_reads_and_an_event_ends_what_it_read() {
     for (upto, read) in futures_util::future::join_all(joining).await {
         assert_eq!((upto, read.as_str()), (3, "0"));
     }
-    let events = world.truth.append(reader.room, 2);
-    world.bring(reader.room, &events);
-    reader.has(5).await;
+    let events = world.store.append(reader.room, 2);
+    world.publish(reader.room, &events);
+    reader.wait_for(5).await;
     assert_eq!(newest(200).await, (5, "1".to_owned()));
     assert_eq!(newest(201).await, (5, "1".to_owned()));
     // An event is known to exist that no socket here has received, so a page that is read now may lack it: not cached.
-    world.truth.lock().down = true;
-    let events = world.truth.append(reader.room, 2);
-    world.bring(reader.room, &events[1..]);
+    world.store.lock().down = true;
+    let events = world.store.append(reader.room, 2);
+    world.publish(reader.room, &events[1..]);
     while newest(202).await.1 == "1" {
         tokio::task::yield_now().await;
     }

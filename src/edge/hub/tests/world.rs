@@ -25,7 +25,8 @@ use crate::{
     error::{Error, Result},
     model::*,
     store::{
-        AccountReads, Entry, Login, LoginReads, MemberReads, MessageReads, Reads, RoomReads, Window,
+        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
+        Window,
     },
 };
 
@@ -36,8 +37,8 @@ const PAGE: Seq = 7;
 
 pub struct World {
     pub hub: Arc<Hub>,
-    pub truth: Arc<Truth>,
-    pub wire: Arc<Wire>,
+    pub store: Arc<FakeStore>,
+    pub bus: Arc<FakeBus>,
     shutdown: CancellationToken,
 }
 
@@ -49,14 +50,14 @@ impl World {
     }
 
     pub async fn comparing(intervals: Intervals) -> World {
-        let (truth, wire) = (Arc::<Truth>::default(), Arc::new(Wire::new()));
+        let (store, bus) = (Arc::<FakeStore>::default(), Arc::new(FakeBus::new()));
         let shutdown = CancellationToken::new();
         let (notices, _) = mpsc::channel(1);
         let hub = Hub::start(
             Ports {
-                reads: truth.clone(),
-                pubsub: wire.clone(),
-                recent: wire.clone(),
+                reads: store.clone(),
+                pubsub: bus.clone(),
+                recent: bus.clone(),
             },
             Channel::Edge(new_id()),
             notices,
@@ -68,15 +69,15 @@ impl World {
         .unwrap();
         World {
             hub,
-            truth,
-            wire,
+            store,
+            bus,
             shutdown,
         }
     }
 
     /// Delivers these events over the bus.
-    pub fn bring(&self, room: RoomId, events: &[FeedEvent]) {
-        self.wire
+    pub fn publish(&self, room: RoomId, events: &[FeedEvent]) {
+        self.bus
             .send(Channel::Room(room), encode_events(events).into());
     }
 }
@@ -89,7 +90,7 @@ impl Drop for World {
 
 /// The store: the events of each room, independent of the bus.
 #[derive(Default)]
-pub struct Truth(Mutex<Facts>);
+pub struct FakeStore(Mutex<Facts>);
 
 #[derive(Default)]
 pub struct Facts {
@@ -99,7 +100,7 @@ pub struct Facts {
     pub down: bool,
 }
 
-impl Truth {
+impl FakeStore {
     pub fn lock(&self) -> MutexGuard<'_, Facts> {
         self.0.lock().unwrap()
     }
@@ -158,7 +159,7 @@ fn unused<T>() -> Result<T> {
 }
 
 #[async_trait]
-impl RoomReads for Truth {
+impl RoomReads for FakeStore {
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let facts = self.up()?;
         let head = |room: &RoomId| facts.feeds.get(room).map(|feed| (*room, feed.len() as Seq));
@@ -173,7 +174,7 @@ impl RoomReads for Truth {
 }
 
 #[async_trait]
-impl MessageReads for Truth {
+impl MessageReads for FakeStore {
     async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         let facts = self.up()?;
         let events = facts.feeds.get(&room).into_iter().flatten();
@@ -193,7 +194,7 @@ impl MessageReads for Truth {
 }
 
 #[async_trait]
-impl MemberReads for Truth {
+impl MemberReads for FakeStore {
     async fn are_members(&self, who: &[(RoomId, UserId)]) -> Result<Vec<(RoomId, UserId)>> {
         drop(self.up()?);
         let members = who
@@ -204,7 +205,7 @@ impl MemberReads for Truth {
     async fn membership(&self, _: RoomId, _: UserId) -> Result<Option<(Room, Option<Member>)>> {
         unused()
     }
-    async fn entries(&self, _: &[(RoomId, UserId)]) -> Result<Vec<Option<Entry>>> {
+    async fn entries(&self, _: &[(RoomId, UserId)]) -> Result<Vec<Option<RoomEntry>>> {
         unused()
     }
     async fn members(&self, _: RoomId, _: Option<UserId>, _: u32) -> Result<Vec<Member>> {
@@ -216,7 +217,7 @@ impl MemberReads for Truth {
 }
 
 #[async_trait]
-impl AccountReads for Truth {
+impl AccountReads for FakeStore {
     async fn credentials(&self, _: &str) -> Result<Option<Credentials>> {
         unused()
     }
@@ -232,7 +233,7 @@ impl AccountReads for Truth {
 }
 
 #[async_trait]
-impl LoginReads for Truth {
+impl LoginReads for FakeStore {
     async fn login(&self, _: LoginId) -> Result<Option<Login>> {
         unused()
     }
@@ -242,14 +243,14 @@ impl LoginReads for Truth {
 }
 
 #[async_trait]
-impl Reads for Truth {
+impl Reads for FakeStore {
     async fn ping(&self) -> Result<()> {
         unused()
     }
 }
 
 /// The two ports that a hub uses: the memory bus's cache, and a listener whose messages the test sends.
-pub struct Wire {
+pub struct FakeBus {
     cache: MemoryBus,
     to_hub: mpsc::Sender<Incoming>,
     from_test: Mutex<Option<mpsc::Receiver<Incoming>>>,
@@ -259,10 +260,10 @@ pub struct Wire {
 #[derive(Default)]
 struct Subscribed(Mutex<HashSet<Channel>>);
 
-impl Wire {
+impl FakeBus {
     fn new() -> Self {
         let (to_hub, from_test) = mpsc::channel(10_000);
-        Wire {
+        FakeBus {
             cache: MemoryBus::new(Default::default()),
             to_hub,
             from_test: Mutex::new(Some(from_test)),
@@ -272,11 +273,11 @@ impl Wire {
 
     pub fn send(&self, channel: Channel, payload: Bytes) {
         if self.subscribed.0.lock().unwrap().contains(&channel) {
-            self.tell(Incoming::Message { channel, payload });
+            self.deliver(Incoming::Message { channel, payload });
         }
     }
 
-    pub fn tell(&self, incoming: Incoming) {
+    pub fn deliver(&self, incoming: Incoming) {
         self.to_hub.try_send(incoming).unwrap();
     }
 
@@ -310,7 +311,7 @@ impl Subscriptions for Subscribed {
 }
 
 #[async_trait]
-impl PubSub for Wire {
+impl PubSub for FakeBus {
     async fn publish(&self, _: &Publications) -> Result<()> {
         unused()
     }
@@ -324,7 +325,7 @@ impl PubSub for Wire {
 }
 
 #[async_trait]
-impl RecentEvents for Wire {
+impl RecentEvents for FakeBus {
     async fn get(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
         RecentEvents::get(&self.cache, room).await
     }
@@ -341,7 +342,7 @@ pub fn finish(joining: Joining, position: Seq, more: bool, member_at: Seq) {
 
 /// The client's view of a socket. Each event that it reads must have the next number.
 pub struct Reader {
-    pub who: Arc<Subscriber>,
+    pub subscriber: Arc<Subscriber>,
     pub room: RoomId,
     /// The reader has every event up to this number, except those in `gaps`.
     pub position: Seq,
@@ -349,7 +350,7 @@ pub struct Reader {
     /// Numbers that it received as part of a gap.
     pub gaps: BTreeSet<Seq>,
     /// Numbers of the events that it received live.
-    pub heard: Vec<Seq>,
+    pub received: Vec<Seq>,
     /// Answers to joins that were refused.
     pub refused: usize,
 }
@@ -357,7 +358,7 @@ pub struct Reader {
 impl Reader {
     pub fn new(session: u64, room: RoomId, after: Seq) -> Reader {
         Reader {
-            who: Arc::new(Subscriber::new(
+            subscriber: Arc::new(Subscriber::new(
                 session,
                 new_id(),
                 Outbox::new(1 << 20, Arc::default()),
@@ -366,7 +367,7 @@ impl Reader {
             position: after,
             live: false,
             gaps: BTreeSet::new(),
-            heard: Vec::new(),
+            received: Vec::new(),
             refused: 0,
         }
     }
@@ -376,16 +377,16 @@ impl Reader {
     pub async fn join(&mut self, world: &World, between: impl AsyncFn()) -> Result<()> {
         let after = self.position;
         let refused = || Error::not_found("room");
-        let user = self.who.user;
-        let member_at = || world.truth.member_at(self.room, user).ok_or_else(refused);
+        let user = self.subscriber.user;
+        let member_at = || world.store.member_at(self.room, user).ok_or_else(refused);
         let mut head = member_at()?;
-        let joining = world.hub.join(self.room, self.who.clone()).await?;
+        let joining = world.hub.join(self.room, self.subscriber.clone()).await?;
         if joining.live_from > head {
             head = member_at()?;
         }
         between().await;
         let upto = (after + PAGE).min(head);
-        let events = world.truth.events(self.room, after, upto).await?;
+        let events = world.store.events(self.room, after, upto).await?;
         between().await;
         let end = upto.max(after);
         let had: HashSet<Seq> = events.iter().map(|event| event.seq).collect();
@@ -397,20 +398,20 @@ impl Reader {
     }
 
     /// Joins repeatedly until the socket is live, also after errors of the store.
-    pub async fn come(&mut self, world: &World, between: impl AsyncFn()) {
-        let coming = async {
+    pub async fn join_until_live(&mut self, world: &World, between: impl AsyncFn()) {
+        let joining = async {
             while !self.live {
                 if self.join(world, &between).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
         };
-        let came = tokio::time::timeout(PATIENCE, coming).await;
-        came.expect("the join comes to an end");
+        let joined = tokio::time::timeout(PATIENCE, joining).await;
+        joined.expect("the join ends");
     }
 
     pub fn leave(&mut self, world: &World) {
-        world.hub.leave(self.room, &self.who);
+        world.hub.leave(self.room, &self.subscriber);
         self.read();
         self.live = false;
     }
@@ -418,7 +419,7 @@ impl Reader {
     /// Reads all received items.
     pub fn read(&mut self) {
         let mut items = VecDeque::new();
-        let ending = self.who.outbox.take(&mut items);
+        let ending = self.subscriber.outbox.take(&mut items);
         assert_eq!(ending, None);
         for item in items {
             match item {
@@ -435,14 +436,14 @@ impl Reader {
                     let frame = |event: &str, data: &str| {
                         format!("{{\"event\":\"{event}\",\"data\":{data}}}").into()
                     };
-                    self.hear(&event.rendered(Encoding::Plain, frame));
+                    self.receive(&event.rendered(Encoding::Plain, frame));
                 }
                 Item::Text(text) => panic!("{text}"),
             }
         }
     }
 
-    fn hear(&mut self, frame: &str) {
+    fn receive(&mut self, frame: &str) {
         let Value::Object(frame) = serde_json::from_str(frame).unwrap() else {
             panic!("{frame}");
         };
@@ -457,12 +458,12 @@ impl Reader {
         } else {
             assert_eq!(data["changeSeq"].as_i64(), Some(next), "{frame:?}");
             self.position = next;
-            self.heard.push(next);
+            self.received.push(next);
         }
     }
 
     /// Waits until the reader has every event up to `seq`.
-    pub async fn has(&mut self, seq: Seq) {
+    pub async fn wait_for(&mut self, seq: Seq) {
         let waiting = async {
             while self.position < seq {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -470,7 +471,7 @@ impl Reader {
             }
         };
         if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            panic!("it is at {} for ever, not at {seq}", self.position);
+            panic!("it stays at {}, not at {seq}", self.position);
         }
         assert_eq!(self.position, seq);
     }

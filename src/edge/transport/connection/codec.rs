@@ -37,9 +37,9 @@ pub(in crate::edge) trait Codec: Send {
     fn last_items(&self, ending: &Ending, into: &mut VecDeque<Item>);
 
     /// Delay of the first heartbeat after the connection starts.
-    fn first_beat(&self) -> Duration;
+    fn first_heartbeat(&self) -> Duration;
     /// The heartbeat of a peer that was silent for `quiet`, and the delay of the next one.
-    fn beat(&mut self, quiet: Duration) -> (Beat, Duration);
+    fn heartbeat(&mut self, quiet: Duration) -> (Heartbeat, Duration);
     /// Timeout of the pending ping, if only a pong can answer it.
     fn pong_due(&self) -> Option<Duration>;
 }
@@ -63,7 +63,7 @@ pub(in crate::edge) enum Input {
     End(Over),
 }
 
-pub(in crate::edge) enum Beat {
+pub(in crate::edge) enum Heartbeat {
     Nothing,
     /// An RFC 6455 ping.
     Ping,

@@ -22,7 +22,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-pub(super) use self::codec::{Beat, Codec, Input, Over};
+pub(super) use self::codec::{Codec, Heartbeat, Input, Over};
 use self::progress::Progress;
 use super::{
     link::Link,
@@ -106,10 +106,11 @@ pub(super) struct Connection<C> {
     /// which keeps requests in order and slows down a peer that sends faster than it reads.
     next: Option<Box<Result<Input, Over>>>,
     /// When the peer last sent anything.
-    heard: Instant,
-    /// The time of the next heartbeat, and the deadline for authentication.
-    beat_at: Instant,
-    open_by: Instant,
+    last_received: Instant,
+    /// When the next heartbeat is due.
+    heartbeat_at: Instant,
+    /// The end of `edge.auth_timeout`.
+    auth_deadline: Instant,
     malformed: u32,
 }
 
@@ -124,8 +125,8 @@ impl<C: Codec> Connection<C> {
     ) -> Box<Self> {
         let now = Instant::now();
         Box::new(Connection {
-            beat_at: now + codec.first_beat(),
-            open_by: now + edge.config.edge.auth_timeout,
+            heartbeat_at: now + codec.first_heartbeat(),
+            auth_deadline: now + edge.config.edge.auth_timeout,
             edge,
             outbox,
             codec,
@@ -137,7 +138,7 @@ impl<C: Codec> Connection<C> {
             progress: None,
             stalled: false,
             next: None,
-            heard: now,
+            last_received: now,
             malformed: 0,
         })
     }
@@ -184,8 +185,8 @@ impl<C: Codec> Connection<C> {
         self.poll_write(cx)?;
         let done = self.poll_busy(cx)?;
         let read = self.poll_input(cx)?;
-        let beaten = self.poll_timer(cx, timer)?;
-        Ok(done || read || beaten)
+        let expired = self.poll_timer(cx, timer)?;
+        Ok(done || read || expired)
     }
 
     // ---- writing
@@ -282,7 +283,7 @@ impl<C: Codec> Connection<C> {
             None => match self.poll_receive(cx) {
                 Poll::Ready(Ok(Input::Nothing)) => return Ok(true),
                 Poll::Ready(Ok(Input::Alive(again))) => {
-                    self.beat_at = Instant::now() + again;
+                    self.heartbeat_at = Instant::now() + again;
                     return Ok(true);
                 }
                 Poll::Ready(input) if busy || self.blocked && input.is_ok() => {
@@ -299,15 +300,15 @@ impl<C: Codec> Connection<C> {
 
     /// Resets the idle time when reading resumes, since pongs could not be read meanwhile.
     fn read_again(&mut self) {
-        self.heard = Instant::now();
+        self.last_received = Instant::now();
         if let Some(within) = self.codec.pong_due() {
-            self.beat_at = self.beat_at.max(self.heard + within);
+            self.heartbeat_at = self.heartbeat_at.max(self.last_received + within);
         }
     }
 
     fn poll_receive(&mut self, cx: &mut Context) -> Poll<Result<Input, Over>> {
         let received = ready!(self.link.poll_receive(cx));
-        self.heard = Instant::now();
+        self.last_received = Instant::now();
         let input = match received {
             Ok(Received::Text(text)) => self.codec.read(&text),
             Ok(Received::Binary) => self.codec.read_binary(),
@@ -408,7 +409,7 @@ impl<C: Codec> Connection<C> {
         self.phase = Phase::Anonymous(None);
         self.outbox.take(&mut self.writing);
         self.writing.clear();
-        self.open_by = Instant::now() + self.edge.config.edge.auth_timeout;
+        self.auth_deadline = Instant::now() + self.edge.config.edge.auth_timeout;
         self.be_anonymous()
     }
 

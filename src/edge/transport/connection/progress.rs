@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_buys_time_but_not_for_ever() {
+    fn each_byte_extends_the_deadline_up_to_a_maximum() {
         let (start, timeout) = (Instant::now(), Duration::from_secs(20));
         let at = |secs| start + Duration::from_secs(secs);
         let mut progress = Progress::new(7, start);

@@ -4,18 +4,18 @@ use std::{pin::Pin, task::Context, time::Duration};
 
 use tokio::time::{Instant, Sleep};
 
-use super::{Beat, Codec, Connection, Over, Phase, progress::Progress};
+use super::{Codec, Connection, Heartbeat, Over, Phase, progress::Progress};
 use crate::protocol::Close;
 
 /// Minimum delay before the next heartbeat check of a peer that is not being read, whose silence does not count.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const RECHECK_DELAY: Duration = Duration::from_millis(10);
 
 impl<C: Codec> Connection<C> {
     /// The earliest deadline.
     pub(super) fn due(&self) -> Instant {
-        let mut due = self.beat_at;
+        let mut due = self.heartbeat_at;
         if matches!(self.phase, Phase::Anonymous(_)) {
-            due = due.min(self.open_by);
+            due = due.min(self.auth_deadline);
         }
         match &self.progress {
             Some(progress) => due.min(progress.due(self.edge.config.edge.write_timeout)),
@@ -39,7 +39,7 @@ impl<C: Codec> Connection<C> {
         mut timer: Pin<&mut Sleep>,
     ) -> Result<bool, Over> {
         self.watch();
-        let mut beaten = false;
+        let mut expired = false;
         loop {
             let due = self.due();
             // A deadline that moved later is noticed when the timer fires: most move before they expire.
@@ -47,7 +47,7 @@ impl<C: Codec> Connection<C> {
                 timer.as_mut().reset(due);
             }
             if timer.as_mut().poll(cx).is_pending() {
-                return Ok(beaten);
+                return Ok(expired);
             }
             let now = Instant::now();
             if now < due {
@@ -56,7 +56,7 @@ impl<C: Codec> Connection<C> {
             }
             self.at(now)?;
             timer.as_mut().reset(self.due());
-            beaten = true;
+            expired = true;
         }
     }
 
@@ -70,25 +70,25 @@ impl<C: Codec> Connection<C> {
         {
             return Err(self.stall());
         }
-        if matches!(self.phase, Phase::Anonymous(_)) && now >= self.open_by {
+        if matches!(self.phase, Phase::Anonymous(_)) && now >= self.auth_deadline {
             return Err(self.codec.too_late(&self.outbox));
         }
-        if now < self.beat_at {
+        if now < self.heartbeat_at {
             return Ok(());
         }
-        let (beat, mut again) = self.codec.beat(now - self.heard);
-        match beat {
-            Beat::Nothing => {}
-            Beat::Ping => self.link.ping(),
-            Beat::Send(item) => self.outbox.push(item),
+        let (heartbeat, mut again) = self.codec.heartbeat(now - self.last_received);
+        match heartbeat {
+            Heartbeat::Nothing => {}
+            Heartbeat::Ping => self.link.ping(),
+            Heartbeat::Send(item) => self.outbox.push(item),
             // The pong may be behind unread input, or the ping behind unread output; both cases have their own
             // timeouts.
-            Beat::Dead if self.blocked || self.next.is_some() => {
-                again = self.codec.pong_due().unwrap_or(again).max(LOOK_AGAIN);
+            Heartbeat::Dead if self.blocked || self.next.is_some() => {
+                again = self.codec.pong_due().unwrap_or(again).max(RECHECK_DELAY);
             }
-            Beat::Dead => return Err(Over::with(Close::Idle)),
+            Heartbeat::Dead => return Err(Over::with(Close::Idle)),
         }
-        self.beat_at = now + again;
+        self.heartbeat_at = now + again;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::{
         credentials::bearer,
         outbound::{Encoding, Ending, Item, Outbox, RequestId},
         session::Greeting,
-        transport::connection::{Beat, Codec, Input, Over},
+        transport::connection::{Codec, Heartbeat, Input, Over},
     },
     error::{Code, Error, Result},
     protocol::{Close, ConnectedLimits, Request, WireError, raw},
@@ -269,17 +269,17 @@ impl Codec for SocketIo {
         into.push_back(Item::Text(Utf8Bytes::from_static("41")));
     }
 
-    fn first_beat(&self) -> Duration {
+    fn first_heartbeat(&self) -> Duration {
         self.config.socketio.ping_interval
     }
 
     /// Only a pong answers a ping; other traffic does not count.
-    fn beat(&mut self, _: Duration) -> (Beat, Duration) {
+    fn heartbeat(&mut self, _: Duration) -> (Heartbeat, Duration) {
         if std::mem::replace(&mut self.pinged, true) {
-            return (Beat::Dead, Duration::ZERO);
+            return (Heartbeat::Dead, Duration::ZERO);
         }
         let ping = Item::Text(Utf8Bytes::from_static("2"));
-        (Beat::Send(ping), self.config.socketio.ping_timeout)
+        (Heartbeat::Send(ping), self.config.socketio.ping_timeout)
     }
 
     fn pong_due(&self) -> Option<Duration> {

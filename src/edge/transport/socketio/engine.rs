@@ -82,7 +82,7 @@ impl Engine {
             polling.insert(sid, Arc::new(handle));
         }
         let engine = self.clone();
-        let remove = move || engine.forget(sid);
+        let remove = move || engine.remove(sid);
         let link = Link::Polling(Polling::new(remove, incoming, poll));
         let (edge, codec) = (self.edge.clone(), self.codec(request));
         let connection = Connection::new(edge, codec, link, outbox, admitted);
@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// Removes a session: requests do not find it any more, and its task ends unless it was upgraded.
-    pub(super) fn forget(&self, sid: Uuid) {
+    pub(super) fn remove(&self, sid: Uuid) {
         self.polling.lock().remove(&sid);
     }
 }

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_may_send() {
+    fn forbidden_packets_are_refused() {
         for bad in [
             "",
             "abc",

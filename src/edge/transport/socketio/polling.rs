@@ -46,7 +46,7 @@ impl Engine {
             let mut waiting = session.poll.0.lock();
             if let Some(first) = waiting.take() {
                 drop(waiting);
-                self.forget(session.sid);
+                self.remove(session.sid);
                 let _ = first.send(CLOSE.as_str().to_owned());
                 return Err(Refused::BadRequest);
             }
@@ -81,7 +81,7 @@ impl Engine {
         body: Body,
     ) -> Result<Response, Refused> {
         let Some(_posting) = Posting::begin(&session.posting) else {
-            self.forget(session.sid);
+            self.remove(session.sid);
             return Err(Refused::BadRequest);
         };
         let max = self.edge.config.socketio.max_payload;
@@ -90,13 +90,13 @@ impl Engine {
             Ok(Ok(body)) => body,
             Ok(Err(BadBody::TooLarge)) => return Ok(too_large()),
             Ok(Err(BadBody::Broken)) | Err(_) => {
-                self.forget(session.sid);
+                self.remove(session.sid);
                 return Err(Refused::BadRequest);
             }
         };
         let packets = std::str::from_utf8(&body).ok().and_then(packets);
         let Some(packets) = packets else {
-            self.forget(session.sid);
+            self.remove(session.sid);
             return Err(Refused::BadRequest);
         };
         // Waits for capacity: the channel is bounded.
@@ -105,7 +105,7 @@ impl Engine {
             Ok(Ok(())) => Ok(payload("ok".to_owned())),
             Ok(Err(_)) => Err(Refused::UnknownSession),
             Err(_) => {
-                self.forget(session.sid);
+                self.remove(session.sid);
                 Err(Refused::UnknownSession)
             }
         }
@@ -172,7 +172,7 @@ struct Abandoned<'a>(&'a Engine, Uuid);
 
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
-        self.0.forget(self.1);
+        self.0.remove(self.1);
     }
 }
 

@@ -282,13 +282,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             if items.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let mut out = Gathered::take();
+            let mut out = WriteBuffer::take();
             while out.bytes.len() < WRITE
                 && let Some(item) = items.pop_front()
             {
                 frame_into(&mut out.bytes, TEXT, render(&item).as_bytes());
             }
-            self.poll_gathered(cx, &out.bytes)?;
+            self.poll_buffered(cx, &out.bytes)?;
         }
     }
 
@@ -377,7 +377,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Writes as much as the kernel takes now and keeps the rest.
-    fn poll_gathered(&mut self, cx: &mut Context, mut bytes: &[u8]) -> Result<(), Broken> {
+    fn poll_buffered(&mut self, cx: &mut Context, mut bytes: &[u8]) -> Result<(), Broken> {
         while !bytes.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
                 Poll::Ready(0) => return Err(Broken::Gone),
@@ -431,28 +431,28 @@ fn frame_into(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
 }
 
 thread_local! {
-    static GATHERED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static WRITE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// The thread's write buffer, taken empty; returned on drop.
-struct Gathered {
+struct WriteBuffer {
     bytes: Vec<u8>,
 }
 
-impl Gathered {
+impl WriteBuffer {
     fn take() -> Self {
-        Gathered {
-            bytes: GATHERED.take(),
+        WriteBuffer {
+            bytes: WRITE_BUFFER.take(),
         }
     }
 }
 
-impl Drop for Gathered {
+impl Drop for WriteBuffer {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
         // A large frame may have grown it.
         bytes.shrink_to(2 * WRITE);
-        GATHERED.set(bytes);
+        WRITE_BUFFER.set(bytes);
     }
 }

@@ -55,7 +55,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The messages that the server receives from these bytes.
-async fn heard(bytes: &[u8]) -> Vec<Result<Received, Broken>> {
+async fn received_from(bytes: &[u8]) -> Vec<Result<Received, Broken>> {
     let (ours, mut theirs) = duplex(MAX * 2);
     let mut socket = WebSocket::new(ours, MAX);
     theirs.write_all(bytes).await.unwrap();
@@ -136,7 +136,7 @@ async fn fragments_are_one_message_and_pings_between_them_are_answered() {
 }
 
 #[tokio::test]
-async fn pings_that_nobody_reads_the_answers_of_take_no_memory() {
+async fn unread_pongs_take_no_memory() {
     let (ours, mut theirs) = duplex(64);
     let mut socket = WebSocket::new(ours, MAX);
     for number in 0..100u8 {
@@ -177,7 +177,7 @@ async fn pings_of_ours_wait_behind_a_write_one_at_a_time_and_never_inside_a_fram
 }
 
 #[tokio::test]
-async fn both_may_say_goodbye() {
+async fn either_side_can_close_the_connection() {
     let (mut ours, mut client) = pair(1 << 16).await;
     let goodbye = CloseFrame {
         code: 4000.into(),
@@ -241,7 +241,7 @@ async fn an_idle_socket_holds_no_buffer() {
 }
 
 #[tokio::test]
-async fn what_no_client_may_send_ends_it() {
+async fn forbidden_frames_end_the_connection() {
     let unmasked = b"\x81\x01a".to_vec();
     let short_close = masked(0x88, b"\x03");
     let reserved_code = masked(0x88, &1005u16.to_be_bytes());
@@ -261,24 +261,27 @@ async fn what_no_client_may_send_ends_it() {
         ("message within a message", interrupted),
     ];
     for (name, bytes) in cases {
-        let last = heard(&bytes).await.pop().unwrap();
+        let last = received_from(&bytes).await.pop().unwrap();
         assert_eq!(last, Err(Broken::Protocol), "{name}");
     }
     for not_text in [masked(0x81, b"\xff"), bad_reason] {
-        assert_eq!(heard(&not_text).await, [Err(Broken::NotUtf8)]);
+        assert_eq!(received_from(&not_text).await, [Err(Broken::NotUtf8)]);
     }
-    assert_eq!(heard(b"\x81").await, [Err(Broken::Gone)]);
-    assert_eq!(heard(&masked(0x88, b"")).await, [Err(Broken::Gone)]);
+    assert_eq!(received_from(b"\x81").await, [Err(Broken::Gone)]);
+    assert_eq!(received_from(&masked(0x88, b"")).await, [Err(Broken::Gone)]);
 }
 
 #[tokio::test]
-async fn what_is_too_long_ends_it_before_it_is_read() {
+async fn oversized_messages_end_the_connection_before_they_are_read() {
     let head = |length: u64| [&[0x81, 0xff][..], &length.to_be_bytes()].concat();
     for length in [MAX as u64 + 1, u64::MAX] {
-        assert_eq!(heard(&head(length)).await, [Err(Broken::TooLong(MAX))]);
+        assert_eq!(
+            received_from(&head(length)).await,
+            [Err(Broken::TooLong(MAX))]
+        );
     }
     let half = vec![b'x'; MAX / 2 + 1];
     let both = [masked(0x01, &half), masked(0x80, &half)].concat();
     let expected = [Ok(Received::Nothing), Err(Broken::TooLong(MAX))];
-    assert_eq!(heard(&both).await, expected);
+    assert_eq!(received_from(&both).await, expected);
 }

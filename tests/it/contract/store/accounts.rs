@@ -8,7 +8,7 @@ use super::fixture::*;
 
 on_both! {
     an_account_is_registered_once,
-    a_name_belongs_to_one_account_whatever_its_case,
+    a_name_belongs_to_one_account_in_any_case,
     of_two_registrations_of_a_name_one_succeeds,
     a_patch_leaves_changes_and_clears,
     users_are_found_by_id,
@@ -39,7 +39,7 @@ async fn an_account_is_registered_once(store: Fixture) {
     assert!(store.reads.credentials("eve").await.unwrap().is_none());
 }
 
-async fn a_name_belongs_to_one_account_whatever_its_case(store: Fixture) {
+async fn a_name_belongs_to_one_account_in_any_case(store: Fixture) {
     let first = store.user("Zoë").await;
     for name in ["Zoë", "zoë", "ZOË"] {
         let other = account(name);

@@ -18,7 +18,7 @@ use super::fixture::*;
 
 on_both! {
     nothing_personal_is_left_of_an_erased_account,
-    messages_and_events_forget_the_name,
+    messages_and_events_lose_the_name,
     the_longest_member_is_the_successor,
     a_member_who_is_just_added_is_found,
     users_who_left_are_still_candidates,
@@ -135,7 +135,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
     assert!(notify.notify_settings(new_id()).await.unwrap().gone);
 }
 
-async fn messages_and_events_forget_the_name(store: Fixture) {
+async fn messages_and_events_lose_the_name(store: Fixture) {
     let (ada, bob) = (store.user("ada").await, store.user("bob").await);
     let room = store.public_room(&ada).await;
     store.say(room, &bob, 1..=1).await;
@@ -164,7 +164,7 @@ async fn messages_and_events_forget_the_name(store: Fixture) {
     store.commit([room], changes).await.unwrap();
     erase(&store, &bob).await;
     let changes = Changes {
-        forgotten: vec![(room, bob.id)],
+        erased: vec![(room, bob.id)],
         ..Changes::default()
     };
     store.commit([room], changes).await.unwrap();

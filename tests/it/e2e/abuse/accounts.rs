@@ -12,7 +12,9 @@ use std::{
 use futures_util::{StreamExt, future::join_all, stream};
 use serde_json::{Value, json};
 
-use crate::harness::{Chat, Kind, Rest, both_ways, eventually, provider::Provider, rest::Answer};
+use crate::harness::{
+    Chat, Kind, Rest, both_ways, eventually, provider::Provider, rest::RestResponse,
+};
 
 both_ways!(
     a_login_flood_does_not_block_other_logins,
@@ -37,7 +39,7 @@ fn rest_from(chat: &Chat, i: usize, last: u8) -> Rest {
     Rest::new(http, chat.edge(i).url())
 }
 
-async fn log_in(rest: &Rest, username: &str, password: &str) -> Answer {
+async fn log_in(rest: &Rest, username: &str, password: &str) -> RestResponse {
     let body = json!({"username": username, "password": password});
     rest.post("/v1/auth/login", body).await
 }
@@ -120,7 +122,7 @@ async fn password_spraying_is_limited_per_address(kind: Kind) {
         let rest = rest_from(&chat, name, 2);
         async move { log_in(&rest, &format!("user{name}"), "letmein1").await }
     });
-    let answers: Vec<Answer> = tried.buffer_unordered(20).collect().await;
+    let answers: Vec<RestResponse> = tried.buffer_unordered(20).collect().await;
     let wrong = answers.iter().filter(|answer| answer.status == 401).count();
     println!("{wrong} of 60 were tried");
     // With two edges, each may have requests in flight that the other has not counted yet.

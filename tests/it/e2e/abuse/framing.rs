@@ -133,7 +133,7 @@ impl Mallory<'_> {
                     self.socket.raw(&frame).await;
                     let ack = self
                         .socket
-                        .until("the ack", |heard| heard.acks.get(&id).cloned());
+                        .until("the ack", |received| received.acks.get(&id).cloned());
                     ack.await.expect("it is accepted");
                 }
                 _ => {
@@ -181,8 +181,8 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
             json!({"room": hall, "body": "honest", "clientMsgId": format!("honest {number}")});
         honest.call("sendMessage", data).await.expect("accepted");
         let id = format!("honest {number}");
-        let told = honest.until("the honest message", |heard| {
-            heard
+        let told = honest.until("the honest message", |received| {
+            received
                 .events
                 .iter()
                 .any(|event| event.text.contains(&id))
@@ -200,15 +200,15 @@ async fn a_command_embedded_in_a_message_is_not_executed(kind: Kind) {
         from_mallory.map(|m| m["metadata"].clone()).collect()
     };
     let all = expected.len() + 5;
-    let heard = honest.until("every message", |heard| {
-        let new = heard
+    let received = honest.until("every message", |received| {
+        let new = received
             .events
             .iter()
             .filter(|event| event.name == "newMessage");
         let new: Vec<Value> = new.map(|event| event.data()).collect();
         (new.len() >= all).then_some(new)
     });
-    assert_eq!(hidden(&heard.await), expected);
+    assert_eq!(hidden(&received.await), expected);
     let mut polled = Vec::new();
     while polled.len() < all {
         let answer = reader.get().await;

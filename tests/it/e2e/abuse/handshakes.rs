@@ -29,7 +29,7 @@ struct Wire(TcpStream);
 
 /// A response: its status, head and body.
 #[derive(Debug)]
-struct Answer {
+struct RawResponse {
     status: u16,
     head: String,
     body: String,
@@ -55,7 +55,7 @@ impl Wire {
     }
 
     /// Reads the next response.
-    async fn answer(&mut self) -> Answer {
+    async fn answer(&mut self) -> RawResponse {
         let reading = async {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -66,7 +66,7 @@ impl Wire {
             let length = length.and_then(|rest| rest.split("\r\n").next()?.parse().ok());
             let mut body = vec![0; length.unwrap_or(0)];
             self.0.read_exact(&mut body).await.expect("a body");
-            Answer {
+            RawResponse {
                 status: head[9..12].parse().expect("a status"),
                 head,
                 body: String::from_utf8_lossy(&body).into_owned(),
@@ -77,7 +77,7 @@ impl Wire {
             .expect("an answer")
     }
 
-    async fn ask(&mut self, text: &str) -> Answer {
+    async fn ask(&mut self, text: &str) -> RawResponse {
         self.say(text).await;
         self.answer().await
     }
@@ -287,8 +287,8 @@ async fn sockets_per_user_are_limited(kind: Kind) {
     eventually("a free slot", || async {
         let mut socket = chat.dial(0).bearer(&ada.access).connect().await.ok()?;
         let first = socket
-            .until("the first event or the close", |heard| {
-                match (heard.events.first(), &heard.closed) {
+            .until("the first event or the close", |received| {
+                match (received.events.first(), &received.closed) {
                     (Some(_), _) => Some(true),
                     (None, Some(_)) => Some(false),
                     (None, None) => None,

@@ -45,7 +45,7 @@ async fn the_data_directory_is_readable_by_its_owner_only() {
     for bad in [&b""[..], b"\n", &kept[..31]] {
         fs::write(&secret, bad).expect("ours");
         let args = ["standalone", "--data", &data.to_string_lossy()];
-        let ended = chat.recipe("again", &args).run().await;
+        let ended = chat.program("again", &args).run().await;
         assert_eq!(ended.code, Some(2), "{ended:?}");
         for says in ["secret", "backup", "auth.secret"] {
             assert!(ended.stderr.contains(says), "{}", ended.stderr);
@@ -71,7 +71,7 @@ async fn database_passwords_are_never_logged() {
         ("RUST_LOG", "trace"),
         ("CHAT__START__TIMEOUT", "0s"),
     ];
-    let ended = nowhere.recipe(&["migrate"], &env).run().await;
+    let ended = nowhere.program(&["migrate"], &env).run().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.stderr.contains("sslpassword, connect_timeout"),

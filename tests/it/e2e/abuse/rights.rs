@@ -12,7 +12,7 @@ use crate::{
         Chat, Kind, Rest, Socket, User, both_ways, deployment::authority, eventually, server,
         socket::Event,
     },
-    support::Line,
+    support::TcpProxy,
 };
 
 both_ways!(
@@ -101,8 +101,8 @@ async fn a_join_concurrent_with_a_removal_leaves_no_subscription(kind: Kind) {
         let said = |event: &Event| event.data()["body"] == json!(body);
         for socket in &hers {
             socket
-                .until("the owner's own message", |heard| {
-                    heard.events.iter().any(said).then_some(())
+                .until("the owner's own message", |received| {
+                    received.events.iter().any(said).then_some(())
                 })
                 .await;
         }
@@ -540,9 +540,9 @@ async fn cannot_be_added(hers: &Rest, room: Uuid, user: &User, kinds: &[&str]) {
 /// Without the bus, revoked rights are found by reading the store.
 #[tokio::test]
 async fn rights_are_revoked_without_redis() {
-    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let proxy = TcpProxy::to(&authority(&server("REDIS_URL"))).await;
     let plan = Chat::plan(Kind::Cluster)
-        .via("REDIS_URL", line.address)
+        .via("REDIS_URL", proxy.address)
         .set("edge.wait", "200ms")
         .set("edge.rights_interval", "1h");
     let chat = plan.start().await;
@@ -553,8 +553,8 @@ async fn rights_are_revoked_without_redis() {
     bobs.join(room, None).await.expect("he was made a member");
     let adas = chat.connect(1, &ada).await;
     adas.join(room, None).await.expect("hers");
-    line.freeze();
-    line.cut();
+    proxy.freeze();
+    proxy.cut();
     let edge = chat.rest(1);
     eventually("the edge misses its bus", || async {
         let metrics = edge.get("/metrics").await.text;
@@ -581,8 +581,8 @@ async fn rights_are_revoked_without_redis() {
     let path = format!("/v1/rooms/{room}/messages");
     let secret = json!({"body": "for nobody else"});
     hers.post(&path, secret).await.ok(202);
-    bobs.until("memberLeft", |heard| {
-        heard
+    bobs.until("memberLeft", |received| {
+        received
             .events
             .iter()
             .any(|event| event.name == "memberLeft")
@@ -597,8 +597,8 @@ async fn rights_are_revoked_without_redis() {
     );
     assert!(left < PATIENCE && closed < PATIENCE);
     // Sent on the same edge, which delivers to all sockets of the room at once.
-    adas.until("the owner's own message", |heard| {
-        heard
+    adas.until("the owner's own message", |received| {
+        received
             .events
             .iter()
             .any(|event| event.name == "newMessage")

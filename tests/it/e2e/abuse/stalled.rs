@@ -348,8 +348,8 @@ async fn a_request_continues_while_its_socket_is_stalled() {
     // Stalled requests use every database connection of this edge; now the sockets fill up.
     say(&talker, busy, 100).await;
     listener
-        .until("all messages", |heard| {
-            let events = heard.events.iter();
+        .until("all messages", |received| {
+            let events = received.events.iter();
             let said = events.filter(|event| event.name == "newMessage").count();
             (said == 100).then_some(())
         })

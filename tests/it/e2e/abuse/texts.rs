@@ -208,7 +208,7 @@ async fn all_spellings_of_a_suppressed_address_are_suppressed(kind: Kind) {
         (page["items"][0]["state"] == "bounced").then_some(())
     })
     .await;
-    mail.forget();
+    mail.clear();
 
     let rest = chat.rest_as(0, &eve);
     for address in [
@@ -283,7 +283,7 @@ async fn trace_logs_contain_no_secrets(kind: Kind) {
         })
     })
     .await;
-    mail.forget();
+    mail.clear();
     let room = chat.room(&ada, "direct", &[&bob]).await;
     let socket = chat.connect(0, &ada).await;
     socket.join(room, None).await.expect("a member");

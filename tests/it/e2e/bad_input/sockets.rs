@@ -46,8 +46,8 @@ async fn malformed_frames_are_answered_with_errors(kind: Kind) {
     for (i, text) in texts.iter().enumerate() {
         socket.raw(text).await;
         let error = socket
-            .until(text, |heard| {
-                (heard.unasked.len() > i).then(|| heard.unasked[i].clone())
+            .until(text, |received| {
+                (received.unasked.len() > i).then(|| received.unasked[i].clone())
             })
             .await;
         assert_helpful(&error, "malformed", text);
@@ -61,13 +61,15 @@ async fn malformed_frames_are_answered_with_errors(kind: Kind) {
     );
     socket.raw("{\"id\":4000,\"data\":{}}").await;
     let answer = socket
-        .until("ack 4000", |heard| heard.acks.get(&4000).cloned())
+        .until("ack 4000", |received| received.acks.get(&4000).cloned())
         .await;
     assert_helpful(&answer.expect_err("no event"), "malformed", "no event");
     // A request without an id is executed as well; only an error is answered.
     socket.raw("{\"event\":\"markRead\",\"data\":{}}").await;
     let error = socket
-        .until("an error", |heard| heard.unasked.get(texts.len()).cloned())
+        .until("an error", |received| {
+            received.unasked.get(texts.len()).cloned()
+        })
         .await;
     assert_helpful(&error, "invalid", "markRead without fields");
     still_works(&mut socket, room).await;
@@ -268,7 +270,9 @@ async fn protocol_violations_close_the_socket(kind: Kind) {
     still_works(&mut socket, room).await;
     socket.raw(&"x".repeat(65537)).await;
     let error = socket
-        .until("the second error", |heard| heard.unasked.get(1).cloned())
+        .until("the second error", |received| {
+            received.unasked.get(1).cloned()
+        })
         .await;
     assert_helpful(&error, "too_large", "65537 bytes");
     assert_eq!(socket.closed().await.code, 1009);
@@ -325,7 +329,7 @@ async fn protocol_violations_close_the_socket(kind: Kind) {
         socket.raw("nonsense").await;
     }
     assert_eq!(socket.closed().await.code, 4400);
-    assert_eq!(socket.heard(|heard| heard.unasked.len()), 20);
+    assert_eq!(socket.received(|received| received.unasked.len()), 20);
 
     // No other socket is affected.
     let mut socket = chat.connect(0, &ada).await;

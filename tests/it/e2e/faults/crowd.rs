@@ -255,7 +255,7 @@ async fn slow_readers_in_a_large_room(kind: Kind) {
     assert!(readers.iter().all(|reader| !reader.is_finished()));
     eprintln!(
         "p50 and p99 of {FAST} readers: {before:.0?} before, {during:.0?} while {SLOW} stood still ({} messages), \
-         {after:.0?} after; the edges' memory {memory_before} MiB, then {memory_after} MiB; {told} heard 4008",
+         {after:.0?} after; the edges' memory {memory_before} MiB, then {memory_after} MiB; {told} received 4008",
         upto - from
     );
     assert!(

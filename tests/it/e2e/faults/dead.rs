@@ -69,7 +69,7 @@ pub async fn run(chat: &Chat, args: &[&str]) -> String {
     if chat.kind == Kind::Standalone {
         args.splice(1..1, ["--data", data.to_str().expect("a path")]);
     }
-    let ended = chat.recipe("queue", &args).run().await;
+    let ended = chat.program("queue", &args).run().await;
     assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
     ended.stdout
 }

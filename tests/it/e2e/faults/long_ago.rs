@@ -126,16 +126,16 @@ async fn a_reader_catches_up_on_a_hundred_thousand_messages(kind: Kind) {
     );
     // From here on events are live: receive some of them, then the last.
     let seen = back.events("newMessage").len();
-    back.until("live events", |heard| {
-        let live = heard.events.iter().filter(|e| e.name == "newMessage");
+    back.until("live events", |received| {
+        let live = received.events.iter().filter(|e| e.name == "newMessage");
         (live.count() > seen + 20).then_some(())
     })
     .await;
     quiet.store(true, Ordering::Relaxed);
     let said = busy.await.expect("every send was accepted");
     let last = format!("\"clientMsgId\":\"live {}\"", said - 1);
-    back.until("the last one", |heard| {
-        heard
+    back.until("the last one", |received| {
+        received
             .events
             .iter()
             .any(|e| e.text.contains(&last))

@@ -27,9 +27,9 @@ async fn store_in_each_room(socket: &Socket, rooms: &[Uuid], name: &str) -> Dura
     });
     join_all(sends).await;
     socket
-        .until("every room's message", |heard| {
+        .until("every room's message", |received| {
             let name = format!("\"clientMsgId\":\"{name}\"");
-            let events = heard.events.iter();
+            let events = received.events.iter();
             let stored = events.filter(|e| e.name == "newMessage" && e.text.contains(&name));
             (stored.count() == rooms.len()).then_some(())
         })

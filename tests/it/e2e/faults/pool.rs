@@ -28,7 +28,7 @@ async fn the_pool_recovers_from_a_broker_crash() {
         .set("autoscale.messages_per_second", 20)
         .start()
         .await;
-    let mut autoscaler = chat.recipe("autoscale", &["autoscale"]).start().await;
+    let mut autoscaler = chat.program("autoscale", &["autoscale"]).start().await;
     let load = Load::start(&chat, 4, 6, PACE).await;
     load.settled().await;
     until_workers(&autoscaler, "no worker runs", |n| n == 0).await;

@@ -69,8 +69,8 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let base = base["seq"].as_i64().expect("a number");
     let talker = chat.connect(1, &bob).await;
     talker.say(room, "first", "hello").await;
-    slow.until("something live", |heard| {
-        let mut events = heard.events.iter();
+    slow.until("something live", |received| {
+        let mut events = received.events.iter();
         events.any(|event| event.name == "newMessage").then_some(())
     })
     .await;
@@ -103,8 +103,8 @@ async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let back = chat.connect(1, &ada).await;
     catch_up(&back, room, last, &mut got).await;
     talker.say(room, "last", "goodbye").await;
-    back.until("the last", |heard| {
-        let mut events = heard.events.iter();
+    back.until("the last", |received| {
+        let mut events = received.events.iter();
         events
             .any(|event| event.text.contains("\"clientMsgId\":\"last\""))
             .then_some(())

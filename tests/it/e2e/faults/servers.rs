@@ -13,7 +13,7 @@ use tokio::{
 use super::{AT_ONCE, PACE, until_edges_count, until_edges_report};
 use crate::{
     harness::{Chat, Kind, deployment::authority, eventually, load::Load, server},
-    support::Line,
+    support::TcpProxy,
 };
 
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -32,29 +32,29 @@ async fn flush_redis() {
 }
 
 /// A cluster under load that reaches [`OWN`] through a proxy.
-async fn load_behind_a_redis_proxy() -> (Line, Chat, Load) {
-    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+async fn load_behind_a_redis_proxy() -> (TcpProxy, Chat, Load) {
+    let proxy = TcpProxy::to(&authority(&server("REDIS_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
-        .address("REDIS_URL", format!("redis://{}/{OWN}", line.address))
+        .address("REDIS_URL", format!("redis://{}/{OWN}", proxy.address))
         .start()
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
-    (line, chat, load)
+    (proxy, chat, load)
 }
 
 #[tokio::test]
 async fn messages_flow_while_redis_is_down_and_emptied() {
-    let (line, chat, load) = load_behind_a_redis_proxy().await;
+    let (proxy, chat, load) = load_behind_a_redis_proxy().await;
     for _ in 0..2 {
         // Cuts the open connections and lets no new ones through.
-        line.freeze();
-        line.cut();
+        proxy.freeze();
+        proxy.cut();
         load.accepted(400).await;
         until_edges_report(&chat, 200, "bus", false).await;
         until_edges_count(&chat, "chat_bus_state", 0).await;
         flush_redis().await;
-        line.thaw();
+        proxy.thaw();
         until_edges_report(&chat, 200, "bus", true).await;
         until_edges_count(&chat, "chat_bus_state", 1).await;
         load.accepted(200).await;
@@ -63,7 +63,7 @@ async fn messages_flow_while_redis_is_down_and_emptied() {
     load.resume_sending();
     // Connections that break repeatedly.
     for _ in 0..5 {
-        line.cut();
+        proxy.cut();
         load.accepted(50).await;
     }
     load.end(&chat).await;
@@ -73,9 +73,9 @@ async fn messages_flow_while_redis_is_down_and_emptied() {
 /// closes the sockets of closed ones.
 #[tokio::test]
 async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
-    let line = Line::to(&authority(&server("REDIS_URL"))).await;
+    let proxy = TcpProxy::to(&authority(&server("REDIS_URL"))).await;
     let chat = Chat::plan(Kind::Cluster)
-        .via("REDIS_URL", line.address)
+        .via("REDIS_URL", proxy.address)
         .set("edge.wait", "1s")
         // Disables the periodic checks, which would find it as well.
         .set("edge.reconcile_interval", "1h")
@@ -93,8 +93,8 @@ async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
         .connect()
         .await
         .expect("a socket");
-    line.freeze();
-    line.cut();
+    proxy.freeze();
+    proxy.cut();
     until_edges_count(&chat, "chat_bus_state", 0).await;
     let refresh = json!({"refreshToken": ada.refresh});
     eventually("the login is closed", || async {
@@ -117,22 +117,22 @@ async fn a_login_closed_during_a_redis_outage_closes_its_sockets() {
     // Found by the comparison with the store.
     assert_eq!(closed.closed().await.code, 4001);
     stays.settle().await;
-    line.thaw();
+    proxy.thaw();
     stays.settle().await;
 }
 
 /// Events lost at the end: no later event reveals the missing range.
 #[tokio::test]
 async fn a_missing_range_at_the_end_is_filled() {
-    let (line, chat, load) = load_behind_a_redis_proxy().await;
+    let (proxy, chat, load) = load_behind_a_redis_proxy().await;
     for _ in 0..3 {
         load.settled().await;
-        line.freeze();
-        line.cut();
+        proxy.freeze();
+        proxy.cut();
         load.resume_sending();
         load.accepted(50).await;
         load.answered().await;
-        line.thaw();
+        proxy.thaw();
         // Heads are compared every three seconds; the bus needs time to reconnect.
         let started = Instant::now();
         load.settled().await;
@@ -145,26 +145,26 @@ async fn a_missing_range_at_the_end_is_filled() {
 
 #[tokio::test]
 async fn sends_are_answered_while_the_database_is_unreachable() {
-    let line = Line::to(&authority(&server("DATABASE_URL"))).await;
+    let proxy = TcpProxy::to(&authority(&server("DATABASE_URL"))).await;
     let chat = Load::plan(Kind::Cluster)
-        .via("DATABASE_URL", line.address)
+        .via("DATABASE_URL", proxy.address)
         .start()
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
     until_edges_report(&chat, 200, "store", true).await;
-    line.freeze();
+    proxy.freeze();
     load.answers_within(AT_ONCE, OUTAGE).await;
     until_edges_report(&chat, 503, "store", false).await;
-    line.thaw();
+    proxy.thaw();
     until_edges_report(&chat, 200, "store", true).await;
     load.settled().await;
     load.resume_sending();
     load.accepted(200).await;
-    line.freeze();
-    line.cut();
+    proxy.freeze();
+    proxy.cut();
     load.answers_within(AT_ONCE, OUTAGE).await;
-    line.thaw();
+    proxy.thaw();
     load.accepted(200).await;
     load.end(&chat).await;
 }

@@ -3,9 +3,9 @@
 mod deleted;
 mod judged;
 mod limits;
+mod load;
 mod sms;
 mod smtp;
-mod storm;
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::harness::{
     Chat, Kind, User, both_ways, eventually,
     provider::{Does, Provider},
-    socket::Heard,
+    socket::Received,
 };
 
 both_ways!(
@@ -66,10 +66,10 @@ pub async fn start(kind: Kind, mail: &Provider, change: &[(&str, &str)]) -> Chat
     plan.start().await
 }
 
-/// Verifies an address of a user, and makes the provider forget the requests for it.
+/// Verifies an address of a user, and clears the requests recorded by the provider.
 pub async fn verify(chat: &Chat, user: &User, provider: &Provider, which: &str, address: &str) {
     prove(chat, user, provider, which, address).await;
-    provider.forget();
+    provider.clear();
 }
 
 /// Verifies an address, which must not have received a code before.
@@ -264,8 +264,8 @@ async fn messages_read_before_the_delay_are_not_notified(kind: Kind) {
         .call("markRead", json!({"room": room, "seq": seq}))
         .await
         .expect("read");
-    let told = |heard: &Heard| {
-        let mut events = heard.events.iter();
+    let told = |received: &Received| {
+        let mut events = received.events.iter();
         let event = events.find(|event| event.name == "readUpdated")?;
         serde_json::from_str::<Value>(&event.text)
             .ok()?
@@ -307,12 +307,12 @@ async fn a_connected_user_is_notified_only_when_inactive(kind: Kind) {
     socket.join(room, None).await.expect("his own");
     let message = say(&chat, &ada, room, "hello").await;
     let told = row(&chat, &ada, &message, is("sent")).await;
-    let heard = socket.until("newMessage", |heard| {
-        let mut events = heard.events.iter();
+    let received = socket.until("newMessage", |received| {
+        let mut events = received.events.iter();
         let event = events.find(|event| event.name == "newMessage")?;
         serde_json::from_str::<Value>(&event.text).ok()
     });
-    let sent = heard.await["data"]["createdAt"].clone();
+    let sent = received.await["data"]["createdAt"].clone();
     let time = |value: &Value| {
         let text = value.as_str().expect("a time");
         chrono::DateTime::parse_from_rfc3339(text).expect("RFC 3339")
@@ -378,12 +378,12 @@ async fn failed_notifications_are_dead_lettered_with_their_reason(kind: Kind) {
     if kind == Kind::Standalone {
         args.extend(["--data", &data]);
     }
-    let replayed = chat.recipe("replay", &args).run().await;
+    let replayed = chat.program("replay", &args).run().await;
     assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
     let told = row(&chat, &ada, &message, is("sent")).await;
     assert_eq!(told["attempts"].as_array().map(Vec::len), Some(3), "{told}");
 
-    mail.forget();
+    mail.clear();
     mail.does(|_, _| {
         Does::Answer(
             400,

@@ -87,7 +87,7 @@ impl Cast {
 }
 
 /// The room of one row, with every user in their role and the messages that the row needs.
-struct Place {
+struct RoomFixture {
     room: Uuid,
     /// Written by the target.
     message: Option<Uuid>,
@@ -95,8 +95,8 @@ struct Place {
     own: HashMap<Uuid, Uuid>,
 }
 
-impl Place {
-    async fn new(chat: &Chat, cast: &Cast, kind: &str, messages: bool) -> Place {
+impl RoomFixture {
+    async fn new(chat: &Chat, cast: &Cast, kind: &str, messages: bool) -> RoomFixture {
         let Cast {
             owner,
             admin,
@@ -128,7 +128,7 @@ impl Place {
         rest.put(&path("mutes", muted), json!({})).await.ok(200);
         rest.put(&path("bans", banned), json!({})).await.ok(204);
         rest.delete(&path("members", removed)).await.ok(204);
-        Place { room, message, own }
+        RoomFixture { room, message, own }
     }
 
     /// Replaces the placeholders that [`RoomRow`] describes.
@@ -248,9 +248,9 @@ async fn room_row(
 ) -> Vec<String> {
     let mut faults = Vec::new();
     let about = |text: &str| text.contains("{message}") || text.contains("{own}");
-    let place = Place::new(chat, cast, kind, about(row.path)).await;
+    let fixture = RoomFixture::new(chat, cast, kind, about(row.path)).await;
     if kind == "private" {
-        let path = place.fill(row.path, cast, &cast.owner);
+        let path = fixture.fill(row.path, cast, &cast.owner);
         let asked = (row.method, path.as_str(), row.body);
         without_credentials(chat, &cast.owner, ended, asked, &mut faults).await;
     }
@@ -259,8 +259,8 @@ async fn room_row(
         _ => row.public,
     };
     for (i, (caller, want)) in cast.callers().into_iter().zip(wanted).enumerate() {
-        let path = place.fill(row.path, cast, caller);
-        let body = place.fill(row.body, cast, caller);
+        let path = fixture.fill(row.path, cast, caller);
+        let body = fixture.fill(row.body, cast, caller);
         let rest = chat.rest_as(i % chat.edges.len(), caller);
         let got = call(&rest, row.method, &path, &body).await;
         if got.0 != want || table::code(want) != got.1 {
@@ -360,14 +360,14 @@ async fn event_row(
 ) -> Vec<String> {
     let mut faults = Vec::new();
     let about = row.data.contains("{message}") || row.data.contains("{own}");
-    let place = Place::new(chat, cast, kind, about).await;
+    let fixture = RoomFixture::new(chat, cast, kind, about).await;
     let wanted = match kind {
         "private" => row.private,
         _ => row.public,
     };
     for (i, (caller, want)) in cast.callers().into_iter().zip(wanted).enumerate() {
         let socket = &sockets[&i];
-        let data = place.fill(row.data, cast, caller);
+        let data = fixture.fill(row.data, cast, caller);
         let data: Value = serde_json::from_str(&data).expect("JSON");
         let got = socket.call(row.event, data).await;
         let right = match (want, &got) {
@@ -376,12 +376,12 @@ async fn event_row(
                 let failed = |event: &crate::harness::socket::Event| {
                     let data = event.data();
                     event.name == "sendFailed"
-                        && data["room"] == json!(place.room)
+                        && data["room"] == json!(fixture.room)
                         && data["code"] == code
                 };
                 socket
-                    .until("sendFailed", |heard| {
-                        heard.events.iter().any(failed).then_some(())
+                    .until("sendFailed", |received| {
+                        received.events.iter().any(failed).then_some(())
                     })
                     .await;
                 true
@@ -401,7 +401,7 @@ async fn event_row(
 
 async fn events_answer_every_caller_as_in_the_table(kind: Kind) {
     let (chat, cast) = start(kind).await;
-    let printed = chat.recipe("asyncapi", &["asyncapi"]).run().await;
+    let printed = chat.program("asyncapi", &["asyncapi"]).run().await;
     let printed: Value = serde_json::from_str(&printed.stdout).expect("JSON");
     let operations = printed["operations"].as_object().expect("operations");
     let served: BTreeSet<&str> = operations

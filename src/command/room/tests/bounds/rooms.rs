@@ -62,7 +62,7 @@ fn a_new_room_has_its_people_once_and_its_owner() {
 }
 
 #[test]
-fn a_room_goes_with_the_last_who_could_have_it() {
+fn a_room_is_deleted_with_its_last_possible_owner() {
     // Room kind, role of the deleted account, whether there is a successor, whether the room is deleted.
     for (kind, role, successor, goes) in [
         (RoomKind::Public, Role::Member, false, false),

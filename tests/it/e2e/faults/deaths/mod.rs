@@ -38,8 +38,8 @@ async fn kill_a_worker_at_each_step(among_edits: bool) {
         None
     };
     let snare = Arc::<Snare>::default();
-    let (mut recipe, mut wires) = (chat.recipe("victim", &["worker"]), Vec::new());
-    for (variable, url) in &mut recipe.env {
+    let (mut program, mut wires) = (chat.program("victim", &["worker"]), Vec::new());
+    for (variable, url) in &mut program.env {
         let protocol = match variable.as_str() {
             "DATABASE_URL" => Protocol::Postgres,
             "REDIS_URL" => Protocol::Redis,
@@ -52,7 +52,7 @@ async fn kill_a_worker_at_each_step(among_edits: bool) {
         wires.push(wire);
     }
     // From here on it is the only worker.
-    let mut victim = recipe.start().await;
+    let mut victim = program.start().await;
     chat.worker_mut(0).sigterm();
     assert_eq!(chat.worker_mut(0).ended().await, Some(0));
     for moment in MOMENTS {

@@ -26,26 +26,26 @@ use tokio_util::sync::CancellationToken;
 use super::trap::{Moment, Trap, Trapped};
 use crate::{
     harness::{Kind, deployment, server},
-    support::{Line, PATIENCE, soon, unique},
+    support::{PATIENCE, TcpProxy, soon, unique},
 };
 
 /// Unacknowledged payloads per consumer.
 pub const PREFETCH: u16 = 20;
 
 /// The queue and store that workers use.
-pub enum Place {
+pub enum Backend {
     Servers(deployment::Database),
     Directory(PathBuf),
 }
 
-impl Place {
-    pub async fn new(kind: Kind) -> Place {
+impl Backend {
+    pub async fn new(kind: Kind) -> Backend {
         match kind {
-            Kind::Cluster => Place::Servers(deployment::Database::create().await),
+            Kind::Cluster => Backend::Servers(deployment::Database::create().await),
             Kind::Standalone => {
                 let directory = std::env::temp_dir().join(unique("moments"));
                 std::fs::create_dir(&directory).unwrap();
-                Place::Directory(directory)
+                Backend::Directory(directory)
             }
         }
     }
@@ -55,7 +55,7 @@ impl Place {
         config.queue.partitions = 2;
         config.worker.heartbeat = Duration::from_millis(100);
         config.worker.heartbeat_ttl = Duration::from_millis(500);
-        if let Place::Servers(database) = self {
+        if let Backend::Servers(database) = self {
             config.queue.prefix = database.name.clone();
         }
         config
@@ -64,11 +64,11 @@ impl Place {
     async fn open(&self, broker: &str) -> Parts {
         let config = Arc::new(self.config());
         match self {
-            Place::Servers(database) => {
+            Backend::Servers(database) => {
                 let store = store::postgres::Store::connect(&database.url, 4, PATIENCE).unwrap();
                 store.migrate().await.unwrap();
                 let store = Arc::new(store);
-                let bus = RedisBus::connect(bus::redis::Settings {
+                let bus = RedisBus::connect(bus::redis::RedisSettings {
                     url: server("REDIS_URL"),
                     prefix: database.name.clone(),
                     recent_messages: 200,
@@ -76,7 +76,7 @@ impl Place {
                     pool: 2,
                 });
                 let bus = bus::Handles::new(Arc::new(bus.unwrap()));
-                let settings = chat::queue::rabbit::Settings {
+                let settings = chat::queue::rabbit::RabbitSettings {
                     url: broker.to_owned(),
                     prefix: database.name.clone(),
                     partitions: config.queue.partitions,
@@ -90,11 +90,11 @@ impl Place {
                 let queue = Arc::new(RabbitQueue::connect(settings).unwrap());
                 queue.ready(PATIENCE).await.unwrap();
                 let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
-                let jobs = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
+                let tasks = Arc::new(RabbitTasks::new(publisher.clone(), queue.clone()));
                 let notifier = Notifier::new(
                     config.clone(),
                     store.clone(),
-                    jobs,
+                    tasks,
                     bus.coordination.clone(),
                     bus.presence.clone(),
                     dead.clone(),
@@ -114,10 +114,10 @@ impl Place {
                     },
                 }
             }
-            Place::Directory(directory) => {
+            Backend::Directory(directory) => {
                 let database = Database::open(&directory.join("chat.db")).await.unwrap();
                 let store = Arc::new(store::sqlite::Store::new(database.clone()));
-                let settings = chat::queue::sqlite::Settings {
+                let settings = chat::queue::sqlite::SqliteQueueSettings {
                     partitions: config.queue.partitions,
                     confirm_timeout: Duration::from_secs(20),
                     prefetch: PREFETCH,
@@ -151,9 +151,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Backend {
     fn drop(&mut self) {
-        if let Place::Directory(directory) = self {
+        if let Backend::Directory(directory) = self {
             let _ = std::fs::remove_dir_all(directory);
         }
     }
@@ -168,7 +168,7 @@ struct Parts {
 /// A worker with its own runtime and connections.
 pub struct Life {
     runtime: Option<Runtime>,
-    line: Option<Line>,
+    proxy: Option<TcpProxy>,
     pub reads: Arc<dyn Reads>,
     pub publisher: Arc<dyn Publisher>,
     pub trap: Arc<Trap>,
@@ -179,7 +179,7 @@ pub struct Life {
 impl Life {
     /// Opens everything and sets the trap; [`Life::work`] starts the worker.
     pub async fn start(
-        place: &Arc<Place>,
+        backend: &Arc<Backend>,
         moment: Moment,
         deadly: bool,
         set: bool,
@@ -189,15 +189,15 @@ impl Life {
             .enable_all()
             .build()
             .unwrap();
-        let (mut broker, mut line) = (String::new(), None);
-        if let Place::Servers(_) = **place {
+        let (mut broker, mut proxy) = (String::new(), None);
+        if let Backend::Servers(_) = **backend {
             let direct = server("AMQP_URL");
             let authority = deployment::authority(&direct);
-            let to = Line::to(&authority).await;
+            let to = TcpProxy::to(&authority).await;
             broker = direct.replacen(&authority, &to.address.to_string(), 1);
-            line = Some(to);
+            proxy = Some(to);
         }
-        let opening = place.clone();
+        let opening = backend.clone();
         let handle = runtime.handle().clone();
         let opened = tokio::task::spawn_blocking(move || handle.block_on(opening.open(&broker)));
         let Parts {
@@ -221,7 +221,7 @@ impl Life {
         });
         let life = Life {
             runtime: Some(runtime),
-            line,
+            proxy,
             reads,
             publisher,
             trap,
@@ -238,8 +238,8 @@ impl Life {
 
     /// Drops the runtime and breaks the connections, as a process crash does.
     pub fn crash(mut self) {
-        if let Some(line) = &self.line {
-            line.cut();
+        if let Some(proxy) = &self.proxy {
+            proxy.cut();
         }
         self.end();
     }

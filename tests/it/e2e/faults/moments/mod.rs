@@ -16,7 +16,7 @@ use chat::{
     store::*,
     worker::Worker,
 };
-use life::{Life, PREFETCH, Place};
+use life::{Backend, Life, PREFETCH};
 use trap::{MOMENTS, Moment};
 
 use crate::{
@@ -158,8 +158,12 @@ fn batch(commands: &[String]) -> EncodedBatch {
 }
 
 /// A worker with a trap, after the trap has sprung on a published conversation.
-async fn trapped_worker(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Life, Conversation) {
-    let (mut life, worker) = Life::start(place, moment, deadly, true).await;
+async fn trapped_worker(
+    backend: &Arc<Backend>,
+    moment: Moment,
+    deadly: bool,
+) -> (Life, Conversation) {
+    let (mut life, worker) = Life::start(backend, moment, deadly, true).await;
     let mut talk = Conversation::new(&worker).await;
     talk.publish_more(&life.publisher).await;
     life.work(worker);
@@ -168,22 +172,22 @@ async fn trapped_worker(place: &Arc<Place>, moment: Moment, deadly: bool) -> (Li
 }
 
 /// A running worker without a trap.
-async fn running_worker(place: &Arc<Place>) -> Life {
-    let (mut life, worker) = Life::start(place, Moment::Told, false, false).await;
+async fn running_worker(backend: &Arc<Backend>) -> Life {
+    let (mut life, worker) = Life::start(backend, Moment::Told, false, false).await;
     life.work(worker);
     life
 }
 
 async fn a_worker_dropped_at_any_step_loses_nothing(kind: Kind) {
-    let place = Arc::new(Place::new(kind).await);
+    let backend = Arc::new(Backend::new(kind).await);
     for moment in MOMENTS {
-        let (first, mut talk) = trapped_worker(&place, moment, true).await;
+        let (first, mut talk) = trapped_worker(&backend, moment, true).await;
         if moment == Moment::Taken {
             // If the worker acknowledged too early, these payloads would be lost.
             talk.publish_more(&first.publisher).await;
         }
         first.crash();
-        let second = running_worker(&place).await;
+        let second = running_worker(&backend).await;
         talk.assert_complete(&second.reads).await;
         talk.publish_more(&second.publisher).await;
         talk.assert_complete(&second.reads).await;
@@ -193,14 +197,14 @@ async fn a_worker_dropped_at_any_step_loses_nothing(kind: Kind) {
 
 /// The worker gets an error for the step, whether or not it was executed.
 async fn a_lost_response_at_any_step_loses_nothing(kind: Kind) {
-    let place = Arc::new(Place::new(kind).await);
+    let backend = Arc::new(Backend::new(kind).await);
     for moment in MOMENTS {
-        let (life, mut talk) = trapped_worker(&place, moment, false).await;
+        let (life, mut talk) = trapped_worker(&backend, moment, false).await;
         talk.publish_more(&life.publisher).await;
         talk.assert_complete(&life.reads).await;
         life.stop().await;
         // Unacknowledged payloads are redelivered and change nothing.
-        let next = running_worker(&place).await;
+        let next = running_worker(&backend).await;
         talk.publish_more(&next.publisher).await;
         talk.assert_complete(&next.reads).await;
         next.stop().await;
@@ -211,8 +215,8 @@ async fn a_lost_response_at_any_step_loses_nothing(kind: Kind) {
 /// workers would that both consider themselves the owner. The database serializes them.
 async fn two_owners_of_a_partition_store_messages_once(kind: Kind) {
     const ROUNDS: usize = 60;
-    let place = Arc::new(Place::new(kind).await);
-    let (mut life, mut worker) = Life::start(&place, Moment::Told, false, false).await;
+    let backend = Arc::new(Backend::new(kind).await);
+    let (mut life, mut worker) = Life::start(&backend, Moment::Told, false, false).await;
     let mut config = (*worker.config).clone();
     // Many small transactions, so that they collide.
     config.worker.batch_messages = 3;
@@ -273,8 +277,8 @@ async fn two_owners_of_a_partition_store_messages_once(kind: Kind) {
 
 /// The queue has payloads and a consumer, but the consumer receives nothing.
 async fn a_silent_consumer_is_replaced(kind: Kind) {
-    let place = Arc::new(Place::new(kind).await);
-    let (mut life, mut worker) = Life::start(&place, Moment::Silent, false, true).await;
+    let backend = Arc::new(Backend::new(kind).await);
+    let (mut life, mut worker) = Life::start(&backend, Moment::Silent, false, true).await;
     // More than one prefetch window. The silent consumer holds no payloads yet.
     let mut config = (*worker.config).clone();
     config.worker.concurrency = 1;

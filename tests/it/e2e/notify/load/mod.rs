@@ -2,7 +2,7 @@
 //! each notification is delivered once, or the delivery log says what became of it.
 //!
 //! 300 of them by default. The documented guarantee, with 10,000:
-//! `CHAT_TEST_NOTIFICATIONS=10000 scripts/test --test it e2e::notify::storm -- --nocapture`
+//! `CHAT_TEST_NOTIFICATIONS=10000 scripts/test --test it e2e::notify::load -- --nocapture`
 
 mod judge;
 mod sending;
@@ -75,7 +75,7 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
         async move { chat.room(ada, "direct", &[reader]).await }
     }))
     .await;
-    mail.forget();
+    mail.clear();
     mail.does(failing_behaviour);
     let ready = began.elapsed();
 
@@ -83,11 +83,11 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
     let sending = Sending::start(&chat, &ada, rooms, count);
     let mut kills = 0;
     // Kills while requests were sent to the provider, before or after the last message was sent.
-    let mut in_storm = 0;
+    let mut notified = 0;
     for kill in 1..=KILLS {
         let goal = count * kill / (KILLS + 1);
         until_or_stuck(|| sending.accepted() >= goal, || sending.accepted()).await;
-        in_storm += usize::from(mail.count() > 0);
+        notified += usize::from(mail.count() > 0);
         sending.kill(&mut chat, kills).await;
         kills += 1;
     }
@@ -100,11 +100,11 @@ async fn every_notification_is_delivered_once_or_accounted_for(kind: Kind) {
             break;
         }
         sending.kill(&mut chat, kills).await;
-        in_storm += 1;
+        notified += 1;
         kills += 1;
     }
     assert!(
-        in_storm > 0,
+        notified > 0,
         "nothing was killed while notifications were sent"
     );
     let rows = settled(&chat, &readers, count, &mail).await;
@@ -146,7 +146,7 @@ async fn readers(chat: &Chat, mail: &Provider, count: usize) -> Vec<User> {
             async move { prove(chat, reader, mail, "email", &address).await }
         }))
         .await;
-        mail.forget();
+        mail.clear();
     }
     readers
 }
@@ -260,7 +260,7 @@ fn dead_args<'a>(chat: &Chat, data: &'a str, what: &[&'a str]) -> Vec<&'a str> {
 async fn dead_letters(chat: &Chat, what: &[&str]) -> Value {
     let data = chat.dir().join("data").to_string_lossy().into_owned();
     let ended = chat
-        .recipe("dead", &dead_args(chat, &data, what))
+        .program("dead", &dead_args(chat, &data, what))
         .run()
         .await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
