@@ -108,7 +108,7 @@ class CommandLine(unittest.TestCase):
                 cargo.write_text(f"#!/bin/sh\necho $* >{calls}\nexit {exit_code}\n")
                 cargo.chmod(0o755)
                 code, said = self.fails(PATH=f"{scratch}:{os.environ['PATH']}", CARGO_TARGET_DIR=scratch)
-                self.assertEqual(calls.read_text(), "doc --workspace --no-deps --locked\n")
+                self.assertEqual(calls.read_text(), "doc --workspace --no-deps --document-private-items --locked\n")
                 self.assertEqual((code, said), (1, "docs: cargo doc failed\n") if exit_code else (0, ""))
 
     def test_sources_that_cannot_be_used_are_named(self):
