@@ -232,7 +232,7 @@ use crate::store;
                 (3, "bus"),
                 (4, "error"),
                 (8, "model"),
-                (8, "job"),
+                (8, "command"),
                 (13, "store")
             ]
         );
