@@ -2,7 +2,8 @@
 
 mod benchmarks;
 
-use std::{path::PathBuf, process::ExitCode, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf}, process::ExitCode, thread, time::Duration};
 
 use chat::{
     admin::QueueTools,
@@ -112,6 +113,9 @@ enum Command {
     },
     /// Checks every server and setting, and says what to do.
     Doctor {
+        /// Checks the data directory of a standalone server instead of the cluster's servers.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
@@ -258,6 +262,10 @@ fn main() -> ExitCode {
     if let Command::Config { check } = cli.command {
         if !check {
             print!("{}", config.effective());
+        } else if config.auth.secret.is_empty() {
+            println!("the settings are valid; `chat edge` also needs auth.secret (CHAT__AUTH__SECRET)");
+        } else {
+            println!("the settings are valid");
         }
         return ExitCode::SUCCESS;
     }
@@ -330,7 +338,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let tools = QueueTools::open(&config, data.as_deref()).await?;
             queue(&tools, json, what).await
         }
-        Command::Doctor { json } => doctor(&config, json).await,
+        Command::Doctor { data, json } => doctor(&config, data.as_deref(), json).await,
         Command::Bench { load, benchmark } => {
             let result = match benchmark {
                 Some(benchmark) => benchmarks::run(benchmark, &config, shutdown).await,
@@ -384,13 +392,16 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
         ),
         Queue::Dead {
             what: Dead::Purge(which),
-        } => println!("{} forgotten", tools.purge(which.into()).await?),
+        } => println!("{} deleted", tools.purge(which.into()).await?),
     }
     Ok(())
 }
 
-async fn doctor(config: &Config, json: bool) -> Result<()> {
-    let findings = chat::admin::doctor(config).await;
+async fn doctor(config: &Config, data: Option<&Path>, json: bool) -> Result<()> {
+    let findings = match data {
+        Some(data) => chat::admin::doctor_standalone(config, data).await,
+        None => chat::admin::doctor(config).await,
+    };
     if json {
         println!("{}", raw(&findings));
     }

@@ -15,7 +15,7 @@ use crate::{
         rabbit::{RabbitDeadLetters, RabbitPublisher, RabbitQueue},
         sqlite::SqliteQueue,
     },
-    sqlite::Database,
+    sqlite::{self, Database},
     store::Reads,
 };
 
@@ -42,8 +42,15 @@ impl QueueTools {
         let settings = app::rabbit(config);
         let queue = Arc::new(RabbitQueue::connect(settings.clone())?);
         let publisher = Arc::new(RabbitPublisher::connect(settings)?);
-        queue.ready(config.start.timeout).await?;
-        publisher.ready(config.start.timeout).await?;
+        for ready in [queue.ready(PATIENCE).await, publisher.ready(PATIENCE).await] {
+            ready.map_err(|error| Error {
+                message: format!(
+                    "{}; check queue.url ({}), or name a standalone server's directory with --data",
+                    error.message, config.queue.url
+                ),
+                ..error
+            })?;
+        }
         let dead = Arc::new(RabbitDeadLetters::new(publisher, queue.clone()));
         Ok(QueueTools { queue, dead })
     }
@@ -85,8 +92,41 @@ pub struct Finding {
     pub text: String,
 }
 
-/// Minimum soft limit of open files: each socket takes one.
-const WANTED_FILES: u64 = 10_000;
+/// Checks what a standalone server needs: its directory, its database file and its secret. The server may be running.
+pub async fn doctor_standalone(config: &Config, data: &Path) -> Vec<Finding> {
+    let file = data.join(data_dir::DATABASE);
+    let shown = file.display();
+    let database = async {
+        if !file.exists() {
+            return Err(Error::not_found(&format!("file {shown}")));
+        }
+        sqlite::quick_check(&file).await
+    };
+    let database = finding(
+        "database",
+        database
+            .await
+            .map(|()| format!("{shown} is complete (PRAGMA quick_check)")),
+        || {
+            format!(
+                "check --data ({}); `chat standalone --data DIR` creates a new one, and a damaged one is restored from a backup",
+                data.display()
+            )
+        },
+    );
+    let secret = match data_dir::existing_secret(data) {
+        _ if !config.auth.secret.is_empty() => Ok("is set".to_owned()),
+        Ok(Some(_)) => Ok(format!("is in {}", data.display())),
+        Ok(None) => Ok("will be created at the first start".to_owned()),
+        Err(error) => Err(error),
+    };
+    let secret = finding("auth.secret", secret, || {
+        "restore the file, or delete it: all users then log in again".to_owned()
+    });
+    let mut findings = vec![database, secret];
+    findings.extend(open_files(config));
+    findings
+}
 
 /// Checks every server and setting that a cluster depends on.
 pub async fn doctor(config: &Config) -> Vec<Finding> {
@@ -132,16 +172,11 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
             },
         },
     ];
-    if let Some(limit) = open_files() {
-        findings.push(Finding {
-            name: "open files",
-            ok: limit >= WANTED_FILES,
-            text: format!("{limit} allowed; each socket takes one: `ulimit -n` raises it"),
-        });
-    }
+    findings.extend(open_files(config));
     findings
 }
 
+/// How long a server may take to answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> String) -> Finding {
@@ -159,11 +194,15 @@ fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> Stri
     }
 }
 
-/// The soft limit of open files of this process; `None` without `/proc`.
-fn open_files() -> Option<u64> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))?;
-    line.split_whitespace().nth(3)?.parse().ok()
+/// Whether `edge.max_connections` connections fit into the limit of open files.
+fn open_files(config: &Config) -> Option<Finding> {
+    let limit = app::open_files()?;
+    let wanted = app::wanted_files(config);
+    Some(Finding {
+        name: "open files",
+        ok: limit >= wanted,
+        text: format!(
+            "{limit} allowed; edge.max_connections needs {wanted}: raise `ulimit -n`, or lower the setting"
+        ),
+    })
 }

@@ -60,6 +60,7 @@ pub async fn standalone(
     ready: Ready,
 ) -> Result<()> {
     let _lock = data_dir::lock(data)?;
+    reserve_files(&config);
     if config.auth.secret.is_empty() {
         config.auth.secret = data_dir::secret(data)?;
     }
@@ -124,6 +125,7 @@ pub async fn edge(
     ready: Ready,
 ) -> Result<()> {
     let config = Arc::new(config);
+    reserve_files(&config);
     let operations = listen_for_operations(&config).await?;
     let servers = Servers::connect(&config)?;
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
@@ -387,6 +389,40 @@ async fn listen_for_operations(config: &Config) -> Result<Option<TcpListener>> {
             Code::Conflict,
             format!("cannot listen on {host}:{port} (metrics.port): {error}"),
         )),
+    }
+}
+
+/// Open files beside the connections of clients: connections to servers, the database, listeners.
+const OTHER_FILES: u64 = 256;
+
+/// The limit of open files of this process, after raising it as far as the system allows.
+pub fn open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+}
+
+/// The open files that an edge with these settings may need.
+pub fn wanted_files(config: &Config) -> u64 {
+    config.edge.max_connections as u64 + OTHER_FILES
+}
+
+/// Raises the limit of open files, and warns if `edge.max_connections` does not fit into it.
+fn reserve_files(config: &Config) {
+    let wanted = wanted_files(config);
+    if let Some(limit) = open_files().filter(|limit| *limit < wanted) {
+        tracing::warn!(
+            limit,
+            wanted,
+            "edge.max_connections does not fit into the limit of open files; raise `ulimit -n`, or lower the setting"
+        );
     }
 }
 

@@ -132,31 +132,41 @@ fn tighten(path: &Path) -> io::Result<()> {
 /// `invalid`, with advice, for an existing secret that is unusable. It is never replaced, since that would end every
 /// session.
 pub fn secret(data: &Path) -> Result<Secret> {
-    let path = data.join(SECRET);
-    let shown = path.display();
-    let unusable = |why: String| {
-        Error::new(
-            Code::Invalid,
-            format!(
-                "{shown} holds the secret that signs the tokens, and {why}. Put the secret back from a backup, or delete the \
-                 file to have a new one made (every session ends then), or set auth.secret"
-            ),
-        )
+    let Some(secret) = existing_secret(data)? else {
+        return make(data)
+            .map_err(|error| unusable(data, format!("cannot be written: {error}")));
     };
-    let made = || make(data).map_err(|error| unusable(format!("cannot be written: {error}")));
-    match fs::read_to_string(&path) {
-        Ok(text) if text.trim().len() >= MIN_SECRET => {
-            tighten(&path)
-                .map_err(|error| unusable(format!("its mode cannot be changed: {error}")))?;
-            Ok(Secret::new(text.trim()))
+    tighten(&data.join(SECRET))
+        .map_err(|error| unusable(data, format!("its mode cannot be changed: {error}")))?;
+    Ok(secret)
+}
+
+/// The directory's token secret, if it has one. Changes nothing.
+///
+/// # Errors
+/// `invalid`, with advice, for an existing secret that is unusable.
+pub fn existing_secret(data: &Path) -> Result<Option<Secret>> {
+    match fs::read_to_string(data.join(SECRET)) {
+        Ok(text) if text.trim().len() >= MIN_SECRET => Ok(Some(Secret::new(text.trim()))),
+        Ok(text) => {
+            let length = text.trim().len();
+            let why = format!("is only {length} bytes long; it needs {MIN_SECRET}");
+            Err(unusable(data, why))
         }
-        Ok(text) => Err(unusable(format!(
-            "is only {} bytes long; it needs {MIN_SECRET}",
-            text.trim().len()
-        ))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => made(),
-        Err(error) => Err(unusable(format!("cannot be read: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(data, format!("cannot be read: {error}"))),
     }
+}
+
+fn unusable(data: &Path, why: String) -> Error {
+    Error::new(
+        Code::Invalid,
+        format!(
+            "{} holds the secret that signs the tokens, and {why}. Put the secret back from a backup, or delete the file to \
+             have a new one made (every session ends then), or set auth.secret",
+            data.join(SECRET).display()
+        ),
+    )
 }
 
 /// Writes the secret atomically: a crash leaves either the whole file or none.

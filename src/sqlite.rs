@@ -7,7 +7,7 @@
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Sqlite, SqlitePool, Transaction,
+    ConnectOptions, Connection, Sqlite, SqlitePool, Transaction,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -110,6 +110,25 @@ impl Database {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+}
+
+/// Checks the structure of a database file (sqlite.org/pragma.html#pragma_quick_check) without changing it. A server may
+/// have it open.
+///
+/// # Errors
+/// `conflict` with the first fault; `busy` or `internal` if the file cannot be read.
+pub async fn quick_check(file: &Path) -> Result<()> {
+    let options = SqliteConnectOptions::new().filename(file).read_only(true);
+    let mut connection = options.connect().await.map_err(failure)?;
+    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failure)?;
+    connection.close().await.map_err(failure)?;
+    match found.as_str() {
+        "ok" => Ok(()),
+        fault => Err(Error::conflict(format!("{}: {fault}", file.display()))),
     }
 }
 

@@ -5,12 +5,14 @@
 
 mod admission;
 pub(super) mod host;
+mod log_throttle;
 mod overflow;
 mod stream;
 
 use std::{
     convert::Infallible,
     future::Future,
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -37,6 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::admission::Permit;
 use self::{
     admission::{Admission, Full, PendingPermit},
+    log_throttle::LogThrottle,
     stream::{Deadlines, HttpStream},
 };
 use super::{
@@ -94,6 +97,8 @@ struct Server<E> {
     deadlines: Deadlines,
     proxies: Proxies,
     refusals: overflow::Refusals,
+    /// Connections of trusted proxies without a valid PROXY protocol header.
+    without_header: LogThrottle,
     stop: CancellationToken,
 }
 
@@ -125,6 +130,7 @@ pub async fn serve<E>(
         deadlines: settings.deadlines,
         proxies: settings.proxies,
         refusals: overflow::Refusals::default(),
+        without_header: LogThrottle::default(),
         stop: stop.clone(),
     });
     loop {
@@ -174,7 +180,18 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let client = match self.announced(&mut stream, peer.ip()).await {
             Ok(client) => client,
             Err(error) => {
-                tracing::debug!(%error, peer = %peer, "no valid PROXY protocol header; connection closed");
+                // Proxies check that a server is up by connections that they close at once.
+                let is_fault = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::TimedOut);
+                if is_fault
+                    && let Some(connections) = self.without_header.count()
+                {
+                    tracing::warn!(
+                        connections,
+                        last_from = %peer.ip(),
+                        %error,
+                        "connections of trusted proxies closed: no PROXY protocol header, version 2 (edge.proxy_protocol)"
+                    );
+                }
                 return;
             }
         };

@@ -1,22 +1,17 @@
 //! Connections beyond the limits: one request is answered immediately, and the connection is closed. Health checks are
 //! answered normally, so that a full node does not look dead; all other requests get 503 with `Retry-After`.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Method, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use poem::{Endpoint, Response};
 use tokio::net::TcpStream;
 
 use super::{
     MAX_HEAD, Server,
     admission::{Full, ReserveSlot},
+    log_throttle::LogThrottle,
     stream::{Deadlines, HttpStream},
 };
 use crate::{edge::api, error::Error, telemetry::metrics};
@@ -27,8 +22,6 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(2);
 const OVER_AFTER: Duration = Duration::from_secs(5);
 /// `Retry-After` of the refusal.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Minimum time between two log lines about refused connections.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The response to a connection that is evicted before its request has arrived.
 const EVICTION_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -41,13 +34,7 @@ fn is_health(method: &Method, path: &str) -> bool {
 
 /// Counts refused connections and logs them from time to time.
 #[derive(Default)]
-pub struct Refusals(Mutex<RefusalLog>);
-
-#[derive(Default)]
-struct RefusalLog {
-    last: Option<Instant>,
-    since: u64,
-}
+pub struct Refusals(LogThrottle);
 
 impl Refusals {
     fn count(&self, full: Full, peer: SocketAddr) {
@@ -59,15 +46,9 @@ impl Refusals {
             .connections_refused
             .with_label_values(&[limit])
             .inc();
-        let mut log = self.0.lock();
-        log.since += 1;
-        if log.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
-            return;
+        if let Some(refused) = self.0.count() {
+            tracing::warn!(refused, last_from = %peer.ip(), reason = full.message(), "connections refused");
         }
-        let refused = std::mem::take(&mut log.since);
-        log.last = Some(Instant::now());
-        drop(log);
-        tracing::warn!(refused, last_from = %peer.ip(), reason = full.message(), "connections refused");
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use crate::harness::{
+    Chat, Kind,
     deployment::{Database, Nowhere, SECRET},
     process::Ended,
     server,
@@ -82,6 +83,43 @@ async fn a_missing_secret_is_reported_with_instructions() {
     let nowhere = Nowhere::new();
     let ended = nowhere.program(&["edge"], &[]).run().await;
     assert_ended(&ended, 2, &["auth.secret", "openssl rand"]);
+}
+
+#[tokio::test]
+async fn valid_settings_are_confirmed() {
+    let nowhere = Nowhere::new();
+    let check = ["config", "--check"];
+    let ended = nowhere.program(&check, &[]).run().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("also needs auth.secret"), "{ended:?}");
+    let secret = ("CHAT__AUTH__SECRET", "0123456789abcdef0123456789abcdef");
+    let ended = nowhere.program(&check, &[secret]).run().await;
+    assert_eq!(ended.stdout, "the settings are valid\n", "{ended:?}");
+}
+
+#[tokio::test]
+async fn doctor_checks_a_standalone_directory() {
+    let nowhere = Nowhere::new();
+    let doctor = ["doctor", "--data", "data"];
+    let ended = nowhere.program(&doctor, &[]).run().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("BAD database"), "{ended:?}");
+    assert!(!nowhere.dir().join("data").exists(), "nothing is created");
+
+    let chat = Chat::start(Kind::Standalone).await;
+    let data = chat.dir().join("data").display().to_string();
+    let ended = nowhere.program(&["doctor", "--data", &data], &[]).run().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("chat.db is complete"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn the_queue_command_without_servers_says_what_to_do() {
+    let nowhere = Nowhere::new();
+    let url = ("AMQP_URL", "amqp://user:hunter2@127.0.0.1:1/%2f");
+    let ended = nowhere.program(&["queue", "list"], &[url]).run().await;
+    assert_ended(&ended, 1, &["queue.url", "127.0.0.1:1", "--data"]);
+    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
 }
 
 #[tokio::test]
