@@ -3,7 +3,11 @@
 mod benchmarks;
 
 use std::{
-    path::{Path, PathBuf}, process::ExitCode, thread, time::Duration};
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
 
 use chat::{
     admin::QueueTools,
@@ -263,7 +267,9 @@ fn main() -> ExitCode {
         if !check {
             print!("{}", config.effective());
         } else if config.auth.secret.is_empty() {
-            println!("the settings are valid; `chat edge` also needs auth.secret (CHAT__AUTH__SECRET)");
+            println!(
+                "the settings are valid; `chat edge` also needs auth.secret (CHAT__AUTH__SECRET)"
+            );
         } else {
             println!("the settings are valid");
         }

@@ -133,8 +133,7 @@ fn tighten(path: &Path) -> io::Result<()> {
 /// session.
 pub fn secret(data: &Path) -> Result<Secret> {
     let Some(secret) = existing_secret(data)? else {
-        return make(data)
-            .map_err(|error| unusable(data, format!("cannot be written: {error}")));
+        return make(data).map_err(|error| unusable(data, format!("cannot be written: {error}")));
     };
     tighten(&data.join(SECRET))
         .map_err(|error| unusable(data, format!("its mode cannot be changed: {error}")))?;

@@ -182,9 +182,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             Err(error) => {
                 // Proxies check that a server is up by connections that they close at once.
                 let is_fault = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::TimedOut);
-                if is_fault
-                    && let Some(connections) = self.without_header.count()
-                {
+                if is_fault && let Some(connections) = self.without_header.count() {
                     tracing::warn!(
                         connections,
                         last_from = %peer.ip(),

@@ -5,6 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Method, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use poem::{Endpoint, Response};
 use tokio::net::TcpStream;
 

@@ -108,7 +108,10 @@ async fn doctor_checks_a_standalone_directory() {
 
     let chat = Chat::start(Kind::Standalone).await;
     let data = chat.dir().join("data").display().to_string();
-    let ended = nowhere.program(&["doctor", "--data", &data], &[]).run().await;
+    let ended = nowhere
+        .program(&["doctor", "--data", &data], &[])
+        .run()
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.contains("chat.db is complete"), "{ended:?}");
 }
