@@ -17,6 +17,7 @@ use chat::{
     command::partition_of,
     config::Config,
     error::{Code, Error},
+    output,
     protocol::raw,
 };
 use clap::Subcommand;
@@ -58,7 +59,7 @@ pub enum Baseline {
 /// Runs the load and prints its report.
 pub async fn load(load: &Load) -> Result<()> {
     let report = bench::load::run(load, partition_of).await?;
-    println!("{:#}", serde_json::json!(report));
+    output::line(format_args!("{:#}", serde_json::json!(report)));
     bench::load::write(load, &report)?;
     report.check()
 }
@@ -78,7 +79,7 @@ pub async fn run(benchmark: Benchmark, config: &Config, shutdown: CancellationTo
         }
         Benchmark::Scaling(scaling) => {
             let curve = scaling::run(&scaling, partition_of).await?;
-            println!("{:#}", serde_json::json!(curve));
+            output::line(format_args!("{:#}", serde_json::json!(curve)));
             scaling::write(&scaling, &curve)?;
             return curve.load.check();
         }
@@ -97,7 +98,7 @@ pub async fn run(benchmark: Benchmark, config: &Config, shutdown: CancellationTo
             baseline: Baseline::Serve(serve),
         } => return bench::baseline::serve::run(&serve).await,
     };
-    println!("{report}");
+    output::line(report);
     Ok(())
 }
 

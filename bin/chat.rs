@@ -18,6 +18,7 @@ use chat::{
     },
     config::{Config, Role, Sources},
     error::{Code, Error, Result},
+    output,
     protocol::raw,
     queue::Selection,
     telemetry,
@@ -215,11 +216,11 @@ fn main() -> ExitCode {
         Command::Edge { listen } => (Role::Edge, Some(listen)),
         Command::Worker { .. } => (Role::Worker, None),
         Command::Openapi => {
-            println!("{}", chat::edge::api::spec().trim_end());
+            output::line(chat::edge::api::spec().trim_end());
             return ExitCode::SUCCESS;
         }
         Command::Asyncapi => {
-            println!("{}", chat::protocol::asyncapi::spec().trim_end());
+            output::line(chat::protocol::asyncapi::spec().trim_end());
             return ExitCode::SUCCESS;
         }
         _ => (Role::Tool, None),
@@ -251,7 +252,7 @@ fn main() -> ExitCode {
     let config = match Config::load(&sources, role) {
         Ok(config) => config,
         Err(problems) => {
-            eprintln!("{problems}");
+            output::note(problems);
             return ExitCode::from(2);
         }
     };
@@ -260,23 +261,23 @@ fn main() -> ExitCode {
     } = &cli.command
     {
         let templates = &config.notify.templates;
-        print!("{}", chat::notify::template::preview(templates, *html));
+        output::line(chat::notify::template::preview(templates, *html).trim_end());
         return ExitCode::SUCCESS;
     }
     if let Command::Config { check } = cli.command {
         if !check {
-            print!("{}", config.effective());
+            output::line(config.effective().trim_end());
         } else if config.auth.secret.is_empty() {
-            println!(
-                "the settings are valid; `chat edge` also needs auth.secret (CHAT__AUTH__SECRET)"
+            output::line(
+                "the settings are valid; `chat edge` also needs auth.secret (CHAT__AUTH__SECRET)",
             );
         } else {
-            println!("the settings are valid");
+            output::line("the settings are valid");
         }
         return ExitCode::SUCCESS;
     }
     // Fails only where a log is set up already, which it is not.
-    let _ = telemetry::init(&config.log);
+    let _log = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
     if role != Role::Tool {
         return_free_memory();
@@ -284,14 +285,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start: {error}");
+            output::note(format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command, cli.config, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", error.chain());
+            output::note(error.chain());
             match error.code {
                 // A setting, an argument, or a file that one names.
                 Code::Invalid => ExitCode::from(2),
@@ -318,7 +319,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             if stop_with_stdin {
                 app::stop_with_stdin(shutdown.clone());
             }
-            let ready = Box::new(|_| println!("chat worker is ready"));
+            let ready = Box::new(|_| output::announce("chat worker is ready"));
             app::worker(config, shutdown, ready).await
         }
         Command::Autoscale {
@@ -332,12 +333,12 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
                 return simulate::run(day, &simulate, &rules);
             }
             let worker = WorkerCommand::this_program(file.as_deref(), jobs.as_deref())?;
-            let ready = Box::new(|_| println!("chat autoscale is ready"));
+            let ready = Box::new(|_| output::announce("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
         Command::Migrate => {
             app::migrate(&config).await?;
-            println!("the schema is up to date");
+            output::line("the schema is up to date");
             Ok(())
         }
         Command::Queue { data, json, what } => {
@@ -363,14 +364,17 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
         Queue::List => {
             let depths = tools.depths().await?;
             if json {
-                println!("{}", raw(&depths));
+                output::line(raw(&depths));
             } else {
-                println!("{:<32} {:>8} {:>9}", "queue", "waiting", "consumers");
+                output::line(format_args!(
+                    "{:<32} {:>8} {:>9}",
+                    "queue", "waiting", "consumers"
+                ));
                 for depth in depths {
-                    println!(
+                    output::line(format_args!(
                         "{:<32} {:>8} {:>9}",
                         depth.queue, depth.ready, depth.consumers
-                    );
+                    ));
                 }
             }
         }
@@ -379,26 +383,32 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
         } => {
             let letters = tools.list(limit).await?;
             if json {
-                println!("{}", raw(&letters));
+                output::line(raw(&letters));
             } else if letters.is_empty() {
-                println!("no dead letters");
+                output::line("no dead letters");
             }
             for letter in letters.iter().filter(|_| !json) {
-                println!("{}  {}  {}", letter.id, letter.at, letter.reason);
+                output::line(format_args!(
+                    "{}  {}  {}",
+                    letter.id, letter.at, letter.reason
+                ));
             }
         }
         Queue::Dead {
             what: Dead::Show { id },
-        } => println!("{:#}", serde_json::json!(tools.show(id).await?)),
+        } => output::line(format_args!(
+            "{:#}",
+            serde_json::json!(tools.show(id).await?)
+        )),
         Queue::Dead {
             what: Dead::Replay(which),
-        } => println!(
+        } => output::line(format_args!(
             "{} put into their queue again",
             tools.replay(which.into()).await?
-        ),
+        )),
         Queue::Dead {
             what: Dead::Purge(which),
-        } => println!("{} deleted", tools.purge(which.into()).await?),
+        } => output::line(format_args!("{} deleted", tools.purge(which.into()).await?)),
     }
     Ok(())
 }
@@ -409,11 +419,11 @@ async fn doctor(config: &Config, data: Option<&Path>, json: bool) -> Result<()> 
         None => chat::admin::doctor(config).await,
     };
     if json {
-        println!("{}", raw(&findings));
+        output::line(raw(&findings));
     }
     for finding in findings.iter().filter(|_| !json) {
         let mark = if finding.ok { "ok " } else { "BAD" };
-        println!("{mark} {:<12} {}", finding.name, finding.text);
+        output::line(format_args!("{mark} {:<12} {}", finding.name, finding.text));
     }
     match findings.iter().filter(|finding| !finding.ok).count() {
         0 => Ok(()),
@@ -426,6 +436,6 @@ async fn doctor(config: &Config, data: Option<&Path>, json: bool) -> Result<()> 
 
 fn say_ready(address: Option<std::net::SocketAddr>) {
     if let Some(address) = address {
-        println!("chat is ready on http://{address}");
+        output::announce(format_args!("chat is ready on http://{address}"));
     }
 }

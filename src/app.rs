@@ -76,7 +76,7 @@ pub async fn standalone(
 
     // The worker stops after the edge, so that the last accepted commands are stored before the process ends.
     let worker_stop = CancellationToken::new();
-    let worker = tokio::spawn(worker::run(
+    let worker = worker::run(
         Worker {
             config: config.clone(),
             queue: queue.clone(),
@@ -95,7 +95,14 @@ pub async fn standalone(
             memberships: MembershipCache::default(),
         },
         worker_stop.clone(),
-    ));
+    );
+    // An edge that accepts what is not stored would only fill the queue: it ends with the worker.
+    let ended = shutdown.clone().drop_guard();
+    let worker = tokio::spawn(async move {
+        let result = worker.await;
+        drop(ended);
+        result
+    });
     let result = edge::run(
         edge::Parts {
             config: config.clone(),
@@ -450,10 +457,9 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
             }
         };
         next().await;
-        tracing::info!("shutting down; a second signal exits at once");
         cancel.cancel();
+        tracing::info!("shutting down; a second signal exits at once");
         next().await;
-        tracing::warn!("exiting on a second signal");
         std::process::exit(1);
     });
     Ok(token)

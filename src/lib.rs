@@ -33,6 +33,7 @@ pub mod error;
 pub mod fuzz;
 pub mod model;
 pub mod notify;
+pub mod output;
 pub mod protocol;
 pub mod queue;
 pub mod retry;

@@ -4,7 +4,7 @@
 mod one_line;
 
 use std::io::IsTerminal;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{
@@ -12,6 +12,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 use tracing::{Level, level_filters::LevelFilter};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt};
 
@@ -21,13 +22,18 @@ use crate::config::{Log, LogFormat};
 ///
 /// # Errors
 /// If a log was set up before; that one stays. Tests that start many servers ignore it.
-pub fn init(log: &Log) -> Result<(), TryInitError> {
+pub fn init(log: &Log) -> Result<LogThread, TryInitError> {
     // The start time is recorded when the metrics are first used.
     LazyLock::force(&METRICS);
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (thread, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let dropped = thread.error_counter();
     let layer = fmt::layer()
-        .with_writer(one_line::OneLine { colour })
+        .with_writer(one_line::OneLine { thread, colour })
         .with_ansi(colour)
         // Such errors would be printed by `eprintln!`, which panics when standard error is closed.
         .log_internal_errors(false);
@@ -39,10 +45,23 @@ pub fn init(log: &Log) -> Result<(), TryInitError> {
             may_say(metadata.target(), *metadata.level(), dependencies)
         }));
     match log.format {
-        LogFormat::Text => subscriber.with(layer).try_init(),
-        LogFormat::Json => subscriber.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => subscriber.with(layer).try_init()?,
+        LogFormat::Json => subscriber
+            .with(layer.json().flatten_event(true))
+            .try_init()?,
     }
+    let _ = DROPPED_LINES.set(dropped);
+    Ok(LogThread(guard))
 }
+
+/// Lines that wait for the log's reader; further ones are dropped and counted. About 20 MiB.
+const LOG_LINES: usize = 65_536;
+
+static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// The thread that writes the log. Dropping it writes the waiting lines, for at most a second.
+#[must_use]
+pub struct LogThread(#[expect(dead_code, reason = "held, never read")] WorkerGuard);
 
 /// Whether an event of a library may reach the log, whatever `log.filter` is. Below `info`, libraries log confidential
 /// data: lapin and amq-protocol whole frames, lettre mails and the login, tungstenite and redis payloads. Two do so at `warn`:
@@ -74,6 +93,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 pub struct Metrics {
     registry: Registry,
 
+    pub log_lines_dropped: IntCounter,
     pub commands_accepted: IntCounter,
     pub commands_busy: IntCounter,
     pub publish_batch_messages: Histogram,
@@ -148,6 +168,10 @@ impl Metrics {
         );
 
         let metrics = Metrics {
+            log_lines_dropped: m.counter(
+                "chat_log_lines_dropped_total",
+                "Log lines dropped because standard error was not read",
+            ),
             commands_accepted: m.counter(
                 "chat_commands_accepted_total",
                 "Commands the queue holds durably",
@@ -305,6 +329,9 @@ impl Metrics {
 
     /// All metrics in Prometheus's text format (`text/plain; version=0.0.4`).
     pub fn render(&self) -> String {
+        let dropped = DROPPED_LINES.get().map_or(0, ErrorCounter::dropped_lines);
+        let new = (dropped as u64).saturating_sub(self.log_lines_dropped.get());
+        self.log_lines_dropped.inc_by(new);
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .unwrap_or_else(|error| {

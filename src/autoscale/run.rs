@@ -12,7 +12,7 @@ use super::{
     pool::Pool,
     scaler::{Scaler, summary},
 };
-use crate::{error::Result, telemetry::metrics};
+use crate::{error::Result, output, telemetry::metrics};
 
 /// Runs workers until `shutdown`, then stops all of them.
 ///
@@ -86,7 +86,7 @@ pub async fn watch(parts: Parts, shutdown: CancellationToken) {
         let before = scaler.target();
         let (sample, decision) = scaler.evaluate().await;
         scaler.follow(&sample, decision);
-        println!("{}", summary(before, &sample, decision));
+        output::announce(summary(before, &sample, decision));
         tokio::select! {
             () = tokio::time::sleep(scaler.interval()) => {}
             () = shutdown.cancelled() => {}

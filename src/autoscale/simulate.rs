@@ -11,7 +11,10 @@ use plot::{Panel, Series, stacked};
 use serde::Serialize;
 
 use super::decide::{Sample, Thresholds, decide};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    output,
+};
 
 /// The window of the arrival rate, as for the edges' reports.
 const RATE_SECONDS: usize = 5;
@@ -259,9 +262,9 @@ pub fn run(file: &std::path::Path, args: &Simulate, settings: &Thresholds) -> Re
     let capacity = args.capacity.unwrap_or(settings.messages_per_second);
     let (minutes, day) = play(&traffic, settings, capacity);
     for minute in &minutes {
-        println!("{}", serde_json::json!(minute));
+        output::line(serde_json::json!(minute));
     }
-    println!("{}", serde_json::json!(day));
+    output::line(serde_json::json!(day));
     if let Some(svg) = &args.svg {
         std::fs::write(svg, picture(&minutes, &day)).map_err(|error| named(error, svg))?;
     }

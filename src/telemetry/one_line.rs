@@ -1,16 +1,18 @@
-//! Standard error for the log: each event is one line, whatever its fields hold, so that no text from outside looks like an
-//! event of its own (CWE-117).
+//! The log's writer: each event is one line, whatever its fields hold, so that no text from outside looks like an event of
+//! its own (CWE-117).
 
 use std::{
     borrow::Cow,
     io::{self, Write},
 };
 
+use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Writes each event to standard error as one line.
-#[derive(Clone, Copy)]
+/// Passes each event as one line to the log's thread.
+#[derive(Clone)]
 pub struct OneLine {
+    pub thread: NonBlocking,
     /// The formatter writes escape sequences for colours; it escapes those of the fields itself.
     pub colour: bool,
 }
@@ -19,21 +21,19 @@ impl<'a> MakeWriter<'a> for OneLine {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
-        *self
+        self.clone()
     }
 }
 
 impl Write for OneLine {
     /// The formatter hands over each event with one call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        io::stderr()
-            .lock()
-            .write_all(&one_line(event, self.colour))?;
+        self.thread.write_all(&one_line(event, self.colour))?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -2,24 +2,30 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::{lane, maintenance, partitions, renames, state::Worker, tasks};
 use crate::{
-    bus::WorkerId, config::WorkerRole, error::Result, model::derived_id, queue::TaskQueue,
+    bus::WorkerId,
+    config::WorkerRole,
+    error::{Error, Result},
+    model::derived_id,
+    queue::TaskQueue,
 };
 
 /// Works until `shutdown`, then finishes the batches under way, acknowledges them and gives up its partitions.
 ///
 /// # Errors
-/// None today; failures of servers are retried.
+/// `internal` if one of its tasks panicked: a worker that cannot do all of its work ends, so that another one takes over.
+/// Failures of servers are retried.
 pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
+    let shutdown = shutdown.child_token();
     let worker = Arc::new(worker);
     let settings = &worker.config.worker;
     let id = settings.id.as_deref().map_or_else(WorkerId::new_v4, named);
     let (owned, watch) = watch::channel(HashSet::new());
-    let parts = TaskTracker::new();
+    let mut parts = JoinSet::new();
     let lanes = if settings.does(WorkerRole::Messages) {
         settings.concurrency
     } else {
@@ -53,18 +59,29 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         "working"
     );
     if settings.does(WorkerRole::Messages) {
-        partitions::claim(&worker, id, owned, shutdown).await;
+        let (worker, shutdown) = (worker.clone(), shutdown.clone());
+        parts.spawn(async move { partitions::claim(&worker, id, owned, shutdown).await });
     } else {
         // No heartbeats: each live worker is assigned partitions.
-        shutdown.cancelled().await;
+        let shutdown = shutdown.clone();
+        parts.spawn(async move { shutdown.cancelled().await });
     }
-    parts.close();
-    parts.wait().await;
+    let mut result = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        if !shutdown.is_cancelled() || ended.is_err() {
+            shutdown.cancel();
+            tracing::error!("a task of the worker ended unexpectedly; the worker stops");
+            result = Err(match ended {
+                Ok(()) => Error::internal("a task of the worker ended"),
+                Err(panicked) => Error::internal(panicked),
+            });
+        }
+    }
     // After the last acknowledgement, until which the partitions belong to this worker.
     if let Err(error) = worker.coordination.deregister(id).await {
         tracing::debug!(error = %error.chain(), "not deregistered; the heartbeat expires");
     }
-    Ok(())
+    result
 }
 
 /// The id of a worker with a name is the same after a restart, and so are its partitions.

@@ -2,7 +2,12 @@
 //! processes, servers and sockets. `scripts/test` starts the servers and runs it; `cargo test` works too if their
 //! addresses are in the environment.
 
-#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "all of it is test code"
+)]
 
 mod contract;
 mod e2e;

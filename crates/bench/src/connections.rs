@@ -15,7 +15,7 @@ use crate::{
     arguments::process,
     client::{Socket, Target, User},
     error::Result,
-    measure::{histogram, progress},
+    measure::{histogram, note, progress},
     wire::{Empty, JoinRoom, Transport},
 };
 
@@ -179,7 +179,7 @@ impl<'a> Setup<'a> {
                 }
                 Err(error) => {
                     if failures == 0 {
-                        eprintln!("the first failure: {}", error.chain());
+                        note(format_args!("the first failure: {}", error.chain()));
                     }
                     failures += 1;
                 }

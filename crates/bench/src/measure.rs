@@ -1,5 +1,7 @@
 //! Latencies and progress.
 
+use std::io::Write;
+
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -34,10 +36,15 @@ pub(crate) fn histogram(digits: u8) -> Histogram<u64> {
 }
 
 /// A bar on a terminal; one line elsewhere.
+/// Prints a line to standard error. `eprintln!` would panic if its reader is gone.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 pub(crate) fn progress(what: &'static str, total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total).with_message(what);
     if bar.is_hidden() {
-        eprintln!("{what}: {total}");
+        note(format_args!("{what}: {total}"));
     }
     if let Ok(style) = ProgressStyle::with_template("{msg:>18} {wide_bar} {pos}/{len} {eta}") {
         bar.set_style(style);

@@ -1,8 +1,13 @@
 //! Graceful shutdown, crash and restart.
 
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
 use serde_json::json;
 
-use crate::harness::{Chat, Kind, both_ways};
+use crate::harness::{Chat, Kind, both_ways, deployment::Nowhere};
 
 both_ways!(
     a_graceful_shutdown_answers_pending_sends,
@@ -47,6 +52,50 @@ async fn a_graceful_shutdown_answers_pending_sends(kind: Kind) {
         "{} of {accepted}",
         messages.len()
     );
+}
+
+/// A reader of the log that stops reading, or that is gone, stops neither the server nor its shutdown.
+#[tokio::test]
+async fn a_log_without_a_reader_does_not_stop_a_server() {
+    for gone in [false, true] {
+        let nowhere = Nowhere::new();
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let reader = (!gone).then_some(reader);
+        let args = ["standalone", "--data", "data", "--port", "0"];
+        let env = [
+            ("RUST_LOG", "trace"),
+            ("CHAT__LOG__DEPENDENCIES", "trace"),
+            ("CHAT__LIMITS__ADDRESS_BURST", "10000"),
+        ];
+        let program = nowhere.program(&args, &env);
+        let mut chat = program.start_with(Stdio::from(writer)).await;
+        let http = reqwest::Client::new();
+        let url = format!("{}/v1/auth/login", chat.url());
+        // Each request logs more than 100 bytes; the pipe holds 64 KiB.
+        for i in 0..1000 {
+            let login = json!({"username": format!("unknown{i}"), "password": ""});
+            let request = http.post(&url).json(&login).timeout(Duration::from_secs(5));
+            let answer = request.send().await.expect("an answer");
+            assert!(answer.status().is_client_error(), "{answer:?}");
+        }
+        let stopped = Instant::now();
+        chat.sigterm();
+        assert_eq!(chat.ended().await, Some(0), "gone: {gone}");
+        assert!(stopped.elapsed() < Duration::from_secs(10), "{stopped:?}");
+        drop(reader);
+    }
+}
+
+#[tokio::test]
+async fn a_command_whose_reader_is_gone_ends_quietly() {
+    let nowhere = Nowhere::new();
+    for args in [&["openapi"][..], &["asyncapi"], &["config"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let program = nowhere.program(args, &[]);
+        let ended = program.run_into(Stdio::from(writer)).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
 }
 
 async fn stored_messages_survive_a_crash(kind: Kind) {

@@ -64,8 +64,13 @@ impl Program {
 
     /// Runs to completion; for commands that end by themselves.
     pub async fn run(&self) -> Ended {
+        self.run_into(Stdio::piped()).await
+    }
+
+    /// As [`Program::run`], with its standard output.
+    pub async fn run_into(&self, stdout: Stdio) -> Ended {
         let mut command = self.command();
-        command.stderr(Stdio::piped());
+        command.stdout(stdout).stderr(Stdio::piped());
         let ended = tokio::time::timeout(DEADLINE, command.output()).await;
         let output = ended
             .unwrap_or_else(|_| {
@@ -93,8 +98,13 @@ impl Program {
             .append(true)
             .open(self.log())
             .expect("the log can be written");
+        self.start_with(Stdio::from(log)).await
+    }
+
+    /// As [`Program::start`], with its standard error.
+    pub async fn start_with(&self, stderr: Stdio) -> Process {
         let mut command = self.command();
-        command.stderr(Stdio::from(log));
+        command.stderr(stderr);
         let mut child = command.spawn().expect("the program can be started");
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut line = String::new();

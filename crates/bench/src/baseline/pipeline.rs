@@ -32,6 +32,7 @@ use uuid::Uuid;
 use crate::{
     arguments::{duration, process},
     error::{Error, Result, failed},
+    measure::note,
     process::Meter,
 };
 
@@ -138,12 +139,12 @@ pub async fn run(
     let removed = remove(&servers, &names).await;
     if let (Err(_), Err(error)) = (&measured, &removed) {
         let Names { queues, table } = &names;
-        eprintln!(
+        note(format_args!(
             "table {table} and queues {} to {} may be left: {}",
             queues.first().map_or("", String::as_str),
             queues.last().map_or("", String::as_str),
             error.chain()
-        );
+        ));
     }
     let report = measured?;
     removed.map(|()| report)

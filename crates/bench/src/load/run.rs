@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::{Result, failed},
     judge::{Judge, RoomNo, Seq},
-    measure::progress,
+    measure::{note, progress},
     process::Meter,
 };
 
@@ -123,7 +123,7 @@ fn bases(members: &[Member], rooms: usize) -> Vec<Seq> {
 }
 
 async fn wait_for_line() -> Result<()> {
-    eprintln!("ready: press Enter to send");
+    note("ready: press Enter to send");
     let line = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
     let read = line.await.map_err(|e| failed("--pause", e))?;
     read.map(drop).map_err(|e| failed("--pause", e))
