@@ -23,7 +23,7 @@ use chat::{
     queue::Selection,
     telemetry,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use uuid::Uuid;
 
 use self::benchmarks::Benchmark;
@@ -143,6 +143,14 @@ enum Command {
     Openapi,
     /// Prints the AsyncAPI specification of the sockets.
     Asyncapi,
+    /// Prints the completions of a shell: `chat completions bash >/etc/bash_completion.d/chat`.
+    Completions { shell: clap_complete::Shell },
+    /// Writes the manual pages, one file per command.
+    Man {
+        /// The directory; created if missing.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -222,6 +230,26 @@ fn main() -> ExitCode {
         Command::Asyncapi => {
             output::line(chat::protocol::asyncapi::spec().trim_end());
             return ExitCode::SUCCESS;
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "chat", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Command::Man { directory } => {
+            let pages = std::fs::create_dir_all(directory)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), directory));
+            return match pages {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    output::note(format_args!(
+                        "cannot write to {}: {error}",
+                        directory.display()
+                    ));
+                    ExitCode::FAILURE
+                }
+            };
         }
         _ => (Role::Tool, None),
     };
@@ -337,7 +365,9 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
         Command::Migrate => {
-            app::migrate(&config).await?;
+            for migration in app::migrate(&config).await? {
+                output::line(format_args!("applied {migration}"));
+            }
             output::line("the schema is up to date");
             Ok(())
         }
@@ -353,9 +383,12 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             };
             result.map_err(benchmarks::convert)
         }
-        Command::Config { .. } | Command::Notify { .. } | Command::Openapi | Command::Asyncapi => {
-            Ok(())
-        }
+        Command::Config { .. }
+        | Command::Notify { .. }
+        | Command::Openapi
+        | Command::Asyncapi
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -75,11 +75,19 @@ impl QueueTools {
     }
 
     pub async fn replay(&self, which: Selection) -> Result<u64> {
-        self.dead.replay(which).await
+        found(&which, self.dead.replay(which.clone()).await?)
     }
 
     pub async fn purge(&self, which: Selection) -> Result<u64> {
-        self.dead.purge(which).await
+        found(&which, self.dead.purge(which.clone()).await?)
+    }
+}
+
+/// The number of letters, or `not_found` if the selected one is not there.
+fn found(which: &Selection, letters: u64) -> Result<u64> {
+    match (which, letters) {
+        (Selection::One(_), 0) => Err(Error::not_found("dead letter")),
+        _ => Ok(letters),
     }
 }
 

@@ -257,8 +257,8 @@ pub async fn autoscale(
     result
 }
 
-/// `chat migrate`.
-pub async fn migrate(config: &Config) -> Result<()> {
+/// `chat migrate`. Returns the migrations that were missing.
+pub async fn migrate(config: &Config) -> Result<Vec<String>> {
     let store = postgres(config)?;
     let attempt = crate::retry::until(config.start.timeout, || store.migrate()).await;
     attempt.map_err(|error| at("PostgreSQL", config.database.url.to_string(), error))

@@ -16,9 +16,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
         let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
         let millis = number.parse::<u64>().ok()?.checked_mul(*millis)?;
-        Some(Duration::from_millis(millis))
+        (millis > 0).then_some(Duration::from_millis(millis))
     };
-    read().ok_or_else(|| "a whole number and one of ms, s, m, h, d".to_owned())
+    read().ok_or_else(|| "a whole number above 0 and one of ms, s, m, h, d".to_owned())
 }
 
 /// `NAME=PID`.
@@ -44,7 +44,16 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2 m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
-        for bad in ["", "5", "s", "-1s", "1.5s", "1w", "99999999999999999999s"] {
+        for bad in [
+            "",
+            "0s",
+            "5",
+            "s",
+            "-1s",
+            "1.5s",
+            "1w",
+            "99999999999999999999s",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -6,7 +6,10 @@ mod pool;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres, migrate::Migration,
+    postgres::PgConnectOptions,
+};
 
 use self::pool::{Lease, answer};
 use crate::{
@@ -62,36 +65,33 @@ impl Store {
     }
 
     /// Applies pending `migrations/postgres`. Several nodes may call this at once: one applies them, the others wait.
-    /// A schema newer than this binary is left alone.
-    pub async fn migrate(&self) -> Result<()> {
+    /// A schema newer than this binary is left alone. Returns the migrations that were missing, such as `0003 notify`.
+    pub async fn migrate(&self) -> Result<Vec<String>> {
         let mut migrator = sqlx::migrate!("migrations/postgres");
         // Migrations only go forward, and each serves the version before it as well.
         migrator.set_ignore_missing(true);
         // On a connection of its own, without the limits that the others have: an index may take an hour.
         let mut connection = self.options.connect().await.map_err(pool::failure)?;
+        let before = applied(&mut connection).await.map_err(pool::failure)?;
         let result = migrator.run(&mut connection).await;
         result.map_err(|e| pool::failure(e.into()))?;
-        connection.close().await.map_err(pool::failure)
+        connection.close().await.map_err(pool::failure)?;
+        let missing = migrator.iter().filter(|m| !before.contains(&m.version));
+        let name = |m: &Migration| format!("{:04} {}", m.version, m.description);
+        Ok(missing.map(name).collect())
     }
 
     /// `Ok` when every migration of this binary was applied. Until then it fails with a retryable error that says what
     /// to do: another process may be migrating just now.
     pub async fn check_schema(&self) -> Result<()> {
-        const SQL: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";
         let needed = sqlx::migrate!("migrations/postgres")
             .iter()
             .map(|migration| migration.version)
             .max();
         let mut lease = Lease::take(&self.pool).await?;
         let found = answer(async {
-            match sqlx::query_scalar::<_, i64>(SQL)
-                .fetch_one(&mut *lease)
-                .await
-            {
-                // undefined_table: no migration was ever applied.
-                Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Ok(0),
-                other => other,
-            }
+            let versions = applied(&mut lease).await?;
+            Ok(versions.into_iter().max().unwrap_or(0))
         })
         .await?;
         if Some(found) >= needed {
@@ -108,6 +108,16 @@ impl Store {
     /// Closes every connection; connections in use are closed when they are returned.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// The versions of the migrations that were applied.
+async fn applied(connection: &mut PgConnection) -> sqlx::Result<Vec<i64>> {
+    let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
+    match versions.fetch_all(connection).await {
+        // undefined_table: no migration was ever applied.
+        Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Ok(Vec::new()),
+        other => other,
     }
 }
 

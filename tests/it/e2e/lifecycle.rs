@@ -94,7 +94,11 @@ async fn a_command_whose_reader_is_gone_ends_quietly() {
         drop(reader);
         let program = nowhere.program(args, &[]);
         let ended = program.run_into(Stdio::from(writer)).await;
-        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+        assert_eq!(
+            (ended.code, ended.stderr.as_str()),
+            (Some(0), ""),
+            "{args:?}"
+        );
     }
 }
 
