@@ -32,7 +32,14 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         0
     };
     if lanes > 0 {
-        parts.spawn(renames::listen(worker.clone(), shutdown.clone()));
+        let (worker, shutdown) = (worker.clone(), shutdown.clone());
+        parts.spawn(async move {
+            // Without the announcements nothing is cached, and every batch reads what it needs.
+            if let Err(error) = renames::listen(worker, shutdown.clone()).await {
+                tracing::warn!(error = %error.chain(), "no announcements of renames; memberships are not cached");
+            }
+            shutdown.cancelled().await;
+        });
     }
     for lane in 0..lanes {
         let (worker, watch) = (worker.clone(), watch.clone());
