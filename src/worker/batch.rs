@@ -375,6 +375,7 @@ impl Runner {
                 .await;
             match put {
                 Some(Ok(())) => {
+                    tracing::warn!(id = %letter.id, reason = letter.reason, "a command became a dead letter; `chat queue dead show` prints it");
                     metrics().dead_letters.with_label_values(&["refused"]).inc();
                 }
                 Some(Err(error)) => {

@@ -121,7 +121,6 @@ async fn attempt(worker: &Worker, queue: TaskQueue, task: &TakenTask) -> Result<
 }
 
 async fn dead_letter(worker: &Worker, task: TakenTask, error: &Error) {
-    tracing::error!(error = %error.chain(), "a task failed permanently");
     let letter = DeadLetter {
         id: new_id(),
         at: Timestamp::now(),
@@ -131,6 +130,7 @@ async fn dead_letter(worker: &Worker, task: TakenTask, error: &Error) {
     };
     match worker.dead.put(&letter, task.payload.clone()).await {
         Ok(()) => {
+            tracing::warn!(id = %letter.id, reason = letter.reason, "a task became a dead letter; `chat queue dead show` prints it");
             metrics().dead_letters.with_label_values(&["job"]).inc();
             let _ = task.ack.ack().await;
         }

@@ -9,7 +9,7 @@ use lapin::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Chat, Kind, both_ways, eventually, server};
+use crate::harness::{Chat, Kind, both_ways, eventually, process::Ended, server};
 
 both_ways!(unreadable_payloads_are_dead_lettered);
 
@@ -64,14 +64,18 @@ pub async fn publish(chat: &Chat, room: Uuid, payloads: &[&[u8]]) {
 }
 
 pub async fn run(chat: &Chat, args: &[&str]) -> String {
+    let ended = ended(chat, args).await;
+    assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+    ended.stdout
+}
+
+async fn ended(chat: &Chat, args: &[&str]) -> Ended {
     let data = chat.dir().join("data");
     let mut args = args.to_vec();
     if chat.kind == Kind::Standalone {
         args.splice(1..1, ["--data", data.to_str().expect("a path")]);
     }
-    let ended = chat.program("queue", &args).run().await;
-    assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
-    ended.stdout
+    chat.program("queue", &args).run().await
 }
 
 pub async fn dead_letters(chat: &Chat) -> Vec<Value> {
@@ -126,6 +130,22 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     let id = newest.expect("it is there")["id"].as_str().expect("an id");
     let shown = run(&chat, &["queue", "dead", "show", id]).await;
     assert!(shown.contains("update the workers"), "{shown}");
+
+    // The log has a line for each, with its id and reason.
+    let processes = chat.workers.iter().chain(&chat.edges);
+    let logs: String = processes.map(|process| process.log()).collect();
+    for letter in &dead {
+        let id = letter["id"].as_str().expect("an id");
+        let line = logs.lines().find(|line| line.contains(id));
+        let line = line.unwrap_or_else(|| panic!("no line for {id}"));
+        assert!(line.contains("WARN") && line.contains("reason="), "{line}");
+    }
+    let unknown = Uuid::new_v4().to_string();
+    for command in ["replay", "purge"] {
+        let ended = ended(&chat, &["queue", "dead", command, &unknown]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("there is no such dead letter"), "{ended:?}");
+    }
 
     // A replayed payload still cannot be parsed and becomes a new dead letter.
     run(&chat, &["queue", "dead", "replay", id]).await;
