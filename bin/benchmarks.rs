@@ -87,7 +87,7 @@ pub async fn run(benchmark: Benchmark, config: &Config, shutdown: CancellationTo
             baseline: Baseline::Pipeline(pipeline),
         } => {
             let configured = Servers {
-                amqp_url: config.queue.url.expose().to_owned(),
+                amqp_url: config.queue.url.expose().remove(0),
                 database_url: config.database.url.expose().to_owned(),
                 queue_prefix: config.queue.prefix.clone(),
             };

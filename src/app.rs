@@ -351,7 +351,7 @@ pub(crate) fn redis(config: &Config) -> Result<bus::Handles> {
 
 pub(crate) fn rabbit(config: &Config) -> queue::rabbit::RabbitSettings {
     queue::rabbit::RabbitSettings {
-        url: config.queue.url.expose().to_owned(),
+        urls: config.queue.url.expose(),
         prefix: config.queue.prefix.clone(),
         partitions: config.queue.partitions,
         max_backlog: config.queue.max_backlog,

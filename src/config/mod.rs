@@ -22,7 +22,7 @@ mod values;
 pub use layers::DEFAULTS;
 pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
-pub use secret::{Secret, SecretUrl};
+pub use secret::{Secret, SecretUrl, SecretUrls};
 pub use sections::{
     AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
     Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::layers::{MergedValue, Raw, list_in};
 use super::problem::{Problem, Source};
-use super::secret::{Secret, SecretUrl, mask, split_url};
+use super::secret::{Secret, SecretUrl, SecretUrls, mask, split_url};
 use crate::templates::{self, Templates};
 
 /// A setting in effect, as it is shown.
@@ -206,6 +206,32 @@ impl Reader {
         })
     }
 
+    /// The URLs of a server's nodes, each with one of `schemes`: one text, or a list. A text is split at commas that
+    /// precede a scheme, since passwords may contain commas.
+    pub fn servers(&mut self, key: &'static str, schemes: &[&str]) -> SecretUrls {
+        let allowed = format!("{}, or a list of such URLs", server_allowed(schemes));
+        self.read(key, &allowed, |raw| {
+            let items = match raw {
+                Raw::List(items) => items.clone(),
+                Raw::Word(word) => list_in(word).unwrap_or_else(|| urls_in(word, schemes)),
+                Raw::Text(text) => urls_in(text, schemes),
+                other => vec![other.clone()],
+            };
+            let (mut urls, mut shown) = (Vec::new(), Vec::new());
+            for item in &items {
+                let (url, masked) = server_url(item, schemes, true)?;
+                urls.push(url);
+                shown.push(masked);
+            }
+            let shown = match shown.as_slice() {
+                [one] => one.clone(),
+                several => format!("[{}]", several.join(", ")),
+            };
+            let urls = SecretUrls::new(urls).ok_or("is an empty list")?;
+            Ok((urls, shown))
+        })
+    }
+
     /// Like [`Reader::server`], or `""` for none.
     pub fn server_or_none(&mut self, key: &'static str, schemes: &[&str]) -> Option<SecretUrl> {
         let allowed = format!("\"\", or {}", server_allowed(schemes));
@@ -260,6 +286,29 @@ impl Reader {
 
 fn server_allowed(schemes: &[&str]) -> String {
     format!("{}user:password@host:port/name", in_words(schemes))
+}
+
+/// The URLs in a text that separates them by commas.
+fn urls_in(text: &str, schemes: &[&str]) -> Vec<Raw> {
+    let begins = |text: &str| {
+        let begins = |scheme: &&str| {
+            let rest = text.trim_start().strip_prefix(scheme);
+            rest.is_some_and(|rest| rest.starts_with("://"))
+        };
+        schemes.iter().any(begins)
+    };
+    let mut urls = vec![String::new()];
+    for (i, part) in text.split(',').enumerate() {
+        match urls.last_mut() {
+            Some(last) if i == 0 => last.push_str(part),
+            Some(last) if !begins(part) => {
+                last.push(',');
+                last.push_str(part);
+            }
+            _ => urls.push(part.to_owned()),
+        }
+    }
+    urls.into_iter().map(Raw::Text).collect()
 }
 
 fn in_words(schemes: &[&str]) -> String {

@@ -105,7 +105,7 @@ pub(super) fn socketio(r: &mut Reader) -> SocketIo {
 
 pub(super) fn queue(r: &mut Reader) -> Queue {
     Queue {
-        url: r.server("queue.url", &["amqp", "amqps"], true),
+        url: r.servers("queue.url", &["amqp", "amqps"]),
         prefix: r.text(
             "queue.prefix",
             &format!("{NAME_ALLOWED} a-z 0-9 _ . -"),

@@ -53,6 +53,38 @@ impl SecretUrl {
     }
 }
 
+/// The addresses of one server's nodes, at least one. Formatted with the passwords masked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrls(Vec<SecretUrl>);
+
+impl SecretUrls {
+    /// `None` for an empty list.
+    pub fn new(urls: Vec<SecretUrl>) -> Option<Self> {
+        (!urls.is_empty()).then_some(SecretUrls(urls))
+    }
+
+    /// The whole URLs: for connecting, never for a message.
+    pub fn expose(&self) -> Vec<String> {
+        self.0.iter().map(|url| url.expose().to_owned()).collect()
+    }
+}
+
+impl fmt::Debug for SecretUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for SecretUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, url) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            write!(f, "{separator}{url}")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", mask(&self.0))

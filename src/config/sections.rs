@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::secret::{Secret, SecretUrl};
+use super::secret::{Secret, SecretUrl, SecretUrls};
 use crate::templates::Templates;
 
 /// `[edge]`
@@ -108,7 +108,7 @@ pub struct SocketIo {
 #[derive(Clone, Debug)]
 pub struct Queue {
     /// `amqp://` or `amqps://`.
-    pub url: SecretUrl,
+    pub url: SecretUrls,
     /// Begins every queue's, key's and channel's name; 1 to 64 of `a-z 0-9 _ . -`.
     pub prefix: String,
     /// 1..=256, the same on all nodes.

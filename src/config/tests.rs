@@ -88,7 +88,7 @@ fn defaults_arrive_as_values() {
     assert_eq!(config.auth.refresh_ttl, Duration::from_secs(30 * 86_400));
     assert_eq!(
         config.queue.url.expose(),
-        "amqp://guest:guest@127.0.0.1:5672/%2f"
+        ["amqp://guest:guest@127.0.0.1:5672/%2f"]
     );
     assert_eq!(config.log.format, LogFormat::Text);
 }
@@ -157,6 +157,23 @@ fn the_file_may_be_named_by_a_variable() {
 }
 
 #[test]
+fn the_queue_may_have_several_addresses() {
+    let two = ["amqp://a:1,2@mq-1/%2f", "amqp://b@mq-2"];
+    for text in [
+        two.join(","),
+        two.join(" , "),
+        format!("[\"{}\", \"{}\"]", two[0], two[1]),
+    ] {
+        let config = load(env([("AMQP_URL", text.as_str())])).unwrap();
+        assert_eq!(config.queue.url.expose(), two, "{text}");
+        assert!(!config.queue.url.to_string().contains("1,2"));
+    }
+    for bad in ["amqp://a,http://b", "[]", "amqp://a,amqp://"] {
+        assert!(load(env([("AMQP_URL", bad)])).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn well_known_names_work_and_empty_ones_count_as_unset() {
     let config = load(env([
         ("DATABASE_URL", "postgresql://a@db/x"),
@@ -167,7 +184,7 @@ fn well_known_names_work_and_empty_ones_count_as_unset() {
     ]))
     .unwrap();
     assert_eq!(config.database.url.expose(), "postgresql://a@db/x");
-    assert_eq!(config.queue.url.expose(), "amqps://mq");
+    assert_eq!(config.queue.url.expose(), ["amqps://mq"]);
     assert_eq!(config.redis.url.expose(), "rediss://cache");
     assert_eq!(config.log.filter, "warn,chat=debug");
     assert_eq!(config.edge.port, 3000);

@@ -215,6 +215,12 @@ impl TcpProxy {
         self.flows.send_replace(false);
     }
 
+    /// Whether it has an open connection.
+    pub fn is_used(&self) -> bool {
+        let open = self.open.lock().unwrap();
+        open.iter().any(|relay| !relay.is_finished())
+    }
+
     /// Bytes received while frozen.
     pub fn withheld(&self) -> u64 {
         self.withheld.load(Ordering::Relaxed)

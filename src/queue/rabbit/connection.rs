@@ -25,10 +25,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::{
-    settings::{CONNECT_DEADLINE, RabbitSettings},
-    topology,
-};
+use super::{settings::RabbitSettings, topology};
 use crate::{
     error::{Error, Result},
     queue::QueueState,
@@ -82,10 +79,10 @@ pub(super) struct ManagedConnection {
 impl ManagedConnection {
     /// Starts connecting and returns at once. `role` says what the connection is for, in logs and in its name.
     pub fn start(settings: RabbitSettings, role: &'static str) -> Result<ManagedConnection> {
-        let uri = settings.uri()?;
+        let uris = settings.uris()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
-        let task = tokio::spawn(run(uri, settings, role, status.clone(), failure.clone()));
+        let task = tokio::spawn(run(uris, settings, role, status.clone(), failure.clone()));
         Ok(ManagedConnection {
             status,
             failure,
@@ -164,19 +161,20 @@ impl ManagedConnection {
 }
 
 async fn run(
-    uri: AMQPUri,
+    uris: Vec<AMQPUri>,
     settings: RabbitSettings,
     role: &'static str,
     status: Arc<watch::Sender<Status>>,
     last_failure: Arc<Mutex<String>>,
 ) {
     static EPOCH: AtomicU64 = AtomicU64::new(1);
-    let at = Address::of(&uri);
+    let mut nodes = Nodes::new(uris);
     let mut retry = Policy::RECONNECT.start();
     let mut reported = false;
-    let mut suspicious = false;
     loop {
-        match connect(&uri, &settings, role, suspicious).await {
+        let node = nodes.current();
+        let at = Address::of(&node.uri);
+        match connect(node, &settings, role).await {
             Ok(connection) => {
                 let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
                 let live = Arc::new(Live { connection, epoch });
@@ -192,7 +190,7 @@ async fn run(
                 status.send_replace(Status::Down);
                 warn!(role, error = reason, "RabbitMQ connection lost");
                 reported = true;
-                suspicious = false;
+                node.silent = false;
                 // A connection that breaks at once does not reset the delay.
                 if since.elapsed() > Policy::RECONNECT.max {
                     retry.reset();
@@ -200,9 +198,15 @@ async fn run(
             }
             Err(failure) => {
                 last_failure.lock().clone_from(&failure.reason);
-                suspicious = failure.timed_out;
+                node.silent = failure.timed_out;
                 if reported {
-                    debug!(role, error = failure.reason, "RabbitMQ still not reachable");
+                    debug!(
+                        role,
+                        host = at.host,
+                        port = at.port,
+                        error = failure.reason,
+                        "RabbitMQ still not reachable"
+                    );
                 } else {
                     warn!(
                         role,
@@ -216,7 +220,47 @@ async fn run(
                 }
             }
         }
-        retry.pause().await;
+        // The other nodes are tried at once; a pause follows when each of them has failed.
+        if nodes.next() {
+            retry.pause().await;
+        }
+    }
+}
+
+/// The nodes of the cluster, and the one in use.
+struct Nodes {
+    nodes: Vec<Node>,
+    current: usize,
+    /// Nodes that were left since the last pause.
+    left: usize,
+}
+
+struct Node {
+    uri: AMQPUri,
+    /// The last attempt got no answer.
+    silent: bool,
+}
+
+impl Nodes {
+    /// Begins with any of them, so that many processes spread over the cluster.
+    fn new(uris: Vec<AMQPUri>) -> Nodes {
+        let silent = false;
+        Nodes {
+            current: rand::random_range(0..uris.len().max(1)),
+            nodes: uris.into_iter().map(|uri| Node { uri, silent }).collect(),
+            left: 0,
+        }
+    }
+
+    fn current(&mut self) -> &mut Node {
+        &mut self.nodes[self.current]
+    }
+
+    /// Goes to the next node. Returns whether all have been left since this last returned `true`.
+    fn next(&mut self) -> bool {
+        self.current = (self.current + 1) % self.nodes.len();
+        self.left = (self.left + 1) % self.nodes.len();
+        self.left == 0
     }
 }
 
@@ -259,15 +303,15 @@ impl Failure {
 }
 
 async fn connect(
-    uri: &AMQPUri,
+    node: &Node,
     settings: &RabbitSettings,
     role: &str,
-    suspicious: bool,
 ) -> Result<Connection, Failure> {
+    let (uri, deadline) = (&node.uri, settings.connect_deadline());
     // lapin keeps a thread and a socket for every handshake that is given up: do not even start one with a
     // broker that was silent last time and still is.
-    if suspicious && uri.scheme == AMQPScheme::AMQP {
-        match timeout(CONNECT_DEADLINE, probe(uri)).await {
+    if node.silent && uri.scheme == AMQPScheme::AMQP {
+        match timeout(deadline, probe(uri)).await {
             Ok(answered) => answered.map_err(Failure::because)?,
             Err(_) => return Err(Failure::timeout("the AMQP header")),
         }
@@ -275,11 +319,7 @@ async fn connect(
     let properties = ConnectionProperties::default()
         .with_connection_name(format!("{} {role}", settings.node).into())
         .with_client_property("product".into(), "chat".into());
-    let connection = match timeout(
-        CONNECT_DEADLINE,
-        Connection::connect_uri(uri.clone(), properties),
-    )
-    .await
+    let connection = match timeout(deadline, Connection::connect_uri(uri.clone(), properties)).await
     {
         Ok(connection) => connection.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the AMQP handshake")),

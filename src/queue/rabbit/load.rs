@@ -245,9 +245,10 @@ impl Statistics {
             .timeout(FETCH_DEADLINE)
             .build()
             .map_err(Error::internal)?;
-        let vhost: String = settings
-            .uri()?
-            .vhost
+        // The nodes of a cluster have the same virtual hosts.
+        let uris = settings.uris()?;
+        let vhost = uris.first().map_or("/", |uri| &uri.vhost);
+        let vhost: String = vhost
             .bytes()
             .map(|byte| match byte {
                 b if b.is_ascii_alphanumeric() => char::from(b).to_string(),

@@ -9,15 +9,16 @@ use crate::{
     queue::Partition,
 };
 
-/// TCP, TLS and the AMQP handshake together.
-pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// With several nodes, one that does not answer only delays the next one.
+const CONNECT_DEADLINE_OF_SEVERAL: Duration = Duration::from_secs(1);
 /// Two missed heartbeats end a connection: a broker that hangs is detected within 10 s.
 const HEARTBEAT_SECONDS: u16 = 5;
 
 #[derive(Clone)]
 pub struct RabbitSettings {
-    /// `amqp://` or `amqps://`. May contain a password: never logged.
-    pub url: String,
+    /// The nodes of one cluster, at least one: `amqp://` or `amqps://`. They may contain passwords: never logged.
+    pub urls: Vec<String>,
     /// Begins the name of every queue.
     pub prefix: String,
     /// At least 1.
@@ -35,14 +36,23 @@ pub struct RabbitSettings {
 }
 
 impl RabbitSettings {
-    pub(super) fn uri(&self) -> Result<AMQPUri> {
-        let mut uri: AMQPUri = self
-            .url
-            .parse()
-            .map_err(|reason: String| Error::field("queue.url", reason))?;
-        uri.query.heartbeat = Some(HEARTBEAT_SECONDS);
-        uri.query.connection_timeout = Some(CONNECT_DEADLINE.as_millis() as u64);
-        Ok(uri)
+    pub(super) fn uris(&self) -> Result<Vec<AMQPUri>> {
+        let parse = |url: &String| {
+            let parsed = url.parse::<AMQPUri>();
+            let mut uri = parsed.map_err(|reason| Error::field("queue.url", reason))?;
+            uri.query.heartbeat = Some(HEARTBEAT_SECONDS);
+            uri.query.connection_timeout = Some(self.connect_deadline().as_millis() as u64);
+            Ok(uri)
+        };
+        self.urls.iter().map(parse).collect()
+    }
+
+    /// Deadline of TCP, TLS and the AMQP handshake together.
+    pub(super) fn connect_deadline(&self) -> Duration {
+        match self.urls.len() {
+            0 | 1 => CONNECT_DEADLINE,
+            _ => CONNECT_DEADLINE_OF_SEVERAL,
+        }
     }
 
     pub(super) fn check(&self, partition: Partition) -> Result<()> {

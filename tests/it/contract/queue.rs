@@ -36,7 +36,7 @@ struct Opened {
 
 pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::RabbitSettings {
     rabbit::RabbitSettings {
-        url,
+        urls: vec![url],
         prefix: prefix.to_owned(),
         partitions: PARTITIONS,
         max_backlog: 1_000_000,

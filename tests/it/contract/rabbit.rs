@@ -126,6 +126,48 @@ async fn confirmed_payloads_survive_lost_connections_in_order() {
     delete_queues(&prefix).await;
 }
 
+/// Three addresses of one broker, of which one refuses connections. The one in use fails and stays away.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_address_takes_over_within_two_seconds() {
+    let prefix = unique("nodes");
+    let (first, mut settings) = settings_through_a_proxy(&prefix).await;
+    let (second, other) = settings_through_a_proxy(&prefix).await;
+    let (gone, refusing) = settings_through_a_proxy(&prefix).await;
+    drop(gone);
+    settings.urls.extend(refusing.urls);
+    settings.urls.extend(other.urls);
+    let publisher = RabbitPublisher::connect(settings).unwrap();
+    publisher.ready(PATIENCE).await.unwrap();
+    let mut proxies = vec![first, second];
+    let used = proxies.iter().position(TcpProxy::is_used).unwrap();
+    drop(proxies.remove(used));
+    let lost = Instant::now();
+    until(
+        "the connection is lost",
+        async || publisher.state(),
+        |state| *state == QueueState::Down,
+    )
+    .await;
+    until(
+        "the other address is used",
+        async || publisher.state(),
+        |state| *state == QueueState::Up,
+    )
+    .await;
+    assert!(
+        lost.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        lost.elapsed()
+    );
+    assert!(proxies[0].is_used());
+    let payload = Bytes::from_static(b"{}");
+    publisher
+        .publish(0, super::batch(&payload, 1))
+        .await
+        .unwrap();
+    delete_queues(&prefix).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_way_waits_for_the_connection_up_to_its_deadline() {
     let prefix = unique("freeze");

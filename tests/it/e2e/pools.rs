@@ -250,7 +250,7 @@ async fn partitions_are_rebalanced_when_workers_join_and_leave() {
         .start()
         .await;
     let queue = rabbit::RabbitQueue::connect(rabbit::RabbitSettings {
-        url: server("AMQP_URL"),
+        urls: vec![server("AMQP_URL")],
         prefix: chat.prefix().to_owned(),
         partitions: PARTITIONS,
         max_backlog: 1,

@@ -144,7 +144,10 @@ async fn unreadable_payloads_are_dead_lettered(kind: Kind) {
     for command in ["replay", "purge"] {
         let ended = ended(&chat, &["queue", "dead", command, &unknown]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.stderr.contains("there is no such dead letter"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("there is no such dead letter"),
+            "{ended:?}"
+        );
     }
 
     // A replayed payload still cannot be parsed and becomes a new dead letter.

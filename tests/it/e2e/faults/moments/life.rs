@@ -77,7 +77,7 @@ impl Backend {
                 });
                 let bus = bus::Handles::new(Arc::new(bus.unwrap()));
                 let settings = chat::queue::rabbit::RabbitSettings {
-                    url: broker.to_owned(),
+                    urls: vec![broker.to_owned()],
                     prefix: database.name.clone(),
                     partitions: config.queue.partitions,
                     max_backlog: 1_000_000,
