@@ -88,7 +88,7 @@ pub async fn run(benchmark: Benchmark, config: &Config, shutdown: CancellationTo
         } => {
             let configured = Servers {
                 amqp_url: config.queue.url.expose().remove(0),
-                database_url: config.database.url.expose().to_owned(),
+                database_url: config.database.url.expose().remove(0),
                 queue_prefix: config.queue.prefix.clone(),
             };
             let report = bench::baseline::pipeline::run(&pipeline, configured, shutdown);

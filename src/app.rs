@@ -332,7 +332,7 @@ fn at(name: &str, url: String, error: Error) -> Error {
 
 pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
     store::postgres::Store::connect(
-        config.database.url.expose(),
+        &config.database.url.expose(),
         config.database.max_connections,
         config.database.acquire_timeout,
     )

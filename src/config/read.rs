@@ -208,7 +208,12 @@ impl Reader {
 
     /// The URLs of a server's nodes, each with one of `schemes`: one text, or a list. A text is split at commas that
     /// precede a scheme, since passwords may contain commas.
-    pub fn servers(&mut self, key: &'static str, schemes: &[&str]) -> SecretUrls {
+    pub fn servers(
+        &mut self,
+        key: &'static str,
+        schemes: &[&str],
+        host_needed: bool,
+    ) -> SecretUrls {
         let allowed = format!("{}, or a list of such URLs", server_allowed(schemes));
         self.read(key, &allowed, |raw| {
             let items = match raw {
@@ -219,7 +224,7 @@ impl Reader {
             };
             let (mut urls, mut shown) = (Vec::new(), Vec::new());
             for item in &items {
-                let (url, masked) = server_url(item, schemes, true)?;
+                let (url, masked) = server_url(item, schemes, host_needed)?;
                 urls.push(url);
                 shown.push(masked);
             }

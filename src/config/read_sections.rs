@@ -105,7 +105,7 @@ pub(super) fn socketio(r: &mut Reader) -> SocketIo {
 
 pub(super) fn queue(r: &mut Reader) -> Queue {
     Queue {
-        url: r.servers("queue.url", &["amqp", "amqps"]),
+        url: r.servers("queue.url", &["amqp", "amqps"], true),
         prefix: r.text(
             "queue.prefix",
             &format!("{NAME_ALLOWED} a-z 0-9 _ . -"),
@@ -128,7 +128,7 @@ pub(super) fn queue(r: &mut Reader) -> Queue {
 pub(super) fn database(r: &mut Reader) -> Database {
     Database {
         // Without a host: a socket's directory stands in the query (?host=/run/postgresql).
-        url: r.server("database.url", &["postgres", "postgresql"], false),
+        url: r.servers("database.url", &["postgres", "postgresql"], false),
         max_connections: r.number("database.max_connections", 1..=1000, ""),
         acquire_timeout: r.duration("database.acquire_timeout", ms(10)..=minutes(10)),
     }

@@ -129,7 +129,7 @@ pub struct Queue {
 #[derive(Clone, Debug)]
 pub struct Database {
     /// `postgres://` or `postgresql://`.
-    pub url: SecretUrl,
+    pub url: SecretUrls,
     /// Connections of this process.
     pub max_connections: u32,
     /// Wait for a free connection.

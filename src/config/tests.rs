@@ -183,7 +183,7 @@ fn well_known_names_work_and_empty_ones_count_as_unset() {
         ("RUST_LOG", "warn,chat=debug"),
     ]))
     .unwrap();
-    assert_eq!(config.database.url.expose(), "postgresql://a@db/x");
+    assert_eq!(config.database.url.expose(), ["postgresql://a@db/x"]);
     assert_eq!(config.queue.url.expose(), ["amqps://mq"]);
     assert_eq!(config.redis.url.expose(), "rediss://cache");
     assert_eq!(config.log.filter, "warn,chat=debug");

@@ -2,16 +2,20 @@
 
 mod address;
 mod dialect;
+mod hosts;
 mod pool;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres, migrate::Migration,
     postgres::PgConnectOptions,
 };
 
-use self::pool::{Lease, answer};
+use self::{
+    hosts::Hosts,
+    pool::{Lease, answer},
+};
 use crate::{
     error::{Code, Error, Result},
     store::sql::{Access, Database},
@@ -21,46 +25,34 @@ use crate::{
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
-    options: PgConnectOptions,
+    hosts: Arc<Hosts>,
 }
 
 /// Without the password.
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("host", &self.options.get_host())
-            .field("database", &self.options.get_database())
+            .field("host", &self.hosts.current().get_host())
+            .field("database", &self.hosts.current().get_database())
             .finish_non_exhaustive()
     }
 }
 
 impl Store {
-    /// Prepares at most `max_connections` to the server in `url`; none is opened before it is needed, so this
-    /// fails only if the address cannot be parsed. `acquire_timeout` is how long a call waits for a free or new
+    /// Prepares at most `max_connections` to the servers in `urls`, at least one: a primary and its standbys. Connections
+    /// go to the one that accepts writes. None is opened before it is needed, so this fails only if an address cannot be
+    /// parsed. `acquire_timeout` is how long a call waits for a free or new
     /// connection before it fails as unavailable. Needs a Tokio runtime.
-    pub fn connect(url: &str, max_connections: u32, acquire_timeout: Duration) -> Result<Self> {
-        let refused = |why: &str| {
-            Error::new(
-                Code::Invalid,
-                format!("expected postgres://user:password@host:5432/database: {why}"),
-            )
-        };
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(refused("this address begins otherwise"));
-        }
-        let (url, unknown) = address::known(url);
-        if !unknown.is_empty() {
-            tracing::warn!(
-                parameters = unknown.join(", "),
-                "database.url has parameters that are not known here; they are ignored"
-            );
-        }
-        let options = PgConnectOptions::from_str(&url)
-            .map_err(|e| refused(&e.to_string()))?
-            .application_name("chat");
+    pub fn connect(
+        urls: &[impl AsRef<str>],
+        max_connections: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self> {
+        let options: Result<Vec<_>> = urls.iter().map(|url| options(url.as_ref())).collect();
+        let hosts = Hosts::new(options?);
         Ok(Store {
-            pool: pool::open(options.clone(), max_connections, acquire_timeout),
-            options,
+            pool: pool::open(&hosts, max_connections, acquire_timeout),
+            hosts,
         })
     }
 
@@ -70,8 +62,14 @@ impl Store {
         let mut migrator = sqlx::migrate!("migrations/postgres");
         // Migrations only go forward, and each serves the version before it as well.
         migrator.set_ignore_missing(true);
+        self.hosts.find_writable().await;
         // On a connection of its own, without the limits that the others have: an index may take an hour.
-        let mut connection = self.options.connect().await.map_err(pool::failure)?;
+        let mut connection = self
+            .hosts
+            .current()
+            .connect()
+            .await
+            .map_err(pool::failure)?;
         let before = applied(&mut connection).await.map_err(pool::failure)?;
         let result = migrator.run(&mut connection).await;
         result.map_err(|e| pool::failure(e.into()))?;
@@ -88,7 +86,7 @@ impl Store {
             .iter()
             .map(|migration| migration.version)
             .max();
-        let mut lease = Lease::take(&self.pool).await?;
+        let mut lease = Lease::take(&self.pool, &self.hosts).await?;
         let found = answer(async {
             let versions = applied(&mut lease).await?;
             Ok(versions.into_iter().max().unwrap_or(0))
@@ -111,6 +109,29 @@ impl Store {
     }
 }
 
+/// The address of one server.
+fn options(url: &str) -> Result<PgConnectOptions> {
+    let refused = |why: &str| {
+        Error::new(
+            Code::Invalid,
+            format!("expected postgres://user:password@host:5432/database: {why}"),
+        )
+    };
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(refused("this address begins otherwise"));
+    }
+    let (url, unknown) = address::known(url);
+    if !unknown.is_empty() {
+        tracing::warn!(
+            parameters = unknown.join(", "),
+            "database.url has parameters that are not known here; they are ignored"
+        );
+    }
+    Ok(PgConnectOptions::from_str(&url)
+        .map_err(|e| refused(&e.to_string()))?
+        .application_name("chat"))
+}
+
 /// The versions of the migrations that were applied.
 async fn applied(connection: &mut PgConnection) -> sqlx::Result<Vec<i64>> {
     let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
@@ -128,8 +149,8 @@ impl Database for Store {
     /// A single statement needs no transaction of its own: the server commits it before it answers.
     async fn open(&self, access: Access) -> Result<Lease> {
         match access {
-            Access::Read | Access::Statement => Lease::take(&self.pool).await,
-            Access::Transaction | Access::Background => Lease::begin(&self.pool).await,
+            Access::Read | Access::Statement => Lease::take(&self.pool, &self.hosts).await,
+            Access::Transaction | Access::Background => Lease::begin(&self.pool, &self.hosts).await,
         }
     }
 }

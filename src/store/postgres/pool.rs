@@ -3,17 +3,21 @@
 
 use std::{
     future::Future,
+    io,
     ops::{Deref, DerefMut},
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
 use sqlx::{
     Connection, Executor, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
+    postgres::{PgPoolOptions, PgRow},
 };
 use tokio::time::timeout;
 
+use super::hosts::{self, Hosts};
 use crate::{
     error::{Error, Result},
     store::sql::{Session, Statement},
@@ -25,6 +29,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(35);
 
 /// How long the test of a returned connection may take before the connection is closed.
 const RETURN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long to wait for a connection before searching for another server.
+const SEARCH_AFTER: Duration = Duration::from_millis(250);
 
 /// A connection that was idle for longer than this is tested before use; on a busier one the last statement was the
 /// test.
@@ -52,16 +59,28 @@ const SESSION: &str = "
     SET jit = off";
 
 /// A pool that connects when first used, so that a node starts, and reports the error, while the database is down.
-pub(super) fn open(options: PgConnectOptions, size: u32, acquire_timeout: Duration) -> PgPool {
-    PgPoolOptions::new()
+/// New connections go to the server that accepts writes.
+pub(super) fn open(hosts: &Arc<Hosts>, size: u32, acquire_timeout: Duration) -> PgPool {
+    let current = hosts.clone();
+    let pool = PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(acquire_timeout)
         .test_before_acquire(false)
         .after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(SESSION).await.map(drop) })
-        })
-        .before_acquire(|connection, meta| {
             Box::pin(async move {
+                if hosts::is_read_only(connection).await? {
+                    // sqlx retries this as it retries a refused connection.
+                    return Err(io::Error::other(hosts::READ_ONLY).into());
+                }
+                connection.execute(SESSION).await.map(drop)
+            })
+        })
+        .before_acquire(move |connection, meta| {
+            let is_current = current.is_current(meta.age);
+            Box::pin(async move {
+                if !is_current {
+                    return Ok(false);
+                }
                 if meta.idle_for > TEST_AFTER_IDLE {
                     match timeout(RETURN_WITHIN, connection.ping()).await {
                         Ok(answer) => answer?,
@@ -71,7 +90,9 @@ pub(super) fn open(options: PgConnectOptions, size: u32, acquire_timeout: Durati
                 Ok(true)
             })
         })
-        .connect_lazy_with(options)
+        .connect_lazy_with(hosts.current().clone());
+    hosts.serve(pool.clone());
+    pool
 }
 
 /// A connection on loan. When dropped it is rolled back if it is in a transaction, tested, and returned, in the
@@ -79,27 +100,56 @@ pub(super) fn open(options: PgConnectOptions, size: u32, acquire_timeout: Durati
 pub struct Lease {
     connection: Option<PoolConnection<Postgres>>,
     in_transaction: bool,
+    /// The server answered that it is shutting down or read-only: the connection is not used again.
+    is_stale: bool,
+    hosts: Arc<Hosts>,
 }
 
 impl Lease {
-    pub(super) async fn take(pool: &PgPool) -> Result<Self> {
-        let connection = pool.acquire().await.map_err(failure)?;
+    pub(super) async fn take(pool: &PgPool, hosts: &Arc<Hosts>) -> Result<Self> {
+        let mut acquire = pin!(pool.acquire());
+        let connection = loop {
+            match timeout(SEARCH_AFTER, &mut acquire).await {
+                Ok(acquired) => break acquired,
+                // Continues to wait: a search changes the server for attempts in progress as well.
+                Err(_) => hosts.search(),
+            }
+        };
+        if connection.is_err() {
+            hosts.search();
+        }
         Ok(Lease {
-            connection: Some(connection),
+            connection: Some(connection.map_err(failure)?),
             in_transaction: false,
+            is_stale: false,
+            hosts: hosts.clone(),
         })
     }
 
     /// Opens a transaction in which every statement sees what was committed before that statement.
-    pub(super) async fn begin(pool: &PgPool) -> Result<Self> {
-        let mut lease = Lease::take(pool).await?;
+    pub(super) async fn begin(pool: &PgPool, hosts: &Arc<Hosts>) -> Result<Self> {
+        let mut lease = Lease::take(pool, hosts).await?;
         lease.in_transaction = true;
-        answer(Executor::execute(
-            &mut *lease,
-            "BEGIN ISOLATION LEVEL READ COMMITTED",
-        ))
-        .await?;
+        lease
+            .execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            .await?;
         Ok(lease)
+    }
+
+    async fn execute(&mut self, sql: &'static str) -> Result<()> {
+        let result = answer(async { Ok(Executor::execute(&mut **self, sql).await) }).await?;
+        self.checked(result)?;
+        Ok(())
+    }
+
+    /// Closes the connection when it is returned, and searches for another server, if the error says that the server
+    /// ends or accepts no writes any more.
+    fn checked<T>(&mut self, result: sqlx::Result<T>) -> Result<T> {
+        if result.as_ref().is_err_and(is_stale) {
+            self.is_stale = true;
+            self.hosts.search();
+        }
+        result.map_err(failure)
     }
 }
 
@@ -109,20 +159,27 @@ impl Session for Lease {
     async fn attempt(&mut self, statement: Statement<Postgres>) -> Result<sqlx::Result<u64>> {
         let query = statement.query()?;
         let result = answer(async { Ok(query.execute(&mut **self).await) }).await?;
+        if result.as_ref().is_err_and(is_stale) {
+            return self.checked(result).map(|_| Ok(0));
+        }
         Ok(result.map(|result| result.rows_affected()))
     }
 
     async fn rows(&mut self, statement: Statement<Postgres>) -> Result<Vec<PgRow>> {
-        answer(statement.query()?.fetch_all(&mut **self)).await
+        let query = statement.query()?;
+        let rows = answer(async { Ok(query.fetch_all(&mut **self).await) }).await?;
+        self.checked(rows)
     }
 
     async fn row(&mut self, statement: Statement<Postgres>) -> Result<Option<PgRow>> {
-        answer(statement.query()?.fetch_optional(&mut **self)).await
+        let query = statement.query()?;
+        let row = answer(async { Ok(query.fetch_optional(&mut **self).await) }).await?;
+        self.checked(row)
     }
 
     async fn commit(mut self) -> Result<()> {
         if self.in_transaction {
-            answer(Executor::execute(&mut *self, "COMMIT")).await?;
+            self.execute("COMMIT").await?;
             self.in_transaction = false;
         }
         Ok(())
@@ -151,6 +208,10 @@ impl Drop for Lease {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
+        if self.is_stale {
+            connection.close_on_drop();
+            return;
+        }
         let in_transaction = self.in_transaction;
         runtime.spawn(async move {
             if in_transaction
@@ -193,6 +254,16 @@ pub(super) fn failure(error: sqlx::Error) -> Error {
     } else {
         Error::internal(error)
     }
+}
+
+/// Whether the connection is of no more use: its server shuts down, has crashed, starts, ended the connection, or became
+/// read-only in a failover.
+fn is_stale(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(
+        code.as_deref(),
+        Some("25006" | "25P03" | "57P01" | "57P02" | "57P03")
+    )
 }
 
 /// SQLSTATEs (PostgreSQL's appendix A) after which the same transaction may succeed.

@@ -107,7 +107,8 @@ impl Server {
 /// Runs `test`, then cleans up whether it succeeded or not.
 pub async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F) {
     let server = Server::new().await;
-    let store = store::postgres::Store::connect(&server.url, 4, Duration::from_secs(20)).unwrap();
+    let store =
+        store::postgres::Store::connect(&[&server.url], 4, Duration::from_secs(20)).unwrap();
     store.migrate().await.unwrap();
     let fixture = Fixture {
         reads: Arc::new(store.clone()),

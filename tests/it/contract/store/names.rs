@@ -110,7 +110,7 @@ async fn older_accounts_on_postgres_get_a_skeleton_unless_they_collide() {
             .unwrap();
     }
     let wait = std::time::Duration::from_secs(20);
-    let store = store::postgres::Store::connect(&server.url, 1, wait).unwrap();
+    let store = store::postgres::Store::connect(&[&server.url], 1, wait).unwrap();
     store.migrate().await.unwrap();
     check(
         sqlx::query_as(FOUND)

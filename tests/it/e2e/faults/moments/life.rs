@@ -65,7 +65,7 @@ impl Backend {
         let config = Arc::new(self.config());
         match self {
             Backend::Servers(database) => {
-                let store = store::postgres::Store::connect(&database.url, 4, PATIENCE).unwrap();
+                let store = store::postgres::Store::connect(&[&database.url], 4, PATIENCE).unwrap();
                 store.migrate().await.unwrap();
                 let store = Arc::new(store);
                 let bus = RedisBus::connect(bus::redis::RedisSettings {

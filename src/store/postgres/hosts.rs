@@ -1,0 +1,144 @@
+//! The servers of one database: a primary and its standbys. Connections go to the one that accepts writes. After a
+//! failover another one does, and a connection that was opened before may still be open, to a server that is read-only
+//! now and answers every write with 25006.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
+use tokio::time::timeout;
+
+/// Time limit for connecting to a server and reading its state.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+/// Minimum time between two searches.
+const SEARCH_EVERY: Duration = Duration::from_millis(500);
+
+/// The error of a connection to a server that does not accept writes.
+pub(super) const READ_ONLY: &str =
+    "the server accepts no writes (a standby, or default_transaction_read_only)";
+
+/// The servers, and which of them is in use.
+pub(super) struct Hosts {
+    all: Vec<PgConnectOptions>,
+    current: AtomicUsize,
+    /// When the server in use changed. Older connections are closed.
+    changed: Mutex<Option<Instant>>,
+    searched: Mutex<Option<Instant>>,
+    searching: AtomicBool,
+    pool: OnceLock<PgPool>,
+}
+
+impl Hosts {
+    /// At least one server.
+    pub fn new(all: Vec<PgConnectOptions>) -> Arc<Self> {
+        Arc::new(Hosts {
+            all,
+            current: AtomicUsize::new(0),
+            changed: Mutex::default(),
+            searched: Mutex::default(),
+            searching: AtomicBool::new(false),
+            pool: OnceLock::new(),
+        })
+    }
+
+    /// The pool whose new connections go to the server in use.
+    pub fn serve(&self, pool: PgPool) {
+        let _ = self.pool.set(pool);
+    }
+
+    pub fn current(&self) -> &PgConnectOptions {
+        &self.all[self.current.load(Ordering::Acquire)]
+    }
+
+    /// Whether a connection of this age goes to the server in use.
+    pub fn is_current(&self, age: Duration) -> bool {
+        let changed = *self.changed.lock();
+        changed.is_none_or(|changed| age < changed.elapsed())
+    }
+
+    /// Starts to search for the server that accepts writes, in the background. Does nothing while a search is in
+    /// progress, or if the last one began less than [`SEARCH_EVERY`] ago.
+    pub fn search(self: &Arc<Self>) {
+        if self.all.len() < 2 {
+            return;
+        }
+        {
+            let mut searched = self.searched.lock();
+            if searched.is_some_and(|at| at.elapsed() < SEARCH_EVERY)
+                || self.searching.swap(true, Ordering::AcqRel)
+            {
+                return;
+            }
+            *searched = Some(Instant::now());
+        }
+        let hosts = self.clone();
+        tokio::spawn(async move {
+            hosts.find_writable().await;
+            hosts.searching.store(false, Ordering::Release);
+        });
+    }
+
+    /// Uses the first server that answers and accepts writes; the one in use, if it does.
+    pub async fn find_writable(&self) {
+        if self.all.len() < 2 {
+            return;
+        }
+        let current = self.current.load(Ordering::Acquire);
+        let mut probes: FuturesUnordered<_> = (0..self.all.len())
+            .map(|host| async move { (host, accepts_writes(&self.all[host]).await) })
+            .collect();
+        let mut found = None;
+        while let Some((host, writable)) = probes.next().await {
+            if !writable {
+                continue;
+            }
+            if host == current {
+                return;
+            }
+            found.get_or_insert(host);
+        }
+        if let Some(host) = found {
+            self.change_to(host);
+        }
+    }
+
+    fn change_to(&self, host: usize) {
+        let options = &self.all[host];
+        self.current.store(host, Ordering::Release);
+        *self.changed.lock() = Some(Instant::now());
+        if let Some(pool) = self.pool.get() {
+            pool.set_connect_options(options.clone());
+        }
+        tracing::warn!(
+            host = options.get_host(),
+            port = options.get_port(),
+            "another PostgreSQL server accepts the writes now; connections go there"
+        );
+    }
+}
+
+async fn accepts_writes(options: &PgConnectOptions) -> bool {
+    let probe = async {
+        let mut connection = options.connect().await?;
+        let read_only = is_read_only(&mut connection).await?;
+        connection.close().await?;
+        Ok::<_, sqlx::Error>(!read_only)
+    };
+    matches!(timeout(PROBE_WITHIN, probe).await, Ok(Ok(true)))
+}
+
+/// Whether transactions of this connection can only read, because the server is a standby or is set to be read-only.
+pub(super) async fn is_read_only(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let state: String = sqlx::query_scalar("SHOW transaction_read_only")
+        .persistent(false)
+        .fetch_one(connection)
+        .await?;
+    Ok(state == "on")
+}
