@@ -34,6 +34,8 @@ class Failed(Exception):
 class Options:
     quick = False
     verbose = False
+    # The program that serves; the load generator is always CHAT.
+    program = CHAT
 
 
 options = Options()
@@ -134,7 +136,7 @@ class Node:
         self.role = role
         self.log = open(OUT / f"{role}.log", "a")
         self.process = subprocess.Popen(
-            [str(CHAT), role, *map(str, arguments)],
+            [str(options.program), role, *map(str, arguments)],
             env={**os.environ, **OPEN_LIMITS, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -173,7 +175,7 @@ class Cluster:
             "CHAT__EDGE__DRAIN": "0s",
             **settings,
         }
-        run(CHAT, "migrate", env=self.env)
+        run(options.program, "migrate", env=self.env)
         self.edges = [Node("edge", "--port", 0, env=self.env) for _ in range(edges)]
         self.workers = [self.worker() for _ in range(workers)]
 
