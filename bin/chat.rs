@@ -48,7 +48,7 @@ fn return_free_memory() {
 
 /// A chat backend: one process on a laptop; edges and workers over RabbitMQ, PostgreSQL and Redis in production.
 #[derive(Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(name = "chat", version, about, propagate_version = true)]
 struct Cli {
     /// A settings file (TOML). Its keys are those of config.toml, which holds every default.
     #[arg(long, global = true, value_name = "FILE")]
@@ -320,7 +320,7 @@ fn main() -> ExitCode {
     match runtime.block_on(run(cli.command, cli.config, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(error.chain());
+            output::note(error.for_operator());
             match error.code {
                 // A setting, an argument, or a file that one names.
                 Code::Invalid => ExitCode::from(2),

@@ -197,7 +197,7 @@ fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> Stri
         Err(error) => Finding {
             name,
             ok: false,
-            text: format!("{}; {}", error.chain(), advice()),
+            text: format!("{}; {}", error.for_operator(), advice()),
         },
     }
 }

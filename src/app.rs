@@ -66,7 +66,10 @@ pub async fn standalone(
     }
     let config = Arc::new(config);
     let operations = listen_for_operations(&config).await?;
-    let database = Database::open(&data.join(data_dir::DATABASE)).await?;
+    let file = data.join(data_dir::DATABASE);
+    let database = Database::open(&file)
+        .await
+        .map_err(|error| at("the database", file.display().to_string(), error))?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
     let bus = bus::Handles::new(Arc::new(MemoryBus::new(bus::memory::MemoryBusSettings {
@@ -327,7 +330,10 @@ async fn patiently<F: Future<Output = Result<()>>>(
 }
 
 fn at(name: &str, url: String, error: Error) -> Error {
-    Error::new(error.code, format!("{name} at {url}: {}", error.chain()))
+    Error::new(
+        error.code,
+        format!("{name} at {url}: {}", error.for_operator()),
+    )
 }
 
 pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {

@@ -73,6 +73,9 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// What clients of the API are told of an internal error.
+const INTERNAL: &str = "something went wrong on our side; the request id helps us find it";
+
 /// The crate's error. `source` is logged once, at the boundary, and never sent to clients.
 #[derive(Debug)]
 pub struct Error {
@@ -154,11 +157,21 @@ impl Error {
     pub fn internal(source: impl Into<Source>) -> Self {
         Error {
             source: Some(source.into()),
-            ..Error::new(
-                Code::Internal,
-                "something went wrong on our side; the request id helps us find it",
-            )
+            ..Error::new(Code::Internal, INTERNAL)
         }
+    }
+
+    /// The error for the output of a command, whose reader may see everything: [`Error::chain`] without the text for
+    /// clients of the API.
+    pub fn for_operator(&self) -> String {
+        let chain = self.chain();
+        let causes = chain
+            .strip_prefix(INTERNAL)
+            .map(|rest| rest.trim_start_matches(": "));
+        causes
+            .filter(|text| !text.is_empty())
+            .unwrap_or(&chain)
+            .to_owned()
     }
 
     /// A copy for another request of the same failed batch. The source chain is copied as text, since sources cannot be

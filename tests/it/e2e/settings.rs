@@ -117,6 +117,38 @@ async fn doctor_checks_a_standalone_directory() {
 }
 
 #[tokio::test]
+async fn a_damaged_database_file_is_named() {
+    let nowhere = Nowhere::new();
+    let data = nowhere.dir().join("data");
+    std::fs::create_dir(&data).expect("a directory");
+    std::fs::write(data.join("chat.db"), [b'x'; 5000]).expect("a file");
+    let args = ["standalone", "--data", "data", "--port", "0"];
+    let ended = nowhere.program(&args, &[]).run().await;
+    assert_ended(&ended, 1, &["data/chat.db", "not a database"]);
+    let ended = nowhere
+        .program(&["doctor", "--data", "data"], &[])
+        .run()
+        .await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("restored from a backup"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_name_the_program() {
+    let nowhere = Nowhere::new();
+    for shell in ["bash", "fish", "zsh"] {
+        let ended = nowhere.program(&["completions", shell], &[]).run().await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout.contains("standalone"), "{shell}");
+    }
+    let ended = nowhere.program(&["man", "pages"], &[]).run().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let page = nowhere.dir().join("pages/chat-standalone.1");
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.contains("data directory"), "{page}");
+}
+
+#[tokio::test]
 async fn the_queue_command_without_servers_says_what_to_do() {
     let nowhere = Nowhere::new();
     let url = ("AMQP_URL", "amqp://user:hunter2@127.0.0.1:1/%2f");
