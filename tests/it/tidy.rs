@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
         "data_dir",
         "error",
         "model",
+        "output",
         "protocol",
         "redact",
         "retry",
