@@ -11,8 +11,9 @@
 //!   [`notify`] holds the delivery channels for e-mail and text messages, [`templates`] their texts.
 //! - [`protocol`], [`model`], [`error`] and [`config`] are shared by all of them.
 //! - [`sqlite`] opens the database file that a standalone node's queue and store share; [`data_dir`] holds it.
-//! - [`telemetry`] declares the log and every metric, [`output`] prints what commands print, [`retry`] the backoff between attempts. The private module `redact`
-//!   keeps secrets out of `Debug` output; `fuzz` holds the properties of parsers, for tests only.
+//! - [`telemetry`] declares the log and every metric, [`output`] prints what commands print, [`retry`] is the backoff
+//!   between attempts. The private module `redact` keeps secrets out of `Debug` output; `fuzz` holds the properties of
+//!   parsers, for tests only.
 //!
 //! Imports go down that list only. ARCHITECTURE.md describes the path of a message and how each guarantee is kept.
 
