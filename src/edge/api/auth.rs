@@ -37,7 +37,9 @@ pub struct AuthApi;
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Register")]
 struct Register {
-    /// 2 to 32 of the characters `A-Z a-z 0-9 _ . -`; must not begin with `.` or `-`. Unique regardless of case.
+    /// 2 to 64 of the characters `A-Z a-z 0-9 _ . - [ ] { } | ^`; must begin with a letter, a digit or `_`. Unique
+    /// regardless of case, and must not look like an existing name. `all`, `here`, `everyone`, `admin`, `system` and
+    /// names that look like them are reserved.
     username: String,
     /// 8 to 256 bytes. Must not be one of the 10,000 most common passwords, the account's names, e-mail address or
     /// phone number.
@@ -177,7 +179,7 @@ impl AuthApi {
         // An empty string counts as absent, as in PATCH /v1/me.
         let (mut email, mut phone) = (given(new.email), given(new.phone));
         fields::all([
-            fields::username(&new.username),
+            fields::new_username(&new.username),
             fields::password(
                 &new.password,
                 &[
