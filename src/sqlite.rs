@@ -136,7 +136,7 @@ impl Database {
                     self.contention.ended();
                     return Ok(transaction);
                 }
-                Err(error) if is_locked(&error) && self.contention.goes_on() < LOCK_WAIT => {}
+                Err(error) if is_locked(&error) && self.contention.locked_for() < LOCK_WAIT => {}
                 Err(error) => {
                     if is_locked(&error) {
                         self.contention.report();

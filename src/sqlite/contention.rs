@@ -9,8 +9,8 @@ use std::{
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-/// Without an attempt for this long, the next one that finds the file locked begins a new episode: nobody knows what
-/// happened in between.
+/// An attempt that finds the file locked this long after the last one begins a new episode: the lock may have been free
+/// in between.
 const FORGOTTEN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Contention {
     }
 
     /// The file is locked: returns for how long it has been.
-    pub fn goes_on(&self) -> Duration {
+    pub fn locked_for(&self) -> Duration {
         self.locked_at(Instant::now())
     }
 
@@ -110,11 +110,11 @@ mod tests {
         let logged = || (contention.episode.lock().as_ref()).is_some_and(|episode| episode.logged);
         contention.report();
         assert!(!logged(), "nothing to report");
-        contention.goes_on();
+        contention.locked_for();
         contention.report();
         assert!(logged());
         contention.ended();
-        contention.goes_on();
+        contention.locked_for();
         assert!(!logged());
     }
 }

@@ -14,7 +14,7 @@ use crate::model::username::{self, MAX_LENGTH};
 /// Maximum members that a body mentions; the first ones count. Bounds the list in a message.
 const MAX_MENTIONS: usize = 50;
 /// Maximum different names per body that are looked up, known or not: each costs the batch a lookup.
-const MAX_CANDIDATES: usize = 500;
+const MAX_CANDIDATES: usize = 200;
 /// Maximum readings of one `@`: `@bob...` may be `bob..`, `bob.` or `bob`.
 const MAX_READINGS: usize = 8;
 

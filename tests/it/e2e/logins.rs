@@ -24,7 +24,7 @@ async fn sockets_authenticate_by_header_ticket_and_first_frame(kind: Kind) {
     let connected = bearer.event("connected").await;
     assert_eq!(connected["user"]["id"], json!(ada.id));
     assert_eq!(connected["user"]["displayName"], "Ada");
-    assert_eq!(connected["limits"]["maxBodyBytes"], 8000);
+    assert_eq!(connected["limits"]["maxBodyBytes"], 16000);
     assert!(!connected["session"].as_str().unwrap_or_default().is_empty());
 
     let mut first_frame = chat

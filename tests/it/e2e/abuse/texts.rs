@@ -33,7 +33,11 @@ async fn honest(chat: &Chat, user: &User, room: Uuid) {
 }
 
 async fn misleading_names_are_refused(kind: Kind) {
-    let chat = Chat::start(kind).await;
+    let chat = Chat::plan(kind)
+        .set("limits.messages_per_second", 100_000)
+        .set("limits.burst", 100_000)
+        .start()
+        .await;
     let (ada, eve) = (
         chat.register("Moderator1").await,
         chat.register("eve").await,

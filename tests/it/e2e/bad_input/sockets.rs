@@ -236,8 +236,8 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
     }
     // Values at the limits are accepted.
     for (event, data) in [
-        send(json!({"body": "ä".repeat(4000), "clientMsgId": "longest body"})),
-        send(json!({"body": "\u{1}".repeat(8000), "clientMsgId": "longest body, escaped"})),
+        send(json!({"body": "ä".repeat(8000), "clientMsgId": "longest body"})),
+        send(json!({"body": "\u{1}".repeat(10_000), "clientMsgId": "long body, escaped"})),
         send(json!({"clientMsgId": "x".repeat(128)})),
         send(json!({"metadata": "x".repeat(4094), "clientMsgId": "longest metadata"})),
         (
@@ -247,10 +247,10 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
     ] {
         socket.call(event, data).await.expect("at the limit");
     }
-    assert_eq!(socket.event("newMessage").await["body"], "ä".repeat(4000));
+    assert_eq!(socket.event("newMessage").await["body"], "ä".repeat(8000));
     assert_eq!(
         socket.event("newMessage").await["body"],
-        "\u{1}".repeat(8000)
+        "\u{1}".repeat(10_000)
     );
     still_works(&mut socket, room).await;
 }
