@@ -96,5 +96,7 @@ async fn a_locked_database_file_is_answered_busy_within_two_seconds() {
     let log = chat.edge(0).log();
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!(lines("no other process holds the write lock"), 2, "{log}");
-    assert!(lines("WARN") <= 16, "not one line per request: {log}");
+    // Apart from the line of each REST request that is answered 503.
+    let others = lines("WARN") - lines("request rejected");
+    assert!(others <= 16, "not one line per request: {log}");
 }
