@@ -6,7 +6,9 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
 use super::notify::say;
-use crate::harness::{Chat, Kind, User, both_ways, engineio::Raw, eventually};
+use crate::harness::{
+    Chat, Kind, Socket, User, both_ways, engineio::Raw, eventually, socket::WireError,
+};
 
 both_ways!(
     names_of_irc_and_slack_are_accepted_and_mentioned,
@@ -192,6 +194,12 @@ async fn mentions_follow_the_written_rule(kind: Kind) {
     assert_eq!(edited.ok(200)["mentions"], json!([bob.id]));
 }
 
+/// The error that a request on `/ws` is answered with.
+async fn refusal(socket: &Socket, id: u64) -> WireError {
+    let answer = socket.until("an answer", |received| received.acks.get(&id).cloned());
+    answer.await.expect_err("refused")
+}
+
 async fn metadata_that_is_not_i_json_is_refused_everywhere(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
@@ -238,6 +246,12 @@ async fn metadata_that_is_not_i_json_is_refused_everywhere(kind: Kind) {
                 1000 + number
             ))
             .await;
+        let refused = refusal(&socket, 1000 + number).await;
+        assert_eq!(
+            (&*refused.code, refused.field()),
+            ("invalid", "metadata"),
+            "{shown}"
+        );
         io.say(&format!(
             r#"42{number}["sendMessage",{{"room":"{room}",{fields}}}]"#
         ))
@@ -270,8 +284,18 @@ async fn metadata_that_is_not_i_json_is_refused_everywhere(kind: Kind) {
             );
         }
         socket
-            .raw(&format!(r#"{{"id":1,"event":"{event}","data":{data}}}"#))
+            .raw(&format!(
+                r#"{{"id":{},"event":"{event}","data":{data}}}"#,
+                1000 + number
+            ))
             .await;
+        let refused = refusal(&socket, 1000 + number).await;
+        let code = match event {
+            "sendMessage" => "invalid",
+            _ => "malformed",
+        };
+        assert_eq!(refused.code, code, "{refused:?}");
+        assert!(code == "malformed" || refused.message.contains("surrogate"));
     }
     for (method, path, body) in [
         (Method::POST, &*path, r#"{"body":"\ud800"}"#),
@@ -350,11 +374,8 @@ async fn stored_metadata_leaves_as_i_json(kind: Kind) {
     })
     .await;
     let socket = chat.connect(1, &ada).await;
-    eventually("the repaired messages", async || {
-        let joined = socket.join(room, None).await.expect("a member");
-        (all(&joined["messages"]) == expected).then_some(())
-    })
-    .await;
+    let joined = socket.join(room, Some(0)).await.expect("a member");
+    assert_eq!(all(&joined["messages"]), expected);
     let changes = chat
         .rest_as(0, &ada)
         .get(&format!("/v1/rooms/{room}/changes?after=0"))

@@ -125,8 +125,12 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
         (without("clientMsgId"), "invalid", "clientMsgId"),
         (send(json!({"body": ""})), "invalid", "body"),
         (send(json!({"body": null})), "invalid", "body"),
-        (send(json!({"body": "x".repeat(8001)})), "too_large", "body"),
-        (send(json!({"body": "ä".repeat(4001)})), "too_large", "body"),
+        (
+            send(json!({"body": "x".repeat(16_001)})),
+            "too_large",
+            "body",
+        ),
+        (send(json!({"body": "ä".repeat(8001)})), "too_large", "body"),
         (send(json!({"body": "nul \u{0}"})), "invalid", "body"),
         (send(json!({"clientMsgId": ""})), "invalid", "clientMsgId"),
         (
