@@ -229,8 +229,8 @@ fn the_longest_reading_that_is_known_counts() {
 #[test]
 fn readings_are_bounded_and_keep_the_longest_and_the_shortest() {
     assert_eq!(
-        readings("John[1]].x"),
-        ["john[1]].x", "john[1]]", "john[1]", "john[1", "john"]
+        readings("John[1]] x"),
+        ["john[1]]", "john[1]", "john[1", "john"]
     );
     assert_eq!(readings("a.b"), ["a.b"]);
     let dots = format!("bob{}", ".".repeat(60));
