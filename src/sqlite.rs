@@ -27,8 +27,8 @@ const READERS: u32 = 4;
 /// How long the start waits for a lock held by another process.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one attempt of the write connection waits for a lock held by another process. The connection is free for the
-/// next caller in between, so that all of them give up soon after [`LOCK_WAIT`].
+/// How long one attempt of the write connection waits for a lock held by another process. The connection is free for
+/// the next caller in between, so that all of them give up soon after [`LOCK_WAIT`].
 const ATTEMPT: Duration = Duration::from_millis(25);
 
 /// How long another process may hold the write lock before writes are answered `busy`. Transactions of this program,
