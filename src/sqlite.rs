@@ -2,16 +2,20 @@
 //! module opens them and knows no tables.
 //!
 //! SQLite allows one writer at a time. With exactly one write connection, for which callers queue in order, "database
-//! is locked" becomes a bounded wait. Readers see the last commit (WAL) and never block.
+//! is locked" means that another process holds the write lock: a bounded wait, then `busy`. Readers see the last commit
+//! (WAL) and never block.
 
-use std::{path::Path, time::Duration};
+mod contention;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
-    ConnectOptions, Connection, Sqlite, SqlitePool, Transaction,
+    ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use self::contention::Contention;
 use crate::{
     data_dir,
     error::{Code, Error, Result},
@@ -20,8 +24,19 @@ use crate::{
 /// Number of read-only connections.
 const READERS: u32 = 4;
 
-/// How long to wait for a lock held by another process, such as a backup or `chat user`.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the start waits for a lock held by another process.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one attempt of the write connection waits for a lock held by another process. The connection is free for
+/// the next caller in between, so that all of them give up soon after [`LOCK_WAIT`].
+const ATTEMPT: Duration = Duration::from_millis(25);
+
+/// How long another process may hold the write lock before writes are answered `busy`. Transactions of this program,
+/// such as those of `chat queue dead replay`, take milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a read waits for an exclusive lock; a process that opens the file after a crash holds one for a moment.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a caller waits for a connection.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,6 +46,7 @@ const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Database {
     writer: SqlitePool,
     readers: SqlitePool,
+    contention: Arc<Contention>,
 }
 
 impl Database {
@@ -49,7 +65,7 @@ impl Database {
             .journal_mode(SqliteJournalMode::Wal)
             // A commit must be on disk when it returns: a client gets "accepted" on the strength of it.
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
+            .busy_timeout(OPEN_TIMEOUT)
             // No foreign keys are declared; migrations/postgres/0001_store.sql gives the reason.
             .foreign_keys(false)
             // At most 16 MiB of page cache per connection; negative values are KiB (sqlite.org/pragma.html).
@@ -61,6 +77,20 @@ impl Database {
             .pragma("journal_size_limit", "67108864")
             // Rows are passed from SQLite's thread to the caller's; a full buffer costs a thread switch.
             .row_buffer_size(4096);
+        let mut migrator = SqliteConnection::connect_with(&options)
+            .await
+            .map_err(failure)?;
+        sqlx::migrate!("migrations/sqlite")
+            .run(&mut migrator)
+            .await
+            .map_err(|error| match error {
+                MigrateError::VersionMissing(_) => Error::new(
+                    Code::Conflict,
+                    format!("{} was written by a newer version of chat", file.display()),
+                ),
+                error => failure(error.into()),
+            })?;
+        let options = options.busy_timeout(ATTEMPT);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(WRITER_TIMEOUT)
@@ -71,16 +101,9 @@ impl Database {
             .connect_with(options.clone().pragma("cache_size", "-65536"))
             .await
             .map_err(failure)?;
-        sqlx::migrate!("migrations/sqlite")
-            .run(&writer)
-            .await
-            .map_err(|error| match error {
-                MigrateError::VersionMissing(_) => Error::new(
-                    Code::Conflict,
-                    format!("{} was written by a newer version of chat", file.display()),
-                ),
-                error => failure(error.into()),
-            })?;
+        // Not before: closing the last connection would checkpoint and delete the write-ahead log.
+        migrator.close().await.map_err(failure)?;
+        let options = options.busy_timeout(READ_TIMEOUT);
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(WRITER_TIMEOUT)
@@ -88,7 +111,11 @@ impl Database {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(options.read_only(true).create_if_missing(false));
-        Ok(Database { writer, readers })
+        Ok(Database {
+            writer,
+            readers,
+            contention: Arc::new(Contention::new(file)),
+        })
     }
 
     /// Connections for queries; a statement that writes fails on them.
@@ -97,13 +124,27 @@ impl Database {
     }
 
     /// Waits for the write connection and opens a transaction, which rolls back if dropped without `commit`.
+    ///
+    /// # Errors
+    /// `busy` if another process has held the write lock for a second, however many callers wait.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
-        // IMMEDIATE takes the file's write lock at once. A deferred transaction that reads first could find at its
-        // first write that another process has committed since, and would have to start again.
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failure)
+        loop {
+            // IMMEDIATE takes the file's write lock at once. A deferred transaction that reads first could find at its
+            // first write that another process has committed since, and would have to start again.
+            match self.writer.begin_with("BEGIN IMMEDIATE").await {
+                Ok(transaction) => {
+                    self.contention.ended();
+                    return Ok(transaction);
+                }
+                Err(error) if is_locked(&error) && self.contention.locked_for() < LOCK_WAIT => {}
+                Err(error) => {
+                    if is_locked(&error) {
+                        self.contention.report();
+                    }
+                    return Err(failure(error));
+                }
+            }
+        }
     }
 
     /// Closes all connections; closing the last one checkpoints the write-ahead log.
@@ -132,6 +173,17 @@ pub async fn quick_check(file: &Path) -> Result<()> {
     }
 }
 
+/// Whether another process holds a lock: SQLITE_BUSY (sqlite.org/rescode.html).
+fn is_locked(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(5)
+}
+
+/// The primary result code of a failed SQLite call is the low byte (sqlite.org/rescode.html).
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
 /// Maps a failed SQLite call: `busy` for a full or failing disk, a lock held by another process or a pool timeout, all
 /// of which a retry may pass; `internal` otherwise.
 pub fn failure(error: sqlx::Error) -> Error {
@@ -140,16 +192,11 @@ pub fn failure(error: sqlx::Error) -> Error {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(database) => {
-            // The low byte is the primary result code (sqlite.org/rescode.html): BUSY 5, LOCKED 6, NOMEM 7,
-            // READONLY 8, INTERRUPT 9, IOERR 10, FULL 13, CANTOPEN 14, PROTOCOL 15.
-            let code = database.code().and_then(|code| code.parse::<u32>().ok());
-            matches!(
-                code.map(|code| code & 0xff),
-                Some(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 | 15)
-            )
-        }
-        _ => false,
+        // BUSY 5, LOCKED 6, NOMEM 7, READONLY 8, INTERRUPT 9, IOERR 10, FULL 13, CANTOPEN 14, PROTOCOL 15.
+        error => matches!(
+            primary_code(error),
+            Some(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 | 15)
+        ),
     };
     if passes {
         Error::unavailable("database", error)

@@ -9,10 +9,6 @@ use crate::{
     store::{AccountPatch, Applied, Login, NewAccount, Rotation, Writes},
 };
 
-/// For this long after a rotation, the old refresh token still returns the same new one: a client that lost the
-/// response retries within seconds, while a stolen token is likely used later.
-const ROTATION_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
-
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AccountCommand {
@@ -109,7 +105,6 @@ pub async fn run(
                 expires_at: *expires_at,
                 asked_at: at,
                 applied_at: Timestamp::now(),
-                grace: ROTATION_GRACE,
             };
             store.rotate_login(&rotation).await?
         }

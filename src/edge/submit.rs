@@ -13,7 +13,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -70,6 +70,8 @@ pub struct Submitter {
     under_way: Semaphore,
     pending: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     numbers: AtomicU64,
+    /// The last batch was not accepted; logged when it changes.
+    failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -111,6 +113,7 @@ impl Submitter {
             under_way: Semaphore::new(1),
             pending: Mutex::default(),
             numbers: AtomicU64::new(1),
+            failing: AtomicBool::new(false),
         });
         for partition in 0..submitter.limits.partitions {
             tasks.spawn(submitter.clone().run(partition, shutdown.clone()));
@@ -275,12 +278,22 @@ impl Submitter {
             .observe(started.elapsed().as_secs_f64());
         match result {
             Ok(()) => {
+                if self.failing.load(Ordering::Relaxed)
+                    && self.failing.swap(false, Ordering::Relaxed)
+                {
+                    tracing::info!("the queue accepts batches again");
+                }
                 metrics().commands_accepted.inc_by(count as u64);
                 batch.done.into_iter().for_each(|done| done(Ok(())));
             }
             Err(error) => {
                 metrics().commands_busy.inc_by(count as u64);
-                tracing::warn!(partition, commands = count, error = %error.chain(), "batch not accepted by the queue");
+                // Once per outage, not per batch.
+                if self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(partition, commands = count, error = %error.chain(), "batch not accepted by the queue");
+                } else {
+                    tracing::warn!(partition, commands = count, error = %error.chain(), "batch not accepted by the queue");
+                }
                 let retry_after = error.retry_after.unwrap_or(RETRY_AFTER);
                 for done in batch.done {
                     done(Err(Error::busy(error.message.clone(), retry_after)));

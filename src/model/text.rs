@@ -120,6 +120,10 @@ fn class(c: char) -> Class {
         // by category.
         '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' => return Class::Hidden,
         '\u{034F}' | '\u{17B4}' | '\u{17B5}' => return Class::Hidden,
+        // The place of an embedded object, two blank hieroglyphs, a filler of Khitan, a note head without ink.
+        '\u{FFFC}' | '\u{13441}' | '\u{13442}' | '\u{16FE4}' | '\u{1D159}' => {
+            return Class::Hidden;
+        }
         // Signs written before or around a number (Prepended_Concatenation_Mark).
         '\u{0600}'..='\u{0605}'
         | '\u{06DD}'
@@ -221,6 +225,18 @@ mod tests {
             ("a\u{2063}b", "invisible"),
             ("a\u{206A}b", "invisible"),
             ("\u{3164}", "invisible"),
+            ("\u{1160}", "invisible"),
+            ("\u{FFA0}", "invisible"),
+            ("\u{AD}", "invisible"),
+            ("\u{FFFC}", "invisible"),
+            ("\u{13441}", "invisible"),
+            ("\u{16FE4}", "invisible"),
+            ("\u{1D159}", "invisible"),
+            ("\u{E0100}", "invisible"),
+            ("\u{180B}", "invisible"),
+            ("\u{E0020}\u{E007F}", "invisible"),
+            ("\u{2800}\u{2800}", "seen"),
+            ("\u{061C}", "seen"),
             ("\u{115F}", "invisible"),
             ("a\u{34F}b", "invisible"),
             ("a\u{180E}b", "invisible"),

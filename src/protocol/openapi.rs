@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::model::{ClientMetadata, Metadata, Timestamp};
 
-const METADATA: &str = "Any JSON of at most 4096 bytes (whitespace between tokens not counted), 16 levels and 256 member names. Returned without that whitespace; digits of numbers are kept, and of duplicate names in an object the last value counts.";
+const METADATA: &str = "Any JSON of at most 4096 bytes (whitespace between tokens not counted), 16 levels and 256 member names. Must be I-JSON (RFC 7493): no duplicate names in an object, no half of a surrogate pair, and numbers as an IEEE 754 double holds them (at most 17 significant digits; send larger integers than 2^53 as strings). Also no U+0000. Returned without that whitespace, otherwise as it was sent.";
 
 macro_rules! scalar {
     ($type:ty, $name:literal, $schema:expr) => {

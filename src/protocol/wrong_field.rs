@@ -9,6 +9,8 @@ use crate::error::{Code, Error, FieldError};
 /// Maximum length of the parser's message in characters, since it may repeat the input.
 const MAX_MESSAGE: usize = 200;
 
+const HALF_PAIR: &str = "must not contain half of a surrogate pair (\\ud800 to \\udfff)";
+
 /// A field that failed to parse.
 pub struct WrongField {
     /// For example `inner[1].count`; `None` for the whole object.
@@ -23,10 +25,15 @@ impl WrongField {
     pub fn of(error: serde_path_to_error::Error<serde_json::Error>) -> Option<Self> {
         let around = Some(error.path().to_string()).filter(|path| path != ".");
         let error = error.into_inner();
-        if error.classify() != Category::Data {
-            return None;
-        }
         let text = error.to_string();
+        if error.classify() != Category::Data {
+            // JSON by its grammar, but no Unicode text.
+            return text.contains("hex escape").then(|| WrongField {
+                path: around,
+                missing: false,
+                message: HALF_PAIR.to_owned(),
+            });
+        }
         // The line and column are of no use in a one-line frame.
         let text = text.split(" at line ").next().unwrap_or(&text);
         // For "missing field `room`", the path is that of the enclosing object.
@@ -131,5 +138,27 @@ mod tests {
         let long = format!(r#"{{"room":"{id}","kind":{:?}}}"#, "x".repeat(9999));
         assert!(message(&long).len() < 300);
         assert!(find::<Sample>("{").is_none());
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_named() {
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code, reason = "only the types matter")]
+        struct Text {
+            body: String,
+        }
+        for bad in [
+            r#"{"body":"\ud800"}"#,
+            r#"{"body":"\udc00"}"#,
+            r#"{"body":"x\ud800\n"}"#,
+            r#"{"body":"\ud800\ud800"}"#,
+        ] {
+            let error = find::<Text>(bad).unwrap().error(Code::Invalid, "data");
+            assert!(error.message.contains("surrogate pair"), "{bad}: {error}");
+            assert_eq!(error.fields[0].field, "body", "{bad}");
+        }
+        assert!(find::<Text>(r#"{"body":"\ud83d\ude00"}"#).is_none());
+        assert!(find::<Text>(r#"{"body":"\u12"}"#).is_none(), "not JSON");
+        assert!(find::<Text>(r#"{"body":"\ud800"#).is_none(), "not JSON");
     }
 }

@@ -1,112 +1,105 @@
-//! Finds the candidates for `@username` in a message body. Whether they are members is decided by the store and
-//! [`super::apply()`]. A body without `@` costs one byte search.
+//! Finds the candidates for `@username` in a message body; docs/texts.md has the rules for clients. Whether they are
+//! members is decided by the store and [`super::apply()`]. A body without `@` costs one byte search.
 
-/// Maximum candidates per body: each costs the batch a lookup.
-const MAX_NAMES: usize = 50;
-/// Maximum length of a user name.
-const MAX_NAME: usize = 32;
+mod scripts;
+mod skip;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+
+use self::scripts::{is_word, joins_word};
+use crate::model::username::{self, MAX_LENGTH};
+
+/// Maximum members that a body mentions; the first ones count. Bounds the list in a message.
+const MAX_MENTIONS: usize = 50;
+/// Maximum different names per body that are looked up, known or not: each costs the batch a lookup.
+const MAX_CANDIDATES: usize = 200;
+/// Maximum readings of one `@`: `@bob...` may be `bob..`, `bob.` or `bob`.
+const MAX_READINGS: usize = 8;
 
 /// Calls `known` with the candidates of each mention, in lower case, longest first. `Some` accepts a candidate and
 /// skips its shorter readings.
 pub fn resolve(body: &str, mut known: impl FnMut(&str) -> Option<()>) {
-    each(body, |name| {
-        let name = name.to_ascii_lowercase();
-        readings(&name).find_map(&mut known);
+    let mut found: HashSet<String> = HashSet::new();
+    each(body, |readings| {
+        let accepted = readings.iter().find(|name| known(name).is_some());
+        found.extend(accepted.cloned());
+        found.len() < MAX_MENTIONS
     });
 }
 
-/// All candidates of all mentions, in lower case: the names to look up.
-pub fn names(body: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    each(body, |name| {
-        let name = name.to_ascii_lowercase();
-        names.extend(readings(&name).map(str::to_owned));
-    });
+/// All candidates of all mentions, in lower case and without duplicates: the names to look up.
+pub fn names(body: &str) -> HashSet<String> {
+    each(body, |_| true)
+}
+
+/// Calls `found` with the readings of each mention until it returns `false`. Returns the names that were found.
+fn each(body: &str, mut found: impl FnMut(&[String]) -> bool) -> HashSet<String> {
+    let mut names = HashSet::new();
+    let bytes = body.as_bytes();
+    if memchr::memchr(b'@', bytes).is_none() {
+        return names;
+    }
+    let skipped = skip::code_and_urls(body);
+    let mut skipped = skipped.iter().peekable();
+    for at in memchr::memchr_iter(b'@', bytes) {
+        while skipped.next_if(|range| range.end <= at).is_some() {}
+        if skipped.peek().is_some_and(|range| range.start <= at) || ends_in_word(&body[..at]) {
+            continue;
+        }
+        let readings = readings(&body[at + 1..]);
+        if readings.is_empty() {
+            continue;
+        }
+        // The same limit for both callers: a name that is not looked up must not be known from another message.
+        let new = readings.iter().filter(|name| !names.contains(*name));
+        if names.len() + new.count() > MAX_CANDIDATES {
+            break;
+        }
+        names.extend(readings.iter().cloned());
+        if !found(&readings) {
+            break;
+        }
+    }
     names
 }
 
-fn each(body: &str, mut found: impl FnMut(&str)) {
-    let mut count = 0;
-    for (at, _) in body.match_indices('@') {
-        // Not inside a word: someone@example.com is no mention.
-        let inside = body[..at]
-            .chars()
-            .next_back()
-            .is_some_and(char::is_alphanumeric);
-        let rest = &body[at + 1..];
-        let end = rest.find(|c: char| !letter(c)).unwrap_or(rest.len());
-        if inside || end == 0 || !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-        {
-            continue;
-        }
-        found(&rest[..end.min(MAX_NAME)]);
-        count += 1;
-        if count == MAX_NAMES {
-            return;
+/// Whether the text ends inside a word that an `@` would continue, as in `someone@example.com`.
+fn ends_in_word(text: &str) -> bool {
+    for c in text.chars().rev() {
+        match c {
+            // The sign of a keycap emoji, whose first character is a digit.
+            '\u{20E3}' => return false,
+            c if scripts::attaches(c) => {}
+            c => return is_word(c),
         }
     }
+    false
 }
 
-/// Characters that a user name may contain after its first.
-fn letter(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "_.-".contains(c)
-}
-
-/// "bob." is a valid name, but more often the end of a sentence.
-fn readings(name: &str) -> impl Iterator<Item = &str> {
-    let bare = name.trim_end_matches(['.', '-']);
-    std::iter::once(name)
-        .chain((bare.len() < name.len()).then_some(bare))
-        .filter(|name| name.len() >= 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mentions_are_found_in_running_text() {
-        assert_eq!(names("hi @Bob, and @a_b-c"), ["bob", "a_b-c"]);
-        assert_eq!(names("ask @bob."), ["bob.", "bob"]);
-        assert_eq!(names("(@bob)@carol"), ["bob", "carol"]);
-        assert!(names("mail bob@example.com or @ or @. or @x").is_empty());
-        assert!(names("nothing here").is_empty());
-        assert_eq!(names(&"@ab ".repeat(80)).len(), MAX_NAMES);
+/// The names that may be meant at the beginning of `text`, in lower case, longest first.
+///
+/// A name ends where no letter follows: at the end of the characters that names may contain, or before punctuation. A
+/// single `.` or `-` between letters is part of the name, so `@bob.smith` never means `bob`.
+fn readings(text: &str) -> Vec<String> {
+    let run = text.find(|c| !username::is_inner(c)).unwrap_or(text.len());
+    if !text.starts_with(username::is_first) {
+        return Vec::new();
     }
-
-    #[test]
-    fn a_name_begins_with_a_letter_a_digit_or_an_underscore() {
-        assert_eq!(names("@_bob @7up"), ["_bob", "7up"]);
-        assert!(names("@-ab @.ab @ ab @").is_empty());
-        assert_eq!(names("é@ab"), [""; 0], "inside a word of any script");
-        assert_eq!(names("\u{301}@ab -@cd"), ["ab", "cd"]);
-        assert_eq!(names("@ab.- @cd-"), ["ab.-", "ab", "cd-", "cd"]);
-        assert_eq!(names("@a. @b-"), ["a.", "b-"], "a bare name is too short");
-        assert_eq!(names("@aé"), [""; 0]);
+    let ends = (2..=run.min(MAX_LENGTH)).rev().filter(|&end| {
+        let rest = &text[end..];
+        match rest.chars().next() {
+            Some('.' | '-') if end < run => !joins_word(&rest[1..]),
+            _ if end == run => !joins_word(rest),
+            Some(c) => !is_word(c),
+            None => true,
+        }
+    });
+    let mut ends: Vec<usize> = ends.collect();
+    if ends.len() > MAX_READINGS {
+        ends.drain(1..=ends.len() - MAX_READINGS);
     }
-
-    #[test]
-    fn a_name_is_no_longer_than_names_are() {
-        let long = "x".repeat(MAX_NAME + 1);
-        assert_eq!(names(&format!("@{long}")), [&long[1..]]);
-        assert_eq!(names(&format!("@{}", &long[1..])), [&long[1..]]);
-    }
-
-    #[test]
-    fn the_number_of_names_per_message_is_limited() {
-        let text: Vec<String> = (0..60).map(|number| format!("@u{number}")).collect();
-        let found = names(&text.join(" "));
-        assert_eq!(found.len(), MAX_NAMES);
-        assert_eq!(found.last().map(String::as_str), Some("u49"));
-    }
-
-    #[test]
-    fn the_longest_reading_that_is_known_counts() {
-        let mut asked = Vec::new();
-        resolve("@bob. @carol.", |name| {
-            asked.push(name.to_owned());
-            (name == "carol.").then_some(())
-        });
-        assert_eq!(asked, ["bob.", "bob", "carol."]);
-    }
+    let names = ends.into_iter().map(|end| text[..end].to_ascii_lowercase());
+    names.collect()
 }

@@ -24,8 +24,7 @@ use crate::{
     model::{Account, Timestamp, User, UserId, new_id},
 };
 
-/// `Retry-After` of a refresh that no worker has answered yet; shorter than the worker's grace period for the old
-/// token.
+/// `Retry-After` of a refresh that no worker has answered yet.
 const REFRESH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The error for a refresh token that a worker rejected.
@@ -38,7 +37,9 @@ pub struct AuthApi;
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "Register")]
 struct Register {
-    /// 2 to 32 of the characters `A-Z a-z 0-9 _ . -`; must not begin with `.` or `-`. Unique regardless of case.
+    /// 2 to 64 of the characters `A-Z a-z 0-9 _ . - [ ] { } | ^`; must begin with a letter, a digit or `_`. Unique
+    /// regardless of case, and must not look like an existing name. `all`, `here`, `everyone`, `admin`, `system` and
+    /// names that look like them are reserved.
     username: String,
     /// 8 to 256 bytes. Must not be one of the 10,000 most common passwords, the account's names, e-mail address or
     /// phone number.
@@ -144,7 +145,7 @@ enum LoggedIn {
 
 #[derive(ApiResponse)]
 enum Refreshed {
-    /// A new pair of tokens. The old refresh token is no longer valid.
+    /// A new pair of tokens. The old refresh token can only repeat this exchange.
     #[oai(status = 200)]
     Done(RawJson<TokensView>),
 }
@@ -178,7 +179,7 @@ impl AuthApi {
         // An empty string counts as absent, as in PATCH /v1/me.
         let (mut email, mut phone) = (given(new.email), given(new.phone));
         fields::all([
-            fields::username(&new.username),
+            fields::new_username(&new.username),
             fields::password(
                 &new.password,
                 &[
@@ -299,9 +300,9 @@ impl AuthApi {
 
     /// Refresh tokens
     ///
-    /// Exchanges a refresh token for a new pair of tokens; the old refresh token becomes invalid. If the response is
-    /// lost or is `busy`, repeat the request within 10 s to get the same refresh token. Later use of an old refresh
-    /// token counts as theft and ends the login.
+    /// Exchanges a refresh token for a new pair of tokens. If the response is lost or is `busy`, repeat the request: as
+    /// long as the new refresh token was not exchanged itself, the old one gets the same new one, however late. The use
+    /// of a refresh token that is two or more exchanges old counts as theft: it is `unauthorized` and ends the login.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(&self, edge: Shared<'_>, body: Body<Refresh>) -> Result<Refreshed, Problem> {
         let old = edge.auth.refresh.read(&body.0.refresh_token)?;

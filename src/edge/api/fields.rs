@@ -6,7 +6,7 @@ use crate::{
     model::{
         address::{EmailAddress, PhoneNumber},
         derived_id, text,
-        username::is_username,
+        username::{MAX_LENGTH, is_reserved, is_username},
     },
     protocol::check_text,
 };
@@ -36,15 +36,30 @@ pub fn all<const N: usize>(checks: [Result<()>; N]) -> Result<()> {
     }
 }
 
-/// `^[A-Za-z0-9_][A-Za-z0-9_.-]{1,31}$`
+/// Checks the syntax of a user name, see [`is_username`].
 pub fn username(name: &str) -> Result<()> {
     if is_username(name) {
         return Ok(());
     }
     Err(Error::field(
         "username",
-        "must be 2 to 32 of the characters A-Z a-z 0-9 _ . - and must not begin with . or -",
+        format!(
+            "must be 2 to {MAX_LENGTH} of the characters A-Z a-z 0-9 _ . - [ ] {{ }} | ^ and must begin with a letter, \
+             a digit or _"
+        ),
     ))
+}
+
+/// Checks the name of a new account. Accounts that have a reserved name already keep it.
+pub fn new_username(name: &str) -> Result<()> {
+    username(name)?;
+    if is_reserved(name) {
+        return Err(Error::field(
+            "username",
+            "must not be all, here, everyone, admin or system, nor look like one of them; choose another",
+        ));
+    }
+    Ok(())
 }
 
 /// Checks a new password. `own` are the account's names and addresses, as far as they are set.
@@ -163,6 +178,8 @@ mod tests {
             "_a",
             "Ada.Lovelace-1815",
             "0123456789abcdef0123456789abcdef",
+            "John[1]",
+            &"x".repeat(64),
         ] {
             username(good).unwrap();
         }
@@ -174,11 +191,18 @@ mod tests {
             "a b",
             "ä1",
             "a\0b",
-            "0123456789abcdef0123456789abcdef0",
+            &"x".repeat(65),
             "a@b",
         ] {
             assert!(username(bad).is_err(), "{bad:?}");
         }
+        for reserved in ["admin", "AII", "every0ne"] {
+            username(reserved).unwrap();
+            let refused = new_username(reserved).unwrap_err();
+            assert_eq!(refused.fields[0].field, "username");
+        }
+        new_username("John[1]").unwrap();
+        assert!(new_username("a b").is_err());
     }
 
     #[test]

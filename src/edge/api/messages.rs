@@ -33,7 +33,7 @@ pub struct MessagesApi;
 #[serde(rename_all = "camelCase")]
 #[oai(rename_all = "camelCase", rename = "NewMessage")]
 struct NewMessage {
-    /// 1 byte to `edge.max_body_bytes` (default: 8,000 bytes), without U+0000.
+    /// 1 byte to `edge.max_body_bytes` (default: 16,000 bytes), without U+0000.
     body: String,
     /// Identifies the message among those of its sender in this room, permanently: a repeat with the same value is the
     /// same message. At most 128 bytes. Default: the `Idempotency-Key`, or else a generated value.

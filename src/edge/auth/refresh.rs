@@ -2,8 +2,8 @@
 //! therefore rejected without I/O, and a refresh needs no read: the worker that rotates the login decides.
 //!
 //! The next token is derived from the old one. A client that lost the response repeats the request with the old token
-//! and, within the worker's grace period, gets the same refresh token. Later use of an old token ends the login, as it
-//! may have been stolen.
+//! and gets the same refresh token, as long as the new one was not exchanged. Use of a token that is two or more steps
+//! behind ends the login, as it may have been stolen.
 
 use std::collections::HashSet;
 

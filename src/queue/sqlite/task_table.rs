@@ -44,6 +44,8 @@ struct TableState {
     taken: HashSet<i64>,
     /// Acknowledged and not deleted yet.
     done: Vec<i64>,
+    /// The last deletion failed; logged when it changes.
+    failing: bool,
 }
 
 impl TaskTable {
@@ -114,15 +116,18 @@ impl TaskTable {
         let mut state = self.state.lock();
         match deleted {
             Ok(()) => {
+                state.failing = false;
                 for id in done {
                     state.taken.remove(&id);
                 }
             }
             Err(error) => {
-                warn!(
-                    error = error.chain(),
-                    "completed tasks could not be deleted yet"
-                );
+                if !std::mem::replace(&mut state.failing, true) {
+                    warn!(
+                        error = error.chain(),
+                        "completed tasks could not be deleted yet"
+                    );
+                }
                 state.done.extend(done);
             }
         }

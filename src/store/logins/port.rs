@@ -1,7 +1,5 @@
 //! The port of logins.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
 use crate::{
@@ -22,10 +20,11 @@ pub trait LoginReads: Send + Sync {
 pub trait LoginWrites: Send + Sync {
     /// Opening the same login again returns `Done` and changes nothing, even if it was revoked since.
     async fn open_login(&self, login: &Login) -> Result<Applied>;
-    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation, requested before it or within
-    /// `grace` after it, returns `Done`. It has the same `new_hash`, since the new token is derived from the old one.
+    /// Replaces the token `old_hash` by `new_hash`. A repeat of the last rotation returns `Done`, however late: it has
+    /// the same `new_hash`, since the new token is derived from the old one, and the new token was not rotated yet.
     /// Otherwise, a rotation requested before the last one is a redelivery: it is refused, and the login stays. One
-    /// requested later shows that an old token was used again, and revokes the login.
+    /// requested later, with a token two or more steps behind the current one, shows that an old token was used again,
+    /// and revokes the login. Whether an access token of the current step was used does not count.
     async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied>;
     /// Closing it again returns `Done`.
     async fn close_login(&self, login: LoginId) -> Result<Applied>;
@@ -58,9 +57,8 @@ pub struct Rotation {
     pub expires_at: Timestamp,
     /// When the client requested it. The command may have waited in the queue since.
     pub asked_at: Timestamp,
-    /// When it is applied. `grace` counts from here, because clients repeat requests that got no answer.
+    /// When it is applied, by the worker's clock.
     pub applied_at: Timestamp,
-    pub grace: Duration,
 }
 
 debug_of!(Rotation {

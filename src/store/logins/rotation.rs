@@ -22,16 +22,19 @@ debug_of!(LoginRow {
 pub(super) enum Step {
     /// The token is the current one: replace it by the new one.
     Replace,
-    /// This rotation was made before: nothing is left to do.
+    /// This rotation was made before, and its new token is still the current one: nothing is left to do.
     Repeated,
+    /// Refuse the token; the login stays.
     Refuse,
     /// The login was revoked before. Not the same as `Refuse`: the worker that revoked it may have died before it
     /// closed the login's sockets.
     Revoked,
-    /// A token that was replaced before is used again, so two parties hold it: the login is revoked.
+    /// A token that is two or more steps behind the current one, so two parties use the login: it is revoked.
     Revoke,
 }
 
+/// The current token's predecessor repeats its rotation without a time limit: a client that lost the answer, or the
+/// second of two tabs that share a token, gets the current token. Only rotating the current token ends this.
 pub(super) fn decide(login: &LoginRow, rotation: &Rotation) -> Step {
     let Rotation {
         old_hash,
@@ -51,13 +54,15 @@ pub(super) fn decide(login: &LoginRow, rotation: &Rotation) -> Step {
     let Some(rotated_at) = login.rotated_at else {
         return Step::Revoke;
     };
-    let age = asked_at.millis().saturating_sub(rotated_at.millis());
-    let same =
-        login.prev_hash.as_deref() == Some(old_hash.as_slice()) && login.token_hash == *new_hash;
-    let grace = i64::try_from(rotation.grace.as_millis()).unwrap_or(i64::MAX);
-    if same && age <= grace {
-        Step::Repeated
-    } else if age < 0 {
+    if login.prev_hash.as_deref() == Some(old_hash.as_slice()) {
+        // Derived with another secret, the new token is not the current one and would never be accepted.
+        return if login.token_hash == *new_hash {
+            Step::Repeated
+        } else {
+            Step::Refuse
+        };
+    }
+    if asked_at < &rotated_at {
         // Older than the last rotation: the queue delivered the command again after its answer was sent.
         Step::Refuse
     } else {
@@ -67,11 +72,7 @@ pub(super) fn decide(login: &LoginRow, rotation: &Rotation) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    const GRACE: Duration = Duration::from_secs(10);
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
@@ -96,7 +97,6 @@ mod tests {
             expires_at: at(2000),
             asked_at,
             applied_at: at(3000),
-            grace: GRACE,
         };
         decide(login, &rotation)
     }
@@ -104,10 +104,45 @@ mod tests {
     #[test]
     fn the_current_token_is_replaced_once() {
         assert_eq!(ask(&rotated(), b"b", b"c", at(200)), Step::Replace);
-        assert_eq!(ask(&rotated(), b"a", b"b", at(110)), Step::Repeated);
-        assert_eq!(ask(&rotated(), b"a", b"b", at(111)), Step::Revoke);
-        assert_eq!(ask(&rotated(), b"a", b"x", at(101)), Step::Revoke);
+        for asked_at in [at(50), at(100), at(112), at(999)] {
+            assert_eq!(ask(&rotated(), b"a", b"b", asked_at), Step::Repeated);
+        }
+        assert_eq!(ask(&rotated(), b"a", b"x", at(101)), Step::Refuse);
+        assert_eq!(ask(&rotated(), b"x", b"a", at(100)), Step::Revoke);
         assert_eq!(ask(&rotated(), b"x", b"c", at(101)), Step::Revoke);
+    }
+
+    #[test]
+    fn a_login_without_a_rotation_has_no_predecessor() {
+        let fresh = LoginRow {
+            prev_hash: None,
+            rotated_at: None,
+            ..rotated()
+        };
+        assert_eq!(ask(&fresh, b"b", b"c", at(200)), Step::Replace);
+        assert_eq!(ask(&fresh, b"a", b"b", at(200)), Step::Revoke);
+    }
+
+    /// Every token of a chain, presented at every state of the login.
+    #[test]
+    fn only_a_token_two_or_more_steps_behind_revokes() {
+        let token = |number: u8| vec![b't', number];
+        for current in 1..6u8 {
+            let login = LoginRow {
+                token_hash: token(current),
+                prev_hash: Some(token(current - 1)),
+                ..rotated()
+            };
+            for presented in 0..=current {
+                let step = ask(&login, &token(presented), &token(presented + 1), at(500));
+                let expected = match current - presented {
+                    0 => Step::Replace,
+                    1 => Step::Repeated,
+                    _ => Step::Revoke,
+                };
+                assert_eq!(step, expected, "{presented} while {current} is current");
+            }
+        }
     }
 
     #[test]

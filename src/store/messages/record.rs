@@ -37,10 +37,7 @@ impl Record for Message {
             reply_to: row.get("reply_to")?,
             mentions: mentions.map(|ids| ids.0).unwrap_or_default(),
             reactions: reactions.map(|json| json.0).unwrap_or_default(),
-            metadata: metadata
-                .map(Metadata::stored)
-                .transpose()
-                .map_err(|error| sqlx::Error::Decode(error.into()))?,
+            metadata: metadata.map(Metadata::stored),
             created_at: row.get("created_at")?,
             edited_at: row.get("edited_at")?,
             deleted_at: row.get("deleted_at")?,

@@ -37,7 +37,7 @@ async fn the_handshake_announces_the_settings() {
     }
     assert_ne!(polling.open["sid"], open["sid"]);
 
-    let limits = json!({"maxFrameBytes": 5000, "maxBodyBytes": 8000, "pingIntervalMs": 12_000});
+    let limits = json!({"maxFrameBytes": 5000, "maxBodyBytes": 16000, "pingIntervalMs": 12_000});
     raw.say(&format!("40{}", json!({"token": ada.access})))
         .await;
     assert!(

@@ -21,3 +21,4 @@ mod scaling;
 mod settings;
 mod socketio;
 mod socketio_mixed;
+mod texts;

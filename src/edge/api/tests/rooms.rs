@@ -93,7 +93,7 @@ async fn parameters_are_checked() {
             "{path}"
         );
     }
-    for (body, status) in [("", 422), (&*"x".repeat(8001), 413), ("a\0b", 422)] {
+    for (body, status) in [("", 422), (&*"x".repeat(16_001), 413), ("a\0b", 422)] {
         let path = format!("/v1/rooms/{room}/messages");
         let (got, problem) = world
             .call(user, Method::POST, &path, json!({"body": body}))

@@ -1,7 +1,5 @@
 //! Accounts and logins.
 
-use std::time::Duration;
-
 use chat::{model::*, store::*};
 
 use super::fixture::*;
@@ -13,14 +11,12 @@ on_both! {
     a_patch_leaves_changes_and_clears,
     users_are_found_by_id,
     a_login_is_opened_and_closed_once,
-    a_token_is_rotated_and_the_old_one_serves_a_repeat_only,
+    a_token_is_rotated_and_its_predecessor_repeats_that,
     an_old_token_revokes_the_login,
     an_expired_login_is_refused,
     revoked_logins_are_found_among_others,
     the_store_answers_a_ping,
 }
-
-const GRACE: Duration = Duration::from_secs(10);
 
 async fn an_account_is_registered_once(store: Fixture) {
     let mut new = account("ada");
@@ -146,7 +142,6 @@ async fn rotate(store: &Fixture, login: &Login, old: &str, new: &str, now: Times
         expires_at: at(login.expires_at.millis() + 1000),
         asked_at: now,
         applied_at: now,
-        grace: GRACE,
     };
     store.writes.rotate_login(&rotation).await.unwrap()
 }
@@ -201,17 +196,18 @@ async fn a_login_is_opened_and_closed_once(store: Fixture) {
     );
 }
 
-async fn a_token_is_rotated_and_the_old_one_serves_a_repeat_only(store: Fixture) {
+async fn a_token_is_rotated_and_its_predecessor_repeats_that(store: Fixture) {
     let login = login(&store).await;
     let later = |seconds: i64| at(t0().millis() + seconds * 1000);
-    for now in [t0(), t0(), later(10)] {
+    // Without a time limit, until the new token is rotated.
+    for now in [t0(), t0(), later(10), later(12), later(3000)] {
         assert_eq!(rotate(&store, &login, "t0", "t1", now).await, Applied::Done);
         let found = store.reads.login(login.id).await.unwrap().unwrap();
         assert_eq!(found.token_hash, b"t1");
         assert_eq!(found.expires_at.millis(), login.expires_at.millis() + 1000);
     }
     assert_eq!(
-        rotate(&store, &login, "t1", "t2", later(20)).await,
+        rotate(&store, &login, "t1", "t2", later(3001)).await,
         Applied::Done
     );
     // A redelivery from before: refused, and the login stays.
@@ -220,9 +216,20 @@ async fn a_token_is_rotated_and_the_old_one_serves_a_repeat_only(store: Fixture)
         Applied::LoginRefused
     );
     assert_eq!(
-        rotate(&store, &login, "t2", "t3", later(30)).await,
+        rotate(&store, &login, "t1", "t2", later(3100)).await,
         Applied::Done
     );
+    // A predecessor whose next token would be another one: refused, and the login stays.
+    assert_eq!(
+        rotate(&store, &login, "t1", "x", later(3100)).await,
+        Applied::LoginRefused
+    );
+    assert_eq!(
+        rotate(&store, &login, "t2", "t3", later(3200)).await,
+        Applied::Done
+    );
+    let found = store.reads.login(login.id).await.unwrap().unwrap();
+    assert_eq!(found.token_hash, b"t3");
 }
 
 async fn an_old_token_revokes_the_login(store: Fixture) {
@@ -231,7 +238,11 @@ async fn an_old_token_revokes_the_login(store: Fixture) {
         rotate(&store, &login, "t0", "t1", t0()).await,
         Applied::Done
     );
-    let late = at(t0().millis() + 10_001);
+    let late = at(t0().millis() + 1000);
+    assert_eq!(
+        rotate(&store, &login, "t1", "t2", t0()).await,
+        Applied::Done
+    );
     assert_eq!(
         rotate(&store, &login, "t0", "t1", late).await,
         Applied::LoginRevoked
@@ -243,7 +254,7 @@ async fn an_old_token_revokes_the_login(store: Fixture) {
         Applied::LoginRevoked
     );
     assert_eq!(
-        rotate(&store, &login, "t1", "t2", late).await,
+        rotate(&store, &login, "t2", "t3", late).await,
         Applied::LoginRevoked
     );
 }

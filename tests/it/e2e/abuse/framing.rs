@@ -91,7 +91,7 @@ impl Victim {
 }
 
 fn metadata_with(line: &str) -> String {
-    format!("{{\"a\":\n{line}\n, \"n\" : 12345678901234567890.10,\r\n\t\"pretty\": [\n  1\n]}}")
+    format!("{{\"a\":\n{line}\n, \"n\" : 12345678901234.10,\r\n\t\"pretty\": [\n  1\n]}}")
 }
 
 /// An attacker who sends over REST, WebSocket and polling.

@@ -33,7 +33,11 @@ async fn honest(chat: &Chat, user: &User, room: Uuid) {
 }
 
 async fn misleading_names_are_refused(kind: Kind) {
-    let chat = Chat::start(kind).await;
+    let chat = Chat::plan(kind)
+        .set("limits.messages_per_second", 100_000)
+        .set("limits.burst", 100_000)
+        .start()
+        .await;
     let (ada, eve) = (
         chat.register("Moderator1").await,
         chat.register("eve").await,
@@ -42,7 +46,29 @@ async fn misleading_names_are_refused(kind: Kind) {
     let rest = chat.rest_as(1, &eve);
     let theirs = chat.room(&eve, "public", &[&ada]).await;
     let zalgo = format!("x{}", "\u{0335}".repeat(9));
+    let tower = format!("x{}", "\u{0301}".repeat(60));
     for name in [
+        "\u{200B}",
+        "\u{200B}\u{200B}\u{200B}",
+        "\u{AD}",
+        "\u{AD}\u{3164}\u{200B}",
+        "\u{115F}",
+        "\u{1160}",
+        "\u{FFA0}",
+        "\u{2800}",
+        "\u{2800} \u{2800}",
+        "\u{FE0F}",
+        "\u{FE00}\u{E0100}",
+        "\u{E0061}\u{E007F}",
+        "\u{34F}",
+        "\u{FFFC}",
+        "\u{1D159}",
+        "a\nb",
+        "a\rb",
+        "a\u{2029}b",
+        "a\u{85}b",
+        "a\u{B}b",
+        &tower,
         "\u{202E}nimda",
         "\u{2066}x",
         "a\u{200B}b",
@@ -58,15 +84,28 @@ async fn misleading_names_are_refused(kind: Kind) {
         &zalgo,
     ] {
         let new = json!({"username": "fresh", "password": "a long password", "displayName": name});
-        for refused in [
-            rest.post("/v1/auth/register", new).await,
-            rest.patch("/v1/me", json!({"displayName": name})).await,
-            rest.post("/v1/rooms", json!({"kind": "public", "name": name}))
-                .await,
-            rest.patch(&format!("/v1/rooms/{theirs}"), json!({"name": name}))
-                .await,
+        for (field, refused) in [
+            ("displayName", rest.post("/v1/auth/register", new).await),
+            (
+                "displayName",
+                rest.patch("/v1/me", json!({"displayName": name})).await,
+            ),
+            (
+                "name",
+                rest.post("/v1/rooms", json!({"kind": "public", "name": name}))
+                    .await,
+            ),
+            (
+                "name",
+                rest.patch(&format!("/v1/rooms/{theirs}"), json!({"name": name}))
+                    .await,
+            ),
         ] {
-            refused.problem(422, "invalid");
+            let problem = refused.problem(422, "invalid");
+            let error = &problem["errors"][0];
+            assert_eq!(error["field"], field, "{name:?}: {problem}");
+            let message = error["message"].as_str().expect("a text");
+            assert!(message.starts_with("must "), "{name:?}: {problem}");
         }
     }
     honest(&chat, &ada, room).await;

@@ -40,7 +40,7 @@ async fn invalid_rest_requests_are_answered_with_problems(kind: Kind) {
     }
 
     // Invalid fields: the error names the field.
-    let long = "x".repeat(8001);
+    let long = "x".repeat(16_001);
     for (path, body, status, code, field) in [
         (&*messages, json!({}), 422, "invalid", "body"),
         (&messages, json!({"body": ""}), 422, "invalid", "body"),
@@ -110,7 +110,7 @@ async fn invalid_rest_requests_are_answered_with_problems(kind: Kind) {
             "{path} {body}: {problem}"
         );
     }
-    rest.post(&messages, json!({"body": "x".repeat(8000)}))
+    rest.post(&messages, json!({"body": "x".repeat(16_000)}))
         .await
         .ok(202);
     let unknown = json!({"kind": "private", "name": "x", "members": [nobody]});

@@ -125,8 +125,12 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
         (without("clientMsgId"), "invalid", "clientMsgId"),
         (send(json!({"body": ""})), "invalid", "body"),
         (send(json!({"body": null})), "invalid", "body"),
-        (send(json!({"body": "x".repeat(8001)})), "too_large", "body"),
-        (send(json!({"body": "ä".repeat(4001)})), "too_large", "body"),
+        (
+            send(json!({"body": "x".repeat(16_001)})),
+            "too_large",
+            "body",
+        ),
+        (send(json!({"body": "ä".repeat(8001)})), "too_large", "body"),
         (send(json!({"body": "nul \u{0}"})), "invalid", "body"),
         (send(json!({"clientMsgId": ""})), "invalid", "clientMsgId"),
         (
@@ -236,8 +240,8 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
     }
     // Values at the limits are accepted.
     for (event, data) in [
-        send(json!({"body": "ä".repeat(4000), "clientMsgId": "longest body"})),
-        send(json!({"body": "\u{1}".repeat(8000), "clientMsgId": "longest body, escaped"})),
+        send(json!({"body": "ä".repeat(8000), "clientMsgId": "longest body"})),
+        send(json!({"body": "\u{1}".repeat(10_000), "clientMsgId": "long body, escaped"})),
         send(json!({"clientMsgId": "x".repeat(128)})),
         send(json!({"metadata": "x".repeat(4094), "clientMsgId": "longest metadata"})),
         (
@@ -247,10 +251,10 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
     ] {
         socket.call(event, data).await.expect("at the limit");
     }
-    assert_eq!(socket.event("newMessage").await["body"], "ä".repeat(4000));
+    assert_eq!(socket.event("newMessage").await["body"], "ä".repeat(8000));
     assert_eq!(
         socket.event("newMessage").await["body"],
-        "\u{1}".repeat(8000)
+        "\u{1}".repeat(10_000)
     );
     still_works(&mut socket, room).await;
 }

@@ -6,6 +6,7 @@ mod crowd;
 pub mod dead;
 mod deaths;
 mod goodbye;
+mod locked;
 mod long_ago;
 mod moments;
 mod owners;

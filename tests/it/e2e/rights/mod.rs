@@ -51,8 +51,9 @@ async fn start(kind: Kind) -> (Chat, Cast) {
         .set("limits.address_requests_per_second", 100_000)
         .set("limits.address_burst", 100_000);
     let chat = plan.start().await;
+    // `admin` alone is reserved.
     let names = [
-        "owner", "admin", "member", "muted", "removed", "banned", "stranger", "target", "newcomer",
+        "owner", "admin1", "member", "muted", "removed", "banned", "stranger", "target", "newcomer",
     ];
     let users = join_all(names.map(|name| chat.register(name))).await;
     let mut users = users.into_iter();
