@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{lane, maintenance, partitions, renames, state::Worker, tasks};
+use super::{epoch, lane, maintenance, partitions, renames, state::Worker, tasks};
 use crate::{
     bus::WorkerId, config::WorkerRole, error::Result, model::derived_id, queue::TaskQueue,
 };
@@ -27,6 +27,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     };
     if lanes > 0 {
         parts.spawn(renames::listen(worker.clone(), shutdown.clone()));
+        parts.spawn(epoch::follow(worker.clone(), shutdown.clone()));
     }
     for lane in 0..lanes {
         let (worker, watch) = (worker.clone(), watch.clone());

@@ -11,7 +11,7 @@ use chat::{
         redis::{self, RedisBus},
     },
     error::Code,
-    model::{EventKind, FeedEvent, RoomId, Seq, Timestamp, new_id},
+    model::{Epoch, EventKind, FeedEvent, RoomId, Seq, Timestamp, new_id},
 };
 use futures_util::future;
 use tokio::{sync::mpsc, time::Instant};
@@ -91,7 +91,7 @@ async fn message(incoming: &mut mpsc::Receiver<Incoming>) -> (Channel, Bytes) {
 }
 
 async fn recent(recent: &dyn RecentEvents, room: RoomId) -> Vec<Seq> {
-    let events = recent.get(room).await.unwrap();
+    let events = recent.get(Epoch::nil(), room).await.unwrap();
     for event in &events {
         assert!(event.data.ends_with(&format!("of {}\"}}", event.seq)));
         assert_eq!(event.kind, EventKind::NewMessage);
@@ -744,7 +744,7 @@ async fn listening_works_while_the_server_is_absent() {
     let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     assert!(!subscriptions.subscribe(&[Channel::Everyone]).await.unwrap());
     lost(&mut incoming).await;
-    let error = bus.recent.get(new_id()).await.unwrap_err();
+    let error = bus.recent.get(Epoch::nil(), new_id()).await.unwrap_err();
     assert_eq!(error.code, Code::Busy);
     assert!(!error.chain().contains("secret"));
 }

@@ -5,7 +5,7 @@ use std::{cell::RefCell, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::world::{Reader, World};
+use super::{reader::Reader, world::World};
 use crate::{
     bus::Incoming,
     model::{FeedEvent, RoomId, new_id},
