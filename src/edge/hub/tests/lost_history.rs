@@ -53,7 +53,7 @@ async fn live(world: &World, session: u64, head: usize) -> (RoomId, Reader) {
 async fn a_lower_head_is_found_by_the_comparison_of_heads() {
     let mut world = World::new(Duration::from_millis(20)).await;
     let (room, mut reader) = live(&world, 1, 10).await;
-    let (_, mut other) = live(&world, 2, 10).await;
+    let (_, mut other) = live(&world, 2, 5).await;
     world.publish(room, &world.store.append(room, 5));
     reader.wait_for(15).await;
     let before = world.hub.epoch().unwrap();

@@ -4,6 +4,7 @@ mod chaos;
 mod lost_history;
 mod pages;
 mod reader;
+mod renames;
 mod rights;
 mod world;
 
