@@ -4,15 +4,16 @@ use serde_json::json;
 
 use crate::{
     e2e::{
-        people::{Pair, pair},
+        people::{Pair, pair, write_rows},
         socketio::WEBSOCKET,
     },
-    harness::{Chat, Kind, both_ways, node::Clients},
+    harness::{Chat, Kind, both_ways, deployment::uuid, node::Clients},
 };
 
 both_ways!(
     a_rename_reaches_open_sockets_once,
-    a_changed_room_reaches_open_sockets
+    a_changed_room_reaches_open_sockets,
+    a_rename_of_a_user_with_many_rooms_arrives_once,
 );
 
 async fn a_rename_reaches_open_sockets_once(kind: Kind) {
@@ -62,15 +63,15 @@ async fn a_rename_reaches_open_sockets_once(kind: Kind) {
     let joined = left.join(room, None).await.expect("joined");
     assert_eq!(joined["messages"][0]["sender"], user);
 
-    // Other changes are not announced; a cleared name is.
+    // Other changes are not announced; the next name is.
     rest.patch("/v1/me", json!({"email": "ada@example.org"}))
         .await
         .ok(200);
-    rest.patch("/v1/me", json!({"displayName": ""}))
+    rest.patch("/v1/me", json!({"displayName": "Lovelace"}))
         .await
         .ok(200);
-    let cleared = json!({"id": ada.id, "username": "ada", "displayName": "ada"});
-    let expected = [updated, json!({ "user": cleared })];
+    let next = json!({"id": ada.id, "username": "ada", "displayName": "Lovelace"});
+    let expected = [updated, json!({ "user": next })];
     for socket in [&mut adas, &mut bobs, &mut idle] {
         socket.event("userUpdated").await;
         assert_eq!(socket.events("userUpdated"), expected);
@@ -106,4 +107,62 @@ async fn a_changed_room_reaches_open_sockets(kind: Kind) {
     for socket in [&mut adas, &mut bobs] {
         assert_eq!(socket.event("roomUpdated").await["deleted"], true);
     }
+}
+
+/// More rooms than one notice has.
+async fn a_rename_of_a_user_with_many_rooms_arrives_once(kind: Kind) {
+    const ROOMS: u32 = 2500;
+    let chat = Chat::start(kind).await;
+    let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
+    let (ids, id, now) = match kind {
+        Kind::Cluster => ("gen_random_uuid()", "'", "now()"),
+        Kind::Standalone => ("randomblob(16)", "", "1"),
+    };
+    let of = |user: &crate::harness::User| match kind {
+        Kind::Cluster => format!("{id}{}{id}", user.id),
+        Kind::Standalone => format!("x'{}'", user.id.simple()),
+    };
+    let (adas, bobs) = (of(&ada), of(&bob));
+    write_rows(
+        &chat,
+        &[
+            format!(
+                "INSERT INTO rooms (id, kind, name, head, created_by, created_at) \
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROOMS}) \
+                 SELECT {ids}, 'private', 'r', 0, {adas}, {now} FROM n"
+            ),
+            format!(
+                "INSERT INTO members (room, user_id, role, joined_at, read_seq) \
+                 SELECT id, {adas}, 'owner', {now}, 0 FROM rooms"
+            ),
+            // In the first and the last notice.
+            format!(
+                "INSERT INTO members (room, user_id, role, joined_at, read_seq) \
+                 SELECT id, {bobs}, 'member', {now}, 0 FROM rooms \
+                 WHERE id IN (SELECT * FROM (SELECT id FROM rooms ORDER BY id LIMIT 1) AS a \
+                     UNION ALL SELECT * FROM (SELECT id FROM rooms ORDER BY id DESC LIMIT 1) AS b)"
+            ),
+        ],
+    )
+    .await;
+    let rooms = chat.rest_as(0, &bob).get("/v1/rooms").await.ok(200);
+    let rooms: Vec<_> = rooms["items"].as_array().expect("a list").clone();
+    assert_eq!(rooms.len(), 2);
+    let (mut both, mut last) = (chat.connect(0, &bob).await, chat.connect(1, &bob).await);
+    for room in &rooms {
+        both.join(uuid(&room["id"]), None).await.expect("joined");
+    }
+    let end = rooms.iter().map(|room| uuid(&room["id"])).max();
+    last.join(end.expect("a room"), None).await.expect("joined");
+    for name in ["Countess", "Lovelace"] {
+        let patch = json!({"displayName": name});
+        chat.rest_as(0, &ada).patch("/v1/me", patch).await.ok(200);
+        for socket in [&mut both, &mut last] {
+            let updated = socket.event("userUpdated").await;
+            assert_eq!(updated["user"]["displayName"], name);
+        }
+    }
+    // The second change has arrived, so the first is complete.
+    assert_eq!(last.events("userUpdated").len(), 2);
+    assert_eq!(both.events("userUpdated").len(), 2);
 }
