@@ -257,6 +257,7 @@ impl Hub {
                     Some(Occupant::Message(message)) => Some(Anchor { seq: head, message }),
                     _ => None,
                 };
+                state.compared = state.anchor;
                 state.target = state.target.max(head);
                 Ok::<_, crate::error::Error>(())
             })

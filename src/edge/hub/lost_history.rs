@@ -1,11 +1,12 @@
 //! Lost history. A database that lost its last transactions continues rooms at lower numbers, and gives numbers that were
 //! delivered already to other events. The hub finds this by what it delivered, never by what a client sends:
 //!
-//! - The comparison of the rooms' heads ([`reconcile`](super::reconcile)) finds a head below the position delivered.
-//! - A publication at or below the position is a repetition, or a new event under an old number: the room is compared with
-//!   the store, at most [`AT_ONCE`] rooms per [`PAUSE`]. So is a room of which a range is missing. If the head has grown
-//!   past the position again meanwhile, the [`Anchor`](crate::model::Anchor) tells: the newest message that was delivered
-//!   must still have its number.
+//! - The comparison of the rooms' heads ([`reconcile`](super::reconcile)) finds a head below the position delivered. If
+//!   the head has grown past the position again, the [`Anchor`](crate::model::Anchor) tells: the newest message that was
+//!   delivered must still have its number.
+//! - A publication at or below the position is a repetition, or a new event under an old number: the room is suspected, and
+//!   compared with the store, at most [`AT_ONCE`] rooms per [`PAUSE`]. So are rooms of which a range is missing, rooms
+//!   with new messages since the last comparison of heads, and all rooms after an outage of the bus.
 //!
 //! A loss is reported, and the worker that receives the report compares again and replaces the epoch. When the hub sees
 //! the new epoch, after a notice or by its own regular read, it compares all of its rooms and ends those that have lost
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// Rooms that are compared at once after a suspicious publication, and the pause after each comparison.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Rooms in one read when all are compared.
 const CHUNK: usize = 5000;
@@ -62,13 +63,7 @@ impl Hub {
         }
         let mut rooms: Vec<Checked> = self.rooms().into_iter().map(with_position).collect();
         // What was delivered before a suspicious publication, which may have moved the position.
-        rooms.extend(
-            self.epochs
-                .lock()
-                .suspects
-                .drain()
-                .map(|(_, suspect)| suspect),
-        );
+        rooms.extend(self.epochs.lock().take_suspects(usize::MAX));
         let mut lost = Vec::new();
         for chunk in rooms.chunks(CHUNK) {
             lost.extend(self.find_lost(chunk).await?);
@@ -187,12 +182,7 @@ impl Hub {
 
     /// Compares a room with the store soon. `before` is what was delivered before the suspicion.
     pub(super) fn suspect(&self, room: &Arc<Room>, before: Delivered) {
-        let mut epochs = self.epochs.lock();
-        let suspects = &mut epochs.suspects;
-        suspects
-            .entry(room.id)
-            .or_insert_with(|| (room.clone(), before));
-        drop(epochs);
+        self.epochs.lock().suspect(room, before);
         self.suspected.notify_one();
     }
 
@@ -235,9 +225,7 @@ impl Hub {
             let Some(epoch) = epochs.current else {
                 return false;
             };
-            let rooms: Vec<RoomId> = epochs.suspects.keys().take(AT_ONCE).copied().collect();
-            let some = rooms.iter().filter_map(|room| epochs.suspects.remove(room));
-            (epoch, some.collect::<Vec<_>>())
+            (epoch, epochs.take_suspects(AT_ONCE))
         };
         match self.find_lost(&some).await {
             Ok(lost) => self.report(epoch, lost),

@@ -70,6 +70,11 @@ impl Hub {
             Incoming::Restored => {
                 self.bus_lost.store(false, Ordering::Relaxed);
                 metrics().bus_state.set(crate::telemetry::UP);
+                // The servers may have failed together: what was delivered before the outage is compared with the store.
+                for room in self.rooms() {
+                    let before = room.lock().delivered();
+                    self.suspect(&room, before);
+                }
                 let hub = self.clone();
                 self.tasks.spawn(async move { hub.reconcile().await });
                 self.bus_back.notify_one();

@@ -62,6 +62,10 @@ impl Hub {
                     let heads: HashMap<RoomId, Seq> = heads.into_iter().collect();
                     for (room, delivered) in chunk {
                         let head = heads.get(&room.id).copied().unwrap_or(0);
+                        let before = room.lock().delivered_before();
+                        if let Some(before) = before {
+                            self.suspect(room, before);
+                        }
                         if head < delivered.seq {
                             self.suspect(room, *delivered);
                         } else if room.is_behind(head) {

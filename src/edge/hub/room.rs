@@ -39,6 +39,8 @@ pub(super) struct RoomState {
     pub last: Seq,
     /// The newest message that was delivered.
     pub anchor: Option<Anchor>,
+    /// The anchor at the last comparison with the store.
+    pub compared: Option<Anchor>,
     /// The highest number known to exist.
     pub target: Seq,
     pub ahead: BTreeMap<Seq, FeedEvent>,
@@ -124,6 +126,7 @@ impl Room {
                 room: id,
                 last: -1,
                 anchor: None,
+                compared: None,
                 target: -1,
                 ahead: BTreeMap::new(),
                 repairing: false,
@@ -243,6 +246,21 @@ impl RoomState {
             seq: self.last.max(0),
             anchor: self.anchor,
         }
+    }
+
+    /// What was delivered before the last comparison with the store, if a message has been delivered since. It is compared
+    /// again now: the store may have lost it and be at a higher number again, and the bus may have lost what was published
+    /// meanwhile.
+    pub fn delivered_before(&mut self) -> Option<Delivered> {
+        if self.compared == self.anchor {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.compared, self.anchor)?;
+        Some(Delivered {
+            room: self.room,
+            seq: before.seq,
+            anchor: Some(before),
+        })
     }
 
     pub fn has_ended(&self) -> bool {

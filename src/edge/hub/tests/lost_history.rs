@@ -27,7 +27,7 @@ impl World {
     /// Waits until no room is suspected, and every comparison under way has ended.
     async fn until_compared(&self) {
         let compared = async {
-            while !self.hub.epochs.lock().suspects.is_empty() {
+            while self.hub.epochs.lock().has_suspects() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             drop(self.hub.comparing.lock().await);

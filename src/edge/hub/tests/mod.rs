@@ -1,6 +1,7 @@
 //! The bus may lose, repeat and swap events: each socket gets each number once and in order, or as part of a gap.
 
 mod chaos;
+mod lost_chaos;
 mod lost_history;
 mod pages;
 mod reader;

@@ -1,7 +1,7 @@
 //! A client that joins rooms and reads its socket.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -43,6 +43,10 @@ pub struct Reader {
     pub live: bool,
     /// Numbers that it received as part of a gap.
     pub gaps: BTreeSet<Seq>,
+    /// The data of the events that it has, by their numbers.
+    pub held: BTreeMap<Seq, String>,
+    /// The epoch of its last join.
+    pub epoch: Option<Epoch>,
     /// Numbers of the events that it received live.
     pub received: Vec<Seq>,
     /// Answers to joins that were refused.
@@ -63,6 +67,8 @@ impl Reader {
             position: after,
             live: false,
             gaps: BTreeSet::new(),
+            held: BTreeMap::new(),
+            epoch: None,
             received: Vec::new(),
             refused: 0,
             resets: Vec::new(),
@@ -72,11 +78,16 @@ impl Reader {
     /// One `joinRoom` with `afterSeq`, as a session does it; `between` runs before and after the missed events are
     /// read.
     pub async fn join(&mut self, world: &World, between: impl AsyncFn()) -> Result<()> {
-        let after = self.position;
         let refused = || Error::not_found("room");
-        let user = self.subscriber.user;
-        let member_at = || world.store.member_at(self.room, user).ok_or_else(refused);
+        let (room, user) = (self.room, self.subscriber.user);
+        let member_at = || world.store.member_at(room, user).ok_or_else(refused);
         let mut head = member_at()?;
+        let epoch = world.store.lock().epoch;
+        if self.position > head || self.epoch.is_some_and(|known| known != epoch) {
+            self.forget();
+        }
+        self.epoch = Some(epoch);
+        let after = self.position;
         let resumed = (after > 0).then_some(after);
         let subscriber = self.subscriber.clone();
         let joining = world.hub.join(self.room, subscriber, resumed).await?;
@@ -89,11 +100,19 @@ impl Reader {
         between().await;
         let end = upto.max(after);
         let had: HashSet<Seq> = events.iter().map(|event| event.seq).collect();
+        let data = events.into_iter().map(|event| (event.seq, event.data));
+        self.held.extend(data);
         self.gaps
             .extend((after + 1..=end).filter(|seq| !had.contains(seq)));
         finish(joining, end, end == after + PAGE, head);
         self.read();
         Ok(())
+    }
+
+    /// Its numbers do not count any more.
+    fn forget(&mut self) {
+        self.held.clear();
+        (self.live, self.position) = (false, 0);
     }
 
     /// Joins repeatedly until the socket is live, also after errors of the store.
@@ -156,7 +175,7 @@ impl Reader {
             assert_eq!(data["room"], json!(self.room));
             self.resets
                 .push(data["epoch"].as_str().unwrap().parse().unwrap());
-            (self.live, self.position) = (false, 0);
+            self.forget();
         } else if frame["event"] == "gap" {
             let (from, to) = (data["from"].as_i64(), data["to"].as_i64());
             assert_eq!(from, Some(next), "{frame:?}");
@@ -166,6 +185,7 @@ impl Reader {
             assert_eq!(data["changeSeq"].as_i64(), Some(next), "{frame:?}");
             self.position = next;
             self.received.push(next);
+            self.held.insert(next, data.to_string());
         }
     }
 

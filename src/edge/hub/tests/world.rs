@@ -152,6 +152,10 @@ impl FakeStore {
         self.lock().feeds.get_mut(&room).unwrap().push(event);
     }
 
+    pub fn feed(&self, room: RoomId) -> Vec<FeedEvent> {
+        self.lock().feeds[&room].clone()
+    }
+
     /// Loses the room itself.
     pub fn remove(&self, room: RoomId) {
         self.lock().feeds.remove(&room);
