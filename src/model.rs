@@ -141,11 +141,13 @@ macro_rules! text_enum {
 
 pub mod address;
 mod channel;
+pub mod epoch;
 pub mod metadata;
 pub mod notify;
 pub mod text;
 pub mod username;
 
+pub use epoch::{Anchor, Delivered, Epoch, LostHistory, Occupant, Position};
 pub use metadata::{ClientMetadata, Metadata};
 
 text_enum! {

@@ -115,6 +115,7 @@ pub struct Metrics {
     pub worker_batch_seconds: Histogram,
     pub messages_stored: IntCounter,
     pub messages_duplicate: IntCounter,
+    pub history_resets: IntCounter,
     /// By `code`: the error codes of the protocol.
     pub commands_refused: IntCounterVec,
     /// By `reason`: a word from a fixed set, never an error's text.
@@ -237,6 +238,10 @@ impl Metrics {
             messages_duplicate: m.counter(
                 "chat_messages_duplicate_total",
                 "Messages that were stored already",
+            ),
+            history_resets: m.counter(
+                "chat_history_resets_total",
+                "New epochs of the store: the database had lost history that sockets were given",
             ),
             commands_refused: m.counters(
                 "chat_commands_refused_total",

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Result,
-    model::{FeedEvent, RoomId},
+    model::{Epoch, FeedEvent, RoomId},
 };
 
 pub type EdgeId = Uuid;
@@ -47,6 +47,8 @@ pub struct RoomEvents {
 /// The publications of one batch.
 #[derive(Debug, Clone, Default)]
 pub struct Publications {
+    /// The epoch of the store, under which events are cached.
+    pub epoch: Epoch,
     /// Appended to the recent-events cache and published on the room's channel.
     pub rooms: Vec<RoomEvents>,
     /// Rooms whose cached events may lag behind the store: their cache entries are deleted before anything is appended.

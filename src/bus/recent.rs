@@ -4,12 +4,12 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
-    model::{FeedEvent, RoomId},
+    model::{Epoch, FeedEvent, RoomId},
 };
 
 #[async_trait]
 pub trait RecentEvents: Send + Sync {
-    /// The cached events of a room: contiguous, ascending, possibly none. After a failed `publish` they lag behind the
-    /// store by the events that it carried.
-    async fn get(&self, room: RoomId) -> Result<Vec<FeedEvent>>;
+    /// The events of a room that were cached in this epoch of the store: contiguous, ascending, possibly none. After a
+    /// failed `publish` they lag behind the store by the events that it carried.
+    async fn get(&self, epoch: Epoch, room: RoomId) -> Result<Vec<FeedEvent>>;
 }

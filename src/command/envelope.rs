@@ -2,7 +2,11 @@
 //! trusts" in ARCHITECTURE.md); anything rejected here is corrupt or was not created by an edge of this version.
 
 use super::{
-    Command, Envelope, VERSION, account::AccountCommand, notify::NotifyCommand, room::RoomCommand,
+    Command, Envelope, VERSION,
+    account::AccountCommand,
+    epoch::{EpochCommand, MAX_REPORTED},
+    notify::NotifyCommand,
+    room::RoomCommand,
 };
 use crate::{
     model::{RoomKind, direct_room_id, message_id},
@@ -39,7 +43,7 @@ pub fn read(bytes: &[u8]) -> Result<Envelope, String> {
 }
 
 fn check(envelope: &Envelope) -> Result<(), String> {
-    // Provider reports and links in notifications name a delivery and have no actor.
+    // Provider reports and links in notifications name a delivery and have no actor; lost history is found by edges.
     let anonymous = matches!(
         envelope.command,
         Command::Notify(
@@ -47,7 +51,7 @@ fn check(envelope: &Envelope) -> Result<(), String> {
                 | NotifyCommand::Unsubscribe { .. }
                 | NotifyCommand::OptOut { .. }
                 | NotifyCommand::Replay { .. }
-        )
+        ) | Command::Epoch(_)
     );
     if envelope.actor.is_nil() && !anonymous {
         return Err("it has no actor".to_owned());
@@ -87,7 +91,12 @@ fn check(envelope: &Envelope) -> Result<(), String> {
         {
             Err("it registers another account than its actor".to_owned())
         }
-        Command::Account(_) | Command::Notify(_) => Ok(()),
+        Command::Epoch(EpochCommand::Replace { delivered, .. })
+            if delivered.is_empty() || delivered.len() > MAX_REPORTED =>
+        {
+            Err(format!("it reports no rooms, or more than {MAX_REPORTED}"))
+        }
+        Command::Account(_) | Command::Notify(_) | Command::Epoch(_) => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod account;
 mod envelope;
+pub mod epoch;
 pub mod notify;
 pub mod room;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     bus::EdgeId,
     error::{Code, Error},
-    model::{RoomId, Timestamp, UserId},
+    model::{Epoch, RoomId, Timestamp, User, UserId},
 };
 
 /// Version of the command format. A worker dead-letters newer ones, to be replayed after its update.
@@ -56,6 +57,8 @@ pub enum Command {
     Room(RoomId, room::RoomCommand),
     Account(account::AccountCommand),
     Notify(notify::NotifyCommand),
+    /// Without an actor.
+    Epoch(epoch::EpochCommand),
 }
 
 impl Command {
@@ -65,6 +68,7 @@ impl Command {
             Command::Room(room, _) => *room,
             Command::Account(_) => actor,
             Command::Notify(command) => command.key(actor),
+            Command::Epoch(epoch::EpochCommand::Replace { from, .. }) => *from,
         }
     }
 }
@@ -131,5 +135,19 @@ pub enum Notice {
     /// An account's name changed or the account was deleted: workers invalidate their cached names.
     AccountChanged {
         user: UserId,
+    },
+    /// A user's names changed. One change may take several notices, each with other rooms of the user.
+    UserUpdated {
+        /// Unique for each change.
+        change: Uuid,
+        user: User,
+        rooms: Vec<RoomId>,
+        /// Another notice of the same change follows.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+    },
+    /// The epoch of the store was compared with a report of lost history, and is this one now.
+    EpochChanged {
+        epoch: Epoch,
     },
 }

@@ -7,12 +7,15 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     account::AccountCommand,
+    epoch::{EpochCommand, MAX_REPORTED},
     notify::NotifyCommand,
     room::{RoomCommand, Send},
     *,
 };
 use crate::{
-    model::{RoomKind, message_id, metadata::tests::spaced_json, new_id, notify::ChannelKind},
+    model::{
+        Delivered, RoomKind, message_id, metadata::tests::spaced_json, new_id, notify::ChannelKind,
+    },
     queue::{BatchBuilder, framing},
 };
 
@@ -104,6 +107,20 @@ fn victims_end() -> Envelope {
     }
 }
 
+/// A report of lost history in this many rooms.
+fn lost(rooms: usize) -> Command {
+    let one = Delivered {
+        room: new_id(),
+        seq: 1,
+        anchor: None,
+    };
+    Command::Epoch(EpochCommand::Replace {
+        from: new_id(),
+        to: new_id(),
+        delivered: vec![one; rooms],
+    })
+}
+
 fn refused(envelope: &Envelope) -> String {
     read(written(envelope).as_bytes()).expect_err("it contradicts itself")
 }
@@ -173,6 +190,8 @@ fn a_command_that_contradicts_itself_is_refused() {
             of(Uuid::nil(), Command::Room(room, RoomCommand::Join)),
             "no actor",
         ),
+        (of(Uuid::nil(), lost(0)), "no rooms"),
+        (of(Uuid::nil(), lost(MAX_REPORTED + 1)), "more than 20"),
     ] {
         let refused = refused(&envelope);
         assert!(refused.contains(reason), "{refused}: {envelope:?}");
@@ -184,6 +203,7 @@ fn a_command_that_contradicts_itself_is_refused() {
             Uuid::nil(),
             Command::Notify(NotifyCommand::Replay { delivery: room }),
         ),
+        of(Uuid::nil(), lost(MAX_REPORTED)),
     ] {
         read(written(&fine).as_bytes()).unwrap();
     }

@@ -10,6 +10,7 @@ pub mod auth;
 mod batch_reads;
 pub mod client_address;
 mod credentials;
+mod epoch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod hub;
@@ -20,6 +21,7 @@ mod presence;
 pub mod rate_limit;
 mod recovery;
 pub mod registry;
+mod renames;
 pub mod revocation;
 pub mod run;
 pub mod server;

@@ -121,6 +121,16 @@ impl Registry {
             .collect()
     }
 
+    /// The open sessions of a user.
+    pub fn of_user(&self, user: UserId) -> Vec<Arc<Subscriber>> {
+        let open = self.open.lock();
+        if !open.users.contains_key(&user) {
+            return Vec::new();
+        }
+        let sessions = open.sessions.values().filter(|(_, who)| who.user == user);
+        sessions.map(|(_, who)| who.clone()).collect()
+    }
+
     /// The distinct logins of all open sessions.
     pub fn logins(&self) -> Vec<LoginId> {
         let open = self.open.lock();
@@ -161,8 +171,11 @@ impl Registry {
                         .push(Item::Event(event(EventName::SendFailed, &failed)));
                 }
             }
-            Notice::LoginClosed { .. } | Notice::Outcome { .. } | Notice::AccountChanged { .. } => {
-            }
+            Notice::LoginClosed { .. }
+            | Notice::Outcome { .. }
+            | Notice::AccountChanged { .. }
+            | Notice::UserUpdated { .. }
+            | Notice::EpochChanged { .. } => {}
         }
     }
 

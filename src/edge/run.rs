@@ -8,8 +8,8 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Edge, api, auth, batch_reads, hub, outbound, presence, rate_limit, registry, revocation,
-    server, submit, transport, unauthenticated,
+    Edge, api, auth, batch_reads, epoch, hub, outbound, presence, rate_limit, registry, renames,
+    revocation, server, submit, transport, unauthenticated,
 };
 use crate::{
     bus::{self, Channel, EdgeId},
@@ -70,7 +70,7 @@ pub async fn run(
         inner.clone(),
     );
     let (notices, incoming) = mpsc::channel(NOTICES);
-    let hub = hub::Hub::start(
+    let (hub, reports) = hub::Hub::start(
         hub::Ports {
             reads: reads.clone(),
             pubsub: bus.pubsub.clone(),
@@ -93,6 +93,13 @@ pub async fn run(
         submit.clone(),
         sessions.clone(),
         revocations.clone(),
+        hub.clone(),
+    ));
+    internals.spawn(epoch::submit_reports(
+        reports,
+        submit.clone(),
+        hub.clone(),
+        inner.clone(),
     ));
     internals.spawn(presence::announce(
         bus.presence.clone(),
@@ -193,7 +200,9 @@ async fn dispatch_notices(
     submit: Arc<submit::Submitter>,
     sessions: Arc<registry::Registry>,
     revocations: Arc<revocation::Revocations>,
+    hub: Arc<hub::Hub>,
 ) {
+    let mut renames = renames::Renames::default();
     while let Some(notice) = notices.recv().await {
         match notice {
             Notice::Outcome { number, outcome } => submit.answered(number, outcome),
@@ -201,6 +210,21 @@ async fn dispatch_notices(
                 revocations.ended(&[login]);
                 sessions.close_logins(&[login]);
             }
+            Notice::UserUpdated {
+                change,
+                user,
+                rooms,
+                more,
+            } => {
+                let rename = renames::Rename {
+                    change,
+                    user,
+                    rooms,
+                    more,
+                };
+                renames.deliver(&hub, &sessions, rename);
+            }
+            Notice::EpochChanged { .. } => hub.epoch_changed(),
             other => sessions.notice(other),
         }
     }

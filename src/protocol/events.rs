@@ -9,7 +9,8 @@ use super::resources::MemberView;
 use crate::{
     error::Code,
     model::{
-        EphemeralKind, EventKind, Message, Role, RoomId, RoomKind, Seq, Timestamp, User, UserId,
+        EphemeralKind, Epoch, EventKind, Message, Role, RoomId, RoomKind, Seq, Timestamp, User,
+        UserId,
     },
 };
 
@@ -62,6 +63,10 @@ events! {
     "readUpdated" ReadUpdated(ReadUpdated):
         "A member's read position advanced. The event has no changeSeq and is not recovered; the list of members has the current positions.";
     "gap" Gap(Gap): "Events of a room that cannot be delivered.";
+    "reset" Reset(Reset):
+        "The server has lost history: the numbers of this room that the client has no longer count. Drop what is known of the room and call joinRoom without afterSeq. Follows on a live socket, which is unsubscribed from the room, and precedes the answer to a joinRoom with a position that no longer counts.";
+    "userUpdated" UserUpdated(UserUpdated):
+        "The names of a user changed. Sent once to each socket that is live in a room of the user, and to the user's own sockets. The event has no changeSeq and is not recovered; messages and members always have the current names.";
     "sendFailed" SendFailed(SendFailed): "A send was accepted and then refused by a worker.";
 }
 
@@ -163,6 +168,20 @@ pub struct Gap {
     pub room: RoomId,
     pub from: Seq,
     pub to: Seq,
+}
+
+/// The data of `reset`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Reset {
+    pub room: RoomId,
+    /// The store's present epoch.
+    pub epoch: Epoch,
+}
+
+/// The data of `userUpdated`: the user with the new names.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UserUpdated {
+    pub user: User,
 }
 
 /// The data of `sendFailed`: a send that was accepted and then refused by a worker.

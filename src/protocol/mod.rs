@@ -14,8 +14,8 @@ pub mod wrong_field;
 pub use checks::*;
 pub use close::Close;
 pub use events::{
-    Connected, ConnectedLimits, EventName, Gap, MemberEvent, MemberLeftReason, ReadUpdated,
-    RoomEvent, SendFailed,
+    Connected, ConnectedLimits, EventName, Gap, MemberEvent, MemberLeftReason, ReadUpdated, Reset,
+    RoomEvent, SendFailed, UserUpdated,
 };
 pub use json::{message_json, raw};
 pub use requests::{

@@ -11,7 +11,7 @@ use serde_json::{Value, value::RawValue};
 use super::{events::Gap, resources::MemberView, wrong_field};
 use crate::{
     error::{Code, Error, FieldError, Result},
-    model::{ClientMetadata, EventKind, Message, MessageId, Role, RoomId, Seq},
+    model::{ClientMetadata, Epoch, EventKind, Message, MessageId, Role, RoomId, Seq},
 };
 
 /// A request of the specification.
@@ -105,6 +105,10 @@ pub struct JoinRoom {
     /// The highest number of this room that the client has seen; the answer holds the events after it. 0 recovers from
     /// the beginning; without it, the answer holds the latest messages.
     pub after_seq: Option<Seq>,
+    /// The `epoch` of the answer that `afterSeq` follows from. If the server has lost history since, or if `afterSeq` is
+    /// above the room's newest number, the event `reset` precedes the answer, which is then that of a `joinRoom` without
+    /// `afterSeq`. Without it, only a number that is too high is noticed.
+    pub epoch: Option<Epoch>,
 }
 
 /// The data of `leaveRoom`.
@@ -185,6 +189,9 @@ pub struct Joined {
     pub seq: Seq,
     /// The room's newest number.
     pub head: Seq,
+    /// The epoch of the server's history: keep it with `seq`, and pass both to resume. It changes when the server has lost
+    /// history.
+    pub epoch: Epoch,
     pub role: Role,
     /// Number of messages above the member's read position, deleted ones included, counted up to 1,000.
     pub unread: u32,

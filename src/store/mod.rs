@@ -12,6 +12,7 @@
 
 mod accounts;
 mod batch;
+mod epoch;
 mod expire;
 mod logins;
 mod members;
@@ -28,6 +29,7 @@ pub use accounts::{
     NewAccount,
 };
 pub use batch::{AddMembers, BatchWrites, Changes, Facts, FeedEntry, Scope, Transaction};
+pub use epoch::{EpochReads, EpochWrites, Replacement};
 pub use expire::{EXPIRE_AT_ONCE, Expired, Expiry};
 pub use logins::{Login, LoginReads, LoginWrites, Rotation};
 pub use members::{MemberReads, MemberRooms, RoomEntry};

@@ -3,15 +3,17 @@
 use async_trait::async_trait;
 
 use super::{
-    AccountReads, AccountWrites, BatchWrites, Expiry, LoginReads, LoginWrites, MemberReads,
-    MemberRooms, MessageReads, RoomReads,
+    AccountReads, AccountWrites, BatchWrites, EpochReads, EpochWrites, Expiry, LoginReads,
+    LoginWrites, MemberReads, MemberRooms, MessageReads, RoomReads,
     sql::{Access, Database, Session, sql},
 };
 use crate::error::Result;
 
 /// The reads of edges.
 #[async_trait]
-pub trait Reads: AccountReads + LoginReads + RoomReads + MemberReads + MessageReads {
+pub trait Reads:
+    AccountReads + LoginReads + RoomReads + MemberReads + MessageReads + EpochReads
+{
     /// `Ok` when the store answers a query.
     async fn ping(&self) -> Result<()>;
 }
@@ -25,6 +27,12 @@ impl<D: Database> Reads for D {
 }
 
 /// The writes of workers. Room commands go through [`BatchWrites`] in batches, account commands one at a time.
-pub trait Writes: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry {}
+pub trait Writes:
+    BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry + EpochReads + EpochWrites
+{
+}
 
-impl<T> Writes for T where T: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry {}
+impl<T> Writes for T where
+    T: BatchWrites + AccountWrites + LoginWrites + MemberRooms + Expiry + EpochReads + EpochWrites
+{
+}

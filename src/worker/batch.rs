@@ -22,6 +22,7 @@ use crate::{
     command::{
         self, Command, Envelope, Notice, Outcome, Refusal, ReplyTo,
         account::{self, AccountCommand, Ran},
+        epoch::{self, EpochCommand},
         notify::{self, NotifyCommand},
         room::{self, RoomCommand, RoomEnvelope},
     },
@@ -68,6 +69,7 @@ struct SingleEnvelope {
 enum Single {
     Account(AccountCommand),
     Notify(NotifyCommand),
+    Epoch(EpochCommand),
 }
 
 impl Runner {
@@ -136,6 +138,7 @@ impl Runner {
             }
             Command::Account(command) => Single::Account(command),
             Command::Notify(command) => Single::Notify(command),
+            Command::Epoch(command) => Single::Epoch(command),
         };
         self.singles.push(BatchItem {
             envelope: SingleEnvelope { actor, at, command },
@@ -244,11 +247,28 @@ impl Runner {
                     Some(Err(error)) => ran = Err(error),
                 }
             }
+            if done && is_rename(command) {
+                // Events of this batch may have the old names.
+                self.publish(std::mem::take(outcomes)).await;
+                match self.announce_names(*actor).await {
+                    None => return false,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        tracing::warn!(error = %error.chain(), "a user's new names are not announced to sockets");
+                    }
+                }
+            }
             match ran {
                 Ok(Ran { outcome, notice }) => {
-                    if let Some(Notice::AccountChanged { user }) = notice {
-                        // Does not wait for the notice to arrive over the bus.
-                        self.worker.memberships.invalidate_user(user);
+                    // Does not wait for the notice to arrive over the bus.
+                    match notice {
+                        Some(Notice::AccountChanged { user }) => {
+                            self.worker.memberships.invalidate_user(user);
+                        }
+                        Some(Notice::EpochChanged { epoch }) => {
+                            self.worker.memberships.enter(epoch);
+                        }
+                        _ => {}
                     }
                     if let Some(notice) = notice {
                         outcomes.notify(Channel::Everyone, &notice);
@@ -279,6 +299,7 @@ impl Runner {
                 outcome: notify::run_command(&self.worker.notifier, *actor, command).await?,
                 notice: None,
             }),
+            Single::Epoch(command) => epoch::run(self.worker.store.as_ref(), command).await,
         }
     }
 
@@ -316,6 +337,7 @@ impl Runner {
     /// Publishes events and notices. After a failure the edges fetch the events, and the rooms' cache entries are stale.
     pub(super) async fn publish(&mut self, outcomes: Outcomes) {
         let publications = Publications {
+            epoch: self.worker.memberships.epoch(),
             rooms: outcomes
                 .events
                 .into_iter()
@@ -387,6 +409,15 @@ impl Runner {
         }
         true
     }
+}
+
+/// Whether the command changes a name that other users see.
+fn is_rename(command: &Single) -> bool {
+    let named = |command: &AccountCommand| match command {
+        AccountCommand::Update { display_name, .. } => display_name.is_some(),
+        _ => false,
+    };
+    matches!(command, Single::Account(command) if named(command))
 }
 
 /// The messages of successful sends. This includes repeats: the worker that stored them may have died before it enqueued

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    model::{Member, Room, RoomId, Seq, UserId},
+    model::{Epoch, Member, Room, RoomId, Seq, UserId},
     store::Facts,
 };
 
@@ -30,6 +30,8 @@ pub struct MembershipCache(Mutex<Inner>);
 struct Inner {
     /// Announcements of renames can be received.
     subscribed: bool,
+    /// The epoch that the entries belong to; the nil UUID until the first read.
+    epoch: Epoch,
     young: HashMap<RoomId, Known>,
     /// Members in `young`.
     members: usize,
@@ -110,10 +112,29 @@ impl MembershipCache {
 
     /// Empties the cache. It stays empty until `subscribed`.
     pub(super) fn reset(&self, subscribed: bool) {
-        *self.0.lock() = Inner {
+        let mut inner = self.0.lock();
+        *inner = Inner {
             subscribed,
+            epoch: inner.epoch,
             ..Inner::default()
         };
+    }
+
+    /// The epoch of the store, as far as it is known here.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.0.lock().epoch
+    }
+
+    /// Empties the cache if the store has another epoch than before.
+    pub(super) fn enter(&self, epoch: Epoch) {
+        let mut inner = self.0.lock();
+        if inner.epoch != epoch {
+            *inner = Inner {
+                subscribed: inner.subscribed,
+                epoch,
+                ..Inner::default()
+            };
+        }
     }
 }
 
@@ -229,6 +250,22 @@ mod tests {
         assert!(is_cached(&cache, key));
         cache.reset(false);
         assert!(!is_cached(&cache, key));
+    }
+
+    #[test]
+    fn a_new_epoch_empties_the_cache() {
+        let (cache, key) = (MembershipCache::default(), (new_id(), new_id()));
+        let (one, other) = (new_id(), new_id());
+        cache.enter(one);
+        cache.reset(true);
+        cache.stored(facts(&[key]), Instant::now(), &HashMap::new());
+        cache.enter(one);
+        assert!(is_cached(&cache, key));
+        cache.enter(other);
+        assert!(!is_cached(&cache, key));
+        assert_eq!(cache.epoch(), other);
+        cache.stored(facts(&[key]), Instant::now(), &HashMap::new());
+        assert!(is_cached(&cache, key), "still subscribed");
     }
 
     #[test]

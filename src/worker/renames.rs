@@ -1,17 +1,21 @@
-//! Announcements of renamed users, which invalidate the membership cache.
+//! Renamed users: announcements that invalidate the membership cache, and the notices for the sockets that see the user.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::state::Worker;
+use super::{batch::Runner, outcomes::Outcomes, state::Worker};
 use crate::{
     bus::{Channel, Incoming},
     command::Notice,
     error::Result,
+    model::{RoomId, UserId, new_id},
 };
 
-/// Receives announcements of renames until `shutdown`.
+/// Rooms in one notice.
+const ROOMS_AT_ONCE: u32 = 1000;
+
+/// Receives announcements of renames, and of new epochs, until `shutdown`.
 ///
 /// # Errors
 /// If a listener cannot be opened.
@@ -25,16 +29,60 @@ pub async fn listen(worker: Arc<Worker>, shutdown: CancellationToken) -> Result<
             () = shutdown.cancelled() => None,
         };
         match received {
-            Some(Incoming::Message { payload, .. }) => {
-                if let Ok(Notice::AccountChanged { user }) = serde_json::from_slice(&payload) {
-                    cache.invalidate_user(user);
-                }
-            }
+            Some(Incoming::Message { payload, .. }) => match serde_json::from_slice(&payload) {
+                Ok(Notice::AccountChanged { user }) => cache.invalidate_user(user),
+                Ok(Notice::EpochChanged { epoch }) => cache.enter(epoch),
+                _ => {}
+            },
             Some(Incoming::Lost) => cache.reset(false),
             Some(Incoming::Restored) => cache.reset(true),
             None => {
                 cache.reset(false);
                 return Ok(());
+            }
+        }
+    }
+}
+
+impl Runner {
+    /// Publishes a user's present names for the sockets in the user's rooms, page by page. Cached events of the rooms contain
+    /// the old ones and are deleted. `None` if the worker must stop first.
+    pub(super) async fn announce_names(&mut self, user: UserId) -> Option<Result<()>> {
+        let named = match self
+            .until_answered(|| self.worker.store.names(user))
+            .await?
+        {
+            Ok(Some(named)) => named,
+            Ok(None) => return Some(Ok(())),
+            Err(error) => return Some(Err(error)),
+        };
+        let change = new_id();
+        let mut after: Option<RoomId> = None;
+        loop {
+            let page = self
+                .until_answered(|| self.worker.store.member_of(user, after, ROOMS_AT_ONCE))
+                .await?;
+            let rooms = match page {
+                Ok(rooms) => rooms,
+                Err(error) => return Some(Err(error)),
+            };
+            after = rooms.last().copied();
+            let more = rooms.len() == ROOMS_AT_ONCE as usize;
+            let mut outcomes = Outcomes::default();
+            // First, so that no event with the old name is made after the new one is known.
+            outcomes.notify(Channel::Everyone, &Notice::AccountChanged { user });
+            self.worker.memberships.invalidate_user(user);
+            self.stale.extend(&rooms);
+            let notice = Notice::UserUpdated {
+                change,
+                user: named.clone(),
+                rooms,
+                more,
+            };
+            outcomes.notify(Channel::Everyone, &notice);
+            self.publish(outcomes).await;
+            if !more {
+                return Some(Ok(()));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{lane, maintenance, partitions, renames, state::Worker, tasks};
+use super::{epoch, lane, maintenance, partitions, renames, state::Worker, tasks};
 use crate::{
     bus::WorkerId,
     config::WorkerRole,
@@ -40,6 +40,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
             }
             shutdown.cancelled().await;
         });
+        parts.spawn(epoch::follow(worker.clone(), shutdown.clone()));
     }
     for lane in 0..lanes {
         let (worker, watch) = (worker.clone(), watch.clone());

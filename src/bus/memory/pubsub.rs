@@ -169,7 +169,7 @@ impl PubSub for MemoryBus {
                 .iter()
                 .filter(|room| !room.events.is_empty())
             {
-                recent.append(room);
+                recent.append(publications.epoch, room);
                 let channel = Channel::Room(room.room);
                 // Encodes only for rooms with subscribers.
                 if listeners.channels.contains_key(&channel) {

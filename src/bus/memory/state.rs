@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::expiring::Expiring;
 use crate::{
     bus::{Channel, Incoming, WorkerId},
-    model::{FeedEvent, RoomId, Timestamp, UserId},
+    model::{Epoch, FeedEvent, RoomId, Timestamp, UserId},
 };
 
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub(super) struct Listener {
 
 pub(super) struct RecentState {
     pub(super) settings: MemoryBusSettings,
-    pub(super) rooms: Expiring<RoomId, VecDeque<FeedEvent>>,
+    pub(super) rooms: Expiring<RoomId, (Epoch, VecDeque<FeedEvent>)>,
 }
 
 #[derive(Default)]

@@ -17,16 +17,18 @@ impl PubSub for RedisBus {
     /// One pipeline: cache entries are deleted, then each room is cached and published, then the notices follow.
     async fn publish(&self, publications: &Publications) -> Result<()> {
         let Publications {
+            epoch,
             rooms,
             stale,
             notices,
         } = publications;
         let names = self.channel_names();
         let mut pipeline = pipe();
-        self.delete_recent(stale, &mut pipeline);
+        self.delete_recent(*epoch, stale, &mut pipeline);
         for room in rooms.iter().filter(|room| !room.events.is_empty()) {
             let payload = encode_events(&room.events);
-            self.append_recent(room.room, room.events.len(), &payload, &mut pipeline);
+            let count = room.events.len();
+            self.append_recent(*epoch, room.room, count, &payload, &mut pipeline);
             let channel = names.name(Channel::Room(room.room));
             pipeline.cmd("PUBLISH").arg(channel).arg(payload).ignore();
         }

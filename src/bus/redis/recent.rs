@@ -7,14 +7,18 @@ use super::connection::{RedisBus, millis};
 use crate::{
     bus::{RecentEvents, decode_events},
     error::Result,
-    model::{FeedEvent, RoomId},
+    model::{Epoch, FeedEvent, RoomId},
 };
 
 #[async_trait]
 impl RecentEvents for RedisBus {
-    async fn get(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
+    async fn get(&self, epoch: Epoch, room: RoomId) -> Result<Vec<FeedEvent>> {
         let mut range = pipe();
-        range.cmd("LRANGE").arg(self.room_key(room)).arg(0).arg(-1);
+        range
+            .cmd("LRANGE")
+            .arg(self.room_key(epoch, room))
+            .arg(0)
+            .arg(-1);
         let (lines,): (Vec<Vec<u8>>,) = self.run(range).await?;
         Ok(contiguous_tail(&lines))
     }
@@ -22,9 +26,12 @@ impl RecentEvents for RedisBus {
 
 impl RedisBus {
     /// Adds the deletion of these rooms' cached events to `pipeline`.
-    pub(super) fn delete_recent(&self, rooms: &[RoomId], pipeline: &mut Pipeline) {
+    pub(super) fn delete_recent(&self, epoch: Epoch, rooms: &[RoomId], pipeline: &mut Pipeline) {
         if !rooms.is_empty() {
-            let keys: Vec<_> = rooms.iter().map(|room| self.room_key(*room)).collect();
+            let keys: Vec<_> = rooms
+                .iter()
+                .map(|room| self.room_key(epoch, *room))
+                .collect();
             pipeline.cmd("DEL").arg(keys).ignore();
         }
     }
@@ -32,13 +39,14 @@ impl RedisBus {
     /// Adds the append of `count` events, encoded as `lines`, to `pipeline`.
     pub(super) fn append_recent(
         &self,
+        epoch: Epoch,
         room: RoomId,
         count: usize,
         lines: &[u8],
         pipeline: &mut Pipeline,
     ) {
         let keep = isize::try_from(self.settings.recent_messages.max(1)).unwrap_or(isize::MAX);
-        let key = self.room_key(room);
+        let key = self.room_key(epoch, room);
         let push = pipeline.cmd("RPUSH").arg(&key);
         // LTRIM would remove the others again.
         let first = count.saturating_sub(keep.unsigned_abs());
@@ -54,8 +62,11 @@ impl RedisBus {
             .ignore();
     }
 
-    fn room_key(&self, room: RoomId) -> String {
-        self.key("recent", room.simple())
+    fn room_key(&self, epoch: Epoch, room: RoomId) -> String {
+        self.key(
+            "recent",
+            format_args!("{}:{}", epoch.simple(), room.simple()),
+        )
     }
 }
 

@@ -9,9 +9,15 @@ use proptest::{
     test_runner::TestRunner,
 };
 
-use super::super::{account::AccountCommand, notify::NotifyCommand, room::RoomCommand, *};
+use super::super::{
+    account::AccountCommand,
+    epoch::{EpochCommand, MAX_REPORTED},
+    notify::NotifyCommand,
+    room::RoomCommand,
+    *,
+};
 use crate::model::{
-    Account, ClientMetadata, Role, RoomKind, User,
+    Account, Anchor, ClientMetadata, Delivered, Role, RoomKind, User,
     address::Address,
     direct_room_id, message_id,
     metadata::tests::spaced_json,
@@ -289,6 +295,21 @@ pub(super) fn all<C: std::fmt::Debug>(
     found
 }
 
+fn epoch() -> impl Strategy<Value = EpochCommand> {
+    let anchor = proptest::option::of((any::<i64>(), id()));
+    let delivered = (id(), any::<i64>(), anchor).prop_map(|(room, seq, anchor)| Delivered {
+        room,
+        seq,
+        anchor: anchor.map(|(seq, message)| Anchor { seq, message }),
+    });
+    let delivered = proptest::collection::vec(delivered, 1..=MAX_REPORTED);
+    (id(), id(), delivered).prop_map(|(from, to, delivered)| EpochCommand::Replace {
+        from,
+        to,
+        delivered,
+    })
+}
+
 /// As an edge submits it: ids that derive from room and actor are set.
 pub(super) fn envelope() -> impl Strategy<Value = Envelope> {
     let room = proptest::strategy::Union::new(all(next_room_command));
@@ -298,6 +319,7 @@ pub(super) fn envelope() -> impl Strategy<Value = Envelope> {
         4 => (id(), room).prop_map(|(room, command)| Command::Room(room, command)),
         1 => account.prop_map(Command::Account),
         1 => notify.prop_map(Command::Notify),
+        1 => epoch().prop_map(Command::Epoch),
     ];
     (id(), time(), any::<Option<(u128, u64, bool)>>(), command).prop_map(
         |(actor, at, reply, mut command)| {

@@ -82,6 +82,17 @@ impl ToJSON for EventData {
     }
 }
 
+/// # Errors
+/// `invalid` for a negative number; `conflict` for one above the room's head, which was given before history was lost.
+fn check_after(after: Seq, head: Seq) -> Result<()> {
+    if after > head {
+        return Err(Error::conflict(format!(
+            "the room is at {head}: the server has lost history since it gave this number; load the room anew"
+        )));
+    }
+    page::check_seq("after", after, head)
+}
+
 /// A page of a room's feed, ascending and without missing numbers.
 #[derive(Serialize, Object)]
 #[serde(rename_all = "camelCase")]
@@ -107,7 +118,8 @@ impl ChangesApi {
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// Only events with a higher number. At most the room's newest number. Default: 0, the beginning.
+        /// Only events with a higher number. Default: 0, the beginning. A number above the room's newest one is answered with
+        /// `conflict` (409): the server has lost history, as after the event `reset` of sockets. Load the room anew.
         after: Query<Option<Seq>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
@@ -115,7 +127,7 @@ impl ChangesApi {
         let limit = check_limit(limit.0)?;
         let after = after.0.unwrap_or(0);
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
-        page::check_seq("after", after, room.head)?;
+        check_after(after, room.head)?;
         let upto = room.head.min(after + Seq::from(limit));
         let events = if upto > after {
             edge.reads.events(room.id, after, upto).await?

@@ -6,14 +6,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, RwLock, mpsc};
+use tokio::sync::{Notify, RwLock, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    epochs::{Epochs, Report, Reports},
     history_cache::CacheBytes,
     joining::Joining,
     room::{Room, Subscription},
@@ -23,7 +24,7 @@ use crate::{
     command::Notice,
     edge::{batch_reads::BatchedRead, subscriber::Subscriber},
     error::Result,
-    model::{FeedEvent, RoomId, Seq},
+    model::{Anchor, FeedEvent, Occupant, Position, RoomId, Seq},
     store::Reads,
     telemetry::metrics,
 };
@@ -31,13 +32,15 @@ use crate::{
 /// How long an event may be on its way before its absence counts as a missing range.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 const SHARDS: usize = 64;
+/// Reports of lost history that may wait to be handled.
+const REPORTS: usize = 16;
 
 /// The rooms of this edge.
 pub struct Hub {
     pub(super) shards: Vec<Mutex<HashMap<RoomId, Arc<Room>>>>,
     pub(super) reads: Arc<dyn Reads>,
-    /// Heads of rooms that are being opened.
-    pub(super) heads: BatchedRead<RoomId, Seq>,
+    /// Positions of rooms that are being opened.
+    pub(super) tips: BatchedRead<RoomId, Option<Position>>,
     pub(super) recent: Arc<dyn RecentEvents>,
     pub(super) subscriptions: Arc<dyn Subscriptions>,
     /// Held for reading while a room is being opened, and for writing while empty rooms are removed: a channel is not
@@ -48,6 +51,13 @@ pub struct Hub {
     /// Counts `joinRoom`s.
     pub(super) joins: AtomicU64,
     pub(super) pages: CacheBytes,
+    pub(super) epochs: Mutex<Epochs>,
+    /// Held while the epoch is read and its change is handled, and while suspected rooms are compared.
+    pub(super) comparing: tokio::sync::Mutex<()>,
+    pub(super) suspected: Notify,
+    pub(super) reports: mpsc::Sender<Report>,
+    /// Counts the reports that were handled.
+    pub(super) handled: watch::Sender<u64>,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
 }
@@ -69,6 +79,7 @@ pub struct Intervals {
 }
 
 impl Hub {
+    /// Starts a hub. Its reports of lost history come from the second value.
     pub async fn start(
         Ports {
             reads,
@@ -80,7 +91,7 @@ impl Hub {
         intervals: Intervals,
         tasks: TaskTracker,
         shutdown: CancellationToken,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<(Arc<Self>, Reports)> {
         let (subscriptions, incoming) = pubsub.listen().await?;
         let subscribed = subscriptions
             .subscribe(&[edge_channel, Channel::Everyone])
@@ -91,13 +102,14 @@ impl Hub {
             crate::telemetry::DOWN
         });
         let truth = reads.clone();
+        let (reports, reported) = mpsc::channel(REPORTS);
         let hub = Arc::new(Hub {
-            heads: BatchedRead::new(move |rooms: Vec<RoomId>| {
+            tips: BatchedRead::new(move |rooms: Vec<RoomId>| {
                 let reads = truth.clone();
                 async move {
-                    let heads: HashMap<_, _> = reads.heads(&rooms).await?.into_iter().collect();
-                    let head = |room| heads.get(room).copied().unwrap_or(0);
-                    Ok(rooms.iter().map(head).collect())
+                    let tips = reads.tips(&rooms).await?;
+                    let tips: HashMap<_, _> = tips.into_iter().map(|tip| (tip.room, tip)).collect();
+                    Ok(rooms.iter().map(|room| tips.get(room).copied()).collect())
                 }
             }),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -108,6 +120,11 @@ impl Hub {
             bus_lost: Arc::default(),
             pages: CacheBytes::default(),
             bus_back: Notify::new(),
+            epochs: Mutex::default(),
+            comparing: tokio::sync::Mutex::default(),
+            suspected: Notify::new(),
+            reports,
+            handled: watch::Sender::new(0),
             joins: AtomicU64::new(0),
             tasks: tasks.clone(),
             shutdown,
@@ -115,19 +132,29 @@ impl Hub {
         tasks.spawn(hub.clone().receive(incoming, notices));
         tasks.spawn(hub.clone().reconcile_forever(intervals.reconcile));
         tasks.spawn(hub.clone().check_rights_forever(intervals.rights));
-        Ok(hub)
+        tasks.spawn(hub.clone().check_suspects_forever());
+        Ok((hub, reported))
     }
 
     /// Subscribes a socket to a room, before anything is fetched for it. The caller has read its membership. If that was at
     /// a head below [`Joining::live_from`], events between the two may have ended it: the caller must read it again.
+    /// `after` is the position from which the client resumes.
     pub async fn join(
         self: &Arc<Self>,
         room: RoomId,
         subscriber: Arc<Subscriber>,
+        after: Option<Seq>,
     ) -> Result<Joining> {
-        let room = self.open(room).await?;
-        let live_from = {
+        let resumed = after.map(|_| Instant::now());
+        let id = room;
+        let (room, live_from) = loop {
+            let room = self.open(id).await?;
             let mut state = room.lock();
+            if state.has_ended() {
+                drop(state);
+                self.remove(&room);
+                continue;
+            }
             let joined = self.joins.fetch_add(1, Ordering::Relaxed);
             match state
                 .subscriptions
@@ -137,15 +164,19 @@ impl Hub {
                 Some(subscription) => {
                     subscription.pending.get_or_insert_default();
                     subscription.joined = joined;
+                    subscription.resumed = resumed;
                 }
                 None => state.subscriptions.push(Subscription {
                     subscriber: subscriber.clone(),
                     pending: Some(Box::default()),
                     above: -1,
                     joined,
+                    resumed,
                 }),
             }
-            state.last
+            let live_from = state.last;
+            drop(state);
+            break (room, live_from);
         };
         subscriber.rooms().insert(room.id);
         Ok(Joining::new(
@@ -166,6 +197,18 @@ impl Hub {
         self.bus_back.notified().await;
     }
 
+    /// Removes this instance of a room; the next join opens another.
+    pub(super) fn remove(&self, room: &Arc<Room>) {
+        let mut rooms = self.shard(room.id).lock();
+        if rooms
+            .get(&room.id)
+            .is_some_and(|found| Arc::ptr_eq(found, room))
+        {
+            rooms.remove(&room.id);
+            metrics().rooms_subscribed.dec();
+        }
+    }
+
     /// Removes a socket's subscription; no event of the room follows.
     pub fn leave(&self, room: RoomId, subscriber: &Subscriber) {
         subscriber.rooms().remove(&room);
@@ -178,7 +221,8 @@ impl Hub {
     pub async fn fetch(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         // While the bus is down its cache is not waited for: the fetched events may end a membership.
         if !self.is_bus_lost()
-            && let Ok(recent) = self.recent.get(room).await
+            && let Some(epoch) = self.epoch()
+            && let Ok(recent) = self.recent.get(epoch, room).await
             && recent.first().is_some_and(|first| first.seq <= after + 1)
             && recent.last().is_some_and(|last| last.seq >= upto)
         {
@@ -205,9 +249,15 @@ impl Hub {
             .get_or_try_init(|| async {
                 self.subscriptions.subscribe(&[Channel::Room(id)]).await?;
                 // Read after the channel is subscribed: events stored from now on will be published to it.
-                let head = self.heads.get(id).await?;
+                let tip = self.tips.get(id).await?;
+                let head = tip.map_or(0, |tip| tip.head);
                 let mut state = room.lock();
                 state.last = head;
+                state.anchor = match tip.map(|tip| tip.occupant) {
+                    Some(Occupant::Message(message)) => Some(Anchor { seq: head, message }),
+                    _ => None,
+                };
+                state.compared = state.anchor;
                 state.target = state.target.max(head);
                 Ok::<_, crate::error::Error>(())
             })

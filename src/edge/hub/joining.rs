@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::room::Room;
+use super::room::{Pending, Room};
 use crate::{
     edge::{outbound::Item, subscriber::Subscriber},
     model::{RoomId, Seq},
@@ -76,6 +76,7 @@ impl Joining {
             _ if member_at < self.live_from => Ended::Gone,
             None => Ended::Gone,
             Some(pending) if pending.left.is_some_and(|seq| seq > member_at) => Ended::Gone,
+            Some(Pending { reset: Some(_), .. }) => Ended::Again,
             Some(pending) if more || pending.overflow || position < self.live_from => Ended::Again,
             Some(_) => Ended::Live,
         };
@@ -91,7 +92,10 @@ impl Joining {
                     .collect();
                 outbox.push_events(&events);
             } else {
-                state.subscriptions.swap_remove(i);
+                let removed = state.subscriptions.swap_remove(i);
+                if let Some(reset) = removed.pending.and_then(|pending| pending.reset) {
+                    outbox.push_events(&[reset]);
+                }
             }
         }
         if ended != Ended::Live {

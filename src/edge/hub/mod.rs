@@ -9,20 +9,27 @@
 //! A membership ends with a numbered event of the room, and the hub unsubscribes the user's sockets when it delivers that
 //! event. A socket that joins has read its membership together with the room's head: every event above that head must
 //! pass its subscription, or the membership is read again ([`Joining::finish`]). [`rights`] is the safety net for both.
+//!
+//! A store that has lost history is recognised by what was delivered before ([`lost_history`]).
 
+mod epochs;
 mod history_cache;
 #[allow(clippy::module_inception)]
 mod hub;
 mod joining;
+mod lost_history;
 mod newest_page;
 mod receiving;
 mod reconcile;
+mod renames;
 mod repair;
 mod rights;
 mod room;
 #[cfg(test)]
 mod tests;
 
+pub use epochs::{Report, Reports};
 pub use history_cache::Newest;
 pub use hub::{Hub, Intervals, Ports};
 pub use joining::{Ended, Joining};
+pub use room::reset_event;

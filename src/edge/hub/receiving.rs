@@ -9,7 +9,7 @@ use super::{hub::Hub, room::Room};
 use crate::{
     bus::{self, Channel, Incoming, RoomPayload},
     command::Notice,
-    model::FeedEvent,
+    model::{Anchor, FeedEvent},
     telemetry::metrics,
 };
 
@@ -70,6 +70,11 @@ impl Hub {
             Incoming::Restored => {
                 self.bus_lost.store(false, Ordering::Relaxed);
                 metrics().bus_state.set(crate::telemetry::UP);
+                // The servers may have failed together: what was delivered before the outage is compared with the store.
+                for room in self.rooms() {
+                    let before = room.lock().delivered();
+                    self.suspect(&room, before);
+                }
                 let hub = self.clone();
                 self.tasks.spawn(async move { hub.reconcile().await });
                 self.bus_back.notify_one();
@@ -80,18 +85,26 @@ impl Hub {
     /// Accepts events in any order, including repeated ones.
     fn arrived(self: &Arc<Self>, room: &Arc<Room>, events: Vec<FeedEvent>) {
         let mut state = room.lock();
+        let before = state.delivered();
+        let mut suspicious = false;
         let mut ready = Vec::new();
         for event in events {
             state.target = state.target.max(event.seq);
             if state.last >= 0 && event.seq == state.last + 1 {
                 state.last = event.seq;
                 ready.push(event);
-            } else if event.seq > state.last && state.ahead.len() < MAX_AHEAD {
+            } else if event.seq <= state.last {
+                // The message that was delivered under this number, or perhaps another event.
+                suspicious |= before.anchor.is_none() || before.anchor != Anchor::of(&event);
+            } else if state.ahead.len() < MAX_AHEAD {
                 state.ahead.insert(event.seq, event);
             }
         }
         state.deliver(ready);
         drop(state);
+        if suspicious {
+            self.suspect(room, before);
+        }
         self.settle(room);
     }
 }

@@ -2,15 +2,34 @@
 //! Also removes rooms without subscriptions.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use super::hub::{Hub, SETTLE};
-use crate::{bus::Channel, model::RoomId, telemetry::metrics};
+use super::{
+    hub::{Hub, SETTLE},
+    lost_history::with_position,
+};
+use crate::{
+    bus::Channel,
+    model::{RoomId, Seq},
+    telemetry::metrics,
+};
+
+/// Pause until the epoch is read again at the start.
+const WITHOUT_STORE: Duration = Duration::from_millis(500);
 
 impl Hub {
     pub(super) async fn reconcile_forever(self: Arc<Self>, interval: Duration) {
+        // Nothing can be compared before the epoch is known.
+        while self.read_epoch().await.is_err() {
+            tokio::select! {
+                () = tokio::time::sleep(WITHOUT_STORE) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+        self.suspected.notify_one();
         loop {
             // Without the bus, events arrive by this comparison only.
             let pause = if self.bus_lost.load(Ordering::Relaxed) {
@@ -27,18 +46,30 @@ impl Hub {
         }
     }
 
-    /// Compares every room here with the store, and fetches what is missing.
+    /// Compares every room here with the store, and fetches what is missing. Rooms that may have lost history are
+    /// compared more closely.
     pub async fn reconcile(self: &Arc<Self>) {
-        let rooms: Vec<RoomId> = self.rooms().iter().map(|room| room.id).collect();
+        if let Err(error) = self.read_epoch().await {
+            tracing::debug!(error = %error.chain(), "the epoch could not be read");
+            return;
+        }
+        let rooms: Vec<_> = self.rooms().into_iter().map(with_position).collect();
         let mut behind = Vec::new();
         for chunk in rooms.chunks(5000) {
-            match self.reads.heads(chunk).await {
+            let ids: Vec<RoomId> = chunk.iter().map(|(room, _)| room.id).collect();
+            match self.reads.heads(&ids).await {
                 Ok(heads) => {
-                    for (id, head) in heads {
-                        if let Some(room) = self.find(id)
-                            && room.is_behind(head)
-                        {
-                            behind.push((room, head));
+                    let heads: HashMap<RoomId, Seq> = heads.into_iter().collect();
+                    for (room, delivered) in chunk {
+                        let head = heads.get(&room.id).copied().unwrap_or(0);
+                        let before = room.lock().delivered_before();
+                        if let Some(before) = before {
+                            self.suspect(room, before);
+                        }
+                        if head < delivered.seq {
+                            self.suspect(room, *delivered);
+                        } else if room.is_behind(head) {
+                            behind.push((room.clone(), head));
                         }
                     }
                 }

@@ -24,6 +24,10 @@ impl Hub {
         state.advance();
         if state.target > state.last && !state.repairing {
             state.repairing = true;
+            // Whatever lost the range may have been a failure of the database as well.
+            let before = state.delivered();
+            drop(state);
+            self.suspect(room, before);
             let (hub, room) = (self.clone(), room.clone());
             self.tasks.spawn(async move { hub.repair(&room).await });
         }

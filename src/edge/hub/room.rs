@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -15,8 +16,8 @@ use crate::{
         outbound::{OutboundEvent, event},
         subscriber::Subscriber,
     },
-    model::{EphemeralEvent, EventKind, FeedEvent, RoomId, Seq, UserId},
-    protocol::{EventName, Gap, MemberEvent, RoomEvent},
+    model::{Anchor, Delivered, EphemeralEvent, Epoch, EventKind, FeedEvent, RoomId, Seq, UserId},
+    protocol::{EventName, Gap, MemberEvent, Reset, RoomEvent},
     telemetry::metrics,
 };
 
@@ -36,12 +37,18 @@ pub(super) struct RoomState {
     room: RoomId,
     /// The last number delivered to the subscriptions; -1 until the room is open.
     pub last: Seq,
+    /// The newest message that was delivered.
+    pub anchor: Option<Anchor>,
+    /// The anchor at the last comparison with the store.
+    pub compared: Option<Anchor>,
     /// The highest number known to exist.
     pub target: Seq,
     pub ahead: BTreeMap<Seq, FeedEvent>,
     pub repairing: bool,
     pub subscriptions: Vec<Subscription>,
     pub pages: HistoryCache,
+    /// The room has lost history, and another instance takes its place.
+    ended: bool,
 }
 
 /// A socket's subscription to a room.
@@ -54,6 +61,8 @@ pub(super) struct Subscription {
     pub above: Seq,
     /// Unique for each `joinRoom`, so that a decision about an earlier subscription is not applied to a later one.
     pub joined: u64,
+    /// When it was subscribed, if the client resumed from a position.
+    pub resumed: Option<Instant>,
 }
 
 /// Events that wait until a `joinRoom` is answered.
@@ -65,6 +74,8 @@ pub(super) struct Pending {
     /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends on
     /// the head at which the session read the membership.
     pub left: Option<Seq>,
+    /// The room has lost history: this event follows the answer, and the subscription ends.
+    pub reset: Option<Arc<OutboundEvent>>,
 }
 
 /// An event with the numbers that it covers: one, or a range for a `gap`.
@@ -114,11 +125,14 @@ impl Room {
             state: Mutex::new(RoomState {
                 room: id,
                 last: -1,
+                anchor: None,
+                compared: None,
                 target: -1,
                 ahead: BTreeMap::new(),
                 repairing: false,
                 subscriptions: Vec::new(),
                 pages: HistoryCache::new(taken),
+                ended: false,
             }),
         }
     }
@@ -171,6 +185,9 @@ impl RoomState {
             return;
         }
         self.pages.end();
+        if let Some(anchor) = events.iter().rev().find_map(Anchor::of) {
+            self.anchor = Some(anchor);
+        }
         let mut room_deleted = false;
         let mut numbered = Vec::with_capacity(events.len());
         for event in events {
@@ -220,6 +237,79 @@ impl RoomState {
                 && subscription.pending.is_none()
                 && seq > subscription.above
         });
+    }
+
+    /// What was delivered so far.
+    pub fn delivered(&self) -> Delivered {
+        Delivered {
+            room: self.room,
+            seq: self.last.max(0),
+            anchor: self.anchor,
+        }
+    }
+
+    /// What was delivered before the last comparison with the store, if a message has been delivered since. It is compared
+    /// again now: the store may have lost it and be at a higher number again, and the bus may have lost what was published
+    /// meanwhile.
+    pub fn delivered_before(&mut self) -> Option<Delivered> {
+        if self.compared == self.anchor {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.compared, self.anchor)?;
+        Some(Delivered {
+            room: self.room,
+            seq: before.seq,
+            anchor: Some(before),
+        })
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Ends the room: every socket gets `reset` and is unsubscribed. Returns how many.
+    pub fn end(&mut self, epoch: Epoch) -> usize {
+        self.ended = true;
+        self.ahead.clear();
+        self.pages.end();
+        self.reset(epoch, |_| true)
+    }
+
+    /// Resets the sockets that resumed after `since`, in a room that continues.
+    pub fn reset_resumed(&mut self, epoch: Epoch, since: Option<Instant>) -> usize {
+        self.pages.end();
+        self.reset(epoch, |subscription| {
+            subscription.resumed.is_some_and(|at| Some(at) >= since)
+        })
+    }
+
+    fn reset(&mut self, epoch: Epoch, which: impl Fn(&Subscription) -> bool) -> usize {
+        let mut sockets = 0;
+        let event = reset_event(self.room, epoch);
+        self.subscriptions.retain_mut(|subscription| {
+            if !which(subscription) {
+                return true;
+            }
+            sockets += 1;
+            if let Some(pending) = &mut subscription.pending {
+                pending.reset = Some(event.clone());
+                return true;
+            }
+            let subscriber = &subscription.subscriber;
+            subscriber.outbox.push_events(std::slice::from_ref(&event));
+            subscriber.rooms().remove(&self.room);
+            false
+        });
+        sockets
+    }
+
+    /// The sockets that are live in this room.
+    pub fn live_subscribers(&self) -> impl Iterator<Item = &Arc<Subscriber>> {
+        let live = self
+            .subscriptions
+            .iter()
+            .filter(|subscription| subscription.pending.is_none());
+        live.map(|subscription| &subscription.subscriber)
     }
 
     /// The live subscriptions, by user and `joined`.
@@ -345,6 +435,11 @@ impl RoomState {
         self.last = to;
         self.push(&[Numbered::gap(self.room, from, to)]);
     }
+}
+
+/// Tells a client that its numbers of the room count no longer.
+pub fn reset_event(room: RoomId, epoch: Epoch) -> Arc<OutboundEvent> {
+    event(EventName::Reset, &Reset { room, epoch })
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! `joinRoom`: returns the room and either the missed events or the newest messages, and subscribes the socket. No
 //! event is lost or repeated between the answer and the subscription.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Session, not_a_member, soon};
 use crate::{
     command::{Command, room::RoomCommand},
     edge::{
-        hub::{Ended, Joining, Newest},
-        outbound::{Item, RequestId},
+        hub::{Ended, Joining, Newest, reset_event},
+        outbound::{Item, OutboundEvent, RequestId},
         recovery::{RESUME_PAGE, Recovered},
     },
     error::{Error, Result},
-    model::{self, Member, Room, RoomId, RoomKind, Seq},
+    model::{self, Epoch, Member, Room, RoomId, RoomKind, Seq},
     protocol::{self, DEFAULT_PAGE, JoinRoom, Joined, raw},
     store::{RoomEntry, Window},
 };
@@ -22,6 +22,7 @@ struct Entered {
     room: Room,
     member: Member,
     unread: u32,
+    epoch: Epoch,
 }
 
 impl Session {
@@ -29,15 +30,25 @@ impl Session {
         if join.after_seq.is_some_and(|seq| seq < 0) {
             return Err(Error::field("afterSeq", "must be 0 or more"));
         }
-        let mut entry = self.enter(join.room).await?;
-        if let Some(after) = join.after_seq
-            && after > entry.room.head
-        {
-            let message = format!("is in the future: the room is at {}", entry.room.head);
-            return Err(Error::field("afterSeq", message));
+        if let Some(lost) = self.try_join(id, &join).await? {
+            self.edge.hub.report_lost(lost).await?;
+            if self.try_join(id, &join).await?.is_some() {
+                return Err(Error::busy(
+                    "the room is being compared with the database; try again",
+                    Duration::from_secs(1),
+                ));
+            }
         }
+        Ok(())
+    }
+
+    /// Joins and answers. Returns the subscription without an answer if the room has lost history: events were delivered
+    /// here that the store does not have.
+    async fn try_join(&self, id: RequestId, join: &JoinRoom) -> Result<Option<Joining>> {
+        let mut entry = self.enter(join.room).await?;
         // Subscribe first, then read history: what is stored in between arrives as events.
-        let joining = soon(self.edge.hub.join(join.room, self.who.clone())).await?;
+        let hub = &self.edge.hub;
+        let joining = soon(hub.join(join.room, self.who.clone(), join.after_seq)).await?;
         // A membership ends with a numbered event. The subscription sees events above `live_from`, and the membership
         // read covers those up to its head. Events between the two are covered by neither, so the membership is read
         // again.
@@ -47,21 +58,30 @@ impl Session {
                     room,
                     member: Some(member),
                     unread,
+                    epoch,
                 } => Entered {
                     room,
                     member,
                     unread,
+                    epoch,
                 },
                 RoomEntry { room, .. } => return Err(not_a_member(room.kind)),
             };
+            if joining.live_from > entry.room.head {
+                return Ok(Some(joining));
+            }
         }
-        let recovered = match join.after_seq {
+        let after = join.after_seq;
+        let reset = join.epoch.is_some_and(|epoch| epoch != entry.epoch)
+            || after.is_some_and(|after| after > entry.room.head);
+        let recovered = match after.filter(|_| !reset) {
             // Only up to the head at which the membership was read: later events pass through the subscription.
             Some(after) => self.missed(join.room, after, entry.room.head).await?,
             None => self.latest(&joining).await?,
         };
-        answer_join(joining, id, entry, recovered);
-        Ok(())
+        let reset = reset.then(|| reset_event(join.room, entry.epoch));
+        self.answer_join(joining, id, entry, recovered, reset);
+        Ok(None)
     }
 
     /// The room as the caller sees it, from a read that starts after this call.
@@ -75,15 +95,16 @@ impl Session {
         let user = self.who.user;
         let found = async || -> Result<_> {
             let entry = self.entry(room).await?;
-            Ok((entry.room, entry.member, entry.unread))
+            Ok((entry.room, entry.member, (entry.unread, entry.epoch)))
         };
-        let entered = |room, member, unread| Entered {
+        let entered = |room, member, (unread, epoch)| Entered {
             room,
             member,
             unread,
+            epoch,
         };
         match found().await? {
-            (room, Some(member), unread) => return Ok(entered(room, member, unread)),
+            (room, Some(member), rest) => return Ok(entered(room, member, rest)),
             (room, None, _) if room.kind == RoomKind::Public => {}
             _ => return Err(Error::not_found("room")),
         }
@@ -93,7 +114,7 @@ impl Session {
             .call(user, Command::Room(room, RoomCommand::Join))
             .await?;
         match (joined, found().await?) {
-            (_, (room, Some(member), unread)) => Ok(entered(room, member, unread)),
+            (_, (room, Some(member), rest)) => Ok(entered(room, member, rest)),
             _ => Err(Error::busy(
                 "joining takes longer than usual; try again",
                 Duration::from_secs(1),
@@ -142,8 +163,12 @@ impl Session {
 
     /// The newest messages from the recent cache, if it covers a full page (or the whole room) and reaches `position`.
     async fn cached_latest(&self, room: RoomId, position: Seq) -> Option<Vec<model::Message>> {
-        let events = self.edge.bus.recent.get(room).await.ok()?;
+        let epoch = self.edge.hub.epoch()?;
+        let events = self.edge.bus.recent.get(epoch, room).await.ok()?;
         let (first, last) = (events.first()?.seq, events.last()?.seq);
+        if last > position {
+            self.edge.hub.suspect_cached(room, last);
+        }
         if last < position {
             return None;
         }
@@ -161,30 +186,44 @@ impl Session {
         (first == 1 || messages.len() >= enough)
             .then(|| messages.split_off(messages.len().saturating_sub(enough)))
     }
-}
 
-fn answer_join(joining: Joining, id: RequestId, entry: Entered, recovered: Recovered) {
-    let Entered {
-        room,
-        member,
-        unread,
-    } = entry;
-    let mut joined = Joined {
-        room: room.id,
-        seq: recovered.position,
-        head: room.head.max(recovered.position),
-        role: member.role,
-        unread,
-        messages: recovered.messages,
-        events: recovered.events,
-        gaps: recovered.gaps,
-        has_more: recovered.more,
-    };
-    joining.finish(recovered.position, recovered.more, room.head, |ended| {
-        if ended == Ended::Gone {
-            return Item::answer(id, Err(not_a_member(room.kind)));
-        }
-        joined.has_more = ended == Ended::Again;
-        Item::answer(id, Ok(Some(raw(&joined))))
-    });
+    /// Answers, after the event `reset` if the client's position does not count any more.
+    fn answer_join(
+        &self,
+        joining: Joining,
+        id: RequestId,
+        entry: Entered,
+        recovered: Recovered,
+        reset: Option<Arc<OutboundEvent>>,
+    ) {
+        let Entered {
+            room,
+            member,
+            unread,
+            epoch,
+        } = entry;
+        let mut joined = Joined {
+            room: room.id,
+            seq: recovered.position,
+            head: room.head.max(recovered.position),
+            epoch,
+            role: member.role,
+            unread,
+            messages: recovered.messages,
+            events: recovered.events,
+            gaps: recovered.gaps,
+            has_more: recovered.more,
+        };
+        let outbox = self.who.outbox.clone();
+        joining.finish(recovered.position, recovered.more, room.head, |ended| {
+            if ended == Ended::Gone {
+                return Item::answer(id, Err(not_a_member(room.kind)));
+            }
+            if let Some(reset) = reset {
+                outbox.push(Item::Event(reset));
+            }
+            joined.has_more = ended == Ended::Again;
+            Item::answer(id, Ok(Some(raw(&joined))))
+        });
+    }
 }

@@ -23,6 +23,8 @@ pub trait AccountWrites: Send + Sync {
     /// Registering the same id and name again returns `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
+    /// The current names of a user whose account is not deleted.
+    async fn names(&self, user: UserId) -> Result<Option<User>>;
     /// Deletes an account: revokes its logins, prevents new ones, and erases all personal data except the
     /// memberships. The row stays under [`DELETED_USERNAME`](super::DELETED_USERNAME), and the user name is free.
     /// A repeat returns `Done` and erases data that was stored since.

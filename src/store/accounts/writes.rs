@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{AccountPatch, AccountWrites, Applied, NewAccount, deletion};
 use crate::{
     error::Result,
-    model::{Timestamp, UserId, username::skeleton},
+    model::{Timestamp, User, UserId, username::skeleton},
     store::sql::{Access, Database, Dialect, Record, Row, Session, sql},
 };
 
@@ -23,6 +23,9 @@ const UPDATE: &str = "UPDATE users SET \
          email = CASE WHEN CAST($3 AS text) IS NULL THEN email ELSE nullif($3, '') END, \
          phone = CASE WHEN CAST($4 AS text) IS NULL THEN phone ELSE nullif($4, '') END \
      WHERE id = $1 AND deleted_at IS NULL";
+
+const NAMES: &str =
+    "SELECT id, username, display_name FROM users WHERE id = $1 AND deleted_at IS NULL";
 
 /// Whether an account is the new one itself.
 struct Claim(bool);
@@ -78,6 +81,11 @@ impl<D: Database> AccountWrites for D {
             0 => Applied::NoSuchUser,
             _ => Applied::Done,
         })
+    }
+
+    async fn names(&self, user: UserId) -> Result<Option<User>> {
+        let mut session = self.open(Access::Read).await?;
+        session.optional(sql(NAMES).bind(user)).await
     }
 
     async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<Applied> {

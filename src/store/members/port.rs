@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
-    model::{Member, Room, RoomId, UserId},
+    model::{Epoch, Member, Room, RoomId, UserId},
 };
 
 /// A room with the membership and unread count of one user, as `joinRoom` needs it.
@@ -15,6 +15,8 @@ pub struct RoomEntry {
     pub member: Option<Member>,
     /// [`MessageReads::unread`](crate::store::MessageReads::unread) of a member; 0 for others.
     pub unread: u32,
+    /// The epoch that the room's numbers belong to.
+    pub epoch: Epoch,
 }
 
 #[async_trait]

@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     model::{Member, Room, RoomId, UserId},
     store::{
+        epoch::epoch_column,
         rooms::room_columns,
         sql::{Access, Column, Database, Dialect, Kind, ListSql, Record, Row, Session, sql},
     },
@@ -35,8 +36,9 @@ static ENTRIES: ListSql<3> = ListSql::new(
         ", ",
         member_columns!(),
         ", n.position, (SELECT count(*) FROM (SELECT 1 FROM messages x \
-             WHERE x.room = m.room AND x.seq > m.read_seq LIMIT 1000) AS above) AS unread \
-          FROM {rows} \
+             WHERE x.room = m.room AND x.seq > m.read_seq LIMIT 1000) AS above) AS unread, ",
+        epoch_column!(),
+        " FROM {rows} \
           {join} rooms r ON r.id = n.room AND NOT r.deleted \
           LEFT JOIN members m ON m.room = n.room AND m.user_id = n.user_id \
           LEFT JOIN users u ON u.id = m.user_id"
@@ -82,6 +84,7 @@ impl Record for EntryAt {
             room: Room::read(row)?,
             member: Option::read(row)?,
             unread: row.count("unread")?,
+            epoch: row.get("epoch")?,
         };
         Ok(EntryAt(row.count("position")? as usize, entry))
     }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
-    model::{Room, RoomId, Seq},
+    model::{Position, Room, RoomId, Seq},
 };
 
 #[async_trait]
@@ -15,4 +15,7 @@ pub trait RoomReads: Send + Sync {
     async fn public_rooms(&self, after: Option<RoomId>, limit: u32) -> Result<Vec<Room>>;
     /// The newest number of each room that exists and is not deleted; any number of rooms.
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>>;
+    /// The newest number of each room that exists, deleted ones included, with the event that has it; any number of
+    /// rooms.
+    async fn tips(&self, rooms: &[RoomId]) -> Result<Vec<Position>>;
 }

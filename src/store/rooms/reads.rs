@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{RoomReads, room_columns};
 use crate::{
     error::Result,
-    model::{Room, RoomId, Seq},
+    model::{Position, Room, RoomId, Seq},
     store::sql::{Access, Column, Database, Dialect, Kind, ListSql, Record, Row, Session, sql},
 };
 
@@ -25,6 +25,13 @@ const PUBLIC: &str = concat!(
 static HEADS: ListSql<1> = ListSql::new(
     [Column("id", Kind::Id)],
     "SELECT id, head FROM rooms WHERE id {among} AND NOT deleted",
+);
+
+static TIPS: ListSql<1> = ListSql::new(
+    [Column("id", Kind::Id)],
+    "SELECT r.id, r.head, r.head AS number, m.id AS message, m.id IS NULL AND r.head > 0 AS other FROM rooms r \
+     LEFT JOIN messages m ON m.room = r.id AND m.seq = r.head \
+     WHERE r.id {among}",
 );
 
 struct Head(RoomId, Seq);
@@ -55,5 +62,11 @@ impl<D: Database> RoomReads for D {
         let statement = HEADS.list(rooms, |room| [(*room).into()]);
         let heads: Vec<Head> = session.all(statement).await?;
         Ok(heads.into_iter().map(|head| (head.0, head.1)).collect())
+    }
+
+    async fn tips(&self, rooms: &[RoomId]) -> Result<Vec<Position>> {
+        let mut session = self.open(Access::Read).await?;
+        let statement = TIPS.list(rooms, |room| [(*room).into()]);
+        session.all(statement).await
     }
 }

@@ -11,7 +11,7 @@ use chat::{
         redis::{self, RedisBus},
     },
     error::Code,
-    model::{EventKind, FeedEvent, RoomId, Seq, Timestamp, new_id},
+    model::{Epoch, EventKind, FeedEvent, RoomId, Seq, Timestamp, new_id},
 };
 use futures_util::future;
 use tokio::{sync::mpsc, time::Instant};
@@ -91,7 +91,7 @@ async fn message(incoming: &mut mpsc::Receiver<Incoming>) -> (Channel, Bytes) {
 }
 
 async fn recent(recent: &dyn RecentEvents, room: RoomId) -> Vec<Seq> {
-    let events = recent.get(room).await.unwrap();
+    let events = recent.get(Epoch::nil(), room).await.unwrap();
     for event in &events {
         assert!(event.data.ends_with(&format!("of {}\"}}", event.seq)));
         assert_eq!(event.kind, EventKind::NewMessage);
@@ -215,6 +215,37 @@ async fn recent_events_are_the_contiguous_tail(nodes: Nodes) {
     };
     one.pubsub.publish(&stale).await.unwrap();
     assert_eq!(recent(&*two.recent, room).await, [0; 0]);
+}
+
+async fn recent_events_of_another_epoch_are_not_returned(nodes: Nodes) {
+    let (one, two, room) = (nodes.one, nodes.two, new_id());
+    let (before, after) = (Epoch::new_v4(), Epoch::new_v4());
+    let publish = async |epoch, seqs| {
+        let publications = Publications {
+            epoch,
+            ..room_events(room, seqs)
+        };
+        one.pubsub.publish(&publications).await.unwrap();
+    };
+    let cached = async |epoch| -> Vec<Seq> {
+        let events = two.recent.get(epoch, room).await.unwrap();
+        events.iter().map(|event| event.seq).collect()
+    };
+    publish(before, 1..=5).await;
+    assert_eq!(cached(before).await, [1, 2, 3, 4, 5]);
+    assert_eq!(cached(after).await, [0; 0]);
+    // The number follows the last one of the other epoch.
+    publish(after, 6..=6).await;
+    assert_eq!(cached(after).await, [6]);
+    publish(after, 7..=7).await;
+    assert_eq!(cached(after).await, [6, 7]);
+    let stale = Publications {
+        epoch: after,
+        stale: vec![room],
+        ..Publications::default()
+    };
+    one.pubsub.publish(&stale).await.unwrap();
+    assert_eq!(cached(after).await, [0; 0]);
 }
 
 async fn recent_events_expire(nodes: Nodes) {
@@ -627,6 +658,7 @@ suite!(
     unsubscribed_channels_are_silent(super::PATIENCE),
     listeners_are_independent(super::PATIENCE),
     recent_events_are_the_contiguous_tail(super::PATIENCE),
+    recent_events_of_another_epoch_are_not_returned(super::PATIENCE),
     recent_events_expire(std::time::Duration::from_millis(300)),
     a_value_is_taken_once(super::PATIENCE),
     increments_count_within_their_window(super::PATIENCE),
@@ -744,7 +776,7 @@ async fn listening_works_while_the_server_is_absent() {
     let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     assert!(!subscriptions.subscribe(&[Channel::Everyone]).await.unwrap());
     lost(&mut incoming).await;
-    let error = bus.recent.get(new_id()).await.unwrap_err();
+    let error = bus.recent.get(Epoch::nil(), new_id()).await.unwrap_err();
     assert_eq!(error.code, Code::Busy);
     assert!(!error.chain().contains("secret"));
 }

@@ -23,6 +23,7 @@ mod accounts;
 mod addresses;
 mod commit;
 mod deletion;
+mod epoch;
 mod expire;
 mod feed;
 mod fixture;

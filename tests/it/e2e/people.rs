@@ -1,9 +1,11 @@
 //! Users and rooms that several tests need.
 
+use chat::sqlite::Database;
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-use crate::harness::{Chat, Rest, Socket, User, eventually};
+use crate::harness::{Chat, Kind, Rest, Socket, User, eventually};
 
 /// Ada on the first edge and Bob on the second, both live in a public room of Ada's.
 pub struct Pair {
@@ -44,4 +46,32 @@ pub fn seqs(items: &Value) -> Vec<i64> {
         .iter()
         .map(|item| item["seq"].as_i64().expect("a seq"))
         .collect()
+}
+
+/// Runs these statements in one transaction of the deployment's database, while its processes run.
+pub async fn write_rows(chat: &Chat, statements: &[String]) {
+    match chat.kind {
+        Kind::Cluster => {
+            let mut connection = PgConnection::connect(chat.database_url())
+                .await
+                .expect("the database");
+            let mut transaction = connection.begin().await.expect("a transaction");
+            for sql in statements {
+                let sql = AssertSqlSafe(sql.clone());
+                transaction.execute(sql).await.expect("SQL");
+            }
+            transaction.commit().await.expect("committed");
+        }
+        Kind::Standalone => {
+            let file = chat.dir().join("data/chat.db");
+            let database = Database::open(&file).await.expect("the database");
+            let mut transaction = database.write().await.expect("a transaction");
+            for sql in statements {
+                let sql = AssertSqlSafe(sql.clone());
+                transaction.execute(sql).await.expect("SQL");
+            }
+            transaction.commit().await.expect("committed");
+            database.close().await;
+        }
+    }
 }

@@ -39,8 +39,8 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
-        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
-        Window,
+        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry,
+        RoomReads, Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
             PreferenceReads,
@@ -122,6 +122,9 @@ impl RoomReads for Store {
     async fn heads(&self, _: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         Ok(Vec::new())
     }
+    async fn tips(&self, _: &[RoomId]) -> Result<Vec<Position>> {
+        Ok(Vec::new())
+    }
 }
 
 #[async_trait]
@@ -144,6 +147,7 @@ impl MemberReads for Store {
                 room,
                 member,
                 unread: 0,
+                epoch: Uuid::nil(),
             }));
         }
         Ok(entries)
@@ -181,6 +185,16 @@ impl MessageReads for Store {
     }
     async fn unread(&self, _: RoomId, _: Seq) -> Result<u32> {
         Ok(0)
+    }
+}
+
+#[async_trait]
+impl EpochReads for Store {
+    async fn epoch(&self) -> Result<Epoch> {
+        Ok(Uuid::nil())
+    }
+    async fn positions(&self, _: &[Delivered]) -> Result<Vec<Position>> {
+        Ok(Vec::new())
     }
 }
 
@@ -310,7 +324,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     let submit = Submitter::start(id, limits, queue.clone(), &TaskTracker::new(), stop.clone());
     queue.submitter.set(Arc::downgrade(&submit)).unwrap();
     let tasks = TaskTracker::new();
-    let hub = Hub::start(
+    let (hub, _) = Hub::start(
         hub::Ports {
             reads: store.clone(),
             pubsub: bus.pubsub.clone(),

@@ -76,7 +76,8 @@ async fn parameters_are_checked() {
         ("/messages?limit=0", 422, "invalid"),
         ("/messages?before=1&after=2", 422, "invalid"),
         ("/messages?after=121", 422, "invalid"),
-        ("/changes?after=121", 422, "invalid"),
+        ("/changes?after=121", 409, "conflict"),
+        ("/changes?after=-1", 422, "invalid"),
         ("/messages/not-an-id", 400, "malformed"),
     ] {
         let got = world

@@ -5,7 +5,7 @@ use std::{cell::RefCell, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::world::{Reader, World};
+use super::{reader::Reader, world::World};
 use crate::{
     bus::Incoming,
     model::{FeedEvent, RoomId, new_id},
@@ -16,10 +16,10 @@ const STEPS: usize = 120;
 const READERS: u64 = 4;
 
 /// SplitMix64: the same numbers from the same seed, on every machine.
-struct Dice(RefCell<u64>);
+pub(super) struct Dice(pub(super) RefCell<u64>);
 
 impl Dice {
-    fn below(&self, limit: usize) -> usize {
+    pub(super) fn below(&self, limit: usize) -> usize {
         let mut state = self.0.borrow_mut();
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = *state;
@@ -29,11 +29,11 @@ impl Dice {
     }
 
     /// `true` with this probability.
-    fn percent(&self, percent: usize) -> bool {
+    pub(super) fn percent(&self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    async fn pause(&self) {
+    pub(super) async fn pause(&self) {
         match self.below(3) {
             0 => tokio::task::yield_now().await,
             _ => tokio::time::sleep(Duration::from_millis(self.below(12) as u64)).await,
@@ -42,7 +42,7 @@ impl Dice {
 }
 
 /// Prints the seed of a test that fails.
-struct Seed(u64);
+pub(super) struct Seed(pub(super) u64);
 
 impl Drop for Seed {
     fn drop(&mut self) {
@@ -64,7 +64,7 @@ async fn each_socket_receives_each_number_once_in_order() {
 /// Returns how many events were received live, and how many numbers as gaps.
 async fn play(seed: u64) -> (usize, usize) {
     let (_seed, dice) = (Seed(seed), Dice(RefCell::new(seed)));
-    let world = World::new(Duration::from_millis(100)).await;
+    let mut world = World::new(Duration::from_millis(100)).await;
     let rooms = [new_id(), new_id()];
     let playing = std::cell::Cell::new(true);
     let readers = join_all((0..READERS).map(|number| {
@@ -77,6 +77,8 @@ async fn play(seed: u64) -> (usize, usize) {
         playing.set(false);
     });
 
+    // Nothing that the bus and the store did is a loss of history.
+    assert!(world.reports.try_recv().is_err());
     let mut totals = (0, 0);
     for mut reader in readers {
         reader.join_until_live(&world, async || {}).await;

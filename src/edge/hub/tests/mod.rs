@@ -1,14 +1,19 @@
 //! The bus may lose, repeat and swap events: each socket gets each number once and in order, or as part of a gap.
 
 mod chaos;
+mod lost_chaos;
+mod lost_history;
 mod pages;
+mod reader;
+mod renames;
 mod rights;
 mod world;
 
 use std::time::Duration;
 
+use reader::{Reader, finish};
 use serde_json::json;
-use world::{Reader, World, finish};
+use world::World;
 
 use crate::{
     bus::{Channel, Incoming},
@@ -146,7 +151,7 @@ async fn a_slow_join_in_a_busy_room_must_be_repeated() {
     let mut reader = Reader::new(2, room, 3);
     let joining = world
         .hub
-        .join(room, reader.subscriber.clone())
+        .join(room, reader.subscriber.clone(), None)
         .await
         .unwrap();
     let events = world.store.append(room, 5000);

@@ -123,7 +123,7 @@ async fn concurrent_joins_share_one_read_until_an_event() {
     let room = reader.room;
     let newest = async |session| {
         let subscriber = Reader::new(session, room, 0).subscriber;
-        let joining = world.hub.join(room, subscriber).await.unwrap();
+        let joining = world.hub.join(room, subscriber, None).await.unwrap();
         let read = async {
             let number = reads.fetch_add(1, Ordering::Relaxed);
             tokio::task::yield_now().await;

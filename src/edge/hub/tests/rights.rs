@@ -51,7 +51,7 @@ async fn a_removal_between_the_check_and_the_subscription() {
     stays.wait_for(5).await;
     let joining = world
         .hub
-        .join(joins.room, joins.subscriber.clone())
+        .join(joins.room, joins.subscriber.clone(), None)
         .await
         .unwrap();
     assert!(
@@ -73,7 +73,7 @@ async fn a_removal_between_the_subscription_and_the_answer() {
     let (world, mut stays, mut joins) = two().await;
     let joining = world
         .hub
-        .join(joins.room, joins.subscriber.clone())
+        .join(joins.room, joins.subscriber.clone(), None)
         .await
         .unwrap();
     world.left(&joins);
@@ -90,7 +90,7 @@ async fn a_live_socket_that_joins_again_while_it_is_removed() {
     joins.join_until_live(&world, async || {}).await;
     let joining = world
         .hub
-        .join(joins.room, joins.subscriber.clone())
+        .join(joins.room, joins.subscriber.clone(), None)
         .await
         .unwrap();
     world.left(&joins);
@@ -106,7 +106,7 @@ async fn a_rejoin_before_the_answer_loses_no_event() {
     let (world, mut stays, mut joins) = two().await;
     let joining = world
         .hub
-        .join(joins.room, joins.subscriber.clone())
+        .join(joins.room, joins.subscriber.clone(), None)
         .await
         .unwrap();
     world.left(&joins);
@@ -134,7 +134,7 @@ async fn a_room_that_is_deleted_during_a_join() {
     let (world, mut stays, mut joins) = two().await;
     let joining = world
         .hub
-        .join(joins.room, joins.subscriber.clone())
+        .join(joins.room, joins.subscriber.clone(), None)
         .await
         .unwrap();
     let data =
@@ -153,7 +153,7 @@ async fn a_socket_that_leaves_during_its_join_does_not_come_back() {
     let (world, mut stays, mut joins) = two().await;
     let joining = world
         .hub
-        .join(joins.room, joins.subscriber.clone())
+        .join(joins.room, joins.subscriber.clone(), None)
         .await
         .unwrap();
     world.hub.leave(joins.room, &joins.subscriber);

@@ -1,7 +1,7 @@
 //! A hub with a store and a bus that tests control: the bus loses, repeats and swaps events as a test decides.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -17,28 +17,20 @@ use crate::{
         Channel, Incoming, PubSub, Publications, RecentEvents, RoomEvents, Subscriptions,
         encode_events, memory::MemoryBus,
     },
-    edge::{
-        hub::{Ended, Hub, Intervals, Joining, Ports},
-        outbound::{Encoding, Item, Outbox},
-        subscriber::Subscriber,
-    },
+    edge::hub::{Hub, Intervals, Ports, Reports},
     error::{Error, Result},
     model::*,
     store::{
-        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
-        Window,
+        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry,
+        RoomReads, Window,
     },
 };
-
-/// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Events in one answer to a join.
-const PAGE: Seq = 7;
 
 pub struct World {
     pub hub: Arc<Hub>,
     pub store: Arc<FakeStore>,
     pub bus: Arc<FakeBus>,
+    pub reports: Reports,
     shutdown: CancellationToken,
 }
 
@@ -53,7 +45,7 @@ impl World {
         let (store, bus) = (Arc::<FakeStore>::default(), Arc::new(FakeBus::new()));
         let shutdown = CancellationToken::new();
         let (notices, _) = mpsc::channel(1);
-        let hub = Hub::start(
+        let (hub, reports) = Hub::start(
             Ports {
                 reads: store.clone(),
                 pubsub: bus.clone(),
@@ -71,6 +63,7 @@ impl World {
             hub,
             store,
             bus,
+            reports,
             shutdown,
         }
     }
@@ -98,6 +91,26 @@ pub struct Facts {
     /// Numbers without content.
     pub lost: HashSet<(RoomId, Seq)>,
     pub down: bool,
+    pub epoch: Epoch,
+}
+
+impl Facts {
+    fn position(&self, room: RoomId, number: Seq) -> Option<Position> {
+        let feed = self.feeds.get(&room)?;
+        let event = feed.iter().find(|event| event.seq == number);
+        let occupant = match event {
+            Some(event) if !self.lost.contains(&(room, number)) => {
+                Anchor::of(event).map_or(Occupant::Other, |of| Occupant::Message(of.message))
+            }
+            _ => Occupant::Nothing,
+        };
+        Some(Position {
+            room,
+            head: feed.len() as Seq,
+            number,
+            occupant,
+        })
+    }
 }
 
 impl FakeStore {
@@ -117,13 +130,35 @@ impl FakeStore {
         let feed = facts.feeds.entry(room).or_default();
         let seq = feed.len() as Seq + 1;
         data["changeSeq"] = seq.into();
-        let event = FeedEvent {
-            seq,
-            kind,
-            data: data.to_string(),
-        };
+        let mut data = data.to_string();
+        if kind == EventKind::NewMessage {
+            // As a message is serialised: its id is the first field.
+            data = format!("{{\"id\":\"{}\",{}", new_id(), &data[1..]);
+        }
+        let event = FeedEvent { seq, kind, data };
         feed.push(event.clone());
         event
+    }
+
+    /// Loses everything above `head`, as a standby that was behind.
+    pub fn lose(&self, room: RoomId, head: Seq) {
+        let mut facts = self.lock();
+        let feed = facts.feeds.get_mut(&room);
+        feed.unwrap().truncate(usize::try_from(head).unwrap());
+    }
+
+    /// Appends an event that was lost.
+    pub fn restore(&self, room: RoomId, event: FeedEvent) {
+        self.lock().feeds.get_mut(&room).unwrap().push(event);
+    }
+
+    pub fn feed(&self, room: RoomId) -> Vec<FeedEvent> {
+        self.lock().feeds[&room].clone()
+    }
+
+    /// Loses the room itself.
+    pub fn remove(&self, room: RoomId) {
+        self.lock().feeds.remove(&room);
     }
 
     pub fn head(&self, room: RoomId) -> Seq {
@@ -164,6 +199,14 @@ impl RoomReads for FakeStore {
         let facts = self.up()?;
         let head = |room: &RoomId| facts.feeds.get(room).map(|feed| (*room, feed.len() as Seq));
         Ok(rooms.iter().filter_map(head).collect())
+    }
+    async fn tips(&self, rooms: &[RoomId]) -> Result<Vec<Position>> {
+        let facts = self.up()?;
+        let tip = |room: &RoomId| {
+            let head = facts.feeds.get(room)?.len() as Seq;
+            facts.position(*room, head)
+        };
+        Ok(rooms.iter().filter_map(tip).collect())
     }
     async fn room(&self, _: RoomId) -> Result<Option<Room>> {
         unused()
@@ -239,6 +282,18 @@ impl LoginReads for FakeStore {
     }
     async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
         unused()
+    }
+}
+
+#[async_trait]
+impl EpochReads for FakeStore {
+    async fn epoch(&self) -> Result<Epoch> {
+        Ok(self.up()?.epoch)
+    }
+    async fn positions(&self, delivered: &[Delivered]) -> Result<Vec<Position>> {
+        let facts = self.up()?;
+        let position = |one: &Delivered| facts.position(one.room, one.number());
+        Ok(delivered.iter().filter_map(position).collect())
     }
 }
 
@@ -326,153 +381,7 @@ impl PubSub for FakeBus {
 
 #[async_trait]
 impl RecentEvents for FakeBus {
-    async fn get(&self, room: RoomId) -> Result<Vec<FeedEvent>> {
-        RecentEvents::get(&self.cache, room).await
-    }
-}
-
-/// Answers a join as a session does.
-pub fn finish(joining: Joining, position: Seq, more: bool, member_at: Seq) {
-    joining.finish(position, more, member_at, |ended| Item::Ack {
-        id: Some(1),
-        ok: ended != Ended::Gone,
-        body: json!([position, ended == Ended::Live]).to_string(),
-    });
-}
-
-/// The client's view of a socket. Each event that it reads must have the next number.
-pub struct Reader {
-    pub subscriber: Arc<Subscriber>,
-    pub room: RoomId,
-    /// The reader has every event up to this number, except those in `gaps`.
-    pub position: Seq,
-    pub live: bool,
-    /// Numbers that it received as part of a gap.
-    pub gaps: BTreeSet<Seq>,
-    /// Numbers of the events that it received live.
-    pub received: Vec<Seq>,
-    /// Answers to joins that were refused.
-    pub refused: usize,
-}
-
-impl Reader {
-    pub fn new(session: u64, room: RoomId, after: Seq) -> Reader {
-        Reader {
-            subscriber: Arc::new(Subscriber::new(
-                session,
-                new_id(),
-                Outbox::new(1 << 20, Arc::default()),
-            )),
-            room,
-            position: after,
-            live: false,
-            gaps: BTreeSet::new(),
-            received: Vec::new(),
-            refused: 0,
-        }
-    }
-
-    /// One `joinRoom` with `afterSeq`, as a session does it; `between` runs before and after the missed events are
-    /// read.
-    pub async fn join(&mut self, world: &World, between: impl AsyncFn()) -> Result<()> {
-        let after = self.position;
-        let refused = || Error::not_found("room");
-        let user = self.subscriber.user;
-        let member_at = || world.store.member_at(self.room, user).ok_or_else(refused);
-        let mut head = member_at()?;
-        let joining = world.hub.join(self.room, self.subscriber.clone()).await?;
-        if joining.live_from > head {
-            head = member_at()?;
-        }
-        between().await;
-        let upto = (after + PAGE).min(head);
-        let events = world.store.events(self.room, after, upto).await?;
-        between().await;
-        let end = upto.max(after);
-        let had: HashSet<Seq> = events.iter().map(|event| event.seq).collect();
-        self.gaps
-            .extend((after + 1..=end).filter(|seq| !had.contains(seq)));
-        finish(joining, end, end == after + PAGE, head);
-        self.read();
-        Ok(())
-    }
-
-    /// Joins repeatedly until the socket is live, also after errors of the store.
-    pub async fn join_until_live(&mut self, world: &World, between: impl AsyncFn()) {
-        let joining = async {
-            while !self.live {
-                if self.join(world, &between).await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
-        };
-        let joined = tokio::time::timeout(PATIENCE, joining).await;
-        joined.expect("the join ends");
-    }
-
-    pub fn leave(&mut self, world: &World) {
-        world.hub.leave(self.room, &self.subscriber);
-        self.read();
-        self.live = false;
-    }
-
-    /// Reads all received items.
-    pub fn read(&mut self) {
-        let mut items = VecDeque::new();
-        let ending = self.subscriber.outbox.take(&mut items);
-        assert_eq!(ending, None);
-        for item in items {
-            match item {
-                Item::Ack { ok: false, .. } => {
-                    self.refused += 1;
-                    self.live = false;
-                }
-                Item::Ack { body, .. } => {
-                    let (position, live) = serde_json::from_str(&body).unwrap();
-                    assert!(position >= self.position);
-                    (self.position, self.live) = (position, live);
-                }
-                Item::Event(event) => {
-                    let frame = |event: &str, data: &str| {
-                        format!("{{\"event\":\"{event}\",\"data\":{data}}}").into()
-                    };
-                    self.receive(&event.rendered(Encoding::Plain, frame));
-                }
-                Item::Text(text) => panic!("{text}"),
-            }
-        }
-    }
-
-    fn receive(&mut self, frame: &str) {
-        let Value::Object(frame) = serde_json::from_str(frame).unwrap() else {
-            panic!("{frame}");
-        };
-        let data = &frame["data"];
-        assert!(self.live, "an event before the answer: {frame:?}");
-        let next = self.position + 1;
-        if frame["event"] == "gap" {
-            let (from, to) = (data["from"].as_i64(), data["to"].as_i64());
-            assert_eq!(from, Some(next), "{frame:?}");
-            self.position = to.unwrap();
-            self.gaps.extend(next..=self.position);
-        } else {
-            assert_eq!(data["changeSeq"].as_i64(), Some(next), "{frame:?}");
-            self.position = next;
-            self.received.push(next);
-        }
-    }
-
-    /// Waits until the reader has every event up to `seq`.
-    pub async fn wait_for(&mut self, seq: Seq) {
-        let waiting = async {
-            while self.position < seq {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                self.read();
-            }
-        };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            panic!("it stays at {}, not at {seq}", self.position);
-        }
-        assert_eq!(self.position, seq);
+    async fn get(&self, epoch: Epoch, room: RoomId) -> Result<Vec<FeedEvent>> {
+        RecentEvents::get(&self.cache, epoch, room).await
     }
 }

@@ -150,6 +150,9 @@ async fn invalid_rest_requests_are_answered_with_problems(kind: Kind) {
     let changes = format!("/v1/rooms/{room}/changes");
     rest.get(&format!("{changes}?after=1000000"))
         .await
+        .problem(409, "conflict");
+    rest.get(&format!("{changes}?after=-1"))
+        .await
         .problem(422, "invalid");
     rest.get(&format!("{changes}?limit=1000"))
         .await

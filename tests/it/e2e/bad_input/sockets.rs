@@ -103,11 +103,6 @@ async fn invalid_fields_are_named_in_errors(kind: Kind) {
             "afterSeq",
         ),
         (
-            ("joinRoom", json!({"room": room, "afterSeq": 1_000_000})),
-            "invalid",
-            "afterSeq",
-        ),
-        (
             ("joinRoom", json!({"room": room, "afterSeq": "1"})),
             "invalid",
             "afterSeq",

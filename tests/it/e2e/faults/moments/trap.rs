@@ -116,8 +116,33 @@ impl AccountWrites for Trapped<dyn Writes> {
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<store::Applied> {
         self.inner.update_account(user, patch).await
     }
+    async fn names(&self, user: UserId) -> Result<Option<User>> {
+        self.inner.names(user).await
+    }
     async fn erase_account(&self, user: UserId, at: Timestamp) -> Result<store::Applied> {
         self.inner.erase_account(user, at).await
+    }
+}
+
+#[async_trait]
+impl EpochReads for Trapped<dyn Writes> {
+    async fn epoch(&self) -> Result<Epoch> {
+        self.inner.epoch().await
+    }
+    async fn positions(&self, delivered: &[Delivered]) -> Result<Vec<Position>> {
+        self.inner.positions(delivered).await
+    }
+}
+
+#[async_trait]
+impl EpochWrites for Trapped<dyn Writes> {
+    async fn replace_epoch(
+        &self,
+        from: Epoch,
+        to: Epoch,
+        delivered: &[Delivered],
+    ) -> Result<Replacement> {
+        self.inner.replace_epoch(from, to, delivered).await
     }
 }
 
