@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     bus::EdgeId,
     error::{Code, Error},
-    model::{RoomId, Timestamp, UserId},
+    model::{MessageId, RoomId, Timestamp, UserId},
 };
 
 /// Version of the command format. A worker dead-letters newer ones, to be replayed after its update.
@@ -90,6 +90,9 @@ pub enum Outcome {
 pub struct Refusal {
     pub code: Code,
     pub message: String,
+    /// With `conflict`: the message that the `clientMsgId` of a send identifies already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<MessageId>,
 }
 
 impl Refusal {
@@ -97,13 +100,26 @@ impl Refusal {
         Refusal {
             code,
             message: message.into(),
+            id: None,
+        }
+    }
+
+    /// A send repeats a `clientMsgId` with another content than that of the message, which was sent first.
+    pub fn other_content(message: MessageId) -> Self {
+        let text = "this clientMsgId was sent before with another body, replyTo or metadata";
+        Refusal {
+            id: Some(message),
+            ..Refusal::new(Code::Conflict, text)
         }
     }
 }
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        Error::new(refusal.code, refusal.message)
+        Error {
+            id: refusal.id,
+            ..Error::new(refusal.code, refusal.message)
+        }
     }
 }
 

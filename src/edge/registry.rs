@@ -156,6 +156,7 @@ impl Registry {
                         client_msg_id,
                         code: refusal.code,
                         message: refusal.message,
+                        id: refusal.id,
                     };
                     who.outbox
                         .push(Item::Event(event(EventName::SendFailed, &failed)));

@@ -23,11 +23,12 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::recent_sends::RecentSends;
 use crate::{
     bus::EdgeId,
-    command::{self, Command, Envelope, Outcome, ReplyTo},
+    command::{self, Command, Envelope, Outcome, ReplyTo, room::RoomCommand},
     error::{Error, Result},
-    model::{Timestamp, UserId},
+    model::{MessageId, Timestamp, UserId},
     queue::{BatchBuilder, Publisher, QueueState},
     telemetry::metrics,
 };
@@ -70,6 +71,7 @@ pub struct Submitter {
     under_way: Semaphore,
     pending: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     numbers: AtomicU64,
+    recent_sends: RecentSends,
 }
 
 #[derive(Default)]
@@ -90,6 +92,8 @@ struct Buffer {
 struct Batch {
     commands: BatchBuilder,
     done: Vec<Done>,
+    /// Sends of the batch that were not known before.
+    new_sends: Vec<MessageId>,
 }
 
 impl Submitter {
@@ -111,6 +115,7 @@ impl Submitter {
             under_way: Semaphore::new(1),
             pending: Mutex::default(),
             numbers: AtomicU64::new(1),
+            recent_sends: RecentSends::default(),
         });
         for partition in 0..submitter.limits.partitions {
             tasks.spawn(submitter.clone().run(partition, shutdown.clone()));
@@ -124,8 +129,34 @@ impl Submitter {
 
     /// Submits a command. Fails immediately if the queue is unavailable or full; otherwise `done` is called with the
     /// result, in the order of submission within a partition.
+    ///
+    /// # Errors
+    /// `busy`; `conflict` for a send with the `clientMsgId` of a recent one with another content.
     pub fn submit(&self, envelope: &Envelope, done: Done) -> Result<()> {
         self.check_room()?;
+        let new_send = match &envelope.command {
+            Command::Room(_, RoomCommand::Send(send)) => {
+                self.recent_sends.admit(send)?.then_some(send.id)
+            }
+            Command::Room(
+                _,
+                RoomCommand::Edit { message, .. } | RoomCommand::Delete { message },
+            ) => {
+                self.recent_sends.remove(*message);
+                None
+            }
+            _ => None,
+        };
+        let submitted = self.buffer(envelope, done, new_send);
+        if submitted.is_err()
+            && let Some(send) = new_send
+        {
+            self.recent_sends.remove(send);
+        }
+        submitted
+    }
+
+    fn buffer(&self, envelope: &Envelope, done: Done, new_send: Option<MessageId>) -> Result<()> {
         let key = envelope.command.key(envelope.actor);
         let partition =
             &self.partitions[usize::from(command::partition_of(key, self.limits.partitions))];
@@ -153,6 +184,7 @@ impl Submitter {
                 return Err(error);
             }
             batch.done.push(done);
+            batch.new_sends.extend(new_send);
             buffer.waiting += 1;
         }
         drop(buffer);
@@ -282,6 +314,9 @@ impl Submitter {
                 metrics().commands_busy.inc_by(count as u64);
                 tracing::warn!(partition, commands = count, error = %error.chain(), "batch not accepted by the queue");
                 let retry_after = error.retry_after.unwrap_or(RETRY_AFTER);
+                for send in batch.new_sends {
+                    self.recent_sends.remove(send);
+                }
                 for done in batch.done {
                     done(Err(Error::busy(error.message.clone(), retry_after)));
                 }

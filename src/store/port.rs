@@ -4,14 +4,16 @@ use async_trait::async_trait;
 
 use super::{
     AccountReads, AccountWrites, BatchWrites, Expiry, LoginReads, LoginWrites, MemberReads,
-    MemberRooms, MessageReads, RoomReads,
+    MemberRooms, MessageReads, ReactionReads, RoomReads,
     sql::{Access, Database, Session, sql},
 };
 use crate::error::Result;
 
 /// The reads of edges.
 #[async_trait]
-pub trait Reads: AccountReads + LoginReads + RoomReads + MemberReads + MessageReads {
+pub trait Reads:
+    AccountReads + LoginReads + RoomReads + MemberReads + MessageReads + ReactionReads
+{
     /// `Ok` when the store answers a query.
     async fn ping(&self) -> Result<()>;
 }

@@ -14,6 +14,8 @@ mod notify;
 mod people;
 mod pools;
 mod prometheus;
+mod reactions;
+mod repeats;
 mod replay;
 mod rights;
 mod rooms;

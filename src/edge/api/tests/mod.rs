@@ -39,8 +39,8 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
-        AccountReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry, RoomReads,
-        Window,
+        AccountReads, Login, LoginReads, MemberReads, MessageReads, Missed, ReactionReads, Reactor,
+        Reads, RoomEntry, RoomReads, Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
             PreferenceReads,
@@ -173,6 +173,9 @@ impl MessageReads for Store {
         };
         Ok((after + 1..=upto).map(event).collect())
     }
+    async fn missed(&self, _: RoomId, _: Seq, _: Seq) -> Result<Vec<Missed>> {
+        Ok(Vec::new())
+    }
     async fn messages(&self, _: RoomId, _: Window, _: u32) -> Result<Vec<Message>> {
         Ok(Vec::new())
     }
@@ -181,6 +184,16 @@ impl MessageReads for Store {
     }
     async fn unread(&self, _: RoomId, _: Seq) -> Result<u32> {
         Ok(0)
+    }
+}
+
+#[async_trait]
+impl ReactionReads for Store {
+    async fn reactors(&self, _: MessageId, _: &str, _: Seq, _: u32) -> Result<Vec<Reactor>> {
+        Ok(Vec::new())
+    }
+    async fn reacted(&self, _: &[(MessageId, UserId)]) -> Result<Vec<(MessageId, UserId, String)>> {
+        Ok(Vec::new())
     }
 }
 
