@@ -139,6 +139,9 @@ pub enum Notice {
         client_msg_id: String,
         room: RoomId,
         refusal: Refusal,
+        /// The id that the message would have had. An earlier version does not tell it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<MessageId>,
     },
     /// A login has ended: its sockets are closed with 4001.
     LoginClosed {

@@ -4,6 +4,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -18,9 +19,12 @@ use crate::{
 /// one access; 2 MiB, allocated by the first send.
 const SLOTS: usize = 1 << 16;
 
-#[derive(Default)]
+/// How long a send is remembered. A refusal by the worker ends it earlier; one that the bus lost does not.
+const KEEP: Duration = Duration::from_secs(60);
+
 pub struct RecentSends {
     hasher: RandomState,
+    started: Instant,
     slots: OnceLock<Box<[Mutex<Slot>]>>,
 }
 
@@ -30,6 +34,18 @@ struct Slot {
     /// The halves of the id; zero where the slot is free.
     id: (u64, u64),
     content: u64,
+    /// Seconds since the start.
+    at: u32,
+}
+
+impl Default for RecentSends {
+    fn default() -> Self {
+        RecentSends {
+            hasher: RandomState::default(),
+            started: Instant::now(),
+            slots: OnceLock::new(),
+        }
+    }
 }
 
 impl RecentSends {
@@ -38,14 +54,20 @@ impl RecentSends {
     /// # Errors
     /// `conflict` if the message was sent with another content.
     pub fn admit(&self, send: &Send) -> Result<bool> {
+        self.admit_at(send, self.started.elapsed())
+    }
+
+    fn admit_at(&self, send: &Send, now: Duration) -> Result<bool> {
         let metadata = send.metadata.as_ref().map(|metadata| metadata.as_json());
         let content = (send.body.as_str(), send.reply_to, metadata);
         let sent = Slot {
             id: send.id.as_u64_pair(),
             content: self.hasher.hash_one(content),
+            at: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
         };
         let mut slot = self.slot(sent.id).lock();
-        if slot.id != sent.id {
+        let age = sent.at.saturating_sub(slot.at);
+        if slot.id != sent.id || u64::from(age) > KEEP.as_secs() {
             *slot = sent;
             return Ok(true);
         }
@@ -141,5 +163,16 @@ mod tests {
         assert!(sends.admit(&send(low(1), "c")).unwrap(), "forgotten");
         sends.remove(low(2));
         assert!(!sends.admit(&send(low(1), "c")).unwrap(), "not removed");
+    }
+
+    #[test]
+    fn a_send_is_forgotten_after_a_minute() {
+        let (sends, id) = (RecentSends::default(), new_id());
+        let at = |body, seconds| sends.admit_at(&send(id, body), Duration::from_secs(seconds));
+        assert!(at("a", 100).unwrap());
+        assert!(!at("a", 160).unwrap());
+        assert_eq!(at("b", 160).unwrap_err().code, Code::Conflict);
+        assert!(at("b", 161).unwrap());
+        assert_eq!(at("a", 162).unwrap_err().code, Code::Conflict);
     }
 }

@@ -149,6 +149,7 @@ impl Registry {
                 client_msg_id,
                 room,
                 refusal,
+                message: _,
             } => {
                 if let Some((_, who)) = self.open.lock().sessions.get(&session) {
                     let failed = SendFailed {

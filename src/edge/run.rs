@@ -201,7 +201,16 @@ async fn dispatch_notices(
                 revocations.ended(&[login]);
                 sessions.close_logins(&[login]);
             }
-            other => sessions.notice(other),
+            other => {
+                if let Notice::SendFailed {
+                    message: Some(message),
+                    ..
+                } = other
+                {
+                    submit.refused(message);
+                }
+                sessions.notice(other);
+            }
         }
     }
 }

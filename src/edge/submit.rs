@@ -226,12 +226,37 @@ impl Submitter {
             number,
             wait: true,
         };
+        let send = match &command {
+            Command::Room(_, RoomCommand::Send(send)) => Some(send.id),
+            _ => None,
+        };
         self.accept(actor, command, Some(reply)).await?;
         match tokio::time::timeout(self.limits.wait, &mut rx).await {
             Ok(Ok(Outcome::Done(resource))) => Ok(SubmitResult::Done(resource)),
-            Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
+            Ok(Ok(Outcome::Refused(refusal))) => {
+                if let Some(message) = send {
+                    self.refused(message);
+                }
+                Err(refusal.into())
+            }
             Ok(Err(_)) | Err(_) => Ok(SubmitResult::Accepted),
         }
+    }
+
+    /// Submits a send and resolves when the queue holds it. Nobody waits for the worker.
+    pub async fn accept_send(&self, actor: UserId, command: Command) -> Result<()> {
+        // A refusal is reported to a session that does not exist, and thereby to this edge.
+        let reply = ReplyTo {
+            edge: self.edge,
+            number: self.next_number(),
+            wait: false,
+        };
+        self.accept(actor, command, Some(reply)).await
+    }
+
+    /// A worker refused a send: its `clientMsgId` may be sent again with another content.
+    pub fn refused(&self, message: MessageId) {
+        self.recent_sends.remove(message);
     }
 
     /// A reply number that is unique on this edge.

@@ -196,7 +196,7 @@ impl MessagesApi {
         // Only the worker knows whether the message replied to exists (it may still be queued), and a client without a
         // socket would not receive its refusal. Such a send therefore waits for the worker.
         if wait.0.is_none() && !replies {
-            edge.submit.accept(user, command, None).await?;
+            edge.submit.accept_send(user, command).await?;
             return Ok(Sent::Accepted(RawJson::of(&accepted)));
         }
         Ok(match edge.submit.call(user, command).await? {

@@ -324,7 +324,7 @@ impl Fixture {
             Raw::Postgres(_) => format!("'{}'", message.id),
             Raw::Sqlite(_) => format!("x'{}'", message.id.simple()),
         };
-        let reactions = json!(reactions);
+        let reactions = json!(reactions).to_string().replace('\'', "''");
         let sql = format!("UPDATE messages SET reactions = '{reactions}' WHERE id = {id}");
         self.raw.execute(sql).await;
     }
