@@ -240,7 +240,7 @@ mod tests {
             assert_eq!(page.more, page.position < 20);
             (after, pages) = (page.position, pages + 1);
         }
-        assert_eq!(pages, 10, "two messages of 3.5 KB in each");
+        assert_eq!(pages, 7, "three messages of 3.3 KB in each");
         // One that the settings no longer allow is a gap, one of up to twice the budget a page of its own.
         for (body, gaps, messages) in [(15_000, 0, 1), (20_000, 1, 0)] {
             let large = message(1, body);

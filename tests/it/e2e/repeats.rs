@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::people::{Pair, pair};
-use crate::harness::{Chat, Kind, both_ways, deployment::uuid, engineio::Raw};
+use crate::harness::{Chat, Kind, both_ways, deployment::uuid, engineio::Raw, eventually};
 
 both_ways!(
     another_content_is_a_conflict_on_sockets,
     another_content_is_a_conflict_over_rest,
     the_first_of_two_contents_sent_at_once_counts,
+    a_refused_content_does_not_count,
 );
 
 /// All that a `sendMessage` may differ in from the first.
@@ -212,4 +213,38 @@ async fn the_first_of_two_contents_sent_at_once_counts(kind: Kind) {
     }
     let failed = adas.events("sendFailed").len() + other.events("sendFailed").len();
     assert_eq!(failed, if kind == Kind::Cluster { 10 } else { 0 });
+}
+
+/// A send that the worker refuses is not remembered: neither one that names no message of the room, nor another content
+/// that an edge accepted because it did not know the first.
+async fn a_refused_content_does_not_count(kind: Kind) {
+    let chat = Chat::start(kind).await;
+    let Pair {
+        ada,
+        room,
+        mut adas,
+        mut bobs,
+        ..
+    } = pair(&chat).await;
+    let wrong =
+        json!({"room": room, "body": "a", "clientMsgId": "wrong", "replyTo": Uuid::new_v4()});
+    adas.call("sendMessage", wrong).await.expect("accepted");
+    assert_eq!(adas.event("sendFailed").await["code"], "invalid");
+    let id = adas.say(room, "wrong", "a").await;
+    assert_eq!(bobs.event("newMessage").await["id"], json!(id));
+
+    let first = adas.say(room, "first", "one").await;
+    assert_eq!(bobs.event("newMessage").await["id"], json!(first));
+    let (rest, path) = (chat.rest_as(1, &ada), format!("/v1/rooms/{room}/messages"));
+    let other = json!({"body": "two", "clientMsgId": "first"});
+    let answer = rest.post(&path, other).await;
+    let expected = if kind == Kind::Standalone { 409 } else { 202 };
+    assert_eq!(answer.status, expected, "{}", answer.text);
+    let one = json!({"body": "one", "clientMsgId": "first"});
+    eventually("the worker's refusal", || async {
+        (rest.post(&path, one.clone()).await.status == 202).then_some(())
+    })
+    .await;
+    adas.say(room, "last", "end").await;
+    assert_eq!(eventually_last(&mut bobs).await, [json!("last")]);
 }
