@@ -4,6 +4,7 @@
 use std::{error::Error as StdError, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -84,6 +85,8 @@ pub struct Error {
     /// The delay after which the same request may be retried.
     pub retry_after: Option<Duration>,
     pub fields: Vec<FieldError>,
+    /// The resource that a `conflict` is with.
+    pub id: Option<Uuid>,
     pub(crate) source: Option<Source>,
 }
 
@@ -94,6 +97,7 @@ impl Error {
             message: message.into(),
             retry_after: None,
             fields: Vec::new(),
+            id: None,
             source: None,
         }
     }
@@ -184,6 +188,7 @@ impl Error {
             message: self.message.clone(),
             retry_after: self.retry_after,
             fields: self.fields.clone(),
+            id: self.id,
             source: (!causes.is_empty()).then(|| causes.into()),
         }
     }

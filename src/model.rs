@@ -144,11 +144,13 @@ mod channel;
 pub mod epoch;
 pub mod metadata;
 pub mod notify;
+mod reaction;
 pub mod text;
 pub mod username;
 
 pub use epoch::{Anchor, Delivered, Epoch, LostHistory, Occupant, Position};
 pub use metadata::{ClientMetadata, Metadata};
+pub use reaction::{MAX_REACTIONS, REACTION_USERS, Reaction, StoredReaction};
 
 text_enum! {
     /// The visibility of a room.
@@ -233,15 +235,6 @@ pub struct Member {
     pub muted_until: Option<Timestamp>,
 }
 
-/// A reaction, and the users who gave it.
-#[derive(
-    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema,
-)]
-pub struct Reaction {
-    pub emoji: String,
-    pub users: Vec<UserId>,
-}
-
 /// A message.
 #[derive(Clone, Serialize, Deserialize, poem_openapi::Object, schemars::JsonSchema)]
 #[oai(rename_all = "camelCase")]
@@ -264,6 +257,7 @@ pub struct Message {
     pub reply_to: Option<MessageId>,
     /// Ids of the members mentioned with `@username`.
     pub mentions: Vec<UserId>,
+    /// At most 50, in the order in which they were first given.
     pub reactions: Vec<Reaction>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
@@ -327,10 +321,7 @@ impl EventKind {
     pub fn carries_message(self) -> bool {
         matches!(
             self,
-            EventKind::NewMessage
-                | EventKind::MessageUpdated
-                | EventKind::MessageDeleted
-                | EventKind::ReactionUpdated
+            EventKind::NewMessage | EventKind::MessageUpdated | EventKind::MessageDeleted
         )
     }
 }

@@ -1,6 +1,6 @@
 //! The wire encoding of a room's channel and of the recent-events cache, shared by all implementations.
 
-use crate::model::{EphemeralEvent, EphemeralKind, EventKind, FeedEvent};
+use crate::model::{EphemeralEvent, EphemeralKind, EventKind, FeedEvent, Message, Seq};
 
 /// One line `seq SP kind SP json` per event. A raw line feed in the JSON, which an earlier version stored, is replaced by a
 /// space: it can only stand between two tokens, where both mean the same (RFC 8259, section 2).
@@ -32,13 +32,39 @@ pub fn decode_events(payload: &[u8]) -> Option<Vec<FeedEvent>> {
         .map(|line| {
             let (seq, rest) = line.split_once(' ')?;
             let (kind, data) = rest.split_once(' ')?;
+            let (seq, kind) = (seq.parse().ok()?, EventKind::parse(kind)?);
+            if kind == EventKind::ReactionUpdated {
+                return Some(reaction(seq, data));
+            }
             Some(FeedEvent {
-                seq: seq.parse().ok()?,
-                kind: EventKind::parse(kind)?,
+                seq,
+                kind,
                 data: data.to_owned(),
             })
         })
         .collect()
+}
+
+/// The event of a reaction. A worker of an earlier version publishes the whole message with all users, which becomes a
+/// `messageUpdated` of bounded size: clients do not expect a message in a `reactionUpdated`.
+fn reaction(seq: Seq, data: &str) -> FeedEvent {
+    // Only a message has a body.
+    let message = data.contains("\"body\":").then(|| {
+        let message = serde_json::from_str::<Message>(data).ok()?;
+        serde_json::to_string(&message).ok()
+    });
+    match message.flatten() {
+        Some(data) => FeedEvent {
+            seq,
+            kind: EventKind::MessageUpdated,
+            data,
+        },
+        None => FeedEvent {
+            seq,
+            kind: EventKind::ReactionUpdated,
+            data: data.to_owned(),
+        },
+    }
 }
 
 /// The prefix of an ephemeral event, in place of a number.
@@ -98,6 +124,32 @@ mod tests {
         }
         assert!(decode_events(b"1 somethingNew {}").is_none());
         assert!(decode_events(b"").is_none());
+    }
+
+    #[test]
+    fn an_earlier_workers_reaction_is_a_changed_message() {
+        let users: Vec<_> = (0..300).map(|_| crate::model::new_id()).collect();
+        let old = serde_json::json!({
+            "id": users[0], "room": users[1], "seq": 3, "changeSeq": 7, "body": "\"emoji\"",
+            "sender": {"id": users[2], "username": "ada", "displayName": "Ada"}, "clientMsgId": "c",
+            "mentions": [], "reactions": [{"emoji": "\u{2764}", "users": users}],
+            "createdAt": "2026-01-01T00:00:00.000Z",
+        });
+        let new = r#"{"emoji":"\"body\":","count":1}"#;
+        let events = format!("7 reactionUpdated {old}\n8 reactionUpdated {new}");
+        let events = decode_events(events.as_bytes()).unwrap();
+        assert_eq!(
+            (events[0].seq, events[0].kind),
+            (7, EventKind::MessageUpdated)
+        );
+        let shown: Message = serde_json::from_str(&events[0].data).unwrap();
+        let reaction = &shown.reactions[0];
+        assert_eq!((reaction.count, reaction.users.len()), (300, 10));
+        assert_eq!(reaction.emoji, "\u{2764}\u{FE0F}");
+        assert_eq!(
+            (events[1].kind, events[1].data.as_str()),
+            (EventKind::ReactionUpdated, new)
+        );
     }
 
     proptest::proptest! {

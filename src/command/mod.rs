@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     bus::EdgeId,
     error::{Code, Error},
-    model::{Epoch, RoomId, Timestamp, User, UserId},
+    model::{Epoch, MessageId, RoomId, Timestamp, User, UserId},
 };
 
 /// Version of the command format. A worker dead-letters newer ones, to be replayed after its update.
@@ -94,6 +94,9 @@ pub enum Outcome {
 pub struct Refusal {
     pub code: Code,
     pub message: String,
+    /// With `conflict`: the message that the `clientMsgId` of a send identifies already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<MessageId>,
 }
 
 impl Refusal {
@@ -101,13 +104,26 @@ impl Refusal {
         Refusal {
             code,
             message: message.into(),
+            id: None,
+        }
+    }
+
+    /// A send repeats a `clientMsgId` with another content than that of the message, which was sent first.
+    pub fn other_content(message: MessageId) -> Self {
+        let text = "this clientMsgId was sent before with another body, replyTo or metadata";
+        Refusal {
+            id: Some(message),
+            ..Refusal::new(Code::Conflict, text)
         }
     }
 }
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        Error::new(refusal.code, refusal.message)
+        Error {
+            id: refusal.id,
+            ..Error::new(refusal.code, refusal.message)
+        }
     }
 }
 
@@ -127,6 +143,9 @@ pub enum Notice {
         client_msg_id: String,
         room: RoomId,
         refusal: Refusal,
+        /// The id that the message would have had. An earlier version does not tell it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<MessageId>,
     },
     /// A login has ended: its sockets are closed with 4001.
     LoginClosed {

@@ -7,6 +7,7 @@ use super::{
     sections::{EmailProvider, SmsProvider, WorkerRole},
     settings::{Config, Role},
 };
+use crate::protocol::bounds::largest_message;
 
 /// Reports every contradiction between settings, and every setting that `role` needs and that is not set.
 pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
@@ -37,6 +38,19 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             "edge.max_body_bytes",
             "edge.max_frame_bytes",
             "is more than half of",
+            &allowed,
+        );
+    }
+    let largest = largest_message(config.edge.max_body_bytes);
+    if config.edge.send_queue_bytes < 2 * largest {
+        let allowed = format!(
+            "at least {} here, or a smaller edge.max_body_bytes",
+            2 * largest
+        );
+        r.contradiction(
+            "edge.send_queue_bytes",
+            "edge.max_body_bytes",
+            "does not hold two of the largest messages with",
             &allowed,
         );
     }

@@ -6,6 +6,7 @@
 //! their own.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::{
     bus::Presence,
     error::{Error, Result},
-    model::{Account, LoginId, RoomId, Timestamp, UserId},
+    model::{Account, LoginId, MessageId, RoomId, Timestamp, UserId},
     store::{Reads, RoomEntry},
 };
 
@@ -138,6 +139,8 @@ pub struct BatchedReads {
     /// Whether the login was revoked.
     pub revoked: BatchedRead<LoginId, bool>,
     pub entries: BatchedRead<(RoomId, UserId), Option<RoomEntry>>,
+    /// The emojis, as keys, that a user gave to a message.
+    pub reacted: BatchedRead<(MessageId, UserId), Vec<String>>,
     /// Announces on the bus that a user is connected.
     pub here: BatchedRead<(UserId, Timestamp), ()>,
 }
@@ -146,6 +149,7 @@ impl BatchedReads {
     /// Users count as connected for `ttl`.
     pub fn new(reads: &Arc<dyn Reads>, presence: &Arc<dyn Presence>, ttl: Duration) -> Self {
         let (accounts, logins, entries) = (reads.clone(), reads.clone(), reads.clone());
+        let reactions = reads.clone();
         let presence = presence.clone();
         BatchedReads {
             accounts: BatchedRead::new(move |users| {
@@ -163,6 +167,17 @@ impl BatchedReads {
             entries: BatchedRead::new(move |who| {
                 let reads = entries.clone();
                 async move { reads.entries(&who).await }
+            }),
+            reacted: BatchedRead::new(move |who: Vec<(MessageId, UserId)>| {
+                let reads = reactions.clone();
+                async move {
+                    let mut given: HashMap<_, Vec<String>> = HashMap::new();
+                    for (message, user, emoji) in reads.reacted(&who).await? {
+                        given.entry((message, user)).or_default().push(emoji);
+                    }
+                    let of = |key| given.get(key).cloned().unwrap_or_default();
+                    Ok(who.iter().map(of).collect())
+                }
             }),
             here: BatchedRead::new(move |users| {
                 let presence = presence.clone();

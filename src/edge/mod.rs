@@ -19,6 +19,8 @@ mod origin;
 pub mod outbound;
 mod presence;
 pub mod rate_limit;
+mod reactions;
+mod recent_sends;
 mod recovery;
 pub mod registry;
 mod renames;

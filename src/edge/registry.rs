@@ -159,6 +159,7 @@ impl Registry {
                 client_msg_id,
                 room,
                 refusal,
+                message: _,
             } => {
                 if let Some((_, who)) = self.open.lock().sessions.get(&session) {
                     let failed = SendFailed {
@@ -166,6 +167,7 @@ impl Registry {
                         client_msg_id,
                         code: refusal.code,
                         message: refusal.message,
+                        id: refusal.id,
                     };
                     who.outbox
                         .push(Item::Event(event(EventName::SendFailed, &failed)));

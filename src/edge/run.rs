@@ -225,7 +225,16 @@ async fn dispatch_notices(
                 renames.deliver(&hub, &sessions, rename);
             }
             Notice::EpochChanged { .. } => hub.epoch_changed(),
-            other => sessions.notice(other),
+            other => {
+                if let Notice::SendFailed {
+                    message: Some(message),
+                    ..
+                } = other
+                {
+                    submit.refused(message);
+                }
+                sessions.notice(other);
+            }
         }
     }
 }

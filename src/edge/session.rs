@@ -13,6 +13,7 @@ use super::{
     outbound::{Item, Outbox, RequestId, answer_to, event},
     presence,
     rate_limit::{Admitted, bucket::Allowance},
+    reactions,
     submit::SubmitResult,
     subscriber::Subscriber,
 };
@@ -192,7 +193,13 @@ impl Session {
             .call(self.who.user, Command::Room(room, command))
             .await?
         {
-            SubmitResult::Done(resource) => Ok(resource),
+            SubmitResult::Done(Some(resource)) => {
+                let reacted = &self.edge.batched.reacted;
+                Ok(Some(
+                    reactions::answer(reacted, self.who.user, resource).await,
+                ))
+            }
+            SubmitResult::Done(None) => Ok(None),
             SubmitResult::Accepted => Ok(Some(raw(&serde_json::json!({ "status": "accepted" })))),
         }
     }

@@ -23,11 +23,12 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::recent_sends::RecentSends;
 use crate::{
     bus::EdgeId,
-    command::{self, Command, Envelope, Outcome, ReplyTo},
+    command::{self, Command, Envelope, Outcome, ReplyTo, room::RoomCommand},
     error::{Error, Result},
-    model::{Timestamp, UserId},
+    model::{MessageId, Timestamp, UserId},
     queue::{BatchBuilder, Publisher, QueueState},
     telemetry::metrics,
 };
@@ -72,6 +73,7 @@ pub struct Submitter {
     numbers: AtomicU64,
     /// The last batch was not accepted; logged when it changes.
     failing: AtomicBool,
+    recent_sends: RecentSends,
 }
 
 #[derive(Default)]
@@ -92,6 +94,8 @@ struct Buffer {
 struct Batch {
     commands: BatchBuilder,
     done: Vec<Done>,
+    /// Sends of the batch that were not known before.
+    new_sends: Vec<MessageId>,
 }
 
 impl Submitter {
@@ -114,6 +118,7 @@ impl Submitter {
             pending: Mutex::default(),
             numbers: AtomicU64::new(1),
             failing: AtomicBool::new(false),
+            recent_sends: RecentSends::default(),
         });
         for partition in 0..submitter.limits.partitions {
             tasks.spawn(submitter.clone().run(partition, shutdown.clone()));
@@ -127,8 +132,34 @@ impl Submitter {
 
     /// Submits a command. Fails immediately if the queue is unavailable or full; otherwise `done` is called with the
     /// result, in the order of submission within a partition.
+    ///
+    /// # Errors
+    /// `busy`; `conflict` for a send with the `clientMsgId` of a recent one with another content.
     pub fn submit(&self, envelope: &Envelope, done: Done) -> Result<()> {
         self.check_room()?;
+        let new_send = match &envelope.command {
+            Command::Room(_, RoomCommand::Send(send)) => {
+                self.recent_sends.admit(send)?.then_some(send.id)
+            }
+            Command::Room(
+                _,
+                RoomCommand::Edit { message, .. } | RoomCommand::Delete { message },
+            ) => {
+                self.recent_sends.remove(*message);
+                None
+            }
+            _ => None,
+        };
+        let submitted = self.buffer(envelope, done, new_send);
+        if submitted.is_err()
+            && let Some(send) = new_send
+        {
+            self.recent_sends.remove(send);
+        }
+        submitted
+    }
+
+    fn buffer(&self, envelope: &Envelope, done: Done, new_send: Option<MessageId>) -> Result<()> {
         let key = envelope.command.key(envelope.actor);
         let partition =
             &self.partitions[usize::from(command::partition_of(key, self.limits.partitions))];
@@ -156,6 +187,7 @@ impl Submitter {
                 return Err(error);
             }
             batch.done.push(done);
+            batch.new_sends.extend(new_send);
             buffer.waiting += 1;
         }
         drop(buffer);
@@ -197,12 +229,37 @@ impl Submitter {
             number,
             wait: true,
         };
+        let send = match &command {
+            Command::Room(_, RoomCommand::Send(send)) => Some(send.id),
+            _ => None,
+        };
         self.accept(actor, command, Some(reply)).await?;
         match tokio::time::timeout(self.limits.wait, &mut rx).await {
             Ok(Ok(Outcome::Done(resource))) => Ok(SubmitResult::Done(resource)),
-            Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
+            Ok(Ok(Outcome::Refused(refusal))) => {
+                if let Some(message) = send {
+                    self.refused(message);
+                }
+                Err(refusal.into())
+            }
             Ok(Err(_)) | Err(_) => Ok(SubmitResult::Accepted),
         }
+    }
+
+    /// Submits a send and resolves when the queue holds it. Nobody waits for the worker.
+    pub async fn accept_send(&self, actor: UserId, command: Command) -> Result<()> {
+        // A refusal is reported to a session that does not exist, and thereby to this edge.
+        let reply = ReplyTo {
+            edge: self.edge,
+            number: self.next_number(),
+            wait: false,
+        };
+        self.accept(actor, command, Some(reply)).await
+    }
+
+    /// A worker refused a send: its `clientMsgId` may be sent again with another content.
+    pub fn refused(&self, message: MessageId) {
+        self.recent_sends.remove(message);
     }
 
     /// A reply number that is unique on this edge.
@@ -295,6 +352,9 @@ impl Submitter {
                     tracing::warn!(partition, commands = count, error = %error.chain(), "batch not accepted by the queue");
                 }
                 let retry_after = error.retry_after.unwrap_or(RETRY_AFTER);
+                for send in batch.new_sends {
+                    self.recent_sends.remove(send);
+                }
                 for done in batch.done {
                     done(Err(Error::busy(error.message.clone(), retry_after)));
                 }

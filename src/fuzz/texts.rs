@@ -31,8 +31,8 @@ pub fn addresses(input: &[u8]) {
     }
 }
 
-/// A name is one visible line and its own normal form; a reaction has no reordered or hidden text; a skeleton is its
-/// own skeleton.
+/// A name is one visible line and its own normal form; a reaction has no reordered or hidden text, and all spellings of
+/// it are one; a skeleton is its own skeleton.
 pub fn names(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Ok(kept) = text::label(&text) {
@@ -45,6 +45,12 @@ pub fn names(input: &[u8]) {
     }
     if emoji::is_reaction(&text) {
         assert!(text::label(&text).is_ok());
+        let (key, shown) = (emoji::key(&text), emoji::qualified(&text));
+        assert!(emoji::is_reaction(&key) && emoji::is_reaction(&shown));
+        assert_eq!(
+            (emoji::key(&shown), emoji::qualified(&key)),
+            (key.clone(), shown.clone())
+        );
     }
     if username::is_username(&text) {
         let skeleton = username::skeleton(&text);

@@ -126,7 +126,7 @@ mod tests {
         let event = |kind| FeedEvent {
             seq: 7,
             kind,
-            data: crate::protocol::message_json(&message).get().to_owned(),
+            data: crate::protocol::raw(&message).get().to_owned(),
         };
         let anchor = Anchor {
             seq: 7,

@@ -69,3 +69,65 @@ pub fn check_limit(limit: Option<u32>) -> Result<u32> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reaction_is_one_emoji_or_one_word() {
+        for good in [
+            "👍",
+            "👍\u{FE0F}",
+            "❤",
+            "❤\u{FE0F}",
+            "👍🏽",
+            "👩‍❤️‍💋‍👨",
+            "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+            "🇩🇪",
+            "1️⃣",
+            "thumbsup",
+            "+1",
+        ] {
+            check_reaction(good, true).unwrap();
+            check_reaction(good, false).unwrap();
+        }
+        for bad in [
+            " ",
+            "\u{200B}",
+            "\u{3164}",
+            "\u{00AD}",
+            "\u{FE0F}",
+            "\u{FE0F}\u{FE0F}",
+            "👍\u{FE0F}\u{FE0F}",
+            "👍\u{FE0E}",
+            "👍\u{200B}",
+            "a sentence",
+            "This is a sentence.",
+            "<img src=x>",
+            "<img src=x onerror=alert(1)>",
+            "👍👍👍👍",
+            "👍 👍",
+            "❤❤",
+            "❤\u{FE0F}❤\u{FE0F}",
+            "\n",
+            "漢",
+        ] {
+            let refused = check_reaction(bad, true).unwrap_err();
+            assert_eq!(refused.code, Code::Invalid, "{bad:?}");
+            assert_eq!(refused.fields[0].field, "emoji", "{bad:?}");
+            // It may have been stored before the rule existed.
+            check_reaction(bad, false).unwrap();
+        }
+        let long = "x".repeat(MAX_EMOJI + 1);
+        for (bad, code) in [
+            ("", Code::Invalid),
+            ("a\0", Code::Invalid),
+            (&long, Code::TooLarge),
+        ] {
+            for on in [true, false] {
+                assert_eq!(check_reaction(bad, on).unwrap_err().code, code, "{bad:?}");
+            }
+        }
+    }
+}

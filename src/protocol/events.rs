@@ -5,12 +5,12 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::resources::MemberView;
+use super::{reactions::ReactionUpdated, resources::MemberView};
 use crate::{
     error::Code,
     model::{
-        EphemeralKind, Epoch, EventKind, Message, Role, RoomId, RoomKind, Seq, Timestamp, User,
-        UserId,
+        EphemeralKind, Epoch, EventKind, Message, MessageId, Role, RoomId, RoomKind, Seq,
+        Timestamp, User, UserId,
     },
 };
 
@@ -52,9 +52,10 @@ events! {
     "connected" Connected(Connected): "The first event: the user of this socket, and its limits.";
     "newMessage" NewMessage(Message):
         "A message was stored. Sent to the sender as well, who recognises it by clientMsgId.";
-    "messageUpdated" MessageUpdated(Message): "A message's body changed.";
+    "messageUpdated" MessageUpdated(Message):
+        "A message changed; its current state. Also sent for a reaction that an earlier version stored, or whose message was deleted since.";
     "messageDeleted" MessageDeleted(Message): "A message was deleted; its body is empty.";
-    "reactionUpdated" ReactionUpdated(Message): "A message's reactions changed.";
+    "reactionUpdated" ReactionUpdated(ReactionUpdated): "A user added or removed a reaction.";
     "memberJoined" MemberJoined(MemberEvent): "A user became a member.";
     "memberLeft" MemberLeft(MemberEvent):
         "A membership ended. The user's sockets get no further events of the room.";
@@ -193,6 +194,9 @@ pub struct SendFailed {
     pub client_msg_id: String,
     pub code: Code,
     pub message: String,
+    /// With `conflict`: the id of the message that was stored first with this `clientMsgId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<MessageId>,
 }
 
 /// The data of `readUpdated`: a member has read up to `seq`.

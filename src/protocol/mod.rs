@@ -2,11 +2,13 @@
 //! transports share these types, so that each resource has one shape everywhere. No I/O, no decisions.
 
 pub mod asyncapi;
+pub mod bounds;
 mod checks;
 mod close;
 mod events;
 mod json;
 mod openapi;
+mod reactions;
 mod requests;
 mod resources;
 pub mod wrong_field;
@@ -17,7 +19,8 @@ pub use events::{
     Connected, ConnectedLimits, EventName, Gap, MemberEvent, MemberLeftReason, ReadUpdated, Reset,
     RoomEvent, SendFailed, UserUpdated,
 };
-pub use json::{message_json, raw};
+pub use json::raw;
+pub use reactions::ReactionUpdated;
 pub use requests::{
     Accepted, Auth, DeleteMessage, EditMessage, JoinRoom, Joined, LeaveRoom, MarkRead, MissedEvent,
     React, Request, SendMessage, WireError,

@@ -64,7 +64,7 @@ requests! {
     "leaveRoom" LeaveRoom(LeaveRoom) -> Empty:
         "Unsubscribes this socket from a room. The membership remains.";
     "sendMessage" SendMessage(SendMessage) -> Accepted:
-        "Sends a message. Acknowledged once the queue has stored it durably; newMessage follows when the message is stored, or sendFailed if a worker refuses it. A repeated clientMsgId is the same message and is stored once.";
+        "Sends a message. Acknowledged once the queue has stored it durably; newMessage follows when the message is stored, or sendFailed if a worker refuses it. A repeated clientMsgId is the same message and is stored once; with another content it is a conflict.";
     "editMessage" EditMessage(EditMessage) -> Message:
         "Changes the body of a message. Only for its sender.";
     "deleteMessage" DeleteMessage(DeleteMessage) -> Message:
@@ -125,7 +125,8 @@ pub struct SendMessage {
     /// 1 to `limits.maxBodyBytes` bytes of UTF-8, without U+0000.
     pub body: String,
     /// 1 to 128 bytes, chosen by the client. A repeated send with the same room, sender and `clientMsgId` is the same
-    /// message and is stored once.
+    /// message and is stored once. With another body, `replyTo` or metadata it is refused with `conflict` and the `id` of
+    /// the first message, by the answer or by `sendFailed`, unless that message was edited or deleted since.
     pub client_msg_id: String,
     /// The id of a message in the same room.
     pub reply_to: Option<MessageId>,
@@ -160,7 +161,8 @@ pub struct DeleteMessage {
 pub struct React {
     pub room: RoomId,
     pub id: MessageId,
-    /// One emoji, or a word of 1 to 32 of the characters `a-z 0-9 _ + -`.
+    /// One emoji, or a word of 1 to 32 of the characters `a-z 0-9 _ + -`. Emojis that differ only in U+FE0F are the same;
+    /// the fully-qualified one is shown.
     pub emoji: String,
     /// `true`, the default, adds the reaction; `false` removes it.
     #[serde(default = "yes")]
@@ -196,7 +198,8 @@ pub struct Joined {
     /// Number of messages above the member's read position, deleted ones included, counted up to 1,000.
     pub unread: u32,
     /// The messages that are new or changed since `afterSeq`, each once, in their current state; without `afterSeq`,
-    /// the latest messages (at most 50).
+    /// the latest messages (at most 50, and at most a quarter of `edge.send_queue_bytes`). A new reaction is a change of
+    /// its message, and there is no `reactionUpdated` in `events`.
     #[schemars(with = "Vec<Message>")]
     pub messages: Vec<Arc<RawValue>>,
     /// Other events since `afterSeq`: changes of members and of the room.
@@ -253,6 +256,9 @@ pub struct WireError {
     /// The rejected fields; omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// With `conflict` of a send: the id of the message that was sent first with this `clientMsgId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<MessageId>,
 }
 
 impl From<&Error> for WireError {
@@ -262,6 +268,7 @@ impl From<&Error> for WireError {
             message: error.message.clone(),
             retry_after_ms: error.retry_after_ms(),
             errors: error.fields.clone(),
+            id: error.id,
         }
     }
 }

@@ -20,6 +20,7 @@ mod messages;
 pub mod notify;
 mod port;
 pub mod postgres;
+mod reactions;
 mod rooms;
 mod sql;
 pub mod sqlite;
@@ -28,11 +29,15 @@ pub use accounts::{
     AccountPatch, AccountReads, AccountWrites, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME,
     NewAccount,
 };
-pub use batch::{AddMembers, BatchWrites, Changes, Facts, FeedEntry, Scope, Transaction};
+pub use batch::{
+    AddMembers, BatchWrites, Changes, Facts, FeedEntry, GivenReaction, ReactionDetail, ReactionKey,
+    ReactionScope, Scope, Transaction,
+};
 pub use epoch::{EpochReads, EpochWrites, Replacement};
 pub use expire::{EXPIRE_AT_ONCE, Expired, Expiry};
 pub use logins::{Login, LoginReads, LoginWrites, Rotation};
 pub use members::{MemberReads, MemberRooms, RoomEntry};
-pub use messages::{MessageReads, Window};
+pub use messages::{MessageReads, Missed, MissedContent, Window};
 pub use port::{Reads, Writes};
+pub use reactions::{ReactionReads, Reactor};
 pub use rooms::RoomReads;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{
     AccountReads, AccountWrites, BatchWrites, EpochReads, EpochWrites, Expiry, LoginReads,
-    LoginWrites, MemberReads, MemberRooms, MessageReads, RoomReads,
+    LoginWrites, MemberReads, MemberRooms, MessageReads, ReactionReads, RoomReads,
     sql::{Access, Database, Session, sql},
 };
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::error::Result;
 /// The reads of edges.
 #[async_trait]
 pub trait Reads:
-    AccountReads + LoginReads + RoomReads + MemberReads + MessageReads + EpochReads
+    AccountReads + LoginReads + RoomReads + MemberReads + MessageReads + EpochReads + ReactionReads
 {
     /// `Ok` when the store answers a query.
     async fn ping(&self) -> Result<()>;

@@ -52,6 +52,7 @@ impl Outcomes {
                     client_msg_id: send.client_msg_id.clone(),
                     room: envelope.room,
                     refusal,
+                    message: Some(send.id),
                 };
                 self.notify(Channel::Edge(to.edge), &notice);
             }

@@ -32,13 +32,13 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         0
     };
     if lanes > 0 {
-        let (worker, shutdown) = (worker.clone(), shutdown.clone());
+        let (listener, stop) = (worker.clone(), shutdown.clone());
         parts.spawn(async move {
             // Without the announcements nothing is cached, and every batch reads what it needs.
-            if let Err(error) = renames::listen(worker, shutdown.clone()).await {
+            if let Err(error) = renames::listen(listener, stop.clone()).await {
                 tracing::warn!(error = %error.chain(), "no announcements of renames; memberships are not cached");
             }
-            shutdown.cancelled().await;
+            stop.cancelled().await;
         });
         parts.spawn(epoch::follow(worker.clone(), shutdown.clone()));
     }

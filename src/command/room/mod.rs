@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use apply::{Applied, apply};
 
 use crate::{
-    model::{MessageId, Metadata, Role, RoomId, RoomKind, Seq, Timestamp, UserId},
+    model::{MessageId, Metadata, Role, RoomId, RoomKind, Seq, Timestamp, UserId, text::emoji},
     store::Scope,
 };
 
@@ -138,8 +138,15 @@ pub fn scope<'a>(envelopes: impl IntoIterator<Item = &'a RoomEnvelope>) -> Scope
                 scope.messages.insert(*message);
                 named(&mut scope, envelope.room, body);
             }
-            RoomCommand::Delete { message } | RoomCommand::React { message, .. } => {
+            RoomCommand::Delete { message } => {
                 scope.messages.insert(*message);
+            }
+            RoomCommand::React { message, emoji, on } => {
+                scope.messages.insert(*message);
+                let key = (*message, emoji::key(emoji).into_owned());
+                let reaction = scope.reactions.entry(key).or_default();
+                reaction.users.insert(envelope.actor);
+                reaction.removals += usize::from(!on);
             }
             RoomCommand::Create { members, .. } => {
                 scope.users.insert(envelope.actor);

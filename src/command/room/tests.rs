@@ -2,6 +2,8 @@
 
 mod bounds;
 mod lasting;
+mod reactions;
+mod repeats;
 
 use super::*;
 use crate::{

@@ -17,10 +17,11 @@ use super::{
 use crate::{
     command::{Command, room::RoomCommand},
     edge::{
-        Edge, auth::Identity, rate_limit::Admitted, revocation::LoginState, submit::SubmitResult,
+        Edge, auth::Identity, rate_limit::Admitted, reactions, revocation::LoginState,
+        submit::SubmitResult,
     },
     error::{Error, Result},
-    model::{LoginId, Member, Role, Room, RoomId, RoomKind, Timestamp, UserId},
+    model::{LoginId, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Timestamp, UserId},
 };
 
 /// The shared state that every handler receives.
@@ -228,6 +229,22 @@ impl Write<'_> {
     ) -> Result<Changed<T>> {
         Ok(match self.call(command).await? {
             SubmitResult::Done(resource) => Changed::Done(RawJson::of_raw(shown(resource)?)),
+            SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
+        })
+    }
+
+    /// [`Write::change`] of a message, which is shown as its caller sees it.
+    pub async fn change_message(
+        &self,
+        id: MessageId,
+        command: RoomCommand,
+    ) -> Result<Changed<Message>> {
+        Ok(match self.call(command).await? {
+            SubmitResult::Done(message) => {
+                let reacted = &self.edge.batched.reacted;
+                let message = reactions::answer(reacted, self.user, shown(message)?).await;
+                Changed::Done(RawJson::of_raw(message))
+            }
             SubmitResult::Accepted => Changed::Accepted(RawJson::of(&Pending::new(id))),
         })
     }

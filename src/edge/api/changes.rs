@@ -51,7 +51,7 @@ impl Type for EventData {
     fn schema_ref() -> MetaSchemaRef {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
             description: Some(
-                "The event's data: a message, or a change of a member or the room. Always includes `changeSeq`.",
+                "The event's data: a message, or a change of a reaction, a member or the room. Always includes `changeSeq`.",
             ),
             ..MetaSchema::new("object")
         }))
@@ -111,7 +111,8 @@ impl ChangesApi {
     ///
     /// For members. Returns the events that a socket in the room receives, each number once: new messages, edits,
     /// deletions, reactions, membership changes and room changes. An event about a message contains the message's
-    /// current state.
+    /// current state, an event of a reaction the current number of users. A reaction that an earlier version stored, or
+    /// whose message was deleted since, is a `messageUpdated`. Messages have no `me` in their reactions here.
     #[oai(path = "/:room/changes", method = "get", operation_id = "listChanges")]
     async fn changes(
         &self,

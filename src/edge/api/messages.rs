@@ -1,6 +1,5 @@
 //! `/v1/rooms/{room}/messages`: history, sending, editing and deleting; reactions and the read position.
 
-use bytes::Bytes;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Header, Path, Query},
@@ -20,7 +19,11 @@ use crate::{
         Command,
         room::{RoomCommand, Send},
     },
-    edge::{Edge, submit::SubmitResult},
+    edge::{
+        Edge,
+        reactions::{self, SharedPage},
+        submit::SubmitResult,
+    },
     error::{Error, Result},
     model::{self, ClientMetadata, Message, MessageId, Role, RoomId, Seq, UserId},
     protocol::{self, Accepted, MemberView, check_limit},
@@ -77,16 +80,14 @@ enum Sent {
 }
 
 /// The newest page, from the hub's cache if the room is read often.
-async fn newest(edge: &Edge, room: RoomId, user: UserId, limit: u32) -> Result<Bytes> {
+async fn newest(edge: &Edge, room: RoomId, user: UserId, limit: u32) -> Result<SharedPage> {
     if let Some(page) = edge.hub.page(room, user, limit) {
         return Ok(page);
     }
     let check = || async move { Ok(access::member(edge, room, user).await?.0.head) };
     let read = async |head| {
         let page = page::read(&*edge.reads, room, head, Direction::Newest, limit).await?;
-        serde_json::to_vec(&page)
-            .map(Bytes::from)
-            .map_err(Error::internal)
+        Ok(page.shared())
     };
     edge.hub.newest_page(room, user, limit, check, read).await
 }
@@ -125,22 +126,25 @@ impl MessagesApi {
     ) -> Result<Found<MessagePage>, Problem> {
         let limit = check_limit(limit.0)?;
         let direction = Direction::of(before.0, after.0, around.0)?;
-        if direction == Direction::Newest {
-            let json = newest(&edge, room.0, caller.user(), limit).await?;
-            return Ok(Found::Ok(RawJson::of_bytes(json)));
-        }
-        let (room, _) = access::member(&edge, room.0, caller.user()).await?;
-        direction.check(room.head)?;
-        Ok(Found::of(
-            &page::read(&*edge.reads, room.id, room.head, direction, limit).await?,
-        ))
+        let page = if direction == Direction::Newest {
+            newest(&edge, room.0, caller.user(), limit).await?
+        } else {
+            let (room, _) = access::member(&edge, room.0, caller.user()).await?;
+            direction.check(room.head)?;
+            let page = page::read(&*edge.reads, room.id, room.head, direction, limit).await?;
+            page.shared()
+        };
+        let json = page.for_reader(&edge.batched.reacted, caller.user());
+        Ok(Found::Ok(RawJson::of_bytes(json.await?)))
     }
 
     /// Send a message
     ///
     /// For members who are not muted. The response is sent once the message is durably enqueued or, with `wait=stored`,
     /// once it is stored. A reply (`replyTo`) always waits for the worker, which checks that the referenced message
-    /// exists. A repeat with the same `clientMsgId` refers to the same message and gets the same `id`.
+    /// exists. A repeat with the same `clientMsgId` refers to the same message and gets the same `id`; with another
+    /// body, `replyTo` or metadata it is a `conflict`, whose `id` is that of the first message. Another edge may notice
+    /// this only after it has answered 202: with `wait=stored` the answer is always 409.
     #[oai(
         path = "/:room/messages",
         method = "post",
@@ -192,12 +196,14 @@ impl MessagesApi {
         // Only the worker knows whether the message replied to exists (it may still be queued), and a client without a
         // socket would not receive its refusal. Such a send therefore waits for the worker.
         if wait.0.is_none() && !replies {
-            edge.submit.accept(user, command, None).await?;
+            edge.submit.accept_send(user, command).await?;
             return Ok(Sent::Accepted(RawJson::of(&accepted)));
         }
         Ok(match edge.submit.call(user, command).await? {
             SubmitResult::Done(message) if wait.0.is_some() => {
-                Sent::Stored(RawJson::of_raw(shown(message)?))
+                let reacted = &edge.batched.reacted;
+                let message = reactions::answer(reacted, user, shown(message)?).await;
+                Sent::Stored(RawJson::of_raw(message))
             }
             SubmitResult::Done(_) | SubmitResult::Accepted => {
                 Sent::Accepted(RawJson::of(&accepted))
@@ -225,7 +231,9 @@ impl MessagesApi {
         // Hide messages above the head at which the membership was checked: it may have ended before they were stored.
         let message = message.filter(|message| message.seq <= room.head);
         let message = message.ok_or_else(|| Error::not_found("message"))?;
-        Ok(Found::of(&message))
+        let message = protocol::raw(&message);
+        let message = reactions::answer(&edge.batched.reacted, caller.user(), message);
+        Ok(Found::Ok(RawJson::of_raw(message.await)))
     }
 
     /// Edit a message
@@ -256,7 +264,7 @@ impl MessagesApi {
             message: id.0,
             body,
         };
-        Ok(write.change(id.0, command).await?)
+        Ok(write.change_message(id.0, command).await?)
     }
 
     /// Delete a message
@@ -281,45 +289,7 @@ impl MessagesApi {
             need: Need::Role(Role::Member),
         };
         let command = RoomCommand::Delete { message: id.0 };
-        Ok(write.change(id.0, command).await?)
-    }
-
-    /// Add a reaction
-    ///
-    /// A message can have at most 50 different emojis. Adding the same reaction again has no effect.
-    #[oai(
-        path = "/:room/messages/:id/reactions/:emoji",
-        method = "put",
-        operation_id = "addReaction"
-    )]
-    async fn react(
-        &self,
-        edge: Shared<'_>,
-        caller: Caller,
-        room: Path<RoomId>,
-        id: Path<MessageId>,
-        /// 1 to 64 bytes of UTF-8, percent-encoded.
-        emoji: Path<String>,
-    ) -> Result<Changed<Message>, Problem> {
-        Ok(reaction(&edge, &caller, room.0, id.0, emoji.0, true).await?)
-    }
-
-    /// Remove a reaction
-    #[oai(
-        path = "/:room/messages/:id/reactions/:emoji",
-        method = "delete",
-        operation_id = "removeReaction"
-    )]
-    async fn unreact(
-        &self,
-        edge: Shared<'_>,
-        caller: Caller,
-        room: Path<RoomId>,
-        id: Path<MessageId>,
-        /// 1 to 64 bytes of UTF-8, percent-encoded.
-        emoji: Path<String>,
-    ) -> Result<Changed<Message>, Problem> {
-        Ok(reaction(&edge, &caller, room.0, id.0, emoji.0, false).await?)
+        Ok(write.change_message(id.0, command).await?)
     }
 
     /// Set the read position
@@ -345,24 +315,4 @@ impl MessagesApi {
         };
         Ok(write.change(room.0, RoomCommand::MarkRead { seq }).await?)
     }
-}
-
-async fn reaction(
-    edge: &crate::edge::Edge,
-    caller: &Caller,
-    room: RoomId,
-    message: MessageId,
-    emoji: String,
-    on: bool,
-) -> Result<Changed<Message>> {
-    protocol::check_reaction(&emoji, on)?;
-    let write = Write {
-        edge,
-        user: caller.user(),
-        room,
-        need: Need::Voice,
-    };
-    write
-        .change(message, RoomCommand::React { message, emoji, on })
-        .await
 }

@@ -18,6 +18,7 @@ mod page;
 mod pages;
 mod payload;
 mod problem;
+mod reactions;
 mod recent;
 mod rooms;
 #[cfg(test)]
@@ -68,6 +69,7 @@ apis! {
     rooms::RoomsApi,
     members::MembersApi,
     messages::MessagesApi,
+    reactions::ReactionsApi,
     changes::ChangesApi,
     notifications::NotificationsApi,
     callbacks::CallbacksApi,

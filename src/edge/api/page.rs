@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::payload::Cursor;
 use crate::{
+    edge::reactions::SharedPage,
     error::{Code, Error, Result},
     model::{Message, RoomId, Seq},
     store::{Reads, Window},
@@ -26,6 +27,13 @@ pub struct MessagePage {
     pub next_cursor: Cursor<Seq>,
     /// Whether there is a next page.
     pub has_more: bool,
+}
+
+impl MessagePage {
+    /// The page as readers share it.
+    pub fn shared(self) -> SharedPage {
+        SharedPage::new(self.items, self.next_cursor.0, self.has_more)
+    }
 }
 
 /// The paging direction.
@@ -157,7 +165,8 @@ fn wire_size(message: &Message) -> usize {
     };
     let body: usize = message.body.bytes().map(escaped).sum();
     let metadata = message.metadata.as_ref().map_or(0, |m| m.as_json().len());
-    let reactions = message.reactions.iter().map(|r| 64 + r.users.len() * ID);
+    let reactions = message.reactions.iter();
+    let reactions = reactions.map(|r| 128 + r.users.len() * ID);
     1024 + body + metadata + message.mentions.len() * ID + reactions.sum::<usize>()
 }
 

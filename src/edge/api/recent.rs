@@ -52,6 +52,7 @@ fn kept(edge: &Edge, request: &Request) -> Option<Bytes> {
         return None;
     }
     let page = edge.hub.page(room, identity.user, limit)?;
+    let page = page.for_reader_now(identity.user)?;
     let cost = cost::of_operation("listMessages")?.for_page(Some(limit));
     // If the rate limit refuses, the router's endpoint returns the error.
     edge.limits.admit(identity, cost).ok().map(|_| page)

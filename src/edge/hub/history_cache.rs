@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use serde_json::value::RawValue;
-
-use crate::model::{Seq, UserId};
+use crate::{
+    edge::reactions::{SharedMessage, SharedPage},
+    model::{Seq, UserId},
+};
 
 /// How long a page is served without an event of the room.
 const MAX_AGE: Duration = Duration::from_secs(3);
@@ -26,11 +26,11 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The bytes that the cached pages of all rooms take now.
 pub(super) type CacheBytes = Arc<AtomicUsize>;
 
-/// The newest messages of a room, ascending, each as its JSON.
-pub type Newest = Arc<[Arc<RawValue>]>;
+/// The newest messages of a room, ascending.
+pub type Newest = Arc<[SharedMessage]>;
 
 fn size(newest: &Newest) -> usize {
-    newest.iter().map(|json| json.get().len() + 32).sum()
+    newest.iter().map(|message| message.size() + 32).sum()
 }
 
 /// One room's pages.
@@ -41,7 +41,7 @@ pub(super) struct HistoryCache {
     /// Users whose membership was read since the last invalidation, and when.
     pub(super) readers: HashMap<UserId, Instant>,
     /// Serialised pages, each with its `limit`.
-    pages: Vec<(u32, Bytes)>,
+    pages: Vec<(u32, SharedPage)>,
     /// The messages for the answer to a `joinRoom`, up to a number.
     pub(super) newest: Option<(Seq, Newest)>,
     taken: CacheBytes,
@@ -96,14 +96,14 @@ impl HistoryCache {
         checked.is_some_and(|checked| checked.elapsed() < READER_AGE)
     }
 
-    pub(super) fn find(&self, limit: u32) -> Option<Bytes> {
+    pub(super) fn find(&self, limit: u32) -> Option<SharedPage> {
         let mut pages = self.pages.iter();
         pages
             .find(|(of, _)| *of == limit)
             .map(|(_, page)| page.clone())
     }
 
-    pub(super) fn keep(&mut self, limit: u32, page: &Bytes) {
+    pub(super) fn keep(&mut self, limit: u32, page: &SharedPage) {
         if self.reserve(page.len()) {
             self.pages.push((limit, page.clone()));
         }

@@ -5,10 +5,9 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-
 use super::{history_cache::Newest, hub::Hub, joining::Joining, room::RoomState};
 use crate::{
+    edge::reactions::SharedPage,
     error::Result,
     model::{RoomId, Seq, UserId},
 };
@@ -22,7 +21,7 @@ impl RoomState {
 
 impl Hub {
     /// The newest page of `limit` messages, if it is cached and `user` may read it.
-    pub fn page(&self, room: RoomId, user: UserId, limit: u32) -> Option<Bytes> {
+    pub fn page(&self, room: RoomId, user: UserId, limit: u32) -> Option<SharedPage> {
         if self.bus_lost.load(Ordering::Relaxed) {
             return None;
         }
@@ -45,8 +44,8 @@ impl Hub {
         user: UserId,
         limit: u32,
         check: impl Fn() -> C,
-        read: impl AsyncFnOnce(Seq) -> Result<Bytes>,
-    ) -> Result<Bytes>
+        read: impl AsyncFnOnce(Seq) -> Result<SharedPage>,
+    ) -> Result<SharedPage>
     where
         C: Future<Output = Result<Seq>>,
     {

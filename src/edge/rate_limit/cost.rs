@@ -72,6 +72,7 @@ const OPERATIONS: &[(&str, Cost)] = &[
     ("listMessageNotifications", READ),
     ("listMessages", READ),
     ("listNotifications", READ),
+    ("listReaction", READ),
     ("listRooms", READ),
     ("logIn", ADDRESS),
     ("logOut", ADDRESS),

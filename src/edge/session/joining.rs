@@ -3,17 +3,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::value::RawValue;
+
 use super::{Session, not_a_member, soon};
 use crate::{
     command::{Command, room::RoomCommand},
     edge::{
         hub::{Ended, Joining, Newest, reset_event},
         outbound::{Item, OutboundEvent, RequestId},
+        reactions::{self, SharedMessage},
         recovery::{RESUME_PAGE, Recovered},
     },
     error::{Error, Result},
-    model::{self, Epoch, Member, Room, RoomId, RoomKind, Seq},
-    protocol::{self, DEFAULT_PAGE, JoinRoom, Joined, raw},
+    model::{self, Epoch, EventKind, Member, Room, RoomId, RoomKind, Seq},
+    protocol::{DEFAULT_PAGE, JoinRoom, Joined, ReactionUpdated, raw},
     store::{RoomEntry, Window},
 };
 
@@ -80,7 +83,10 @@ impl Session {
             None => self.latest(&joining).await?,
         };
         let reset = reset.then(|| reset_event(join.room, entry.epoch));
-        self.answer_join(joining, id, entry, recovered, reset);
+        let reacted = &self.edge.batched.reacted;
+        let messages = reactions::for_reader(reacted, self.who.user, &recovered.messages);
+        let messages = soon(messages).await?;
+        self.answer_join(joining, id, entry, recovered, messages, reset);
         Ok(None)
     }
 
@@ -125,7 +131,7 @@ impl Session {
     /// The events above `after` and up to the existing `head`, as many as fit into one answer.
     async fn missed(&self, room: RoomId, after: Seq, head: Seq) -> Result<Recovered> {
         let upto = after + RESUME_PAGE;
-        let events = soon(self.edge.reads.events(room, after, upto.min(head))).await?;
+        let events = soon(self.edge.reads.missed(room, after, upto.min(head))).await?;
         let budget = self.edge.config.edge.send_queue_bytes / 4;
         Recovered::page(room, after, head, events, budget)
     }
@@ -138,14 +144,7 @@ impl Session {
             position,
             ..Recovered::default()
         };
-        let budget = self.edge.config.edge.send_queue_bytes / 4;
-        let mut bytes = 0;
-        let fits = messages.iter().rev().enumerate().take_while(|(i, json)| {
-            bytes += json.get().len();
-            *i == 0 || bytes <= budget
-        });
-        let first = messages.len() - fits.count();
-        recovered.messages = messages[first..].to_vec();
+        recovered.newest(&messages, self.edge.config.edge.send_queue_bytes / 4);
         Ok(recovered)
     }
 
@@ -157,8 +156,8 @@ impl Session {
                 soon(reads.messages(room, Window::Latest, DEFAULT_PAGE)).await?
             }
         };
-        let upto = messages.iter().filter(|m| m.seq <= position);
-        Ok(upto.map(|m| protocol::message_json(m).into()).collect())
+        let upto = messages.into_iter().filter(|m| m.seq <= position);
+        Ok(upto.map(SharedMessage::new).collect())
     }
 
     /// The newest messages from the recent cache, if it covers a full page (or the whole room) and reaches `position`.
@@ -173,7 +172,18 @@ impl Session {
             return None;
         }
         let mut messages: Vec<model::Message> = Vec::new();
-        for event in events.iter().filter(|event| event.kind.carries_message()) {
+        for event in &events {
+            if event.kind == EventKind::ReactionUpdated {
+                let reaction: ReactionUpdated = serde_json::from_str(&event.data).ok()?;
+                if let Some(known) = messages.iter_mut().find(|m| m.id == reaction.id) {
+                    reaction.apply_to(&mut known.reactions);
+                    known.change_seq = event.seq;
+                }
+                continue;
+            }
+            if !event.kind.carries_message() {
+                continue;
+            }
             let message: model::Message = serde_json::from_str(&event.data).ok()?;
             match messages.iter_mut().find(|m| m.id == message.id) {
                 Some(known) => *known = message,
@@ -194,6 +204,7 @@ impl Session {
         id: RequestId,
         entry: Entered,
         recovered: Recovered,
+        messages: Vec<Arc<RawValue>>,
         reset: Option<Arc<OutboundEvent>>,
     ) {
         let Entered {
@@ -209,7 +220,7 @@ impl Session {
             epoch,
             role: member.role,
             unread,
-            messages: recovered.messages,
+            messages,
             events: recovered.events,
             gaps: recovered.gaps,
             has_more: recovered.more,

@@ -2,9 +2,14 @@
 //!
 //! Emoji are recognised by the grammar of UTS #51 (section 1.4.9) over the `Emoji` property, not by the list of
 //! recommended sequences. This accepts newer families and flags, and every qualification of a sequence, with or without
-//! U+FE0F. The bytes are kept unchanged.
+//! U+FE0F.
+//!
+//! Sequences that differ only in U+FE0F are one reaction. Stores compare [`key`], which is the sequence without it;
+//! clients are shown [`qualified`], which has it wherever the emoji style needs it.
 
-use unicode_properties::UnicodeEmoji;
+use std::borrow::Cow;
+
+use unicode_properties::{EmojiStatus, UnicodeEmoji};
 
 /// Maximum length of a word in bytes.
 const MAX_WORD: usize = 32;
@@ -20,6 +25,45 @@ const TAG_END: char = '\u{E007F}';
 /// Exactly one emoji, or a word of 1 to 32 of `a-z 0-9 _ + -`.
 pub fn is_reaction(text: &str) -> bool {
     prefix(text) == Some(text.len()) || is_word(text)
+}
+
+/// The form by which reactions are compared and stored: without U+FE0F. Migration 0030 does the same in SQL.
+pub fn key(text: &str) -> Cow<'_, str> {
+    if text.contains(EMOJI_STYLE) {
+        Cow::Owned(text.replace(EMOJI_STYLE, ""))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The form that clients are shown: an emoji fully-qualified (UTS #51, definition ED-18a), any other text as it is.
+pub fn qualified(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() || prefix(text) != Some(text.len()) {
+        return Cow::Borrowed(text);
+    }
+    let text = key(text);
+    let mut shown = String::with_capacity(text.len() + 4);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        shown.push(c);
+        let next = rest.peek().copied();
+        let styled = match c {
+            '0'..='9' | '#' | '*' => true,
+            _ => has_text_style(c) && !next.is_some_and(is_skin_tone),
+        };
+        if styled {
+            shown.push(EMOJI_STYLE);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Whether the character is an emoji that is shown as text unless U+FE0F follows.
+fn has_text_style(c: char) -> bool {
+    matches!(
+        c.emoji_status(),
+        EmojiStatus::EmojiOther | EmojiStatus::EmojiModifierBase
+    )
 }
 
 fn is_word(text: &str) -> bool {
@@ -102,6 +146,38 @@ mod tests {
             assert!(!is_reaction(&format!("{emoji}{emoji}")), "{emoji} twice");
             assert!(!is_reaction(&format!("{emoji}a")), "{emoji} and a letter");
             assert!(!is_reaction(&format!("{emoji} ")), "{emoji} and a space");
+        }
+    }
+
+    #[test]
+    fn sequences_that_differ_only_in_style_are_one_reaction() {
+        let listed: std::collections::HashSet<&str> = LISTED.lines().collect();
+        let mut shown = std::collections::HashSet::new();
+        for emoji in LISTED.lines() {
+            let (key, qualified) = (key(emoji), qualified(emoji));
+            assert!(is_reaction(&key) && !key.contains(EMOJI_STYLE), "{emoji}");
+            // 3,655 fully-qualified emojis and 9 components; the others are spellings of them.
+            assert!(
+                listed.contains(&*qualified),
+                "{}",
+                qualified.escape_unicode()
+            );
+            assert_eq!(super::key(&qualified), key, "{emoji}");
+            assert_eq!(super::qualified(&key), qualified, "{emoji}");
+            assert_eq!(super::qualified(&qualified), qualified, "{emoji}");
+            shown.insert(qualified.into_owned());
+        }
+        assert_eq!(shown.len(), 3664);
+        for (a, b) in [
+            ("👍", "👍\u{FE0F}"),
+            ("❤", "❤\u{FE0F}"),
+            ("1\u{20E3}", "1\u{FE0F}\u{20E3}"),
+            ("👁\u{200D}🗨", "👁\u{FE0F}\u{200D}🗨\u{FE0F}"),
+        ] {
+            assert_eq!((key(a), qualified(a)), (key(b), qualified(b)), "{a}");
+        }
+        for word in ["thumbsup", "+1", "1", "a sentence ❤\u{FE0F}"] {
+            assert_eq!(qualified(word), word);
         }
     }
 

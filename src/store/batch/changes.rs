@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
+use super::scope::ReactionKey;
 use crate::{
     error::{Error, Result},
     model::{EventKind, Member, Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
@@ -17,7 +20,27 @@ pub struct FeedEntry {
     pub message: Option<MessageId>,
     /// The event's JSON where it is not about a message; `None` where `message` is set.
     pub data: Option<String>,
+    /// What an event of a reaction changed.
+    pub detail: Option<ReactionDetail>,
     pub at: Timestamp,
+}
+
+/// One user added or removed one reaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReactionDetail {
+    /// A [key](crate::model::text::emoji::key).
+    pub emoji: String,
+    pub user: UserId,
+    pub on: bool,
+}
+
+/// A reaction that a user gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenReaction {
+    pub key: ReactionKey,
+    pub user: UserId,
+    /// The number of its event, which orders the users of a reaction.
+    pub seq: Seq,
 }
 
 /// The result of a batch, written in one transaction. A member, a ban, a mute or a message is in one list only, and
@@ -33,6 +56,12 @@ pub struct Changes {
     /// The other fields are what they were.
     pub updated_messages: Vec<Message>,
     pub entries: Vec<FeedEntry>,
+    /// Reactions of messages that are in the lists above, as are the removed ones. A user's reaction is in one list only,
+    /// and once.
+    pub reactions: Vec<GivenReaction>,
+    pub removed_reactions: Vec<(ReactionKey, UserId)>,
+    /// Messages whose reactions are all removed.
+    pub cleared_reactions: Vec<MessageId>,
     /// New or changed members (role, `read_seq`, mute).
     pub members: Vec<Member>,
     pub removed_members: Vec<(RoomId, UserId)>,
@@ -56,6 +85,9 @@ impl Changes {
         self.rooms.is_empty()
             && self.updated_messages.is_empty()
             && self.entries.is_empty()
+            && self.reactions.is_empty()
+            && self.removed_reactions.is_empty()
+            && self.cleared_reactions.is_empty()
             && self.members.is_empty()
             && self.removed_members.is_empty()
             && self.bans.is_empty()
@@ -84,6 +116,21 @@ impl Changes {
         let mutes = self.mutes.iter().map(|&(room, user, _)| (room, user));
         let mutes = mutes.chain(self.lifted_mutes.iter().copied());
 
+        let given = self.reactions.iter().map(|r| (&r.key, r.user));
+        let removed = self.removed_reactions.iter();
+        let reactions = given.chain(removed.map(|(key, user)| (key, *user)));
+        let mut reacted = reactions.clone().map(|((message, _), _)| *message);
+        let mut changed = None;
+        let is_changed = |id: MessageId| {
+            let messages = self.new_messages.iter().chain(&self.updated_messages);
+            let changed =
+                changed.get_or_insert_with(|| messages.map(|m| m.id).collect::<HashSet<_>>());
+            changed.contains(&id)
+        };
+        if !reacted.all(is_changed) {
+            return fault("a batch has reactions of a message that it does not change");
+        }
+
         let rooms = self.rooms.iter().map(|room| room.id);
         let mut touched = rooms
             .chain(self.heads.keys().copied())
@@ -103,6 +150,7 @@ impl Changes {
             || repeats(members)
             || repeats(bans)
             || repeats(mutes)
+            || repeats(reactions)
         {
             return fault("a batch changes the same thing twice");
         }
@@ -111,7 +159,8 @@ impl Changes {
         let messages = self.new_messages.iter().chain(&self.updated_messages);
         let mut texts = texts
             .chain(messages.flat_map(|m| [m.body.as_str(), m.client_msg_id.as_str()]))
-            .chain(self.entries.iter().filter_map(|e| e.data.as_deref()));
+            .chain(self.entries.iter().filter_map(|e| e.data.as_deref()))
+            .chain(self.reactions.iter().map(|r| r.key.1.as_str()));
         if texts.any(|text| text.contains('\0')) {
             return fault("a batch holds a text with U+0000 in it");
         }

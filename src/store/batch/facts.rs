@@ -8,6 +8,7 @@ use crate::{
         accounts::user,
         members::member_columns,
         messages::message_columns,
+        reactions::{Unsummarised, summarise},
         rooms::room_columns,
         sql::{Column, Dialect, Kind, ListSql, Record, Row, Session},
     },
@@ -95,6 +96,32 @@ pub(super) async fn messages<S: Session>(
     let statement = MESSAGES.list(ids, |id| [(*id).into()]);
     for message in session.all::<Message>(statement).await? {
         facts.messages.insert(message.id, message);
+    }
+    Ok(())
+}
+
+/// [`messages`] that are locked. Those whose reactions an earlier version wrote are rewritten first.
+pub(super) async fn locked_messages<S: Session>(
+    session: &mut S,
+    ids: impl IntoIterator<Item = &MessageId, IntoIter: ExactSizeIterator>,
+    facts: &mut Facts,
+) -> Result<()> {
+    let ids = ids.into_iter();
+    if ids.len() == 0 {
+        return Ok(());
+    }
+    let statement = MESSAGES.list(ids, |id| [(*id).into()]);
+    let mut old = Vec::new();
+    for (message, Unsummarised(is_old)) in session.all::<(Message, Unsummarised)>(statement).await?
+    {
+        if is_old {
+            old.push(message.id);
+        }
+        facts.messages.insert(message.id, message);
+    }
+    if !old.is_empty() {
+        summarise(session, &old).await?;
+        messages(session, &old, facts).await?;
     }
     Ok(())
 }

@@ -64,3 +64,9 @@ pub(super) const ERASE_NAMES: &str = "UPDATE feed SET data = jsonb_set(feed.data
      WHERE feed.room = n.room AND feed.kind IN ('memberJoined', 'memberLeft', 'roomUpdated') \
          AND coalesce(feed.data::jsonb #>> '{user,id}', feed.data::jsonb #>> '{member,user,id}') \
              = n.user_id";
+
+/// A lateral join reads each list only as far as its limit.
+pub(super) const REACTORS: &str = "SELECT n.message, n.emoji, r.user_id FROM {rows} \
+     CROSS JOIN LATERAL (SELECT x.user_id, x.seq FROM reactions x \
+         WHERE x.message = n.message AND x.emoji = n.emoji ORDER BY x.seq LIMIT $3) AS r \
+     ORDER BY n.message, n.emoji, r.seq";

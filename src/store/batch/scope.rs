@@ -3,7 +3,21 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 pub use crate::config::AddMembers;
+#[allow(unused_imports, reason = "for the documentation")]
+use crate::model::REACTION_USERS;
 use crate::model::{Member, Message, MessageId, Room, RoomId, Timestamp, User, UserId};
+
+/// A message and an emoji, which is a [key](crate::model::text::emoji::key).
+pub type ReactionKey = (MessageId, String);
+
+/// What is needed of one reaction.
+#[derive(Debug, Default, Clone)]
+pub struct ReactionScope {
+    /// The users who add or remove it.
+    pub users: HashSet<UserId>,
+    /// How many commands remove it. Each may remove one of the first users, so that a later one takes the place.
+    pub removals: usize,
+}
 
 /// The rows that a batch of room commands needs, collected before anything is locked.
 #[derive(Debug, Default, Clone)]
@@ -22,6 +36,8 @@ pub struct Scope {
     pub named: HashSet<(RoomId, String)>,
     /// Members whose accounts are being deleted: their successors are needed.
     pub successors: HashSet<(RoomId, UserId)>,
+    /// Reactions about to be added or removed.
+    pub reactions: HashMap<ReactionKey, ReactionScope>,
     /// Pairs of an actor and a user to be added, to find out whether they have a common room that is not deleted.
     pub acquaintances: HashSet<(UserId, UserId)>,
 }
@@ -37,6 +53,7 @@ impl Scope {
             users,
             named,
             successors,
+            reactions,
             acquaintances,
         } = self;
         rooms.is_empty()
@@ -46,6 +63,7 @@ impl Scope {
             && users.is_empty()
             && named.is_empty()
             && successors.is_empty()
+            && reactions.is_empty()
             && acquaintances.is_empty()
     }
 }
@@ -66,6 +84,11 @@ pub struct Facts {
     pub bans: HashMap<(RoomId, UserId), Option<Timestamp>>,
     /// Mutes of users who are not members, and until when they last. A member's mute is in [`Member::muted_until`].
     pub mutes: HashMap<(RoomId, UserId), Timestamp>,
+    /// Of the users in [`Scope::reactions`], those who have given the reaction.
+    pub reacted: HashSet<(ReactionKey, UserId)>,
+    /// For each reaction of the scope that is removed: its first users, at least [`REACTION_USERS`] more than there are
+    /// removals, or all.
+    pub reactors: HashMap<ReactionKey, Vec<UserId>>,
     /// The pairs of [`Scope::acquaintances`] that have a common room.
     pub acquaintances: HashSet<(UserId, UserId)>,
     /// `rooms.add_members`; not read from the store.

@@ -1,4 +1,4 @@
-//! One batch, one transaction: the **hot path**. It takes up to six statements to open one, one for each kind of
+//! One batch, one transaction: the **hot path**. It takes up to eight statements to open one, one for each kind of
 //! change, and one to commit, however large the batch. A batch of only new messages takes one statement ([`append`]),
 //! and up to three reads for a preview if their rooms and members are not cached.
 //!
@@ -8,7 +8,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 
-use super::{BatchWrites, Changes, Facts, Scope, Transaction, append::append, facts, writes};
+use super::{
+    BatchWrites, Changes, Facts, Scope, Transaction, append::append, facts, reactions, writes,
+};
 use crate::{
     error::Result,
     model::{Room, RoomId, Seq},
@@ -31,7 +33,8 @@ impl<D: Database> BatchWrites for D {
         // the locks were granted.
         facts::rooms(&mut session, scope, &mut facts).await?;
         let messages: Vec<_> = scope.messages.union(&scope.new_messages).collect();
-        facts::messages(&mut session, messages, &mut facts).await?;
+        facts::locked_messages(&mut session, messages, &mut facts).await?;
+        reactions::facts(&mut session, scope, &mut facts).await?;
         facts::people(&mut session, scope, &mut facts).await?;
         facts::successors(&mut session, scope, &mut facts).await?;
         facts::named(&mut session, scope, &mut facts).await?;
@@ -66,6 +69,7 @@ impl<D: Database> BatchWrites for D {
 impl<S: Session> Transaction for Open<S> {
     async fn commit(mut self: Box<Self>, changes: Changes) -> Result<()> {
         changes.check(|room| self.locked.contains(room))?;
+        reactions::write(&mut self.session, &changes).await?;
         let Changes {
             rooms,
             mut heads,
@@ -79,6 +83,7 @@ impl<S: Session> Transaction for Open<S> {
             mutes,
             lifted_mutes,
             erased,
+            ..
         } = changes;
         let (old, mut new): (Vec<Room>, Vec<Room>) = rooms
             .into_iter()

@@ -138,17 +138,18 @@ pub(super) async fn update_messages<S: Session>(
     expect(written.await?, messages.len(), "changed messages")
 }
 
-static INSERT_ENTRIES: ListSql<6> = ListSql::new(
+static INSERT_ENTRIES: ListSql<7> = ListSql::new(
     [
         Column("room", Kind::Id),
         Column("seq", Kind::Number),
         Column("kind", Kind::Text),
         Column("message", Kind::Id),
         Column("data", Kind::Text),
+        Column("detail", Kind::Text),
         Column("at", Kind::Time),
     ],
-    "INSERT INTO feed (room, seq, kind, message, data, at) \
-     SELECT n.room, n.seq, n.kind, n.message, n.data, n.at FROM {rows}",
+    "INSERT INTO feed (room, seq, kind, message, data, detail, at) \
+     SELECT n.room, n.seq, n.kind, n.message, n.data, n.detail, n.at FROM {rows}",
 );
 
 pub(super) async fn insert_entries<S: Session>(
@@ -156,12 +157,16 @@ pub(super) async fn insert_entries<S: Session>(
     entries: &[FeedEntry],
 ) -> Result<()> {
     let written = write(session, &INSERT_ENTRIES, entries, |entry| {
+        // Texts, ids and flags cannot fail to become JSON.
+        let detail = entry.detail.as_ref();
+        let detail = detail.map(|detail| serde_json::to_string(detail).unwrap_or_default());
         [
             entry.room.into(),
             entry.seq.into(),
             entry.kind.as_str().into(),
             entry.message.into(),
             entry.data.as_deref().into(),
+            detail.into(),
             entry.at.into(),
         ]
     });

@@ -5,5 +5,5 @@ mod port;
 mod reads;
 mod record;
 
-pub use port::{MAX_EVENTS, MessageReads, Window};
+pub use port::{MAX_EVENTS, MessageReads, Missed, MissedContent, Window};
 pub(super) use record::message_columns;

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use super::{
-    MAX_EVENTS, MessageReads, Window,
-    events::{EVENTS, feed_events},
+    MAX_EVENTS, MessageReads, Missed, Window,
+    events::{EVENTS, feed_events, missed},
     message_columns,
 };
 use crate::{
@@ -62,7 +62,14 @@ impl<D: Database> MessageReads for D {
         let upto = upto.min(after.saturating_add(MAX_EVENTS));
         let mut session = self.open(Access::Read).await?;
         let statement = sql(EVENTS).bind(room).bind(after).bind(upto);
-        feed_events(room, session.all(statement).await?)
+        feed_events(room, session.all(statement.bind(MAX_EVENTS)).await?)
+    }
+
+    async fn missed(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<Missed>> {
+        let upto = upto.min(after.saturating_add(MAX_EVENTS));
+        let mut session = self.open(Access::Read).await?;
+        let statement = sql(EVENTS).bind(room).bind(after).bind(upto);
+        Ok(missed(room, session.all(statement.bind(1)).await?))
     }
 
     async fn messages(&self, room: RoomId, window: Window, limit: u32) -> Result<Vec<Message>> {

@@ -3,7 +3,7 @@
 use sqlx::types::Json;
 
 use crate::{
-    model::{Message, MessageId, Metadata, Reaction},
+    model::{Message, MessageId, Metadata, Reaction, StoredReaction},
     store::{
         accounts::user,
         sql::{Dialect, Ids, Record, Row},
@@ -24,7 +24,8 @@ pub(in crate::store) use message_columns;
 impl Record for Message {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
         let mentions: Option<Ids> = row.get("mentions")?;
-        let reactions: Option<Json<Vec<Reaction>>> = row.get("reactions")?;
+        let reactions: Option<Json<Vec<StoredReaction>>> = row.get("reactions")?;
+        let reactions = reactions.map_or(Vec::new(), |json| json.0);
         let metadata: Option<String> = row.get("metadata")?;
         Ok(Message {
             id: row.get("id")?,
@@ -36,7 +37,7 @@ impl Record for Message {
             client_msg_id: row.get("client_msg_id")?,
             reply_to: row.get("reply_to")?,
             mentions: mentions.map(|ids| ids.0).unwrap_or_default(),
-            reactions: reactions.map(|json| json.0).unwrap_or_default(),
+            reactions: reactions.into_iter().map(Reaction::from).collect(),
             metadata: metadata.map(Metadata::stored),
             created_at: row.get("created_at")?,
             edited_at: row.get("edited_at")?,

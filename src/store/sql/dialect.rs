@@ -7,7 +7,7 @@ use super::{Column, Ids, Value};
 use crate::{
     error::Error,
     model::{
-        EventKind, Reaction, Role, RoomKind, Timestamp,
+        EventKind, Role, RoomKind, StoredReaction, Timestamp,
         notify::{Cause, ChannelKind, DeliveryState, RoomMode},
     },
 };
@@ -43,7 +43,7 @@ pub trait Dialect:
     + Decodes<Timestamp>
     + Decodes<Option<Timestamp>>
     + Decodes<Option<Ids>>
-    + Decodes<Option<Json<Vec<Reaction>>>>
+    + Decodes<Option<Json<Vec<StoredReaction>>>>
     + Decodes<RoomKind>
     + Decodes<Role>
     + Decodes<Option<Role>>

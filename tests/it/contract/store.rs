@@ -30,4 +30,5 @@ mod fixture;
 mod names;
 mod people;
 mod postgres;
+mod reactions;
 mod sqlite;

@@ -290,7 +290,8 @@ async fn polling_sessions_are_limited() {
 #[tokio::test]
 async fn a_slow_reader_does_not_delay_others() {
     let settings = plan()
-        .set("edge.send_queue_bytes", 50_000)
+        .set("edge.send_queue_bytes", 200_000)
+        .set("edge.max_body_bytes", 8_000)
         .set("limits.messages_per_second", 1_000_000)
         .set("limits.burst", 1_000_000);
     let chat = settings.start().await;

@@ -197,6 +197,7 @@ pub struct WireError {
     pub retry_after_ms: Option<u64>,
     #[serde(default)]
     pub errors: Vec<Value>,
+    pub id: Option<Uuid>,
 }
 
 impl WireError {
@@ -446,6 +447,7 @@ impl Pending {
                     message: format!("{closed:?}"),
                     retry_after_ms: None,
                     errors: Vec::new(),
+                    id: None,
                 })),
                 (None, None) => None,
             }

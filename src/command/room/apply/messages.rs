@@ -2,19 +2,47 @@
 
 use std::collections::HashSet;
 
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-use super::{Batch, Decided, MAX_REACTIONS, Touched, json, refuse};
+use super::{Batch, Decided, Touched, json, refuse};
 use crate::{
-    command::room::{RoomEnvelope, Send, mentions},
+    command::{
+        Refusal,
+        room::{RoomEnvelope, Send, mentions},
+    },
     error::Code,
-    model::{EventKind, FeedEvent, Message, MessageId, Reaction, Role, RoomId, UserId},
+    model::{EventKind, FeedEvent, Message, MessageId, Metadata, Role, RoomId, UserId},
+    protocol::bounds::MAX_MENTIONS,
 };
+
+/// Whether a send is that of a stored message once more. Of a message that was edited or deleted since, the content that
+/// was sent is not known.
+fn repeats(known: &Message, send: &Send) -> bool {
+    if known.edited_at.is_some() || known.deleted_at.is_some() {
+        return true;
+    }
+    known.body == send.body
+        && known.reply_to == send.reply_to
+        && same_metadata(known.metadata.as_ref(), send.metadata.as_ref())
+}
+
+/// Metadata is stored as it was sent; an earlier version may have written it in another way.
+fn same_metadata(known: Option<&Metadata>, sent: Option<&Metadata>) -> bool {
+    let (Some(known), Some(sent)) = (known, sent) else {
+        return known.is_none() == sent.is_none();
+    };
+    let value = |json: &str| serde_json::from_str::<Value>(json).ok();
+    known.as_json() == sent.as_json()
+        || value(known.as_json()).is_some_and(|known| Some(known) == value(sent.as_json()))
+}
 
 impl Batch {
     pub(super) fn send(&mut self, envelope: &RoomEnvelope, send: &Send) -> Decided {
         let sender = self.writer(envelope)?;
         if let Some(known) = self.facts.messages.get(&send.id) {
+            if !repeats(known, send) {
+                return Err(Refusal::other_content(send.id));
+            }
             let resource = json(known);
             let mut first = known.clone();
             first.change_seq = first.seq;
@@ -82,6 +110,7 @@ impl Batch {
         });
         let mut seen = HashSet::new();
         found.retain(|user| seen.insert(*user));
+        found.truncate(MAX_MENTIONS);
         found
     }
 
@@ -123,56 +152,12 @@ impl Batch {
         message.metadata = None;
         message.mentions = Vec::new();
         message.reactions = Vec::new();
+        self.clear_reactions(id);
         message.deleted_at = Some(envelope.at);
         Ok(Some(self.change_message(
             envelope,
             message,
             EventKind::MessageDeleted,
-        )))
-    }
-
-    pub(super) fn react(
-        &mut self,
-        envelope: &RoomEnvelope,
-        id: MessageId,
-        emoji: &str,
-        on: bool,
-    ) -> Decided {
-        self.writer(envelope)?;
-        let mut message = self.message(envelope.room, id)?;
-        if message.deleted_at.is_some() {
-            return refuse(Code::Conflict, "this message is deleted");
-        }
-        let place = message.reactions.iter().position(|r| r.emoji == emoji);
-        let given = place.is_some_and(|i| message.reactions[i].users.contains(&envelope.actor));
-        if given == on {
-            return Ok(Some(json(&message)));
-        }
-        match (place, on) {
-            (Some(i), true) => message.reactions[i].users.push(envelope.actor),
-            (Some(i), false) => {
-                message.reactions[i]
-                    .users
-                    .retain(|user| *user != envelope.actor);
-                if message.reactions[i].users.is_empty() {
-                    message.reactions.remove(i);
-                }
-            }
-            (None, _) if message.reactions.len() >= MAX_REACTIONS => {
-                return refuse(
-                    Code::Conflict,
-                    "this message has 50 different reactions already",
-                );
-            }
-            (None, _) => message.reactions.push(Reaction {
-                emoji: emoji.to_owned(),
-                users: vec![envelope.actor],
-            }),
-        }
-        Ok(Some(self.change_message(
-            envelope,
-            message,
-            EventKind::ReactionUpdated,
         )))
     }
 

@@ -3,8 +3,9 @@
 
 mod members;
 mod messages;
+mod reactions;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,11 +18,8 @@ use crate::{
         EventKind, FeedEvent, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Seq, User,
         UserId,
     },
-    store::{AddMembers, Changes, Facts, FeedEntry},
+    store::{AddMembers, Changes, Facts, FeedEntry, ReactionKey},
 };
-
-/// Maximum number of different emojis per message.
-const MAX_REACTIONS: usize = 50;
 
 /// The result of a batch.
 #[derive(Debug, Default)]
@@ -44,6 +42,7 @@ pub fn apply<'a>(facts: Facts, envelopes: impl IntoIterator<Item = &'a RoomEnvel
         facts,
         applied: Applied::default(),
         touched: HashSet::new(),
+        reactions: HashMap::new(),
     };
     for envelope in envelopes {
         let outcome = match batch.one(envelope) {
@@ -62,6 +61,8 @@ struct Batch {
     facts: Facts,
     applied: Applied,
     touched: HashSet<Touched>,
+    /// Reactions added or removed, each with the number of its last event.
+    reactions: HashMap<(ReactionKey, UserId), Seq>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -259,6 +260,7 @@ impl Batch {
             kind,
             message,
             data: message.is_none().then(|| data.to_owned()),
+            detail: None,
             at: envelope.at,
         });
         self.emit(
@@ -301,6 +303,8 @@ impl Batch {
                 },
             }
         }
+        self.finish_reactions();
+        let changes = &mut self.applied.changes;
         // In primary key order, which suits the index.
         changes.new_messages.sort_by_key(|m| (m.room, m.seq));
         self.applied

@@ -446,9 +446,13 @@ fn fifty_different_reactions_and_each_user_once() {
     message.reactions = (0..49)
         .map(|number| Reaction {
             emoji: number.to_string(),
+            count: 1,
+            me: None,
             users: vec![other.id],
         })
         .collect();
+    let given = |number: usize, by: &User| ((id, number.to_string()), by.id);
+    w.facts.reacted = (0..49).map(|number| given(number, &other)).collect();
     let after = |w: &World, actor: &User, command| {
         let (code, mut applied) = w.run(actor, command);
         assert_eq!(code, None);
@@ -467,9 +471,15 @@ fn fifty_different_reactions_and_each_user_once() {
     let joined = after(&w, &owner, react(id, "0", true));
     assert_eq!(joined.reactions[0].users, [other.id, owner.id]);
     w.facts.messages.insert(id, joined);
+    w.facts.reacted.insert(given(0, &owner));
+    let first = vec![other.id, owner.id];
+    w.facts.reactors.insert((id, "0".to_owned()), first);
     let left = after(&w, &other, react(id, "0", false));
     assert_eq!(left.reactions[0].users, [owner.id]);
     w.facts.messages.insert(id, left);
+    w.facts.reacted.remove(&given(0, &other));
+    let first = vec![owner.id];
+    w.facts.reactors.insert((id, "0".to_owned()), first);
     let gone = after(&w, &owner, react(id, "0", false));
     assert_eq!(gone.reactions.len(), 49);
     assert_eq!(gone.reactions[0].emoji, "1");

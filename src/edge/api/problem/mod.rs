@@ -216,6 +216,10 @@ struct ProblemBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[oai(skip_serializing_if_is_empty)]
     errors: Vec<RefusedField>,
+    /// With `conflict` of `sendMessage`: the id of the message that was sent first with this `clientMsgId`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    id: Option<uuid::Uuid>,
 }
 
 /// An invalid field.

@@ -49,6 +49,7 @@ pub fn write(error: &Error, status: StatusCode, request_id: &str) -> Response {
         request_id: request_id.to_owned(),
         retry_after_ms,
         errors: error.fields.iter().map(RefusedField::from).collect(),
+        id: error.id,
     };
     let json = serde_json::to_vec(&body).expect("our own type has string keys only");
     let mut response = Response::builder()

@@ -98,7 +98,7 @@ fn the_specification_says_everything_and_always_the_same() {
             );
         }
     }
-    assert_eq!(operations, 44);
+    assert_eq!(operations, 45);
     assert_eq!(
         spec["components"]["securitySchemes"]["bearer"]["scheme"],
         "bearer"

@@ -39,8 +39,8 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
-        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry,
-        RoomReads, Window,
+        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Missed,
+        ReactionReads, Reactor, Reads, RoomEntry, RoomReads, Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
             PreferenceReads,
@@ -177,6 +177,9 @@ impl MessageReads for Store {
         };
         Ok((after + 1..=upto).map(event).collect())
     }
+    async fn missed(&self, _: RoomId, _: Seq, _: Seq) -> Result<Vec<Missed>> {
+        Ok(Vec::new())
+    }
     async fn messages(&self, _: RoomId, _: Window, _: u32) -> Result<Vec<Message>> {
         Ok(Vec::new())
     }
@@ -194,6 +197,16 @@ impl EpochReads for Store {
         Ok(Uuid::nil())
     }
     async fn positions(&self, _: &[Delivered]) -> Result<Vec<Position>> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl ReactionReads for Store {
+    async fn reactors(&self, _: MessageId, _: &str, _: Seq, _: u32) -> Result<Vec<Reactor>> {
+        Ok(Vec::new())
+    }
+    async fn reacted(&self, _: &[(MessageId, UserId)]) -> Result<Vec<(MessageId, UserId, String)>> {
         Ok(Vec::new())
     }
 }

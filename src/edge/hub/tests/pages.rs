@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use super::*;
-use crate::error::{Error, Result};
+use crate::{
+    edge::reactions::SharedMessage,
+    error::{Error, Result},
+};
 
 /// Counts the checks and reads that the hub requests.
 #[derive(Default)]
@@ -23,9 +26,10 @@ impl PageSource {
         let read = async |_| {
             let number = self.reads.fetch_add(1, Ordering::Relaxed);
             tokio::task::yield_now().await;
-            Ok(format!("page {number}").into())
+            Ok(Bytes::from(format!("page {number}")).into())
         };
-        world.hub.newest_page(room, user, 50, check, read).await
+        let page = world.hub.newest_page(room, user, 50, check, read).await?;
+        Ok(page.for_reader_now(user).expect("no reactions"))
     }
 
     fn reads(&self) -> usize {
@@ -42,13 +46,12 @@ async fn concurrent_requests_share_one_read() {
         assert_eq!(page.unwrap(), "page 0");
     }
     assert_eq!(source.reads(), 1);
-    assert_eq!(world.hub.page(reader.room, user, 50).unwrap(), "page 0");
-    assert_eq!(world.hub.page(reader.room, user, 10), None, "another page");
-    assert_eq!(
-        world.hub.page(reader.room, new_id(), 50),
-        None,
-        "a stranger"
-    );
+    let page = world.hub.page(reader.room, user, 50).unwrap();
+    assert_eq!(page.for_reader_now(user).unwrap(), "page 0");
+    let other = world.hub.page(reader.room, user, 10);
+    assert!(other.is_none(), "another page");
+    let page = world.hub.page(reader.room, new_id(), 50);
+    assert!(page.is_none(), "a stranger");
 }
 
 #[tokio::test]
@@ -63,7 +66,7 @@ async fn an_event_of_the_room_invalidates_the_page() {
         // The second event alone reveals a missing range: an event is known to exist that was not delivered here.
         world.publish(reader.room, &events[1..]);
         reader.wait_for(events[1].seq).await;
-        assert_eq!(world.hub.page(reader.room, user, 50), None);
+        assert!(world.hub.page(reader.room, user, 50).is_none());
     }
 }
 
@@ -106,7 +109,7 @@ async fn a_refused_reader_leaves_no_room_open() {
     let (world, reader) = one_reader(NEVER, 3).await;
     let stranger = new_id();
     let check = || async { Err(Error::not_found("room")) };
-    let read = async |_| Ok(Bytes::new());
+    let read = async |_| Ok(Bytes::new().into());
     let page = world
         .hub
         .newest_page(stranger, new_id(), 50, check, read)
@@ -128,10 +131,10 @@ async fn concurrent_joins_share_one_read_until_an_event() {
             let number = reads.fetch_add(1, Ordering::Relaxed);
             tokio::task::yield_now().await;
             let text = serde_json::value::RawValue::from_string(number.to_string()).unwrap();
-            Ok([text.into()].into())
+            Ok([SharedMessage::from(text)].into())
         };
         let newest = joining.newest(read).await.unwrap();
-        (joining.live_from, newest[0].get().to_owned())
+        (joining.live_from, newest[0].json().to_owned())
     };
     let joining = (10..110).map(&newest);
     for (upto, read) in futures_util::future::join_all(joining).await {

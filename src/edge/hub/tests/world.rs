@@ -21,8 +21,8 @@ use crate::{
     error::{Error, Result},
     model::*,
     store::{
-        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Reads, RoomEntry,
-        RoomReads, Window,
+        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Missed,
+        ReactionReads, Reactor, Reads, RoomEntry, RoomReads, Window,
     },
 };
 
@@ -217,6 +217,16 @@ impl RoomReads for FakeStore {
 }
 
 #[async_trait]
+impl ReactionReads for FakeStore {
+    async fn reactors(&self, _: MessageId, _: &str, _: Seq, _: u32) -> Result<Vec<Reactor>> {
+        unused()
+    }
+    async fn reacted(&self, _: &[(MessageId, UserId)]) -> Result<Vec<(MessageId, UserId, String)>> {
+        unused()
+    }
+}
+
+#[async_trait]
 impl MessageReads for FakeStore {
     async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>> {
         let facts = self.up()?;
@@ -224,6 +234,9 @@ impl MessageReads for FakeStore {
         let events = events.filter(|e| e.seq > after && e.seq <= upto);
         let found = events.filter(|e| !facts.lost.contains(&(room, e.seq)));
         Ok(found.cloned().collect())
+    }
+    async fn missed(&self, _: RoomId, _: Seq, _: Seq) -> Result<Vec<Missed>> {
+        unused()
     }
     async fn messages(&self, _: RoomId, _: Window, _: u32) -> Result<Vec<Message>> {
         unused()

@@ -379,6 +379,7 @@ async fn new_messages_are_appended_whole_or_not_at_all(store: Fixture) {
         kind: EventKind::RoomUpdated,
         message: None,
         data: Some("{}".to_owned()),
+        detail: None,
         at: Timestamp::now(),
     };
     let moved = Changes {

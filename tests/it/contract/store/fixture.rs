@@ -209,6 +209,7 @@ pub fn entry(room: RoomId, seq: Seq, kind: EventKind, message: Option<MessageId>
         kind,
         message,
         data: message.is_none().then(|| format!("{{\"n\":{seq}}}")),
+        detail: None,
         at: t0(),
     }
 }

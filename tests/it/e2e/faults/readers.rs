@@ -59,6 +59,7 @@ async fn assert_received_all(load: &Load, socket: &Socket, mut got: Vec<i64>, ba
 async fn a_stalled_reader_is_closed_and_resumes(kind: Kind) {
     let chat = Load::plan(kind)
         .set("edge.send_queue_bytes", 256 * 1024)
+        .set("edge.max_body_bytes", 8_000)
         .start()
         .await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));

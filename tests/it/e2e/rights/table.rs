@@ -309,6 +309,15 @@ pub const ROOM_ROWS: &[RoomRow] = &[
         public: [403, 403, 403, 403, 403, 200, 200],
     },
     RoomRow {
+        operation: "listReaction",
+        note: "",
+        method: "GET",
+        path: "/v1/rooms/{room}/messages/{message}/reactions/%F0%9F%91%8D",
+        body: "",
+        private: [404, 404, 404, 200, 200, 200, 200],
+        public: [403, 403, 403, 200, 200, 200, 200],
+    },
+    RoomRow {
         operation: "addReaction",
         note: "",
         method: "PUT",
