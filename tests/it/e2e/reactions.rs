@@ -34,7 +34,7 @@ async fn fill(chat: &Chat, room: RoomId, messages: &[Uuid]) -> Vec<UserId> {
     let writes: Arc<dyn Writes> = match chat.kind {
         Kind::Cluster => {
             let url = chat.database_url();
-            let store = store::postgres::Store::connect(url, 1, Duration::from_secs(20));
+            let store = store::postgres::Store::connect(&[url], 1, Duration::from_secs(20));
             Arc::new(store.expect("an address"))
         }
         Kind::Standalone => {
