@@ -180,8 +180,8 @@ async fn a_hundred_slow_readers_do_not_delay_a_room_on_two_edges() {
 
 async fn slow_readers_in_a_large_room(kind: Kind) {
     let chat = Load::plan(kind)
-        .set("edge.send_queue_bytes", 128 * 1024)
-        .set("edge.max_body_bytes", 2_000)
+        .set("edge.send_queue_bytes", 150_000)
+        .set("edge.max_body_bytes", BODY)
         .set("edge.max_sockets_per_user", FAST + SLOW + 10)
         .start()
         .await;
