@@ -182,6 +182,10 @@ impl Hub {
 
     /// Compares a room with the store soon. `before` is what was delivered before the suspicion.
     pub(super) fn suspect(&self, room: &Arc<Room>, before: Delivered) {
+        // Another instance has taken the place of a room that has ended.
+        if room.lock().has_ended() {
+            return;
+        }
         self.epochs.lock().suspect(room, before);
         self.suspected.notify_one();
     }
