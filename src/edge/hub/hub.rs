@@ -50,6 +50,8 @@ pub struct Hub {
     pub(super) bus_back: Notify,
     /// Counts `joinRoom`s.
     pub(super) joins: AtomicU64,
+    /// Counts comparisons of heads.
+    pub(super) round: AtomicU64,
     pub(super) pages: CacheBytes,
     pub(super) epochs: Mutex<Epochs>,
     /// Held while the epoch is read and its change is handled, and while suspected rooms are compared.
@@ -120,6 +122,7 @@ impl Hub {
             bus_lost: Arc::default(),
             pages: CacheBytes::default(),
             bus_back: Notify::new(),
+            round: AtomicU64::new(0),
             epochs: Mutex::default(),
             comparing: tokio::sync::Mutex::default(),
             suspected: Notify::new(),

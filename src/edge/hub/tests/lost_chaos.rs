@@ -70,6 +70,7 @@ async fn until_equal(world: &mut World, readers: &mut [Reader], room: RoomId) {
             let (hub, head) = (world.hub.find(room), world.store.head(room));
             let is_whole = hub.is_some_and(|hub| hub.lock().last == head);
             if is_whole
+                && world.bus.is_empty()
                 && readers
                     .iter()
                     .all(|reader| reader.live && held(reader) == expected)
