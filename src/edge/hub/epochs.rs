@@ -31,7 +31,7 @@ struct Suspect {
 }
 
 /// Different times of one room that are compared at once.
-const MAX_TIMES: usize = 16;
+const MAX_TIMES: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Epochs {

@@ -50,6 +50,8 @@ pub struct Hub {
     pub(super) bus_back: Notify,
     /// Counts `joinRoom`s.
     pub(super) joins: AtomicU64,
+    /// Counts comparisons of heads.
+    pub(super) round: AtomicU64,
     pub(super) pages: CacheBytes,
     pub(super) epochs: Mutex<Epochs>,
     /// Held while the epoch is read and its change is handled, and while suspected rooms are compared.
@@ -120,6 +122,7 @@ impl Hub {
             bus_lost: Arc::default(),
             pages: CacheBytes::default(),
             bus_back: Notify::new(),
+            round: AtomicU64::new(0),
             epochs: Mutex::default(),
             comparing: tokio::sync::Mutex::default(),
             suspected: Notify::new(),
@@ -253,15 +256,20 @@ impl Hub {
                 let head = tip.map_or(0, |tip| tip.head);
                 let mut state = room.lock();
                 state.last = head;
-                state.anchor = match tip.map(|tip| tip.occupant) {
-                    Some(Occupant::Message(message)) => Some(Anchor { seq: head, message }),
-                    _ => None,
-                };
+                state.anchor = tip.and_then(anchor_at);
                 state.compared = state.anchor;
                 state.target = state.target.max(head);
                 Ok::<_, crate::error::Error>(())
             })
             .await?;
+        let skipped = room.lock().skipped;
+        if skipped && let Some(tip) = self.tips.get(id).await? {
+            let mut state = room.lock();
+            if state.last == tip.head {
+                state.anchor = anchor_at(tip).or(state.anchor);
+                state.skipped = false;
+            }
+        }
         self.settle(&room);
         Ok(room)
     }
@@ -280,5 +288,16 @@ impl Hub {
 
     fn shard(&self, room: RoomId) -> &Mutex<HashMap<RoomId, Arc<Room>>> {
         &self.shards[room.as_u128() as usize % SHARDS]
+    }
+}
+
+/// The message at a room's head.
+fn anchor_at(tip: Position) -> Option<Anchor> {
+    match tip.occupant {
+        Occupant::Message(message) => Some(Anchor {
+            seq: tip.head,
+            message,
+        }),
+        Occupant::Nothing | Occupant::Other => None,
     }
 }

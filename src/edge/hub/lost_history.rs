@@ -6,7 +6,7 @@
 //!   delivered must still have its number.
 //! - A publication at or below the position is a repetition, or a new event under an old number: the room is suspected, and
 //!   compared with the store, at most [`AT_ONCE`] rooms per [`PAUSE`]. So are rooms of which a range is missing, rooms
-//!   with new messages since the last comparison of heads, and all rooms after an outage of the bus.
+//!   with new messages since the last comparison of heads, all rooms after an outage of the bus, and all rooms in turn.
 //!
 //! A loss is reported, and the worker that receives the report compares again and replaces the epoch. When the hub sees
 //! the new epoch, after a notice or by its own regular read, it compares all of its rooms and ends those that have lost
@@ -182,6 +182,10 @@ impl Hub {
 
     /// Compares a room with the store soon. `before` is what was delivered before the suspicion.
     pub(super) fn suspect(&self, room: &Arc<Room>, before: Delivered) {
+        // Another instance has taken the place of a room that has ended.
+        if room.lock().has_ended() {
+            return;
+        }
         self.epochs.lock().suspect(room, before);
         self.suspected.notify_one();
     }

@@ -47,6 +47,7 @@ impl Hub {
                 if state.target <= state.last || state.subscriptions.is_empty() {
                     // A room without subscriptions starts from its head at the next join.
                     if state.subscriptions.is_empty() {
+                        state.skipped |= state.target > state.last;
                         state.last = state.last.max(state.target);
                         state.ahead.clear();
                         state.pages.end();

@@ -39,6 +39,8 @@ pub(super) struct RoomState {
     pub last: Seq,
     /// The newest message that was delivered.
     pub anchor: Option<Anchor>,
+    /// `last` has advanced without a delivery: `anchor` is older than it could be.
+    pub skipped: bool,
     /// The anchor at the last comparison with the store.
     pub compared: Option<Anchor>,
     /// The highest number known to exist.
@@ -126,6 +128,7 @@ impl Room {
                 room: id,
                 last: -1,
                 anchor: None,
+                skipped: false,
                 compared: None,
                 target: -1,
                 ahead: BTreeMap::new(),

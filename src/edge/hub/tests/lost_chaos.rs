@@ -67,9 +67,13 @@ async fn until_equal(world: &mut World, readers: &mut [Reader], room: RoomId) {
         loop {
             go_on(world, readers).await;
             let expected = stored(world, room);
-            if readers
-                .iter()
-                .all(|reader| reader.live && held(reader) == expected)
+            let (hub, head) = (world.hub.find(room), world.store.head(room));
+            let is_whole = hub.is_some_and(|hub| hub.lock().last == head);
+            if is_whole
+                && world.bus.is_empty()
+                && readers
+                    .iter()
+                    .all(|reader| reader.live && held(reader) == expected)
             {
                 return;
             }

@@ -345,6 +345,11 @@ impl FakeBus {
         }
     }
 
+    /// Whether the hub has taken everything that was sent.
+    pub fn is_empty(&self) -> bool {
+        self.to_hub.capacity() == self.to_hub.max_capacity()
+    }
+
     pub fn deliver(&self, incoming: Incoming) {
         self.to_hub.try_send(incoming).unwrap();
     }
