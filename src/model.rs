@@ -143,6 +143,7 @@ pub mod address;
 mod channel;
 pub mod metadata;
 pub mod notify;
+pub mod quiet_hours;
 pub mod text;
 pub mod username;
 
