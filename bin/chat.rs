@@ -251,8 +251,9 @@ fn main() -> ExitCode {
         what: Notify::Preview { html },
     } = &cli.command
     {
-        let templates = &config.notify.templates;
-        print!("{}", chat::notify::template::preview(templates, *html));
+        let (templates, segments) = (&config.notify.templates, config.notify.sms.segments);
+        let preview = chat::notify::template::preview(templates, *html, segments);
+        print!("{preview}");
         return ExitCode::SUCCESS;
     }
     if let Command::Config { check } = cli.command {
