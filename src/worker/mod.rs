@@ -5,6 +5,7 @@ mod account_deletion;
 mod batch;
 mod commit;
 mod consumers;
+mod held;
 mod lane;
 mod maintenance;
 mod membership_cache;

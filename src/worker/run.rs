@@ -5,7 +5,12 @@ use std::{collections::HashSet, sync::Arc};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{lane, maintenance, partitions, renames, state::Worker, tasks};
+use super::{
+    held::{self, HeldCounts},
+    lane, maintenance, partitions, renames,
+    state::Worker,
+    tasks,
+};
 use crate::{
     bus::WorkerId, config::WorkerRole, error::Result, model::derived_id, queue::TaskQueue,
 };
@@ -28,9 +33,17 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     if lanes > 0 {
         parts.spawn(renames::listen(worker.clone(), shutdown.clone()));
     }
+    let (counts, done) = (Arc::new(HeldCounts::default()), CancellationToken::new());
+    let reporting = tokio::spawn(held::report(
+        counts.clone(),
+        worker.coordination.clone(),
+        id,
+        (settings.heartbeat, settings.heartbeat_ttl),
+        done.clone(),
+    ));
     for lane in 0..lanes {
-        let (worker, watch) = (worker.clone(), watch.clone());
-        parts.spawn(lane::run(worker, lane, watch, shutdown.clone()));
+        let (worker, watch, counts) = (worker.clone(), watch.clone(), counts.clone());
+        parts.spawn(lane::run(worker, lane, watch, counts, shutdown.clone()));
     }
     if worker.config.notify.enabled() {
         let queues = TaskQueue::ALL.into_iter().filter(|queue| match queue {
@@ -38,7 +51,12 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
             TaskQueue::Email | TaskQueue::Sms => settings.does(WorkerRole::Deliver),
         });
         for queue in queues {
-            parts.spawn(tasks::run(worker.clone(), queue, shutdown.clone()));
+            parts.spawn(tasks::run(
+                worker.clone(),
+                queue,
+                counts.clone(),
+                shutdown.clone(),
+            ));
         }
     }
     if settings.does(WorkerRole::Maintenance) {
@@ -60,6 +78,8 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     }
     parts.close();
     parts.wait().await;
+    done.cancel();
+    let _ = reporting.await;
     // After the last acknowledgement, until which the partitions belong to this worker.
     if let Err(error) = worker.coordination.deregister(id).await {
         tracing::debug!(error = %error.chain(), "not deregistered; the heartbeat expires");
