@@ -17,6 +17,7 @@ use super::{
     page,
     payload::Found,
     problem::Problem,
+    query::{self, PageCursor},
 };
 use crate::{
     error::{Error, Result},
@@ -88,7 +89,7 @@ impl ToJSON for EventData {
 #[oai(rename_all = "camelCase", rename = "ChangePage")]
 struct ChangePage {
     items: Vec<ChangeView>,
-    /// The number of the last event covered; pass it as `after` to continue, now or later.
+    /// The number of the last event covered; pass it as `cursor` to continue, now or later.
     next_cursor: Seq,
     /// Whether more events exist at the moment.
     has_more: bool,
@@ -107,14 +108,23 @@ impl ChangesApi {
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// Only events with a higher number. At most the room's newest number. Default: 0, the beginning.
+        /// The `nextCursor` of the previous page.
+        cursor: Query<Option<PageCursor<Seq>>>,
+        /// Where to begin: only events with a higher number. At most the room's newest number. Default: 0, the
+        /// beginning. Not together with `cursor`, which is the number to continue after.
         after: Query<Option<Seq>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<ChangePage>, Problem> {
         let limit = check_limit(limit.0)?;
-        let after = after.0.unwrap_or(0);
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
+        let after = match (cursor.0, after.0) {
+            (Some(PageCursor(seq)), _) if !(0..=room.head).contains(&seq) => {
+                return Err(query::bad_cursor().into());
+            }
+            (Some(PageCursor(seq)), _) => seq,
+            (None, after) => after.unwrap_or(0),
+        };
         page::check_seq("after", after, room.head)?;
         let upto = room.head.min(after + Seq::from(limit));
         let events = if upto > after {

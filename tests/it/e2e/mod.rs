@@ -11,6 +11,7 @@ mod history;
 mod lifecycle;
 mod logins;
 mod notify;
+mod paging;
 mod people;
 mod pools;
 mod prometheus;
