@@ -288,8 +288,9 @@ fn main() -> ExitCode {
         what: Notify::Preview { html },
     } = &cli.command
     {
-        let templates = &config.notify.templates;
-        output::line(chat::notify::template::preview(templates, *html).trim_end());
+        let (templates, segments) = (&config.notify.templates, config.notify.sms.segments);
+        let preview = chat::notify::template::preview(templates, *html, segments);
+        output::line(preview.trim_end());
         return ExitCode::SUCCESS;
     }
     if let Command::Config { check } = cli.command {

@@ -144,6 +144,7 @@ mod channel;
 pub mod epoch;
 pub mod metadata;
 pub mod notify;
+pub mod quiet_hours;
 mod reaction;
 pub mod text;
 pub mod username;

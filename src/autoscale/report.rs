@@ -1,6 +1,7 @@
-//! The reports of edges to the autoscaler: how many payloads they published, and how many messages these contained. The
-//! counters are shared by all edges, so that the sum takes one read and survives a restart of an edge. They give the
-//! size of payloads and the arrival rate; the number of waiting payloads is read from the queue.
+//! The reports to the autoscaler. Those of edges: how many payloads they published, and how many messages these contained.
+//! The counters are shared by all edges, so that the sum takes one read and survives a restart of an edge. They give the
+//! size of payloads and the arrival rate; the number of waiting payloads is read from the queue. Those of workers: what
+//! they hold unacknowledged (`worker/held.rs`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use super::signal::Flow;
 use crate::{
     bus::Coordination,
     error::Result,
-    queue::{Publisher, rabbit::RabbitPublisher},
+    queue::{Held, Publisher, rabbit::RabbitPublisher},
     telemetry::metrics,
 };
 
@@ -56,4 +57,9 @@ pub async fn read(coordination: &dyn Coordination) -> Result<Flow> {
         payloads: totals.first().copied().unwrap_or_default(),
         messages: totals.get(1).copied().unwrap_or_default(),
     })
+}
+
+/// The sum over all workers.
+pub async fn held(coordination: &dyn Coordination) -> Result<Held> {
+    Ok(Held::sum(&coordination.reports(Held::KEY).await?))
 }

@@ -23,7 +23,7 @@ use crate::{
 const MEMORY: Duration = Duration::from_secs(1800);
 /// The share of the thresholds that must suffice before workers are stopped.
 const HYSTERESIS: f64 = 0.7;
-/// Shortest interval between two reads of the edges' reports; edges report at the same interval.
+/// Shortest interval between two reads of the reports; edges report at the same interval.
 const FLOW_EVERY: Duration = Duration::from_millis(500);
 
 /// `waiting=120 oldest=0.5s arrival=80.0/s tasks=0 workers 1 -> 2: messages wait or arrive`
@@ -164,6 +164,8 @@ impl Scaler {
             self.flow_due = now + FLOW_EVERY.max(self.settings.interval);
             let flow = report::read(self.coordination.as_ref()).await;
             self.tracker.report(self.start.elapsed(), flow.ok());
+            let held = report::held(self.coordination.as_ref()).await;
+            self.tracker.hold(held.ok());
         }
         let load = match self.queue.load().await {
             Ok(load) => {

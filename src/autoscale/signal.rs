@@ -1,9 +1,9 @@
-//! Converts the queue's load and the edges' reports to what the decision needs: messages (not payloads), an age, a rate.
-//! No I/O. An unknown figure stays unknown.
+//! Converts the queue's load and the reports to what the decision needs: messages (not payloads), an age, a rate. No I/O.
+//! An unknown figure stays unknown.
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::queue::{Load, TaskQueue};
+use crate::queue::{Held, Load, TaskQueue};
 
 /// How long reports are kept, to estimate the age of waiting messages.
 const FLOW_MEMORY: Duration = Duration::from_secs(600);
@@ -44,6 +44,8 @@ pub struct Tracker {
     flow: VecDeque<(Duration, Flow)>,
     /// Average number of messages in a payload.
     size: Option<f64>,
+    /// What workers hold; `None` if it could not be read.
+    held: Option<Held>,
     /// Since when each partition has not been measured empty.
     waiting_since: Vec<Option<Duration>>,
 }
@@ -54,6 +56,7 @@ impl Tracker {
             scope,
             flow: VecDeque::new(),
             size: None,
+            held: Some(Held::default()),
             waiting_since: Vec::new(),
         }
     }
@@ -84,6 +87,11 @@ impl Tracker {
         });
     }
 
+    /// Sets what workers hold; `None` if it could not be read.
+    pub fn hold(&mut self, held: Option<Held>) {
+        self.held = held;
+    }
+
     /// Evaluates the queue's load at `at`; `None` if the queue did not answer.
     pub fn measure(&mut self, at: Duration, load: Option<&Load>) -> Measurement {
         let arrival = self.arrival(at);
@@ -94,7 +102,8 @@ impl Tracker {
             return Measurement {
                 waiting: known.then_some(0),
                 oldest: known.then_some(Duration::ZERO),
-                arrival: Some(0.0),
+                // No worker is stopped while it is unknown whether some hold tasks.
+                arrival: self.held.map(|_| 0.0),
                 tasks,
                 due_soon,
             };
@@ -106,17 +115,7 @@ impl Tracker {
                 ..Measurement::default()
             };
         };
-        let size = self.size.unwrap_or(1.0).max(1.0);
-        let waiting = load
-            .partitions
-            .iter()
-            .map(|partition| {
-                let payloads = partition.ready + partition.unacked.unwrap_or_default();
-                partition
-                    .messages
-                    .unwrap_or_else(|| (payloads as f64 * size).ceil() as u64)
-            })
-            .sum();
+        let waiting = self.waiting(load);
         let oldest = self.oldest(at, load, waiting);
         Measurement {
             waiting: Some(waiting),
@@ -127,11 +126,35 @@ impl Tracker {
         }
     }
 
+    /// Messages that no worker has acknowledged. Those that workers hold are counted by the broker's management API and by
+    /// the workers; either may be missing or late, so the larger number counts.
+    fn waiting(&self, load: &Load) -> u64 {
+        let size = self.size.unwrap_or(1.0).max(1.0);
+        let messages = |payloads: u64| (payloads as f64 * size).ceil() as u64;
+        let (mut waiting, mut unacked, mut exact) = (0, 0, true);
+        for partition in &load.partitions {
+            match partition.messages {
+                Some(counted) => waiting += counted,
+                None => {
+                    waiting += messages(partition.ready);
+                    unacked += messages(partition.unacked.unwrap_or_default());
+                    exact = false;
+                }
+            }
+        }
+        let held = self.held.filter(|_| !exact).unwrap_or_default();
+        waiting + unacked.max(held.commands.saturating_add(messages(held.payloads)))
+    }
+
     fn tasks(&self, load: &Load) -> u64 {
+        let held = self.held.unwrap_or_default();
         let ours = |queue| self.scope.tasks.contains(queue);
         let tasks = load.tasks.iter().filter(|tasks| ours(&tasks.queue));
         tasks
-            .map(|tasks| tasks.ready + tasks.unacked.unwrap_or_default())
+            .map(|tasks| {
+                let unacked = tasks.unacked.unwrap_or_default();
+                tasks.ready + unacked.max(held.tasks(tasks.queue))
+            })
             .sum()
     }
 
@@ -299,6 +322,42 @@ mod tests {
     }
 
     #[test]
+    fn what_workers_hold_counts_once() {
+        let mut tracker = tracker();
+        tracker.report(s(0), flow(10, 100));
+        let held = Held {
+            commands: 7,
+            payloads: 2,
+            ..Held::default()
+        };
+        let idle = load(&[0, 0], 1);
+        let waiting =
+            |tracker: &mut Tracker, load: &Load| tracker.measure(s(1), Some(load)).waiting;
+        assert_eq!(waiting(&mut tracker, &idle), Some(0));
+        tracker.hold(Some(held));
+        assert_eq!(waiting(&mut tracker, &idle), Some(27));
+        assert_eq!(waiting(&mut tracker, &load(&[1, 2], 1)), Some(57));
+        // The management API counts the same batches, a few seconds late.
+        let mut both = idle.clone();
+        both.partitions[0].unacked = Some(2);
+        assert_eq!(waiting(&mut tracker, &both), Some(27));
+        both.partitions[1].unacked = Some(4);
+        assert_eq!(waiting(&mut tracker, &both), Some(60));
+        // A queue that counts commands itself includes them.
+        let mut exact = idle.clone();
+        for partition in &mut exact.partitions {
+            partition.messages = Some(5);
+        }
+        assert_eq!(waiting(&mut tracker, &exact), Some(10));
+        // An unreadable bus: workers of an earlier version do not report either. The rate is unknown as well, so that no
+        // worker is stopped.
+        tracker.hold(None);
+        tracker.report(s(1), None);
+        let unknown = tracker.measure(s(1), Some(&idle));
+        assert_eq!((unknown.waiting, unknown.arrival), (Some(0), None));
+    }
+
+    #[test]
     fn a_clock_that_jumps_is_a_wrong_age_at_most() {
         const HOUR: u64 = 3600;
         for then in [2 * HOUR, 0] {
@@ -397,6 +456,17 @@ mod tests {
         // Messages belong to another pool.
         assert_eq!((measured.waiting, measured.arrival), (Some(0), Some(0.0)));
         assert_eq!(deliveries.measure(s(0), None).tasks, None);
+        // Of those that workers hold, the broker knows four e-mails.
+        deliveries.hold(Some(Held {
+            notify: 50,
+            email: 2,
+            sms: 5,
+            ..Held::default()
+        }));
+        assert_eq!(deliveries.measure(s(0), Some(&load)).tasks, Some(12));
+        deliveries.hold(None);
+        let unknown = deliveries.measure(s(0), Some(&load));
+        assert_eq!((unknown.tasks, unknown.arrival), (Some(7), None));
         load.delayed = None;
         assert_eq!(deliveries.measure(s(0), Some(&load)).due_soon, None);
         // A pool without tasks ignores them.

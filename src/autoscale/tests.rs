@@ -2,6 +2,7 @@
 
 mod bounds;
 mod day;
+mod held;
 mod tasks;
 
 use std::time::Duration;

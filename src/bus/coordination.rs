@@ -1,5 +1,5 @@
-//! The port for coordination between processes: leases, semaphores, counters, small values and worker heartbeats. Each
-//! entry has a time to live, by the bus's own clock, so that a killed process leaves nothing behind.
+//! The port for coordination between processes: leases, semaphores, counters, small values, reports and worker heartbeats.
+//! Each entry has a time to live, by the bus's own clock, so that a killed process leaves nothing behind.
 
 use std::time::Duration;
 
@@ -40,6 +40,11 @@ pub trait Coordination: Send + Sync {
     ) -> Result<bool>;
     /// Releases the holder's permit, if it has one.
     async fn release_permit(&self, key: &str, holder: Uuid) -> Result<()>;
+
+    /// Stores a reporter's small value under `key` for at most `ttl`; replaces the reporter's value before.
+    async fn report(&self, key: &str, reporter: Uuid, value: &str, ttl: Duration) -> Result<()>;
+    /// The values of all reporters, in any order, without those that expired.
+    async fn reports(&self, key: &str) -> Result<Vec<String>>;
 
     /// Records a worker's heartbeat and returns all live workers, itself included. A worker is live until `ttl` after its
     /// last heartbeat.

@@ -238,6 +238,7 @@ pub(super) fn notify(r: &mut Reader) -> Notify {
                 "beginnings of numbers such as +49 or +1",
                 number_prefix,
             ),
+            segments: r.number("notify.sms.segments", 1..=10, "segments"),
         },
     }
 }

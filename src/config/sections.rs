@@ -299,6 +299,8 @@ pub struct Sms {
     pub per_second: u32,
     /// The beginnings of numbers that text messages go to, such as `+49`; empty: all but those that cost more.
     pub countries: Vec<String>,
+    /// Most segments of one text message.
+    pub segments: usize,
 }
 
 /// `notify.sms.provider`

@@ -5,6 +5,9 @@
 pub mod countries;
 mod http;
 mod log;
+mod mail_headers;
+mod plain_text;
+pub mod segments;
 mod sendgrid;
 mod smtp;
 pub mod template;
@@ -32,6 +35,8 @@ pub struct Outgoing {
     pub text: String,
     /// For e-mail.
     pub html: String,
+    /// The thread that a mail belongs to, if any: mails with the same value are shown as one conversation.
+    pub thread: Option<Uuid>,
     /// The one-click unsubscribe link (RFC 8058); for e-mail.
     pub unsubscribe: Option<String>,
     /// The URL for the provider's status reports, if this server is publicly reachable; for Twilio.

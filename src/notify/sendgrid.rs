@@ -8,7 +8,7 @@ use lettre::message::Mailbox;
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use super::{Channel, Outgoing, SendReport, SendResult, http};
+use super::{Channel, Outgoing, SendReport, SendResult, http, mail_headers};
 use crate::{
     config::{Email, Secret},
     error::{Error, Result},
@@ -53,11 +53,8 @@ impl SendGrid {
                 { "type": "text/html", "value": message.html },
             ],
         });
-        if let Some(link) = &message.unsubscribe {
-            body["headers"] = json!({
-                "List-Unsubscribe": format!("<{link}>"),
-                "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
-            });
+        for (name, value) in mail_headers::of(message, &self.from) {
+            body["headers"][name] = json!(value);
         }
         if self.sandbox {
             body["mail_settings"] = json!({ "sandbox_mode": { "enable": true } });

@@ -15,7 +15,7 @@ use lettre::{
     transport::smtp::{self, response::Severity},
 };
 
-use super::{Channel, Outgoing, SendReport, SendResult};
+use super::{Channel, Outgoing, SendReport, SendResult, mail_headers};
 use crate::{
     config::Email,
     error::{Error, Result},
@@ -45,24 +45,13 @@ impl Smtp {
     }
 
     fn mail(&self, message: &Outgoing) -> Option<Message> {
-        let host = self.from.email.domain();
         let mut builder = Message::builder()
             .from(self.from.clone())
             .to(mailbox(&message.to)?)
-            .subject(&message.subject)
-            // A retry has the same id, so that servers and clients can detect duplicates.
-            .message_id(Some(format!("<{}@{host}>", message.id)));
-        if let Some(link) = &message.unsubscribe {
-            for (name, value) in [
-                ("List-Unsubscribe", format!("<{link}>")),
-                (
-                    "List-Unsubscribe-Post",
-                    "List-Unsubscribe=One-Click".to_owned(),
-                ),
-            ] {
-                let name = HeaderName::new_from_ascii(name.to_owned()).ok()?;
-                builder = builder.raw_header(HeaderValue::new(name, value));
-            }
+            .subject(&message.subject);
+        for (name, value) in mail_headers::of(message, &self.from) {
+            let name = HeaderName::new_from_ascii_str(name);
+            builder = builder.raw_header(HeaderValue::new(name, value));
         }
         let (text, html) = (message.text.clone(), message.html.clone());
         builder

@@ -1,23 +1,24 @@
 //! Renders notifications as text and HTML: rooms, senders, message excerpts and one link. The wording comes from the
-//! configured templates; this module prepares their values and limits lengths. User-written text is escaped, and a
-//! subject contains no line break.
+//! configured templates; this module prepares their values and limits lengths. User-written text is escaped and free of
+//! control characters ([`super::plain_text`]), and a subject contains no line break.
 
 use serde::Serialize;
 
-pub use crate::templates::{DigestMessage, escape};
-use crate::{
-    model::text::one_line,
-    templates::{CodeValues, DigestValues, Templates},
+use super::{
+    plain_text::{line, lines, shorten},
+    segments,
 };
+use crate::templates::{CodeValues, DigestValues, Templates};
+pub use crate::templates::{DigestMessage, escape};
 
 /// Maximum messages shown in one e-mail; of the rest only the number is given.
 const MAX_LINES: usize = 20;
-/// Maximum characters shown of one message.
+/// Maximum characters shown of one message in an e-mail.
 const MAX_CHARS: usize = 500;
+/// The same in a text message: more than its segments hold, so that [`segments::fit`] cuts it.
+const MAX_SMS_CHARS: usize = 1600;
 /// Maximum characters of a subject.
 const MAX_SUBJECT: usize = 120;
-/// Maximum characters of a text message: three segments of 153.
-const MAX_SMS: usize = 459;
 
 /// A rendered mail.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,14 +37,21 @@ pub fn digest(
     link: &str,
     unsubscribe: &str,
 ) -> Rendered {
-    mail(templates, "digest", &values(said, link, unsubscribe))
+    mail(
+        templates,
+        "digest",
+        &values(said, link, unsubscribe, MAX_CHARS),
+    )
 }
 
-/// The digest as a text message: senders, the beginning of the text, and the link.
-pub fn short(templates: &Templates, said: &[DigestMessage], link: &str) -> String {
-    let text = render(templates, "digest.sms", &values(said, link, ""));
-    let room = MAX_SMS.saturating_sub(link.chars().count() + 1);
-    format!("{} {link}", shorten(one_line(&text).trim(), room))
+/// The digest as a text message of at most `most` segments: senders, the beginning of the text, and the link.
+pub fn short(templates: &Templates, said: &[DigestMessage], link: &str, most: usize) -> String {
+    let text = render(
+        templates,
+        "digest.sms",
+        &values(said, link, "", MAX_SMS_CHARS),
+    );
+    segments::fit(line(&text).trim(), &format!(" {link}"), most)
 }
 
 /// The mail with an address verification code.
@@ -51,10 +59,10 @@ pub fn code(templates: &Templates, code: &str, minutes: u64) -> Rendered {
     mail(templates, "code", &code_values(code, minutes))
 }
 
-/// The text message with a verification code.
-pub fn short_code(templates: &Templates, code: &str, minutes: u64) -> String {
+/// The text message with a verification code, of at most `most` segments.
+pub fn short_code(templates: &Templates, code: &str, minutes: u64, most: usize) -> String {
     let text = render(templates, "code.sms", &code_values(code, minutes));
-    shorten(one_line(&text).trim(), MAX_SMS)
+    segments::fit(line(&text).trim(), "", most)
 }
 
 fn code_values(code: &str, minutes: u64) -> CodeValues {
@@ -64,14 +72,14 @@ fn code_values(code: &str, minutes: u64) -> CodeValues {
     }
 }
 
-fn values(said: &[DigestMessage], link: &str, unsubscribe: &str) -> DigestValues {
-    let mut senders: Vec<String> = said.iter().map(|line| one_line(&line.sender)).collect();
+fn values(said: &[DigestMessage], link: &str, unsubscribe: &str, max_chars: usize) -> DigestValues {
+    let mut senders: Vec<String> = said.iter().map(|said| line(&said.sender)).collect();
     senders.sort_unstable();
     senders.dedup();
-    let shown = said.iter().take(MAX_LINES).map(|line| DigestMessage {
-        room: one_line(&line.room),
-        sender: one_line(&line.sender),
-        body: shorten(&line.body, MAX_CHARS),
+    let shown = said.iter().take(MAX_LINES).map(|said| DigestMessage {
+        room: line(&said.room),
+        sender: line(&said.sender),
+        body: shorten(&lines(&said.body), max_chars),
     });
     DigestValues {
         count: said.len(),
@@ -86,8 +94,8 @@ fn values(said: &[DigestMessage], link: &str, unsubscribe: &str) -> DigestValues
 fn mail(templates: &Templates, name: &str, values: &impl Serialize) -> Rendered {
     let part = |part: &str| render(templates, &format!("{name}.{part}"), values);
     Rendered {
-        subject: shorten(one_line(&part("subject")).trim(), MAX_SUBJECT),
-        text: part("txt"),
+        subject: shorten(line(&part("subject")).trim(), MAX_SUBJECT),
+        text: lines(&part("txt")),
         html: part("html"),
     }
 }
@@ -104,17 +112,9 @@ fn render(templates: &Templates, name: &str, values: &impl Serialize) -> String 
     })
 }
 
-fn shorten(text: &str, max: usize) -> String {
-    let mut chars = text.char_indices();
-    match chars.nth(max) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
-    }
-}
-
 /// A preview made of [`sample`]: the HTML, or the subject and text followed by the text messages and the mail with a
 /// code.
-pub fn preview(templates: &Templates, html: bool) -> String {
+pub fn preview(templates: &Templates, html: bool, segments: usize) -> String {
     let (link, unsubscribe) = ("https://chat.example.com", "https://chat.example.com/stop");
     let mail = digest(templates, &sample(), link, unsubscribe);
     if html {
@@ -125,10 +125,10 @@ pub fn preview(templates: &Templates, html: bool) -> String {
         "Subject: {}\n\n{}\n---- as a text message\n{}\n\n---- a code\nSubject: {}\n\n{}\n---- as a text message\n{}\n",
         mail.subject,
         mail.text,
-        short(templates, &sample(), link),
+        short(templates, &sample(), link, segments),
         proof.subject,
         proof.text,
-        short_code(templates, "123456", 10),
+        short_code(templates, "123456", 10, segments),
     )
 }
 
@@ -183,7 +183,7 @@ mod tests {
         let mail = digest(&templates(), &many, "l", "u");
         assert_eq!(mail.subject, "50 new messages");
         assert!(mail.text.contains("... and 30 more."));
-        let sms = short(&templates(), &many, "https://x.example");
+        let sms = short(&templates(), &many, "https://x.example", 3);
         assert_eq!(
             sms,
             "50 new messages from Ada, Charles, Grace https://x.example"
@@ -192,11 +192,44 @@ mod tests {
             body: "x".repeat(2000),
             ..many[0].clone()
         };
-        assert!(
-            short(&templates(), &[long], "https://x.example")
-                .chars()
-                .count()
-                <= MAX_SMS + 1
-        );
+        let sms = |most| {
+            short(
+                &templates(),
+                std::slice::from_ref(&long),
+                "https://x.example",
+                most,
+            )
+        };
+        assert_eq!((sms(3).len(), segments::count(&sms(3))), (459, 3));
+        assert_eq!((sms(10).len(), segments::count(&sms(10))), (1530, 10));
+    }
+
+    #[test]
+    fn names_and_bodies_reorder_nothing_and_are_cut_between_clusters() {
+        let odd = |body: &str| DigestMessage {
+            room: "\u{202E}gro.elpmaxe\r\n".to_owned(),
+            sender: "A\u{1B}[31mda\u{200F}".to_owned(),
+            body: body.to_owned(),
+        };
+        let long = format!("\u{2067}{}👩‍👩‍👧‍👦 more", "x".repeat(MAX_CHARS - 3));
+        let mail = digest(&templates(), &[odd(&long), odd("a\tb\u{7}\r\nc")], "l", "u");
+        for shown in [&mail.subject, &mail.text, &mail.html] {
+            let bad = |c: char| {
+                let direction = "\u{61C}\u{200E}\u{200F}\u{202A}\u{202B}\u{202C}\u{202D}\u{202E}\u{2066}\u{2067}\u{2068}\u{2069}";
+                (c.is_control() && c != '\n') || direction.contains(c)
+            };
+            assert!(!shown.contains(bad), "{shown:?}");
+        }
+        assert!(mail.text.contains("xxx…\n"), "{}", mail.text);
+        assert!(mail.text.contains("A [31mda: a b \nc"), "{}", mail.text);
+        let one = digest(&templates(), &[odd("x")], "l", "u");
+        assert_eq!(one.subject, "A [31mda wrote in gro.elpmaxe");
+        let named = |name: String| DigestMessage {
+            sender: name,
+            ..odd("x")
+        };
+        let cut = named(format!("{}🇩🇪🇫🇷", "n".repeat(MAX_SUBJECT - 3)));
+        let cut = digest(&templates(), &[cut], "l", "u");
+        assert_eq!(cut.subject, format!("{}🇩🇪…", "n".repeat(MAX_SUBJECT - 3)));
     }
 }

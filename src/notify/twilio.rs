@@ -13,8 +13,6 @@ use crate::{
     error::Result,
 };
 
-/// Maximum length of `Body` in characters.
-const MAX_BODY: usize = 1600;
 /// Error codes of numbers that cannot or do not want to get messages: 21211 invalid, 21610 has replied STOP, 21614 not
 /// a mobile number.
 const ADDRESS: [i64; 3] = [21211, 21610, 21614];
@@ -50,7 +48,8 @@ impl Twilio {
         let mut form = vec![
             ("To", message.to.as_str().to_owned()),
             (sender, self.from.clone()),
-            ("Body", message.text.chars().take(MAX_BODY).collect()),
+            // At most 10 segments (`notify.sms.segments`), which is below Twilio's limit of 1600 characters.
+            ("Body", message.text.clone()),
             ("ValidityPeriod", self.validity.as_secs().to_string()),
         ];
         form.extend(message.report_to.clone().map(|url| ("StatusCallback", url)));

@@ -111,7 +111,7 @@ pub fn spec() -> String {
         "channels": {
             "ws": {
                 "address": "/ws",
-                "description": "Authenticate with an Authorization: Bearer header, with ?ticket= (POST /v1/auth/ticket), or with a first auth frame.",
+                "description": "Authenticate with an Authorization: Bearer header, with ?ticket= (POST /v1/auth/ticket), or with a first auth frame. There are no subprotocols: do not offer any. The server selects none of those offered in Sec-WebSocket-Protocol (RFC 6455, section 4.2.2), and the connection works in browsers; some clients fail it, such as ws for Node with \"Server sent no subprotocol\".",
                 "messages": names,
             },
         },

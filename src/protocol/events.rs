@@ -54,11 +54,12 @@ events! {
         "A message was stored. Sent to the sender as well, who recognises it by clientMsgId.";
     "messageUpdated" MessageUpdated(Message):
         "A message changed; its current state. Also sent for a reaction that an earlier version stored, or whose message was deleted since.";
-    "messageDeleted" MessageDeleted(Message): "A message was deleted; its body is empty.";
+    "messageDeleted" MessageDeleted(Message): "A message was deleted; its body is empty. Replies to it keep their replyTo.";
     "reactionUpdated" ReactionUpdated(ReactionUpdated): "A user added or removed a reaction.";
-    "memberJoined" MemberJoined(MemberEvent): "A user became a member.";
+    "memberJoined" MemberJoined(MemberEvent):
+        "A user became a member, who sees the room's whole history; after a removal also what was said meanwhile.";
     "memberLeft" MemberLeft(MemberEvent):
-        "A membership ended. The user's sockets get no further events of the room.";
+        "A membership ended. The user's sockets get no further events of the room. With the reason deleted, the account is gone; a direct room remains for its other member alone.";
     "roomUpdated" RoomUpdated(RoomEvent):
         "The room's name, a member's role or mute changed, or the room was deleted.";
     "readUpdated" ReadUpdated(ReadUpdated):

@@ -60,15 +60,15 @@ requests! {
     "auth" Auth(Auth) -> Empty:
         "Authenticates the socket. Must be the first frame if the handshake had no credentials; later, a newer token of the same user is accepted.";
     "joinRoom" JoinRoom(JoinRoom) -> Joined:
-        "Subscribes this socket to a room, and joins the user to it if it is public. Returns the events after afterSeq, or the latest messages without it. Live events follow once hasMore is false.";
+        "Subscribes this socket to a room, and joins the user to it if it is public. Returns the events after afterSeq, or the latest messages without it. Live events follow once hasMore is false. Members see the whole history: one who was removed and added again also gets what was said meanwhile.";
     "leaveRoom" LeaveRoom(LeaveRoom) -> Empty:
         "Unsubscribes this socket from a room. The membership remains.";
     "sendMessage" SendMessage(SendMessage) -> Accepted:
         "Sends a message. Acknowledged once the queue has stored it durably; newMessage follows when the message is stored, or sendFailed if a worker refuses it. A repeated clientMsgId is the same message and is stored once; with another content it is a conflict.";
     "editMessage" EditMessage(EditMessage) -> Message:
-        "Changes the body of a message. Only for its sender.";
+        "Changes the body of a message. Only for its sender. Members whom only the new body mentions are notified as by a new message, if they were not notified of this one already.";
     "deleteMessage" DeleteMessage(DeleteMessage) -> Message:
-        "Deletes a message. For its sender, admins and the owner of the room.";
+        "Deletes a message. For its sender, admins and the owner of the room. Replies to it stay and keep their replyTo.";
     "react" React(React) -> Message:
         "Adds a reaction, or removes it with on: false. A message has at most 50 different reactions.";
     "markRead" MarkRead(MarkRead) -> MemberView:
@@ -128,7 +128,8 @@ pub struct SendMessage {
     /// message and is stored once. With another body, `replyTo` or metadata it is refused with `conflict` and the `id` of
     /// the first message, by the answer or by `sendFailed`, unless that message was edited or deleted since.
     pub client_msg_id: String,
-    /// The id of a message in the same room.
+    /// The id of a message in the same room. It may be deleted, now or later: the reply keeps this id, under which a
+    /// message with an empty body and `deletedAt` is found.
     pub reply_to: Option<MessageId>,
     pub metadata: Option<ClientMetadata>,
 }

@@ -13,7 +13,7 @@ use crate::model::{Member, Role, Room, RoomId, RoomKind, Seq, Timestamp, User, U
 pub struct RoomView {
     pub id: RoomId,
     pub kind: RoomKind,
-    /// Empty for a direct room.
+    /// Empty for a direct room. Not unique: `id` identifies a room.
     pub name: String,
     /// The number of the newest event.
     pub seq: Seq,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::tasks::TaskQueue;
 
@@ -55,4 +55,46 @@ pub struct Delayed {
     /// After this long at the latest all of them are back in their task queue, due or with a remaining delay.
     pub within: Duration,
     pub tasks: u64,
+}
+
+/// What workers hold: delivered to them and not acknowledged. Each worker reports it on the bus, since the broker's passive
+/// declaration does not count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Held {
+    /// Commands of the batches that are being stored.
+    pub commands: u64,
+    /// Payloads that wait for those.
+    pub payloads: u64,
+    /// Tasks of each queue.
+    pub notify: u64,
+    pub email: u64,
+    pub sms: u64,
+}
+
+impl Held {
+    /// The key of the workers' reports on the bus, which are JSON.
+    pub const KEY: &str = "held";
+
+    pub fn tasks(&self, queue: TaskQueue) -> u64 {
+        match queue {
+            TaskQueue::Notify => self.notify,
+            TaskQueue::Email => self.email,
+            TaskQueue::Sms => self.sms,
+        }
+    }
+
+    /// The sum of reports. One of another version that cannot be read counts as nothing.
+    pub fn sum(reports: &[String]) -> Held {
+        let reports = reports
+            .iter()
+            .filter_map(|json| serde_json::from_str(json).ok());
+        reports.fold(Held::default(), |sum, one: Held| Held {
+            commands: sum.commands.saturating_add(one.commands),
+            payloads: sum.payloads.saturating_add(one.payloads),
+            notify: sum.notify.saturating_add(one.notify),
+            email: sum.email.saturating_add(one.email),
+            sms: sum.sms.saturating_add(one.sms),
+        })
+    }
 }

@@ -15,6 +15,6 @@ mod tasks;
 
 pub use dead_letters::{DeadLetter, DeadLetters, Selection};
 pub use framing::{BatchBuilder, EncodedBatch};
-pub use load::{Delayed, Depth, Load, PartitionLoad, TaskLoad};
+pub use load::{Delayed, Depth, Held, Load, PartitionLoad, TaskLoad};
 pub use partitions::{Consumer, Delivery, Partition, Publisher, Queue, QueueState};
 pub use tasks::{Ack, NewTask, TakenTask, TaskConsumer, TaskQueue, Tasks};

@@ -45,7 +45,7 @@ pub struct Runner {
     /// Rooms whose events could not be published: the next publish deletes their cached events first.
     pub(super) stale: HashSet<RoomId>,
     publish_failed: bool,
-    /// Stored messages whose notification tasks are not enqueued yet.
+    /// Stored messages, new ones and edited ones, whose notification tasks are not enqueued yet.
     stored: Vec<MessageId>,
 }
 
@@ -194,6 +194,7 @@ impl Runner {
                 Some(Ok(mut applied)) => {
                     if self.worker.config.notify.enabled() {
                         self.stored.extend(sent(&part, &applied));
+                        self.add_edited(&mut applied.mentions_added);
                     }
                     outcomes.add_applied(&mut applied);
                     for (line, outcome) in part.iter().zip(applied.outcomes) {
@@ -367,6 +368,15 @@ impl Runner {
                     }
                 }
             }
+        }
+    }
+
+    /// Adds edited messages to those whose notification tasks are enqueued; a message sent in the same batch is there once.
+    fn add_edited(&mut self, edited: &mut Vec<MessageId>) {
+        if !edited.is_empty() {
+            self.stored.append(edited);
+            self.stored.sort_unstable();
+            self.stored.dedup();
         }
     }
 

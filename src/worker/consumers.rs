@@ -13,7 +13,21 @@ use crate::{
 #[derive(Default)]
 pub(super) struct RoundRobinConsumers {
     /// The next one is in front; a consumer that was served moves to the back.
-    consumers: VecDeque<(Partition, Box<dyn Consumer>)>,
+    consumers: VecDeque<(Partition, BufferedConsumer)>,
+}
+
+/// A consumer, and the deliveries that [`RoundRobinConsumers::fill`] has taken from it.
+struct BufferedConsumer {
+    consumer: Box<dyn Consumer>,
+    arrived: VecDeque<Delivery>,
+}
+
+impl BufferedConsumer {
+    fn try_next(&mut self) -> Option<Delivery> {
+        self.arrived
+            .pop_front()
+            .or_else(|| self.consumer.try_next())
+    }
 }
 
 impl RoundRobinConsumers {
@@ -31,12 +45,28 @@ impl RoundRobinConsumers {
 
     /// Adds a consumer in front. There must be none of this partition yet.
     pub fn insert(&mut self, partition: Partition, consumer: Box<dyn Consumer>) {
+        let consumer = BufferedConsumer {
+            consumer,
+            arrived: VecDeque::new(),
+        };
         self.consumers.push_front((partition, consumer));
     }
 
     pub fn remove(&mut self, partition: Partition) -> Option<Box<dyn Consumer>> {
         let removed = self.consumers.remove(self.position(partition)?);
-        removed.map(|(_, consumer)| consumer)
+        removed.map(|(_, buffered)| buffered.consumer)
+    }
+
+    /// Takes over every delivery that has arrived, at most `queue.prefetch` per consumer, and returns how many wait here.
+    pub fn fill(&mut self) -> u64 {
+        let mut waiting = 0;
+        for (_, buffered) in &mut self.consumers {
+            while let Some(delivery) = buffered.consumer.try_next() {
+                buffered.arrived.push_back(delivery);
+            }
+            waiting += buffered.arrived.len() as u64;
+        }
+        waiting
     }
 
     /// The next delivery of any partition; `None` if its consumer is lost. Never resolves while empty. Cancel-safe, as
@@ -45,10 +75,16 @@ impl RoundRobinConsumers {
         if self.consumers.is_empty() {
             return std::future::pending().await;
         }
+        let arrived = |(_, buffered): &(_, BufferedConsumer)| !buffered.arrived.is_empty();
+        if self.consumers.iter().any(arrived)
+            && let Some((partition, delivery)) = self.try_next()
+        {
+            return (partition, Some(delivery));
+        }
         let nexts = self
             .consumers
             .iter_mut()
-            .map(|(_, consumer)| consumer.next());
+            .map(|(_, buffered)| buffered.consumer.next());
         let (delivery, served, _) = select_all(nexts).await;
         // The consumers before it had nothing: they stay in front.
         let (partition, consumer) = self.consumers.remove(served).expect("it has just answered");
@@ -75,15 +111,15 @@ impl RoundRobinConsumers {
     /// Those of [`Consumer::ack_through`].
     pub async fn ack_through(&mut self, partition: Partition, tag: u64) -> Result<()> {
         match self.position(partition) {
-            Some(at) => self.consumers[at].1.ack_through(tag).await,
+            Some(at) => self.consumers[at].1.consumer.ack_through(tag).await,
             None => Ok(()),
         }
     }
 
     /// Closes all consumers; unacknowledged payloads are requeued.
     pub async fn close(self) {
-        for (_, consumer) in self.consumers {
-            consumer.close().await;
+        for (_, buffered) in self.consumers {
+            buffered.consumer.close().await;
         }
     }
 
@@ -159,6 +195,27 @@ mod tests {
             served.sort_unstable();
             assert_eq!(served, [0, 1, 2, 3, 4, 5, 6, 7], "each once");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_over_is_delivered_in_order() {
+        let mut consumers = consumers(&[3, 0, 2]);
+        assert_eq!(consumers.fill(), 5);
+        assert_eq!(consumers.fill(), 5, "nothing more has arrived");
+        let mut tags = std::collections::HashMap::<_, Vec<u64>>::new();
+        for _ in 0..2 {
+            let (partition, delivery) = consumers.next().await;
+            tags.entry(partition)
+                .or_default()
+                .push(delivery.unwrap().tag);
+        }
+        while let Some((partition, delivery)) = consumers.try_next() {
+            tags.entry(partition).or_default().push(delivery.tag);
+        }
+        let ascending = |tags: &Vec<u64>| tags.is_sorted_by(|a, b| a < b);
+        assert_eq!((tags[&0].len(), tags[&2].len(), tags.len()), (3, 2, 2));
+        assert!(tags.values().all(ascending), "{tags:?}");
+        assert_eq!(consumers.fill(), 0);
     }
 
     #[tokio::test]

@@ -10,7 +10,12 @@ use std::{
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{batch::Runner, consumers::RoundRobinConsumers, state::Worker};
+use super::{
+    batch::Runner,
+    consumers::RoundRobinConsumers,
+    held::{HeldCounts, Holding},
+    state::Worker,
+};
 use crate::{
     error::Result,
     queue::{Consumer, Delivery, Load, Partition},
@@ -29,6 +34,7 @@ pub async fn run(
     worker: Arc<Worker>,
     lane: usize,
     mut owned: watch::Receiver<HashSet<Partition>>,
+    counts: Arc<HeldCounts>,
     shutdown: CancellationToken,
 ) {
     let mut lane = Lane {
@@ -39,6 +45,8 @@ pub async fn run(
         busy: HashSet::new(),
         suspects: HashSet::new(),
         wanted: HashSet::new(),
+        commands: counts.commands(),
+        payloads: counts.payloads(),
         lane,
         worker,
     };
@@ -96,6 +104,10 @@ struct Lane {
     busy: HashSet<Partition>,
     /// Partitions that delivered nothing before the last check although payloads waited.
     suspects: HashSet<Partition>,
+    /// Of the batch that is being stored.
+    commands: Holding,
+    /// Arrived meanwhile.
+    payloads: Holding,
 }
 
 impl Lane {
@@ -203,7 +215,7 @@ impl Lane {
         }
         self.busy.extend(acks.keys());
         let commands = self.runner.len();
-        if !self.runner.run().await {
+        if !self.store(commands).await {
             // Stopped during an outage: nothing is acknowledged, so all of it is redelivered.
             return Duration::ZERO;
         }
@@ -213,11 +225,27 @@ impl Lane {
                 tracing::debug!(partition, error = %error.chain(), "a batch could not be acknowledged");
             }
         }
+        self.commands.set(0);
         // A full batch means that more waits already.
         if (BUSY..self.worker.config.worker.batch_messages).contains(&commands) {
             started.elapsed().min(MAX_REST)
         } else {
             Duration::ZERO
         }
+    }
+
+    /// Runs the batch. While the store keeps it waiting, takes over the payloads that arrive, so that they are counted.
+    async fn store(&mut self, commands: usize) -> bool {
+        self.commands.set(commands as u64);
+        let interval = self.worker.config.worker.heartbeat;
+        let mut run = std::pin::pin!(self.runner.run());
+        let done = loop {
+            tokio::select! {
+                done = &mut run => break done,
+                () = tokio::time::sleep(interval) => self.payloads.set(self.consumers.fill()),
+            }
+        };
+        self.payloads.set(0);
+        done
     }
 }

@@ -6,6 +6,7 @@ mod batch;
 mod commit;
 mod consumers;
 mod epoch;
+mod held;
 mod lane;
 mod maintenance;
 mod membership_cache;

@@ -5,7 +5,13 @@ use std::{collections::HashSet, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{epoch, lane, maintenance, partitions, renames, state::Worker, tasks};
+use super::{
+    epoch,
+    held::{self, HeldCounts},
+    lane, maintenance, partitions, renames,
+    state::Worker,
+    tasks,
+};
 use crate::{
     bus::WorkerId,
     config::WorkerRole,
@@ -42,9 +48,17 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         });
         parts.spawn(epoch::follow(worker.clone(), shutdown.clone()));
     }
+    let (counts, done) = (Arc::new(HeldCounts::default()), CancellationToken::new());
+    let reporting = tokio::spawn(held::report(
+        counts.clone(),
+        worker.coordination.clone(),
+        id,
+        (settings.heartbeat, settings.heartbeat_ttl),
+        done.clone(),
+    ));
     for lane in 0..lanes {
-        let (worker, watch) = (worker.clone(), watch.clone());
-        parts.spawn(lane::run(worker, lane, watch, shutdown.clone()));
+        let (worker, watch, counts) = (worker.clone(), watch.clone(), counts.clone());
+        parts.spawn(lane::run(worker, lane, watch, counts, shutdown.clone()));
     }
     if worker.config.notify.enabled() {
         let queues = TaskQueue::ALL.into_iter().filter(|queue| match queue {
@@ -52,7 +66,12 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
             TaskQueue::Email | TaskQueue::Sms => settings.does(WorkerRole::Deliver),
         });
         for queue in queues {
-            parts.spawn(tasks::run(worker.clone(), queue, shutdown.clone()));
+            parts.spawn(tasks::run(
+                worker.clone(),
+                queue,
+                counts.clone(),
+                shutdown.clone(),
+            ));
         }
     }
     if settings.does(WorkerRole::Maintenance) {
@@ -85,6 +104,8 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
             });
         }
     }
+    done.cancel();
+    let _ = reporting.await;
     // After the last acknowledgement, until which the partitions belong to this worker.
     if let Err(error) = worker.coordination.deregister(id).await {
         tracing::debug!(error = %error.chain(), "not deregistered; the heartbeat expires");

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::state::Worker;
+use super::{held::HeldCounts, state::Worker};
 use crate::{
     command::notify::Next,
     error::{Error, Result},
@@ -28,7 +28,12 @@ const RETRY: Policy = Policy {
 /// Attempts at a task that fails with a permanent error: a conflict between two tasks is reported as one.
 const ATTEMPTS: u32 = 3;
 
-pub async fn run(worker: Arc<Worker>, queue: TaskQueue, shutdown: CancellationToken) {
+pub async fn run(
+    worker: Arc<Worker>,
+    queue: TaskQueue,
+    counts: Arc<HeldCounts>,
+    shutdown: CancellationToken,
+) {
     let settings = &worker.config.worker;
     let (at_once, prefetch) = match queue {
         TaskQueue::Notify => (settings.notify_concurrency, settings.notify_prefetch),
@@ -54,7 +59,9 @@ pub async fn run(worker: Arc<Worker>, queue: TaskQueue, shutdown: CancellationTo
         };
         while let Some(Some(task)) = shutdown.run_until_cancelled(consumer.next()).await {
             let (worker, permits, shutdown) = (worker.clone(), permits.clone(), shutdown.clone());
+            let held = counts.task(queue);
             tasks.spawn(async move {
+                let _held = held;
                 // On shutdown a task that was not started is dropped, which requeues it.
                 if let Some(Ok(_permit)) = shutdown.run_until_cancelled(permits.acquire()).await {
                     run_one(worker, queue, task, shutdown.clone()).await;

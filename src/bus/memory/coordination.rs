@@ -1,4 +1,4 @@
-//! Leases, semaphores, counters, values and heartbeats.
+//! Leases, semaphores, counters, values, reports and heartbeats.
 
 use std::time::Duration;
 
@@ -92,6 +92,25 @@ impl Coordination for MemoryBus {
             }
         }
         Ok(())
+    }
+
+    async fn report(&self, key: &str, reporter: Uuid, value: &str, ttl: Duration) -> Result<()> {
+        let mut state = self.coordination.lock();
+        let reports = state.reports.entry(key.to_owned()).or_default();
+        reports.put(reporter, value.to_owned(), ttl);
+        Ok(())
+    }
+
+    async fn reports(&self, key: &str) -> Result<Vec<String>> {
+        let mut state = self.coordination.lock();
+        let Some(reports) = state.reports.get_mut(key) else {
+            return Ok(Vec::new());
+        };
+        let reporters: Vec<Uuid> = reports.live().copied().collect();
+        let values = reporters
+            .iter()
+            .filter_map(|id| reports.get(id).map(|value| value.clone()));
+        Ok(values.collect())
     }
 
     async fn heartbeat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>> {

@@ -62,6 +62,7 @@ pub(super) struct CoordinationState {
     pub(super) counters: Expiring<String, u64>,
     pub(super) leases: Expiring<String, Uuid>,
     pub(super) semaphores: HashMap<String, Expiring<Uuid, ()>>,
+    pub(super) reports: HashMap<String, Expiring<Uuid, String>>,
     pub(super) workers: Expiring<WorkerId, ()>,
 }
 

@@ -1,4 +1,4 @@
-//! Leases, semaphores, counters, values and heartbeats.
+//! Leases, semaphores, counters, values, reports and heartbeats.
 
 use std::time::Duration;
 
@@ -36,6 +36,30 @@ redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
 local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 redis.call('PEXPIREAT', KEYS[1], last[2])
 return 1";
+
+/// Stores a reporter's value with its end, and removes those that expired, by the server's clock. The key expires with its
+/// last report.
+const REPORT: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+    if tonumber(string.match(all[i + 1], '^%d+')) <= now then redis.call('HDEL', KEYS[1], all[i]) end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%d ', now + ARGV[2]) .. ARGV[3])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1";
+
+/// The values that have not expired, by the server's clock.
+const REPORTS: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local live = {}
+for _, report in ipairs(redis.call('HVALS', KEYS[1])) do
+    local ends, value = string.match(report, '^(%d+) (.*)$')
+    if tonumber(ends) > now then table.insert(live, value) end
+end
+return live";
 
 /// Adds a worker, removes those that expired, and returns the rest, by the server's clock.
 const HEARTBEAT: &str = "
@@ -153,6 +177,30 @@ impl Coordination for RedisBus {
             .arg(holder.to_string())
             .ignore();
         self.run(release).await
+    }
+
+    async fn report(&self, key: &str, reporter: Uuid, value: &str, ttl: Duration) -> Result<()> {
+        let mut report = pipe();
+        report
+            .cmd("EVAL")
+            .arg(REPORT)
+            .arg(1)
+            .arg(self.key("reports", key))
+            .arg(reporter.to_string())
+            .arg(millis(ttl))
+            .arg(value)
+            .ignore();
+        self.run(report).await
+    }
+
+    async fn reports(&self, key: &str) -> Result<Vec<String>> {
+        let mut read = pipe();
+        read.cmd("EVAL")
+            .arg(REPORTS)
+            .arg(1)
+            .arg(self.key("reports", key));
+        let (values,) = self.run(read).await?;
+        Ok(values)
     }
 
     async fn heartbeat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>> {

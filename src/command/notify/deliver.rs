@@ -12,8 +12,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{
-        Timestamp,
+        RoomId, Timestamp, UserId,
         address::Address,
+        derived_id,
         notify::{Attempt, ChannelKind, Delivery, DeliveryState, Purpose, RoomMode},
     },
     notify::{Outgoing, SendReport, SendResult, countries, template},
@@ -202,6 +203,7 @@ async fn compose(
 ) -> Result<Option<Outgoing>> {
     let url = notifier.public_url();
     let templates = &notifier.config.notify.templates;
+    let segments = notifier.config.notify.sms.segments;
     let (id, sms) = (delivery.id, delivery.channel == ChannelKind::Sms);
     let report_to = notifier
         .config
@@ -228,13 +230,14 @@ async fn compose(
         subject: String::new(),
         text: String::new(),
         html: String::new(),
+        thread: None,
         unsubscribe: None,
         report_to,
     };
     if let Some(code) = code {
         let minutes = CODE_TTL.as_secs() / 60;
         if sms {
-            outgoing.text = template::short_code(templates, code, minutes);
+            outgoing.text = template::short_code(templates, code, minutes, segments);
         } else {
             let rendered = template::code(templates, code, minutes);
             outgoing.subject = rendered.subject;
@@ -251,6 +254,7 @@ async fn compose(
         );
         return Ok(None);
     }
+    let thread = thread(delivery.user, lines.iter().map(|line| line.room));
     let shown: Vec<_> = lines
         .into_iter()
         .map(|line| template::DigestMessage {
@@ -264,7 +268,7 @@ async fn compose(
         })
         .collect();
     if sms {
-        outgoing.text = template::short(templates, &shown, &url);
+        outgoing.text = template::short(templates, &shown, &url, segments);
     } else {
         let secret = delivery.record.secret;
         let link = format!("{url}/v1/unsubscribe/{id}/{secret}");
@@ -272,10 +276,20 @@ async fn compose(
         outgoing.subject = rendered.subject;
         outgoing.text = rendered.text;
         outgoing.html = rendered.html;
+        outgoing.thread = Some(thread);
         outgoing.unsubscribe = Some(link);
     }
     delivery.record.address = Some(outgoing.to.as_str().to_owned());
     Ok(Some(outgoing))
+}
+
+/// The thread of a digest: one for each recipient and room, and one for each recipient's digests of several rooms. The id
+/// is derived, so that it is the same in every mail and tells neither the room's id nor the user's.
+fn thread(user: UserId, mut rooms: impl Iterator<Item = RoomId>) -> Uuid {
+    let first = rooms.next();
+    let one = first.filter(|first| rooms.all(|room| room == *first));
+    let room = one.unwrap_or_default();
+    derived_id("mail thread", &[user.as_bytes(), room.as_bytes()])
 }
 
 /// The messages that still need a notification; the others are dropped from the delivery with a reason.
@@ -362,6 +376,24 @@ fn between(from: Timestamp, to: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digests_of_a_room_are_one_thread_per_recipient() {
+        let [ada, bob] = [1, 2].map(Uuid::from_u128);
+        let [one, two] = [3, 4].map(Uuid::from_u128);
+        let of = |user, rooms: &[Uuid]| thread(user, rooms.iter().copied());
+        assert_eq!(of(ada, &[one]), of(ada, &[one, one]));
+        assert_eq!(of(ada, &[one, two]), of(ada, &[two, one, two]));
+        let different = [
+            of(ada, &[one]),
+            of(ada, &[two]),
+            of(bob, &[one]),
+            of(ada, &[one, two]),
+            of(bob, &[one, two]),
+        ];
+        let distinct: std::collections::HashSet<_> = different.iter().collect();
+        assert_eq!(distinct.len(), different.len());
+    }
 
     #[test]
     fn an_interrupted_attempt_is_detected_despite_clock_changes() {

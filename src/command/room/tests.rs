@@ -1,6 +1,7 @@
 //! Effects of room commands, without queue or store.
 
 mod bounds;
+mod edits;
 mod lasting;
 mod reactions;
 mod repeats;

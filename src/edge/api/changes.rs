@@ -17,6 +17,7 @@ use super::{
     page,
     payload::Found,
     problem::Problem,
+    query::{self, PageCursor},
 };
 use crate::{
     error::{Error, Result},
@@ -99,7 +100,7 @@ fn check_after(after: Seq, head: Seq) -> Result<()> {
 #[oai(rename_all = "camelCase", rename = "ChangePage")]
 struct ChangePage {
     items: Vec<ChangeView>,
-    /// The number of the last event covered; pass it as `after` to continue, now or later.
+    /// The number of the last event covered; pass it as `cursor` to continue, now or later.
     next_cursor: Seq,
     /// Whether more events exist at the moment.
     has_more: bool,
@@ -119,15 +120,22 @@ impl ChangesApi {
         edge: Shared<'_>,
         caller: Caller,
         room: Path<RoomId>,
-        /// Only events with a higher number. Default: 0, the beginning. A number above the room's newest one is answered with
-        /// `conflict` (409): the server has lost history, as after the event `reset` of sockets. Load the room anew.
+        /// The `nextCursor` of the previous page.
+        cursor: Query<Option<PageCursor<Seq>>>,
+        /// Where to begin: only events with a higher number. Default: 0, the beginning. A number above the room's newest one
+        /// is answered with `conflict` (409), and so is such a `cursor`: the server has lost history, as after the event
+        /// `reset` of sockets. Load the room anew. Not together with `cursor`, which is the number to continue after.
         after: Query<Option<Seq>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<ChangePage>, Problem> {
         let limit = check_limit(limit.0)?;
-        let after = after.0.unwrap_or(0);
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
+        let after = match (cursor.0, after.0) {
+            (Some(PageCursor(seq)), _) if seq < 0 => return Err(query::bad_cursor().into()),
+            (Some(PageCursor(seq)), _) => seq,
+            (None, after) => after.unwrap_or(0),
+        };
         check_after(after, room.head)?;
         let upto = room.head.min(after + Seq::from(limit));
         let events = if upto > after {

@@ -11,6 +11,7 @@ use super::{
     access::{self, Caller, Need, Shared, Write},
     payload::{Body, Changed, Cursor, Found, Gone, Pending, RawJson},
     problem::Problem,
+    query::PageCursor,
 };
 use crate::{
     command::room::RoomCommand,
@@ -43,7 +44,7 @@ struct Until {
 #[oai(rename_all = "camelCase", rename = "MemberPage")]
 struct MemberPage {
     items: Vec<MemberView>,
-    /// Pass it as `after` to get the next page; `null` on the last page.
+    /// Pass it as `cursor` to get the next page; `null` on the last page.
     next_cursor: Cursor<UserId>,
     /// Whether there is a next page.
     has_more: bool,
@@ -61,14 +62,17 @@ impl MembersApi {
         caller: Caller,
         room: Path<RoomId>,
         /// The `nextCursor` of the previous page.
+        cursor: Query<Option<PageCursor<UserId>>>,
+        /// The same as `cursor`, for clients of earlier versions; give one of them.
         after: Query<Option<UserId>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<MemberPage>, Problem> {
         let limit = check_limit(limit.0)?;
+        let after = cursor.0.map(|cursor| cursor.0).or(after.0);
         access::member(&edge, room.0, caller.user()).await?;
         // Reads one more than requested to learn whether there is another page.
-        let mut members = edge.reads.members(room.0, after.0, limit + 1).await?;
+        let mut members = edge.reads.members(room.0, after, limit + 1).await?;
         let has_more = members.len() > limit as usize;
         members.truncate(limit as usize);
         Ok(Found::of(&MemberPage {
@@ -87,7 +91,8 @@ impl MembersApi {
     ///
     /// Admins may add plain members; only the owner may assign other roles or change an existing role. Assigning
     /// `owner` transfers the ownership, and the previous owner becomes an admin. Whether users can be added without
-    /// their consent depends on the server's `rooms.add_members`.
+    /// their consent depends on the server's `rooms.add_members`. A new member sees the room's whole history; one who was
+    /// removed and is added again also sees what was said meanwhile.
     #[oai(
         path = "/:room/members/:user",
         method = "put",

@@ -13,6 +13,7 @@ use super::{
     page::{self, Direction, MessagePage},
     payload::{Body, Changed, Found, RawJson},
     problem::Problem,
+    query::PageCursor,
 };
 use crate::{
     command::{
@@ -41,7 +42,7 @@ struct NewMessage {
     /// Identifies the message among those of its sender in this room, permanently: a repeat with the same value is the
     /// same message. At most 128 bytes. Default: the `Idempotency-Key`, or else a generated value.
     client_msg_id: Option<String>,
-    /// The message that this one replies to; it must be in the same room.
+    /// The message that this one replies to; it must be in the same room, and may be deleted.
     reply_to: Option<MessageId>,
     metadata: Option<ClientMetadata>,
 }
@@ -97,10 +98,15 @@ impl MessagesApi {
     /// List messages
     ///
     /// For members. Give at most one of `before`, `after` and `around`; without any of them, the newest messages are
-    /// returned. Items are always ascending by `seq`. `nextCursor` continues in the same direction: pass it as `after`
-    /// if `after` or `around` was given, and as `before` otherwise. To page backwards from an `around` page, pass the
-    /// first item's `seq` as `before`. A page holds at most about 2 MiB of JSON and may therefore have fewer items than
-    /// `limit`.
+    /// returned. Items are always ascending by `seq`. `nextCursor` continues in the same direction: pass it as `cursor`,
+    /// together with the `before`, `after` or `around` of the first page, which tells the direction; upwards with `after`
+    /// and `around`, downwards otherwise. (Alone, it may also be passed as `after` or `before`, as in earlier versions.)
+    /// To page backwards from an `around` page, pass the first item's `seq` as `before`. A page holds at most about 2 MiB
+    /// of JSON and may therefore have fewer items than `limit`.
+    ///
+    /// A deleted message stays in the list, with an empty body and `deletedAt`. A reply keeps its `replyTo` when the
+    /// message that it refers to is deleted, and a deleted message can still be replied to. A member who was removed and
+    /// added again sees the whole history, including what was said meanwhile.
     #[oai(
         path = "/:room/messages",
         method = "get",
@@ -121,16 +127,20 @@ impl MessagesApi {
         after: Query<Option<Seq>>,
         /// Half of the page from below this number, half from this number on. At most the room's newest number.
         around: Query<Option<Seq>>,
+        /// The `nextCursor` of the previous page.
+        cursor: Query<Option<PageCursor<Seq>>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<MessagePage>, Problem> {
         let limit = check_limit(limit.0)?;
         let direction = Direction::of(before.0, after.0, around.0)?;
-        let page = if direction == Direction::Newest {
+        let cursor = cursor.0.map(|cursor| cursor.0);
+        let page = if direction == Direction::Newest && cursor.is_none() {
             newest(&edge, room.0, caller.user(), limit).await?
         } else {
             let (room, _) = access::member(&edge, room.0, caller.user()).await?;
             direction.check(room.head)?;
+            let direction = direction.continued(cursor, room.head)?;
             let page = page::read(&*edge.reads, room.id, room.head, direction, limit).await?;
             page.shared()
         };
@@ -142,7 +152,7 @@ impl MessagesApi {
     ///
     /// For members who are not muted. The response is sent once the message is durably enqueued or, with `wait=stored`,
     /// once it is stored. A reply (`replyTo`) always waits for the worker, which checks that the referenced message
-    /// exists. A repeat with the same `clientMsgId` refers to the same message and gets the same `id`; with another
+    /// exists; a deleted message can be replied to. A repeat with the same `clientMsgId` refers to the same message and gets the same `id`; with another
     /// body, `replyTo` or metadata it is a `conflict`, whose `id` is that of the first message. Another edge may notice
     /// this only after it has answered 202: with `wait=stored` the answer is always 409.
     #[oai(
@@ -238,7 +248,8 @@ impl MessagesApi {
 
     /// Edit a message
     ///
-    /// For its sender.
+    /// For its sender. Members whom the new body mentions and the old one did not are notified as by a new message, if
+    /// they were not notified of this one already.
     #[oai(
         path = "/:room/messages/:id",
         method = "patch",
@@ -270,6 +281,7 @@ impl MessagesApi {
     /// Delete a message
     ///
     /// For its sender, admins and the owner. The message keeps its `seq`; its body, metadata and reactions are erased.
+    /// Replies to it stay, with their `replyTo`; their clients find a message with an empty body and `deletedAt` there.
     #[oai(
         path = "/:room/messages/:id",
         method = "delete",

@@ -1,6 +1,6 @@
-//! Middleware that finds the operation of each request. Operations without a login are charged to the client address
-//! here, before any other processing. The other operations are charged to the user once the token is verified
-//! (`access::authenticate`).
+//! Middleware that finds the operation of each request, and checks its query parameters. Operations without a login are
+//! charged to the client address here, before any other processing. The other operations are charged to the user once the
+//! token is verified (`access::authenticate`).
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use poem::{
 };
 use poem_openapi::registry::MetaApi;
 
-use super::problem::Problem;
+use super::{problem::Problem, query::QueryParameters};
 use crate::{
     edge::{
         Edge, client_address,
@@ -40,20 +40,25 @@ pub struct Price(pub Cost);
 #[derive(Clone, Default)]
 pub struct Asker(pub Arc<OnceLock<UserId>>);
 
-/// The costs of all operations, by method and path.
-pub struct Prices {
-    /// Paths by number of segments, each with its segments (`None` for a parameter) and the cost of each method.
-    paths: HashMap<usize, Vec<Priced>>,
+/// All operations, by method and path.
+pub struct Operations {
+    /// Paths by number of segments, each with its segments (`None` for a parameter) and the operation of each method.
+    paths: HashMap<usize, Vec<OperationPath>>,
 }
 
-struct Priced {
+struct OperationPath {
     segments: Vec<Option<String>>,
-    methods: Vec<(Method, Cost)>,
+    methods: Vec<(Method, Operation)>,
 }
 
-impl Prices {
+struct Operation {
+    cost: Cost,
+    query: QueryParameters,
+}
+
+impl Operations {
     pub fn of(apis: Vec<MetaApi>) -> Self {
-        let mut paths: HashMap<usize, Vec<Priced>> = HashMap::new();
+        let mut paths: HashMap<usize, Vec<OperationPath>> = HashMap::new();
         for path in apis.into_iter().flat_map(|api| api.paths) {
             let segments: Vec<_> = path
                 .path
@@ -68,22 +73,23 @@ impl Prices {
                 .collect();
             let methods = path.operations.iter().map(|operation| {
                 let id = operation.operation_id.unwrap_or_default();
-                // A unit test asserts that every operation has a cost.
-                (
-                    operation.method.clone(),
-                    cost::of_operation(id).unwrap_or(cost::PAGE),
-                )
+                let known = Operation {
+                    // A unit test asserts that every operation has a cost.
+                    cost: cost::of_operation(id).unwrap_or(cost::PAGE),
+                    query: QueryParameters::of(operation),
+                };
+                (operation.method.clone(), known)
             });
-            let priced = Priced {
+            let path = OperationPath {
                 methods: methods.collect(),
                 segments,
             };
-            paths.entry(priced.segments.len()).or_default().push(priced);
+            paths.entry(path.segments.len()).or_default().push(path);
         }
-        Prices { paths }
+        Operations { paths }
     }
 
-    fn find(&self, request: &Request) -> Cost {
+    fn find(&self, request: &Request) -> Option<&Operation> {
         let path = request.uri().path();
         // `HEAD` is handled as `GET`.
         let method = match *request.method() {
@@ -95,17 +101,21 @@ impl Prices {
             .filter(|p| !p.is_empty())
             .unwrap_or(path);
         let candidates = self.paths.get(&path.split('/').count());
-        let fits = |priced: &&Priced| {
-            let mut segments = priced.segments.iter().zip(path.split('/'));
+        let fits = |known: &&OperationPath| {
+            let mut segments = known.segments.iter().zip(path.split('/'));
             segments.all(|(known, asked)| known.as_ref().is_none_or(|known| known == asked))
         };
         let methods = candidates.into_iter().flatten().filter(fits);
-        let found = methods
-            .flat_map(|priced| &priced.methods)
-            .find(|(known, _)| known == method);
-        let limit = requested_limit(request.uri().query().unwrap_or_default());
-        found.map_or(cost::PAGE, |(_, cost)| cost.for_page(limit))
+        methods
+            .flat_map(|path| &path.methods)
+            .find(|(known, _)| known == method)
+            .map(|(_, operation)| operation)
     }
+}
+
+fn cost_of(operation: Option<&Operation>, request: &Request) -> Cost {
+    let limit = requested_limit(request.uri().query().unwrap_or_default());
+    operation.map_or(cost::PAGE, |operation| operation.cost.for_page(limit))
 }
 
 /// The largest page that the handler may read from this query. Percent-encoding is not decoded here, since it can hide
@@ -122,7 +132,7 @@ fn requested_limit(query: &str) -> Option<u32> {
 
 pub struct Metered<E> {
     pub edge: Arc<Edge>,
-    pub prices: Prices,
+    pub operations: Operations,
     pub inner: E,
 }
 
@@ -130,13 +140,22 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
-        let (cost, from) = (self.prices.find(&request), client_address::of(&request));
+        let operation = self.operations.find(&request);
+        let (cost, from) = (cost_of(operation, &request), client_address::of(&request));
         let limits = &self.edge.limits;
         limits.admit_address(from, cost).map_err(Problem::from)?;
         let asker = Asker::default();
         request.extensions_mut().insert(Price(cost));
         request.extensions_mut().insert(asker.clone());
-        let answer = self.inner.call(request).await;
+        let checked = match (operation, request.uri().query()) {
+            (Some(operation), Some(_)) => operation.query.check(&request),
+            _ => Ok(()),
+        };
+        let answer = match checked {
+            Ok(()) => self.inner.call(request).await,
+            // Although the code is `invalid`: the request's form is wrong, whatever the values.
+            Err(error) => Err(poem::Error::new(error, StatusCode::BAD_REQUEST)),
+        };
         let refused = |status: StatusCode| status.is_client_error();
         let refused = match &answer {
             Ok(response) => refused(response.status()),
@@ -181,11 +200,12 @@ impl<E> Metered<E> {
 mod tests {
     use super::*;
     use crate::edge::rate_limit::cost::Budget;
-    use poem_openapi::OpenApi;
+    use poem_openapi::{OpenApi, registry::MetaParamIn};
 
     #[test]
     fn every_operation_is_found_by_its_path() {
-        let prices = Prices::of(<super::super::Apis as OpenApi>::meta());
+        let operations = Operations::of(<super::super::Apis as OpenApi>::meta());
+        let price = |request: &Request| cost_of(operations.find(request), request);
         let id = "018f2b6e-0000-7000-8000-000000000000";
         let mut found = 0;
         for path in <super::super::Apis as OpenApi>::meta()
@@ -206,12 +226,12 @@ mod tests {
                     .uri_str(&asked)
                     .finish();
                 let expected = cost::of_operation(operation.operation_id.unwrap()).unwrap();
-                assert_eq!(prices.find(&request), expected, "{asked}");
+                assert_eq!(price(&request), expected, "{asked}");
                 found += 1;
             }
         }
         assert!(found > 40);
-        let find = |path: &str| prices.find(&Request::builder().uri_str(path).finish());
+        let find = |path: &str| price(&Request::builder().uri_str(path).finish());
         assert_eq!(find("/nothing/here"), cost::PAGE);
         let page = |query: &str| find(&format!("/v1/rooms/{id}/messages{query}")).tokens;
         assert_eq!(
@@ -222,5 +242,62 @@ mod tests {
             assert_eq!(page(hidden), 4, "{hidden}");
         }
         assert_eq!(find("/v1/rooms/").budget, Budget::Reads);
+    }
+
+    #[test]
+    fn every_operation_refuses_parameters_that_it_does_not_have() {
+        let operations = Operations::of(<super::super::Apis as OpenApi>::meta());
+        let id = "018f2b6e-0000-7000-8000-000000000000";
+        let (mut strict, mut lists) = (0, 0);
+        for path in <super::super::Apis as OpenApi>::meta()
+            .into_iter()
+            .flat_map(|api| api.paths)
+        {
+            let asked = path.path.split('/').map(|segment| {
+                if segment.starts_with('{') {
+                    id
+                } else {
+                    segment
+                }
+            });
+            let asked = asked.collect::<Vec<_>>().join("/");
+            for operation in &path.operations {
+                let check = |query: &str| {
+                    let request = Request::builder()
+                        .method(operation.method.clone())
+                        .uri_str(format!("{asked}?{query}"))
+                        .finish();
+                    let found = operations.find(&request).expect("an operation");
+                    found.query.check(&request)
+                };
+                let name = operation.operation_id.unwrap();
+                if operation.tags.contains(&"Callbacks") {
+                    check("utm_source=x&utm_source=y").unwrap();
+                    continue;
+                }
+                strict += 1;
+                let error = check("surprise=1").unwrap_err();
+                assert_eq!(error.fields[0].field, "surprise", "{name}");
+                let known = operation.params.iter();
+                let known = known.filter(|param| param.in_type == MetaParamIn::Query);
+                let known: Vec<_> = known.map(|param| param.name.clone()).collect();
+                for parameter in &known {
+                    check(&format!("{parameter}=1")).unwrap();
+                    let error = check(&format!("{parameter}=1&{parameter}=1")).unwrap_err();
+                    assert_eq!(error.fields[0].field, *parameter, "{name}");
+                    assert!(
+                        check(&format!("x=1&{parameter}=1"))
+                            .unwrap_err()
+                            .message
+                            .contains(parameter)
+                    );
+                }
+                // Every list pages with the same parameter.
+                let has = |name: &str| known.iter().any(|known| known == name);
+                assert_eq!(has("limit"), has("cursor"), "{name}");
+                lists += usize::from(has("cursor"));
+            }
+        }
+        assert!(strict > 35 && lists >= 5, "{strict} {lists}");
     }
 }

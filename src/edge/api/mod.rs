@@ -18,6 +18,7 @@ mod page;
 mod pages;
 mod payload;
 mod problem;
+mod query;
 mod reactions;
 mod recent;
 mod rooms;
@@ -90,7 +91,12 @@ time limit. Operations that do not list the header ignore it.
 
 **Times** are RFC 3339 in UTC with milliseconds and are meant for display; order and page by `seq`.
 
-**Lists** are `{items, nextCursor, hasMore}`. A `limit` above the maximum is an error.
+**Lists** are `{items, nextCursor, hasMore}`. For the next page, repeat the request with `cursor` set to `nextCursor` \
+and all other parameters unchanged, until `hasMore` is false. A cursor is opaque and belongs to the list that returned it. \
+A `limit` above the maximum is an error.
+
+**Query parameters** that an operation does not have, that are given twice, or that exclude each other are an error \
+(400 `invalid`), so that a misspelt name does not go unnoticed. Callbacks ignore them.
 
 **Errors** are `application/problem+json` (RFC 9457) with a stable `code` and the `requestId`, which is also in the \
 header `X-Request-Id`. A client can set the id by sending that header.";
@@ -197,7 +203,7 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
         edge: edge.clone(),
         inner: metered::Metered {
             edge: edge.clone(),
-            prices: metered::Prices::of(<Apis as OpenApi>::meta()),
+            operations: metered::Operations::of(<Apis as OpenApi>::meta()),
             inner: routes.data(edge).data(Arc::<health::Checked>::default()),
         },
     })

@@ -3,7 +3,7 @@
 use poem_openapi::Object;
 use serde::Serialize;
 
-use super::payload::Cursor;
+use super::{payload::Cursor, query};
 use crate::{
     edge::reactions::SharedPage,
     error::{Code, Error, Result},
@@ -23,7 +23,8 @@ const ID: usize = 39;
 #[oai(rename_all = "camelCase", rename = "MessagePage")]
 pub struct MessagePage {
     pub items: Vec<Message>,
-    /// The number at which the next page in the same direction begins; `null` if there is none.
+    /// Pass it as `cursor`, with the other parameters unchanged, to get the next page in the same direction; `null` if
+    /// there is none.
     pub next_cursor: Cursor<Seq>,
     /// Whether there is a next page.
     pub has_more: bool,
@@ -62,6 +63,28 @@ impl Direction {
                 Code::Invalid,
                 "give at most one of `before`, `after` and `around`",
             )),
+        }
+    }
+
+    /// The direction continued at `cursor`, a page's `nextCursor`. The parameter of the first page tells the direction; the
+    /// page around a number continues upwards.
+    ///
+    /// # Errors
+    /// `malformed` if no page of this list can have returned the cursor.
+    pub fn continued(self, cursor: Option<Seq>, head: Seq) -> Result<Self> {
+        let Some(cursor) = cursor else {
+            return Ok(self);
+        };
+        let (next, known) = match self {
+            Direction::Newest => (Direction::Before(cursor), 1..=head),
+            Direction::Before(seq) => (Direction::Before(cursor), 1..=head.min(seq)),
+            Direction::After(seq) => (Direction::After(cursor), seq..=head),
+            Direction::Around(_) => (Direction::After(cursor), 1..=head),
+        };
+        if known.contains(&cursor) {
+            Ok(next)
+        } else {
+            Err(query::bad_cursor())
         }
     }
 
@@ -278,6 +301,34 @@ mod tests {
         assert_eq!(shape(&one), (vec![1], None, false));
         let small = around(messages(1..=9), Direction::Around(5), false);
         assert_eq!(small.items.len(), 9);
+    }
+
+    #[test]
+    fn a_cursor_continues_in_the_direction_of_the_first_page() {
+        use Direction::{After, Around, Before, Newest};
+        for (first, cursor, next) in [
+            (Newest, 41, Some(Before(41))),
+            (Before(50), 41, Some(Before(41))),
+            (After(0), 41, Some(After(41))),
+            (Around(30), 41, Some(After(41))),
+            (Around(30), 29, Some(After(29))),
+            // Not a position that a page ends at.
+            (Newest, 0, None),
+            (Newest, 101, None),
+            (Before(40), 41, None),
+            (Before(1000), 101, None),
+            (After(42), 41, None),
+            (After(0), 101, None),
+            (Around(30), 101, None),
+            (Newest, -1, None),
+            (After(0), Seq::MIN, None),
+        ] {
+            let found = first.continued(Some(cursor), 100);
+            assert_eq!(found.ok(), next, "{first:?} at {cursor}");
+        }
+        assert_eq!(After(7).continued(None, 3).ok(), Some(After(7)));
+        let error = Newest.continued(Some(0), 9).unwrap_err();
+        assert_eq!(error.code, Code::Malformed);
     }
 
     #[test]

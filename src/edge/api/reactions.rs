@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::{
     Tags,
     access::{self, Caller, Need, Shared, Write},
-    page::check_seq,
     payload::{Changed, Cursor, Found},
     problem::Problem,
+    query::{self, PageCursor},
 };
 use crate::{
     command::room::RoomCommand,
@@ -29,7 +29,7 @@ pub struct ReactionsApi;
 #[oai(rename_all = "camelCase", rename = "ReactionPage")]
 struct ReactionPage {
     items: Vec<User>,
-    /// Pass it as `after` to get the next page; `null` on the last page.
+    /// Pass it as `cursor` to get the next page; `null` on the last page.
     next_cursor: Cursor<Seq>,
     /// Whether there is a next page.
     has_more: bool,
@@ -59,14 +59,16 @@ impl ReactionsApi {
         /// 1 to 64 bytes of UTF-8, percent-encoded. With or without U+FE0F.
         emoji: Path<String>,
         /// The `nextCursor` of the previous page.
-        after: Query<Option<Seq>>,
+        cursor: Query<Option<PageCursor<Seq>>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<ReactionPage>, Problem> {
         let limit = check_limit(limit.0)?;
-        let after = after.0.unwrap_or(0);
+        let after = cursor.0.map_or(0, |cursor| cursor.0);
         check_text("emoji", &emoji.0, 1, MAX_EMOJI)?;
-        check_seq("after", after, Seq::MAX)?;
+        if after < 0 {
+            return Err(query::bad_cursor().into());
+        }
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
         let message = edge.reads.message(room.id, id.0).await?;
         // As for the message itself: one above the head was stored after the membership was checked.

@@ -12,6 +12,7 @@ use super::{
     fields,
     payload::{Body, Changed, Created, Cursor, Found, Gone},
     problem::Problem,
+    query::PageCursor,
 };
 use crate::{
     command::room::RoomCommand,
@@ -101,7 +102,7 @@ impl MyRoom {
 #[oai(rename_all = "camelCase", rename = "RoomPage")]
 struct RoomPage {
     items: Vec<MyRoom>,
-    /// Pass it as `after` to get the next page; `null` on the last page.
+    /// Pass it as `cursor` to get the next page; `null` on the last page.
     next_cursor: Cursor<RoomId>,
     /// Whether there is a next page.
     has_more: bool,
@@ -111,8 +112,10 @@ struct RoomPage {
 impl RoomsApi {
     /// Create a room
     ///
-    /// The caller becomes the owner. A direct room has exactly two members and no owner; creating one that exists
-    /// returns the existing room. A repeat with the same `Idempotency-Key` returns the existing room, as long as the
+    /// The caller becomes the owner. Names are not unique: several rooms may have the same name, and a room is identified
+    /// by its `id`. A direct room has exactly two members and no owner; creating one that exists returns the existing
+    /// room. If an account is deleted, its direct rooms remain with their history for the other member alone, who can
+    /// still read, write and leave; none can be created with a deleted account. A repeat with the same `Idempotency-Key` returns the existing room, as long as the
     /// caller may see it. Whether users can be added without their consent depends on the server's `rooms.add_members`.
     #[oai(path = "/", method = "post", operation_id = "createRoom")]
     async fn create(
@@ -169,23 +172,23 @@ impl RoomsApi {
         /// `true`: list all public rooms instead of the caller's.
         public: Query<Option<bool>>,
         /// The `nextCursor` of the previous page.
+        cursor: Query<Option<PageCursor<RoomId>>>,
+        /// The same as `cursor`, for clients of earlier versions; give one of them.
         after: Query<Option<RoomId>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,
     ) -> Result<Found<RoomPage>, Problem> {
         let limit = check_limit(limit.0)?;
+        let after = cursor.0.map(|cursor| cursor.0).or(after.0);
         // Reads one more than requested to learn whether there is another page.
         let mut items: Vec<MyRoom> = if public.0 == Some(true) {
-            let rooms = edge.reads.public_rooms(after.0, limit + 1).await?;
+            let rooms = edge.reads.public_rooms(after, limit + 1).await?;
             rooms
                 .into_iter()
                 .map(|room| MyRoom::new(room, None))
                 .collect()
         } else {
-            let rooms = edge
-                .reads
-                .rooms_of(caller.user(), after.0, limit + 1)
-                .await?;
+            let rooms = edge.reads.rooms_of(caller.user(), after, limit + 1).await?;
             rooms
                 .into_iter()
                 .map(|(room, member)| MyRoom::new(room, Some(&member)))

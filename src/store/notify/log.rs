@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     model::{
         MessageId, RoomId, Timestamp, UserId,
-        notify::{ChannelKind, Delivery, Purpose, delivery_id},
+        notify::{Cause, ChannelKind, Delivery, Purpose, delivery_id},
     },
     store::sql::{Access, Database, Dialect, Record, Row, Session, sql},
 };
@@ -40,8 +40,8 @@ const OF_USER: &str = concat!(
 
 const ROOM: &str = "SELECT room AS id FROM messages WHERE id = $1";
 
-const DECIDED: &str = "SELECT delivery FROM notifications \
-     WHERE message = $1 AND user_id = $2 AND channel = $3";
+const DECIDED: &str = "SELECT channel, cause, delivery FROM notifications \
+     WHERE message = $1 AND user_id = $2";
 
 /// Updating the open delivery locks it until the commit: it cannot close before.
 const JOIN_DELIVERY: &str = "INSERT INTO deliveries (id, user_id, channel, at, open, version, record) \
@@ -71,12 +71,29 @@ impl Record for LogEntry {
     }
 }
 
-/// The delivery that a message joined when it was decided on.
-struct Joined(Option<Uuid>);
+/// An earlier decision about a message and a user.
+struct Decided {
+    channel: Option<ChannelKind>,
+    cause: Cause,
+    delivery: Option<Uuid>,
+}
 
-impl Record for Joined {
+impl Record for Decided {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        row.get("delivery").map(Joined)
+        let channel: String = row.get("channel")?;
+        Ok(Decided {
+            channel: ChannelKind::parse(&channel),
+            cause: row.get("cause")?,
+            delivery: row.get("delivery")?,
+        })
+    }
+}
+
+impl Decided {
+    /// Whether the decision also holds for `cause`: a message that a user was not notified of because of the room's
+    /// setting may mention them since it was edited.
+    fn holds_for(&self, cause: Cause) -> bool {
+        self.delivery.is_some() || self.cause != Cause::All || cause == Cause::All
     }
 }
 
@@ -127,18 +144,28 @@ impl<D: Database> LogWrites for D {
         let now = Timestamp::now();
         let mut session = self.open(Access::Background).await?;
         let mut deliveries = Vec::new();
+        let mut earlier = Vec::new();
+        let mut about = None;
         for decision in decisions {
+            // Before the first decision about this message and user: the others belong to it.
+            if about != Some((decision.message, decision.user)) {
+                about = Some((decision.message, decision.user));
+                let decided = sql(DECIDED).bind(decision.message).bind(decision.user);
+                earlier = session.all::<Decided>(decided).await?;
+                let joined = earlier
+                    .iter()
+                    .filter_map(|decided| Some((decided.delivery?, decided.channel?)));
+                deliveries.extend(joined);
+            }
+            if earlier
+                .iter()
+                .any(|decided| decided.holds_for(decision.cause))
+            {
+                continue;
+            }
             let (channel, delivery, state, reason) = match decision.verdict {
                 NotifyVerdict::Skip(state, reason) => ("", None, Some(state), Some(reason)),
                 NotifyVerdict::Notify(channel) => {
-                    let decided = sql(DECIDED)
-                        .bind(decision.message)
-                        .bind(decision.user)
-                        .bind(channel);
-                    if let Some(Joined(delivery)) = session.optional(decided).await? {
-                        deliveries.extend(delivery.map(|id| (id, channel)));
-                        continue;
-                    }
                     let id = join_delivery(&mut session, decision, channel, now).await?;
                     deliveries.push((id, channel));
                     (channel.as_str(), Some(id), None, None)

@@ -554,6 +554,45 @@ async fn a_semaphore_has_as_many_holders_as_permits(nodes: Nodes) {
     assert_eq!(got.count(), 7);
 }
 
+async fn a_report_lasts_until_it_expires_or_is_replaced(nodes: Nodes) {
+    let Nodes { one, two } = nodes;
+    let (long, short) = (new_id(), new_id());
+    let read = async |key: &str| {
+        let mut reports = two.coordination.reports(key).await.unwrap();
+        reports.sort_unstable();
+        reports
+    };
+    assert!(read("held").await.is_empty());
+    let report = async |reporter, value: &str, ttl| {
+        let reported = one.coordination.report("held", reporter, value, ttl).await;
+        reported.unwrap();
+    };
+    report(long, "first", PATIENCE).await;
+    report(long, "{\"a b\": 1}\n2", PATIENCE).await;
+    report(short, "", Duration::from_millis(300)).await;
+    one.coordination
+        .report("other", long, "x", PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(read("held").await, ["", "{\"a b\": 1}\n2"]);
+    assert_eq!(read("other").await, ["x"]);
+    let gone = async || read("held").await;
+    let left = until("the short report expires", gone, |left| left.len() == 1).await;
+    assert_eq!(left, ["{\"a b\": 1}\n2"]);
+    // A short report does not end a long one; a renewed one lasts on.
+    let ttl = Duration::from_millis(500);
+    let started = Instant::now();
+    let renew = async || {
+        report(short, "again", ttl).await;
+        started.elapsed()
+    };
+    until("more than two lifetimes have passed", renew, |elapsed| {
+        *elapsed > 2 * ttl
+    })
+    .await;
+    assert_eq!(read("held").await.len(), 2);
+}
+
 async fn heartbeats_return_the_live_workers(nodes: Nodes) {
     let Nodes { one, two } = nodes;
     let (long, short, retired) = (new_id(), new_id(), new_id());
@@ -665,6 +704,7 @@ suite!(
     counters_add_up(super::PATIENCE),
     a_lease_has_one_holder_at_a_time(super::PATIENCE),
     a_semaphore_has_as_many_holders_as_permits(super::PATIENCE),
+    a_report_lasts_until_it_expires_or_is_replaced(super::PATIENCE),
     heartbeats_return_the_live_workers(super::PATIENCE),
     presence_ends_with_its_ttl_and_activity_is_kept(super::PATIENCE),
     a_listener_that_falls_behind_is_lost_and_restored(super::PATIENCE),

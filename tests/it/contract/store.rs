@@ -22,6 +22,7 @@ macro_rules! on_both {
 mod accounts;
 mod addresses;
 mod commit;
+mod decisions;
 mod deletion;
 mod epoch;
 mod expire;

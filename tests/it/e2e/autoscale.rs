@@ -9,6 +9,7 @@ use bench::judge::{ConnectionNo, Judge, Key, RoomNo, SubscriptionNo};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -108,6 +109,58 @@ async fn the_first_message_starts_a_worker() {
     autoscaler.sigterm();
     assert_eq!(autoscaler.ended().await, Some(0));
     assert!(!workers.into_iter().any(is_running), "a worker is left");
+}
+
+/// The broker reports nothing ready, since the worker holds everything: batches that it cannot store must count.
+#[tokio::test]
+async fn a_worker_that_waits_for_the_database_is_not_stopped() {
+    let chat = cluster().await;
+    let autoscaler = chat.program("autoscale", &["autoscale"]).start().await;
+    let ada = chat.register("ada").await;
+    let room = chat.room(&ada, "public", &[]).await;
+    let socket = chat.connect(0, &ada).await;
+    socket.join(room, None).await.expect("joined");
+    until_workers(&autoscaler, "no worker runs", |n| n == 0).await;
+
+    let mut database = PgConnection::connect(chat.database_url())
+        .await
+        .expect("a connection");
+    let mut lock = database.begin().await.expect("a transaction");
+    lock.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("the lock");
+    for i in 0..3 {
+        socket.say(room, &format!("m{i}"), "good morning").await;
+    }
+    let first = until_workers(&autoscaler, "a worker runs", |n| n > 0).await;
+    // A worker that is stopped stays until the database answers, so the decisions tell.
+    let stops = || autoscaler.log().matches(" -> 0: ").count();
+    let (since, before) = (Instant::now(), stops());
+    eventually(
+        "the arrival rate is zero, and three cool-downs have passed",
+        async || {
+            let running = children(autoscaler.pid());
+            assert!(
+                first.is_subset(&running),
+                "stopped after {:?}",
+                since.elapsed()
+            );
+            (since.elapsed() > Duration::from_secs(11)).then_some(())
+        },
+    )
+    .await;
+    assert_eq!(stops(), before, "{}", autoscaler.log());
+    lock.rollback().await.expect("the lock ends");
+    socket
+        .until("the last message is stored", |received| {
+            received
+                .events
+                .iter()
+                .find(|event| is_message(event, "m2"))
+                .map(drop)
+        })
+        .await;
+    until_workers(&autoscaler, "the worker is stopped", |n| n == 0).await;
 }
 
 fn is_message(event: &crate::harness::socket::Event, client_msg_id: &str) -> bool {

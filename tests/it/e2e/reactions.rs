@@ -217,7 +217,7 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
             assert_eq!(items.last().expect("bob")["username"], "bob");
             break;
         }
-        after = format!("&after={}", page["nextCursor"]);
+        after = format!("&cursor={}", page["nextCursor"]);
     }
     assert_eq!((pages, listed.len()), (3, USERS + 1));
     assert_eq!((listed[..USERS].to_vec(), listed[USERS]), (users, bob.id));
@@ -226,9 +226,9 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
         none,
         json!({"items": [], "nextCursor": null, "hasMore": false})
     );
-    rest.get(&format!("{path}?after=-1"))
+    rest.get(&format!("{path}?cursor=-1"))
         .await
-        .problem(422, "invalid");
+        .problem(400, "malformed");
     rest.get(&format!("{path}?limit=201"))
         .await
         .problem(422, "invalid");

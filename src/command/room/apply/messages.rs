@@ -127,11 +127,18 @@ impl Batch {
         if message.deleted_at.is_some() {
             return refuse(Code::Conflict, "this message is deleted");
         }
+        let mentions = self.mentioned(envelope.room, body);
+        // The worker that stored a redelivered edit may have died before it enqueued the notification task.
+        let redelivered = message.edited_at.is_some_and(|at| at >= envelope.at);
+        let added = |user: &UserId| redelivered || !message.mentions.contains(user);
+        if mentions.iter().any(added) {
+            self.applied.mentions_added.push(id);
+        }
         if message.body == body {
             return Ok(Some(json(&message)));
         }
         message.body = body.to_owned();
-        message.mentions = self.mentioned(envelope.room, body);
+        message.mentions = mentions;
         message.edited_at = Some(envelope.at);
         Ok(Some(self.change_message(
             envelope,

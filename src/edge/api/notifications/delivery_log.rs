@@ -4,9 +4,9 @@ use poem_openapi::Object;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::super::payload::Cursor;
+use super::super::{payload::Cursor, query};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     model::{
         MessageId, RoomId, Seq, Timestamp, UserId,
         notify::{Cause, ChannelKind, DeliveryState},
@@ -121,5 +121,5 @@ pub(in crate::edge) fn parse_cursor(cursor: &str) -> Result<LogPosition> {
             channel: parts.next()?.to_owned(),
         })
     };
-    read().ok_or_else(|| Error::field("cursor", "is not a cursor that a page returned"))
+    read().ok_or_else(query::bad_cursor)
 }

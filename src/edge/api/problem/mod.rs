@@ -154,6 +154,11 @@ fn response(status: u16, description: &'static str) -> MetaResponse {
 /// The OpenAPI description of a status; several codes can share one. `poem_openapi` requires `'static` texts.
 fn describe(status: u16) -> &'static str {
     match status {
+        400 => concat!(
+            "`malformed`: not JSON, not UTF-8, or a value of a wrong type. ",
+            "`invalid`: a query parameter that the operation does not have, or that is given twice or with another that \
+             excludes it; `errors` names it."
+        ),
         401 => concat!(
             "`unauthorized`: no credentials, or invalid ones. ",
             "`token_expired`: the access token has expired; refresh it."

@@ -15,10 +15,10 @@ pub fn render(failure: poem::Error, request_id: &str) -> Response {
     if failure.is_from_response() {
         return failure.into_response();
     }
-    // These two statuses are more specific than the error's code.
+    // These statuses are more specific than the error's code.
     let stated = match failure.status() {
         StatusCode::METHOD_NOT_ALLOWED if failure.is::<MethodNotAllowedError>() => true,
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => failure.is::<Error>(),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE | StatusCode::BAD_REQUEST => failure.is::<Error>(),
         _ => false,
     }
     .then(|| failure.status());

@@ -19,6 +19,7 @@ both_ways!(
     a_handshake_flood_exhausts_only_the_slots_of_its_address,
     unauthenticated_sockets_do_not_exhaust_the_connection_limit,
     sockets_per_user_are_limited,
+    offered_subprotocols_are_not_selected,
 );
 
 const HOME: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -107,6 +108,44 @@ fn upgrade(line: &str, changes: &[(&str, &str)]) -> String {
     }
     text.push_str("\r\n");
     text
+}
+
+/// RFC 6455, section 4.2.2: the server may select none. The sockets work all the same.
+async fn offered_subprotocols_are_not_selected(kind: Kind) {
+    let chat = Chat::start(kind).await;
+    let ada = chat.register("ada").await;
+    let bearer = format!("Bearer {}", ada.access);
+    for (path, first) in [("/ws", "{\"event\":\"connected\""), (WEBSOCKET, "0{")] {
+        for offered in ["chat", "v1.chat.example, graphql-ws, mqtt", "bearer, x.y.z"] {
+            let mut wire = Wire::from(HOME, &chat).await;
+            let headers = [
+                ("Authorization", bearer.as_str()),
+                ("Sec-WebSocket-Protocol", offered),
+            ];
+            let line = format!("GET {path} HTTP/1.1");
+            let answer = wire.ask(&upgrade(&line, &headers)).await;
+            assert_eq!(answer.status, 101, "{path}: {answer:?}");
+            assert!(
+                !answer.head.contains("sec-websocket-protocol"),
+                "{answer:?}"
+            );
+            // The first frame: final, text, not masked, of less than 65,536 bytes.
+            let frame = async {
+                assert_eq!(wire.0.read_u8().await.expect("a frame"), 0x81);
+                let length = match wire.0.read_u8().await.expect("a length") {
+                    126 => usize::from(wire.0.read_u16().await.expect("a length")),
+                    length => usize::from(length),
+                };
+                let mut text = vec![0; length];
+                wire.0.read_exact(&mut text).await.expect("a payload");
+                String::from_utf8(text).expect("text")
+            };
+            let text = tokio::time::timeout(DEADLINE, frame)
+                .await
+                .expect("a frame");
+            assert!(text.starts_with(first), "{path}: {text}");
+        }
+    }
 }
 
 async fn a_handshake_flood_exhausts_only_the_slots_of_its_address(kind: Kind) {

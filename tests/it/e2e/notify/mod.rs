@@ -1,11 +1,13 @@
 //! Notifications through providers that work and providers that fail.
 
 mod deleted;
+mod edits;
 mod judged;
 mod limits;
 mod load;
 mod sms;
 mod smtp;
+mod threads;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Notifications by text message.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use chat::notify::segments::count;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
 use sha1::Sha1;
@@ -15,6 +16,7 @@ use crate::harness::{
 both_ways!(
     a_text_message_with_unknown_outcome_is_not_resent,
     a_number_that_replies_stop_is_suppressed_until_start,
+    a_long_message_is_cut_to_three_segments_in_any_alphabet,
 );
 
 pub const SID: &str = "AC0123456789abcdef0123456789abcdef";
@@ -120,6 +122,37 @@ async fn a_number_that_replies_stop_is_suppressed_until_start(kind: Kind) {
     let message = say(&chat, &ada, room, "still").await;
     row(&chat, &ada, &message, is("suppressed")).await;
     assert_eq!(sms.asked().len(), 3);
+}
+
+async fn a_long_message_is_cut_to_three_segments_in_any_alphabet(kind: Kind) {
+    let sms = Provider::start().await;
+    let Conversation { chat, ada, room } = conversation(kind, &sms).await;
+    for (letter, units) in [("a", 459), ("я", 201), ("👩‍👩‍👧‍👦", 199), ("[", 458)]
+    {
+        sms.clear();
+        let message = say(
+            &chat,
+            &ada,
+            room,
+            &letter.repeat(600.min(7500 / letter.len())),
+        )
+        .await;
+        row(&chat, &ada, &message, is("sent")).await;
+        let sent = sms.asked().pop().expect("a request").body;
+        let form = format!("http://localhost/?{sent}");
+        let form = reqwest::Url::parse(&form).expect("a form");
+        let body = form.query_pairs().find(|(name, _)| name == "Body");
+        let body = body.expect("a body").1.into_owned();
+        assert_eq!(count(&body), 3, "{body}");
+        let end = format!("{letter}... {PUBLIC_URL}");
+        assert!(body.starts_with("Ada: ") && body.ends_with(&end), "{body}");
+        let used = match letter {
+            "[" => body.len() + body.matches('[').count(),
+            "a" => body.len(),
+            _ => body.encode_utf16().count(),
+        };
+        assert!((units - 2..=units + 2).contains(&used), "{letter}: {used}");
+    }
 }
 
 async fn a_text_message_with_unknown_outcome_is_not_resent(kind: Kind) {

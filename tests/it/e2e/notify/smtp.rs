@@ -27,7 +27,11 @@ async fn smtp_replies_decide_delivery_retry_and_suppression(kind: Kind) {
     let code = text.split(|c: char| !c.is_ascii_digit());
     let code = code.into_iter().find(|digits| digits.len() == 6);
     confirm(&chat, &bob, "email", code.expect("a code")).await;
-    assert!(mail["lines"]["list-unsubscribe"].is_null(), "{mail}");
+    for name in ["list-unsubscribe", "references", "in-reply-to"] {
+        assert!(mail["lines"][name].is_null(), "{name}: {mail}");
+    }
+    let automatic = "Auto-Submitted: auto-generated";
+    assert_eq!(mail["lines"]["auto-submitted"], automatic);
 
     let room = chat.room(&ada, "direct", &[&bob]).await;
     server.answer(address, &[421, 451]).await;
@@ -66,6 +70,13 @@ async fn smtp_replies_decide_delivery_retry_and_suppression(kind: Kind) {
         line("message-id"),
         format!("Message-ID: <{delivery}@example.com>")
     );
+    assert_eq!(line("auto-submitted"), automatic);
+    let thread = line("references");
+    assert!(thread.starts_with("References: <") && thread.ends_with("@example.com>"));
+    assert_eq!(
+        line("in-reply-to").strip_prefix("In-Reply-To"),
+        thread.strip_prefix("References")
+    );
     assert_eq!(line("from"), "From: Chat <chat@example.com>");
     assert!(line("content-type").starts_with("Content-Type: multipart/alternative"));
     assert_eq!(
@@ -92,6 +103,9 @@ async fn smtp_replies_decide_delivery_retry_and_suppression(kind: Kind) {
     let mail = server.mail().await;
     let text = mail["text"].as_str().expect("text");
     assert!(text.contains("are you there?"), "{text}");
+    // Another digest of the same room.
+    let again = mail["lines"]["references"].as_str().unwrap_or_default();
+    assert_eq!(again.replace("\r\n ", " "), thread);
 
     // A mailbox that the server rejects is tried once and never again.
     server.answer(address, &[550, 550]).await;
