@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod servers;
 mod values;
 
 /// Files of one test, removed with it.
@@ -154,23 +155,6 @@ fn the_file_may_be_named_by_a_variable() {
         "{missing}"
     );
     assert!(missing.ends_with("[from /nowhere/my.toml]"), "{missing}");
-}
-
-#[test]
-fn the_queue_may_have_several_addresses() {
-    let two = ["amqp://a:1,2@mq-1/%2f", "amqp://b@mq-2"];
-    for text in [
-        two.join(","),
-        two.join(" , "),
-        format!("[\"{}\", \"{}\"]", two[0], two[1]),
-    ] {
-        let config = load(env([("AMQP_URL", text.as_str())])).unwrap();
-        assert_eq!(config.queue.url.expose(), two, "{text}");
-        assert!(!config.queue.url.to_string().contains("1,2"));
-    }
-    for bad in ["amqp://a,http://b", "[]", "amqp://a,amqp://"] {
-        assert!(load(env([("AMQP_URL", bad)])).is_err(), "{bad}");
-    }
 }
 
 #[test]

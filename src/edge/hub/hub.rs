@@ -1,4 +1,4 @@
-//! The hub: the rooms of this edge and their subscriptions.
+//! The hub: the rooms of this edge, their subscriptions, and what arrives for them on the bus.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use super::{
     room::{Room, Subscription},
 };
 use crate::{
-    bus::{Channel, PubSub, RecentEvents, Subscriptions},
+    bus::{self, Channel, Incoming, PubSub, RecentEvents, RoomPayload, Subscriptions},
     command::Notice,
     edge::{batch_reads::BatchedRead, subscriber::Subscriber},
     error::Result,
@@ -32,6 +32,10 @@ use crate::{
 /// How long an event may be on its way before its absence counts as a missing range.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 const SHARDS: usize = 64;
+/// Messages of the bus that are handled in one go.
+const AT_ONCE: usize = 256;
+/// Events kept while a range before them is being fetched; those beyond it are fetched as well.
+const MAX_AHEAD: usize = 4096;
 /// Reports of lost history that may wait to be handled.
 const REPORTS: usize = 16;
 
@@ -299,5 +303,98 @@ fn anchor_at(tip: Position) -> Option<Anchor> {
             message,
         }),
         Occupant::Nothing | Occupant::Other => None,
+    }
+}
+
+// ---- messages of the bus: events of rooms in any order and any number of times, notices, the state of the connection
+
+impl Hub {
+    pub(super) async fn receive(
+        self: Arc<Self>,
+        mut incoming: mpsc::Receiver<Incoming>,
+        notices: mpsc::Sender<Notice>,
+    ) {
+        // Takes all available messages: on a busy edge this task is not scheduled often.
+        let mut next = Vec::with_capacity(AT_ONCE);
+        loop {
+            let received = tokio::select! {
+                received = incoming.recv_many(&mut next, AT_ONCE) => received,
+                () = self.shutdown.cancelled() => 0,
+            };
+            if received == 0 {
+                return;
+            }
+            for one in next.drain(..) {
+                self.handle(one, &notices).await;
+            }
+        }
+    }
+
+    async fn handle(self: &Arc<Self>, incoming: Incoming, notices: &mpsc::Sender<Notice>) {
+        match incoming {
+            Incoming::Message {
+                channel: Channel::Room(room),
+                payload,
+            } => {
+                if let Some(room) = self.find(room) {
+                    match bus::decode_room(&payload) {
+                        RoomPayload::Feed(events) => self.arrived(&room, events),
+                        RoomPayload::Ephemeral(event) => room.lock().deliver_ephemeral(event),
+                        // Its events count as a missing range, and are fetched.
+                        RoomPayload::Unknown => {}
+                    }
+                }
+            }
+            Incoming::Message { payload, .. } => match serde_json::from_slice(&payload) {
+                Ok(notice) => {
+                    let _ = notices.send(notice).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "unreadable notice; a newer version may have sent it");
+                }
+            },
+            Incoming::Lost => {
+                self.bus_lost.store(true, Ordering::Relaxed);
+                metrics().bus_state.set(crate::telemetry::DOWN);
+            }
+            Incoming::Restored => {
+                self.bus_lost.store(false, Ordering::Relaxed);
+                metrics().bus_state.set(crate::telemetry::UP);
+                // The servers may have failed together: what was delivered before the outage is compared with the store.
+                for room in self.rooms() {
+                    let before = room.lock().delivered();
+                    self.suspect(&room, before);
+                }
+                let hub = self.clone();
+                self.tasks.spawn(async move { hub.reconcile().await });
+                self.bus_back.notify_one();
+            }
+        }
+    }
+
+    /// Accepts events in any order, including repeated ones.
+    fn arrived(self: &Arc<Self>, room: &Arc<Room>, events: Vec<FeedEvent>) {
+        let mut state = room.lock();
+        let before = state.delivered();
+        let mut suspicious = false;
+        let mut ready = Vec::new();
+        for event in events {
+            state.target = state.target.max(event.seq);
+            if state.last >= 0 && event.seq == state.last + 1 {
+                state.last = event.seq;
+                ready.push(event);
+            } else if event.seq <= state.last {
+                // The message that was delivered under this number, or perhaps another event.
+                suspicious |= before.anchor.is_none() || before.anchor != Anchor::of(&event);
+            } else if state.ahead.len() < MAX_AHEAD {
+                state.ahead.insert(event.seq, event);
+            }
+        }
+        state.deliver(ready);
+        drop(state);
+        if suspicious {
+            self.suspect(room, before);
+        }
+        self.settle(room);
     }
 }

@@ -19,7 +19,6 @@ mod hub;
 mod joining;
 mod lost_history;
 mod newest_page;
-mod receiving;
 mod reconcile;
 mod renames;
 mod repair;
