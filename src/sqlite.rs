@@ -97,6 +97,17 @@ impl Database {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
+            // SQLite ends a transaction by itself when the disk is full or fails (sqlite.org/lang_transaction.html), and
+            // sqlx counts it as open: such a connection would refuse every further transaction.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    if connection.is_in_transaction() {
+                        // Waits for a rollback in progress.
+                        connection.ping().await?;
+                    }
+                    Ok(!connection.is_in_transaction())
+                })
+            })
             // Message ids are spread over their whole index: cached pages save the writer from reading them again.
             .connect_with(options.clone().pragma("cache_size", "-65536"))
             .await
@@ -202,5 +213,58 @@ pub fn failure(error: sqlx::Error) -> Error {
         Error::unavailable("database", error)
     } else {
         Error::internal(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Executor;
+
+    use super::*;
+
+    /// SQLite has rolled the transaction back when the file cannot grow, and the next one works.
+    #[tokio::test]
+    async fn writes_work_again_after_a_full_disk() {
+        let directory = std::env::temp_dir().join(format!("chat_full_{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let database = Database::open(&directory.join("chat.db")).await.unwrap();
+        let mut transaction = database.write().await.unwrap();
+        transaction
+            .execute("CREATE TABLE t (x BLOB)")
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        for _ in 0..3 {
+            let mut transaction = database.write().await.unwrap();
+            // As small as the file is now.
+            transaction
+                .execute("PRAGMA max_page_count = 1")
+                .await
+                .unwrap();
+            let full = transaction
+                .execute("INSERT INTO t VALUES (zeroblob(10000000))")
+                .await
+                .unwrap_err();
+            let full = failure(full);
+            assert!(full.is_retryable(), "{}", full.chain());
+            drop(transaction);
+            let mut transaction = database.write().await.unwrap();
+            transaction
+                .execute("PRAGMA max_page_count = 1000000")
+                .await
+                .unwrap();
+            transaction
+                .execute("INSERT INTO t VALUES (1)")
+                .await
+                .unwrap();
+            transaction.commit().await.unwrap();
+        }
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM t")
+            .fetch_one(database.readers())
+            .await
+            .unwrap();
+        assert_eq!(count, 3);
+        database.close().await;
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }
