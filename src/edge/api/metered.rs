@@ -1,6 +1,6 @@
 //! Middleware that finds the operation of each request, and checks its query parameters. Operations without a login are
-//! charged to the client address here, before any other processing. The other operations are charged to the user once the
-//! token is verified (`access::authenticate`).
+//! charged to the client address here, before any other processing. The other operations are charged to the user once
+//! the token is verified (`access::authenticate`).
 
 use std::{
     collections::HashMap,
@@ -153,7 +153,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
         };
         let answer = match checked {
             Ok(()) => self.inner.call(request).await,
-            // Although the code is `invalid`: the request's form is wrong, whatever the values.
+            // 400, although the code is `invalid`: the form of the request is wrong, not a value.
             Err(error) => Err(poem::Error::new(error, StatusCode::BAD_REQUEST)),
         };
         let refused = |status: StatusCode| status.is_client_error();

@@ -139,9 +139,9 @@ impl Hub {
         Ok((hub, reported))
     }
 
-    /// Subscribes a socket to a room, before anything is fetched for it. The caller has read its membership. If that was at
-    /// a head below [`Joining::live_from`], events between the two may have ended it: the caller must read it again.
-    /// `after` is the position from which the client resumes.
+    /// Subscribes a socket to a room, before anything is fetched for it. The caller has read its membership. If that
+    /// was at a head below [`Joining::live_from`], events between the two may have ended it: the caller must read it
+    /// again. `after` is the position from which the client resumes.
     pub async fn join(
         self: &Arc<Self>,
         room: RoomId,

@@ -1,5 +1,5 @@
-//! Handles the messages of the bus: events of rooms in any order and any number of times, notices of workers, and the state of the
-//! connection.
+//! Handles the messages of the bus: events of rooms in any order and any number of times, notices of workers, and the
+//! state of the connection.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -70,7 +70,7 @@ impl Hub {
             Incoming::Restored => {
                 self.bus_lost.store(false, Ordering::Relaxed);
                 metrics().bus_state.set(crate::telemetry::UP);
-                // The servers may have failed together: what was delivered before the outage is compared with the store.
+                // The database may have failed together with the bus: compares the positions from before the outage.
                 for room in self.rooms() {
                     let before = room.lock().delivered();
                     self.suspect(&room, before);
@@ -94,7 +94,7 @@ impl Hub {
                 state.last = event.seq;
                 ready.push(event);
             } else if event.seq <= state.last {
-                // The message that was delivered under this number, or perhaps another event.
+                // A repetition, or another event under a number that was already delivered.
                 suspicious |= before.anchor.is_none() || before.anchor != Anchor::of(&event);
             } else if state.ahead.len() < MAX_AHEAD {
                 state.ahead.insert(event.seq, event);
