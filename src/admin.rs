@@ -83,7 +83,7 @@ impl QueueTools {
     }
 }
 
-/// The number of letters, or `not_found` if the selected one is not there.
+/// The number of dead letters, or `not_found` if the selected one does not exist.
 fn found(which: &Selection, letters: u64) -> Result<u64> {
     match (which, letters) {
         (Selection::One(_), 0) => Err(Error::not_found("dead letter")),

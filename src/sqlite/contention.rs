@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_episode_ends_with_a_success_or_is_forgotten() {
+    fn an_episode_ends_with_a_success_or_after_a_pause() {
         let contention = Contention::new(Path::new("chat.db"));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);

@@ -52,7 +52,7 @@ fn each(body: &str, mut found: impl FnMut(&[String]) -> bool) -> HashSet<String>
         if readings.is_empty() {
             continue;
         }
-        // The same limit for both callers: a name that is not looked up must not be known from another message.
+        // The same limit for both callers: a name beyond it is no mention, even if another message had it looked up.
         let new = readings.iter().filter(|name| !names.contains(*name));
         if names.len() + new.count() > MAX_CANDIDATES {
             break;

@@ -15,7 +15,7 @@ pub type ReactionKey = (MessageId, String);
 pub struct ReactionScope {
     /// The users who add or remove it.
     pub users: HashSet<UserId>,
-    /// How many commands remove it. Each may remove one of the first users, so that a later one takes the place.
+    /// How many commands remove it. Each may remove one of the first users, whom a later user then replaces.
     pub removals: usize,
 }
 

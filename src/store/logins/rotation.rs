@@ -22,14 +22,14 @@ debug_of!(LoginRow {
 pub(super) enum Step {
     /// The token is the current one: replace it by the new one.
     Replace,
-    /// This rotation was made before, and its new token is still the current one: nothing is left to do.
+    /// This rotation was made before, and its new token is still the current one: change nothing.
     Repeated,
     /// Refuse the token; the login stays.
     Refuse,
     /// The login was revoked before. Not the same as `Refuse`: the worker that revoked it may have died before it
     /// closed the login's sockets.
     Revoked,
-    /// A token that is two or more steps behind the current one, so two parties use the login: it is revoked.
+    /// The token is two or more steps behind the current one, so two parties use the login: revoke it.
     Revoke,
 }
 

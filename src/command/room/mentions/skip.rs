@@ -185,7 +185,7 @@ fn urls(body: &str, ranges: &mut Vec<Range<usize>>) {
     let bytes = body.as_bytes();
     let code = ranges.clone();
     let mut code = code.iter().peekable();
-    // Before `free`, everything is code, a URL, or neither's beginning.
+    // A scheme or host name cannot begin before `free`: code or a URL ends there.
     let (mut at, mut free) = (0, 0);
     while let Some(step) = memchr2(b':', b'/', &bytes[at..]) {
         let mark = at + step;
