@@ -44,7 +44,7 @@ pub struct Tracker {
     flow: VecDeque<(Duration, Flow)>,
     /// Average number of messages in a payload.
     size: Option<f64>,
-    /// What workers hold; `None` if it could not be read.
+    /// The sum of the workers' reports; `None` if it could not be read.
     held: Option<Held>,
     /// Since when each partition has not been measured empty.
     waiting_since: Vec<Option<Duration>>,
@@ -87,7 +87,7 @@ impl Tracker {
         });
     }
 
-    /// Sets what workers hold; `None` if it could not be read.
+    /// Sets the sum of the workers' reports; `None` if it could not be read.
     pub fn hold(&mut self, held: Option<Held>) {
         self.held = held;
     }

@@ -94,7 +94,7 @@ fn splice(json: &str, edits: &[Edit]) -> String {
     spliced
 }
 
-/// What to rewrite for a reader.
+/// The ranges to rewrite for a reader.
 async fn edits<'a>(
     reacted: &Reacted,
     user: UserId,

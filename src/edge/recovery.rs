@@ -110,7 +110,7 @@ impl Recovered {
     }
 }
 
-/// What an event adds to a page.
+/// The addition of an event to a page.
 enum Content {
     Message(model::MessageId, SharedMessage),
     Event(MissedEvent),

@@ -340,7 +340,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// Whatever is accepted, and whatever was stored, is read by a strict parser.
+        /// A strict parser reads all accepted and all stored metadata.
         #[test]
         fn what_leaves_is_i_json(json in loose_json()) {
             if let Ok(kept) = check(&json) {

@@ -348,7 +348,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the zone and the day: the end lies ahead and is not quiet itself, so that a delivery waits once.
+        /// In every zone and on every day, the end is after now and is not quiet itself, so that a delivery waits once.
         #[test]
         fn the_end_is_after_now_and_not_quiet(
             zone in proptest::sample::select(chrono_tz::TZ_VARIANTS.as_slice()),

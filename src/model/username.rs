@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    /// What quotes, escapes or delimits in HTML, addresses, paths, Markdown code and mentions.
+    /// Characters that quote, escape or delimit in HTML, addresses, paths, Markdown code and mentions.
     #[test]
     fn no_name_has_a_character_with_a_meaning() {
         for c in "@\"'<>&/\\ :;,`$#!?*=+%()~\0\n\t\u{7F}".chars() {

@@ -11,7 +11,7 @@ use unicode_segmentation::UnicodeSegmentation;
 const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
 /// The extension table.
 const EXTENSION: &str = "\u{C}^{}\\[~]|€";
-/// What stands where a text was cut. The ellipsis is not in the alphabet, and would more than halve the rest.
+/// Ends a text that was cut. The character `…` is not in the alphabet, and would more than halve the rest.
 const CUT: &str = "...";
 
 /// An alphabet: the units of a single message, and of each segment of a longer one.

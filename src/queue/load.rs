@@ -57,8 +57,8 @@ pub struct Delayed {
     pub tasks: u64,
 }
 
-/// What workers hold: delivered to them and not acknowledged. Each worker reports it on the bus, since the broker's
-/// passive declaration does not count it.
+/// The numbers of deliveries that workers have not acknowledged. Each worker reports them on the bus, since the broker's
+/// passive declaration does not count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Held {

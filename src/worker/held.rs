@@ -27,7 +27,7 @@ pub(super) struct HeldCounts {
     sms: AtomicU64,
 }
 
-/// What one owner holds; counted until it is dropped.
+/// The number that one owner holds; counted until it is dropped.
 pub(super) struct Holding {
     counts: Arc<HeldCounts>,
     of: fn(&HeldCounts) -> &AtomicU64,

@@ -20,7 +20,7 @@ pub struct FeedEntry {
     pub message: Option<MessageId>,
     /// The event's JSON where it is not about a message; `None` where `message` is set.
     pub data: Option<String>,
-    /// What an event of a reaction changed.
+    /// The change, if it is the event of a reaction.
     pub detail: Option<ReactionDetail>,
     pub at: Timestamp,
 }

@@ -104,7 +104,7 @@ fn feed_event(stored: StoredEvent) -> Result<FeedEvent> {
     Ok(FeedEvent { seq, kind, data })
 }
 
-/// What changed, and the number of users as it is now.
+/// The stored change, with the present number of users.
 fn reaction(message: &Message, detail: &str) -> Result<ReactionUpdated> {
     let detail: ReactionDetail = serde_json::from_str(detail).map_err(Error::internal)?;
     let emoji = emoji::qualified(&detail.emoji).into_owned();

@@ -36,7 +36,7 @@ fn code(body: &str, ranges: &mut Vec<Range<usize>>) {
         return;
     }
     let mut fence: Option<Fence> = None;
-    // Where the current paragraph begins: code spans do not extend beyond it.
+    // The beginning of the current paragraph: code spans do not extend beyond it.
     let mut paragraph = 0;
     let mut start = 0;
     for line in body.split_inclusive('\n') {

@@ -327,7 +327,7 @@ fn hostile_bodies_take_linear_time() {
 }
 
 proptest! {
-    /// Whatever is resolved was looked up, and every candidate can be the name of a user.
+    /// Every resolved name was looked up, and every candidate can be the name of a user.
     #[test]
     fn candidates_are_names(body in "([@`~/:.\\-a-c é交\n\\\\\\[\\]|]|https://|```|@bob){0,60}") {
         let all = names(&body);

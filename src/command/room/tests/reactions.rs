@@ -54,7 +54,7 @@ impl Model {
         self.order.iter().map(reaction).collect()
     }
 
-    /// What a store answers to the batch's scope.
+    /// The facts that a store returns for the batch's scope.
     fn facts(&self, scope: &Scope, facts: &mut Facts) {
         for ((message, key), asked) in &scope.reactions {
             let users = self.users.get(key).cloned().unwrap_or_default();

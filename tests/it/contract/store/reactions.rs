@@ -313,7 +313,7 @@ async fn missed_changes_of_a_message_are_read_once(store: Fixture) {
     assert_eq!(shown, [(1, message.id), (300, message.id)]);
 }
 
-/// What an earlier version stored: every user.
+/// A reaction as an earlier version stored it, with every user.
 fn listed(emoji: &str, users: &[UserId]) -> Value {
     json!({"emoji": emoji, "users": users})
 }
