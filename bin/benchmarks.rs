@@ -36,8 +36,8 @@ pub enum Benchmark {
     /// Draws a chart: reads its description as JSON on standard input, prints SVG. For scripts/bench.
     #[command(hide = true)]
     Plot,
-    /// How the number of workers follows the load: quiet, a burst, quiet, against a deployment that `chat autoscale` runs.
-    /// Prints JSON; exit 1 if anything was lost, repeated or out of order.
+    /// How the number of workers follows the load: quiet, a burst, quiet, against a deployment that `chat autoscale`
+    /// runs. Prints JSON; exit 1 if anything was lost, repeated or out of order.
     Scaling(Scaling),
     /// Baselines for comparison: programs that do only the unavoidable part of the work.
     #[command(alias = "bare")]
@@ -49,8 +49,8 @@ pub enum Benchmark {
 
 #[derive(Subcommand)]
 pub enum Baseline {
-    /// Publishes and confirms one message at a time, consumes, stores, acknowledges. Creates queues and a table, and removes
-    /// them at the end. Prints JSON.
+    /// Publishes and confirms one message at a time, consumes, stores, acknowledges. Creates queues and a table, and
+    /// removes them at the end. Prints JSON.
     Pipeline(Pipeline),
     /// A server that only moves bytes, for the others of these benchmarks.
     Serve(Serve),

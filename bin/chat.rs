@@ -33,8 +33,8 @@ use self::benchmarks::Benchmark;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// mimalloc returns memory a second after it was freed, but only when something else is freed: on an idle server that may
-/// be hours after a burst. This thread makes it check every second.
+/// mimalloc returns memory a second after it was freed, but only when something else is freed: on an idle server that
+/// may be hours after a burst. This thread makes it check every second.
 #[allow(unsafe_code, reason = "the allocator's C interface")]
 fn return_free_memory() {
     let collect = || loop {
@@ -89,7 +89,8 @@ enum Command {
         /// Most workers [autoscale.max].
         #[arg(long)]
         max: Option<u32>,
-        /// The roles of its workers, whose backlog it follows: each set of roles is a pool with its own leader [worker.jobs].
+        /// The roles of its workers, whose backlog it follows: each set of roles is a pool with its own leader
+        /// [worker.jobs].
         #[arg(long, value_name = "KIND,…")]
         jobs: Option<String>,
         /// Starts no workers; prints its samples and decisions (and exports them as metrics).

@@ -42,7 +42,10 @@ impl QueueTools {
         let settings = app::rabbit(config);
         let queue = Arc::new(RabbitQueue::connect(settings.clone())?);
         let publisher = Arc::new(RabbitPublisher::connect(settings)?);
-        for ready in [queue.ready(PATIENCE).await, publisher.ready(PATIENCE).await] {
+        for ready in [
+            queue.ready(ANSWER_TIMEOUT).await,
+            publisher.ready(PATIENCE).await,
+        ] {
             ready.map_err(|error| Error {
                 message: format!(
                     "{}; check queue.url ({}), or name a standalone server's directory with --data",
@@ -83,7 +86,7 @@ impl QueueTools {
     }
 }
 
-/// The number of letters, or `not_found` if the selected one is not there.
+/// The number of dead letters, or `not_found` if the selected one does not exist.
 fn found(which: &Selection, letters: u64) -> Result<u64> {
     match (which, letters) {
         (Selection::One(_), 0) => Err(Error::not_found("dead letter")),
@@ -146,7 +149,7 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
     let bus = async { app::redis(config)?.pubsub.ping().await };
     let queue = async {
         let queue = RabbitQueue::connect(app::rabbit(config))?;
-        queue.ready(PATIENCE).await?;
+        queue.ready(ANSWER_TIMEOUT).await?;
         let depths = queue.depths().await?;
         Ok::<_, Error>(depths.iter().map(|depth| depth.ready).sum::<u64>())
     };
@@ -185,7 +188,7 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
 }
 
 /// How long a server may take to answer.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> String) -> Finding {
     match result {

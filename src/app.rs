@@ -99,7 +99,7 @@ pub async fn standalone(
         },
         worker_stop.clone(),
     );
-    // An edge that accepts what is not stored would only fill the queue: it ends with the worker.
+    // Without a worker, the edge would only fill the queue, so it stops as well.
     let ended = shutdown.clone().drop_guard();
     let worker = tokio::spawn(async move {
         let result = worker.await;

@@ -161,8 +161,8 @@ fn unusable(data: &Path, why: String) -> Error {
     Error::new(
         Code::Invalid,
         format!(
-            "{} holds the secret that signs the tokens, and {why}. Put the secret back from a backup, or delete the file to \
-             have a new one made (every session ends then), or set auth.secret",
+            "{} holds the secret that signs the tokens, and {why}. Put the secret back from a backup, or delete the file \
+             to have a new one made (every session ends then), or set auth.secret",
             data.join(SECRET).display()
         ),
     )

@@ -74,7 +74,7 @@ pub struct FieldError {
     pub message: String,
 }
 
-/// What clients of the API are told of an internal error.
+/// The text of an internal error for clients of the API.
 const INTERNAL: &str = "something went wrong on our side; the request id helps us find it";
 
 /// The crate's error. `source` is logged once, at the boundary, and never sent to clients.

@@ -165,8 +165,8 @@ impl Database {
     }
 }
 
-/// Checks the structure of a database file (sqlite.org/pragma.html#pragma_quick_check) without changing it. A server may
-/// have it open.
+/// Checks the structure of a database file (sqlite.org/pragma.html#pragma_quick_check) without changing it. A server
+/// may have it open.
 ///
 /// # Errors
 /// `conflict` with the first fault; `busy` or `internal` if the file cannot be read.

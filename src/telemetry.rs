@@ -1,5 +1,5 @@
-//! The log on standard error, and every Prometheus metric, declared here once. Labels must never contain personal data: no
-//! user names, message bodies or addresses.
+//! The log on standard error, and every Prometheus metric, declared here once. Labels must never contain personal data:
+//! no user names, message bodies or addresses.
 
 mod one_line;
 
@@ -64,9 +64,9 @@ static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
 pub struct LogThread(#[expect(dead_code, reason = "held, never read")] WorkerGuard);
 
 /// Whether an event of a library may reach the log, whatever `log.filter` is. Below `info`, libraries log confidential
-/// data: lapin and amq-protocol whole frames, lettre mails and the login, tungstenite and redis payloads. Two do so at `warn`:
-/// sqlx shows what it does not understand of `~/.pgpass` and of the parameters of `database.url`; lapin shows unroutable
-/// messages.
+/// data: lapin and amq-protocol whole frames, lettre mails and the login, tungstenite and redis payloads. Two do so at
+/// `warn`: sqlx shows what it does not understand of `~/.pgpass` and of the parameters of `database.url`; lapin shows
+/// unroutable messages.
 fn may_say(target: &str, level: Level, dependencies: LevelFilter) -> bool {
     let below = |module: &str| {
         let rest = target.strip_prefix(module);

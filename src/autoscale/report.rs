@@ -1,7 +1,7 @@
-//! The reports to the autoscaler. Those of edges: how many payloads they published, and how many messages these contained.
-//! The counters are shared by all edges, so that the sum takes one read and survives a restart of an edge. They give the
-//! size of payloads and the arrival rate; the number of waiting payloads is read from the queue. Those of workers: what
-//! they hold unacknowledged (`worker/held.rs`).
+//! The reports to the autoscaler. Those of edges: how many payloads they published, and how many messages these
+//! contained. The counters are shared by all edges, so that the sum takes one read and survives a restart of an edge.
+//! They give the size of payloads and the arrival rate; the number of waiting payloads is read from the queue. Those of
+//! workers: what they hold unacknowledged (`worker/held.rs`).
 
 use std::{sync::Arc, time::Duration};
 

@@ -142,8 +142,8 @@ impl Scaler {
         self.target = 0;
     }
 
-    /// One measurement, one decision, and the change that it requires. Nothing changes while something is unknown: a worker
-    /// that cannot reach the servers would only end again.
+    /// One measurement, one decision, and the change that it requires. Nothing changes while something is unknown: a
+    /// worker that cannot reach the servers would only end again.
     pub async fn step(&mut self, pool: &mut Pool, sure: bool) -> Result<()> {
         let before = self.target;
         let (sample, decision) = self.evaluate().await;

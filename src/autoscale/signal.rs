@@ -1,5 +1,5 @@
-//! Converts the queue's load and the reports to what the decision needs: messages (not payloads), an age, a rate. No I/O.
-//! An unknown figure stays unknown.
+//! Converts the queue's load and the reports to what the decision needs: messages (not payloads), an age, a rate. No
+//! I/O. An unknown figure stays unknown.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -44,7 +44,7 @@ pub struct Tracker {
     flow: VecDeque<(Duration, Flow)>,
     /// Average number of messages in a payload.
     size: Option<f64>,
-    /// What workers hold; `None` if it could not be read.
+    /// The sum of the workers' reports; `None` if it could not be read.
     held: Option<Held>,
     /// Since when each partition has not been measured empty.
     waiting_since: Vec<Option<Duration>>,
@@ -87,7 +87,7 @@ impl Tracker {
         });
     }
 
-    /// Sets what workers hold; `None` if it could not be read.
+    /// Sets the sum of the workers' reports; `None` if it could not be read.
     pub fn hold(&mut self, held: Option<Held>) {
         self.held = held;
     }
@@ -126,8 +126,8 @@ impl Tracker {
         }
     }
 
-    /// Messages that no worker has acknowledged. Those that workers hold are counted by the broker's management API and by
-    /// the workers; either may be missing or late, so the larger number counts.
+    /// Messages that no worker has acknowledged. Those that workers hold are counted by the broker's management API and
+    /// by the workers; either may be missing or late, so the larger number counts.
     fn waiting(&self, load: &Load) -> u64 {
         let size = self.size.unwrap_or(1.0).max(1.0);
         let messages = |payloads: u64| (payloads as f64 * size).ceil() as u64;
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_workers_hold_counts_once() {
+    fn batches_held_by_workers_are_counted_once() {
         let mut tracker = tracker();
         tracker.report(s(0), flow(10, 100));
         let held = Held {
@@ -349,8 +349,8 @@ mod tests {
             partition.messages = Some(5);
         }
         assert_eq!(waiting(&mut tracker, &exact), Some(10));
-        // An unreadable bus: workers of an earlier version do not report either. The rate is unknown as well, so that no
-        // worker is stopped.
+        // An unreadable bus: workers of an earlier version do not report either. The rate is unknown as well, so that
+        // no worker is stopped.
         tracker.hold(None);
         tracker.report(s(1), None);
         let unknown = tracker.measure(s(1), Some(&idle));
@@ -456,7 +456,7 @@ mod tests {
         // Messages belong to another pool.
         assert_eq!((measured.waiting, measured.arrival), (Some(0), Some(0.0)));
         assert_eq!(deliveries.measure(s(0), None).tasks, None);
-        // Of those that workers hold, the broker knows four e-mails.
+        // The broker reports four unacknowledged e-mails, the workers two: the larger number counts.
         deliveries.hold(Some(Held {
             notify: 50,
             email: 2,

@@ -1,8 +1,8 @@
-//! Runs a day of traffic through [`decide()`] with a model of workers: how many there would be, and how long messages would
-//! wait. For choosing settings, and for the chart in docs/autoscaling.md. It contacts no server.
+//! Runs a day of traffic through [`decide()`] with a model of workers: how many there would be, and how long messages
+//! would wait. For choosing settings, and for the chart in docs/autoscaling.md. It contacts no server.
 //!
-//! The model works in steps of one second; the messages of a minute arrive evenly; a worker begins to store one second after
-//! its start, stores the same number of messages every second, and ends at once when it is stopped.
+//! The model works in steps of one second; the messages of a minute arrive evenly; a worker begins to store one second
+//! after its start, stores the same number of messages every second, and ends at once when it is stopped.
 
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
@@ -42,8 +42,8 @@ pub struct Simulate {
 pub struct Traffic(Vec<f64>);
 
 impl Traffic {
-    /// Lines of `minute,messages`, the minute counted from midnight; omitted minutes have no messages. A heading and lines
-    /// that begin with `#` are skipped.
+    /// Lines of `minute,messages`, the minute counted from midnight; omitted minutes have no messages. A heading and
+    /// lines that begin with `#` are skipped.
     ///
     /// # Errors
     /// `invalid`, with the line's number.

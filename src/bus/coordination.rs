@@ -1,5 +1,5 @@
-//! The port for coordination between processes: leases, semaphores, counters, small values, reports and worker heartbeats.
-//! Each entry has a time to live, by the bus's own clock, so that a killed process leaves nothing behind.
+//! The port for coordination between processes: leases, semaphores, counters, small values, reports and worker
+//! heartbeats. Each entry has a time to live, by the bus's own clock, so that a killed process leaves nothing behind.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub trait Coordination: Send + Sync {
     /// Releases the lease if `holder` has it.
     async fn release_lease(&self, key: &str, holder: Uuid) -> Result<()>;
 
-    /// Acquires or renews one of `permits` permits of the semaphore named `key`; it is the holder's until `ttl` after the
-    /// last call or until [`Coordination::release_permit`]. Returns whether `holder` has one now.
+    /// Acquires or renews one of `permits` permits of the semaphore named `key`; it is the holder's until `ttl` after
+    /// the last call or until [`Coordination::release_permit`]. Returns whether `holder` has one now.
     async fn acquire_permit(
         &self,
         key: &str,
@@ -41,13 +41,13 @@ pub trait Coordination: Send + Sync {
     /// Releases the holder's permit, if it has one.
     async fn release_permit(&self, key: &str, holder: Uuid) -> Result<()>;
 
-    /// Stores a reporter's small value under `key` for at most `ttl`; replaces the reporter's value before.
+    /// Stores a reporter's small value under `key` for at most `ttl`; replaces the reporter's previous value.
     async fn report(&self, key: &str, reporter: Uuid, value: &str, ttl: Duration) -> Result<()>;
     /// The values of all reporters, in any order, without those that expired.
     async fn reports(&self, key: &str) -> Result<Vec<String>>;
 
-    /// Records a worker's heartbeat and returns all live workers, itself included. A worker is live until `ttl` after its
-    /// last heartbeat.
+    /// Records a worker's heartbeat and returns all live workers, itself included. A worker is live until `ttl` after
+    /// its last heartbeat.
     async fn heartbeat(&self, worker: WorkerId, ttl: Duration) -> Result<Vec<WorkerId>>;
     /// Ends a worker's liveness at once: the others see it at their next heartbeat.
     async fn deregister(&self, worker: WorkerId) -> Result<()>;

@@ -2,8 +2,8 @@
 
 use crate::model::{EphemeralEvent, EphemeralKind, EventKind, FeedEvent, Message, Seq};
 
-/// One line `seq SP kind SP json` per event. A raw line feed in the JSON, which an earlier version stored, is replaced by a
-/// space: it can only stand between two tokens, where both mean the same (RFC 8259, section 2).
+/// One line `seq SP kind SP json` per event. A raw line feed in the JSON, which an earlier version stored, is replaced
+/// by a space: it can only stand between two tokens, where both mean the same (RFC 8259, section 2).
 pub fn encode_events(events: &[FeedEvent]) -> Vec<u8> {
     let size = events.iter().map(|e| e.data.len() + 40).sum();
     let mut out = Vec::with_capacity(size);
@@ -24,8 +24,8 @@ pub fn encode_events(events: &[FeedEvent]) -> Vec<u8> {
     out
 }
 
-/// `None` for bytes that [`encode_events`] does not produce, a newer version's for example: the reader treats the events as
-/// missing and fetches them.
+/// `None` for bytes that [`encode_events`] does not produce, a newer version's for example: the reader treats the
+/// events as missing and fetches them.
 pub fn decode_events(payload: &[u8]) -> Option<Vec<FeedEvent>> {
     let text = std::str::from_utf8(payload).ok()?;
     text.split('\n')
@@ -70,8 +70,8 @@ fn reaction(seq: Seq, data: &str) -> FeedEvent {
 /// The prefix of an ephemeral event, in place of a number.
 const EPHEMERAL: &[u8] = b"~ ";
 
-/// `~ SP kind SP json`: an event without a number, for a room's channel. [`decode_events`] rejects it, so an older reader
-/// drops it.
+/// `~ SP kind SP json`: an event without a number, for a room's channel. [`decode_events`] rejects it, so an older
+/// reader drops it.
 pub fn encode_ephemeral(event: &EphemeralEvent) -> Vec<u8> {
     let mut out = EPHEMERAL.to_vec();
     out.extend_from_slice(event.kind.as_str().as_bytes());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_workers_reaction_is_a_changed_message() {
+    fn a_reaction_of_an_earlier_worker_becomes_a_changed_message() {
         let users: Vec<_> = (0..300).map(|_| crate::model::new_id()).collect();
         let old = serde_json::json!({
             "id": users[0], "room": users[1], "seq": 3, "changeSeq": 7, "body": "\"emoji\"",

@@ -78,8 +78,8 @@ pub trait PubSub: Send + Sync {
     /// part of it may have been published.
     async fn publish(&self, publications: &Publications) -> Result<()>;
 
-    /// Opens a listener with a bounded queue of its own. A listener that falls behind loses its connection (`Lost`, then
-    /// `Restored`) instead of using more memory.
+    /// Opens a listener with a bounded queue of its own. A listener that falls behind loses its connection (`Lost`,
+    /// then `Restored`) instead of using more memory.
     async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)>;
 
     /// Checks that the server answers commands.

@@ -1,7 +1,7 @@
 //! The command with which an edge reports that the store has lost history, and its effect: a new epoch.
 //!
-//! An edge creates it from what it delivered to sockets and what it then read from the store; nothing that a client sends
-//! leads to one. The worker compares again, with the database that it writes to.
+//! An edge creates it from what it delivered to sockets and what it then read from the store; nothing that a client
+//! sends leads to one. The worker compares again, with the database that it writes to.
 
 use serde::{Deserialize, Serialize};
 
@@ -69,9 +69,9 @@ fn report(epoch: Epoch, lost: &[LostHistory]) {
     tracing::error!(
         %epoch,
         rooms = rooms.join("; "),
-        "the database has lost history: messages that were stored and delivered are missing from it. A standby that was \
-         behind was promoted, or an older backup was restored. Clients load the affected rooms anew; what is missing is \
-         not stored again. Look for it in the former primary before that is overwritten, and check the replication: \
-         only a synchronous standby has every transaction"
+        "the database has lost history: messages that were stored and delivered are missing from it. A standby that \
+         was behind was promoted, or an older backup was restored. Clients load the affected rooms anew; the missing \
+         messages are not stored again. Look for them in the former primary before that is overwritten, and check the \
+         replication: only a synchronous standby has every transaction"
     );
 }

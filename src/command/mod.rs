@@ -94,7 +94,7 @@ pub enum Outcome {
 pub struct Refusal {
     pub code: Code,
     pub message: String,
-    /// With `conflict`: the message that the `clientMsgId` of a send identifies already.
+    /// With `conflict` of a send: the stored message with the same `clientMsgId`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<MessageId>,
 }
@@ -108,7 +108,7 @@ impl Refusal {
         }
     }
 
-    /// A send repeats a `clientMsgId` with another content than that of the message, which was sent first.
+    /// The refusal of a send whose `clientMsgId` belongs to `message`, which has other content.
     pub fn other_content(message: MessageId) -> Self {
         let text = "this clientMsgId was sent before with another body, replyTo or metadata";
         Refusal {
@@ -143,7 +143,7 @@ pub enum Notice {
         client_msg_id: String,
         room: RoomId,
         refusal: Refusal,
-        /// The id that the message would have had. An earlier version does not tell it.
+        /// The id that the message would have had. Earlier versions omit it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<MessageId>,
     },
@@ -165,7 +165,7 @@ pub enum Notice {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         more: bool,
     },
-    /// The epoch of the store was compared with a report of lost history, and is this one now.
+    /// A worker has handled a report of lost history; the store has this epoch now, a new one or the same.
     EpochChanged {
         epoch: Epoch,
     },

@@ -1,9 +1,9 @@
-//! The settings: a struct for each section, filled from layers (built-in, file, `.env`, environment, flags) in two stages.
-//! `layers` finds each key's value and source; `read` and `read_sections` check it; `validate` checks combinations.
-//! All problems are reported at once.
+//! The settings: a struct for each section, filled from layers (built-in, file, `.env`, environment, flags) in two
+//! stages. `layers` finds each key's value and source; `read` and `read_sections` check it; `validate` checks
+//! combinations. All problems are reported at once.
 //!
-//! A new key is a line in `config.toml`, a field in `sections` and a line in `read_sections`; the compiler and the tests
-//! report a missing one. This module opens no connection, logs nothing, and never shows a secret.
+//! A new key is a line in `config.toml`, a field in `sections` and a line in `read_sections`; the compiler and the
+//! tests report a missing one. This module opens no connection, logs nothing, and never shows a secret.
 
 mod layers;
 mod load;

@@ -1,5 +1,5 @@
-//! Second stage: checks the values. Each read checks one key and records it for `effective()`. An invalid value is recorded
-//! as a problem and replaced by the default, so that all problems are reported at once.
+//! Second stage: checks the values. Each read checks one key and records it for `effective()`. An invalid value is
+//! recorded as a problem and replaced by the default, so that all problems are reported at once.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

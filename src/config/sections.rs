@@ -1,5 +1,5 @@
-//! A struct for each section of `config.toml`, with checked values. `config.toml` documents the meaning of each key; the
-//! fields here document units and limits.
+//! A struct for each section of `config.toml`, with checked values. `config.toml` documents the meaning of each key;
+//! the fields here document units and limits.
 
 use std::time::Duration;
 

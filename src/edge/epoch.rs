@@ -36,18 +36,18 @@ pub async fn submit_reports(
     }
 }
 
-/// Submits a report until a worker has answered it, or the epoch is another one.
+/// Submits a report until a worker has answered it or the epoch has changed.
 async fn handle(mut report: Report, submit: &Submitter, hub: &Hub) {
     report.delivered.truncate(MAX_REPORTED);
     let replace = EpochCommand::Replace {
         from: report.epoch,
-        // The same one in every attempt, so that a repeated command is recognised.
+        // The same in every attempt, so that a repeated command is recognised.
         to: Epoch::new_v4(),
         delivered: report.delivered.clone(),
     };
     let mut pause = PAUSE;
     loop {
-        // Another edge's report may have been faster.
+        // The report of another edge may have been handled first.
         if hub.read_epoch().await.is_ok_and(|now| now != report.epoch) {
             return hub.end_lost();
         }
@@ -65,7 +65,7 @@ async fn handle(mut report: Report, submit: &Submitter, hub: &Hub) {
                 tracing::warn!(error = %error.chain(), "the report of lost history was refuted: this edge may read from a standby that is behind");
                 return hub.refuted(&report);
             }
-            // The sockets do not wait for the workers.
+            // The affected rooms are closed without waiting for a worker.
             Ok(SubmitResult::Accepted) | Err(_) => hub.end_lost(),
         }
         tokio::time::sleep(pause).await;

@@ -1,9 +1,9 @@
 //! An edge: the node that clients talk to, over REST and sockets. It reads the store, publishes to the queue and
 //! listens to the bus. It has no handle that writes the database: its [`run::Parts`] hold none.
 //!
-//! From the outside in: [`server`] (TCP, HTTP), [`transport`] (sockets) and [`api`] (REST) on top of it; [`session`], which
-//! handles each request; [`hub`], which gives sockets the events of their rooms in order; [`outbound`], the queues
-//! that sockets are written from; [`submit`], the way to the queue.
+//! From the outside in: [`server`] (TCP, HTTP), [`transport`] (sockets) and [`api`] (REST) on top of it; [`session`],
+//! which handles each request; [`hub`], which gives sockets the events of their rooms in order; [`outbound`], the
+//! queues that sockets are written from; [`submit`], the way to the queue.
 
 pub mod api;
 pub mod auth;

@@ -1,9 +1,9 @@
 //! `me` in the reactions of messages: the only part of a page that differs between its readers.
 //!
-//! Bytes that several readers share (cached pages) say `"me":false`, and keep the places of their reactions. For a
-//! reader, the places are rewritten in which they have reacted. A message lists its first 10 users, which answers the
-//! question for most reactions; only where more users have reacted than are listed, the store is asked, once for all
-//! messages of a page. A page without reactions is sent as it is. Events have no `me`: they go to all sockets alike.
+//! Bytes that several readers share (cached pages) have `"me":false` and the positions of their reactions. For a
+//! reader, the reactions that they gave are rewritten. For most reactions, the 10 users that a message lists are enough
+//! to know; if more users have reacted than are listed, the store is read, once for all messages of a page. A page
+//! without reactions is sent as it is. Events have no `me`, since all sockets get the same bytes.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
@@ -51,7 +51,7 @@ impl Place {
         })
     }
 
-    /// Whether the listed users say which of the reactions the user gave.
+    /// Whether the listed users are enough to know which of the reactions the user gave.
     fn is_known(&self, user: UserId) -> bool {
         let is_known = |reaction: &Reaction| {
             reaction.count as usize <= reaction.users.len() || reaction.users.contains(&user)
@@ -94,7 +94,7 @@ fn splice(json: &str, edits: &[Edit]) -> String {
     spliced
 }
 
-/// What to rewrite for a reader.
+/// The ranges to rewrite for a reader.
 async fn edits<'a>(
     reacted: &Reacted,
     user: UserId,
@@ -179,8 +179,8 @@ pub async fn for_reader(
     json.collect()
 }
 
-/// The answer to a command or a read of one message; it may be something else than a message. If the store does not
-/// answer, the reactions have no `me`: a write that is done must not fail for it.
+/// The answer to a command or to a read of one message; it may be something else than a message. If the store does not
+/// answer, the reactions have no `me`, so that a completed write does not fail.
 pub async fn answer(reacted: &Reacted, user: UserId, json: Box<RawValue>) -> Box<RawValue> {
     let Some(place) = Place::find(json.get()) else {
         return json;
@@ -191,7 +191,7 @@ pub async fn answer(reacted: &Reacted, user: UserId, json: Box<RawValue>) -> Box
         match reacted.get((place.message, user)).await {
             Ok(given) => given,
             Err(error) => {
-                tracing::debug!(error = %error.chain(), "an answer does not say which reactions are the caller's");
+                tracing::debug!(error = %error.chain(), "reactions in an answer have no `me`: the store could not be read");
                 return json;
             }
         }
@@ -239,7 +239,7 @@ impl SharedPage {
         self.json.len()
     }
 
-    /// The page for a reader, if the store need not be asked.
+    /// The page for a reader, if that needs no read of the store.
     pub fn for_reader_now(&self, user: UserId) -> Option<Bytes> {
         let is_known = self.places.iter().all(|place| place.is_known(user));
         is_known.then(|| {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_store_is_asked_once_for_the_reactions_of_many() {
+    async fn the_reactions_of_many_messages_are_one_read() {
         let first: Vec<UserId> = (0..REACTION_USERS).map(|_| new_id()).collect();
         let many = || {
             message(vec![
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_says_which_reactions_are_the_callers() {
+    async fn an_answer_marks_the_callers_reactions() {
         let (ada, (reacted, _)) = (new_id(), store("🎉"));
         let changed = raw(&message(vec![
             reaction("👍", 1, &[ada]),

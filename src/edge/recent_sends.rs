@@ -1,5 +1,5 @@
-//! The contents of recent sends. A client that repeats a `clientMsgId` with another content is told at once; the worker
-//! compares with the stored message where this edge does not remember the first send.
+//! Hashes of the contents of recent sends. The edge refuses a repeated `clientMsgId` with other content at once; if it
+//! does not have the first send, the worker compares the repetition with the stored message.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -15,11 +15,11 @@ use crate::{
     model::MessageId,
 };
 
-/// Sends that are remembered, at most. A later one takes the slot of an earlier one, so that a send costs one hash and
-/// one access; 2 MiB, allocated by the first send.
+/// Maximum number of sends. A later one takes the slot of an earlier one, so that a send costs one hash and one access;
+/// 2 MiB, allocated by the first send.
 const SLOTS: usize = 1 << 16;
 
-/// How long a send is remembered. A refusal by the worker ends it earlier; one that the bus lost does not.
+/// How long a send is kept. A refusal by the worker removes it earlier, unless the bus lost the refusal.
 const KEEP: Duration = Duration::from_secs(60);
 
 pub struct RecentSends {
@@ -28,7 +28,7 @@ pub struct RecentSends {
     slots: OnceLock<Box<[Mutex<Slot>]>>,
 }
 
-/// A message and the hash of what was sent.
+/// The id of a message and the hash of its content.
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
     /// The halves of the id; zero where the slot is free.
@@ -49,7 +49,7 @@ impl Default for RecentSends {
 }
 
 impl RecentSends {
-    /// Remembers a send. Returns whether it was not known.
+    /// Adds a send. Returns `false` if it is there already.
     ///
     /// # Errors
     /// `conflict` if the message was sent with another content.
@@ -77,7 +77,7 @@ impl RecentSends {
         Err(Refusal::other_content(send.id).into())
     }
 
-    /// Forgets a send that was not accepted, or whose message was changed since.
+    /// Removes a send that was not accepted, or whose message was changed since.
     pub fn remove(&self, message: MessageId) {
         let id = message.as_u64_pair();
         let mut slot = self.slot(id).lock();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_send_is_forgotten_after_a_minute() {
+    fn a_send_expires_after_a_minute() {
         let (sends, id) = (RecentSends::default(), new_id());
         let at = |body, seconds| sends.admit_at(&send(id, body), Duration::from_secs(seconds));
         assert!(at("a", 100).unwrap());

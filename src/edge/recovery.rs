@@ -46,7 +46,7 @@ impl Recovered {
         };
         let mut bytes = 0;
         for Missed { seq, content } in events {
-            // A message that the page has already adds nothing to it: its content is the same.
+            // The page has this message already, with the same content.
             let content = match content {
                 MissedContent::Message(message) if recovered.ids.contains(&message.id) => {
                     MissedContent::Repeated
@@ -54,7 +54,8 @@ impl Recovered {
                 content => content,
             };
             let content = Content::of(content)?;
-            // Larger than the settings allow a message to be: they were others when it was stored. It becomes a gap.
+            // Larger than the present settings allow; other settings were in effect when it was stored. It becomes a
+            // gap.
             if content.size() > 2 * budget {
                 continue;
             }
@@ -109,7 +110,7 @@ impl Recovered {
     }
 }
 
-/// What an event adds to a page.
+/// The addition of an event to a page.
 enum Content {
     Message(model::MessageId, SharedMessage),
     Event(MissedEvent),

@@ -1,5 +1,5 @@
-//! Passes users' new names on to the sockets that see them: each socket gets one `userUpdated` per change, although a change
-//! of a user with many rooms arrives in several notices.
+//! Passes users' new names on to the sockets that see them: each socket gets one `userUpdated` per change, although a
+//! change of a user with many rooms arrives in several notices.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,9 +16,9 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How long the sockets of a change are remembered whose last notice does not arrive.
+/// How long an incomplete change is kept if its last notice does not arrive.
 const KEEP: Duration = Duration::from_secs(60);
-/// Changes that are remembered at once. Beyond them a socket may get the event more than once.
+/// Maximum number of incomplete changes. Beyond it, a socket may get the event more than once.
 const CHANGES: usize = 256;
 
 /// Changes of which more notices follow, each with the sessions that got the event.

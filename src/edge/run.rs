@@ -1,5 +1,5 @@
-//! The life of an edge: its parts are started, clients are served until the shutdown, and everything that was accepted is
-//! confirmed before it ends.
+//! The life of an edge: its parts are started, clients are served until the shutdown, and everything that was accepted
+//! is confirmed before it ends.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

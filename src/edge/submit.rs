@@ -94,7 +94,7 @@ struct Buffer {
 struct Batch {
     commands: BatchBuilder,
     done: Vec<Done>,
-    /// Sends of the batch that were not known before.
+    /// Sends of the batch that are not repetitions of recent sends.
     new_sends: Vec<MessageId>,
 }
 
@@ -246,9 +246,9 @@ impl Submitter {
         }
     }
 
-    /// Submits a send and resolves when the queue holds it. Nobody waits for the worker.
+    /// Submits a send and resolves when the queue holds it, without waiting for the worker.
     pub async fn accept_send(&self, actor: UserId, command: Command) -> Result<()> {
-        // A refusal is reported to a session that does not exist, and thereby to this edge.
+        // The number is not that of a session: only this edge receives a refusal, not a client.
         let reply = ReplyTo {
             edge: self.edge,
             number: self.next_number(),

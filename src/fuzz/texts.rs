@@ -67,7 +67,8 @@ pub fn metadata(input: &[u8]) {
     };
     if let Ok(kept) = sent.check() {
         let json = kept.as_json();
-        // JSON escapes the control characters below U+0020 (RFC 8259 section 7), those from U+007F on stand for themselves.
+        // JSON escapes the control characters below U+0020 (RFC 8259 section 7), those from U+007F on stand for
+        // themselves.
         assert!(json.len() <= MAX_METADATA && json.bytes().all(|byte| byte >= b' '));
         let again = serde_json::from_str::<ClientMetadata>(json).map(ClientMetadata::check);
         assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! A database can lose its last transactions: a standby that was behind is promoted, or an older backup is restored.
 //! Rooms then continue at lower numbers, and a number names another event than before. Each such loss begins a new
-//! epoch: numbers are comparable within one epoch only.
+//! epoch; numbers are comparable only within one epoch.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -49,7 +49,7 @@ pub struct Delivered {
 pub struct Position {
     pub room: RoomId,
     pub head: Seq,
-    /// The number that was asked for, and the event that has it.
+    /// The number that was compared, and the event that has it.
     pub number: Seq,
     pub occupant: Occupant,
 }
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(lost(anchored, at(20, Occupant::Message(other))), Some(20));
         assert_eq!(lost(anchored, at(20, Occupant::Other)), Some(20));
         assert_eq!(lost(anchored, None), Some(0));
-        // Without a message only the head tells.
+        // Without a message, only the head is compared.
         assert_eq!(
             lost(delivered(None), at(15, Occupant::Message(other))),
             None

@@ -52,8 +52,8 @@ impl Metadata {
         Ok(checked)
     }
 
-    /// Metadata stored by this or an earlier version. Numbers are rounded to doubles (`null` beyond their range), halves
-    /// of surrogate pairs become U+FFFD, the last of duplicate names counts. Metadata that is nested deeper than
+    /// Metadata stored by this or an earlier version. Numbers are rounded to doubles (`null` beyond their range),
+    /// halves of surrogate pairs become U+FFFD, the last of duplicate names counts. Metadata that is nested deeper than
     /// [`MAX_METADATA_DEPTH`] or no JSON becomes `null`: it must not make a history unreadable.
     pub fn stored(text: String) -> Metadata {
         let repaired = RawValue::from_string(text)
@@ -131,7 +131,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_name_twice_is_refused_and_counts_as_its_last_value_where_it_was_stored() {
+    fn duplicate_names_are_refused_and_stored_ones_keep_the_last_value() {
         for (json, once) in [
             (r#"{"a":1,"b":2,"\u0061":3}"#, r#"{"a":3,"b":2}"#),
             (
@@ -180,7 +180,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_was_stored_leaves_as_i_json() {
+    fn stored_metadata_is_returned_as_i_json() {
         let deep = "[".repeat(1990) + &"]".repeat(1990);
         let many: Vec<String> = (0..1000).map(|n| format!("\"{n}\":0")).collect();
         let many = format!("{{{}}}", many.join(","));
@@ -340,7 +340,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// Whatever is accepted, and whatever was stored, is read by a strict parser.
+        /// A strict parser reads all accepted and all stored metadata.
         #[test]
         fn what_leaves_is_i_json(json in loose_json()) {
             if let Ok(kept) = check(&json) {

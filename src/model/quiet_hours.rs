@@ -1,7 +1,7 @@
-//! A user's quiet hours: a daily period of local time, as instants of UTC. Pure functions; the current time and the time
-//! zone are parameters.
+//! A user's quiet hours: a daily period of local time, as instants of UTC. Pure functions; the current time and the
+//! time zone are parameters.
 //!
-//! The day on which clocks change decides nothing twice. Where a local time occurs twice (clocks go back), the period
+//! A day on which clocks change has one period, too. If a local time occurs twice (clocks go back), the period
 //! begins at its first occurrence and ends at its last one; a local time that is skipped (clocks go forward) means the
 //! instant of the change.
 
@@ -44,7 +44,7 @@ impl QuietHours {
         for (begin, until) in periods {
             match end {
                 None if begin <= time && time < until => end = Some(until),
-                // The periods of two days meet or overlap where clocks go back between them.
+                // The periods of two days may meet or overlap if clocks go back between them.
                 Some(reached) if self.from != self.to && begin <= reached => {
                     end = Some(reached.max(until));
                 }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_clocks_is_decided_once() {
+    fn quiet_hours_end_once_when_clocks_change() {
         for (from, to, zone, now, end) in [
             // Berlin, 25 October 2026: 03:00 CEST (01:00Z) becomes 02:00 CET. 02:30 is 00:30Z and 01:30Z.
             (
@@ -348,9 +348,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the zone and the day: the end lies ahead and is not quiet itself, so that a delivery waits once.
+        /// In every zone and on every day, the end is after now and is not quiet itself, so that a delivery waits once.
         #[test]
-        fn the_end_is_ahead_and_outside(
+        fn the_end_is_after_now_and_not_quiet(
             zone in proptest::sample::select(chrono_tz::TZ_VARIANTS.as_slice()),
             from in 0_u32..1440,
             length in 1_u32..1440,

@@ -6,9 +6,9 @@ pub const MAX_LENGTH: usize = 64;
 /// Names that stand for something else, in lower case: groups of members, and the server itself.
 const RESERVED: [&str; 5] = ["admin", "all", "everyone", "here", "system"];
 
-/// `^[A-Za-z0-9_][A-Za-z0-9_.\-\[\]{}|^]{1,63}$`. The punctuation is that of IRC, Slack and Mattermost names, without the
-/// backslash and the backtick, which escape and quote in Markdown. No character has a meaning in HTML, in the address
-/// of a mail, or around a mention.
+/// `^[A-Za-z0-9_][A-Za-z0-9_.\-\[\]{}|^]{1,63}$`. The punctuation is that of IRC, Slack and Mattermost names, without
+/// the backslash and the backtick, which escape and quote in Markdown. No character has a meaning in HTML, in the
+/// address of a mail, or around a mention.
 pub fn is_username(name: &str) -> bool {
     (2..=MAX_LENGTH).contains(&name.len())
         && name.starts_with(is_first)
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    /// What quotes, escapes or delimits in HTML, addresses, paths, Markdown code and mentions.
+    /// Characters that quote, escape or delimit in HTML, addresses, paths, Markdown code and mentions.
     #[test]
     fn no_name_has_a_character_with_a_meaning() {
         for c in "@\"'<>&/\\ :;,`$#!?*=+%()~\0\n\t\u{7F}".chars() {

@@ -2,8 +2,8 @@
 //!
 //! SendGrid refuses `x-sg-id`, `x-sg-eid`, `received`, `dkim-signature`, `Content-Type`, `Content-Transfer-Encoding`,
 //! `To`, `From`, `Subject`, `Reply-To`, `CC` and `BCC` in its `headers` field
-//! (<https://docs.sendgrid.com/api-reference/mail-send/mail-send>); none of these is here. It may replace `Message-ID` by an
-//! id of its own, which changes nothing: no mail refers to the id of another.
+//! (<https://docs.sendgrid.com/api-reference/mail-send/mail-send>); none of these is here. It may replace `Message-ID`
+//! by an id of its own, which changes nothing: no mail refers to the id of another.
 
 use lettre::message::Mailbox;
 use uuid::Uuid;
@@ -14,8 +14,8 @@ use super::Outgoing;
 ///
 /// - `Auto-Submitted` (RFC 3834): automatic responders do not answer;
 /// - `Message-ID`: the same for every attempt, so that servers and clients can detect duplicates;
-/// - `In-Reply-To` and `References` (RFC 5322, section 3.6.4), which name the thread's root. No mail has this id: programs
-///   group the mails that refer to it;
+/// - `In-Reply-To` and `References` (RFC 5322, section 3.6.4), which name the thread's root. No mail has this id:
+///   programs group the mails that refer to it;
 /// - `List-Unsubscribe` (RFC 8058).
 pub(super) fn of(message: &Outgoing, from: &Mailbox) -> Vec<(&'static str, String)> {
     let host = host(from);

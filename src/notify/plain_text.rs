@@ -1,5 +1,5 @@
-//! User-written text in notifications. One function makes it safe to show beside other text, for names and message bodies
-//! alike: no control character other than a line feed, and no character that changes the direction of writing.
+//! User-written text in notifications. One function makes it safe to show beside other text, for names and message
+//! bodies alike: no control character other than a line feed, and no character that changes the direction of writing.
 
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_reorders_or_hides_the_text_around() {
+    fn user_text_does_not_reorder_or_hide_other_text() {
         for (text, shown) in [
             ("a\r\nb\rc\u{2028}d\u{85}e\u{C}f", "a\nb\nc\nd\ne\nf"),
             ("\u{202E}gnp.exe", "gnp.exe"),

@@ -11,7 +11,7 @@ use unicode_segmentation::UnicodeSegmentation;
 const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
 /// The extension table.
 const EXTENSION: &str = "\u{C}^{}\\[~]|€";
-/// What stands where a text was cut. The ellipsis is not in the alphabet, and would more than halve the rest.
+/// Ends a text that was cut. The character `…` is not in the alphabet, and would more than halve the rest.
 const CUT: &str = "...";
 
 /// An alphabet: the units of a single message, and of each segment of a longer one.
@@ -65,8 +65,8 @@ fn parts(units: &[usize], alphabet: Alphabet) -> usize {
     parts
 }
 
-/// A text of at most `most` segments: `text` followed by `end`, or the longest beginning of `text` that ends between two
-/// grapheme clusters (UAX #29), `...` and `end`. If `end` alone does not fit, it is left out.
+/// A text of at most `most` segments: `text` followed by `end`, or the longest beginning of `text` that ends between
+/// two grapheme clusters (UAX #29), `...` and `end`. If `end` alone does not fit, it is left out.
 pub fn fit(text: &str, end: &str, most: usize) -> String {
     let whole = format!("{text}{end}");
     if count(&whole) <= most {
@@ -79,8 +79,8 @@ pub fn fit(text: &str, end: &str, most: usize) -> String {
     // No longer beginning can fit: each cluster takes at least one unit.
     let clusters = text.grapheme_indices(true).map(|(at, _)| at);
     let ends: Vec<usize> = clusters.take(most * GSM_7.single + 1).collect();
-    // A longer beginning never has fewer segments: UTF-16 has the fewer characters per segment, also for a text of nothing
-    // but extension characters (67 against 76).
+    // A longer beginning never has fewer segments: UTF-16 has the fewer characters per segment, also for a text of
+    // nothing but extension characters (67 against 76).
     let fits = |end_of_text: &usize| count(&format!("{}{end}", &text[..*end_of_text])) <= most;
     let fitting = ends.partition_point(fits);
     let kept = fitting.checked_sub(1).map_or(0, |last| ends[last]);

@@ -1,5 +1,5 @@
-//! How large a message can become as JSON. Each of its lists is bounded where it is made, so this is a sum of limits; the
-//! settings are validated against it: a socket's queue must hold the largest message.
+//! How large a message can become as JSON. Each of its lists is bounded where it is made, so this is a sum of limits;
+//! the settings are validated against it: a socket's queue must hold the largest message.
 
 use super::{MAX_CLIENT_MSG_ID, MAX_EMOJI};
 use crate::model::{MAX_REACTIONS, REACTION_USERS, metadata::MAX_METADATA};

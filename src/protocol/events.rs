@@ -1,5 +1,5 @@
-//! The events that a server sends: one list of names, data and summaries, from which the AsyncAPI specification is made.
-//! An event that is not in the list cannot be sent.
+//! The events that a server sends: one list of names, data and summaries, from which the AsyncAPI specification is
+//! made. An event that is not in the list cannot be sent.
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ events! {
     "messageDeleted" MessageDeleted(Message): "A message was deleted; its body is empty. Replies to it keep their replyTo.";
     "reactionUpdated" ReactionUpdated(ReactionUpdated): "A user added or removed a reaction.";
     "memberJoined" MemberJoined(MemberEvent):
-        "A user became a member, who sees the room's whole history; after a removal also what was said meanwhile.";
+        "A user became a member, who sees the room's whole history; after a removal also the messages in between.";
     "memberLeft" MemberLeft(MemberEvent):
         "A membership ended. The user's sockets get no further events of the room. With the reason deleted, the account is gone; a direct room remains for its other member alone.";
     "roomUpdated" RoomUpdated(RoomEvent):
@@ -66,7 +66,7 @@ events! {
         "A member's read position advanced. The event has no changeSeq and is not recovered; the list of members has the current positions.";
     "gap" Gap(Gap): "Events of a room that cannot be delivered.";
     "reset" Reset(Reset):
-        "The server has lost history: the numbers of this room that the client has no longer count. Drop what is known of the room and call joinRoom without afterSeq. Follows on a live socket, which is unsubscribed from the room, and precedes the answer to a joinRoom with a position that no longer counts.";
+        "The server has lost history: the numbers of this room that the client has stored are no longer valid. Discard the room's messages and numbers and call joinRoom without afterSeq. Sent to live sockets, which are then unsubscribed from the room, and before the answer to a joinRoom whose afterSeq or epoch is no longer valid; that answer is already the one without afterSeq.";
     "userUpdated" UserUpdated(UserUpdated):
         "The names of a user changed. Sent once to each socket that is live in a room of the user, and to the user's own sockets. The event has no changeSeq and is not recovered; messages and members always have the current names.";
     "sendFailed" SendFailed(SendFailed): "A send was accepted and then refused by a worker.";

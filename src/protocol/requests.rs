@@ -1,5 +1,5 @@
-//! The requests of a socket and their answers: one list of events, from which the parser and the AsyncAPI specification are
-//! made.
+//! The requests of a socket and their answers: one list of events, from which the parser and the AsyncAPI specification
+//! are made.
 
 use std::sync::Arc;
 
@@ -60,13 +60,13 @@ requests! {
     "auth" Auth(Auth) -> Empty:
         "Authenticates the socket. Must be the first frame if the handshake had no credentials; later, a newer token of the same user is accepted.";
     "joinRoom" JoinRoom(JoinRoom) -> Joined:
-        "Subscribes this socket to a room, and joins the user to it if it is public. Returns the events after afterSeq, or the latest messages without it. Live events follow once hasMore is false. Members see the whole history: one who was removed and added again also gets what was said meanwhile.";
+        "Subscribes this socket to a room, and joins the user to it if it is public. Returns the events after afterSeq, or the latest messages without it. Live events follow once hasMore is false. Members see the whole history: one who was removed and added again also gets the messages in between.";
     "leaveRoom" LeaveRoom(LeaveRoom) -> Empty:
         "Unsubscribes this socket from a room. The membership remains.";
     "sendMessage" SendMessage(SendMessage) -> Accepted:
         "Sends a message. Acknowledged once the queue has stored it durably; newMessage follows when the message is stored, or sendFailed if a worker refuses it. A repeated clientMsgId is the same message and is stored once; with another content it is a conflict.";
     "editMessage" EditMessage(EditMessage) -> Message:
-        "Changes the body of a message. Only for its sender. Members whom only the new body mentions are notified as by a new message, if they were not notified of this one already.";
+        "Changes the body of a message. Only for its sender. Members whom only the new body mentions are notified as by a new message, if they were not notified of this message already.";
     "deleteMessage" DeleteMessage(DeleteMessage) -> Message:
         "Deletes a message. For its sender, admins and the owner of the room. Replies to it stay and keep their replyTo.";
     "react" React(React) -> Message:
@@ -105,9 +105,9 @@ pub struct JoinRoom {
     /// The highest number of this room that the client has seen; the answer holds the events after it. 0 recovers from
     /// the beginning; without it, the answer holds the latest messages.
     pub after_seq: Option<Seq>,
-    /// The `epoch` of the answer that `afterSeq` follows from. If the server has lost history since, or if `afterSeq` is
-    /// above the room's newest number, the event `reset` precedes the answer, which is then that of a `joinRoom` without
-    /// `afterSeq`. Without it, only a number that is too high is noticed.
+    /// The `epoch` of the answer that `afterSeq` follows from. If the server has lost history since, or if `afterSeq`
+    /// is above the room's newest number, the event `reset` precedes the answer, which is then that of a `joinRoom`
+    /// without `afterSeq`. Without it, only a number that is too high is noticed.
     pub epoch: Option<Epoch>,
 }
 
@@ -125,8 +125,8 @@ pub struct SendMessage {
     /// 1 to `limits.maxBodyBytes` bytes of UTF-8, without U+0000.
     pub body: String,
     /// 1 to 128 bytes, chosen by the client. A repeated send with the same room, sender and `clientMsgId` is the same
-    /// message and is stored once. With another body, `replyTo` or metadata it is refused with `conflict` and the `id` of
-    /// the first message, by the answer or by `sendFailed`, unless that message was edited or deleted since.
+    /// message and is stored once. With another body, `replyTo` or metadata it is refused with `conflict` and the `id`
+    /// of the first message, by the answer or by `sendFailed`, unless that message was edited or deleted since.
     pub client_msg_id: String,
     /// The id of a message in the same room. It may be deleted, now or later: the reply keeps this id, under which a
     /// message with an empty body and `deletedAt` is found.
@@ -162,8 +162,8 @@ pub struct DeleteMessage {
 pub struct React {
     pub room: RoomId,
     pub id: MessageId,
-    /// One emoji, or a word of 1 to 32 of the characters `a-z 0-9 _ + -`. Emojis that differ only in U+FE0F are the same;
-    /// the fully-qualified one is shown.
+    /// One emoji, or a word of 1 to 32 of the characters `a-z 0-9 _ + -`. Emojis that differ only in U+FE0F are the
+    /// same; the fully-qualified one is shown.
     pub emoji: String,
     /// `true`, the default, adds the reaction; `false` removes it.
     #[serde(default = "yes")]
@@ -192,15 +192,15 @@ pub struct Joined {
     pub seq: Seq,
     /// The room's newest number.
     pub head: Seq,
-    /// The epoch of the server's history: keep it with `seq`, and pass both to resume. It changes when the server has lost
-    /// history.
+    /// The epoch of the server's history: keep it with `seq`, and pass both to resume. It changes when the server has
+    /// lost history.
     pub epoch: Epoch,
     pub role: Role,
     /// Number of messages above the member's read position, deleted ones included, counted up to 1,000.
     pub unread: u32,
     /// The messages that are new or changed since `afterSeq`, each once, in their current state; without `afterSeq`,
-    /// the latest messages (at most 50, and at most a quarter of `edge.send_queue_bytes`). A new reaction is a change of
-    /// its message, and there is no `reactionUpdated` in `events`.
+    /// the latest messages (at most 50, and at most a quarter of `edge.send_queue_bytes`). A new reaction is a change
+    /// of its message, and there is no `reactionUpdated` in `events`.
     #[schemars(with = "Vec<Message>")]
     pub messages: Vec<Arc<RawValue>>,
     /// Other events since `afterSeq`: changes of members and of the room.

@@ -57,14 +57,14 @@ pub struct Delayed {
     pub tasks: u64,
 }
 
-/// What workers hold: delivered to them and not acknowledged. Each worker reports it on the bus, since the broker's passive
-/// declaration does not count it.
+/// The numbers of deliveries that workers have not acknowledged. Each worker reports them on the bus, since the broker's
+/// passive declaration does not count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Held {
     /// Commands of the batches that are being stored.
     pub commands: u64,
-    /// Payloads that wait for those.
+    /// Payloads that wait until those are stored.
     pub payloads: u64,
     /// Tasks of each queue.
     pub notify: u64,
@@ -84,7 +84,7 @@ impl Held {
         }
     }
 
-    /// The sum of reports. One of another version that cannot be read counts as nothing.
+    /// The sum of reports. A report of another version that cannot be parsed is ignored.
     pub fn sum(reports: &[String]) -> Held {
         let reports = reports
             .iter()

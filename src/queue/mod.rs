@@ -2,8 +2,8 @@
 //! queues in a cluster, tables of the SQLite file in one process; one contract suite for both.
 //!
 //! Guarantees: a payload whose `publish` returned `Ok` is on disk and reaches a consumer at least once; one partition's
-//! payloads arrive in the order in which they were published; a partition has one active consumer at a time. Delivery is
-//! not exactly once: the ids inside remove repeats.
+//! payloads arrive in the order in which they were published; a partition has one active consumer at a time. Delivery
+//! is not exactly once: the ids inside remove repeats.
 
 mod dead_letters;
 pub mod framing;

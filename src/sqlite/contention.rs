@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 /// An attempt that finds the file locked this long after the last one begins a new episode: the lock may have been free
 /// in between.
-const FORGOTTEN: Duration = Duration::from_secs(5);
+const NEW_CONTENTION_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Contention {
@@ -46,7 +46,7 @@ impl Contention {
             last: now,
             logged: false,
         });
-        if now.duration_since(current.last) > FORGOTTEN {
+        if now.duration_since(current.last) > NEW_CONTENTION_AFTER {
             current.since = now;
         }
         current.last = now;
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_episode_ends_with_a_success_or_is_forgotten() {
+    fn an_episode_ends_with_a_success_or_after_a_pause() {
         let contention = Contention::new(Path::new("chat.db"));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);

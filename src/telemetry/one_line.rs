@@ -1,5 +1,5 @@
-//! The log's writer: each event is one line, whatever its fields hold, so that no text from outside looks like an event of
-//! its own (CWE-117).
+//! The log's writer: each event is one line, whatever its fields hold, so that no text from outside looks like an event
+//! of its own (CWE-117).
 
 use std::{
     borrow::Cow,
@@ -37,7 +37,8 @@ impl Write for OneLine {
     }
 }
 
-/// The same with control characters inside it escaped (`\n`, `\u{1b}`); tabs stay, and so does the line feed at its end.
+/// The same with control characters inside it escaped (`\n`, `\u{1b}`); tabs stay, and so does the line feed at its
+/// end.
 fn one_line(event: &[u8], colour: bool) -> Cow<'_, [u8]> {
     let (text, end) = match event.strip_suffix(b"\n") {
         Some(text) => (text, &b"\n"[..]),

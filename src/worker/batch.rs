@@ -1,7 +1,8 @@
 //! One batch: decode, store in one transaction, publish, and only then acknowledge.
 //!
-//! One bad command never fails its batch. A command that cannot be decoded becomes a dead letter; one that is not allowed is
-//! refused to its sender; and if the store rejects a batch, the batch is halved until the rejected command stands alone.
+//! One bad command never fails its batch. A command that cannot be decoded becomes a dead letter; one that is not
+//! allowed is refused to its sender; and if the store rejects a batch, the batch is halved until the rejected command
+//! stands alone.
 
 use std::{
     collections::HashSet,
@@ -148,8 +149,8 @@ impl Runner {
         });
     }
 
-    /// Stores and publishes everything that was added. Returns `false` if the worker must stop while something is not stored
-    /// yet: then nothing may be acknowledged.
+    /// Stores and publishes everything that was added. Returns `false` if the worker must stop while something is not
+    /// stored yet: then nothing may be acknowledged.
     pub async fn run(&mut self) -> bool {
         let started = Instant::now();
         let count = self.len();
@@ -249,13 +250,13 @@ impl Runner {
                 }
             }
             if done && is_rename(command) {
-                // Events of this batch may have the old names.
+                // First publishes the events of this batch, which may have the old names.
                 self.publish(std::mem::take(outcomes)).await;
                 match self.announce_names(*actor).await {
                     None => return false,
                     Some(Ok(())) => {}
                     Some(Err(error)) => {
-                        tracing::warn!(error = %error.chain(), "a user's new names are not announced to sockets");
+                        tracing::warn!(error = %error.chain(), "new names of a user could not be announced to sockets");
                     }
                 }
             }
@@ -304,7 +305,8 @@ impl Runner {
         }
     }
 
-    /// Retries retryable errors with pauses until the store answers. `None` if the worker must stop first; `Err` is final.
+    /// Retries retryable errors with pauses until the store answers. `None` if the worker must stop first; `Err` is
+    /// final.
     pub(super) async fn until_answered<T, F>(&self, attempt: impl Fn() -> F) -> Option<Result<T>>
     where
         F: Future<Output = Result<T>>,
@@ -335,7 +337,8 @@ impl Runner {
 
     // ---- after the commit
 
-    /// Publishes events and notices. After a failure the edges fetch the events, and the rooms' cache entries are stale.
+    /// Publishes events and notices. After a failure the edges fetch the events, and the rooms' cache entries are
+    /// stale.
     pub(super) async fn publish(&mut self, outcomes: Outcomes) {
         let publications = Publications {
             epoch: self.worker.memberships.epoch(),
@@ -371,7 +374,8 @@ impl Runner {
         }
     }
 
-    /// Adds edited messages to those whose notification tasks are enqueued; a message sent in the same batch is there once.
+    /// Adds edited messages to those whose notification tasks are enqueued; a message sent in the same batch is there
+    /// once.
     fn add_edited(&mut self, edited: &mut Vec<MessageId>) {
         if !edited.is_empty() {
             self.stored.append(edited);
@@ -430,8 +434,8 @@ fn is_rename(command: &Single) -> bool {
     matches!(command, Single::Account(command) if named(command))
 }
 
-/// The messages of successful sends. This includes repeats: the worker that stored them may have died before it enqueued
-/// their notification tasks.
+/// The messages of successful sends. This includes repeats: the worker that stored them may have died before it
+/// enqueued their notification tasks.
 fn sent(lines: &[BatchItem<RoomEnvelope>], applied: &room::Applied) -> Vec<MessageId> {
     let lines = lines.iter().zip(&applied.outcomes);
     let sent = lines.filter_map(|(line, outcome)| match (&line.envelope.command, outcome) {

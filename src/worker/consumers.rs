@@ -1,5 +1,5 @@
-//! The consumers of a lane, served round-robin: if more waits than fits in a batch, the next batch continues with the next
-//! consumers, so that a partition with a backlog never delays the others.
+//! The consumers of a lane, served round-robin: if more waits than fits in a batch, the next batch continues with the
+//! next consumers, so that a partition with a backlog never delays the others.
 
 use std::collections::VecDeque;
 
@@ -57,7 +57,8 @@ impl RoundRobinConsumers {
         removed.map(|(_, buffered)| buffered.consumer)
     }
 
-    /// Takes over every delivery that has arrived, at most `queue.prefetch` per consumer, and returns how many wait here.
+    /// Takes over every delivery that has arrived, at most `queue.prefetch` per consumer, and returns how many wait
+    /// here.
     pub fn fill(&mut self) -> u64 {
         let mut waiting = 0;
         for (_, buffered) in &mut self.consumers {
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_taken_over_is_delivered_in_order() {
+    async fn buffered_deliveries_are_returned_in_order() {
         let mut consumers = consumers(&[3, 0, 2]);
         assert_eq!(consumers.fill(), 5);
         assert_eq!(consumers.fill(), 5, "nothing more has arrived");

@@ -1,5 +1,6 @@
-//! Counts what this worker holds unacknowledged, and reports it to the autoscaler: the broker counts only what it has not
-//! delivered. Without the report, a worker that waits for the database would look idle and be stopped.
+//! Counts what this worker holds unacknowledged, and reports it to the autoscaler: the broker's declaration counts only
+//! payloads that are not delivered. Without the report, a worker that waits for the database would look idle and be
+//! stopped.
 
 use std::{
     sync::{
@@ -26,7 +27,7 @@ pub(super) struct HeldCounts {
     sms: AtomicU64,
 }
 
-/// What one owner holds; counted until it is dropped.
+/// The number that one owner holds; counted until it is dropped.
 pub(super) struct Holding {
     counts: Arc<HeldCounts>,
     of: fn(&HeldCounts) -> &AtomicU64,
@@ -106,7 +107,7 @@ pub(super) async fn report(
         } else {
             counts.held()
         };
-        // A report expires; one of something that is still held must not.
+        // A report expires, so it is repeated while anything is held.
         if held != Held::default() || held != reported {
             let json = serde_json::to_string(&held).unwrap_or_default();
             match coordination.report(Held::KEY, id, &json, ttl).await {
@@ -130,7 +131,7 @@ mod tests {
     use crate::bus::memory::{MemoryBus, MemoryBusSettings};
 
     #[test]
-    fn every_owner_counts_until_it_ends() {
+    fn each_holding_counts_until_it_is_dropped() {
         let counts = Arc::new(HeldCounts::default());
         let (mut one, mut two) = (counts.commands(), counts.commands());
         one.set(5);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_is_reported_until_the_worker_ends() {
+    async fn held_batches_are_reported_until_the_worker_ends() {
         let bus: Arc<dyn Coordination> = Arc::new(MemoryBus::new(MemoryBusSettings::default()));
         let (counts, done) = (Arc::new(HeldCounts::default()), CancellationToken::new());
         let (interval, ttl) = (Duration::from_millis(5), Duration::from_secs(60));

@@ -25,8 +25,8 @@ use crate::{
 const REOPEN: Duration = Duration::from_millis(100);
 /// Interval of the check for silent consumers.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// After a batch of more commands than `BUSY` a lane rests for as long as the batch took, `MAX_REST` at most, so that the
-/// next batch is larger. A transaction costs about the same for one message and for twenty.
+/// After a batch of more commands than `BUSY` a lane rests for as long as the batch took, `MAX_REST` at most, so that
+/// the next batch is larger. A transaction costs about the same for one message and for twenty.
 const BUSY: usize = 32;
 const MAX_REST: Duration = Duration::from_millis(8);
 
@@ -104,9 +104,9 @@ struct Lane {
     busy: HashSet<Partition>,
     /// Partitions that delivered nothing before the last check although payloads waited.
     suspects: HashSet<Partition>,
-    /// Of the batch that is being stored.
+    /// The commands of the batch that is being stored.
     commands: Holding,
-    /// Arrived meanwhile.
+    /// The payloads that have arrived since.
     payloads: Holding,
 }
 
@@ -173,8 +173,9 @@ impl Lane {
         }
     }
 
-    /// Reopens consumers that delivered nothing between two checks although payloads waited at both. A broker that has lost
-    /// track of a consumer does not report it. Reopening does no harm where another worker's consumer is the active one.
+    /// Reopens consumers that delivered nothing between two checks although payloads waited at both. A broker that has
+    /// lost track of a consumer does not report it. Reopening does no harm where another worker's consumer is the
+    /// active one.
     async fn reopen_silent(&mut self, load: &Load) {
         let busy = std::mem::take(&mut self.busy);
         let waits = |partition: &Partition| {

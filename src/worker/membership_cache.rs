@@ -1,9 +1,10 @@
-//! A cache of the rooms that a worker wrote to and of their members: with it, new messages take one statement and no read.
+//! A cache of the rooms that a worker wrote to and of their members: with it, new messages take one statement and no
+//! read.
 //!
 //! A stale entry does no harm. Every change that affects the right to write in a room moves its head, and
 //! [`append`](crate::store::BatchWrites::append) stores nothing if the head differs from the cached one. A refusal does
-//! not reach the store, so none is decided from the cache: muted users and non-members are not cached. A rename does not
-//! change a room's head, so it invalidates explicitly: it is announced to every worker, nothing is cached while
+//! not reach the store, so none is decided from the cache: muted users and non-members are not cached. A rename does
+//! not change a room's head, so it invalidates explicitly: it is announced to every worker, nothing is cached while
 //! announcements cannot be received, and no entry is used for longer than [`TTL`].
 
 use std::{
@@ -35,7 +36,8 @@ struct Inner {
     young: HashMap<RoomId, Known>,
     /// Members in `young`.
     members: usize,
-    /// The previous generation: entries that are used move to `young`, the others are dropped when `young` is full again.
+    /// The previous generation: entries that are used move to `young`, the others are dropped when `young` is full
+    /// again.
     old: HashMap<RoomId, Known>,
     /// Users that were renamed, and when.
     renamed: HashMap<UserId, Instant>,

@@ -1,5 +1,5 @@
-//! A worker: consumes commands from the queue, stores them, publishes the events, acknowledges. All its state is in the queue
-//! and the store, so it may be killed at any moment.
+//! A worker: consumes commands from the queue, stores them, publishes the events, acknowledges. All its state is in the
+//! queue and the store, so it may be killed at any moment.
 
 mod account_deletion;
 mod batch;

@@ -1,4 +1,5 @@
-//! Renamed users: announcements that invalidate the membership cache, and the notices for the sockets that see the user.
+//! Renamed users: announcements that invalidate the membership cache, and the notices for the sockets that see the
+//! user.
 
 use std::sync::Arc;
 
@@ -45,8 +46,8 @@ pub async fn listen(worker: Arc<Worker>, shutdown: CancellationToken) -> Result<
 }
 
 impl Runner {
-    /// Publishes a user's present names for the sockets in the user's rooms, page by page. Cached events of the rooms contain
-    /// the old ones and are deleted. `None` if the worker must stop first.
+    /// Publishes a user's present names for the sockets in the user's rooms, page by page. Cached events of the rooms
+    /// contain the old ones and are deleted. `None` if the worker must stop first.
     pub(super) async fn announce_names(&mut self, user: UserId) -> Option<Result<()>> {
         let named = match self
             .until_answered(|| self.worker.store.names(user))
@@ -69,7 +70,7 @@ impl Runner {
             after = rooms.last().copied();
             let more = rooms.len() == ROOMS_AT_ONCE as usize;
             let mut outcomes = Outcomes::default();
-            // First, so that no event with the old name is made after the new one is known.
+            // Before the notice, so that no event with the old name is created after it.
             outcomes.notify(Channel::Everyone, &Notice::AccountChanged { user });
             self.worker.memberships.invalidate_user(user);
             self.stale.extend(&rooms);

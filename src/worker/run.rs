@@ -23,8 +23,8 @@ use crate::{
 /// Works until `shutdown`, then finishes the batches under way, acknowledges them and gives up its partitions.
 ///
 /// # Errors
-/// `internal` if one of its tasks panicked: a worker that cannot do all of its work ends, so that another one takes over.
-/// Failures of servers are retried.
+/// `internal` if one of its tasks panicked: a worker that cannot do all of its work ends, so that another one takes
+/// over. Failures of servers are retried.
 pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
     let shutdown = shutdown.child_token();
     let worker = Arc::new(worker);

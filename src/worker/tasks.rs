@@ -1,5 +1,5 @@
-//! Consumes one task queue: runs several tasks at once, and acknowledges each when its result is on disk. A task that fails
-//! permanently becomes a dead letter.
+//! Consumes one task queue: runs several tasks at once, and acknowledges each when its result is on disk. A task that
+//! fails permanently becomes a dead letter.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,8 +18,8 @@ use crate::{
 
 /// Pause before a lost consumer is reopened.
 const REOPEN: Duration = Duration::from_millis(500);
-/// Retries while the store or the queue does not answer. The task stays unacknowledged for far less than RabbitMQ's limit of
-/// 30 minutes (`consumer_timeout`).
+/// Retries while the store or the queue does not answer. The task stays unacknowledged for far less than RabbitMQ's
+/// limit of 30 minutes (`consumer_timeout`).
 const RETRY: Policy = Policy {
     initial: Duration::from_millis(50),
     max: Duration::from_secs(5),

@@ -1,5 +1,5 @@
-//! Checks the sources of all crates: imports go down only, files of a folder do not import each other in a circle, every
-//! module documents its purpose, nothing unfinished is left.
+//! Checks the sources of all crates: imports go down only, files of a folder do not import each other in a circle,
+//! every module documents its purpose, nothing unfinished is left.
 
 mod rust;
 
@@ -16,8 +16,8 @@ use self::rust::{
 };
 use crate::support::ROOT;
 
-/// The layers of the server crate, lowest first. A module may use those of the layers below it, not those beside it. Modules
-/// of the lowest layer may use each other.
+/// The layers of the server crate, lowest first. A module may use those of the layers below it, not those beside it.
+/// Modules of the lowest layer may use each other.
 const LAYERS: &[&[&str]] = &[
     &[
         "config",
@@ -102,7 +102,8 @@ fn files_of_a_folder_do_not_import_each_other() {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
-/// The circles among the files and folders of each folder. A folder's `mod.rs` only names its files and is none of them.
+/// The circles among the files and folders of each folder. A folder's `mod.rs` only names its files and is none of
+/// them.
 fn circles(crate_dir: &str) -> Vec<String> {
     let files = rust_files(crate_dir);
     let modules: BTreeSet<Vec<String>> = files.iter().map(|f| f.path_in(crate_dir)).collect();

@@ -76,7 +76,8 @@ def run_both(other, rounds):
                 figures[program].append(measurement())
         this, before = (statistics.median(figures[program]) for program in (CHAT, other))
         spread = [f"{min(of):.4g}..{max(of):.4g}" for of in figures.values()]
-        lines.append(f"{this / before:6.3f}  {this:>10.4g} ({spread[0]})  {before:>10.4g} ({spread[1]})  {measurement.__doc__}")
+        figure = f"{this / before:6.3f}  {this:>10.4g} ({spread[0]})  {before:>10.4g} ({spread[1]})"
+        lines.append(f"{figure}  {measurement.__doc__}")
     options.program = CHAT
     print(f"ratio   this build (range)   {other} (range)")
     print("\n".join(lines))

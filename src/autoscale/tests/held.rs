@@ -1,4 +1,4 @@
-//! A locked database: workers take what waits and acknowledge nothing.
+//! A locked database: workers take the waiting payloads and acknowledge none.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::{
 const PREFETCH: u64 = 256;
 const SIZE: u64 = 3;
 
-/// Runs for `seconds` with `arriving` payloads in each of the first `busy` seconds, and returns the changes of the number
-/// of workers. `reports`: whether workers report what they hold.
+/// Runs for `seconds` with `arriving` payloads in each of the first `busy` seconds, and returns the changes of the
+/// number of workers. `reports`: whether workers report what they hold.
 fn changes(seconds: u64, busy: u64, arriving: u64, reports: bool) -> Vec<(u64, u32)> {
     let mut tracker = Tracker::new(Scope {
         messages: true,
@@ -79,13 +79,13 @@ fn changes(seconds: u64, busy: u64, arriving: u64, reports: bool) -> Vec<(u64, u
 }
 
 #[test]
-fn a_worker_that_holds_what_it_cannot_store_stays() {
+fn a_worker_with_batches_that_it_cannot_store_is_not_stopped() {
     for arriving in [1, 7, 200] {
         let changes = changes(3600, 1, arriving, true);
         let targets: Vec<u32> = changes.iter().map(|(_, target)| *target).collect();
         assert_eq!(targets, [1], "{arriving}: {changes:?}");
     }
-    // As it was: the worker looks idle, is stopped after each cool-down, and started again.
+    // Without reports, the worker looks idle, is stopped after each cool-down, and started again.
     assert!(changes(3600, 1, 7, false).len() > 50);
 }
 

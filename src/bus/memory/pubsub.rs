@@ -96,7 +96,8 @@ impl Listeners {
     }
 }
 
-/// Waits until the listener has taken something from its full queue, then sends `Lost` and `Restored` and resumes delivery.
+/// Waits until the listener has taken something from its full queue, then sends `Lost` and `Restored` and resumes
+/// delivery.
 async fn restore(listeners: Weak<Mutex<Listeners>>, id: u64) {
     let Some(sender) = listeners.upgrade().and_then(|listeners| {
         let listeners = listeners.lock();

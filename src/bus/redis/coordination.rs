@@ -23,8 +23,8 @@ const RELEASE_LEASE: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1";
 
-/// Removes expired holders, then acquires or renews a permit if one is left, by the server's clock. The key expires with
-/// its last holder.
+/// Removes expired holders, then acquires or renews a permit if one is left, by the server's clock. The key expires
+/// with its last holder.
 const ACQUIRE_PERMIT: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -37,8 +37,8 @@ local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 redis.call('PEXPIREAT', KEYS[1], last[2])
 return 1";
 
-/// Stores a reporter's value with its end, and removes those that expired, by the server's clock. The key expires with its
-/// last report.
+/// Stores a reporter's value with its end, and removes those that expired, by the server's clock. The key expires with
+/// its last report.
 const REPORT: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

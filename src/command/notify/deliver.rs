@@ -283,8 +283,8 @@ async fn compose(
     Ok(Some(outgoing))
 }
 
-/// The thread of a digest: one for each recipient and room, and one for each recipient's digests of several rooms. The id
-/// is derived, so that it is the same in every mail and tells neither the room's id nor the user's.
+/// The thread of a digest: one for each recipient and room, and one for each recipient's digests of several rooms. The
+/// id is derived, so that it is the same in every mail and reveals neither the room's id nor the user's.
 fn thread(user: UserId, mut rooms: impl Iterator<Item = RoomId>) -> Uuid {
     let first = rooms.next();
     let one = first.filter(|first| rooms.all(|room| room == *first));

@@ -123,7 +123,7 @@ fn decide(
     }
     match candidate.read {
         None => return Decided::Not(Cancelled, super::LEFT),
-        Some(true) => return Decided::Not(Cancelled, "read before it was time to tell"),
+        Some(true) => return Decided::Not(Cancelled, "read before the notification was due"),
         Some(false) => {}
     }
     let unwanted = match (candidate.mode, candidate.cause) {

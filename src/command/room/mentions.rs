@@ -9,10 +9,11 @@ mod tests;
 use std::collections::HashSet;
 
 use self::scripts::{is_word, joins_word};
-use crate::model::username::{self, MAX_LENGTH};
+use crate::{
+    model::username::{self, MAX_LENGTH},
+    protocol::bounds::MAX_MENTIONS,
+};
 
-/// Maximum members that a body mentions; the first ones count. Bounds the list in a message.
-const MAX_MENTIONS: usize = 50;
 /// Maximum different names per body that are looked up, known or not: each costs the batch a lookup.
 const MAX_CANDIDATES: usize = 200;
 /// Maximum readings of one `@`: `@bob...` may be `bob..`, `bob.` or `bob`.
@@ -52,7 +53,7 @@ fn each(body: &str, mut found: impl FnMut(&[String]) -> bool) -> HashSet<String>
         if readings.is_empty() {
             continue;
         }
-        // The same limit for both callers: a name that is not looked up must not be known from another message.
+        // The same limit for both callers: a name beyond it is no mention, even if another message had it looked up.
         let new = readings.iter().filter(|name| !names.contains(*name));
         if names.len() + new.count() > MAX_CANDIDATES {
             break;

@@ -10,7 +10,7 @@ use poem::{Request, web::Data};
 use poem_openapi::{SecurityScheme, auth::Bearer};
 
 use super::{
-    metered::{Asker, Price},
+    metered::{AuthenticatedUser, Price},
     payload::{Changed, Created, Gone, Pending, RawJson},
     problem::Problem,
 };
@@ -52,8 +52,8 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
         return Err(Problem(Error::internal("the API was built without its edge")).into());
     };
     let identity = edge.auth.recognise(&bearer.token).map_err(Problem::from)?;
-    if let Some(Asker(asker)) = request.data::<Asker>() {
-        let _ = asker.set(identity.user);
+    if let Some(AuthenticatedUser(authenticated)) = request.data::<AuthenticatedUser>() {
+        let _ = authenticated.set(identity.user);
     }
     // The holder of a token of an ended login cannot use up the user's budget.
     if edge.revocations.state(identity.login) == Some(LoginState::Ended) {

@@ -91,8 +91,8 @@ impl MembersApi {
     ///
     /// Admins may add plain members; only the owner may assign other roles or change an existing role. Assigning
     /// `owner` transfers the ownership, and the previous owner becomes an admin. Whether users can be added without
-    /// their consent depends on the server's `rooms.add_members`. A new member sees the room's whole history; one who was
-    /// removed and is added again also sees what was said meanwhile.
+    /// their consent depends on the server's `rooms.add_members`. A new member sees the room's whole history; one who
+    /// was removed and is added again also sees the messages in between.
     #[oai(
         path = "/:room/members/:user",
         method = "put",

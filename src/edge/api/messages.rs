@@ -98,15 +98,15 @@ impl MessagesApi {
     /// List messages
     ///
     /// For members. Give at most one of `before`, `after` and `around`; without any of them, the newest messages are
-    /// returned. Items are always ascending by `seq`. `nextCursor` continues in the same direction: pass it as `cursor`,
-    /// together with the `before`, `after` or `around` of the first page, which tells the direction; upwards with `after`
-    /// and `around`, downwards otherwise. (Alone, it may also be passed as `after` or `before`, as in earlier versions.)
-    /// To page backwards from an `around` page, pass the first item's `seq` as `before`. A page holds at most about 2 MiB
-    /// of JSON and may therefore have fewer items than `limit`.
+    /// returned. Items are always ascending by `seq`. `nextCursor` continues in the same direction: pass it as
+    /// `cursor`, together with the `before`, `after` or `around` of the first page, which determine the direction:
+    /// upwards with `after` and `around`, downwards otherwise. (Alone, it may also be passed as `after` or `before`, as
+    /// in earlier versions.) To page backwards from an `around` page, pass the first item's `seq` as `before`. A page
+    /// holds at most about 2 MiB of JSON and may therefore have fewer items than `limit`.
     ///
     /// A deleted message stays in the list, with an empty body and `deletedAt`. A reply keeps its `replyTo` when the
-    /// message that it refers to is deleted, and a deleted message can still be replied to. A member who was removed and
-    /// added again sees the whole history, including what was said meanwhile.
+    /// message that it refers to is deleted, and a deleted message can still be replied to. A member who was removed
+    /// and added again sees the whole history, including the messages in between.
     #[oai(
         path = "/:room/messages",
         method = "get",
@@ -152,9 +152,10 @@ impl MessagesApi {
     ///
     /// For members who are not muted. The response is sent once the message is durably enqueued or, with `wait=stored`,
     /// once it is stored. A reply (`replyTo`) always waits for the worker, which checks that the referenced message
-    /// exists; a deleted message can be replied to. A repeat with the same `clientMsgId` refers to the same message and gets the same `id`; with another
-    /// body, `replyTo` or metadata it is a `conflict`, whose `id` is that of the first message. Another edge may notice
-    /// this only after it has answered 202: with `wait=stored` the answer is always 409.
+    /// exists; a deleted message can be replied to. A repeat with the same `clientMsgId` refers to the same message and
+    /// gets the same `id`; with another body, `replyTo` or metadata it is a `conflict`, whose `id` is that of the first
+    /// message. Another edge may notice this only after it has answered 202: with `wait=stored` the answer is always
+    /// 409.
     #[oai(
         path = "/:room/messages",
         method = "post",
@@ -249,7 +250,7 @@ impl MessagesApi {
     /// Edit a message
     ///
     /// For its sender. Members whom the new body mentions and the old one did not are notified as by a new message, if
-    /// they were not notified of this one already.
+    /// they were not notified of this message already.
     #[oai(
         path = "/:room/messages/:id",
         method = "patch",
@@ -281,7 +282,7 @@ impl MessagesApi {
     /// Delete a message
     ///
     /// For its sender, admins and the owner. The message keeps its `seq`; its body, metadata and reactions are erased.
-    /// Replies to it stay, with their `replyTo`; their clients find a message with an empty body and `deletedAt` there.
+    /// Replies to it stay and keep their `replyTo`; the message there has an empty body and `deletedAt`.
     #[oai(
         path = "/:room/messages/:id",
         method = "delete",

@@ -1,6 +1,6 @@
 //! Middleware that finds the operation of each request, and checks its query parameters. Operations without a login are
-//! charged to the client address here, before any other processing. The other operations are charged to the user once the
-//! token is verified (`access::authenticate`).
+//! charged to the client address here, before any other processing. The other operations are charged to the user once
+//! the token is verified (`access::authenticate`).
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ pub struct Price(pub Cost);
 
 /// The authenticated user of a request; stored in its extensions and set by `access::authenticate`.
 #[derive(Clone, Default)]
-pub struct Asker(pub Arc<OnceLock<UserId>>);
+pub struct AuthenticatedUser(pub Arc<OnceLock<UserId>>);
 
 /// All operations, by method and path.
 pub struct Operations {
@@ -144,16 +144,16 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
         let (cost, from) = (cost_of(operation, &request), client_address::of(&request));
         let limits = &self.edge.limits;
         limits.admit_address(from, cost).map_err(Problem::from)?;
-        let asker = Asker::default();
+        let authenticated = AuthenticatedUser::default();
         request.extensions_mut().insert(Price(cost));
-        request.extensions_mut().insert(asker.clone());
+        request.extensions_mut().insert(authenticated.clone());
         let checked = match (operation, request.uri().query()) {
             (Some(operation), Some(_)) => operation.query.check(&request),
             _ => Ok(()),
         };
         let answer = match checked {
             Ok(()) => self.inner.call(request).await,
-            // Although the code is `invalid`: the request's form is wrong, whatever the values.
+            // 400, although the code is `invalid`: the form of the request is wrong, not a value.
             Err(error) => Err(poem::Error::new(error, StatusCode::BAD_REQUEST)),
         };
         let refused = |status: StatusCode| status.is_client_error();
@@ -164,7 +164,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
         if refused {
             limits.charge_refused(from, cost);
         }
-        match asker.0.get() {
+        match authenticated.0.get() {
             Some(user) => self.bounded(*user, answer?).await,
             None => answer,
         }

@@ -92,8 +92,8 @@ time limit. Operations that do not list the header ignore it.
 **Times** are RFC 3339 in UTC with milliseconds and are meant for display; order and page by `seq`.
 
 **Lists** are `{items, nextCursor, hasMore}`. For the next page, repeat the request with `cursor` set to `nextCursor` \
-and all other parameters unchanged, until `hasMore` is false. A cursor is opaque and belongs to the list that returned it. \
-A `limit` above the maximum is an error.
+and all other parameters unchanged, until `hasMore` is false. A cursor is opaque and belongs to the list that returned \
+it. A `limit` above the maximum is an error.
 
 **Query parameters** that an operation does not have, that are given twice, or that exclude each other are an error \
 (400 `invalid`), so that a misspelt name does not go unnoticed. Callbacks ignore them.

@@ -66,8 +66,8 @@ impl Direction {
         }
     }
 
-    /// The direction continued at `cursor`, a page's `nextCursor`. The parameter of the first page tells the direction; the
-    /// page around a number continues upwards.
+    /// The direction continued at `cursor`, a page's `nextCursor`. The parameter of the first page determines the
+    /// direction; the page around a number continues upwards.
     ///
     /// # Errors
     /// `malformed` if no page of this list can have returned the cursor.

@@ -1,4 +1,4 @@
-//! Query parameters: those that an operation does not have are refused, and lists share the parameter `cursor`.
+//! Query parameters: refuses those that an operation does not have, and has the parameter `cursor` of all lists.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("listChanges", &["after", "cursor"]),
     ("listMessages", &["before", "after", "around"]),
 ];
-/// How much of an unknown name is repeated, in characters.
+/// Maximum characters of an unknown name in an error.
 const MAX_SHOWN: usize = 64;
 
 /// The query parameters of an operation, as its OpenAPI description lists them.
@@ -44,8 +44,8 @@ impl QueryParameters {
     }
 
     /// # Errors
-    /// `invalid` if the request has a parameter that the operation does not have, one of them twice, or two that exclude
-    /// each other.
+    /// `invalid` if the request has a parameter that the operation does not have, one of them twice, or two that
+    /// exclude each other.
     pub fn check(&self, request: &Request) -> Result<()> {
         if self.any {
             return Ok(());
@@ -99,7 +99,7 @@ impl<T: Type> Type for PageCursor<T> {
     type RawValueType = T::RawValueType;
     type RawElementValueType = T::RawElementValueType;
 
-    /// Only in the text of errors.
+    /// Used only in errors.
     fn name() -> Cow<'static, str> {
         "cursor".into()
     }

@@ -71,7 +71,7 @@ impl ReactionsApi {
         }
         let (room, _) = access::member(&edge, room.0, caller.user()).await?;
         let message = edge.reads.message(room.id, id.0).await?;
-        // As for the message itself: one above the head was stored after the membership was checked.
+        // As in `GET` of the message: a message above the head was stored after the membership was checked.
         let message = message.filter(|message| message.seq <= room.head);
         let message = message.ok_or_else(|| Error::not_found("message"))?;
         // Reads one more than requested to learn whether there is another page.

@@ -112,11 +112,12 @@ struct RoomPage {
 impl RoomsApi {
     /// Create a room
     ///
-    /// The caller becomes the owner. Names are not unique: several rooms may have the same name, and a room is identified
-    /// by its `id`. A direct room has exactly two members and no owner; creating one that exists returns the existing
-    /// room. If an account is deleted, its direct rooms remain with their history for the other member alone, who can
-    /// still read, write and leave; none can be created with a deleted account. A repeat with the same `Idempotency-Key` returns the existing room, as long as the
-    /// caller may see it. Whether users can be added without their consent depends on the server's `rooms.add_members`.
+    /// The caller becomes the owner. Names are not unique: several rooms may have the same name, and a room is
+    /// identified by its `id`. A direct room has exactly two members and no owner; creating one that exists returns the
+    /// existing room. If an account is deleted, its direct rooms remain with their history for the other member alone,
+    /// who can still read, write and leave; none can be created with a deleted account. A repeat with the same
+    /// `Idempotency-Key` returns the existing room, as long as the caller may see it. Whether users can be added
+    /// without their consent depends on the server's `rooms.add_members`.
     #[oai(path = "/", method = "post", operation_id = "createRoom")]
     async fn create(
         &self,

@@ -1,4 +1,4 @@
-//! The epochs that a hub has seen, and what it has found to be lost.
+//! The epochs that a hub has seen, the rooms to compare with the store, and the rooms that have lost history.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 use super::room::Room;
 use crate::model::{Delivered, Epoch, RoomId};
 
-/// Maximum number of earlier epochs that are remembered.
+/// Maximum number of earlier epochs that are kept.
 const MAX_LEFT: usize = 16;
 
-/// What was delivered in this epoch and is not in the store.
+/// Positions that were delivered in this epoch and that the store does not have.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub epoch: Epoch,
@@ -20,17 +20,17 @@ pub struct Report {
 /// The reports of a hub.
 pub type Reports = mpsc::Receiver<Report>;
 
-/// A room, and what was delivered in it at some time.
+/// A room, and a position that was delivered in it.
 pub(super) type Checked = (Arc<Room>, Delivered);
 
 /// A room that is to be compared with the store.
 struct Suspect {
     room: Arc<Room>,
-    /// What was delivered at different times: a loss shows in the last one before it.
+    /// Positions delivered at different times. Only the last one before a loss reveals it, and it is not known which.
     delivered: Vec<Delivered>,
 }
 
-/// Different times of one room that are compared at once.
+/// Maximum positions of one room that are compared at once.
 const MAX_TIMES: usize = 64;
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Epochs {
             delivered: Vec::new(),
         });
         if !Arc::ptr_eq(&suspect.room, room) {
-            // Another instance: what the one before delivered has been compared.
+            // Another instance: the positions of the previous one have been compared.
             suspect.room = room.clone();
             suspect.delivered.clear();
         }
@@ -75,8 +75,8 @@ impl Epochs {
         !self.suspects.is_empty()
     }
 
-    /// Moves on to another epoch. Returns whether it is one that was left before: the store has lost the replacement of
-    /// its epoch, too.
+    /// Changes to another epoch. Returns whether it is an earlier one: then the store has lost the replacement of its
+    /// epoch, too.
     pub fn enter(&mut self, epoch: Epoch) -> bool {
         let Some(before) = self.current.replace(epoch) else {
             return false;

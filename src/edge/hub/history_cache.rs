@@ -1,6 +1,7 @@
 //! The newest page of a room's history as REST answers it, cached while the room is read often: a page that a thousand
-//! clients request is read and serialised once. Every event of the room invalidates it, and it expires after [`MAX_AGE`]:
-//! a change that the bus lost, or that is no event of the room (a renamed user), is visible after that time.
+//! clients request is read and serialised once. Every event of the room invalidates it, and it expires after
+//! [`MAX_AGE`]: a change that the bus lost, or that is no event of the room (a renamed user), is visible after that
+//! time.
 
 use std::{
     collections::HashMap,

@@ -143,9 +143,9 @@ impl Hub {
         Ok((hub, reported))
     }
 
-    /// Subscribes a socket to a room, before anything is fetched for it. The caller has read its membership. If that was at
-    /// a head below [`Joining::live_from`], events between the two may have ended it: the caller must read it again.
-    /// `after` is the position from which the client resumes.
+    /// Subscribes a socket to a room, before anything is fetched for it. The caller has read its membership. If that
+    /// was at a head below [`Joining::live_from`], events between the two may have ended it: the caller must read it
+    /// again. `after` is the position from which the client resumes.
     pub async fn join(
         self: &Arc<Self>,
         room: RoomId,
@@ -360,7 +360,7 @@ impl Hub {
             Incoming::Restored => {
                 self.bus_lost.store(false, Ordering::Relaxed);
                 metrics().bus_state.set(crate::telemetry::UP);
-                // The servers may have failed together: what was delivered before the outage is compared with the store.
+                // The database may have failed together with the bus: compares the positions from before the outage.
                 for room in self.rooms() {
                     let before = room.lock().delivered();
                     self.suspect(&room, before);
@@ -384,7 +384,7 @@ impl Hub {
                 state.last = event.seq;
                 ready.push(event);
             } else if event.seq <= state.last {
-                // The message that was delivered under this number, or perhaps another event.
+                // A repetition, or another event under a number that was already delivered.
                 suspicious |= before.anchor.is_none() || before.anchor != Anchor::of(&event);
             } else if state.ahead.len() < MAX_AHEAD {
                 state.ahead.insert(event.seq, event);

@@ -54,8 +54,9 @@ impl Joining {
     /// arrived meanwhile, then all later events. With `more` the subscription is removed instead: the client has to
     /// join again.
     ///
-    /// `member_at` is the room's head at which the user was read to be a member. An event above it that ended the membership
-    /// ends the join, too, as does a subscription that was removed meanwhile. `answer` is made from the outcome.
+    /// `member_at` is the room's head at which the user was read to be a member. An event above it that ended the
+    /// membership ends the join, too, as does a subscription that was removed meanwhile. `answer` is made from the
+    /// outcome.
     pub fn finish(
         mut self,
         position: Seq,

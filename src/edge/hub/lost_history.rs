@@ -1,11 +1,12 @@
-//! Lost history. A database that lost its last transactions continues rooms at lower numbers, and gives numbers that were
-//! delivered already to other events. The hub finds this by what it delivered, never by what a client sends:
+//! Lost history. A database that lost its last transactions continues rooms at lower numbers, and reuses numbers that
+//! were already delivered for other events. The hub detects this by comparing what it delivered with the store; what
+//! clients send is not used:
 //!
 //! - The comparison of the rooms' heads ([`reconcile`](super::reconcile)) finds a head below the position delivered. If
-//!   the head has grown past the position again, the [`Anchor`](crate::model::Anchor) tells: the newest message that was
-//!   delivered must still have its number.
-//! - A publication at or below the position is a repetition, or a new event under an old number: the room is suspected, and
-//!   compared with the store, at most [`AT_ONCE`] rooms per [`PAUSE`]. So are rooms of which a range is missing, rooms
+//!   the head has grown past the position again, the [`Anchor`](crate::model::Anchor) is compared: the newest message
+//!   that was delivered must still have its number.
+//! - A publication at or below the position is a repetition, or a new event under an old number: the room is suspected,
+//!   and compared with the store, at most [`AT_ONCE`] rooms per [`PAUSE`]. So are rooms with a missing range, rooms
 //!   with new messages since the last comparison of heads, all rooms after an outage of the bus, and all rooms in turn.
 //!
 //! A loss is reported, and the worker that receives the report compares again and replaces the epoch. When the hub sees
@@ -34,8 +35,9 @@ const AT_ONCE: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Rooms in one read when all are compared.
 const CHUNK: usize = 5000;
-/// Sockets that resumed within this time before an epoch ended start anew: they may have resumed from a position before the
-/// loss, in a room that was opened here after it. Longer than an unnoticed loss lasts while edges compare their rooms.
+/// Sockets that resumed within this time before an epoch ended start anew: they may have resumed from a position before
+/// the loss, in a room that was opened here after it. Longer than an unnoticed loss lasts while edges compare their
+/// rooms.
 const RESUMED_LATELY: Duration = Duration::from_secs(60);
 /// How long a join waits until the report of a loss that it found is handled.
 const HANDLED_WITHIN: Duration = Duration::from_secs(5);
@@ -46,7 +48,8 @@ impl Hub {
         self.epochs.lock().current
     }
 
-    /// Reads the epoch. If it has changed, compares all rooms here with the store and ends those that have lost history.
+    /// Reads the epoch. If it has changed, compares all rooms here with the store and ends those that have lost
+    /// history.
     ///
     /// # Errors
     /// Those of the store; the next call compares again.
@@ -62,7 +65,7 @@ impl Hub {
             }
         }
         let mut rooms: Vec<Checked> = self.rooms().into_iter().map(with_position).collect();
-        // What was delivered before a suspicious publication, which may have moved the position.
+        // Also the positions before suspicious publications, which may have moved the positions since.
         rooms.extend(self.epochs.lock().take_suspects(usize::MAX));
         let mut lost = Vec::new();
         for chunk in rooms.chunks(CHUNK) {
@@ -104,7 +107,7 @@ impl Hub {
     async fn find_lost(&self, rooms: &[Checked]) -> Result<Vec<Checked>> {
         let delivered: Vec<Delivered> = rooms.iter().map(|(_, delivered)| *delivered).collect();
         let found = self.reads.positions(&delivered).await?;
-        // A room may be asked for with two numbers; an occupant counts only for its own.
+        // A room may be in `rooms` with several numbers; an occupant is compared only with its own number.
         let mut positions: HashMap<(RoomId, Seq), _> = HashMap::new();
         for one in found {
             positions.insert((one.room, one.number), one);
@@ -122,7 +125,8 @@ impl Hub {
         room.lock().end(epoch)
     }
 
-    /// Records what is lost, and reports it. If too many reports wait, the next comparison finds it again.
+    /// Records the rooms that have lost history, and reports them. If too many reports wait, the next comparison finds
+    /// the loss again.
     fn report(&self, epoch: Epoch, lost: Vec<Checked>) {
         if lost.is_empty() {
             return;
@@ -146,7 +150,8 @@ impl Hub {
         self.handled.send_modify(|count| *count += 1);
     }
 
-    /// The database has everything that this report names: this edge read from a standby that is behind.
+    /// A worker has refuted this report: the database has what was delivered, and this edge read from a standby that is
+    /// behind.
     pub fn refuted(&self, report: &Report) {
         let mut epochs = self.epochs.lock();
         for one in &report.delivered {
@@ -180,7 +185,7 @@ impl Hub {
         }
     }
 
-    /// Compares a room with the store soon. `before` is what was delivered before the suspicion.
+    /// Compares a room with the store soon. `before` is the position before the suspicious event.
     pub(super) fn suspect(&self, room: &Arc<Room>, before: Delivered) {
         // Another instance has taken the place of a room that has ended.
         if room.lock().has_ended() {
@@ -222,7 +227,7 @@ impl Hub {
 
     /// Compares some of the suspected rooms, and reports those that have lost history. `false` if there are none.
     async fn check_some(&self) -> bool {
-        // Not while a change of the epoch is handled: a position counts in the epoch in which it was delivered.
+        // Not while a change of the epoch is handled: a position is valid only in the epoch in which it was delivered.
         let _one_at_a_time = self.comparing.lock().await;
         let (epoch, some) = {
             let mut epochs = self.epochs.lock();
@@ -244,7 +249,7 @@ impl Hub {
     }
 }
 
-/// The room, and what was delivered in it until now.
+/// The room and its position now.
 pub(super) fn with_position(room: Arc<Room>) -> Checked {
     let delivered = room.lock().delivered();
     (room, delivered)

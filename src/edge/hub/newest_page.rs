@@ -33,8 +33,8 @@ impl Hub {
         known.then(|| state.pages.find(limit)).flatten()
     }
 
-    /// The newest page of `limit` messages: the cached one, or the result of `read`, which is then cached. Concurrent calls
-    /// share one read. `check` returns whether `user` may read the room, and its head, which is passed to `read`.
+    /// The newest page of `limit` messages: the cached one, or the result of `read`, which is then cached. Concurrent
+    /// calls share one read. `check` returns whether `user` may read the room, and its head, which is passed to `read`.
     ///
     /// # Errors
     /// Those of `check` and `read`.

@@ -1,5 +1,5 @@
-//! Compares the heads of this edge's rooms with the store: an event that the bus lost and that nothing follows is found here.
-//! Also removes rooms without subscriptions.
+//! Compares the heads of this edge's rooms with the store: an event that the bus lost and that nothing follows is found
+//! here. Also removes rooms without subscriptions.
 
 use std::{
     collections::HashMap,
@@ -56,7 +56,8 @@ impl Hub {
             return;
         }
         let rooms: Vec<_> = self.rooms().into_iter().map(with_position).collect();
-        // All rooms in turn: a loss may leave a head as it was, and the bus may have lost what was published meanwhile.
+        // Some of all rooms in each round: after a loss, a head may have the same number again, and the bus may have
+        // lost the publications in between.
         let rounds = rooms.len().div_ceil(IN_TURN).max(1);
         let turn = self.round.fetch_add(1, Ordering::Relaxed) as usize % rounds;
         for (room, delivered) in rooms.iter().skip(turn).step_by(rounds) {

@@ -6,8 +6,8 @@ use super::hub::Hub;
 use crate::{edge::subscriber::Subscriber, model::RoomId};
 
 impl Hub {
-    /// The sockets that are live in any of these rooms, by session. The rooms' cached pages, which contain the old name,
-    /// are invalidated.
+    /// The sockets that are live in any of these rooms, by session. The rooms' cached pages, which contain the old
+    /// name, are invalidated.
     pub fn live_in(&self, rooms: &[RoomId]) -> HashMap<u64, Arc<Subscriber>> {
         let mut sockets = HashMap::new();
         for room in rooms.iter().filter_map(|room| self.find(*room)) {

@@ -1,5 +1,5 @@
-//! Missing ranges of a room's numbers: they are fetched before anything that follows is delivered. A range that cannot be
-//! fetched is lost, and sockets get the event `gap` for it.
+//! Missing ranges of a room's numbers: they are fetched before anything that follows is delivered. A range that cannot
+//! be fetched is lost, and sockets get the event `gap` for it.
 
 use std::{
     sync::Arc,
@@ -24,7 +24,7 @@ impl Hub {
         state.advance();
         if state.target > state.last && !state.repairing {
             state.repairing = true;
-            // Whatever lost the range may have been a failure of the database as well.
+            // The failure that lost the range may have affected the database as well.
             let before = state.delivered();
             drop(state);
             self.suspect(room, before);

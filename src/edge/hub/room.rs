@@ -39,7 +39,7 @@ pub(super) struct RoomState {
     pub last: Seq,
     /// The newest message that was delivered.
     pub anchor: Option<Anchor>,
-    /// `last` has advanced without a delivery: `anchor` is older than it could be.
+    /// `last` has advanced without a delivery, so a newer message than `anchor` may exist at or below it.
     pub skipped: bool,
     /// The anchor at the last comparison with the store.
     pub compared: Option<Anchor>,
@@ -73,8 +73,8 @@ pub(super) struct Pending {
     pub events: Vec<Numbered>,
     /// More than [`MAX_PENDING`] events arrived.
     pub overflow: bool,
-    /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends on
-    /// the head at which the session read the membership.
+    /// The number of the newest event that ended the user's membership. Whether it ends this subscription, too, depends
+    /// on the head at which the session read the membership.
     pub left: Option<Seq>,
     /// The room has lost history: this event follows the answer, and the subscription ends.
     pub reset: Option<Arc<OutboundEvent>>,
@@ -242,7 +242,7 @@ impl RoomState {
         });
     }
 
-    /// What was delivered so far.
+    /// The position delivered so far.
     pub fn delivered(&self) -> Delivered {
         Delivered {
             room: self.room,
@@ -251,9 +251,9 @@ impl RoomState {
         }
     }
 
-    /// What was delivered before the last comparison with the store, if a message has been delivered since. It is compared
-    /// again now: the store may have lost it and be at a higher number again, and the bus may have lost what was published
-    /// meanwhile.
+    /// The position at the last comparison with the store, if a message has been delivered since. It is compared once
+    /// more: the store may have lost it and have a higher head again, and the bus may have lost the publications in
+    /// between.
     pub fn delivered_before(&mut self) -> Option<Delivered> {
         if self.compared == self.anchor {
             return None;
@@ -324,8 +324,8 @@ impl RoomState {
         live.map(|subscription| (subscription.subscriber.user, subscription.joined))
     }
 
-    /// Unsubscribes these users' sockets, unless they have joined again since. They get a `gap` from the next number on, which
-    /// makes clients join again; the answer then says that they are no members.
+    /// Unsubscribes these users' sockets, unless they have joined again since. They get a `gap` from the next number
+    /// on, which makes clients join again; the answer then says that they are no members.
     pub fn revoke(&mut self, gone: &HashSet<(UserId, u64)>) -> usize {
         let before = self.subscriptions.len();
         let (room, from) = (self.room, self.last + 1);
@@ -342,8 +342,8 @@ impl RoomState {
         before - self.subscriptions.len()
     }
 
-    /// Delivers an event without a number to every live subscription. A socket that is still joining reads the current state
-    /// after it was subscribed.
+    /// Delivers an event without a number to every live subscription. A socket that is still joining reads the current
+    /// state after it was subscribed.
     pub fn deliver_ephemeral(&mut self, event: EphemeralEvent) {
         let frame = OutboundEvent::new(event.kind.into(), event.data);
         let live = self
@@ -406,8 +406,8 @@ impl RoomState {
         });
     }
 
-    /// Delivers what was fetched for `after < seq <= upto`. Numbers that the store does not have (any more) are delivered as
-    /// a `gap`.
+    /// Delivers what was fetched for `after < seq <= upto`. Numbers that the store does not have (any more) are
+    /// delivered as a `gap`.
     pub fn fill(&mut self, after: Seq, upto: Seq, events: Vec<FeedEvent>) {
         let mut ready = Vec::new();
         let mut expected = after + 1;
@@ -440,7 +440,7 @@ impl RoomState {
     }
 }
 
-/// Tells a client that its numbers of the room count no longer.
+/// The event `reset`: the client's numbers of the room are no longer valid.
 pub fn reset_event(room: RoomId, epoch: Epoch) -> Arc<OutboundEvent> {
     event(EventName::Reset, &Reset { room, epoch })
 }

@@ -45,8 +45,8 @@ impl Session {
         Ok(())
     }
 
-    /// Joins and answers. Returns the subscription without an answer if the room has lost history: events were delivered
-    /// here that the store does not have.
+    /// Joins and answers. Returns the subscription without an answer if the room has lost history: events were
+    /// delivered here that the store does not have.
     async fn try_join(&self, id: RequestId, join: &JoinRoom) -> Result<Option<Joining>> {
         let mut entry = self.enter(join.room).await?;
         // Subscribe first, then read history: what is stored in between arrives as events.
@@ -197,7 +197,7 @@ impl Session {
             .then(|| messages.split_off(messages.len().saturating_sub(enough)))
     }
 
-    /// Answers, after the event `reset` if the client's position does not count any more.
+    /// Answers, after the event `reset` if the client's position is no longer valid.
     fn answer_join(
         &self,
         joining: Joining,

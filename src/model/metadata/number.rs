@@ -1,8 +1,8 @@
-//! The numbers that survive every reader: those of an IEEE 754 double (RFC 7493 section 2.2).
+//! The numbers that every parser reads without rounding: those of an IEEE 754 double (RFC 7493 section 2.2).
 
-/// For clients, after the name of the field.
-pub(super) const RULE: &str = "has a number that is not an IEEE 754 double: at most 64 characters and 17 significant digits, \
-     between 5e-324 and 1.8e308, and an integer above 2^53 only if it is exact. Send such a number as a string";
+/// The error for clients, after the name of the field.
+pub(super) const RULE: &str = "has a number that is not an IEEE 754 double: at most 64 characters and 17 significant \
+     digits, between 5e-324 and 1.8e308, and an integer above 2^53 only if it is exact. Send such a number as a string";
 
 /// Longest number in characters.
 const MAX_NUMBER: usize = 64;
@@ -151,7 +151,7 @@ mod tests {
 
         /// Reading an accepted number as a double and writing it again changes at most digits beyond the seventeenth.
         #[test]
-        fn what_fits_is_read_back(token in "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?") {
+        fn accepted_numbers_are_read_back(token in "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?") {
             let near = nearest(&token);
             prop_assert!(near == "null" || fits(&near), "{} from {}", near, token);
             if fits(&token) {

@@ -18,12 +18,12 @@ pub const MAX_METADATA_KEYS: usize = 256;
 
 pub(super) const FIELD: &str = "metadata";
 
-/// Where metadata comes from, which decides what happens to what is not allowed.
+/// Where metadata comes from. Decides whether violations are refused or repaired.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// A client: refused.
+    /// A client: violations are refused.
     Client,
-    /// The queue: checked by an edge, possibly one of a version that did not check numbers, which are repaired.
+    /// The queue: checked by an edge. Numbers are repaired, since the edge may be of a version that did not check them.
     Queue,
     /// The store: stored by any version. Repaired as far as possible, since a limit introduced later must not hide a
     /// message; only the depth is limited.

@@ -32,8 +32,8 @@ use crate::{
     retry::Policy,
 };
 
-/// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them elects
-/// its leader first.
+/// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them
+/// elects its leader first.
 const DECLARE_DEADLINE: Duration = Duration::from_secs(60);
 /// lapin reports a lost connection as an event; this check finds connections that were lost without one.
 const CHECK_EVERY: Duration = Duration::from_millis(500);

@@ -1,12 +1,12 @@
-//! Measures what waits in the queues. A passive declaration returns the current number of ready payloads. The management
-//! API, where its address is set, adds the unacknowledged ones: seconds late, and missing after a restart of the broker;
-//! then they are unknown.
+//! Measures what waits in the queues. A passive declaration returns the current number of ready payloads. The
+//! management API, where its address is set, adds the unacknowledged ones: seconds late, and missing after a restart of
+//! the broker; then they are unknown.
 //!
 //! Payloads cannot be read: a queue with a single active consumer refuses `basic.get`, and requeueing would disturb its
 //! order.
 //!
-//! Delayed tasks wait in a queue for each level ([`super::delay`]). Those are inspected in the background, since delayed
-//! tasks need no worker before they are back in their task queue.
+//! Delayed tasks wait in a queue for each level ([`super::delay`]). Those are inspected in the background, since
+//! delayed tasks need no worker before they are back in their task queue.
 
 use std::{
     collections::HashMap,
@@ -152,8 +152,8 @@ async fn declare_again(connection: &ManagedConnection, settings: &RabbitSettings
     }
 }
 
-/// The delayed tasks of all levels. Their queues are declared, not inspected: inspecting a missing queue closes the channel
-/// and logs an error in the broker each time.
+/// The delayed tasks of all levels. Their queues are declared, not inspected: inspecting a missing queue closes the
+/// channel and logs an error in the broker each time.
 #[derive(Default)]
 struct Delays {
     started: Lock<Option<Instant>>,

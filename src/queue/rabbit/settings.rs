@@ -23,7 +23,8 @@ pub struct RabbitSettings {
     pub prefix: String,
     /// At least 1.
     pub partitions: Partition,
-    /// Above this many waiting commands the estimate is refreshed more often. The caller refuses commands, not the queue.
+    /// Above this many waiting commands the estimate is refreshed more often. The caller refuses commands, not the
+    /// queue.
     pub max_backlog: u64,
     /// Deadline of a publish, including reconnects.
     pub confirm_timeout: Duration,

@@ -1,5 +1,5 @@
-//! The table of tasks: rows with the time at which they are due. Which tasks are delivered and not acknowledged is known to
-//! this process only; after a crash they are delivered again.
+//! The table of tasks: rows with the time at which they are due. Which tasks are delivered and not acknowledged is
+//! known to this process only; after a crash they are delivered again.
 
 use std::{
     collections::{HashSet, VecDeque},

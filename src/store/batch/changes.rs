@@ -20,7 +20,7 @@ pub struct FeedEntry {
     pub message: Option<MessageId>,
     /// The event's JSON where it is not about a message; `None` where `message` is set.
     pub data: Option<String>,
-    /// What an event of a reaction changed.
+    /// The change, if it is the event of a reaction.
     pub detail: Option<ReactionDetail>,
     pub at: Timestamp,
 }
@@ -56,8 +56,8 @@ pub struct Changes {
     /// The other fields are what they were.
     pub updated_messages: Vec<Message>,
     pub entries: Vec<FeedEntry>,
-    /// Reactions of messages that are in the lists above, as are the removed ones. A user's reaction is in one list only,
-    /// and once.
+    /// Reactions of messages that are in the lists above, as are the removed ones. A user's reaction is in one list
+    /// only, and once.
     pub reactions: Vec<GivenReaction>,
     pub removed_reactions: Vec<(ReactionKey, UserId)>,
     /// Messages whose reactions are all removed.

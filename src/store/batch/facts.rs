@@ -100,7 +100,7 @@ pub(super) async fn messages<S: Session>(
     Ok(())
 }
 
-/// [`messages`] that are locked. Those whose reactions an earlier version wrote are rewritten first.
+/// As [`messages`], for messages of locked rooms. Reactions that an earlier version wrote are rewritten first.
 pub(super) async fn locked_messages<S: Session>(
     session: &mut S,
     ids: impl IntoIterator<Item = &MessageId, IntoIter: ExactSizeIterator>,

@@ -10,12 +10,12 @@ use crate::model::{Member, Message, MessageId, Room, RoomId, Timestamp, User, Us
 /// A message and an emoji, which is a [key](crate::model::text::emoji::key).
 pub type ReactionKey = (MessageId, String);
 
-/// What is needed of one reaction.
+/// The parts of one reaction that are needed.
 #[derive(Debug, Default, Clone)]
 pub struct ReactionScope {
     /// The users who add or remove it.
     pub users: HashSet<UserId>,
-    /// How many commands remove it. Each may remove one of the first users, so that a later one takes the place.
+    /// How many commands remove it. Each may remove one of the first users, whom a later user then replaces.
     pub removals: usize,
 }
 

@@ -22,14 +22,14 @@ debug_of!(LoginRow {
 pub(super) enum Step {
     /// The token is the current one: replace it by the new one.
     Replace,
-    /// This rotation was made before, and its new token is still the current one: nothing is left to do.
+    /// This rotation was made before, and its new token is still the current one: change nothing.
     Repeated,
     /// Refuse the token; the login stays.
     Refuse,
     /// The login was revoked before. Not the same as `Refuse`: the worker that revoked it may have died before it
     /// closed the login's sockets.
     Revoked,
-    /// A token that is two or more steps behind the current one, so two parties use the login: it is revoked.
+    /// The token is two or more steps behind the current one, so two parties use the login: revoke it.
     Revoke,
 }
 
@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    fn ask(login: &LoginRow, old: &[u8], new: &[u8], asked_at: Timestamp) -> Step {
+    fn rotate(login: &LoginRow, old: &[u8], new: &[u8], asked_at: Timestamp) -> Step {
         let rotation = Rotation {
             login: uuid::Uuid::nil(),
             old_hash: old.to_vec(),
@@ -103,13 +103,13 @@ mod tests {
 
     #[test]
     fn the_current_token_is_replaced_once() {
-        assert_eq!(ask(&rotated(), b"b", b"c", at(200)), Step::Replace);
+        assert_eq!(rotate(&rotated(), b"b", b"c", at(200)), Step::Replace);
         for asked_at in [at(50), at(100), at(112), at(999)] {
-            assert_eq!(ask(&rotated(), b"a", b"b", asked_at), Step::Repeated);
+            assert_eq!(rotate(&rotated(), b"a", b"b", asked_at), Step::Repeated);
         }
-        assert_eq!(ask(&rotated(), b"a", b"x", at(101)), Step::Refuse);
-        assert_eq!(ask(&rotated(), b"x", b"a", at(100)), Step::Revoke);
-        assert_eq!(ask(&rotated(), b"x", b"c", at(101)), Step::Revoke);
+        assert_eq!(rotate(&rotated(), b"a", b"x", at(101)), Step::Refuse);
+        assert_eq!(rotate(&rotated(), b"x", b"a", at(100)), Step::Revoke);
+        assert_eq!(rotate(&rotated(), b"x", b"c", at(101)), Step::Revoke);
     }
 
     #[test]
@@ -119,8 +119,8 @@ mod tests {
             rotated_at: None,
             ..rotated()
         };
-        assert_eq!(ask(&fresh, b"b", b"c", at(200)), Step::Replace);
-        assert_eq!(ask(&fresh, b"a", b"b", at(200)), Step::Revoke);
+        assert_eq!(rotate(&fresh, b"b", b"c", at(200)), Step::Replace);
+        assert_eq!(rotate(&fresh, b"a", b"b", at(200)), Step::Revoke);
     }
 
     /// Every token of a chain, presented at every state of the login.
@@ -134,7 +134,7 @@ mod tests {
                 ..rotated()
             };
             for presented in 0..=current {
-                let step = ask(&login, &token(presented), &token(presented + 1), at(500));
+                let step = rotate(&login, &token(presented), &token(presented + 1), at(500));
                 let expected = match current - presented {
                     0 => Step::Replace,
                     1 => Step::Repeated,
@@ -148,17 +148,17 @@ mod tests {
     #[test]
     fn an_old_command_delivered_again_revokes_nothing() {
         // A client repeated its refresh while no worker ran: all repeats arrive after the first is done.
-        assert_eq!(ask(&rotated(), b"a", b"b", at(50)), Step::Repeated);
-        assert_eq!(ask(&rotated(), b"x", b"a", at(90)), Step::Refuse);
+        assert_eq!(rotate(&rotated(), b"a", b"b", at(50)), Step::Repeated);
+        assert_eq!(rotate(&rotated(), b"x", b"a", at(90)), Step::Refuse);
     }
 
     #[test]
     fn an_ended_login_is_refused() {
-        assert_eq!(ask(&rotated(), b"b", b"c", at(1000)), Step::Refuse);
+        assert_eq!(rotate(&rotated(), b"b", b"c", at(1000)), Step::Refuse);
         let revoked = LoginRow {
             revoked: true,
             ..rotated()
         };
-        assert_eq!(ask(&revoked, b"b", b"c", at(200)), Step::Revoked);
+        assert_eq!(rotate(&revoked, b"b", b"c", at(200)), Step::Revoked);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One statement, so one snapshot: with two, a commit between them would look like a missing range. `$4` is how many
-/// events of the feed show the same message; those before them have none.
+/// events of the feed show the same message; the earlier ones have none.
 pub(super) const EVENTS: &str = concat!(
     "SELECT m.seq AS event_seq, 'newMessage' AS event_kind, CAST(NULL AS text) AS event_data, \
          CAST(NULL AS text) AS event_detail, CAST(1 AS bigint) AS event_nth, ",
@@ -90,7 +90,7 @@ fn feed_event(stored: StoredEvent) -> Result<FeedEvent> {
             match reaction {
                 Some(reaction) => serde_json::to_string(&reaction),
                 None => {
-                    // Without a detail the event cannot say what changed; it shows the result.
+                    // Without a detail, the change is not known: the event has the whole message.
                     if kind == EventKind::ReactionUpdated {
                         kind = EventKind::MessageUpdated;
                     }
@@ -104,7 +104,7 @@ fn feed_event(stored: StoredEvent) -> Result<FeedEvent> {
     Ok(FeedEvent { seq, kind, data })
 }
 
-/// What changed, and the number of users as it is now.
+/// The stored change, with the present number of users.
 fn reaction(message: &Message, detail: &str) -> Result<ReactionUpdated> {
     let detail: ReactionDetail = serde_json::from_str(detail).map_err(Error::internal)?;
     let emoji = emoji::qualified(&detail.emoji).into_owned();

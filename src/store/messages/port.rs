@@ -43,10 +43,10 @@ pub const MAX_EVENTS: i64 = 1000;
 
 #[async_trait]
 pub trait MessageReads: Send + Sync {
-    /// Every event with `after < seq <= upto`, ascending, at most [`MAX_EVENTS`]: the caller must not request a
-    /// longer range. An event that carries a message shows it as it is now, with `changeSeq` set to the event's number.
-    /// An event of a reaction has the number of users as it is now. Where what changed is not known, because an earlier
-    /// version stored the event, or must not be shown, because the message was deleted, it is a `messageUpdated`.
+    /// Every event with `after < seq <= upto`, ascending, at most [`MAX_EVENTS`]: the caller must not request a longer
+    /// range. An event that carries a message shows it as it is now, with `changeSeq` set to the event's number. An
+    /// event of a reaction has the number of users as it is now. It is a `messageUpdated` if the change is not known,
+    /// because an earlier version stored the event, or must not be shown, because the message was deleted.
     async fn events(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<FeedEvent>>;
     /// The same events for a client that resumes: each change of a message is the message itself, which is read once.
     async fn missed(&self, room: RoomId, after: Seq, upto: Seq) -> Result<Vec<Missed>>;

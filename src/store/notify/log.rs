@@ -90,8 +90,8 @@ impl Record for Decided {
 }
 
 impl Decided {
-    /// Whether the decision also holds for `cause`: a message that a user was not notified of because of the room's
-    /// setting may mention them since it was edited.
+    /// Whether the decision also holds for `cause`: if the room's setting kept a user from being
+    /// notified, an edit of the message may mention them later.
     fn holds_for(&self, cause: Cause) -> bool {
         self.delivery.is_some() || self.cause != Cause::All || cause == Cause::All
     }
@@ -147,7 +147,8 @@ impl<D: Database> LogWrites for D {
         let mut earlier = Vec::new();
         let mut about = None;
         for decision in decisions {
-            // Before the first decision about this message and user: the others belong to it.
+            // Read before the first decision about this message and user; the following ones belong to the same
+            // evaluation.
             if about != Some((decision.message, decision.user)) {
                 about = Some((decision.message, decision.user));
                 let decided = sql(DECIDED).bind(decision.message).bind(decision.user);

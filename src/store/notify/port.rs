@@ -114,8 +114,8 @@ pub trait LogReads: Send + Sync {
 pub trait LogWrites: Send + Sync {
     /// Every user whom these messages may concern, without their senders, from one statement.
     async fn candidates(&self, messages: &[MessageId]) -> Result<Vec<Candidate>>;
-    /// Stores decisions, of which those about the same message and user must follow each other. A user is decided on
-    /// once per message: decisions stored before stay as they are, and further ones are ignored. The exception is a user
+    /// Stores decisions, of which those about the same message and user must follow each other. There is one decision
+    /// for each message and user: stored ones stay as they are, and further ones are ignored. The exception is a user
     /// who was not notified for [`Cause::All`](crate::model::notify::Cause::All) and whom the edited message now
     /// mentions. A message to notify of joins the open delivery of its user and channel, or opens one. Returns the
     /// deliveries concerned.

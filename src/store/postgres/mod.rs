@@ -39,10 +39,10 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Prepares at most `max_connections` to the servers in `urls`, at least one: a primary and its standbys. Connections
-    /// go to the one that accepts writes. None is opened before it is needed, so this fails only if an address cannot be
-    /// parsed. `acquire_timeout` is how long a call waits for a free or new
-    /// connection before it fails as unavailable. Needs a Tokio runtime.
+    /// Prepares at most `max_connections` to the servers in `urls`, at least one: a primary and its standbys.
+    /// Connections go to the one that accepts writes. None is opened before it is needed, so this fails only if an
+    /// address cannot be parsed. `acquire_timeout` is how long a call waits for a free or new connection before it
+    /// fails as unavailable. Needs a Tokio runtime.
     pub fn connect(
         urls: &[impl AsRef<str>],
         max_connections: u32,

@@ -142,8 +142,8 @@ impl Lease {
         Ok(())
     }
 
-    /// Closes the connection when it is returned, and searches for another server, if the error says that the server
-    /// ends or accepts no writes any more.
+    /// If the error means that the server shuts down or no longer accepts writes: closes the connection when it is
+    /// returned, and searches for another server.
     fn checked<T>(&mut self, result: sqlx::Result<T>) -> Result<T> {
         if result.as_ref().is_err_and(is_stale) {
             self.is_stale = true;
@@ -256,8 +256,8 @@ pub(super) fn failure(error: sqlx::Error) -> Error {
     }
 }
 
-/// Whether the connection is of no more use: its server shuts down, has crashed, starts, ended the connection, or became
-/// read-only in a failover.
+/// Whether the connection must not be used again: its server shuts down, has crashed, is starting, ended the
+/// connection, or became read-only in a failover.
 fn is_stale(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(

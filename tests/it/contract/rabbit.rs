@@ -371,8 +371,8 @@ async fn the_management_api_reports_unacknowledged_payloads() {
     delete_queues(&prefix).await;
 }
 
-/// After a restart the API has no figures for a while, and a proxy in front may answer anything. Ready payloads are known all
-/// the same, and unacknowledged ones are unknown: never an old figure, never zero.
+/// After a restart the API has no figures for a while, and a proxy in front may answer anything. Ready payloads are
+/// known all the same, and unacknowledged ones are unknown: never an old figure, never zero.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_management_api_without_figures_or_with_invalid_answers() {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -133,7 +133,7 @@ async fn a_worker_that_waits_for_the_database_is_not_stopped() {
         socket.say(room, &format!("m{i}"), "good morning").await;
     }
     let first = until_workers(&autoscaler, "a worker runs", |n| n > 0).await;
-    // A worker that is stopped stays until the database answers, so the decisions tell.
+    // A worker that is being stopped runs until the database answers, so the decisions in the log are counted.
     let stops = || autoscaler.log().matches(" -> 0: ").count();
     let (since, before) = (Instant::now(), stops());
     eventually(

@@ -215,7 +215,7 @@ async fn messages_are_edited_deleted_and_reacted_to(kind: Kind) {
             (2, "memberJoined"),
             (3, "newMessage"),
             (4, "messageUpdated"),
-            // What the reactions of a deleted message were is not shown.
+            // The reactions of a deleted message are not shown.
             (5, "messageUpdated"),
             (6, "messageUpdated"),
             (7, "messageUpdated"),

@@ -1,4 +1,4 @@
-//! What docs/clients.md says of history, replies, direct rooms and names.
+//! The rules of docs/clients.md about history, replies, direct rooms and names.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -75,7 +75,7 @@ async fn history_replies_direct_rooms_and_names_are_as_documented(kind: Kind) {
         [Some("goodbye"), Some("are you there?")]
     );
     assert_eq!(page["items"][0]["sender"]["displayName"], "Deleted user");
-    // Opening it again returns it; with the user who now has the name, there is another.
+    // Opening it again returns it; with the user who now has the name, another room is created.
     let open = |other: Uuid| json!({"kind": "direct", "members": [other]});
     let again = by_ada.post("/v1/rooms", open(bob.id)).await.json();
     assert_eq!(uuid(&again["id"]), direct);

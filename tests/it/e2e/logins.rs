@@ -165,7 +165,7 @@ async fn a_lost_refresh_can_be_repeated_and_an_old_token_ends_the_login(kind: Ki
         let access = again["accessToken"].as_str().expect("a token");
         chat.rest(1).with_token(access).get("/v1/me").await.ok(200);
     }
-    // Access tokens were used. One step behind is still no replay.
+    // Access tokens were used. A token one step behind is not a replay.
     let t2 = token(&refresh(1, &t1).await.ok(200));
     an_hour_later(&chat).await;
     assert_eq!(token(&refresh(0, &t1).await.ok(200)), t2);

@@ -1,5 +1,5 @@
 //! A database that has lost its newest rows, as after the promotion of a standby that was behind or the restore of a
-//! backup: sockets and clients that resume start anew, and nothing is skipped silently.
+//! backup: sockets and clients that resume start anew, and no event is skipped silently.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -150,7 +150,7 @@ async fn live_sockets_and_resumes_are_reset(kind: Kind) {
         assert_eq!(events, std::slice::from_ref(&reset));
     }
 
-    // A client that was away resumes with what it knew: in every room, since it may have been any.
+    // A client that was away resumes with its old epoch: it gets `reset` in every room, also in one that lost nothing.
     let mut away = chat.connect(1, &bob).await;
     let resume = |room: Uuid, after: i64, epoch: &Value| json!({"room": room, "afterSeq": after, "epoch": epoch});
     let joined = away.call("joinRoom", resume(room, 12, &first)).await;
@@ -164,7 +164,7 @@ async fn live_sockets_and_resumes_are_reset(kind: Kind) {
         .expect("joined");
     assert_eq!(away.event("reset").await["room"], json!(room));
     assert_eq!(away.event("reset").await["room"], json!(quiet));
-    // With the present epoch it only gets what it missed.
+    // With the present epoch it only gets the missed messages.
     let joined = away.call("joinRoom", resume(room, 11, &epoch)).await;
     assert_eq!(names(&joined.expect("joined")), ["new 4", "after"]);
     assert_eq!(away.events("reset").len(), 2);
@@ -187,7 +187,7 @@ fn last(received: &crate::harness::socket::Received, name: &str) -> Option<Value
     (newest["clientMsgId"] == name).then_some(newest)
 }
 
-/// Without an epoch, and whatever a client claims: nobody else notices, and the epoch stays.
+/// A position above the head or an unknown epoch resets only that client; the store's epoch stays.
 async fn positions_above_the_head_are_reset(kind: Kind) {
     let (chat, metrics) = start(kind).await;
     let Pair {
@@ -246,7 +246,7 @@ async fn a_backlog_that_leads_past_the_position_is_noticed() {
     say_all(&adas, room, &kept).await;
     say_all(&adas, room, &numbered("lost", 3)).await;
     while bobs.event("newMessage").await["seq"] != 8 {}
-    // It acknowledges what it stored: nothing is delivered again.
+    // It acknowledges the batches that it stored: none is delivered again.
     chat.workers[0].sigterm();
     chat.workers[0].ended().await;
     lose(&chat, room, 5).await;
@@ -288,7 +288,8 @@ async fn a_loss_in_a_quiet_room_is_noticed() {
     assert!(logs.contains("has lost history"));
 }
 
-/// The process is stopped and starts with an older copy of its file: it remembers nothing, but its clients do.
+/// The process is stopped and starts with an older copy of its file: it has no trace of the loss, but its clients have
+/// higher numbers.
 #[tokio::test]
 async fn clients_of_a_restored_backup_are_reset() {
     let mut chat = Chat::start(Kind::Standalone).await;

@@ -15,7 +15,7 @@ use crate::harness::{Chat, Kind, Socket, both_ways, deployment::uuid, engineio::
 
 both_ways!(
     a_message_with_thousands_of_reactions_is_read_and_changed,
-    a_room_of_such_messages_is_read_in_pages,
+    a_room_of_messages_with_many_reactions_is_read_in_pages,
     many_reactions_during_an_absence_take_one_page,
     spellings_of_an_emoji_are_one_reaction,
 );
@@ -163,7 +163,7 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
     let joined = io.until("431[").await;
     assert!(joined.starts_with("431[{\"ok\":true") && joined.len() < 100_000);
 
-    // Bob reacts; everybody is told what changed and no more.
+    // Bob reacts; all sockets get the change and nothing else.
     let data = json!({"room": room, "id": id, "emoji": all[7]});
     let changed = bobs.call("react", data.clone()).await.expect("a member");
     let shown = reactions_of(&json!([changed]), id);
@@ -178,7 +178,7 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
     assert!(event.to_string().len() < 1000);
     io.until("42[\"reactionUpdated\"").await;
 
-    // Each reader is told of their own reactions, also from a cached page.
+    // Each reader sees their own reactions, also in a cached page.
     for _ in 0..2 {
         for (i, (user, reacted)) in [(&ada, 0), (&bob, 1)].into_iter().enumerate() {
             let rest = chat.rest_as(i, user);
@@ -257,7 +257,7 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
 }
 
 /// Sixty messages of some 22 KB each are more than one answer may have.
-async fn a_room_of_such_messages_is_read_in_pages(kind: Kind) {
+async fn a_room_of_messages_with_many_reactions_is_read_in_pages(kind: Kind) {
     const MESSAGES: usize = 60;
     let chat = Chat::plan(kind)
         .set("edge.send_queue_bytes", 200_000)

@@ -13,7 +13,7 @@ both_ways!(
     a_refused_content_does_not_count,
 );
 
-/// All that a `sendMessage` may differ in from the first.
+/// Sends that differ from the first one in each of the compared fields.
 fn others(room: Uuid, reply: Uuid) -> [Value; 4] {
     let send = |body: &str| json!({"room": room, "body": body, "clientMsgId": "same"});
     let mut others = [send("other"), send("one"), send("one"), send("")];
@@ -37,7 +37,7 @@ async fn another_content_is_a_conflict_on_sockets(kind: Kind) {
     bobs.event("newMessage").await;
     assert_eq!(bobs.event("newMessage").await["id"], json!(id));
 
-    // On the same edge the answer says so, on both transports.
+    // On the same edge, the answer is the conflict, on both transports.
     let mut io = Raw::connected(&chat, &ada).await;
     io.say(&format!("420[\"joinRoom\",{}]", json!({"room": room})))
         .await;
@@ -56,7 +56,7 @@ async fn another_content_is_a_conflict_on_sockets(kind: Kind) {
     }
     assert_eq!(adas.say(room, "same", "one").await, id);
 
-    // An edge that does not know the first send accepts it, and the worker refuses it.
+    // An edge that does not have the first send accepts the second one, and the worker refuses it.
     let mut elsewhere = chat.connect(1, &ada).await;
     elsewhere.join(room, None).await.expect("a member");
     let other = others(room, reply)[0].clone();
@@ -81,7 +81,7 @@ async fn another_content_is_a_conflict_on_sockets(kind: Kind) {
         }
     }
 
-    // Of a message that was changed, the first content is not known.
+    // The first content of an edited message is not kept, so any content is a repetition.
     let edit = json!({"room": room, "id": id, "body": "edited"});
     adas.call("editMessage", edit).await.expect("her own");
     let repeated = json!({"room": room, "body": "something else", "clientMsgId": "same"});
@@ -197,7 +197,7 @@ async fn the_first_of_two_contents_sent_at_once_counts(kind: Kind) {
             continue;
         }
         // Of the two that were accepted, one is stored and the other one refused.
-        third.expect("the other edge does not know the first");
+        third.expect("the other edge does not have the first send");
         let loser = if stored["body"] == "a" { &other } else { &adas };
         loser
             .until("a refusal", |received| {
@@ -215,8 +215,8 @@ async fn the_first_of_two_contents_sent_at_once_counts(kind: Kind) {
     assert_eq!(failed, if kind == Kind::Cluster { 10 } else { 0 });
 }
 
-/// A send that the worker refuses is not remembered: neither one that names no message of the room, nor another content
-/// that an edge accepted because it did not know the first.
+/// An edge does not keep a send that the worker refuses: neither one whose `replyTo` is not in the room, nor one with
+/// other content that it accepted because it did not have the first send.
 async fn a_refused_content_does_not_count(kind: Kind) {
     let chat = Chat::start(kind).await;
     let Pair {

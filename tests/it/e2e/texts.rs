@@ -15,8 +15,8 @@ both_ways!(
     reserved_names_are_not_registered,
     mentions_follow_the_written_rule,
     metadata_that_is_not_i_json_is_refused_everywhere,
-    stored_metadata_leaves_as_i_json,
-    the_longest_body_travels_everywhere,
+    stored_metadata_is_returned_as_i_json,
+    the_longest_body_is_delivered_on_every_transport,
 );
 
 async fn register(chat: &Chat, name: &str) -> crate::harness::rest::RestResponse {
@@ -319,7 +319,7 @@ async fn metadata_that_is_not_i_json_is_refused_everywhere(kind: Kind) {
         );
     }
 
-    // What is allowed comes back as it was written, on every way out.
+    // Valid metadata is returned as it was written, in events and pages.
     let good = r#"{"n":[0.1,1e300,1152921504606846976,-0.0],"s":"\ud83d\ude00 ü","o":{"a":null}}"#;
     let body =
         format!(r#"{{"body":"good","clientMsgId":"good","metadata": {good} }}"#).into_bytes();
@@ -335,7 +335,7 @@ async fn metadata_that_is_not_i_json_is_refused_everywhere(kind: Kind) {
     assert!(page.text.contains(good), "{}", page.text);
 }
 
-async fn stored_metadata_leaves_as_i_json(kind: Kind) {
+async fn stored_metadata_is_returned_as_i_json(kind: Kind) {
     let chat = Chat::start(kind).await;
     let ada = chat.register("ada").await;
     let room = chat.room(&ada, "private", &[]).await;
@@ -384,7 +384,7 @@ async fn stored_metadata_leaves_as_i_json(kind: Kind) {
     assert!(changes.to_string().contains('\u{FFFD}'), "{changes}");
 }
 
-async fn the_longest_body_travels_everywhere(kind: Kind) {
+async fn the_longest_body_is_delivered_on_every_transport(kind: Kind) {
     let chat = Chat::start(kind).await;
     let (ada, bob) = tokio::join!(chat.register("ada"), chat.register("bob"));
     let room = chat.room(&ada, "private", &[&bob]).await;

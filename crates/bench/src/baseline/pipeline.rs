@@ -1,5 +1,5 @@
-//! The unbatched pipeline: each message is published and confirmed on its own; a consumer takes what is ready, stores it
-//! with one INSERT and acknowledges it. No sockets, no rights, no order, no publications.
+//! The unbatched pipeline: each message is published and confirmed on its own; a consumer takes what is ready, stores
+//! it with one INSERT and acknowledges it. No sockets, no rights, no order, no publications.
 //!
 //! It creates queues and a table of its own, under names that no other run has, and removes them at the end, after an
 //! error and after a signal.

@@ -15,8 +15,8 @@ use crate::{
     protocol::bounds::MAX_MENTIONS,
 };
 
-/// Whether a send is that of a stored message once more. Of a message that was edited or deleted since, the content that
-/// was sent is not known.
+/// Whether a send has the content of the stored message with its id. Always true if the message was edited or deleted,
+/// since its first content is not kept.
 fn repeats(known: &Message, send: &Send) -> bool {
     if known.edited_at.is_some() || known.deleted_at.is_some() {
         return true;
@@ -26,8 +26,8 @@ fn repeats(known: &Message, send: &Send) -> bool {
         && same_metadata(known.metadata.as_ref(), send.metadata.as_ref())
 }
 
-/// Metadata is stored as it was sent; an earlier version may have written it in another way. What cannot be compared
-/// counts as the same: a command that is delivered again must not be refused.
+/// Metadata is stored as it was sent; an earlier version may have written it differently, so parsed values are
+/// compared. Values that cannot be parsed count as equal: a redelivered command must not be refused.
 fn same_metadata(known: Option<&Metadata>, sent: Option<&Metadata>) -> bool {
     let (Some(known), Some(sent)) = (known, sent) else {
         return known.is_none() == sent.is_none();

@@ -34,7 +34,8 @@ pub struct Applied {
     pub repeats: Vec<(RoomId, FeedEvent)>,
     /// Read positions that advanced in this batch.
     pub reads: BTreeMap<(RoomId, UserId), Seq>,
-    /// Edited messages that mention more users than before, or may: of a redelivered edit it is not known.
+    /// Edited messages that mention more users than before, and those of redelivered edits, for which this is not
+    /// known.
     pub mentions_added: Vec<MessageId>,
 }
 

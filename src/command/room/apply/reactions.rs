@@ -1,4 +1,4 @@
-//! Effects of reactions. A message has a summary of them, which is changed without reading all users.
+//! Effects of reactions. A message has a summary of them, which is updated without reading all users.
 
 use super::{Batch, Decided, Touched, json, refuse};
 use crate::{
@@ -102,12 +102,12 @@ impl Batch {
         });
         let reaction = &mut message.reactions[place];
         let before = reaction.count;
-        // Where the reaction is removed in this batch, enough of its first users were read.
+        // Present if this batch removes the reaction: enough of its first users to fill the list afterwards.
         let first = self.facts.reactors.get_mut(key);
         let first = first.unwrap_or(&mut reaction.users);
         if on {
             reaction.count = before.saturating_add(1);
-            // Only a complete list may be continued.
+            // A user is appended only to a list of all users: any other list has the first users already.
             if first.len() as u64 == u64::from(before) {
                 first.push(actor);
             }

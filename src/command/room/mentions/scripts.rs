@@ -1,5 +1,5 @@
-//! Which characters continue a word. Scripts in which words are written without spaces between them end no word and
-//! begin none: there, a mention stands directly between letters.
+//! Which characters continue a word. Letters of scripts without spaces between words do not, so a mention may be
+//! directly between such letters.
 
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 

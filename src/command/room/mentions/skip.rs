@@ -36,7 +36,7 @@ fn code(body: &str, ranges: &mut Vec<Range<usize>>) {
         return;
     }
     let mut fence: Option<Fence> = None;
-    // Where the current paragraph begins: code spans do not extend beyond it.
+    // The beginning of the current paragraph: code spans do not extend beyond it.
     let mut paragraph = 0;
     let mut start = 0;
     for line in body.split_inclusive('\n') {
@@ -185,7 +185,7 @@ fn urls(body: &str, ranges: &mut Vec<Range<usize>>) {
     let bytes = body.as_bytes();
     let code = ranges.clone();
     let mut code = code.iter().peekable();
-    // Before `free`, everything is code, a URL, or neither's beginning.
+    // A scheme or host name cannot begin before `free`: code or a URL ends there.
     let (mut at, mut free) = (0, 0);
     while let Some(step) = memchr2(b':', b'/', &bytes[at..]) {
         let mark = at + step;

@@ -245,7 +245,7 @@ fn readings_are_bounded_and_keep_the_longest_and_the_shortest() {
 }
 
 #[test]
-fn unknown_names_hide_nobody_up_to_the_limit() {
+fn mentions_after_unknown_names_are_found_up_to_the_limit() {
     let unknown = |count: usize| -> String {
         (0..count)
             .map(|number| format!("@nobody{number} "))
@@ -266,7 +266,7 @@ fn unknown_names_hide_nobody_up_to_the_limit() {
     let too_many = format!("{}@bob", unknown(MAX_CANDIDATES));
     assert_eq!(mentioned(&too_many), [""; 0]);
     assert_eq!(names(&too_many).len(), MAX_CANDIDATES);
-    // Known from elsewhere, a name beyond the limit does not count either.
+    // A name beyond the limit is no mention, even if another message had it looked up.
     resolve(&too_many, |name| {
         assert_ne!(name, "bob");
         None
@@ -327,7 +327,7 @@ fn hostile_bodies_take_linear_time() {
 }
 
 proptest! {
-    /// Whatever is resolved was looked up, and every candidate can be the name of a user.
+    /// Every resolved name was looked up, and every candidate can be the name of a user.
     #[test]
     fn candidates_are_names(body in "([@`~/:.\\-a-c é交\n\\\\\\[\\]|]|https://|```|@bob){0,60}") {
         let all = names(&body);

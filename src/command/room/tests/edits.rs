@@ -35,7 +35,7 @@ fn an_edit_that_mentions_more_users_is_evaluated_again() {
     assert!(added(&[]).is_empty());
     assert!(added(&[("nobody", 2000)]).is_empty());
     assert_eq!(added(&[("@guest", 2000)]), [id]);
-    // No user is mentioned who was not before.
+    // The edit mentions no new user.
     assert_eq!(
         added(&[("@guest", 2000), ("hi @guest", 2001), ("hi", 2002)]),
         [id]
@@ -44,7 +44,7 @@ fn an_edit_that_mentions_more_users_is_evaluated_again() {
         added(&[("@guest", 2000), ("@guest @owner", 2001)]),
         [id, id]
     );
-    // A redelivered edit: whether it was evaluated is not known.
+    // A redelivered edit may not have been evaluated.
     assert_eq!(added(&[("@guest", 2000), ("@guest", 2000)]), [id, id]);
     assert_eq!(
         added(&[("@guest", 2000), ("hi", 2001), ("@guest", 2000)]),

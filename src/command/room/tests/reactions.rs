@@ -1,5 +1,5 @@
-//! Reactions against a model that keeps every user: the summary of a message must be what the model says, although a batch
-//! is given only a part of the users.
+//! Reactions, compared with a model that keeps every user: the summary of a message must equal that of the model,
+//! although a batch reads only some of the users.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -54,7 +54,7 @@ impl Model {
         self.order.iter().map(reaction).collect()
     }
 
-    /// What a store answers to the batch's scope.
+    /// The facts that a store returns for the batch's scope.
     fn facts(&self, scope: &Scope, facts: &mut Facts) {
         for ((message, key), asked) in &scope.reactions {
             let users = self.users.get(key).cloned().unwrap_or_default();
@@ -91,7 +91,7 @@ fn stored(w: &World) -> Message {
 
 proptest! {
     #[test]
-    fn a_summary_is_what_all_users_say(
+    fn a_summary_equals_that_of_a_model_with_all_users(
         batches in vec(vec((0..15_usize, 0..EMOJIS.len(), any::<bool>()), 1..25), 1..8)
     ) {
         let mut w = world();

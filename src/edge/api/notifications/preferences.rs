@@ -15,8 +15,8 @@ use crate::{
 /// Rooms with their own mode, per user.
 const MAX_ROOMS: usize = 1000;
 
-/// A daily period in which no notifications are sent. On days on which clocks change, it begins at the first and ends at the
-/// last occurrence of a repeated time; a skipped time means the moment of the change.
+/// A daily period in which no notifications are sent. On days on which clocks change, it begins at the first and ends
+/// at the last occurrence of a repeated time; a skipped time means the moment of the change.
 #[derive(Serialize, Deserialize, Object)]
 #[oai(rename = "QuietHours")]
 pub(super) struct QuietHoursView {

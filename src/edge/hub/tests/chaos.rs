@@ -77,7 +77,7 @@ async fn play(seed: u64) -> (usize, usize) {
         playing.set(false);
     });
 
-    // Nothing that the bus and the store did is a loss of history.
+    // None of these faults of bus and store is a loss of history.
     assert!(world.reports.try_recv().is_err());
     let mut totals = (0, 0);
     for mut reader in readers {

@@ -1,5 +1,6 @@
-//! Random losses of history, each from a seed: the store loses its newest messages and gives their numbers to others, while
-//! publications are lost, late and repeated. In the end each socket has what the store has: nothing is skipped silently.
+//! Random losses of history, each from a seed: the store loses its newest messages and gives their numbers to others,
+//! while publications are lost, late and repeated. In the end each socket has what the store has: no event is skipped
+//! silently.
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
@@ -18,7 +19,7 @@ const STEPS: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn each_socket_has_what_the_store_has() {
+async fn each_socket_has_the_events_of_the_store() {
     let resets = join_all((0..SEEDS).map(play)).await;
     assert!(resets.iter().sum::<usize>() > 5 * SEEDS as usize);
 }
@@ -106,10 +107,10 @@ async fn play(seed: u64) -> usize {
     for _ in 0..STEPS {
         match dice.below(10) {
             0 => {
-                // Only what was delivered can be found to be lost.
+                // The loss of events that were never delivered is not detected.
                 until_equal(&mut world, &mut readers, room).await;
                 world.hub.reconcile().await;
-                // A publication of what is lost must not arrive later.
+                // No late publication of a lost event.
                 late.clear();
                 let head = world.store.head(room);
                 let lost = 1 + dice.below(usize::try_from(head).unwrap().min(8));

@@ -109,7 +109,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Its numbers do not count any more.
+    /// Drops its numbers.
     fn forget(&mut self) {
         self.held.clear();
         (self.live, self.position) = (false, 0);

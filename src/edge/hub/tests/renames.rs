@@ -62,7 +62,7 @@ async fn a_socket_gets_a_change_once_although_it_arrives_in_parts() {
     assert_eq!(received(), [0, 1, 0, 0, 0]);
     deliver(&rooms[..3], false);
     assert_eq!(received(), [0, 0, 1, 0, 0]);
-    // Nothing is remembered of a change that is complete.
+    // A complete change is dropped.
     deliver(&rooms[..1], false);
     assert_eq!(received(), [1, 0, 0, 0, 1]);
 }

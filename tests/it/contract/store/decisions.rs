@@ -1,4 +1,4 @@
-//! A user is decided on once per message.
+//! There is one decision for each message and user.
 
 use std::collections::BTreeMap;
 
@@ -98,14 +98,14 @@ async fn a_user_is_notified_of_a_message_once(store: Fixture) {
 async fn a_mention_added_later_is_decided_on_again(store: Fixture) {
     let (one, bob) = Deciding::new(store).await;
     assert_eq!(one.decide(&bob, Cause::All, &[READ]).await, 0);
-    // Not for the same cause.
+    // No second decision for the same cause.
     assert_eq!(one.decide(&bob, Cause::All, &[EMAIL]).await, 0);
     assert_eq!(one.log().await, rows([("", Cause::All)]));
     assert_eq!(one.decide(&bob, Cause::Mention, &[EMAIL]).await, 1);
     let told = rows([("", Cause::All), ("email", Cause::Mention)]);
     assert_eq!(one.log().await, told);
 
-    // Skipped although mentioned: for good.
+    // A decision about a mention is final.
     let two = Deciding {
         message: new_id(),
         store: one.store.clone(),

@@ -64,7 +64,7 @@ async fn an_epoch_is_replaced_once_and_for_a_loss_only(store: Fixture) {
     let done = Replacement::Done(vec![found(id, 7, 5), found(gone, 3, 0)]);
     assert_eq!(replace(first, second, &lost).await, done);
     assert_eq!(store.reads.epoch().await.unwrap(), second);
-    // The command is delivered again, another edge reports the same, and a late report is refuted.
+    // A redelivered command, the same report of another edge, and a report that is refuted.
     assert_eq!(replace(first, second, &lost).await, done);
     let superseded = Replacement::Superseded(second);
     assert_eq!(replace(first, third, &lost).await, superseded);
@@ -121,7 +121,7 @@ async fn positions_have_the_head_and_the_event(store: Fixture) {
     ];
     expected.sort_by_key(key);
     assert_eq!(tips, expected);
-    // A deleted room has its position still.
+    // A deleted room still has its position.
     let room = store.reads.room(id).await.unwrap().unwrap();
     let changes = Changes {
         rooms: vec![Room {

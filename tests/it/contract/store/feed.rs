@@ -96,7 +96,7 @@ async fn an_event_shows_its_message_as_it_is_now(store: Fixture) {
     assert_eq!(
         kinds,
         [NewMessage, MessageUpdated, MessageUpdated],
-        "a reaction of which it is not stored what changed"
+        "a reaction whose change is not stored"
     );
     for event in events {
         let now = Message {

@@ -13,7 +13,7 @@ use super::fixture::*;
 on_both! {
     users_of_a_reaction_are_read_in_order_and_in_part,
     a_user_gives_a_reaction_once_and_takes_it_back,
-    the_facts_of_a_reaction_are_not_all_of_its_users,
+    the_facts_of_a_reaction_have_only_some_of_its_users,
     events_of_reactions_say_what_changed,
     missed_changes_of_a_message_are_read_once,
     lists_of_all_users_are_migrated,
@@ -151,7 +151,7 @@ async fn a_user_gives_a_reaction_once_and_takes_it_back(store: Fixture) {
     }
 }
 
-async fn the_facts_of_a_reaction_are_not_all_of_its_users(store: Fixture) {
+async fn the_facts_of_a_reaction_have_only_some_of_its_users(store: Fixture) {
     let message = said(&store).await;
     let users: Vec<UserId> = (0..500).map(|_| new_id()).collect();
     let reactions = ["👍", "👎", "🎉"].iter().flat_map(|emoji| {
@@ -313,7 +313,7 @@ async fn missed_changes_of_a_message_are_read_once(store: Fixture) {
     assert_eq!(shown, [(1, message.id), (300, message.id)]);
 }
 
-/// What an earlier version stored: every user.
+/// A reaction as an earlier version stored it, with every user.
 fn listed(emoji: &str, users: &[UserId]) -> Value {
     json!({"emoji": emoji, "users": users})
 }
@@ -347,7 +347,7 @@ async fn lists_of_all_users_are_migrated(store: Fixture) {
         listed("😀", &users[..1]),
         listed("❤", &users[..12]),
         listed("a sentence \u{FE0F}'", &users[7..8]),
-        // Ten of them are the same users, who are counted once.
+        // Ten users are in both lists and are counted once.
         listed("❤\u{FE0F}", &users[2..300]),
     ];
     store.write_reactions(&message, &old).await;
@@ -395,11 +395,11 @@ async fn lists_of_all_users_that_were_written_later_are_counted(store: Fixture) 
         ..Changes::default()
     };
     store.react(&message, changes).await;
-    // A worker of an earlier version knows the first ten and adds one, and another reaction.
+    // A worker of an earlier version reads the first ten, adds one, and adds another reaction.
     let eleven = [&users[..10], &users[35..36]].concat();
     let old = [listed("👍", &eleven), listed("❤", &users[38..])];
     store.write_reactions(&message, &old).await;
-    // Until it is touched, it is shown as it is listed, and bounded.
+    // Until the next change, the message shows the list as it is, but bounded.
     let shown = store.stored(&message).await;
     assert_eq!((shown[0].1, shown[0].2.len()), (11, 10));
 

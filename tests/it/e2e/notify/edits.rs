@@ -29,7 +29,7 @@ async fn a_mention_added_by_an_edit_notifies_once(kind: Kind) {
     verify(&chat, &eve, &mail, "email", "eve@example.com").await;
     let room = chat.room(&ada, "public", &[&bob, &eve]).await;
 
-    // `first` mentions nobody, until long after `notify.delay`: the delivery of a later message shows that it has passed.
+    // `first` mentions nobody. The delivery of a later message shows that `notify.delay` has passed.
     let first = say(&chat, &ada, room, "the meeting is at ten").await;
     let clock = say(&chat, &ada, room, "@eve: hello").await;
     row(&chat, &ada, &clock, is("sent")).await;
@@ -46,7 +46,7 @@ async fn a_mention_added_by_an_edit_notifies_once(kind: Kind) {
     let text = text.expect("a mail to bob");
     assert!(text.contains("@bob, the meeting is at ten"), "{text}");
 
-    // Other edits, and mentions of a user who was notified, notify nobody again. Of two mentions the new one counts.
+    // Other edits, and mentions of users who were notified, send no notification; of two mentions, the new one does.
     edit(&chat, &ada, room, &first, "the meeting is at nine").await;
     edit(&chat, &ada, room, &first, "@bob, the meeting is at nine").await;
     edit(
@@ -64,7 +64,7 @@ async fn a_mention_added_by_an_edit_notifies_once(kind: Kind) {
     });
     let both = both.await;
     assert_eq!(both.len(), 2, "{both:?}");
-    // Later tasks than those of the edits.
+    // The delivery of a later message shows that the tasks of the edits are done.
     let clock = say(&chat, &ada, room, "@eve: bye").await;
     row(&chat, &ada, &clock, is("sent")).await;
     let to = |address: &str| {
@@ -86,6 +86,6 @@ async fn a_mention_added_by_an_edit_notifies_once(kind: Kind) {
     marked.ok(200);
     edit(&chat, &ada, room, &read, "one more, @bob").await;
     let told = row(&chat, &ada, &read, is("cancelled")).await;
-    assert_eq!(told["reason"], "read before it was time to tell");
+    assert_eq!(told["reason"], "read before the notification was due");
     assert_eq!(to("bob@example.com"), 1);
 }
