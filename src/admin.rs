@@ -44,7 +44,7 @@ impl QueueTools {
         let publisher = Arc::new(RabbitPublisher::connect(settings)?);
         for ready in [
             queue.ready(ANSWER_TIMEOUT).await,
-            publisher.ready(PATIENCE).await,
+            publisher.ready(ANSWER_TIMEOUT).await,
         ] {
             ready.map_err(|error| Error {
                 message: format!(
