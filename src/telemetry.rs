@@ -51,7 +51,7 @@ pub fn init(log: &Log) -> Result<LogThread, TryInitError> {
             .try_init()?,
     }
     let _ = DROPPED_LINES.set(dropped);
-    Ok(LogThread(guard))
+    Ok(LogThread(Some(guard)))
 }
 
 /// Lines that wait for the log's reader; further ones are dropped and counted. About 20 MiB.
@@ -61,7 +61,20 @@ static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// The thread that writes the log. Dropping it writes the waiting lines, for at most a second.
 #[must_use]
-pub struct LogThread(#[expect(dead_code, reason = "held, never read")] WorkerGuard);
+pub struct LogThread(Option<WorkerGuard>);
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        // If the log's reader does not read, the guard would wait in vain, and report that by `println!`, which panics
+        // if standard output is closed.
+        if DROPPED_LINES
+            .get()
+            .is_some_and(|lines| lines.dropped_lines() > 0)
+        {
+            std::mem::forget(self.0.take());
+        }
+    }
+}
 
 /// Whether an event of a library may reach the log, whatever `log.filter` is. Below `info`, libraries log confidential
 /// data: lapin and amq-protocol whole frames, lettre mails and the login, tungstenite and redis payloads. Two do so at

@@ -1,3 +1,8 @@
+-- Writes to messages wait while this runs; reads do not. Each statement below has its own snapshot: without the lock, a
+-- reaction that a worker stores between two of them would be lost, and a message that it deletes would get its
+-- reactions back. Workers retry meanwhile, and commands stay in the queue.
+LOCK TABLE messages IN SHARE ROW EXCLUSIVE MODE;
+
 -- Who reacted to a message: one row for each user and emoji. `messages.reactions` keeps a summary, which is all that a
 -- page, an event or a new reaction reads: [{"emoji", "count", "users": the first 10}], in the order in which they were
 -- first given.
@@ -22,7 +27,7 @@ FROM (
     FROM messages m
     CROSS JOIN LATERAL jsonb_array_elements(m.reactions) WITH ORDINALITY AS r (value, place)
     CROSS JOIN LATERAL jsonb_array_elements_text(r.value -> 'users') WITH ORDINALITY AS u (value, place)
-    WHERE m.reactions IS NOT NULL
+    WHERE m.reactions IS NOT NULL AND m.deleted_at IS NULL
     GROUP BY m.id, u.value, replace(r.value ->> 'emoji', U&'\FE0F', '')
 ) AS g;
 
@@ -41,7 +46,7 @@ FROM (
     ) AS c
     GROUP BY c.message
 ) AS summary
-WHERE messages.id = summary.message;
+WHERE messages.id = summary.message AND messages.deleted_at IS NULL;
 
 -- What an event of a reaction changed, as JSON: {"emoji", "user", "on"}. The events of earlier versions do not say it.
 ALTER TABLE feed ADD COLUMN detail text;

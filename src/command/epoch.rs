@@ -41,6 +41,8 @@ pub async fn run(store: &dyn Writes, command: &EpochCommand) -> Result<Ran> {
             report(*to, &lost);
             (Outcome::Done(None), *to)
         }
+        // A redelivered command, or another attempt of the edge: the loss has been logged and counted.
+        Replacement::Repeated => (Outcome::Done(None), *to),
         Replacement::Superseded(epoch) => (Outcome::Done(None), epoch),
         Replacement::Refuted => {
             tracing::warn!(

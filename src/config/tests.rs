@@ -319,7 +319,7 @@ fn settings_that_contradict_each_other_name_both_sources() {
         "edge.max_body_bytes: 8000 is more than half of edge.max_frame_bytes = 10000 [from CHAT__EDGE__MAX_FRAME_BYTES]; \
          allowed: at most 5000 here, or a larger edge.max_frame_bytes   [from CHAT__EDGE__MAX_BODY_BYTES]"
     );
-    // Twice the largest message: 2 * (6 * 1000 + 50506).
+    // Twice the largest message: 2 * (6 * 1000 + 51870).
     let queue = |bytes| {
         env([
             ("CHAT__EDGE__SEND_QUEUE_BYTES", bytes),
@@ -327,12 +327,12 @@ fn settings_that_contradict_each_other_name_both_sources() {
         ])
     };
     assert_eq!(
-        problem(queue("113011")),
-        "edge.send_queue_bytes: 113011 does not hold two of the largest messages with edge.max_body_bytes = 1000 \
-         [from CHAT__EDGE__MAX_BODY_BYTES]; allowed: at least 113012 here, or a smaller edge.max_body_bytes   \
+        problem(queue("115739")),
+        "edge.send_queue_bytes: 115739 does not hold two of the largest messages with edge.max_body_bytes = 1000 \
+         [from CHAT__EDGE__MAX_BODY_BYTES]; allowed: at least 115740 here, or a smaller edge.max_body_bytes   \
          [from CHAT__EDGE__SEND_QUEUE_BYTES]"
     );
-    assert!(load(queue("113012")).is_ok());
+    assert!(load(queue("115740")).is_ok());
     // A small frame alone is no contradiction.
     assert!(load(env([("CHAT__EDGE__MAX_FRAME_BYTES", "4096")])).is_ok());
     let line = problem(env([("CHAT__WORKER__HEARTBEAT", "500ms")]));

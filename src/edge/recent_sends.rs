@@ -2,12 +2,13 @@
 //! does not have the first send, the worker compares the repetition with the stored message.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use crate::{
     command::{Refusal, room::Send},
@@ -58,11 +59,16 @@ impl RecentSends {
     }
 
     fn admit_at(&self, send: &Send, now: Duration) -> Result<bool> {
-        let metadata = send.metadata.as_ref().map(|metadata| metadata.as_json());
-        let content = (send.body.as_str(), send.reply_to, metadata);
+        let mut content = self.hasher.build_hasher();
+        (send.body.as_str(), send.reply_to).hash(&mut content);
+        if let Some(metadata) = &send.metadata {
+            // By value: a client may write the same metadata in another way when it sends again.
+            let value: Value = serde_json::from_str(metadata.as_json()).unwrap_or_default();
+            hash_json(&value, &mut content);
+        }
         let sent = Slot {
             id: send.id.as_u64_pair(),
-            content: self.hasher.hash_one(content),
+            content: content.finish(),
             at: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
         };
         let mut slot = self.slot(sent.id).lock();
@@ -92,6 +98,34 @@ impl RecentSends {
             .get_or_init(|| (0..SLOTS).map(|_| Mutex::default()).collect());
         // The low half of a derived id is a part of a hash.
         &slots[low as usize % SLOTS]
+    }
+}
+
+/// Hashes a value of I-JSON, whose numbers are doubles and whose objects have no order. Its depth is bounded
+/// (`MAX_METADATA_DEPTH`).
+fn hash_json(value: &Value, hasher: &mut impl Hasher) {
+    match value {
+        Value::Null => 0_u8.hash(hasher),
+        Value::Bool(value) => (1_u8, value).hash(hasher),
+        // 0.0 and -0.0 are equal.
+        Value::Number(number) => {
+            let bits = number.as_f64().map(|number| (number + 0.0).to_bits());
+            (2_u8, bits).hash(hasher);
+        }
+        Value::String(text) => (3_u8, text).hash(hasher),
+        Value::Array(items) => {
+            (4_u8, items.len()).hash(hasher);
+            items.iter().for_each(|item| hash_json(item, hasher));
+        }
+        Value::Object(fields) => {
+            (5_u8, fields.len()).hash(hasher);
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
+            for (name, value) in fields {
+                name.hash(hasher);
+                hash_json(value, hasher);
+            }
+        }
     }
 }
 
@@ -151,6 +185,31 @@ mod tests {
                 sends.admit(&contents[(first + 1) % 7]).unwrap(),
                 "forgotten"
             );
+        }
+    }
+
+    #[test]
+    fn metadata_is_compared_by_value() {
+        let (sends, id) = (RecentSends::default(), new_id());
+        let with = |json: &str| Send {
+            metadata: Some(Metadata::stored(json.to_owned())),
+            ..send(id, "a")
+        };
+        assert!(sends.admit(&with(r#"{"a":1,"b":["é",0.0]}"#)).unwrap());
+        for same in [
+            r#"{"b":["\u00e9",0],"a":1}"#,
+            r#"{"a":1.0,"b":["é",-0.0]}"#,
+            r#"{"a":1e0,"b":["é",0]}"#,
+        ] {
+            assert!(!sends.admit(&with(same)).unwrap(), "{same}");
+        }
+        for other in [
+            r#"{"a":1,"b":[0.0,"é"]}"#,
+            r#"{"a":1,"b":["é"]}"#,
+            r#"{"a":"1","b":["é",0]}"#,
+            r#"{"a":1,"b":["é",0],"c":null}"#,
+        ] {
+            assert!(sends.admit(&with(other)).is_err(), "{other}");
         }
     }
 

@@ -40,8 +40,13 @@ impl ClientMetadata {
 impl Metadata {
     fn checked(json: Box<RawValue>, source: Source) -> Result<Metadata> {
         let compact = scan(json.get(), source)?;
+        let received = json.get().len();
         let checked = rebuild(json, compact)?;
-        let size = checked.0.get().len();
+        // The repair of what an earlier version accepted may lengthen it.
+        let size = match source {
+            Source::Queue => received,
+            Source::Client | Source::Store => checked.0.get().len(),
+        };
         if size > MAX_METADATA {
             let message = format!("is {size} bytes long; at most {MAX_METADATA} are allowed");
             return Err(Error {
@@ -105,6 +110,17 @@ pub(crate) mod tests {
                 assert_eq!(error.fields[0].field, "metadata", "{error}");
                 error.code
             })
+    }
+
+    /// An edge of an earlier version has accepted it, so it must be stored.
+    #[test]
+    fn metadata_from_the_queue_may_grow_when_it_is_repaired() {
+        let long = format!("[{}]", ["12345678901234567"; 227].join(","));
+        assert_eq!(check(&long), Err(Code::Invalid));
+        let read: Metadata = serde_json::from_str(&long).unwrap();
+        assert!(read.as_json().len() > MAX_METADATA);
+        let longer = format!("\"{}\"", "m".repeat(MAX_METADATA));
+        assert!(serde_json::from_str::<Metadata>(&longer).is_err());
     }
 
     #[test]

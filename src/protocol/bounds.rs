@@ -20,12 +20,16 @@ const FIELDS: usize = 1024;
 /// versions stored reactions with control characters.
 const REACTION: usize = MAX_EMOJI * ESCAPED + REACTION_USERS * ID + 64;
 
+/// Metadata that an earlier version accepted: `12345678901234567`, a number that a double does not hold, is read as
+/// `1.2345678901234568e+16`.
+const REPAIRED_METADATA: usize = MAX_METADATA / 3 * 4;
+
 /// Maximum bytes of a message's JSON, if its body has at most `max_body` bytes:
 ///
 /// | part | bytes |
 /// |---|---|
 /// | body | 6 × `max_body` |
-/// | metadata | 4,096 |
+/// | metadata | 4,096, a third more if it was repaired: 5,460 |
 /// | reactions | 50 × (6 × 64 + 10 × 39 + 64) = 41,900 |
 /// | mentions | 50 × 39 = 1,950 |
 /// | `clientMsgId` | 6 × 128 = 768 |
@@ -35,7 +39,7 @@ const REACTION: usize = MAX_EMOJI * ESCAPED + REACTION_USERS * ID + 64;
 /// No event is larger: that of a reaction has one entry of `reactions`, those of members and of a room have names only.
 pub const fn largest_message(max_body: usize) -> usize {
     max_body * ESCAPED
-        + MAX_METADATA
+        + REPAIRED_METADATA
         + MAX_REACTIONS * REACTION
         + MAX_MENTIONS * ID
         + MAX_CLIENT_MSG_ID * ESCAPED
@@ -57,7 +61,8 @@ mod tests {
             me: Some(false),
             users: users(REACTION_USERS),
         };
-        let metadata = format!("\"{}\"", "m".repeat(MAX_METADATA - 2));
+        let metadata = format!("[{}]", ["12345678901234567"; 227].join(","));
+        assert!((MAX_METADATA - 18..=MAX_METADATA).contains(&metadata.len()));
         Message {
             id: new_id(),
             room: new_id(),

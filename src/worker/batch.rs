@@ -235,6 +235,11 @@ impl Runner {
     ) -> bool {
         for line in lines {
             let SingleEnvelope { actor, at, command } = &line.envelope;
+            let before = if is_rename(command) {
+                self.names(*actor).await
+            } else {
+                None
+            };
             let Some(mut ran) = self
                 .until_answered(|| self.run_single(&line.envelope))
                 .await
@@ -249,7 +254,7 @@ impl Runner {
                     Some(Err(error)) => ran = Err(error),
                 }
             }
-            if done && is_rename(command) {
+            if done && is_rename(command) && before != self.names(*actor).await {
                 // First publishes the events of this batch, which may have the old names.
                 self.publish(std::mem::take(outcomes)).await;
                 match self.announce_names(*actor).await {

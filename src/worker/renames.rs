@@ -10,7 +10,7 @@ use crate::{
     bus::{Channel, Incoming},
     command::Notice,
     error::Result,
-    model::{RoomId, UserId, new_id},
+    model::{RoomId, User, UserId, new_id},
 };
 
 /// Rooms in one notice.
@@ -46,6 +46,12 @@ pub async fn listen(worker: Arc<Worker>, shutdown: CancellationToken) -> Result<
 }
 
 impl Runner {
+    /// A user's present names; `None` if there is no such user, or if the store does not have an answer.
+    pub(super) async fn names(&self, user: UserId) -> Option<User> {
+        let names = self.until_answered(|| self.worker.store.names(user));
+        names.await?.ok()?
+    }
+
     /// Publishes a user's present names for the sockets in the user's rooms, page by page. Cached events of the rooms
     /// contain the old ones and are deleted. `None` if the worker must stop first.
     pub(super) async fn announce_names(&mut self, user: UserId) -> Option<Result<()>> {

@@ -17,7 +17,7 @@ USAGE = """\
 Measures chat on this machine, part by part, and writes docs/benchmarks.md from the results.
 
 Usage: scripts/bench [--quick] [--report] [-v] [PART...]
-       scripts/bench --compare PROGRAM [--rounds N] [--quick] [-v]
+       scripts/bench --compare PROGRAM [--rounds N] [--quick] [-v] [p1] [p2] [p3]
 
   PART      p1 to p9, as docs/benchmarks.md numbers them, or scaling; default: all
   --quick   a few seconds for each part, to see that everything works; docs/ is not changed
@@ -55,7 +55,7 @@ def main(arguments):
             return 0
         if other is not None:
             prepare()
-            compare.run_both(other, rounds)
+            compare.run_both(other, rounds, [one for one in arguments if one in PARTS])
             return 0
         return measure([one for one in arguments if one in PARTS] or list(PARTS))
     except Failed as error:

@@ -128,6 +128,14 @@ OPEN_LIMITS = {
 }
 
 
+# Settings that earlier versions do not have; they refuse to start with unknown ones.
+NEW_LIMITS = {"CHAT__EDGE__MAX_SOCKETS_PER_USER": "100000"}
+
+
+def open_limits():
+    return {**OPEN_LIMITS, **(NEW_LIMITS if options.program == CHAT else {})}
+
+
 class Node:
     """A chat process that is ready."""
 
@@ -137,7 +145,7 @@ class Node:
         self.log = open(OUT / f"{role}.log", "a")
         self.process = subprocess.Popen(
             [str(options.program), role, *map(str, arguments)],
-            env={**os.environ, **OPEN_LIMITS, **(env or {})},
+            env={**os.environ, **open_limits(), **(env or {})},
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,

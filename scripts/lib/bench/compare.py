@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from bench.cluster import CHAT, Cluster, Standalone, bench, options, say
+from bench.cluster import CHAT, Cluster, Failed, Standalone, bench, options, say
 from bench.parts import load
 
 FEW = {"rooms": 100, "senders": 300}
@@ -64,20 +64,34 @@ def fanout(sockets, rooms, messages):
 MEASUREMENTS = [p1, p1_most, p2, p2_standalone, p3, p3_small]
 
 
-def run_both(other, rounds):
-    lines = []
+def run_both(other, rounds, parts=()):
+    """Measures `parts`, such as p1 and p3, or all."""
+    lines, failed = [], []
     for measurement in MEASUREMENTS:
+        if parts and measurement.__name__.split("_")[0] not in parts:
+            continue
         say(measurement.__doc__)
-        figures = {CHAT: [], other: []}
-        for number in range(rounds):
-            # Which one begins changes, since the machine's state does.
-            for program in sorted(figures, reverse=number % 2 == 1):
-                options.program = program
-                figures[program].append(measurement())
-        this, before = (statistics.median(figures[program]) for program in (CHAT, other))
-        spread = [f"{min(of):.4g}..{max(of):.4g}" for of in figures.values()]
-        figure = f"{this / before:6.3f}  {this:>10.4g} ({spread[0]})  {before:>10.4g} ({spread[1]})"
-        lines.append(f"{figure}  {measurement.__doc__}")
-    options.program = CHAT
+        try:
+            lines.append(ratio(measurement, other, rounds))
+        except Failed as error:
+            say(str(error))
+            failed.append(measurement.__name__)
+        finally:
+            options.program = CHAT
     print(f"ratio   this build (range)   {other} (range)")
     print("\n".join(lines))
+    if failed:
+        raise Failed(f"no result: {' '.join(failed)}")
+
+
+def ratio(measurement, other, rounds):
+    """The line of one measurement."""
+    figures = {CHAT: [], other: []}
+    for number in range(rounds):
+        # Which one begins changes, since the machine's state does.
+        for program in sorted(figures, reverse=number % 2 == 1):
+            options.program = program
+            figures[program].append(measurement())
+    this, before = (statistics.median(figures[program]) for program in (CHAT, other))
+    spread = [f"{min(of):.4g}..{max(of):.4g}" for of in figures.values()]
+    return f"{this / before:6.3f}  {this:>10.4g} ({spread[0]})  {before:>10.4g} ({spread[1]})  {measurement.__doc__}"

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     command::{Command, account::AccountCommand},
-    edge::{Edge, submit::SubmitResult},
+    edge::{Edge, rate_limit::cost, submit::SubmitResult},
     error::{Error, Result},
     model::{Account, Timestamp, UserId},
 };
@@ -90,6 +90,9 @@ impl MeApi {
             fields::email(written(&mut email)),
             fields::phone(written(&mut phone)),
         ])?;
+        if patch.display_name.is_some() {
+            edge.limits.admit_more(caller.user(), cost::RENAME)?;
+        }
         let command = AccountCommand::Update {
             display_name: patch.display_name,
             email,

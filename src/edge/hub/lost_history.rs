@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use super::{
     epochs::{Checked, Report},
     hub::Hub,
@@ -46,6 +48,11 @@ impl Hub {
     /// The epoch of the store as it was last read here; `None` until the first read.
     pub fn epoch(&self) -> Option<Epoch> {
         self.epochs.lock().current
+    }
+
+    /// Changes whenever reports have been handled or the epoch has changed.
+    pub fn handled(&self) -> watch::Receiver<u64> {
+        self.handled.subscribe()
     }
 
     /// Reads the epoch. If it has changed, compares all rooms here with the store and ends those that have lost
@@ -167,7 +174,7 @@ impl Hub {
     /// # Errors
     /// `busy` if that takes too long.
     pub async fn report_lost(&self, joining: Joining) -> Result<()> {
-        let mut handled = self.handled.subscribe();
+        let mut handled = self.handled();
         let room = with_position(joining.room.clone());
         drop(joining);
         if room.0.lock().has_ended() {

@@ -131,6 +131,9 @@ impl Cost {
     }
 }
 
+/// The additional cost of a new display name, which is announced in all of the user's rooms.
+pub const RENAME: Cost = cost(Budget::Commands, 9);
+
 /// The additional cost of the initial members of a new room.
 pub fn of_members(members: usize) -> Cost {
     cost(Budget::Commands, u32::try_from(members).unwrap_or(u32::MAX))

@@ -60,7 +60,7 @@ pub struct Changes {
     /// only, and once.
     pub reactions: Vec<GivenReaction>,
     pub removed_reactions: Vec<(ReactionKey, UserId)>,
-    /// Messages whose reactions are all removed.
+    /// Messages whose stored reactions are all removed, before those of `reactions` are stored.
     pub cleared_reactions: Vec<MessageId>,
     /// New or changed members (role, `read_seq`, mute).
     pub members: Vec<Member>,

@@ -1,5 +1,7 @@
 //! The facts of a batch's scope, one statement for each kind.
 
+use std::collections::BTreeSet;
+
 use super::{Facts, Scope, postgres, sqlite};
 use crate::{
     error::Result,
@@ -100,10 +102,12 @@ pub(super) async fn messages<S: Session>(
     Ok(())
 }
 
-/// As [`messages`], for messages of locked rooms. Reactions that an earlier version wrote are rewritten first.
+/// As [`messages`]. Reactions that an earlier version wrote are rewritten first, but only in `locked` rooms: clients
+/// may name messages of any room.
 pub(super) async fn locked_messages<S: Session>(
     session: &mut S,
     ids: impl IntoIterator<Item = &MessageId, IntoIter: ExactSizeIterator>,
+    locked: &BTreeSet<RoomId>,
     facts: &mut Facts,
 ) -> Result<()> {
     let ids = ids.into_iter();
@@ -114,7 +118,7 @@ pub(super) async fn locked_messages<S: Session>(
     let mut old = Vec::new();
     for (message, Unsummarised(is_old)) in session.all::<(Message, Unsummarised)>(statement).await?
     {
-        if is_old {
+        if is_old && locked.contains(&message.room) {
             old.push(message.id);
         }
         facts.messages.insert(message.id, message);

@@ -68,5 +68,5 @@ pub(super) const ERASE_NAMES: &str = "UPDATE feed SET data = jsonb_set(feed.data
 /// A lateral join reads each list only as far as its limit.
 pub(super) const REACTORS: &str = "SELECT n.message, n.emoji, r.user_id FROM {rows} \
      CROSS JOIN LATERAL (SELECT x.user_id, x.seq FROM reactions x \
-         WHERE x.message = n.message AND x.emoji = n.emoji ORDER BY x.seq LIMIT $3) AS r \
-     ORDER BY n.message, n.emoji, r.seq";
+         WHERE x.message = n.message AND x.emoji = n.emoji ORDER BY x.seq, x.user_id LIMIT $3) AS r \
+     ORDER BY n.message, n.emoji, r.seq, r.user_id";

@@ -47,10 +47,10 @@ pub(super) const ERASE_NAMES: &str = "UPDATE feed SET data = CASE kind WHEN 'roo
      WHERE feed.room = n.room AND feed.kind IN ('memberJoined', 'memberLeft', 'roomUpdated') \
          AND coalesce(feed.data ->> '$.user.id', feed.data ->> '$.member.user.id') = n.user_id";
 
-/// SQLite has no lateral join: the number behind the last one wanted ends each list.
+/// SQLite has no lateral join: the number of the last one wanted ends each list.
 pub(super) const REACTORS: &str = "SELECT n.message, n.emoji, r.user_id FROM {rows} \
      CROSS JOIN reactions r ON r.message = n.message AND r.emoji = n.emoji \
-         AND r.seq < coalesce((SELECT x.seq FROM reactions x \
-             WHERE x.message = n.message AND x.emoji = n.emoji ORDER BY x.seq LIMIT 1 OFFSET $2), \
+         AND r.seq <= coalesce((SELECT x.seq FROM reactions x \
+             WHERE x.message = n.message AND x.emoji = n.emoji ORDER BY x.seq LIMIT 1 OFFSET $2 - 1), \
              9223372036854775807) \
-     ORDER BY n.message, n.emoji, r.seq";
+     ORDER BY n.message, n.emoji, r.seq, r.user_id";

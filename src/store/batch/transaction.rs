@@ -33,7 +33,7 @@ impl<D: Database> BatchWrites for D {
         // the locks were granted.
         facts::rooms(&mut session, scope, &mut facts).await?;
         let messages: Vec<_> = scope.messages.union(&scope.new_messages).collect();
-        facts::locked_messages(&mut session, messages, &mut facts).await?;
+        facts::locked_messages(&mut session, messages, &scope.rooms, &mut facts).await?;
         reactions::facts(&mut session, scope, &mut facts).await?;
         facts::people(&mut session, scope, &mut facts).await?;
         facts::successors(&mut session, scope, &mut facts).await?;

@@ -19,7 +19,7 @@ pub trait EpochReads: Send + Sync {
 pub trait EpochWrites: Send + Sync {
     /// Replaces the epoch `from` by `to` if the store has lost one of `delivered`, which is read in the same
     /// transaction: a caller whose own reads came from a standby that is behind replaces nothing. Repeating a
-    /// replacement returns [`Replacement::Done`] again.
+    /// replacement changes nothing.
     async fn replace_epoch(
         &self,
         from: Epoch,
@@ -33,8 +33,10 @@ pub trait EpochWrites: Send + Sync {
 pub enum Replacement {
     /// The epoch is `to` now. Has the rooms whose history is lost.
     Done(Vec<LostHistory>),
+    /// The epoch was `to` already: this replacement has been done before.
+    Repeated,
     /// The store has everything that was delivered.
     Refuted,
-    /// `from` had been replaced before, by this epoch.
+    /// `from` had been replaced before, by this other epoch.
     Superseded(Epoch),
 }

@@ -77,12 +77,13 @@ impl<D: Database> EpochWrites for D {
     ) -> Result<Replacement> {
         let mut session = self.open(Access::Background).await?;
         let replace = sql(REPLACE).bind(from).bind(to).bind(Timestamp::now());
-        let replaced = session.execute(replace).await? == 1;
-        if !replaced {
+        if session.execute(replace).await? == 0 {
             let current: Epoch = session.one(sql(EPOCH)).await?;
-            if current != to {
-                return Ok(Replacement::Superseded(current));
-            }
+            return Ok(if current == to {
+                Replacement::Repeated
+            } else {
+                Replacement::Superseded(current)
+            });
         }
         let found = positions(&mut session, delivered).await?;
         let found: HashMap<(RoomId, Seq), Position> = found
@@ -93,7 +94,7 @@ impl<D: Database> EpochWrites for D {
             .iter()
             .filter_map(|one| one.lost(found.get(&(one.room, one.number()))))
             .collect();
-        if replaced && lost.is_empty() {
+        if lost.is_empty() {
             // Dropped without a commit.
             return Ok(Replacement::Refuted);
         }

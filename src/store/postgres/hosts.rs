@@ -18,7 +18,9 @@ use tokio::time::timeout;
 /// Time limit for connecting to a server and reading its state.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// Minimum time between two searches.
-const SEARCH_EVERY: Duration = Duration::from_millis(500);
+pub(super) const SEARCH_EVERY: Duration = Duration::from_millis(500);
+/// The same while all connections are in use, which an overload can be the reason for as well.
+pub(super) const SEARCH_RARELY: Duration = Duration::from_secs(5);
 
 /// The error of a connection to a server that does not accept writes.
 pub(super) const READ_ONLY: &str =
@@ -64,25 +66,22 @@ impl Hosts {
     }
 
     /// Starts to search for the server that accepts writes, in the background. Does nothing while a search is in
-    /// progress, or if the last one began less than [`SEARCH_EVERY`] ago.
-    pub fn search(self: &Arc<Self>) {
+    /// progress, or if the last one began less than `interval` ago.
+    pub fn search(self: &Arc<Self>, interval: Duration) {
         if self.all.len() < 2 {
             return;
         }
         {
             let mut searched = self.searched.lock();
-            if searched.is_some_and(|at| at.elapsed() < SEARCH_EVERY)
+            if searched.is_some_and(|at| at.elapsed() < interval)
                 || self.searching.swap(true, Ordering::AcqRel)
             {
                 return;
             }
             *searched = Some(Instant::now());
         }
-        let hosts = self.clone();
-        tokio::spawn(async move {
-            hosts.find_writable().await;
-            hosts.searching.store(false, Ordering::Release);
-        });
+        let search = Search(self.clone());
+        tokio::spawn(async move { search.0.find_writable().await });
     }
 
     /// Uses the first server that answers and accepts writes; the one in use, if it does.
@@ -121,6 +120,15 @@ impl Hosts {
             port = options.get_port(),
             "another PostgreSQL server accepts the writes now; connections go there"
         );
+    }
+}
+
+/// A search in progress, until it is dropped.
+struct Search(Arc<Hosts>);
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        self.0.searching.store(false, Ordering::Release);
     }
 }
 

@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::hosts::{self, Hosts};
+use super::hosts::{self, Hosts, SEARCH_EVERY, SEARCH_RARELY};
 use crate::{
     error::{Error, Result},
     store::sql::{Session, Statement},
@@ -112,11 +112,15 @@ impl Lease {
             match timeout(SEARCH_AFTER, &mut acquire).await {
                 Ok(acquired) => break acquired,
                 // Continues to wait: a search changes the server for attempts in progress as well.
-                Err(_) => hosts.search(),
+                Err(_) => {
+                    let size = pool.options().get_max_connections();
+                    let is_full = pool.size() >= size && pool.num_idle() == 0;
+                    hosts.search(if is_full { SEARCH_RARELY } else { SEARCH_EVERY });
+                }
             }
         };
         if connection.is_err() {
-            hosts.search();
+            hosts.search(SEARCH_EVERY);
         }
         Ok(Lease {
             connection: Some(connection.map_err(failure)?),
@@ -147,7 +151,7 @@ impl Lease {
     fn checked<T>(&mut self, result: sqlx::Result<T>) -> Result<T> {
         if result.as_ref().is_err_and(is_stale) {
             self.is_stale = true;
-            self.hosts.search();
+            self.hosts.search(SEARCH_EVERY);
         }
         result.map_err(failure)
     }

@@ -10,19 +10,20 @@ use crate::{
 /// A user who gave a reaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reactor {
-    /// Orders the users of a reaction. Each is there once.
+    /// Orders the users of a reaction, together with the user's id: two may have the same number.
     pub seq: Seq,
     pub user: User,
 }
 
 #[async_trait]
 pub trait ReactionReads: Send + Sync {
-    /// The users who gave an emoji, in the order in which they did, starting above `after`. 0 is below all.
+    /// The users who gave an emoji, in the order in which they did, starting above the number and the user of `after`.
+    /// 0 and the nil id are below all.
     async fn reactors(
         &self,
         message: MessageId,
         emoji: &str,
-        after: Seq,
+        after: (Seq, UserId),
         limit: u32,
     ) -> Result<Vec<Reactor>>;
     /// The emojis that each of the users gave to the message beside them, in any order. Any number of pairs.

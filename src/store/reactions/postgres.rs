@@ -23,10 +23,10 @@ pub(super) const SUMMARISE_REACTIONS: &str = r"UPDATE messages SET reactions = s
             ORDER BY c.first) AS reactions
         FROM (
             SELECT r.message, r.emoji, count(*) AS count, min(r.seq) AS first,
-                (jsonb_agg(r.user_id ORDER BY r.seq) FILTER (WHERE r.nth <= 10)) AS users
+                (jsonb_agg(r.user_id ORDER BY r.seq, r.user_id) FILTER (WHERE r.nth <= 10)) AS users
             FROM (
                 SELECT message, emoji, user_id, seq,
-                    row_number() OVER (PARTITION BY message, emoji ORDER BY seq) AS nth
+                    row_number() OVER (PARTITION BY message, emoji ORDER BY seq, user_id) AS nth
                 FROM reactions WHERE message {among}
             ) AS r
             GROUP BY r.message, r.emoji

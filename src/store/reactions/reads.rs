@@ -15,7 +15,8 @@ use crate::{
 const REACTORS: &str = "SELECT r.seq, r.user_id, coalesce(u.username, '') AS username, \
          coalesce(u.display_name, '') AS display_name \
      FROM reactions r LEFT JOIN users u ON u.id = r.user_id \
-     WHERE r.message = $1 AND r.emoji = $2 AND r.seq > $3 ORDER BY r.seq LIMIT $4";
+     WHERE r.message = $1 AND r.emoji = $2 AND (r.seq, r.user_id) > ($3, $4) \
+     ORDER BY r.seq, r.user_id LIMIT $5";
 
 static REACTED: ListSql<2> = ListSql::new(
     [Column("message", Kind::Id), Column("user_id", Kind::Id)],
@@ -51,14 +52,15 @@ impl<D: Database> ReactionReads for D {
         &self,
         message: MessageId,
         emoji: &str,
-        after: Seq,
+        (seq, user): (Seq, UserId),
         limit: u32,
     ) -> Result<Vec<Reactor>> {
         let mut session = self.open(Access::Read).await?;
         let statement = sql(REACTORS)
             .bind(message)
             .bind(emoji)
-            .bind(after)
+            .bind(seq)
+            .bind(user)
             .bind(i64::from(limit));
         session.all(statement).await
     }

@@ -23,13 +23,13 @@ pub(super) const SUMMARISE_REACTIONS: &str = "UPDATE messages SET reactions = su
             json_object('emoji', c.emoji, 'count', c.count, 'users', json(c.users)) ORDER BY c.first) AS reactions
         FROM (
             SELECT r.message, r.emoji, count(*) AS count, min(r.seq) AS first,
-                json_group_array(r.user ORDER BY r.seq) FILTER (WHERE r.nth <= 10) AS users
+                json_group_array(r.user ORDER BY r.seq, r.user) FILTER (WHERE r.nth <= 10) AS users
             FROM (
                 SELECT message, emoji, seq,
                     lower(substr(hex(user_id), 1, 8) || '-' || substr(hex(user_id), 9, 4) || '-'
                         || substr(hex(user_id), 13, 4) || '-' || substr(hex(user_id), 17, 4) || '-'
                         || substr(hex(user_id), 21)) AS user,
-                    row_number() OVER (PARTITION BY message, emoji ORDER BY seq) AS nth
+                    row_number() OVER (PARTITION BY message, emoji ORDER BY seq, user_id) AS nth
                 FROM reactions WHERE message {among}
             ) AS r
             GROUP BY r.message, r.emoji

@@ -217,7 +217,8 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
             assert_eq!(items.last().expect("bob")["username"], "bob");
             break;
         }
-        after = format!("&cursor={}", page["nextCursor"]);
+        let next = page["nextCursor"].as_str().expect("a cursor");
+        after = format!("&cursor={next}");
     }
     assert_eq!((pages, listed.len()), (3, USERS + 1));
     assert_eq!((listed[..USERS].to_vec(), listed[USERS]), (users, bob.id));
@@ -226,9 +227,10 @@ async fn a_message_with_thousands_of_reactions_is_read_and_changed(kind: Kind) {
         none,
         json!({"items": [], "nextCursor": null, "hasMore": false})
     );
-    rest.get(&format!("{path}?cursor=-1"))
-        .await
-        .problem(400, "malformed");
+    for bad in ["", "1", "x", "-1_", "1_x", &format!("-1_{}", bob.id)] {
+        let page = rest.get(&format!("{path}?cursor={bad}")).await;
+        page.problem(400, "malformed");
+    }
     rest.get(&format!("{path}?limit=201"))
         .await
         .problem(422, "invalid");

@@ -63,7 +63,10 @@ async fn a_rename_reaches_open_sockets_once(kind: Kind) {
     let joined = left.join(room, None).await.expect("joined");
     assert_eq!(joined["messages"][0]["sender"], user);
 
-    // Other changes are not announced; the next name is.
+    // Other changes and the same name are not announced; the next name is.
+    rest.patch("/v1/me", json!({"displayName": "Countess"}))
+        .await
+        .ok(200);
     rest.patch("/v1/me", json!({"email": "ada@example.org"}))
         .await
         .ok(200);

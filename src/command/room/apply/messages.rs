@@ -35,9 +35,24 @@ fn same_metadata(known: Option<&Metadata>, sent: Option<&Metadata>) -> bool {
     let value = |json: &Metadata| serde_json::from_str::<Value>(json.as_json()).ok();
     known.as_json() == sent.as_json()
         || match (value(known), value(sent)) {
-            (Some(known), Some(sent)) => known == sent,
+            (Some(known), Some(sent)) => same_json(&known, &sent),
             _ => true,
         }
+}
+
+/// Equality of I-JSON, whose numbers are doubles.
+fn same_json(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_json(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let same = |(name, a): (&String, &Value)| b.get(name).is_some_and(|b| same_json(a, b));
+            a.len() == b.len() && a.iter().all(same)
+        }
+        (a, b) => a == b,
+    }
 }
 
 impl Batch {

@@ -27,11 +27,18 @@ impl Batch {
         }
         let actor = envelope.actor;
         let given = ((id, emoji::key(emoji).into_owned()), actor);
+        let shown = emoji::qualified(&given.0.1).into_owned();
+        let is_known = message.reactions.iter().any(|r| r.emoji == shown);
+        if !is_known {
+            // A worker of the version that listed every user may have removed all that are listed; their rows are left.
+            self.facts.reacted.retain(|(key, _)| *key != given.0);
+            if let Some(first) = self.facts.reactors.get_mut(&given.0) {
+                first.clear();
+            }
+        }
         if self.facts.reacted.contains(&given) == on {
             return Ok(Some(json(&message)));
         }
-        let shown = emoji::qualified(&given.0.1).into_owned();
-        let is_known = message.reactions.iter().any(|r| r.emoji == shown);
         if on && !is_known && message.reactions.len() >= MAX_REACTIONS {
             return refuse(
                 Code::Conflict,
@@ -39,6 +46,10 @@ impl Batch {
             );
         }
         if on {
+            if message.reactions.is_empty() {
+                // Removes such rows of other users, who are not counted.
+                self.applied.changes.cleared_reactions.push(id);
+            }
             self.facts.reacted.insert(given.clone());
         } else {
             self.facts.reacted.remove(&given);
@@ -130,9 +141,11 @@ impl Batch {
         self.applied.changes.cleared_reactions.push(message);
     }
 
-    /// Collects each touched reaction once, in its final state.
+    /// Collects each touched reaction and each cleared message once, in its final state.
     pub(super) fn finish_reactions(&mut self) {
         let changes = &mut self.applied.changes;
+        changes.cleared_reactions.sort_unstable();
+        changes.cleared_reactions.dedup();
         for (given, seq) in self.reactions.drain() {
             if self.facts.reacted.contains(&given) {
                 let (key, user) = given;

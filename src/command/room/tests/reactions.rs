@@ -188,6 +188,46 @@ fn a_message_with_many_reactions_is_changed_without_its_users() {
     assert_eq!(after.users, [&first[1..], &[eleventh]].concat());
 }
 
+/// A worker of an earlier version removed the last listed user and left the rows.
+#[test]
+fn a_row_that_the_summary_does_not_have_is_not_given() {
+    let mut w = world();
+    let message = stored(&w);
+    let (id, bob) = (message.id, member(&mut w));
+    w.facts.messages.insert(id, message);
+    let react = |user: &User, on| {
+        let emoji = "👍".to_owned();
+        let command = RoomCommand::React {
+            message: id,
+            emoji,
+            on,
+        };
+        w.envelope(user, command)
+    };
+    let key = (id, "👍".to_owned());
+    let mut facts = w.facts.clone();
+    for user in [w.owner.id, bob.id] {
+        facts.reacted.insert((key.clone(), user));
+    }
+    let users = vec![w.owner.id, bob.id];
+    facts.reactors.insert(key, users);
+
+    let removed = apply(facts.clone(), [&react(&w.owner, false)]);
+    assert!(removed.changes.is_empty());
+    let envelopes = [react(&bob, true), react(&w.owner, true)];
+    let given = apply(facts.clone(), &envelopes).changes;
+    assert_eq!(given.cleared_reactions, [id]);
+    assert_eq!(given.reactions.len(), 2);
+    let shown = &given.updated_messages[0].reactions[0];
+    assert_eq!(shown.count, 2);
+    assert_eq!(shown.users, [bob.id, w.owner.id]);
+    let both = [react(&bob, true), react(&bob, false)];
+    let none = apply(facts, &both).changes;
+    assert_eq!(none.reactions, []);
+    assert_eq!(none.cleared_reactions, [id]);
+    assert_eq!(none.updated_messages[0].reactions, []);
+}
+
 #[test]
 fn a_reaction_within_the_batch_that_deletes_its_message_is_not_stored() {
     let w = world();

@@ -203,7 +203,13 @@ impl EpochReads for Store {
 
 #[async_trait]
 impl ReactionReads for Store {
-    async fn reactors(&self, _: MessageId, _: &str, _: Seq, _: u32) -> Result<Vec<Reactor>> {
+    async fn reactors(
+        &self,
+        _: MessageId,
+        _: &str,
+        _: (Seq, UserId),
+        _: u32,
+    ) -> Result<Vec<Reactor>> {
         Ok(Vec::new())
     }
     async fn reacted(&self, _: &[(MessageId, UserId)]) -> Result<Vec<(MessageId, UserId, String)>> {

@@ -39,7 +39,7 @@ impl World {
 }
 
 /// A room with `head` messages and a live socket that has them.
-async fn live(world: &World, session: u64, head: usize) -> (RoomId, Reader) {
+pub(super) async fn live(world: &World, session: u64, head: usize) -> (RoomId, Reader) {
     let room = new_id();
     world.store.append(room, head);
     world.hub.read_epoch().await.unwrap();

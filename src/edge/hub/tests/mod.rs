@@ -6,6 +6,7 @@ mod lost_history;
 mod pages;
 mod reader;
 mod renames;
+mod reports;
 mod rights;
 mod world;
 

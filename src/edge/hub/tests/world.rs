@@ -218,7 +218,13 @@ impl RoomReads for FakeStore {
 
 #[async_trait]
 impl ReactionReads for FakeStore {
-    async fn reactors(&self, _: MessageId, _: &str, _: Seq, _: u32) -> Result<Vec<Reactor>> {
+    async fn reactors(
+        &self,
+        _: MessageId,
+        _: &str,
+        _: (Seq, UserId),
+        _: u32,
+    ) -> Result<Vec<Reactor>> {
         unused()
     }
     async fn reacted(&self, _: &[(MessageId, UserId)]) -> Result<Vec<(MessageId, UserId, String)>> {

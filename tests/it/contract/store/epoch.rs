@@ -65,7 +65,9 @@ async fn an_epoch_is_replaced_once_and_for_a_loss_only(store: Fixture) {
     assert_eq!(replace(first, second, &lost).await, done);
     assert_eq!(store.reads.epoch().await.unwrap(), second);
     // A redelivered command, the same report of another edge, and a report that is refuted.
-    assert_eq!(replace(first, second, &lost).await, done);
+    assert_eq!(replace(first, second, &lost).await, Replacement::Repeated);
+    assert_eq!(replace(first, second, &stored).await, Replacement::Repeated);
+    assert_eq!(store.reads.epoch().await.unwrap(), second);
     let superseded = Replacement::Superseded(second);
     assert_eq!(replace(first, third, &lost).await, superseded);
     assert_eq!(replace(second, third, &stored).await, Replacement::Refuted);
