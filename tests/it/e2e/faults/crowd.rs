@@ -180,7 +180,7 @@ async fn a_hundred_slow_readers_do_not_delay_a_room_on_two_edges() {
 
 async fn slow_readers_in_a_large_room(kind: Kind) {
     let chat = Load::plan(kind)
-        .set("edge.send_queue_bytes", 150_000)
+        .set("edge.send_queue_bytes", 152_000)
         .set("edge.max_body_bytes", BODY)
         .set("edge.max_sockets_per_user", FAST + SLOW + 10)
         .start()
