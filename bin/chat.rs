@@ -48,7 +48,7 @@ fn return_free_memory() {
 
 /// A chat backend: one process on a laptop; edges and workers over RabbitMQ, PostgreSQL and Redis in production.
 #[derive(Parser)]
-#[command(name = "chat", version, about, propagate_version = true)]
+#[command(name = "chat", version, propagate_version = true)]
 struct Cli {
     /// A settings file (TOML). Its keys are those of config.toml, which holds every default.
     #[arg(long, global = true, value_name = "FILE")]

@@ -209,11 +209,15 @@ fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> Stri
 fn open_files(config: &Config) -> Option<Finding> {
     let limit = app::open_files()?;
     let wanted = app::wanted_files(config);
+    let ok = limit >= wanted;
+    let advice = if ok {
+        ""
+    } else {
+        ": raise `ulimit -n`, or lower the setting"
+    };
     Some(Finding {
         name: "open files",
-        ok: limit >= wanted,
-        text: format!(
-            "{limit} allowed; edge.max_connections needs {wanted}: raise `ulimit -n`, or lower the setting"
-        ),
+        ok,
+        text: format!("{limit} allowed, edge.max_connections needs {wanted}{advice}"),
     })
 }

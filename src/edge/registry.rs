@@ -20,6 +20,9 @@ use crate::{
     protocol::{Close, EventName, SendFailed},
 };
 
+/// Maximum pause between the closes of two sessions during a shutdown.
+const MAX_PAUSE: Duration = Duration::from_millis(50);
+
 /// `retryAfter` of a connection that exceeds the socket limit of its user.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -181,8 +184,8 @@ impl Registry {
         }
     }
 
-    /// Closes all sessions with 1012, spread evenly over `drain`. Each close reason holds a random reconnect delay of
-    /// up to `drain` or 5 s, whichever is less, so that reconnects are spread as well.
+    /// Closes all sessions with 1012, spread evenly over `drain`, or faster if there are few. Each close reason holds a
+    /// random reconnect delay of up to `drain` or 5 s, whichever is less, so that reconnects are spread as well.
     pub async fn drain(&self, drain: Duration) {
         let all: Vec<Arc<Subscriber>> = {
             let open = self.open.lock();
@@ -192,16 +195,17 @@ impl Registry {
             return;
         }
         let pause = drain / u32::try_from(all.len()).unwrap_or(u32::MAX);
+        let pause = pause.min(MAX_PAUSE);
         let mut owed = Duration::ZERO;
         for who in all {
-            let hint = rand::rng().random_range(0..=drain.as_millis().min(5000) as u64);
-            let reason = format!("{{\"retryAfterMs\":{hint}}}");
-            who.outbox.close_with(Close::Restarting, reason);
             // Timers have a resolution of one millisecond.
-            owed += pause;
             if owed >= Duration::from_millis(1) {
                 tokio::time::sleep(std::mem::take(&mut owed)).await;
             }
+            owed += pause;
+            let hint = rand::rng().random_range(0..=drain.as_millis().min(5000) as u64);
+            let reason = format!("{{\"retryAfterMs\":{hint}}}");
+            who.outbox.close_with(Close::Restarting, reason);
         }
     }
 }

@@ -124,8 +124,7 @@ impl ChangesApi {
         cursor: Query<Option<PageCursor<Seq>>>,
         /// Where to begin: only events with a higher number. Default: 0, the beginning. A number above the room's
         /// newest one is answered with `conflict` (409), and so is such a `cursor`: the server has lost history, as
-        /// after the event `reset` of sockets. Load the room anew. Not together with `cursor`, which is the number to
-        /// continue after.
+        /// after the event `reset` of sockets. Load the room anew. Not used if there is a `cursor`.
         after: Query<Option<Seq>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,

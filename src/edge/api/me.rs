@@ -51,9 +51,10 @@ impl From<&Account> for AccountView {
     }
 }
 
-/// Fields to change. Absent fields keep their value.
+/// Fields to change. Absent fields keep their value; other fields, such as `username` and `password`, cannot be changed
+/// and are refused.
 #[derive(Deserialize, Object)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename_all = "camelCase", rename = "AccountPatch")]
 struct AccountPatch {
     /// At most 64 characters.

@@ -63,7 +63,7 @@ impl MembersApi {
         room: Path<RoomId>,
         /// The `nextCursor` of the previous page.
         cursor: Query<Option<PageCursor<UserId>>>,
-        /// The same as `cursor`, for clients of earlier versions; give one of them.
+        /// The same as `cursor`, for clients of earlier versions. Not used if there is a `cursor`.
         after: Query<Option<UserId>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,

@@ -13,12 +13,7 @@ use crate::error::{Error, Result};
 /// The tag of operations that providers and mail programs call, which may add parameters of their own.
 const CALLBACKS: &str = "Callbacks";
 /// Of these parameters of an operation at most one may be given.
-const EXCLUSIVE: [(&str, &[&str]); 4] = [
-    ("listRooms", &["after", "cursor"]),
-    ("listMembers", &["after", "cursor"]),
-    ("listChanges", &["after", "cursor"]),
-    ("listMessages", &["before", "after", "around"]),
-];
+const EXCLUSIVE: [(&str, &[&str]); 1] = [("listMessages", &["before", "after", "around"])];
 /// Maximum characters of an unknown name in an error.
 const MAX_SHOWN: usize = 64;
 

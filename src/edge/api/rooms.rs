@@ -174,7 +174,7 @@ impl RoomsApi {
         public: Query<Option<bool>>,
         /// The `nextCursor` of the previous page.
         cursor: Query<Option<PageCursor<RoomId>>>,
-        /// The same as `cursor`, for clients of earlier versions; give one of them.
+        /// The same as `cursor`, for clients of earlier versions. Not used if there is a `cursor`.
         after: Query<Option<RoomId>>,
         /// 1 to 200. Default: 50.
         limit: Query<Option<u32>>,

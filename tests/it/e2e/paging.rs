@@ -78,10 +78,12 @@ async fn every_list_pages_with_cursor(kind: Kind) {
         let first = rest.get(&format!("{path}?limit=2")).await.ok(200);
         let next = first["nextCursor"].as_str().expect("a cursor");
         let [after, cursor] = ["after", "cursor"].map(|name| format!("{path}?{name}={next}"));
-        assert_eq!(
-            rest.get(&after).await.ok(200),
-            rest.get(&cursor).await.ok(200)
-        );
+        let second = rest.get(&cursor).await.ok(200);
+        assert_eq!(rest.get(&after).await.ok(200), second);
+        // A client that leaves the parameter of its first page unchanged.
+        let first = Uuid::nil();
+        let both = rest.get(&format!("{cursor}&after={first}")).await;
+        assert_eq!(both.ok(200), second);
     }
 
     let newest = all(&rest, &messages, "").await;
@@ -98,7 +100,7 @@ async fn every_list_pages_with_cursor(kind: Kind) {
     assert_eq!(before, &stored[..3]);
     let around = seqs(&all(&rest, &messages, &format!("&around={middle}")).await);
     assert_eq!(around, stored.split_off(2));
-    let changes = all(&rest, &format!("/v1/rooms/{room}/changes"), "").await;
+    let changes = all(&rest, &format!("/v1/rooms/{room}/changes"), "&after=0").await;
     let numbers = changes
         .iter()
         .map(|change| change["data"]["changeSeq"].as_i64());
@@ -107,7 +109,6 @@ async fn every_list_pages_with_cursor(kind: Kind) {
     assert_eq!(numbers, expected);
 
     // Cursors that no page returned, and parameters that exclude each other.
-    let nobody = Uuid::nil();
     for (query, code) in [
         ("/v1/rooms?cursor=x".to_owned(), "malformed"),
         ("/v1/rooms?cursor=".to_owned(), "malformed"),
@@ -127,18 +128,6 @@ async fn every_list_pages_with_cursor(kind: Kind) {
         (
             "/v1/me/notifications/history?cursor=1_2".to_owned(),
             "malformed",
-        ),
-        (
-            format!("/v1/rooms?after={nobody}&cursor={nobody}"),
-            "invalid",
-        ),
-        (
-            format!("/v1/rooms/{room}/members?cursor={nobody}&after={nobody}"),
-            "invalid",
-        ),
-        (
-            format!("/v1/rooms/{room}/changes?after=1&cursor=1"),
-            "invalid",
         ),
         (format!("{messages}?around=1&before=1&cursor=1"), "invalid"),
     ] {

@@ -145,8 +145,8 @@ async fn a_worker_without_partitions_still_sends_notifications() {
 }
 
 async fn update_account(chat: &Chat, user: &User) {
-    let name = json!({"displayName": "Ada"});
-    chat.rest_as(0, user).patch("/v1/me", name).await.ok(200);
+    let address = json!({"email": "ada@example.com"});
+    chat.rest_as(0, user).patch("/v1/me", address).await.ok(200);
 }
 
 /// No worker runs until the notification is due; then one is started.
