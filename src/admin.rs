@@ -207,7 +207,7 @@ fn finding(name: &'static str, result: Result<String>, advice: impl Fn() -> Stri
 
 /// Whether `edge.max_connections` connections fit into the limit of open files.
 fn open_files(config: &Config) -> Option<Finding> {
-    let limit = app::open_files()?;
+    let limit = app::raise_open_files()?;
     let wanted = app::wanted_files(config);
     let ok = limit >= wanted;
     let advice = if ok {

@@ -409,7 +409,7 @@ async fn listen_for_operations(config: &Config) -> Result<Option<TcpListener>> {
 const OTHER_FILES: u64 = 256;
 
 /// The limit of open files of this process, after raising it as far as the system allows.
-pub fn open_files() -> Option<u64> {
+pub fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -430,7 +430,7 @@ pub fn wanted_files(config: &Config) -> u64 {
 /// Raises the limit of open files, and warns if `edge.max_connections` does not fit into it.
 fn reserve_files(config: &Config) {
     let wanted = wanted_files(config);
-    if let Some(limit) = open_files().filter(|limit| *limit < wanted) {
+    if let Some(limit) = raise_open_files().filter(|limit| *limit < wanted) {
         tracing::warn!(
             limit,
             wanted,

@@ -65,7 +65,7 @@ pub struct LogThread(Option<WorkerGuard>);
 
 impl Drop for LogThread {
     fn drop(&mut self) {
-        // If the log's reader does not read, the guard would wait in vain, and report that by `println!`, which panics
+        // If the log's reader does not read, the guard would wait without effect, and report that by `println!`, which panics
         // if standard output is closed.
         if DROPPED_LINES
             .get()

@@ -22,17 +22,17 @@ use crate::{
 /// The emojis, as keys, that a user gave to a message.
 pub type Reacted = BatchedRead<(MessageId, UserId), Vec<String>>;
 
-/// The reactions of a message within some JSON.
-struct Place {
+/// The array of reactions within the JSON of a message.
+struct ReactionArray {
     message: MessageId,
     /// The bytes of the array.
     at: Range<usize>,
     reactions: Vec<Reaction>,
 }
 
-impl Place {
+impl ReactionArray {
     /// Finds the reactions in the JSON of a message. `None` if it has none.
-    fn find(json: &str) -> Option<Place> {
+    fn find(json: &str) -> Option<ReactionArray> {
         #[derive(Deserialize)]
         struct Fields<'a> {
             id: MessageId,
@@ -44,7 +44,7 @@ impl Place {
         let reactions: Vec<Reaction> = serde_json::from_str(text).ok()?;
         // The array is a part of `json`.
         let start = text.as_ptr() as usize - json.as_ptr() as usize;
-        (!reactions.is_empty()).then(|| Place {
+        (!reactions.is_empty()).then(|| ReactionArray {
             message: fields.id,
             at: start..start + text.len(),
             reactions,
@@ -98,15 +98,15 @@ fn splice(json: &str, edits: &[Edit]) -> String {
 async fn edits<'a>(
     reacted: &Reacted,
     user: UserId,
-    places: impl Iterator<Item = &'a Place>,
+    arrays: impl Iterator<Item = &'a ReactionArray>,
 ) -> Result<Vec<Option<Edit>>> {
-    let given = places.map(async |place| {
-        let given = if place.is_known(user) {
+    let given = arrays.map(async |array| {
+        let given = if array.is_known(user) {
             Vec::new()
         } else {
-            reacted.get((place.message, user)).await?
+            reacted.get((array.message, user)).await?
         };
-        Ok::<_, Error>(place.rewritten(user, &given))
+        Ok::<_, Error>(array.rewritten(user, &given))
     });
     try_join_all(given).await
 }
@@ -115,7 +115,7 @@ async fn edits<'a>(
 #[derive(Clone)]
 pub struct SharedMessage {
     json: Arc<RawValue>,
-    place: Option<Arc<Place>>,
+    array: Option<Arc<ReactionArray>>,
 }
 
 impl SharedMessage {
@@ -125,10 +125,12 @@ impl SharedMessage {
             reaction.me = Some(false);
         }
         let json = raw(&message);
-        let place = has_reactions.then(|| Place::find(json.get())).flatten();
+        let array = has_reactions
+            .then(|| ReactionArray::find(json.get()))
+            .flatten();
         SharedMessage {
             json: json.into(),
-            place: place.map(Arc::new),
+            array: array.map(Arc::new),
         }
     }
 
@@ -149,7 +151,7 @@ impl From<Box<RawValue>> for SharedMessage {
     fn from(json: Box<RawValue>) -> Self {
         SharedMessage {
             json: json.into(),
-            place: None,
+            array: None,
         }
     }
 }
@@ -163,12 +165,12 @@ pub async fn for_reader(
     user: UserId,
     messages: &[SharedMessage],
 ) -> Result<Vec<Arc<RawValue>>> {
-    let places = messages
+    let arrays = messages
         .iter()
-        .filter_map(|message| message.place.as_deref());
-    let mut edits = edits(reacted, user, places).await?.into_iter();
+        .filter_map(|message| message.array.as_deref());
+    let mut edits = edits(reacted, user, arrays).await?.into_iter();
     let json = messages.iter().map(|message| {
-        let edit = message.place.as_ref().and_then(|_| edits.next().flatten());
+        let edit = message.array.as_ref().and_then(|_| edits.next().flatten());
         let Some(edit) = edit else {
             return Ok(message.json.clone());
         };
@@ -182,13 +184,13 @@ pub async fn for_reader(
 /// The answer to a command or to a read of one message; it may be something else than a message. If the store does not
 /// answer, the reactions have no `me`, so that a completed write does not fail.
 pub async fn answer(reacted: &Reacted, user: UserId, json: Box<RawValue>) -> Box<RawValue> {
-    let Some(place) = Place::find(json.get()) else {
+    let Some(array) = ReactionArray::find(json.get()) else {
         return json;
     };
-    let given = if place.is_known(user) {
+    let given = if array.is_known(user) {
         Vec::new()
     } else {
-        match reacted.get((place.message, user)).await {
+        match reacted.get((array.message, user)).await {
             Ok(given) => given,
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "reactions in an answer have no `me`: the store could not be read");
@@ -196,8 +198,8 @@ pub async fn answer(reacted: &Reacted, user: UserId, json: Box<RawValue>) -> Box
             }
         }
     };
-    let reactions = raw(&place.marked(user, &given));
-    let spliced = splice(json.get(), &[(place.at.clone(), reactions)]);
+    let reactions = raw(&array.marked(user, &given));
+    let spliced = splice(json.get(), &[(array.at.clone(), reactions)]);
     RawValue::from_string(spliced).unwrap_or(json)
 }
 
@@ -206,22 +208,22 @@ pub async fn answer(reacted: &Reacted, user: UserId, json: Box<RawValue>) -> Box
 pub struct SharedPage {
     json: Bytes,
     /// In ascending order.
-    places: Arc<[Place]>,
+    arrays: Arc<[ReactionArray]>,
 }
 
 impl SharedPage {
     /// A page of messages.
     pub fn new(items: Vec<Message>, next_cursor: Option<Seq>, has_more: bool) -> Self {
         let mut json = String::from("{\"items\":[");
-        let mut places = Vec::new();
+        let mut arrays = Vec::new();
         for (i, message) in items.into_iter().enumerate() {
             if i > 0 {
                 json.push(',');
             }
-            let SharedMessage { json: item, place } = SharedMessage::new(message);
-            if let Some(mut place) = place.and_then(Arc::into_inner) {
-                place.at = place.at.start + json.len()..place.at.end + json.len();
-                places.push(place);
+            let SharedMessage { json: item, array } = SharedMessage::new(message);
+            if let Some(mut array) = array.and_then(Arc::into_inner) {
+                array.at = array.at.start + json.len()..array.at.end + json.len();
+                arrays.push(array);
             }
             json.push_str(item.get());
         }
@@ -231,7 +233,7 @@ impl SharedPage {
         ));
         SharedPage {
             json: json.into(),
-            places: places.into(),
+            arrays: arrays.into(),
         }
     }
 
@@ -241,10 +243,10 @@ impl SharedPage {
 
     /// The page for a reader, if that needs no read of the store.
     pub fn for_reader_now(&self, user: UserId) -> Option<Bytes> {
-        let is_known = self.places.iter().all(|place| place.is_known(user));
+        let is_known = self.arrays.iter().all(|array| array.is_known(user));
         is_known.then(|| {
-            let places = self.places.iter();
-            self.edited(places.filter_map(|place| place.rewritten(user, &[])))
+            let arrays = self.arrays.iter();
+            self.edited(arrays.filter_map(|array| array.rewritten(user, &[])))
         })
     }
 
@@ -253,7 +255,7 @@ impl SharedPage {
     /// # Errors
     /// Those of the read.
     pub async fn for_reader(&self, reacted: &Reacted, user: UserId) -> Result<Bytes> {
-        let edits = edits(reacted, user, self.places.iter()).await?;
+        let edits = edits(reacted, user, self.arrays.iter()).await?;
         Ok(self.edited(edits.into_iter().flatten()))
     }
 
@@ -271,7 +273,7 @@ impl From<Bytes> for SharedPage {
     fn from(json: Bytes) -> Self {
         SharedPage {
             json,
-            places: Arc::new([]),
+            arrays: Arc::new([]),
         }
     }
 }

@@ -196,13 +196,13 @@ impl Registry {
         }
         let pause = drain / u32::try_from(all.len()).unwrap_or(u32::MAX);
         let pause = pause.min(MAX_PAUSE);
-        let mut owed = Duration::ZERO;
+        let mut behind = Duration::ZERO;
         for who in all {
             // Timers have a resolution of one millisecond.
-            if owed >= Duration::from_millis(1) {
-                tokio::time::sleep(std::mem::take(&mut owed)).await;
+            if behind >= Duration::from_millis(1) {
+                tokio::time::sleep(std::mem::take(&mut behind)).await;
             }
-            owed += pause;
+            behind += pause;
             let hint = rand::rng().random_range(0..=drain.as_millis().min(5000) as u64);
             let reason = format!("{{\"retryAfterMs\":{hint}}}");
             who.outbox.close_with(Close::Restarting, reason);

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{hub::Hub, registry::Registry};
-use crate::{model::LoginId, store::Reads};
+use crate::{error::Error, model::LoginId, store::Reads};
 
 /// Minimum number of cached logins; at most twice as many are kept.
 const KNOWN: usize = 8192;
@@ -20,6 +20,11 @@ const KNOWN: usize = 8192;
 pub enum LoginState {
     Open,
     Ended,
+}
+
+/// The error for a token of an ended login.
+pub fn login_ended() -> Error {
+    Error::unauthorized("this login has ended; log in again")
 }
 
 /// The logins that this edge has seen.

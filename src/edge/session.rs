@@ -14,6 +14,7 @@ use super::{
     presence,
     rate_limit::{Admitted, bucket::Allowance},
     reactions,
+    revocation::login_ended,
     submit::SubmitResult,
     subscriber::Subscriber,
 };
@@ -83,7 +84,7 @@ impl Session {
         )?;
         let account = account.ok_or_else(|| Error::unauthorized("this account is gone"))?;
         if revoked {
-            return Err(Error::unauthorized("this login has ended; log in again"));
+            return Err(login_ended());
         }
         let connected = Connected {
             user: account.user,
@@ -178,7 +179,7 @@ impl Session {
             ));
         }
         if soon(self.edge.batched.revoked.get(identity.login)).await? {
-            return Err(Error::unauthorized("this login has ended; log in again"));
+            return Err(login_ended());
         }
         Ok(None)
     }

@@ -235,11 +235,13 @@ impl Runner {
     ) -> bool {
         for line in lines {
             let SingleEnvelope { actor, at, command } = &line.envelope;
-            let before = if is_rename(command) {
-                self.names(*actor).await
-            } else {
-                None
-            };
+            let mut old = None;
+            if is_rename(command) {
+                match self.names(*actor).await {
+                    Some(names) => old = names,
+                    None => return false,
+                }
+            }
             let Some(mut ran) = self
                 .until_answered(|| self.run_single(&line.envelope))
                 .await
@@ -254,14 +256,19 @@ impl Runner {
                     Some(Err(error)) => ran = Err(error),
                 }
             }
-            if done && is_rename(command) && before != self.names(*actor).await {
-                // First publishes the events of this batch, which may have the old names.
-                self.publish(std::mem::take(outcomes)).await;
-                match self.announce_names(*actor).await {
-                    None => return false,
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => {
-                        tracing::warn!(error = %error.chain(), "new names of a user could not be announced to sockets");
+            if done && is_rename(command) {
+                let Some(new) = self.names(*actor).await else {
+                    return false;
+                };
+                if let Some(new) = new.filter(|new| old.as_ref() != Some(new)) {
+                    // First publishes the events of this batch, which may have the old names.
+                    self.publish(std::mem::take(outcomes)).await;
+                    match self.announce_names(new).await {
+                        None => return false,
+                        Some(Ok(())) => {}
+                        Some(Err(error)) => {
+                            tracing::warn!(error = %error.chain(), "new names of a user could not be announced to sockets");
+                        }
                     }
                 }
             }

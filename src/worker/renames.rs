@@ -46,23 +46,20 @@ pub async fn listen(worker: Arc<Worker>, shutdown: CancellationToken) -> Result<
 }
 
 impl Runner {
-    /// A user's present names; `None` if there is no such user, or if the store does not have an answer.
-    pub(super) async fn names(&self, user: UserId) -> Option<User> {
+    /// A user's present names, if there is such a user and the store can read it. The outer `None` if the worker must
+    /// stop first.
+    pub(super) async fn names(&self, user: UserId) -> Option<Option<User>> {
         let names = self.until_answered(|| self.worker.store.names(user));
-        names.await?.ok()?
+        Some(names.await?.unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "the names of a user could not be read; sockets may keep the old ones");
+            None
+        }))
     }
 
-    /// Publishes a user's present names for the sockets in the user's rooms, page by page. Cached events of the rooms
+    /// Publishes a user's new names for the sockets in the user's rooms, page by page. Cached events of the rooms
     /// contain the old ones and are deleted. `None` if the worker must stop first.
-    pub(super) async fn announce_names(&mut self, user: UserId) -> Option<Result<()>> {
-        let named = match self
-            .until_answered(|| self.worker.store.names(user))
-            .await?
-        {
-            Ok(Some(named)) => named,
-            Ok(None) => return Some(Ok(())),
-            Err(error) => return Some(Err(error)),
-        };
+    pub(super) async fn announce_names(&mut self, named: User) -> Option<Result<()>> {
+        let user = named.id;
         let change = new_id();
         let mut after: Option<RoomId> = None;
         loop {

@@ -17,7 +17,11 @@ use super::{
 use crate::{
     command::{Command, room::RoomCommand},
     edge::{
-        Edge, auth::Identity, rate_limit::Admitted, reactions, revocation::LoginState,
+        Edge,
+        auth::Identity,
+        rate_limit::Admitted,
+        reactions,
+        revocation::{LoginState, login_ended},
         submit::SubmitResult,
     },
     error::{Error, Result},
@@ -55,21 +59,22 @@ async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Admitte
     if let Some(AuthenticatedUser(authenticated)) = request.data::<AuthenticatedUser>() {
         let _ = authenticated.set(identity.user);
     }
+    let known = edge.revocations.state(identity.login);
     // The holder of a token of an ended login cannot use up the user's budget.
-    if edge.revocations.state(identity.login) == Some(LoginState::Ended) {
+    if known == Some(LoginState::Ended) {
         return Err(Problem::from(login_ended()).into());
     }
     let admitted = edge.limits.admit(identity, *cost).map_err(Problem::from)?;
-    login_is_open(edge, identity.login)
+    login_is_open(edge, identity.login, known)
         .await
         .map_err(Problem::from)?;
     Ok(admitted)
 }
 
-/// Rejects the token of a login that has ended. If the store does not answer, a login that is not in the local cache
-/// counts as open.
-async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
-    let state = match edge.revocations.state(login) {
+/// Rejects the token of a login that has ended. If the store does not answer, a login that is not `known` in the local
+/// cache counts as open.
+async fn login_is_open(edge: &Edge, login: LoginId, known: Option<LoginState>) -> Result<()> {
+    let state = match known {
         Some(state) => state,
         None => match if_available(edge.batched.revoked.get(login)).await {
             Some(true) => {
@@ -84,10 +89,6 @@ async fn login_is_open(edge: &Edge, login: LoginId) -> Result<()> {
         LoginState::Open => Ok(()),
         LoginState::Ended => Err(login_ended()),
     }
-}
-
-fn login_ended() -> Error {
-    Error::unauthorized("this login has ended; log in again")
 }
 
 /// Optional authentication.

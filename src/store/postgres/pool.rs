@@ -146,13 +146,17 @@ impl Lease {
         Ok(())
     }
 
-    /// If the error means that the server shuts down or no longer accepts writes: closes the connection when it is
-    /// returned, and searches for another server.
-    fn checked<T>(&mut self, result: sqlx::Result<T>) -> Result<T> {
+    /// If the result is an error that means that the server shuts down or no longer accepts writes: closes the
+    /// connection when it is returned, and searches for another server.
+    fn note<T>(&mut self, result: &sqlx::Result<T>) {
         if result.as_ref().is_err_and(is_stale) {
             self.is_stale = true;
             self.hosts.search(SEARCH_EVERY);
         }
+    }
+
+    fn checked<T>(&mut self, result: sqlx::Result<T>) -> Result<T> {
+        self.note(&result);
         result.map_err(failure)
     }
 }
@@ -163,9 +167,7 @@ impl Session for Lease {
     async fn attempt(&mut self, statement: Statement<Postgres>) -> Result<sqlx::Result<u64>> {
         let query = statement.query()?;
         let result = answer(async { Ok(query.execute(&mut **self).await) }).await?;
-        if result.as_ref().is_err_and(is_stale) {
-            return self.checked(result).map(|_| Ok(0));
-        }
+        self.note(&result);
         Ok(result.map(|result| result.rows_affected()))
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Everyone in the room. `x32` is a name of 32 characters.
+/// The members of the room. `x32` is a name of 32 characters.
 const MEMBERS: &[&str] = &[
     "bob",
     "ada",

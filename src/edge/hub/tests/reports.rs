@@ -32,7 +32,7 @@ use crate::{
 const NEVER: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the queue and its worker do with a command.
+/// The reaction of the queue and its worker to a command.
 #[derive(Clone, Copy)]
 enum Answer {
     /// The queue refuses it.
