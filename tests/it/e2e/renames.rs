@@ -70,6 +70,12 @@ async fn a_rename_reaches_open_sockets_once(kind: Kind) {
     rest.patch("/v1/me", json!({"email": "ada@example.org"}))
         .await
         .ok(200);
+    // Fields that cannot be changed are refused, with their name.
+    for field in ["password", "username"] {
+        let refused = rest.patch("/v1/me", json!({ field: "another one" })).await;
+        assert!([400, 422].contains(&refused.status), "{refused:?}");
+        assert!(refused.text.contains(field), "{refused:?}");
+    }
     rest.patch("/v1/me", json!({"displayName": "Lovelace"}))
         .await
         .ok(200);
