@@ -18,7 +18,7 @@ use crate::{
     autoscale,
     bus::{self, memory::MemoryBus, redis::RedisBus},
     command::notify::Notifier,
-    config::Config,
+    config::{Config, Secrets},
     data_dir, edge,
     error::{Code, Error, Result},
     queue::{
@@ -62,7 +62,7 @@ pub async fn standalone(
     let _lock = data_dir::lock(data)?;
     reserve_files(&config);
     if config.auth.secret.is_empty() {
-        config.auth.secret = data_dir::secret(data)?;
+        config.auth.secret = Secrets::new([data_dir::secret(data)?]);
     }
     let config = Arc::new(config);
     let operations = listen_for_operations(&config).await?;

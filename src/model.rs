@@ -202,6 +202,24 @@ pub struct Account {
 
 debug_of!(Account { user, created_at });
 
+/// The client of a login, as far as it is known; shown to the user in the list of their sessions.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientInfo {
+    /// The header `User-Agent`, at most [`ClientInfo::MAX_USER_AGENT`] characters of visible ASCII and spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// The IP address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+debug_of!(ClientInfo {});
+
+impl ClientInfo {
+    pub const MAX_USER_AGENT: usize = 256;
+}
+
 /// The data for checking a password.
 #[derive(Clone)]
 pub struct Credentials {

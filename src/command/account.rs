@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Notice, Outcome, Refusal};
 use crate::{
     error::{Code, Result},
-    model::{Account, LoginId, Timestamp, UserId},
+    model::{Account, ClientInfo, LoginId, Timestamp, UserId},
     store::{AccountPatch, Applied, Login, NewAccount, Rotation, Writes},
 };
 
@@ -20,6 +20,11 @@ pub enum AccountCommand {
         login: LoginId,
         token_hash: Vec<u8>,
         expires_at: Timestamp,
+        /// The hash that the password was checked against, if it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        password_hash: Option<String>,
+        #[serde(default)]
+        client: ClientInfo,
     },
     RotateLogin {
         login: LoginId,
@@ -29,6 +34,15 @@ pub enum AccountCommand {
     },
     CloseLogin {
         login: LoginId,
+    },
+    /// Ends all logins of the actor, except this one.
+    CloseLogins {
+        except: Option<LoginId>,
+    },
+    /// Also ends all logins of the actor, except this one.
+    SetPassword {
+        password_hash: String,
+        except: Option<LoginId>,
     },
     Update {
         display_name: Option<String>,
@@ -48,17 +62,19 @@ impl std::fmt::Debug for AccountCommand {
             AccountCommand::OpenLogin { .. } => "OpenLogin",
             AccountCommand::RotateLogin { .. } => "RotateLogin",
             AccountCommand::CloseLogin { .. } => "CloseLogin",
+            AccountCommand::CloseLogins { .. } => "CloseLogins",
+            AccountCommand::SetPassword { .. } => "SetPassword",
             AccountCommand::Update { .. } => "Update",
             AccountCommand::Delete => "Delete",
         })
     }
 }
 
-/// The outcome of a command, and a notice for all nodes.
+/// The outcome of a command, and notices for all nodes.
 #[derive(Debug)]
 pub struct Ran {
     pub outcome: Outcome,
-    pub notice: Option<Notice>,
+    pub notices: Vec<Notice>,
 }
 
 /// Applies one command. An `Err` is a store failure; the command is retried unchanged.
@@ -83,14 +99,18 @@ pub async fn run(
             login,
             token_hash,
             expires_at,
+            password_hash,
+            client,
         } => {
             let login = Login {
                 id: *login,
                 user: actor,
                 token_hash: token_hash.clone(),
                 expires_at: *expires_at,
+                created_at: at,
+                client: client.clone(),
             };
-            store.open_login(&login).await?
+            store.open_login(&login, password_hash.as_deref()).await?
         }
         AccountCommand::RotateLogin {
             login,
@@ -108,7 +128,16 @@ pub async fn run(
             };
             store.rotate_login(&rotation).await?
         }
-        AccountCommand::CloseLogin { login } => store.close_login(*login).await?,
+        AccountCommand::CloseLogin { login } => store.close_login(actor, *login).await?,
+        AccountCommand::CloseLogins { except } => store.close_logins(actor, *except, at).await?,
+        AccountCommand::SetPassword {
+            password_hash,
+            except,
+        } => {
+            store
+                .set_password(actor, password_hash, *except, at)
+                .await?
+        }
         AccountCommand::Update {
             display_name,
             email,
@@ -123,17 +152,22 @@ pub async fn run(
         }
         AccountCommand::Delete => store.erase_account(actor, at).await?,
     };
-    let notice = match (command, applied) {
-        (AccountCommand::CloseLogin { login }, _)
+    let notices = match (command, applied) {
+        (AccountCommand::CloseLogin { login }, Applied::Done)
         | (AccountCommand::RotateLogin { login, .. }, Applied::LoginRevoked)
         // The account was deleted while the user logged in; an edge may have issued the login's first access token.
         | (AccountCommand::OpenLogin { login, .. }, Applied::NoSuchUser) => {
-            Some(Notice::LoginClosed { login: *login })
+            vec![Notice::LoginClosed { login: *login }]
+        }
+        // Those that were revoked before are announced again: the worker that revoked them may have died.
+        (AccountCommand::CloseLogins { .. } | AccountCommand::SetPassword { .. }, Applied::Done) => {
+            let revoked = store.revoked_of(actor).await?;
+            revoked.into_iter().map(|login| Notice::LoginClosed { login }).collect()
         }
         (AccountCommand::Update { .. } | AccountCommand::Delete, _) => {
-            Some(Notice::AccountChanged { user: actor })
+            vec![Notice::AccountChanged { user: actor }]
         }
-        _ => None,
+        _ => Vec::new(),
     };
     let outcome = match applied {
         Applied::Done => Outcome::Done(None),
@@ -153,5 +187,5 @@ pub async fn run(
             Outcome::Refused(Refusal::new(Code::NotFound, "this account is gone"))
         }
     };
-    Ok(Ran { outcome, notice })
+    Ok(Ran { outcome, notices })
 }

@@ -54,7 +54,7 @@ pub async fn run(store: &dyn Writes, command: &EpochCommand) -> Result<Ran> {
     };
     Ok(Ran {
         outcome,
-        notice: Some(Notice::EpochChanged { epoch }),
+        notices: vec![Notice::EpochChanged { epoch }],
     })
 }
 

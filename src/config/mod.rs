@@ -22,11 +22,11 @@ mod values;
 pub use layers::DEFAULTS;
 pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
-pub use secret::{Secret, SecretUrl, SecretUrls};
+pub use secret::{Secret, SecretUrl, SecretUrls, Secrets};
 pub use sections::{
     AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,
-    SocketIo, Start, Worker, WorkerRole,
+    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Registration, Rooms, Sms,
+    SmsProvider, SocketIo, Start, Worker, WorkerRole,
 };
 pub use settings::{Config, Role};
 pub use sources::Sources;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::layers::{MergedValue, Raw, list_in};
 use super::problem::{Problem, Source};
-use super::secret::{Secret, SecretUrl, SecretUrls, mask, split_url};
+use super::secret::{Secret, SecretUrl, SecretUrls, Secrets, mask, split_url};
 use crate::templates::{self, Templates};
 
 /// A setting in effect, as it is shown.
@@ -199,6 +199,44 @@ impl Reader {
         })
     }
 
+    /// Secrets of at least `min` bytes each: one text, a list, or an environment variable that separates them by commas.
+    pub fn secrets(&mut self, key: &'static str, min: usize, allowed: &str) -> Secrets {
+        self.read(key, allowed, |raw| {
+            let items = match raw {
+                Raw::List(items) => items.clone(),
+                Raw::Word(word) => list_in(word).unwrap_or_else(|| split_at_commas(word)),
+                other => vec![other.clone()],
+            };
+            let mut secrets = Vec::new();
+            for item in &items {
+                let text = text_of(item)
+                    .ok_or("its value is not a text (not shown, since it is secret)")?
+                    .trim();
+                if text.len() < min && !(text.is_empty() && items.len() == 1) {
+                    let which = match items.len() {
+                        1 => String::new(),
+                        count => format!("secret {} of {count} ", secrets.len() + 1),
+                    };
+                    let length = text.len();
+                    return Err(format!(
+                        "{which}has {length} bytes, which is too short to be secret"
+                    ));
+                }
+                secrets.push(Secret::new(text));
+            }
+            if secrets.len() > MAX_SECRETS {
+                return Err(format!("has more than {MAX_SECRETS} secrets"));
+            }
+            let secrets = Secrets::new(secrets);
+            let shown = match secrets.iter().count() {
+                0 => toml_string(""),
+                1 => toml_string("***"),
+                count => format!("[{}]", vec![toml_string("***"); count].join(", ")),
+            };
+            Ok((secrets, shown))
+        })
+    }
+
     /// The URL of a server, with one of `schemes`.
     pub fn server(&mut self, key: &'static str, schemes: &[&str], host_needed: bool) -> SecretUrl {
         self.read(key, &server_allowed(schemes), |raw| {
@@ -291,6 +329,15 @@ impl Reader {
 
 fn server_allowed(schemes: &[&str]) -> String {
     format!("{}user:password@host:port/name", in_words(schemes))
+}
+
+/// Secrets that are accepted at once; each forged token is compared with all of them.
+const MAX_SECRETS: usize = 8;
+
+fn split_at_commas(text: &str) -> Vec<Raw> {
+    text.split(',')
+        .map(|part| Raw::Text(part.to_owned()))
+        .collect()
 }
 
 /// The URLs in a text that separates them by commas.

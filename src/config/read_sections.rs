@@ -9,8 +9,8 @@ use super::{
     read::Reader,
     sections::{
         AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-        Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,
-        SocketIo, Start, Worker, WorkerRole,
+        Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Registration, Rooms, Sms,
+        SmsProvider, SocketIo, Start, Worker, WorkerRole,
     },
     values::{
         base_url, host, log_filter, name, network, number_prefix, origin, public_url, sender,
@@ -19,7 +19,7 @@ use super::{
 
 /// Shortest key for HMAC-SHA-256, in bytes: the length of its output (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
-pub(super) const SECRET_ALLOWED: &str = "at least 32 bytes, such as `openssl rand -base64 48` prints; set CHAT__AUTH__SECRET or put it in a file";
+pub(super) const SECRET_ALLOWED: &str = "at least 32 bytes, such as `openssl rand -base64 48` prints, or a list of up to 8 such secrets; set CHAT__AUTH__SECRET or put it in a file";
 const NAME_ALLOWED: &str = "1 to 64 of";
 /// No limit in practice; prevents overflows of sums.
 const MANY: i64 = 1_000_000_000;
@@ -283,7 +283,12 @@ pub(super) fn rooms(r: &mut Reader) -> Rooms {
 
 pub(super) fn auth(r: &mut Reader) -> Auth {
     Auth {
-        secret: r.secret("auth.secret", MIN_SECRET_BYTES, SECRET_ALLOWED),
+        secret: r.secrets("auth.secret", MIN_SECRET_BYTES, SECRET_ALLOWED),
+        registration: r.text("auth.registration", "open, closed", |text| match text {
+            "open" => Ok(Registration::Open),
+            "closed" => Ok(Registration::Closed),
+            _ => Err("is no kind of registration".into()),
+        }),
         access_ttl: r.duration("auth.access_ttl", ms(1000)..=days(30)),
         refresh_ttl: r.duration("auth.refresh_ttl", ms(1000)..=days(3650)),
         hash_concurrency: r.number("auth.hash_concurrency", 1..=64, ""),

@@ -36,6 +36,27 @@ impl fmt::Display for Secret {
     }
 }
 
+/// Secrets of which the first is used and all are accepted, so that one can be replaced by another while nodes with
+/// either run. Formatted as `***`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secrets(Vec<Secret>);
+
+impl Secrets {
+    /// Leaves out empty ones.
+    pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
+        Secrets(secrets.into_iter().filter(|one| !one.is_empty()).collect())
+    }
+
+    /// Whether there is no secret at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Secret> {
+        self.0.iter()
+    }
+}
+
 /// The URL of a server, password included. `Debug` and `Display` show it with the password masked,
 /// so it can stand in a log line as it is.
 #[derive(Clone, PartialEq, Eq)]

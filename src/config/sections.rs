@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::secret::{Secret, SecretUrl, SecretUrls};
+use super::secret::{Secret, SecretUrl, SecretUrls, Secrets};
 use crate::templates::Templates;
 
 /// `[edge]`
@@ -359,14 +359,24 @@ pub struct Start {
 /// `[auth]`
 #[derive(Clone, Debug)]
 pub struct Auth {
-    /// At least 32 bytes, or empty except for [`Role::Edge`](super::Role::Edge).
-    pub secret: Secret,
+    /// At least 32 bytes each; the first one signs, all verify. Empty only for roles other than
+    /// [`Role::Edge`](super::Role::Edge).
+    pub secret: Secrets,
+    pub registration: Registration,
     /// Life of an access token.
     pub access_ttl: Duration,
     /// Life of an unused session.
     pub refresh_ttl: Duration,
     /// Passwords hashed at once.
     pub hash_concurrency: usize,
+}
+
+/// `auth.registration`: whether users can create accounts by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Registration {
+    #[default]
+    Open,
+    Closed,
 }
 
 /// `[rooms]`

@@ -390,7 +390,8 @@ fn an_edge_needs_a_secret_and_others_do_not() {
 
     let secret = "0123456789abcdef0123456789abcdef";
     let config = Config::load(&env([("CHAT__AUTH__SECRET", secret)]), Role::Edge).unwrap();
-    assert_eq!(config.auth.secret.expose(), secret);
+    let secrets = Secrets::new([Secret::new(secret)]);
+    assert_eq!(config.auth.secret, secrets);
 }
 
 #[test]

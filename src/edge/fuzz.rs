@@ -217,7 +217,7 @@ pub fn host(input: &[u8]) {
 
 static TOKENS: LazyLock<AccessTokens> = LazyLock::new(|| {
     AccessTokens::new(
-        b"a secret of at least thirty-two bytes",
+        &b"a secret of at least thirty-two bytes".as_slice().into(),
         Duration::from_secs(900),
     )
 });

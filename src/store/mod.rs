@@ -35,7 +35,7 @@ pub use batch::{
 };
 pub use epoch::{EpochReads, EpochWrites, Replacement};
 pub use expire::{EXPIRE_AT_ONCE, Expired, Expiry};
-pub use logins::{Login, LoginReads, LoginWrites, Rotation};
+pub use logins::{Login, LoginReads, LoginSession, LoginWrites, Rotation};
 pub use members::{MemberReads, MemberRooms, RoomEntry};
 pub use messages::{MessageReads, Missed, MissedContent, Window};
 pub use port::{Reads, Writes};

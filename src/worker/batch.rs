@@ -273,19 +273,19 @@ impl Runner {
                 }
             }
             match ran {
-                Ok(Ran { outcome, notice }) => {
-                    // Does not wait for the notice to arrive over the bus.
-                    match notice {
-                        Some(Notice::AccountChanged { user }) => {
-                            self.worker.memberships.invalidate_user(user);
+                Ok(Ran { outcome, notices }) => {
+                    for notice in &notices {
+                        // Does not wait for the notice to arrive over the bus.
+                        match notice {
+                            Notice::AccountChanged { user } => {
+                                self.worker.memberships.invalidate_user(*user);
+                            }
+                            Notice::EpochChanged { epoch } => {
+                                self.worker.memberships.enter(*epoch);
+                            }
+                            _ => {}
                         }
-                        Some(Notice::EpochChanged { epoch }) => {
-                            self.worker.memberships.enter(epoch);
-                        }
-                        _ => {}
-                    }
-                    if let Some(notice) = notice {
-                        outcomes.notify(Channel::Everyone, &notice);
+                        outcomes.notify(Channel::Everyone, notice);
                     }
                     count_refusal(&outcome);
                     outcomes.answer(line.reply, outcome);
@@ -311,7 +311,7 @@ impl Runner {
             }
             Single::Notify(command) => Ok(Ran {
                 outcome: notify::run_command(&self.worker.notifier, *actor, command).await?,
-                notice: None,
+                notices: Vec::new(),
             }),
             Single::Epoch(command) => epoch::run(self.worker.store.as_ref(), command).await,
         }

@@ -17,7 +17,7 @@ use super::super::{
     *,
 };
 use crate::model::{
-    Account, Anchor, ClientMetadata, Delivered, Role, RoomKind, User,
+    Account, Anchor, ClientInfo, ClientMetadata, Delivered, Role, RoomKind, User,
     address::Address,
     direct_room_id, message_id,
     metadata::tests::spaced_json,
@@ -188,6 +188,8 @@ pub(super) fn next_account_command(
                 login,
                 token_hash,
                 expires_at,
+                password_hash: None,
+                client: ClientInfo::default(),
             })
             .boxed(),
         OpenLogin { .. } => (id(), hash(), hash(), time())
@@ -199,7 +201,16 @@ pub(super) fn next_account_command(
             })
             .boxed(),
         RotateLogin { .. } => id().prop_map(|login| CloseLogin { login }).boxed(),
-        CloseLogin { .. } => {
+        CloseLogin { .. } => option::of(id())
+            .prop_map(|except| CloseLogins { except })
+            .boxed(),
+        CloseLogins { .. } => (text(), option::of(id()))
+            .prop_map(|(password_hash, except)| SetPassword {
+                password_hash,
+                except,
+            })
+            .boxed(),
+        SetPassword { .. } => {
             let text = || option::of(text());
             (text(), text(), text())
                 .prop_map(|(display_name, email, phone)| Update {

@@ -19,13 +19,17 @@ use crate::{
     edge::{
         Edge,
         auth::Identity,
+        client_address,
         rate_limit::Admitted,
         reactions,
         revocation::{LoginState, login_ended},
         submit::SubmitResult,
     },
     error::{Error, Result},
-    model::{LoginId, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Timestamp, UserId},
+    model::{
+        ClientInfo, LoginId, Member, Message, MessageId, Role, Room, RoomId, RoomKind, Timestamp,
+        UserId,
+    },
 };
 
 /// The shared state that every handler receives.
@@ -88,6 +92,21 @@ async fn login_is_open(edge: &Edge, login: LoginId, known: Option<LoginState>) -
     match state {
         LoginState::Open => Ok(()),
         LoginState::Ended => Err(login_ended()),
+    }
+}
+
+/// What is known of the client that sent a request, for the list of the user's sessions.
+pub fn client(request: &Request) -> ClientInfo {
+    let user_agent = request
+        .header("user-agent")
+        .map(|text| {
+            let visible = text.chars().filter(|c| matches!(c, ' '..='~'));
+            visible.take(ClientInfo::MAX_USER_AGENT).collect::<String>()
+        })
+        .filter(|text| !text.is_empty());
+    ClientInfo {
+        user_agent,
+        address: client_address::of(request).map(|address| address.to_string()),
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     command::{Command, account::AccountCommand},
+    config::Registration,
     edge::{
         Edge,
         auth::{Identity, TICKET_TTL, Tokens},
@@ -21,7 +22,7 @@ use crate::{
         submit::SubmitResult,
     },
     error::{Code, Error, Result},
-    model::{Account, Timestamp, User, UserId, new_id},
+    model::{Account, ClientInfo, Timestamp, User, UserId, new_id},
 };
 
 /// `Retry-After` of a refresh that no worker has answered yet.
@@ -163,7 +164,7 @@ impl AuthApi {
     ///
     /// Creates an account, logs it in and returns its first tokens. A repeat with the same `Idempotency-Key`, user name
     /// and password finds the existing account and logs in. Fails with `conflict` if the user name is taken. Limited to
-    /// `limits.registrations_per_minute` per client address.
+    /// `limits.registrations_per_minute` per client address. `forbidden` if `auth.registration` is `closed`.
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(
         &self,
@@ -174,13 +175,18 @@ impl AuthApi {
         key: Header<Option<String>>,
         body: Body<Register>,
     ) -> Result<Registered, Problem> {
+        if edge.config.auth.registration == Registration::Closed {
+            let closed = "registration is closed on this server; ask its operator for an account";
+            return Err(Error::forbidden(closed).into());
+        }
         let Body(new) = body;
         let mut display_name = new.display_name.unwrap_or_else(|| new.username.clone());
         // An empty string counts as absent, as in PATCH /v1/me.
         let (mut email, mut phone) = (given(new.email), given(new.phone));
         fields::all([
             fields::new_username(&new.username),
-            fields::password(
+            fields::new_password(
+                "password",
                 &new.password,
                 &[
                     Some(&new.username),
@@ -198,14 +204,15 @@ impl AuthApi {
         let from = client_address::of(request);
         let origin = auth.attempts.may_register(bus, from).await?;
 
-        let (id, mut attempt) = match key.as_deref() {
+        let (ids, mut attempt) = match key.as_deref() {
             // With the right key and password, a repeat logs in, so a wrong one counts as a failed login.
             Some(key) => (
-                auth.account_id(&new.username, key, &new.password),
+                auth.account_ids(&new.username, key, &new.password),
                 Some(auth.attempts.begin(bus, &new.username, from).await?),
             ),
-            None => (new_id(), None),
+            None => (vec![new_id()], None),
         };
+        let mut id = ids[0];
         let mut account = Account {
             user: User {
                 id,
@@ -220,7 +227,7 @@ impl AuthApi {
         if let Some(Some(known)) =
             access::if_available(edge.reads.credentials(&account.user.username)).await
         {
-            if known.account.user.id != id {
+            if !ids.contains(&known.account.user.id) {
                 auth.attempts.registered(bus, from).await;
                 if let Some(attempt) = attempt.take()
                     && let Some(error) = attempt.failed(bus).await
@@ -230,6 +237,7 @@ impl AuthApi {
                 return Err(Error::conflict("this user name is taken; choose another").into());
             }
             account = known.account;
+            id = account.user.id;
         } else {
             let password_hash = auth.passwords.hash(origin, new.password).await?;
             let command = AccountCommand::Register {
@@ -249,13 +257,15 @@ impl AuthApi {
             .used_well(bus, &account.user.username, from)
             .await;
         // The account is stored: a failure of the login must not report that the registration failed.
-        Ok(match open_login(&edge, id).await {
-            Ok(tokens) => Registered::Done(RawJson::of(&session(&edge, &account, tokens))),
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), "first login after registration failed");
-                accepted(&account)
-            }
-        })
+        Ok(
+            match open_login(&edge, id, None, access::client(request)).await {
+                Ok(tokens) => Registered::Done(RawJson::of(&session(&edge, &account, tokens))),
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "first login after registration failed");
+                    accepted(&account)
+                }
+            },
+        )
     }
 
     /// Log in
@@ -284,7 +294,9 @@ impl AuthApi {
         let (account, hash) = known
             .map(|known| (known.account, known.password_hash))
             .unzip();
-        let fits = auth.passwords.verify(attempt.origin, password, hash);
+        let fits = auth
+            .passwords
+            .verify(attempt.origin, password, hash.clone());
         let fits = fits.await?;
         let Some(account) = account.filter(|_| fits) else {
             let refused = attempt.failed(bus).await;
@@ -292,7 +304,7 @@ impl AuthApi {
             return Err(refused.unwrap_or_else(wrong).into());
         };
         attempt.succeeded(bus).await;
-        let tokens = open_login(&edge, account.user.id).await?;
+        let tokens = open_login(&edge, account.user.id, hash, access::client(request)).await?;
         Ok(LoggedIn::Done(RawJson::of(&session(
             &edge, &account, tokens,
         ))))
@@ -311,33 +323,24 @@ impl AuthApi {
         if edge.auth.refused.contains(&hash) {
             return Err(Error::unauthorized(NOT_GOOD).into());
         }
-        let tokens = edge.auth.rotate(&old)?;
-        let command = AccountCommand::RotateLogin {
-            login: old.identity.login,
-            old_hash: hash.clone(),
-            new_hash: tokens.refresh_hash.clone(),
-            expires_at: tokens.expires_at,
-        };
-        let called = edge
-            .submit
-            .call(old.identity.user, Command::Account(command))
-            .await;
-        if matches!(&called, Err(error) if error.code == Code::Unauthorized) {
-            edge.auth.refused.add(hash);
+        let mut refused = Error::unauthorized(NOT_GOOD);
+        for tokens in edge.auth.rotate(&old) {
+            let tokens = tokens?;
+            let command = AccountCommand::RotateLogin {
+                login: old.identity.login,
+                old_hash: hash.clone(),
+                new_hash: tokens.refresh_hash.clone(),
+                expires_at: tokens.expires_at,
+            };
+            let command = Command::Account(command);
+            match edge.submit.call(old.identity.user, command).await {
+                Ok(result) => return refreshed(&edge, tokens, result),
+                Err(error) if error.code == Code::Unauthorized => refused = error,
+                Err(error) => return Err(error.into()),
+            }
         }
-        match called? {
-            SubmitResult::Done(_) => Ok(Refreshed::Done(RawJson::of(&TokensView {
-                access_token: tokens.access,
-                refresh_token: tokens.refresh,
-                expires_in: edge.auth.access_ttl().as_secs(),
-            }))),
-            // The new pair becomes valid only once the worker has stored it.
-            SubmitResult::Accepted => Err(Error::busy(
-                "the refresh takes longer than usual; send the same request again",
-                REFRESH_AGAIN,
-            )
-            .into()),
-        }
+        edge.auth.refused.add(hash);
+        Err(refused.into())
     }
 
     /// Log out
@@ -409,7 +412,12 @@ fn accepted(account: &Account) -> Registered {
 
 /// Creates a login. Returns once the login is enqueued: later commands of the user are queued behind it, so there is no
 /// need to wait for the worker.
-async fn open_login(edge: &Edge, user: UserId) -> Result<Tokens> {
+async fn open_login(
+    edge: &Edge,
+    user: UserId,
+    password_hash: Option<String>,
+    client: ClientInfo,
+) -> Result<Tokens> {
     let identity = Identity {
         user,
         login: new_id(),
@@ -419,6 +427,8 @@ async fn open_login(edge: &Edge, user: UserId) -> Result<Tokens> {
         login: identity.login,
         token_hash: tokens.refresh_hash.clone(),
         expires_at: tokens.expires_at,
+        password_hash,
+        client,
     };
     edge.submit
         .accept(user, Command::Account(command), None)
@@ -432,5 +442,22 @@ fn session(edge: &Edge, account: &Account, tokens: Tokens) -> SessionView {
         access_token: tokens.access,
         refresh_token: tokens.refresh,
         expires_in: edge.auth.access_ttl().as_secs(),
+    }
+}
+
+/// The response to a refresh that a worker accepted or has not answered yet.
+fn refreshed(edge: &Edge, tokens: Tokens, result: SubmitResult) -> Result<Refreshed, Problem> {
+    match result {
+        SubmitResult::Done(_) => Ok(Refreshed::Done(RawJson::of(&TokensView {
+            access_token: tokens.access,
+            refresh_token: tokens.refresh,
+            expires_in: edge.auth.access_ttl().as_secs(),
+        }))),
+        // The new pair becomes valid only once the worker has stored it.
+        SubmitResult::Accepted => Err(Error::busy(
+            "the refresh takes longer than usual; send the same request again",
+            REFRESH_AGAIN,
+        )
+        .into()),
     }
 }

@@ -63,10 +63,10 @@ pub fn new_username(name: &str) -> Result<()> {
 }
 
 /// Checks a new password. `own` are the account's names and addresses, as far as they are set.
-pub fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
+pub fn new_password(field: &str, password: &str, own: &[Option<&str>]) -> Result<()> {
     if !PASSWORD.contains(&password.len()) {
         return Err(Error::field(
-            "password",
+            field,
             format!(
                 "must be {} to {} bytes long",
                 PASSWORD.start(),
@@ -76,13 +76,13 @@ pub fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
     }
     if common::is_common(password) {
         return Err(Error::field(
-            "password",
+            field,
             "is too common and easily guessed; choose another, such as three or four unrelated words",
         ));
     }
     if common::is_own(password, own.iter().copied().flatten()) {
         return Err(Error::field(
-            "password",
+            field,
             "must not be the account's name or address; choose another",
         ));
     }
@@ -170,6 +170,10 @@ pub fn id_for(kind: &str, user: crate::model::UserId, key: Option<&str>) -> uuid
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn password(password: &str, own: &[Option<&str>]) -> Result<()> {
+        new_password("password", password, own)
+    }
 
     #[test]
     fn user_names() {

@@ -142,7 +142,7 @@ fn written(field: &mut Option<String>) -> Option<&mut String> {
     field.as_mut().filter(|text| !text.is_empty())
 }
 
-async fn account(edge: &Edge, user: UserId) -> Result<Account> {
+pub(super) async fn account(edge: &Edge, user: UserId) -> Result<Account> {
     edge.reads
         .account(user)
         .await?

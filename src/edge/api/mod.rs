@@ -22,6 +22,7 @@ mod query;
 mod reactions;
 mod recent;
 mod rooms;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +68,7 @@ macro_rules! apis {
 apis! {
     auth::AuthApi,
     me::MeApi,
+    sessions::SessionsApi,
     rooms::RoomsApi,
     members::MembersApi,
     messages::MessagesApi,

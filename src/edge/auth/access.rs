@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, erro
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, hs256};
+use super::{Identity, hs256, keys::Keys};
 use crate::{
     error::{Code, Error, Result},
     model::{LoginId, Timestamp, UserId},
@@ -35,7 +35,8 @@ impl Claims {
 /// Signs and verifies access tokens.
 pub struct AccessTokens {
     signing: EncodingKey,
-    verifying: DecodingKey,
+    /// At least one.
+    verifying: Vec<DecodingKey>,
     validation: Validation,
     ttl: Duration,
     known: Mutex<Known>,
@@ -76,15 +77,15 @@ impl Known {
 
 impl AccessTokens {
     /// `ttl` is truncated to whole seconds.
-    pub fn new(secret: &[u8], ttl: Duration) -> Self {
+    pub fn new(keys: &Keys, ttl: Duration) -> Self {
         hs256::install();
         // The header's `alg` must be HS256; `none` and all other algorithms are rejected.
         let mut validation = Validation::new(Algorithm::HS256);
         // All edges share the secret, and NTP keeps their clocks within a second.
         validation.leeway = 0;
         AccessTokens {
-            signing: EncodingKey::from_secret(secret),
-            verifying: DecodingKey::from_secret(secret),
+            signing: EncodingKey::from_secret(keys.signing()),
+            verifying: keys.all().map(DecodingKey::from_secret).collect(),
             validation,
             ttl,
             known: Mutex::default(),
@@ -134,16 +135,22 @@ impl AccessTokens {
     }
 
     fn claims(&self, token: &str) -> Result<Claims> {
-        match jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation) {
-            Ok(data) => Ok(data.claims),
-            Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => Err(Error::new(
-                Code::TokenExpired,
-                "the access token has expired; get a new one with POST /v1/auth/refresh",
-            )),
-            Err(_) => Err(Error::unauthorized(
-                "the access token is not valid; log in again",
-            )),
+        for key in &self.verifying {
+            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+                Ok(data) => return Ok(data.claims),
+                Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => {
+                    return Err(Error::new(
+                        Code::TokenExpired,
+                        "the access token has expired; get a new one with POST /v1/auth/refresh",
+                    ));
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
+                Err(_) => break,
+            }
         }
+        Err(Error::unauthorized(
+            "the access token is not valid; log in again",
+        ))
     }
 }
 
@@ -153,12 +160,15 @@ mod tests {
     use hmac::{Hmac, KeyInit, Mac};
 
     use super::*;
-    use crate::model::new_id;
+    use crate::{
+        config::{Secret, Secrets},
+        model::new_id,
+    };
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
     fn tokens() -> AccessTokens {
-        AccessTokens::new(SECRET, Duration::from_secs(900))
+        AccessTokens::new(&SECRET.into(), Duration::from_secs(900))
     }
 
     fn someone() -> Identity {
@@ -209,11 +219,36 @@ mod tests {
         assert_eq!(tokens.verify(&ended).unwrap_err().code, Code::TokenExpired);
 
         let other = AccessTokens::new(
-            b"another secret of thirty-two bytes",
+            &b"another secret of thirty-two bytes".as_slice().into(),
             Duration::from_secs(900),
         );
         let forged = other.sign(who, long_ago).unwrap();
         assert_eq!(tokens.verify(&forged).unwrap_err().code, Code::Unauthorized);
+    }
+
+    #[test]
+    fn every_key_verifies_and_the_first_one_signs() {
+        let (who, now) = (someone(), Timestamp::now());
+        let of = |secrets: &[&str]| {
+            let keys = Keys::new(&Secrets::new(secrets.iter().map(|one| Secret::new(*one))));
+            AccessTokens::new(&keys, Duration::from_secs(900))
+        };
+        let (old, new) = ("o".repeat(32), "n".repeat(32));
+        let (before, during, after) = (of(&[&old]), of(&[&new, &old]), of(&[&new]));
+        let (first, second) = (
+            before.sign(who, now).unwrap(),
+            during.sign(who, now).unwrap(),
+        );
+        assert_eq!(during.verify(&first).unwrap(), who);
+        assert_eq!(after.verify(&second).unwrap(), who);
+        assert_eq!(
+            after.verify(&first).unwrap_err().code,
+            Code::Unauthorized,
+            "the old secret is gone"
+        );
+        let long_ago = Timestamp::from_millis(now.millis() - 902_000);
+        let ended = before.sign(who, long_ago).unwrap();
+        assert_eq!(during.verify(&ended).unwrap_err().code, Code::TokenExpired);
     }
 
     #[test]

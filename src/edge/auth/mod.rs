@@ -7,6 +7,7 @@ pub mod attempts;
 pub mod common;
 mod fair;
 mod hs256;
+pub mod keys;
 pub mod password;
 pub mod refresh;
 
@@ -16,7 +17,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use self::{access::AccessTokens, attempts::Attempts, password::Passwords, refresh::RefreshTokens};
+use self::{
+    access::AccessTokens, attempts::Attempts, keys::Keys, password::Passwords,
+    refresh::RefreshTokens,
+};
 pub use super::identity::Identity;
 use crate::{
     bus::Coordination,
@@ -40,7 +44,7 @@ pub struct Tokens {
 
 /// The authentication state of an edge.
 pub struct Auth {
-    key: Vec<u8>,
+    keys: Keys,
     access: AccessTokens,
     pub refresh: RefreshTokens,
     /// Refresh tokens that are known to be invalid.
@@ -51,22 +55,16 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Roles that serve clients require a secret. If it is missing nevertheless, a random key is used, since an empty
-    /// key would let anyone sign tokens; all logins then end with the process.
     pub fn new(config: &Config) -> Self {
-        let random = rand::random::<[u8; 32]>();
-        let secret = match config.auth.secret.expose() {
-            "" => &random[..],
-            secret => secret.as_bytes(),
-        };
+        let keys = Keys::new(&config.auth.secret);
         Auth {
-            key: secret.to_vec(),
-            access: AccessTokens::new(secret, config.auth.access_ttl),
-            refresh: RefreshTokens::new(secret),
+            access: AccessTokens::new(&keys, config.auth.access_ttl),
+            refresh: RefreshTokens::new(keys.clone()),
             refused: refresh::Refused::default(),
             passwords: Passwords::new(config.auth.hash_concurrency),
             refresh_ttl: config.auth.refresh_ttl,
-            attempts: Attempts::new(secret, &config.limits),
+            attempts: Attempts::new(keys.signing(), &config.limits),
+            keys,
         }
     }
 
@@ -99,12 +97,13 @@ impl Auth {
         self.tokens(identity, self.refresh.first(identity))
     }
 
-    /// Creates the tokens that follow `old`. The refresh token is always the same for the same `old`.
-    ///
-    /// # Errors
-    /// `internal` if the token cannot be signed.
-    pub fn rotate(&self, old: &refresh::RefreshToken) -> Result<Tokens> {
-        self.tokens(old.identity, self.refresh.next(old))
+    /// Creates the tokens that follow `old`. The refresh token is always the same for the same `old` and signing key.
+    /// The first pair is signed with this edge's signing key; the others are those that an edge with another signing key
+    /// would create: while `auth.secret` is being replaced, it may have answered the same request before.
+    pub fn rotate(&self, old: &refresh::RefreshToken) -> impl Iterator<Item = Result<Tokens>> {
+        self.refresh
+            .next(old)
+            .map(|next| self.tokens(next.identity, next))
     }
 
     fn tokens(&self, identity: Identity, refresh: refresh::RefreshToken) -> Result<Tokens> {
@@ -152,19 +151,18 @@ impl Auth {
 
     /// The id of an account that is registered with an idempotency key, so that a repeat finds the existing account.
     /// The password is part of the input and the hash is keyed: another client with the same name and key gets another
-    /// id, and the password cannot be derived from the id.
-    pub fn account_id(&self, username: &str, key: &str, password: &str) -> UserId {
+    /// id, and the password cannot be derived from the id. The first id is the one for a new account; a repeat after
+    /// `auth.secret` was replaced finds the account by the others.
+    pub fn account_ids(&self, username: &str, key: &str, password: &str) -> Vec<UserId> {
         let name = username.to_lowercase();
-        let digest = mac(
-            &self.key,
-            "account id",
-            &[name.as_bytes(), key.as_bytes(), password.as_bytes()],
-        )
-        .finalize()
-        .into_bytes();
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&digest[..16]);
-        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+        let parts = [name.as_bytes(), key.as_bytes(), password.as_bytes()];
+        let id = |secret| {
+            let digest = mac(secret, "account id", &parts).finalize().into_bytes();
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&digest[..16]);
+            uuid::Builder::from_custom_bytes(bytes).into_uuid()
+        };
+        self.keys.all().map(id).collect()
     }
 }
 

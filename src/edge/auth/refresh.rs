@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Identity, mac};
+use super::{Identity, keys::Keys, mac};
 use crate::error::{Error, Result};
 
 /// Login, user, 32 random bytes, and the tag over them, in bytes.
@@ -66,40 +66,25 @@ impl Refused {
 
 /// Creates and verifies refresh tokens.
 pub struct RefreshTokens {
-    key: Vec<u8>,
+    keys: Keys,
 }
 
 impl RefreshTokens {
-    pub fn new(secret: &[u8]) -> Self {
-        RefreshTokens {
-            key: secret.to_vec(),
-        }
+    pub fn new(keys: Keys) -> Self {
+        RefreshTokens { keys }
     }
 
     /// The first token of a login.
     pub fn first(&self, identity: Identity) -> RefreshToken {
-        self.make(identity, rand::random())
+        make(self.keys.signing(), identity, rand::random())
     }
 
-    /// The token that follows `old`; deterministic.
-    pub fn next(&self, old: &RefreshToken) -> RefreshToken {
-        let random = mac(&self.key, "next refresh token", &[old.text.as_bytes()]).finalize();
-        self.make(old.identity, random.into_bytes().into())
-    }
-
-    fn make(&self, identity: Identity, random: [u8; 32]) -> RefreshToken {
-        let mut bytes = Vec::with_capacity(LENGTH);
-        bytes.extend_from_slice(identity.login.as_bytes());
-        bytes.extend_from_slice(identity.user.as_bytes());
-        bytes.extend_from_slice(&random);
-        let tag = mac(&self.key, "refresh token", &[&bytes])
-            .finalize()
-            .into_bytes();
-        bytes.extend_from_slice(&tag[..TAG]);
-        RefreshToken {
-            identity,
-            text: URL_SAFE_NO_PAD.encode(bytes),
-        }
+    /// The token that follows `old`, with each key; deterministic. The first one is signed with the signing key.
+    pub fn next(&self, old: &RefreshToken) -> impl Iterator<Item = RefreshToken> {
+        self.keys.all().map(|key| {
+            let random = mac(key, "next refresh token", &[old.text.as_bytes()]).finalize();
+            make(key, old.identity, random.into_bytes().into())
+        })
     }
 
     /// # Errors
@@ -111,9 +96,13 @@ impl RefreshTokens {
             return Err(refused());
         }
         let (signed, tag) = bytes.split_at(LENGTH - TAG);
-        mac(&self.key, "refresh token", &[signed])
-            .verify_truncated_left(tag)
-            .map_err(|_| refused())?;
+        let signed_with = |key: &[u8]| {
+            let tagged = mac(key, "refresh token", &[signed]);
+            tagged.verify_truncated_left(tag).is_ok()
+        };
+        if !self.keys.all().any(signed_with) {
+            return Err(refused());
+        }
         let id =
             |range: std::ops::Range<usize>| Uuid::from_slice(&signed[range]).map_err(|_| refused());
         Ok(RefreshToken {
@@ -126,13 +115,30 @@ impl RefreshTokens {
     }
 }
 
+fn make(key: &[u8], identity: Identity, random: [u8; 32]) -> RefreshToken {
+    let mut bytes = Vec::with_capacity(LENGTH);
+    bytes.extend_from_slice(identity.login.as_bytes());
+    bytes.extend_from_slice(identity.user.as_bytes());
+    bytes.extend_from_slice(&random);
+    let tag = mac(key, "refresh token", &[&bytes]).finalize().into_bytes();
+    bytes.extend_from_slice(&tag[..TAG]);
+    RefreshToken {
+        identity,
+        text: URL_SAFE_NO_PAD.encode(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Code, model::new_id};
+    use crate::{
+        config::{Secret, Secrets},
+        error::Code,
+        model::new_id,
+    };
 
     fn tokens() -> RefreshTokens {
-        RefreshTokens::new(b"a secret of at least thirty-two bytes")
+        RefreshTokens::new(b"a secret of at least thirty-two bytes".as_slice().into())
     }
 
     fn someone() -> Identity {
@@ -159,10 +165,28 @@ mod tests {
     #[test]
     fn the_next_token_is_the_same_each_time_and_another_one() {
         let first = tokens().first(someone());
-        let next = tokens().next(&first);
-        assert_eq!(tokens().next(&first).text, next.text);
+        let next = || tokens().next(&first).next().unwrap();
+        assert_eq!(next().text, next().text);
+        let next = next();
         assert_ne!(next.text, first.text);
         assert_eq!(tokens().read(&next.text).unwrap().identity, first.identity);
+    }
+
+    #[test]
+    fn edges_with_the_same_keys_in_any_order_find_the_same_next_tokens() {
+        let keys = |secrets: [&str; 2]| {
+            RefreshTokens::new(Keys::new(&Secrets::new(secrets.map(Secret::new))))
+        };
+        let (before, after) = (keys(["old", "new"]), keys(["new", "old"]));
+        let first = before.first(someone());
+        let texts = |tokens: &RefreshTokens| -> Vec<String> {
+            let read = tokens.read(&first.text).unwrap();
+            tokens.next(&read).map(|next| next.text).collect()
+        };
+        let (mut one, other) = (texts(&before), texts(&after));
+        one.reverse();
+        assert_eq!(one, other);
+        assert!(other.iter().all(|text| before.read(text).is_ok()));
     }
 
     #[test]
@@ -180,7 +204,7 @@ mod tests {
     #[test]
     fn a_made_up_token_is_refused() {
         let token = tokens().first(someone()).text;
-        let other = RefreshTokens::new(b"another secret of thirty-two bytes")
+        let other = RefreshTokens::new(b"another secret of thirty-two bytes".as_slice().into())
             .first(someone())
             .text;
         let mut changed = token.clone().into_bytes();

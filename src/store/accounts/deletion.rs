@@ -26,7 +26,7 @@ const ACCOUNT: &str = "UPDATE users SET username = $2, username_key = $3, displa
 /// The statements that erase personal data; the user is the only parameter. Room preferences of the mode "all" stay
 /// until they expire, because notifications of earlier messages may still be due.
 const PERSONAL: [&str; 6] = [
-    "UPDATE logins SET revoked = true WHERE user_id = $1",
+    "UPDATE logins SET revoked = true, user_agent = NULL, address = NULL WHERE user_id = $1",
     "DELETE FROM notify_settings WHERE user_id = $1",
     "DELETE FROM notify_rooms WHERE user_id = $1 AND mode <> 'all'",
     "DELETE FROM verified_addresses WHERE user_id = $1",

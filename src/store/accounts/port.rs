@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
-    model::{Account, Credentials, Timestamp, User, UserId},
+    model::{Account, Credentials, LoginId, Timestamp, User, UserId},
 };
 
 #[async_trait]
@@ -23,6 +23,14 @@ pub trait AccountWrites: Send + Sync {
     /// Registering the same id and name again returns `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
+    /// Sets the password and closes the user's logins, as [`close_logins`](crate::store::LoginWrites::close_logins).
+    async fn set_password(
+        &self,
+        user: UserId,
+        password_hash: &str,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<Applied>;
     /// The current names of a user whose account is not deleted.
     async fn names(&self, user: UserId) -> Result<Option<User>>;
     /// Deletes an account: revokes its logins, prevents new ones, and erases all personal data except the

@@ -5,8 +5,11 @@ use async_trait::async_trait;
 use super::{AccountPatch, AccountWrites, Applied, NewAccount, deletion};
 use crate::{
     error::Result,
-    model::{Timestamp, User, UserId, username::skeleton},
-    store::sql::{Access, Database, Dialect, Record, Row, Session, sql},
+    model::{LoginId, Timestamp, User, UserId, username::skeleton},
+    store::{
+        logins::revoke_others,
+        sql::{Access, Database, Dialect, Record, Row, Session, sql},
+    },
 };
 
 const REGISTER: &str = "INSERT INTO users (id, username, username_key, display_name, email, phone, \
@@ -23,6 +26,9 @@ const UPDATE: &str = "UPDATE users SET \
          email = CASE WHEN CAST($3 AS text) IS NULL THEN email ELSE nullif($3, '') END, \
          phone = CASE WHEN CAST($4 AS text) IS NULL THEN phone ELSE nullif($4, '') END \
      WHERE id = $1 AND deleted_at IS NULL";
+
+const SET_PASSWORD: &str =
+    "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL";
 
 const NAMES: &str =
     "SELECT id, username, display_name FROM users WHERE id = $1 AND deleted_at IS NULL";
@@ -81,6 +87,23 @@ impl<D: Database> AccountWrites for D {
             0 => Applied::NoSuchUser,
             _ => Applied::Done,
         })
+    }
+
+    async fn set_password(
+        &self,
+        user: UserId,
+        password_hash: &str,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<Applied> {
+        let mut session = self.open(Access::Transaction).await?;
+        let update = sql(SET_PASSWORD).bind(user).bind(password_hash);
+        if session.execute(update).await? == 0 {
+            return Ok(Applied::NoSuchUser);
+        }
+        revoke_others(&mut session, user, except, at).await?;
+        session.commit().await?;
+        Ok(Applied::Done)
     }
 
     async fn names(&self, user: UserId) -> Result<Option<User>> {

@@ -5,4 +5,5 @@ mod reads;
 mod rotation;
 mod writes;
 
-pub use port::{Login, LoginReads, LoginWrites, Rotation};
+pub use port::{Login, LoginReads, LoginSession, LoginWrites, Rotation};
+pub(super) use writes::revoke_others;

@@ -1,10 +1,11 @@
 //! Whether a refresh token may be rotated, decided from the login's locked row. No I/O.
 
 use super::Rotation;
-use crate::model::Timestamp;
+use crate::model::{Timestamp, UserId};
 
 /// A login's row.
 pub(super) struct LoginRow {
+    pub user: UserId,
     pub token_hash: Vec<u8>,
     pub prev_hash: Option<Vec<u8>>,
     pub rotated_at: Option<Timestamp>,
@@ -81,6 +82,7 @@ mod tests {
     /// Rotated from `a` to `b` at second 100.
     fn rotated() -> LoginRow {
         LoginRow {
+            user: uuid::Uuid::nil(),
             token_hash: b"b".to_vec(),
             prev_hash: Some(b"a".to_vec()),
             rotated_at: Some(at(100)),

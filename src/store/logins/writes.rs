@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{LoginId, UserId},
+    model::{LoginId, Timestamp, UserId},
     store::{
         accounts::Applied,
         sql::{Access, Database, Dialect, Record, Row, Session, Sql, sql},
@@ -17,15 +17,16 @@ use crate::{
 
 /// The lock keeps the account from being deleted until the login is there to be revoked.
 static OPEN: Sql = Sql::new(
-    "INSERT INTO logins (id, user_id, token_hash, expires_at) \
-     SELECT $1, u.id, $3, $4 FROM users u WHERE u.id = $2 AND u.deleted_at IS NULL {for share} \
+    "INSERT INTO logins (id, user_id, token_hash, expires_at, created_at, user_agent, address) \
+     SELECT $1, u.id, $3, $4, $5, $6, $7 FROM users u WHERE u.id = $2 AND u.deleted_at IS NULL \
+         AND u.password_hash = coalesce($8, u.password_hash) {for share} \
      ON CONFLICT DO NOTHING",
 );
 
-const ACCOUNT: &str = "SELECT id FROM users WHERE id = $1 AND deleted_at IS NULL";
+const OPENED: &str = "SELECT id FROM logins WHERE id = $1";
 
 static STATE: Sql = Sql::new(
-    "SELECT token_hash, prev_hash, rotated_at, expires_at, revoked FROM logins \
+    "SELECT user_id, token_hash, prev_hash, rotated_at, expires_at, revoked FROM logins \
      WHERE id = $1 {for update}",
 );
 
@@ -33,13 +34,33 @@ const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = $2
          rotated_at = $3, expires_at = $4 \
      WHERE id = $1";
 
-const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1";
+const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1 AND user_id = $2";
 
-static OF_USER: Sql = Sql::new("SELECT id FROM logins WHERE user_id = $1 AND expires_at > {now}");
+const REVOKE_OTHERS: &str = "UPDATE logins SET revoked = true \
+     WHERE user_id = $1 AND id <> $2 AND (created_at IS NULL OR created_at <= $3)";
+
+static REVOKED: Sql =
+    Sql::new("SELECT id FROM logins WHERE user_id = $1 AND revoked AND expires_at > {now}");
+
+/// Revokes the user's logins except `except` and those opened after `at`.
+pub(in crate::store) async fn revoke_others<S: Session>(
+    session: &mut S,
+    user: UserId,
+    except: Option<LoginId>,
+    at: Timestamp,
+) -> Result<()> {
+    let revoke = sql(REVOKE_OTHERS)
+        .bind(user)
+        .bind(except.unwrap_or_default())
+        .bind(at);
+    session.execute(revoke).await?;
+    Ok(())
+}
 
 impl Record for LoginRow {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
         Ok(LoginRow {
+            user: row.get("user_id")?,
             token_hash: row.get("token_hash")?,
             prev_hash: row.get("prev_hash")?,
             rotated_at: row.get("rotated_at")?,
@@ -51,18 +72,21 @@ impl Record for LoginRow {
 
 #[async_trait]
 impl<D: Database> LoginWrites for D {
-    async fn open_login(&self, login: &Login) -> Result<Applied> {
+    async fn open_login(&self, login: &Login, password_hash: Option<&str>) -> Result<Applied> {
         let mut session = self.open(Access::Statement).await?;
         let insert = OPEN
             .statement()
             .bind(login.id)
             .bind(login.user)
             .bind(login.token_hash.as_slice())
-            .bind(login.expires_at);
+            .bind(login.expires_at)
+            .bind(login.created_at)
+            .bind(login.client.user_agent.as_deref())
+            .bind(login.client.address.as_deref())
+            .bind(password_hash);
         if session.execute(insert).await? == 0 {
-            let account = sql(ACCOUNT).bind(login.user);
-            let account: Option<UserId> = session.optional(account).await?;
-            return Ok(match account {
+            let opened: Option<LoginId> = session.optional(sql(OPENED).bind(login.id)).await?;
+            return Ok(match opened {
                 Some(_) => Applied::Done,
                 None => Applied::NoSuchUser,
             });
@@ -89,16 +113,19 @@ impl<D: Database> LoginWrites for D {
                     .bind(rotation.expires_at);
                 (replace, Applied::Done)
             }
-            Step::Revoke => (sql(REVOKE).bind(rotation.login), Applied::LoginRevoked),
+            Step::Revoke => (
+                sql(REVOKE).bind(rotation.login).bind(state.user),
+                Applied::LoginRevoked,
+            ),
         };
         session.execute(statement).await?;
         session.commit().await?;
         Ok(applied)
     }
 
-    async fn close_login(&self, login: LoginId) -> Result<Applied> {
+    async fn close_login(&self, user: UserId, login: LoginId) -> Result<Applied> {
         let mut session = self.open(Access::Statement).await?;
-        let closed = session.execute(sql(REVOKE).bind(login)).await?;
+        let closed = session.execute(sql(REVOKE).bind(login).bind(user)).await?;
         session.commit().await?;
         Ok(match closed {
             0 => Applied::LoginRefused,
@@ -106,8 +133,20 @@ impl<D: Database> LoginWrites for D {
         })
     }
 
-    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+    async fn close_logins(
+        &self,
+        user: UserId,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<Applied> {
+        let mut session = self.open(Access::Statement).await?;
+        revoke_others(&mut session, user, except, at).await?;
+        session.commit().await?;
+        Ok(Applied::Done)
+    }
+
+    async fn revoked_of(&self, user: UserId) -> Result<Vec<LoginId>> {
         let mut session = self.open(Access::Read).await?;
-        session.all(OF_USER.statement().bind(user)).await
+        session.all(REVOKED.statement().bind(user)).await
     }
 }

@@ -24,6 +24,7 @@ mod replay;
 mod rights;
 mod rooms;
 mod scaling;
+mod sessions;
 mod settings;
 mod socketio;
 mod socketio_mixed;

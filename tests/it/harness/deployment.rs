@@ -212,6 +212,20 @@ impl Chat {
         self.workers.len() - 1
     }
 
+    /// Starts edge `i`, or the standalone process, again with other settings.
+    pub async fn restart_edge_with(&mut self, i: usize, settings: &[(&str, &str)]) {
+        let mut program = self.edge(i).program().clone();
+        for (key, value) in settings {
+            let (name, value) = setting(key, value);
+            program.env.retain(|(known, _)| *known != name);
+            program.env.push((name, value));
+        }
+        let edge = self.edge_mut(i);
+        edge.sigterm();
+        edge.ended().await;
+        *edge = program.start().await;
+    }
+
     /// Edge `i`, modulo the number of edges.
     pub fn edge(&self, i: usize) -> &Process {
         &self.edges[i % self.edges.len()]

@@ -151,6 +151,11 @@ impl Process {
         self.url.as_deref().expect("only edges have an address")
     }
 
+    /// How it was started.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     pub fn name(&self) -> &str {
         &self.program.name
     }

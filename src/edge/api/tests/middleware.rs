@@ -47,7 +47,7 @@ async fn expired_and_invalid_tokens_are_distinguished() {
             .finish()
     };
     let tokens = AccessTokens::new(
-        b"a secret of at least thirty-two bytes",
+        &b"a secret of at least thirty-two bytes".as_slice().into(),
         Duration::from_secs(1),
     );
     let who = Identity {

@@ -25,7 +25,7 @@ use crate::{
     command::{
         self, Command, Envelope, Outcome, Refusal, account::AccountCommand, room::RoomCommand,
     },
-    config::{Config, Secret, Sources},
+    config::{Config, Secret, Secrets, Sources},
     edge::{
         Edge,
         auth::{Auth, Identity},
@@ -39,8 +39,8 @@ use crate::{
     model::{address::Address, notify::Delivery, *},
     queue::{EncodedBatch, Partition, Publisher, QueueState, framing},
     store::{
-        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Missed,
-        ReactionReads, Reactor, Reads, RoomEntry, RoomReads, Window,
+        AccountReads, EpochReads, Login, LoginReads, LoginSession, MemberReads, MessageReads,
+        Missed, ReactionReads, Reactor, Reads, RoomEntry, RoomReads, Window,
         notify::{
             AddressReads, DeliveryReads, LogEntry, LogPosition, LogReads, NotifySettings,
             PreferenceReads,
@@ -105,6 +105,9 @@ impl AccountReads for Store {
 impl LoginReads for Store {
     async fn login(&self, _: LoginId) -> Result<Option<Login>> {
         Ok(None)
+    }
+    async fn sessions(&self, _: UserId, _: Option<LoginId>, _: u32) -> Result<Vec<LoginSession>> {
+        Ok(Vec::new())
     }
     async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {
         Ok(Vec::new())
@@ -321,7 +324,7 @@ async fn world(decide: Decide) -> World {
 
 async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
     let mut config = Config::load(&Sources::default(), crate::config::Role::Tool).unwrap();
-    config.auth.secret = Secret::new("a secret of at least thirty-two bytes");
+    config.auth.secret = Secrets::new([Secret::new("a secret of at least thirty-two bytes")]);
     config.edge.allowed_origins = vec!["https://app.example".to_owned()];
     change(&mut config);
     let store = Arc::<Store>::default();

@@ -21,8 +21,8 @@ use crate::{
     error::{Error, Result},
     model::*,
     store::{
-        AccountReads, EpochReads, Login, LoginReads, MemberReads, MessageReads, Missed,
-        ReactionReads, Reactor, Reads, RoomEntry, RoomReads, Window,
+        AccountReads, EpochReads, Login, LoginReads, LoginSession, MemberReads, MessageReads,
+        Missed, ReactionReads, Reactor, Reads, RoomEntry, RoomReads, Window,
     },
 };
 
@@ -297,6 +297,9 @@ impl AccountReads for FakeStore {
 #[async_trait]
 impl LoginReads for FakeStore {
     async fn login(&self, _: LoginId) -> Result<Option<Login>> {
+        unused()
+    }
+    async fn sessions(&self, _: UserId, _: Option<LoginId>, _: u32) -> Result<Vec<LoginSession>> {
         unused()
     }
     async fn revoked(&self, _: &[LoginId]) -> Result<Vec<LoginId>> {

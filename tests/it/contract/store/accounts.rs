@@ -15,6 +15,8 @@ on_both! {
     an_old_token_revokes_the_login,
     an_expired_login_is_refused,
     revoked_logins_are_found_among_others,
+    a_user_sees_and_closes_only_their_own_logins,
+    a_new_password_closes_the_logins_that_were_opened_before,
     the_store_answers_a_ping,
 }
 
@@ -126,9 +128,14 @@ async fn login(store: &Fixture) -> Login {
         user: store.user("ada").await.id,
         token_hash: b"t0".to_vec(),
         expires_at: at(Timestamp::now().millis() + 3_600_000),
+        created_at: t0(),
+        client: ClientInfo {
+            user_agent: Some("curl/8".to_owned()),
+            address: Some("192.0.2.7".to_owned()),
+        },
     };
     assert_eq!(
-        store.writes.open_login(&login).await.unwrap(),
+        store.writes.open_login(&login, None).await.unwrap(),
         Applied::Done
     );
     login
@@ -149,7 +156,7 @@ async fn rotate(store: &Fixture, login: &Login, old: &str, new: &str, now: Times
 async fn a_login_is_opened_and_closed_once(store: Fixture) {
     let login = login(&store).await;
     assert_eq!(
-        store.writes.open_login(&login).await.unwrap(),
+        store.writes.open_login(&login, None).await.unwrap(),
         Applied::Done
     );
     assert_eq!(
@@ -159,14 +166,18 @@ async fn a_login_is_opened_and_closed_once(store: Fixture) {
 
     for _ in 0..2 {
         assert_eq!(
-            store.writes.close_login(login.id).await.unwrap(),
+            store
+                .writes
+                .close_login(login.user, login.id)
+                .await
+                .unwrap(),
             Applied::Done
         );
         assert_eq!(store.reads.login(login.id).await.unwrap(), None);
     }
     // Delivered again, the command that opened it does not open it again.
     assert_eq!(
-        store.writes.open_login(&login).await.unwrap(),
+        store.writes.open_login(&login, None).await.unwrap(),
         Applied::Done
     );
     assert_eq!(store.reads.login(login.id).await.unwrap(), None);
@@ -177,7 +188,7 @@ async fn a_login_is_opened_and_closed_once(store: Fixture) {
 
     let unknown = new_id();
     assert_eq!(
-        store.writes.close_login(unknown).await.unwrap(),
+        store.writes.close_login(login.user, unknown).await.unwrap(),
         Applied::LoginRefused
     );
     assert_eq!(store.reads.login(unknown).await.unwrap(), None);
@@ -187,7 +198,7 @@ async fn a_login_is_opened_and_closed_once(store: Fixture) {
         ..login
     };
     assert_eq!(
-        store.writes.open_login(&stranger).await.unwrap(),
+        store.writes.open_login(&stranger, None).await.unwrap(),
         Applied::NoSuchUser
     );
     assert_eq!(
@@ -270,7 +281,7 @@ async fn an_expired_login_is_refused(store: Fixture) {
         ..login
     };
     assert_eq!(
-        store.writes.open_login(&login).await.unwrap(),
+        store.writes.open_login(&login, None).await.unwrap(),
         Applied::Done
     );
     assert_eq!(store.reads.login(login.id).await.unwrap(), None);
@@ -293,15 +304,116 @@ async fn revoked_logins_are_found_among_others(store: Fixture) {
             user,
             token_hash: vec![i],
             expires_at: at(Timestamp::now().millis() + 3_600_000),
+            created_at: t0(),
+            client: ClientInfo::default(),
         };
-        let opened = store.writes.open_login(&login).await.unwrap();
+        let opened = store.writes.open_login(&login, None).await.unwrap();
         assert_eq!(opened, Applied::Done);
         logins.push(login.id);
     }
     for id in &logins[1..3] {
-        store.writes.close_login(*id).await.unwrap();
+        store.writes.close_login(user, *id).await.unwrap();
     }
     let asked = [logins[0], logins[1], new_id(), logins[4]];
     assert_eq!(store.reads.revoked(&asked).await.unwrap(), [logins[1]]);
     assert!(store.reads.revoked(&[]).await.unwrap().is_empty());
+}
+
+/// Logins of a user, opened one second after the other from [`t0`] on.
+async fn logins(store: &Fixture, user: UserId, count: i64) -> Vec<Login> {
+    let mut logins = Vec::new();
+    for second in 0..count {
+        let login = Login {
+            id: new_id(),
+            user,
+            token_hash: b"t0".to_vec(),
+            expires_at: at(Timestamp::now().millis() + 3_600_000),
+            created_at: at(t0().millis() + 1000 * second),
+            client: ClientInfo::default(),
+        };
+        let opened = store.writes.open_login(&login, None).await.unwrap();
+        assert_eq!(opened, Applied::Done);
+        logins.push(login);
+    }
+    logins
+}
+
+/// The ids of the open logins of a user, read in pages of two.
+async fn open_ids(store: &Fixture, user: UserId) -> Vec<LoginId> {
+    let mut ids: Vec<LoginId> = Vec::new();
+    loop {
+        let page = store.reads.sessions(user, ids.last().copied(), 2).await;
+        let page = page.unwrap();
+        if page.is_empty() {
+            return ids;
+        }
+        assert!(page.len() <= 2);
+        ids.extend(page.iter().map(|session| session.id));
+    }
+}
+
+async fn a_user_sees_and_closes_only_their_own_logins(store: Fixture) {
+    let (ada, eve) = (store.user("ada").await.id, store.user("eve").await.id);
+    let own = logins(&store, ada, 5).await;
+    let foreign = logins(&store, eve, 1).await;
+    let ids: Vec<LoginId> = own.iter().map(|login| login.id).collect();
+    assert_eq!(open_ids(&store, ada).await, ids);
+
+    let refused = store.writes.close_login(eve, ids[0]).await.unwrap();
+    assert_eq!(refused, Applied::LoginRefused);
+    assert_eq!(open_ids(&store, ada).await, ids);
+
+    store.writes.close_login(ada, ids[0]).await.unwrap();
+    assert_eq!(store.writes.revoked_of(ada).await.unwrap(), [ids[0]]);
+    let session = &store.reads.sessions(ada, None, 1).await.unwrap()[0];
+    assert_eq!((session.id, session.refreshed_at), (ids[1], None));
+    assert_eq!(session.created_at, Some(own[1].created_at));
+
+    // Delivered again, after the login of second 4 was opened.
+    let applied = store
+        .writes
+        .close_logins(ada, Some(ids[2]), own[3].created_at)
+        .await;
+    assert_eq!(applied.unwrap(), Applied::Done);
+    assert_eq!(open_ids(&store, ada).await, [ids[2], ids[4]]);
+    store
+        .writes
+        .close_logins(ada, None, own[4].created_at)
+        .await
+        .unwrap();
+    assert!(open_ids(&store, ada).await.is_empty());
+    assert_eq!(open_ids(&store, eve).await, [foreign[0].id]);
+}
+
+async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture) {
+    let mut account = account("ada");
+    account.password_hash = "old".to_owned();
+    let ada = account.account.user.id;
+    store.writes.register(&account).await.unwrap();
+    let own = logins(&store, ada, 4).await;
+    let applied = store
+        .writes
+        .set_password(ada, "new", Some(own[0].id), own[2].created_at)
+        .await;
+    assert_eq!(applied.unwrap(), Applied::Done);
+    assert_eq!(open_ids(&store, ada).await, [own[0].id, own[3].id]);
+    let credentials = store.reads.credentials("ada").await.unwrap().unwrap();
+    assert_eq!(credentials.password_hash, "new");
+
+    // The old password was checked before the change, and its login arrives after it.
+    let late = Login {
+        id: new_id(),
+        ..own[0].clone()
+    };
+    let refused = store.writes.open_login(&late, Some("old")).await.unwrap();
+    assert_eq!(refused, Applied::NoSuchUser);
+    assert_eq!(store.reads.login(late.id).await.unwrap(), None);
+    let opened = store.writes.open_login(&late, Some("new")).await.unwrap();
+    assert_eq!(opened, Applied::Done);
+    // Delivered again after the next change: it was opened.
+    let again = store.writes.open_login(&late, Some("older")).await.unwrap();
+    assert_eq!(again, Applied::Done);
+
+    let stranger = store.writes.set_password(new_id(), "new", None, t0()).await;
+    assert_eq!(stranger.unwrap(), Applied::NoSuchUser);
 }

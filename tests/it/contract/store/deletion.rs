@@ -39,8 +39,10 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         user: ada.id,
         token_hash: vec![1; 32],
         expires_at: at(4_000_000_000_000),
+        created_at: t0(),
+        client: ClientInfo::default(),
     };
-    let opened = store.writes.open_login(&login).await.unwrap();
+    let opened = store.writes.open_login(&login, None).await.unwrap();
     assert_eq!(opened, Applied::Done);
     let code = NewCode {
         user: ada.id,
@@ -97,12 +99,12 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         assert!(store.reads.credentials("ada").await.unwrap().is_none());
         assert_eq!(store.reads.login(login.id).await.unwrap(), None);
         assert_eq!(store.reads.revoked(&[login.id]).await.unwrap(), [login.id]);
-        assert_eq!(store.writes.logins_of(ada.id).await.unwrap(), [login.id]);
+        assert_eq!(store.writes.revoked_of(ada.id).await.unwrap(), [login.id]);
         let late = Login {
             id: new_id(),
             ..login.clone()
         };
-        let applied = store.writes.open_login(&late).await.unwrap();
+        let applied = store.writes.open_login(&late, None).await.unwrap();
         assert_eq!(applied, Applied::NoSuchUser);
         let patch = AccountPatch {
             email: Some("ada@example.org".to_owned()),

@@ -35,6 +35,8 @@ fn login(user: UserId, expires_at: Timestamp) -> Login {
         user,
         token_hash: vec![1; 32],
         expires_at,
+        created_at: t0(),
+        client: ClientInfo::default(),
     }
 }
 
@@ -44,11 +46,14 @@ async fn expired_rows_are_deleted_and_the_rest_stays(store: Fixture) {
     let room = store.public_room(&ada).await;
     let in_an_hour = Timestamp::from_millis(Timestamp::now().millis() + 3_600_000);
     for expires_at in [ago(DAY * 9), ago(MINUTE), in_an_hour] {
-        let opened = store.writes.open_login(&login(ada.id, expires_at)).await;
+        let opened = store
+            .writes
+            .open_login(&login(ada.id, expires_at), None)
+            .await;
         assert_eq!(opened.unwrap(), Applied::Done);
     }
     let good = login(ada.id, in_an_hour);
-    store.writes.open_login(&good).await.unwrap();
+    store.writes.open_login(&good, None).await.unwrap();
     let codes = [(ada.id, ago(DAY * 9)), (ben.id, in_an_hour)];
     for (user, expires_at) in codes {
         let code = NewCode {
@@ -136,7 +141,7 @@ async fn more_rows_than_the_bound_take_several_calls(store: Fixture) {
     let many = EXPIRE_AT_ONCE + 3;
     for _ in 0..many {
         let old = login(ada.id, ago(DAY * 9));
-        store.writes.open_login(&old).await.unwrap();
+        store.writes.open_login(&old, None).await.unwrap();
     }
     let first = store.writes.expire(DAY, DAY).await.unwrap();
     assert_eq!((first.logins, first.more), (EXPIRE_AT_ONCE.into(), true));

@@ -116,6 +116,17 @@ impl AccountWrites for Trapped<dyn Writes> {
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<store::Applied> {
         self.inner.update_account(user, patch).await
     }
+    async fn set_password(
+        &self,
+        user: UserId,
+        password_hash: &str,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<store::Applied> {
+        self.inner
+            .set_password(user, password_hash, except, at)
+            .await
+    }
     async fn names(&self, user: UserId) -> Result<Option<User>> {
         self.inner.names(user).await
     }
@@ -148,17 +159,29 @@ impl EpochWrites for Trapped<dyn Writes> {
 
 #[async_trait]
 impl LoginWrites for Trapped<dyn Writes> {
-    async fn open_login(&self, login: &Login) -> Result<store::Applied> {
-        self.inner.open_login(login).await
+    async fn open_login(
+        &self,
+        login: &Login,
+        password_hash: Option<&str>,
+    ) -> Result<store::Applied> {
+        self.inner.open_login(login, password_hash).await
     }
     async fn rotate_login(&self, rotation: &Rotation) -> Result<store::Applied> {
         self.inner.rotate_login(rotation).await
     }
-    async fn close_login(&self, login: LoginId) -> Result<store::Applied> {
-        self.inner.close_login(login).await
+    async fn close_login(&self, user: UserId, login: LoginId) -> Result<store::Applied> {
+        self.inner.close_login(user, login).await
     }
-    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
-        self.inner.logins_of(user).await
+    async fn close_logins(
+        &self,
+        user: UserId,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<store::Applied> {
+        self.inner.close_logins(user, except, at).await
+    }
+    async fn revoked_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+        self.inner.revoked_of(user).await
     }
 }
 

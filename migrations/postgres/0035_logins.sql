@@ -1,0 +1,4 @@
+-- What the list of a user's sessions shows. NULL in logins of earlier versions.
+ALTER TABLE logins ADD COLUMN created_at timestamptz;
+ALTER TABLE logins ADD COLUMN user_agent text;
+ALTER TABLE logins ADD COLUMN address text;
