@@ -6,7 +6,7 @@ use super::{Notice, Outcome, Refusal};
 use crate::{
     error::{Code, Result},
     model::{Account, ClientInfo, LoginId, Timestamp, UserId},
-    store::{AccountPatch, Applied, Login, NewAccount, Rotation, Writes},
+    store::{AccountPatch, Applied, Login, NewAccount, NewPassword, Rotation, Writes},
 };
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,9 +39,12 @@ pub enum AccountCommand {
     CloseLogins {
         except: Option<LoginId>,
     },
-    /// Also ends all logins of the actor, except this one.
+    /// Also ends all logins of the actor, except this one. Refused if the password is no longer the one that it
+    /// replaces.
     SetPassword {
         password_hash: String,
+        /// The hash of the present password.
+        replaces: String,
         except: Option<LoginId>,
     },
     Update {
@@ -132,11 +135,14 @@ pub async fn run(
         AccountCommand::CloseLogins { except } => store.close_logins(actor, *except, at).await?,
         AccountCommand::SetPassword {
             password_hash,
+            replaces,
             except,
         } => {
-            store
-                .set_password(actor, password_hash, *except, at)
-                .await?
+            let new = NewPassword {
+                password_hash: password_hash.clone(),
+                replaces: replaces.clone(),
+            };
+            store.set_password(actor, &new, *except, at).await?
         }
         AccountCommand::Update {
             display_name,

@@ -13,7 +13,8 @@ use super::{
         SmsProvider, SocketIo, Start, Worker, WorkerRole,
     },
     values::{
-        base_url, host, log_filter, name, network, number_prefix, origin, public_url, sender,
+        base_url, host, log_filter, name, network, number_prefix, origin, public_url, reset_url,
+        sender,
     },
 };
 
@@ -289,6 +290,11 @@ pub(super) fn auth(r: &mut Reader) -> Auth {
             "closed" => Ok(Registration::Closed),
             _ => Err("is no kind of registration".into()),
         }),
+        reset_url: r.text(
+            "auth.reset_url",
+            "\"\", or http:// or https://, such as https://app.example.com/reset#token=",
+            reset_url,
+        ),
         access_ttl: r.duration("auth.access_ttl", ms(1000)..=days(30)),
         refresh_ttl: r.duration("auth.refresh_ttl", ms(1000)..=days(3650)),
         hash_concurrency: r.number("auth.hash_concurrency", 1..=64, ""),

@@ -363,6 +363,8 @@ pub struct Auth {
     /// [`Role::Edge`](super::Role::Edge).
     pub secret: Secrets,
     pub registration: Registration,
+    /// The page that resets passwords; the token is appended.
+    pub reset_url: Option<String>,
     /// Life of an access token.
     pub access_ttl: Duration,
     /// Life of an unused session.

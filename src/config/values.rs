@@ -52,6 +52,20 @@ pub(super) fn public_url(text: &str) -> Result<Option<String>, String> {
     }
 }
 
+/// A URL that a token is appended to.
+pub(super) fn reset_url(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = split_url(text)?;
+    match url.scheme {
+        "http" | "https" if url.host.is_empty() => Err("has no host".into()),
+        "http" | "https" if url.has_user => Err("has a user name".into()),
+        "http" | "https" => Ok(Some(text.to_owned())),
+        _ => Err("does not begin with http:// or https://".into()),
+    }
+}
+
 /// An origin as a browser sends it (RFC 6454, section 6.2): anything else would never match.
 pub(super) fn origin(text: &str) -> Result<(), String> {
     if text == "*" {

@@ -164,6 +164,7 @@ debug_of!(DeliveryRecord {
 pub enum Purpose {
     Messages,
     Verification,
+    PasswordReset,
 }
 
 /// One attempt, recorded before the request is sent.

@@ -8,7 +8,7 @@ use super::{
     plain_text::{line, lines, shorten},
     segments,
 };
-use crate::templates::{CodeValues, DigestValues, Templates};
+use crate::templates::{CodeValues, DigestValues, ResetValues, Templates};
 pub use crate::templates::{DigestMessage, escape};
 
 /// Maximum messages shown in one e-mail; of the rest only the number is given.
@@ -57,6 +57,16 @@ pub fn short(templates: &Templates, said: &[DigestMessage], link: &str, most: us
 /// The mail with an address verification code.
 pub fn code(templates: &Templates, code: &str, minutes: u64) -> Rendered {
     mail(templates, "code", &code_values(code, minutes))
+}
+
+/// The mail with a token that resets a password, and with the page for it, if there is one.
+pub fn reset(templates: &Templates, token: &str, link: Option<String>, minutes: u64) -> Rendered {
+    let values = ResetValues {
+        token: token.to_owned(),
+        link: link.unwrap_or_default(),
+        minutes,
+    };
+    mail(templates, "reset", &values)
 }
 
 /// The text message with a verification code, of at most `most` segments.

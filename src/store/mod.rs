@@ -27,7 +27,7 @@ pub mod sqlite;
 
 pub use accounts::{
     AccountPatch, AccountReads, AccountWrites, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME,
-    NewAccount,
+    NewAccount, NewPassword,
 };
 pub use batch::{
     AddMembers, BatchWrites, Changes, Facts, FeedEntry, GivenReaction, ReactionDetail, ReactionKey,

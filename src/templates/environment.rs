@@ -4,7 +4,7 @@ use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, Value};
 use serde::Serialize;
 
 /// The built-in templates, by file name.
-pub(super) const BUILT_IN: [(&str, &str); 8] = [
+pub(super) const BUILT_IN: [(&str, &str); 11] = [
     ("digest.subject", include_str!("digest.subject")),
     ("digest.txt", include_str!("digest.txt")),
     ("digest.html", include_str!("digest.html")),
@@ -13,6 +13,9 @@ pub(super) const BUILT_IN: [(&str, &str); 8] = [
     ("code.txt", include_str!("code.txt")),
     ("code.html", include_str!("code.html")),
     ("code.sms", include_str!("code.sms")),
+    ("reset.subject", include_str!("reset.subject")),
+    ("reset.txt", include_str!("reset.txt")),
+    ("reset.html", include_str!("reset.html")),
 ];
 
 pub(super) fn render(

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     environment::{BUILT_IN, built_in, render},
-    values::{CodeValues, DigestMessage, DigestValues},
+    values::{CodeValues, DigestMessage, DigestValues, ResetValues},
 };
 
 /// Size limit of one file, in bytes.
@@ -169,6 +169,13 @@ impl Invalid {
 fn check(environment: &Environment<'static>, name: &str) -> Result<(), Invalid> {
     let samples = if name.starts_with("code") {
         vec![Value::from_serialize(CodeValues::default())]
+    } else if name.starts_with("reset") {
+        let link = ResetValues {
+            link: "https://chat.example.com/reset".to_owned(),
+            ..ResetValues::default()
+        };
+        let samples = [ResetValues::default(), link];
+        samples.map(Value::from_serialize).into()
     } else {
         digests()
     };

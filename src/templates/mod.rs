@@ -8,4 +8,4 @@ mod values;
 
 pub use environment::escape;
 pub use load::{Fault, TemplateLocation, Templates};
-pub use values::{CodeValues, DigestMessage, DigestValues};
+pub use values::{CodeValues, DigestMessage, DigestValues, ResetValues};

@@ -37,3 +37,15 @@ pub struct CodeValues {
 }
 
 debug_of!(CodeValues { minutes });
+
+/// The values of the templates `reset.*`.
+#[derive(Clone, Default, Serialize)]
+pub struct ResetValues {
+    pub token: String,
+    /// `auth.reset_url` with the token; empty without one.
+    pub link: String,
+    /// How long the token is valid.
+    pub minutes: u64,
+}
+
+debug_of!(ResetValues { minutes });

@@ -43,6 +43,13 @@ pub enum NotifyCommand {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         withheld: bool,
     },
+    /// The token exists only in the queue and in the mail that carries it.
+    SendReset {
+        delivery: Uuid,
+        #[serde(flatten)]
+        address: Address,
+        token: String,
+    },
     TryCode {
         channel: ChannelKind,
         hash: Vec<u8>,
@@ -84,6 +91,7 @@ impl std::fmt::Debug for NotifyCommand {
         f.write_str(match self {
             NotifyCommand::Prefer { .. } => "Prefer",
             NotifyCommand::SendCode { .. } => "SendCode",
+            NotifyCommand::SendReset { .. } => "SendReset",
             NotifyCommand::TryCode { .. } => "TryCode",
             NotifyCommand::Report(_) => "Report",
             NotifyCommand::Unsubscribe { .. } => "Unsubscribe",
@@ -128,6 +136,23 @@ pub async fn run(notifier: &Notifier, actor: UserId, command: &NotifyCommand) ->
             let task = Task::Verify {
                 delivery: *delivery,
                 code: code.clone(),
+            };
+            notifier
+                .push(&task, queue_of(channel), std::time::Duration::ZERO)
+                .await?;
+        }
+        NotifyCommand::SendReset {
+            delivery,
+            address,
+            token,
+        } => {
+            let channel = address.channel();
+            let mut sent = Delivery::new(*delivery, actor, channel, Purpose::PasswordReset);
+            sent.record.address = Some(address.as_str().to_owned());
+            store.put_delivery(&sent).await?;
+            let task = Task::Verify {
+                delivery: *delivery,
+                code: token.clone(),
             };
             notifier
                 .push(&task, queue_of(channel), std::time::Duration::ZERO)

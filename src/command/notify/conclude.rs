@@ -111,7 +111,8 @@ pub(super) async fn give_up(
     mut delivery: Delivery,
     reason: &str,
 ) -> Result<Next> {
-    if delivery.record.purpose == Purpose::Verification {
+    // A dead letter could not be replayed: codes and tokens are not stored.
+    if delivery.record.purpose != Purpose::Messages {
         delivery.now(DeliveryState::Failed, reason);
         return put(notifier, delivery).await;
     }

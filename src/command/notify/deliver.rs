@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
-    CODE_TTL, Next, Notifier,
+    CODE_TTL, Next, Notifier, RESET_TTL,
     conclude::{CONFLICT_PAUSE, Conclusion, conclude, count, delay, finish, give_up, put},
 };
 use crate::{
@@ -190,6 +190,9 @@ fn too_old(notifier: &Notifier, delivery: &Delivery, now: Timestamp) -> Option<S
         Purpose::Verification => {
             (age > CODE_TTL).then(|| "the code is out of date by now".to_owned())
         }
+        Purpose::PasswordReset => {
+            (age > RESET_TTL).then(|| "the token is out of date by now".to_owned())
+        }
         Purpose::Messages => (age > notifier.config.notify.max_age).then(|| "too old".to_owned()),
     }
 }
@@ -236,7 +239,15 @@ async fn compose(
     };
     if let Some(code) = code {
         let minutes = CODE_TTL.as_secs() / 60;
-        if sms {
+        if delivery.record.purpose == Purpose::PasswordReset {
+            let link = notifier.config.auth.reset_url.as_ref();
+            let link = link.map(|url| format!("{url}{code}"));
+            let minutes = RESET_TTL.as_secs() / 60;
+            let rendered = template::reset(templates, code, link, minutes);
+            outgoing.subject = rendered.subject;
+            outgoing.text = rendered.text;
+            outgoing.html = rendered.html;
+        } else if sms {
             outgoing.text = template::short_code(templates, code, minutes, segments);
         } else {
             let rendered = template::code(templates, code, minutes);

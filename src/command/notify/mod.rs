@@ -32,6 +32,8 @@ use crate::{
 
 /// Lifetime of an address verification code.
 pub const CODE_TTL: Duration = Duration::from_secs(600);
+/// Lifetime of a token that resets a password.
+pub const RESET_TTL: Duration = Duration::from_secs(3600);
 /// Reasons for cancelled notifications.
 const GONE: &str = "the account was deleted";
 const LEFT: &str = "no member of the room any more";
@@ -54,7 +56,7 @@ pub enum Task {
     Deliver {
         delivery: Uuid,
     },
-    /// Delivers a code, which is stored nowhere else.
+    /// Delivers the code of a verification or the token of a password reset, which is stored nowhere else.
     Verify {
         delivery: Uuid,
         code: String,

@@ -206,6 +206,7 @@ pub(super) fn next_account_command(
             .boxed(),
         CloseLogins { .. } => (text(), option::of(id()))
             .prop_map(|(password_hash, except)| SetPassword {
+                replaces: password_hash.clone(),
                 password_hash,
                 except,
             })
@@ -269,7 +270,14 @@ pub(super) fn next_notify_command(
                 },
             )
             .boxed(),
-        SendCode { .. } => (channel(), hash())
+        SendCode { .. } => (id(), address(), text())
+            .prop_map(|(delivery, address, token)| SendReset {
+                delivery,
+                address,
+                token,
+            })
+            .boxed(),
+        SendReset { .. } => (channel(), hash())
             .prop_map(|(channel, hash)| TryCode { channel, hash })
             .boxed(),
         TryCode { .. } => (id(), text(), text(), any::<bool>())

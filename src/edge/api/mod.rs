@@ -16,6 +16,7 @@ mod middleware;
 pub(super) mod notifications;
 mod page;
 mod pages;
+mod password;
 mod payload;
 mod problem;
 mod query;
@@ -68,6 +69,7 @@ macro_rules! apis {
 apis! {
     auth::AuthApi,
     me::MeApi,
+    password::PasswordApi,
     sessions::SessionsApi,
     rooms::RoomsApi,
     members::MembersApi,

@@ -1,23 +1,21 @@
-//! `/v1/me/sessions` and `/v1/me/password`: the caller's logins, and the password that opens them.
+//! `/v1/me/sessions`: the caller's logins.
 
-use poem::Request;
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     Tags,
     access::{Caller, Shared},
-    fields,
-    payload::{Body, Cursor, Found, Gone, Pending, RawJson},
+    payload::{Cursor, Found, Gone, Pending, RawJson},
     problem::Problem,
     query::PageCursor,
 };
 use crate::{
     command::{Command, account::AccountCommand},
-    edge::{Edge, client_address, submit::SubmitResult},
+    edge::{Edge, submit::SubmitResult},
     error::{Code, Error, Result},
     model::{LoginId, Timestamp, UserId},
     protocol::check_limit,
@@ -78,17 +76,6 @@ struct SessionPage {
     next_cursor: Cursor<LoginId>,
     /// Whether there is a next page.
     has_more: bool,
-}
-
-/// A new password.
-#[derive(Deserialize, Object)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[oai(rename_all = "camelCase", rename = "PasswordChange")]
-struct PasswordChange {
-    current_password: String,
-    /// 8 to 256 bytes. Must not be one of the 10,000 most common passwords, the account's names, e-mail address or
-    /// phone number.
-    new_password: String,
 }
 
 #[OpenApi(prefix_path = "/v1/me", tag = "Tags::Me")]
@@ -163,55 +150,6 @@ impl SessionsApi {
             }
             result => result,
         }
-    }
-
-    /// Change my password
-    ///
-    /// Ends all other logins of the caller, as `DELETE /v1/me/sessions`; the one of the request stays. A wrong
-    /// `currentPassword` is `forbidden` and counts as a failed login (`limits.logins_per_minute`).
-    #[oai(path = "/password", method = "put", operation_id = "changePassword")]
-    async fn change_password(
-        &self,
-        edge: Shared<'_>,
-        request: &Request,
-        caller: Caller,
-        body: Body<PasswordChange>,
-    ) -> Result<Gone, Problem> {
-        let (identity, Body(change)) = (caller.0.into_inner(), body);
-        let account = super::me::account(&edge, identity.user).await?;
-        let own = [
-            Some(account.user.username.as_str()),
-            Some(account.user.display_name.as_str()),
-            account.email.as_deref(),
-            account.phone.as_deref(),
-        ];
-        fields::new_password("newPassword", &change.new_password, &own)?;
-        let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
-        let from = client_address::of(request);
-        let attempt = auth
-            .attempts
-            .begin(bus, &account.user.username, from)
-            .await?;
-        let known = edge.reads.credentials(&account.user.username).await?;
-        let hash = known
-            .filter(|known| known.account.user.id == identity.user)
-            .map(|known| known.password_hash);
-        let fits = auth
-            .passwords
-            .verify(attempt.origin, change.current_password, hash)
-            .await?;
-        if !fits {
-            let wrong = || Error::forbidden("`currentPassword` is wrong");
-            return Err(attempt.failed(bus).await.unwrap_or_else(wrong).into());
-        }
-        let origin = attempt.origin;
-        attempt.succeeded(bus).await;
-        let password_hash = auth.passwords.hash(origin, change.new_password).await?;
-        let command = AccountCommand::SetPassword {
-            password_hash,
-            except: Some(identity.login),
-        };
-        run(&edge, identity.user, identity.user, command).await
     }
 }
 

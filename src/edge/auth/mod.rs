@@ -10,6 +10,7 @@ mod hs256;
 pub mod keys;
 pub mod password;
 pub mod refresh;
+pub mod reset;
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use self::{
     access::AccessTokens, attempts::Attempts, keys::Keys, password::Passwords,
-    refresh::RefreshTokens,
+    refresh::RefreshTokens, reset::ResetTokens,
 };
 pub use super::identity::Identity;
 use crate::{
@@ -50,6 +51,7 @@ pub struct Auth {
     /// Refresh tokens that are known to be invalid.
     pub refused: refresh::Refused,
     pub passwords: Passwords,
+    pub reset: ResetTokens,
     pub attempts: Attempts,
     refresh_ttl: Duration,
 }
@@ -61,6 +63,7 @@ impl Auth {
             access: AccessTokens::new(&keys, config.auth.access_ttl),
             refresh: RefreshTokens::new(keys.clone()),
             refused: refresh::Refused::default(),
+            reset: ResetTokens::new(keys.clone()),
             passwords: Passwords::new(config.auth.hash_concurrency),
             refresh_ttl: config.auth.refresh_ttl,
             attempts: Attempts::new(keys.signing(), &config.limits),

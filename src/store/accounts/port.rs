@@ -24,10 +24,11 @@ pub trait AccountWrites: Send + Sync {
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
     /// Sets the password and closes the user's logins, as [`close_logins`](crate::store::LoginWrites::close_logins).
+    /// `NoSuchUser` if the password is no longer the one that it replaces; a repeat returns `Done`.
     async fn set_password(
         &self,
         user: UserId,
-        password_hash: &str,
+        new: &NewPassword,
         except: Option<LoginId>,
         at: Timestamp,
     ) -> Result<Applied>;
@@ -47,6 +48,16 @@ pub struct NewAccount {
 }
 
 debug_of!(NewAccount { account });
+
+/// A new password, as PHC strings.
+#[derive(Clone)]
+pub struct NewPassword {
+    pub password_hash: String,
+    /// The hash of the password that it replaces.
+    pub replaces: String,
+}
+
+debug_of!(NewPassword {});
 
 /// The result of an account or login command. Repeating a command gives the same answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{AccountPatch, AccountWrites, Applied, NewAccount, deletion};
+use super::{AccountPatch, AccountWrites, Applied, NewAccount, NewPassword, deletion};
 use crate::{
     error::Result,
     model::{LoginId, Timestamp, User, UserId, username::skeleton},
@@ -27,8 +27,7 @@ const UPDATE: &str = "UPDATE users SET \
          phone = CASE WHEN CAST($4 AS text) IS NULL THEN phone ELSE nullif($4, '') END \
      WHERE id = $1 AND deleted_at IS NULL";
 
-const SET_PASSWORD: &str =
-    "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL";
+const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL AND password_hash IN ($2, $3)";
 
 const NAMES: &str =
     "SELECT id, username, display_name FROM users WHERE id = $1 AND deleted_at IS NULL";
@@ -92,12 +91,15 @@ impl<D: Database> AccountWrites for D {
     async fn set_password(
         &self,
         user: UserId,
-        password_hash: &str,
+        new: &NewPassword,
         except: Option<LoginId>,
         at: Timestamp,
     ) -> Result<Applied> {
         let mut session = self.open(Access::Transaction).await?;
-        let update = sql(SET_PASSWORD).bind(user).bind(password_hash);
+        let update = sql(SET_PASSWORD)
+            .bind(user)
+            .bind(new.password_hash.as_str())
+            .bind(new.replaces.as_str());
         if session.execute(update).await? == 0 {
             return Ok(Applied::NoSuchUser);
         }

@@ -30,7 +30,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 ///
 /// # Errors
 /// `rate_limited`, with the time until another request can succeed.
-pub(super) async fn count(
+pub(in crate::edge::api) async fn count(
     edge: &Edge,
     user: UserId,
     address: &Address,

@@ -1,6 +1,6 @@
 //! Notifications of the caller: preferences, address verification and the delivery log.
 
-mod codes;
+pub(super) mod codes;
 pub(in crate::edge) mod delivery_log;
 mod preferences;
 

@@ -386,6 +386,10 @@ async fn a_user_sees_and_closes_only_their_own_logins(store: Fixture) {
 }
 
 async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture) {
+    let change = |replaces: &str, password_hash: &str| NewPassword {
+        password_hash: password_hash.to_owned(),
+        replaces: replaces.to_owned(),
+    };
     let mut account = account("ada");
     account.password_hash = "old".to_owned();
     let ada = account.account.user.id;
@@ -393,7 +397,12 @@ async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture
     let own = logins(&store, ada, 4).await;
     let applied = store
         .writes
-        .set_password(ada, "new", Some(own[0].id), own[2].created_at)
+        .set_password(
+            ada,
+            &change("old", "new"),
+            Some(own[0].id),
+            own[2].created_at,
+        )
         .await;
     assert_eq!(applied.unwrap(), Applied::Done);
     assert_eq!(open_ids(&store, ada).await, [own[0].id, own[3].id]);
@@ -414,6 +423,15 @@ async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture
     let again = store.writes.open_login(&late, Some("older")).await.unwrap();
     assert_eq!(again, Applied::Done);
 
-    let stranger = store.writes.set_password(new_id(), "new", None, t0()).await;
-    assert_eq!(stranger.unwrap(), Applied::NoSuchUser);
+    // A repeat changes nothing; another change of the old password is refused.
+    for (new, applied) in [("new", Applied::Done), ("other", Applied::NoSuchUser)] {
+        let change = change("old", new);
+        let again = store.writes.set_password(ada, &change, None, t0()).await;
+        assert_eq!(again.unwrap(), applied);
+    }
+    let credentials = store.reads.credentials("ada").await.unwrap().unwrap();
+    assert_eq!(credentials.password_hash, "new");
+    let change = change("old", "new");
+    let stranger = store.writes.set_password(new_id(), &change, None, t0());
+    assert_eq!(stranger.await.unwrap(), Applied::NoSuchUser);
 }

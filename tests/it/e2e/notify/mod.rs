@@ -5,6 +5,7 @@ mod edits;
 mod judged;
 mod limits;
 mod load;
+mod reset;
 mod sms;
 mod smtp;
 mod threads;

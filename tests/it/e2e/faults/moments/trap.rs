@@ -119,13 +119,11 @@ impl AccountWrites for Trapped<dyn Writes> {
     async fn set_password(
         &self,
         user: UserId,
-        password_hash: &str,
+        new: &NewPassword,
         except: Option<LoginId>,
         at: Timestamp,
     ) -> Result<store::Applied> {
-        self.inner
-            .set_password(user, password_hash, except, at)
-            .await
+        self.inner.set_password(user, new, except, at).await
     }
     async fn names(&self, user: UserId) -> Result<Option<User>> {
         self.inner.names(user).await

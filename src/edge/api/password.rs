@@ -1,0 +1,276 @@
+//! The password of an account: `PUT /v1/me/password`, and `/v1/auth/password` for users who forgot it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use poem::Request;
+use poem_openapi::{ApiResponse, Object, OpenApi};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Tags,
+    access::{Caller, Shared},
+    fields, me,
+    notifications::codes,
+    payload::{Body, Gone, Pending, RawJson},
+    problem::Problem,
+};
+use crate::{
+    command::{Command, account::AccountCommand, notify::NotifyCommand},
+    config::EmailProvider,
+    edge::{
+        Edge,
+        auth::{password::Origin, reset::ResetTokens},
+        client_address,
+        submit::SubmitResult,
+    },
+    error::{Code, Error, Result},
+    model::{
+        Account, Credentials, Timestamp, UserId, address::Address, new_id, notify::ChannelKind,
+    },
+};
+
+pub struct PasswordApi;
+
+/// A new password.
+#[derive(Deserialize, Object)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(rename_all = "camelCase", rename = "PasswordChange")]
+struct PasswordChange {
+    current_password: String,
+    /// 8 to 256 bytes. Must not be one of the 10,000 most common passwords, the account's names, e-mail address or
+    /// phone number.
+    new_password: String,
+}
+
+/// The account whose password was forgotten.
+#[derive(Deserialize, Object)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(rename_all = "camelCase", rename = "ForgottenPassword")]
+struct ForgottenPassword {
+    username: String,
+}
+
+/// A new password for the account of the token.
+#[derive(Deserialize, Object)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(rename_all = "camelCase", rename = "PasswordReset")]
+struct PasswordReset {
+    /// The token of the mail.
+    token: String,
+    /// As in `PUT /v1/me/password`.
+    new_password: String,
+}
+
+/// A request that is answered alike whether there is such an account or not.
+#[derive(Serialize, Object)]
+#[oai(rename = "ResetRequested")]
+struct ResetRequested {
+    /// Always `accepted`.
+    status: String,
+}
+
+#[derive(ApiResponse)]
+enum Requested {
+    /// If there is such an account with a verified e-mail address, it gets a mail.
+    #[oai(status = 202)]
+    Accepted(RawJson<ResetRequested>),
+}
+
+#[OpenApi(prefix_path = "/v1")]
+impl PasswordApi {
+    /// Change my password
+    ///
+    /// Ends all other logins of the caller, as `DELETE /v1/me/sessions`; the one of the request stays. A wrong
+    /// `currentPassword` is `forbidden` and counts as a failed login (`limits.logins_per_minute`).
+    #[oai(
+        path = "/me/password",
+        method = "put",
+        operation_id = "changePassword",
+        tag = "Tags::Me"
+    )]
+    async fn change(
+        &self,
+        edge: Shared<'_>,
+        request: &Request,
+        caller: Caller,
+        body: Body<PasswordChange>,
+    ) -> Result<Gone, Problem> {
+        let (identity, Body(change)) = (caller.0.into_inner(), body);
+        let account = me::account(&edge, identity.user).await?;
+        check_new(&change.new_password, &account)?;
+        let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
+        let username = &account.user.username;
+        let from = client_address::of(request);
+        let attempt = auth.attempts.begin(bus, username, from).await?;
+        let known = edge.reads.credentials(username).await?;
+        let hash = known
+            .filter(|known| known.account.user.id == identity.user)
+            .map(|known| known.password_hash);
+        let current = change.current_password;
+        let fits = auth
+            .passwords
+            .verify(attempt.origin, current, hash.clone())
+            .await?;
+        if !fits {
+            let wrong = || Error::forbidden("`currentPassword` is wrong");
+            return Err(attempt.failed(bus).await.unwrap_or_else(wrong).into());
+        }
+        let origin = attempt.origin;
+        attempt.succeeded(bus).await;
+        let password_hash = auth.passwords.hash(origin, change.new_password).await?;
+        let command = AccountCommand::SetPassword {
+            password_hash,
+            replaces: hash.unwrap_or_default(),
+            except: Some(identity.login),
+        };
+        let changed = set(&edge, identity.user, command).await;
+        changed.map_err(|error| match error.code {
+            Code::NotFound => {
+                Error::conflict("the password was changed by another request; try again").into()
+            }
+            _ => error.into(),
+        })
+    }
+
+    /// Request a password reset
+    ///
+    /// Sends a mail with a token to the account's verified e-mail address. The token is valid once, for one hour, and
+    /// until the password is changed. The response is the same if there is no such account, if it has no verified
+    /// address, and if too many mails were sent to it (`limits.codes_…`). Fails with `conflict` if the server sends no
+    /// mail.
+    #[oai(
+        path = "/auth/password/forgot",
+        method = "post",
+        operation_id = "forgotPassword",
+        tag = "Tags::Auth"
+    )]
+    async fn forgot(
+        &self,
+        edge: Shared<'_>,
+        request: &Request,
+        body: Body<ForgottenPassword>,
+    ) -> Result<Requested, Problem> {
+        if edge.config.notify.email.provider == EmailProvider::None {
+            let none =
+                "this server sends no mail (notify.email.provider), so passwords cannot be reset";
+            return Err(Error::conflict(none).into());
+        }
+        let username = body.0.username;
+        // A malformed name cannot exist, and may contain characters that the store rejects, so it is not looked up.
+        let known = match fields::username(&username) {
+            Ok(()) => edge.reads.credentials(&username).await?,
+            Err(_) => None,
+        };
+        if let Some(known) = known {
+            // In a task of its own: the time of the response does not depend on the account.
+            let (edge, from) = (Arc::clone(&edge), client_address::of(request));
+            edge.tasks.clone().spawn(async move {
+                if let Err(error) = send_token(&edge, known, from).await {
+                    tracing::info!(error = %error.chain(), "password reset not sent");
+                }
+            });
+        }
+        Ok(Requested::Accepted(RawJson::of(&ResetRequested {
+            status: "accepted".to_owned(),
+        })))
+    }
+
+    /// Reset a password
+    ///
+    /// Sets a new password with the token of a mail, and ends all logins of the account. A token that was used, has
+    /// expired, or was issued before the password was changed is `invalid`.
+    #[oai(
+        path = "/auth/password/reset",
+        method = "post",
+        operation_id = "resetPassword",
+        tag = "Tags::Auth"
+    )]
+    async fn reset(
+        &self,
+        edge: Shared<'_>,
+        request: &Request,
+        body: Body<PasswordReset>,
+    ) -> Result<Gone, Problem> {
+        let Body(reset) = body;
+        let refused = || {
+            Error::field(
+                "token",
+                "was used, has expired or is wrong; request another with POST /v1/auth/password/forgot",
+            )
+        };
+        let token = ResetTokens::parse(&reset.token).ok_or_else(refused)?;
+        let account = edge.reads.account(token.user).await?.ok_or_else(refused)?;
+        let known = edge.reads.credentials(&account.user.username).await?;
+        let known = known
+            .filter(|known| known.account.user.id == token.user)
+            .ok_or_else(refused)?;
+        let auth = &edge.auth;
+        if !auth
+            .reset
+            .verify(&token, &known.password_hash, Timestamp::now())
+        {
+            return Err(refused().into());
+        }
+        check_new(&reset.new_password, &account)?;
+        let origin = Origin {
+            network: client_address::of(request).map(client_address::network_of),
+            known: false,
+        };
+        let password_hash = auth.passwords.hash(origin, reset.new_password).await?;
+        let command = AccountCommand::SetPassword {
+            password_hash,
+            replaces: known.password_hash,
+            except: None,
+        };
+        set(&edge, token.user, command)
+            .await
+            .map_err(|error| match error.code {
+                Code::NotFound => refused().into(),
+                _ => error.into(),
+            })
+    }
+}
+
+fn check_new(password: &str, account: &Account) -> Result<()> {
+    let own = [
+        Some(account.user.username.as_str()),
+        Some(account.user.display_name.as_str()),
+        account.email.as_deref(),
+        account.phone.as_deref(),
+    ];
+    fields::new_password("newPassword", password, &own)
+}
+
+async fn set(edge: &Edge, user: UserId, command: AccountCommand) -> Result<Gone> {
+    Ok(
+        match edge.submit.call(user, Command::Account(command)).await? {
+            SubmitResult::Done(_) => Gone::Done,
+            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(user))),
+        },
+    )
+}
+
+/// Enqueues the mail, if the account has a verified address and its limits allow it.
+async fn send_token(edge: &Edge, known: Credentials, from: Option<IpAddr>) -> Result<()> {
+    let user = known.account.user.id;
+    let settings = edge.deliveries.notify_settings(user).await?;
+    let Some(address @ Address::Email(_)) = settings.verified(ChannelKind::Email) else {
+        return Ok(());
+    };
+    if codes::count(edge, user, address, from).await? {
+        return Ok(());
+    }
+    let token = edge
+        .auth
+        .reset
+        .issue(user, &known.password_hash, Timestamp::now());
+    let command = NotifyCommand::SendReset {
+        delivery: new_id(),
+        address: address.clone(),
+        token,
+    };
+    edge.submit
+        .accept(user, Command::Notify(command), None)
+        .await
+        .map(drop)
+}
