@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is one call into a library.
 
 mod benchmarks;
+mod data;
 
 use std::{
     path::{Path, PathBuf},
@@ -100,7 +101,11 @@ enum Command {
         simulate: Simulate,
     },
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
-    Migrate,
+    Migrate(data::Migrate),
+    /// Copies a standalone server's data into one file, while it runs.
+    Backup(data::Backup),
+    /// Puts a backup into the data directory of a standalone server, which must not be running.
+    Restore(data::Restore),
     /// Shows the queues: their depths and their dead letters.
     Queue {
         /// The data directory of a standalone server, instead of the cluster's queue.
@@ -366,13 +371,9 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let ready = Box::new(|_| output::announce("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
-        Command::Migrate => {
-            for migration in app::migrate(&config).await? {
-                output::line(format_args!("applied {migration}"));
-            }
-            output::line("the schema is up to date");
-            Ok(())
-        }
+        Command::Migrate(arguments) => data::migrate(&config, arguments, shutdown).await,
+        Command::Backup(arguments) => data::backup(arguments, shutdown).await,
+        Command::Restore(arguments) => data::restore(arguments, shutdown).await,
         Command::Queue { data, json, what } => {
             let tools = QueueTools::open(&config, data.as_deref()).await?;
             queue(&tools, json, what).await

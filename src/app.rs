@@ -79,26 +79,8 @@ pub async fn standalone(
 
     // The worker stops after the edge, so that the last accepted commands are stored before the process ends.
     let worker_stop = CancellationToken::new();
-    let worker = worker::run(
-        Worker {
-            config: config.clone(),
-            queue: queue.clone(),
-            dead: queue.clone(),
-            store: store.clone(),
-            pubsub: bus.pubsub.clone(),
-            coordination: bus.coordination.clone(),
-            notifier: Notifier::new(
-                config.clone(),
-                store.clone(),
-                queue.clone(),
-                bus.coordination.clone(),
-                bus.presence.clone(),
-                queue.clone(),
-            )?,
-            memberships: MembershipCache::default(),
-        },
-        worker_stop.clone(),
-    );
+    let worker = embedded_worker(config.clone(), store.clone(), queue.clone(), &bus)?;
+    let worker = worker::run(worker, worker_stop.clone());
     // Without a worker, the edge would only fill the queue, so it stops as well.
     let ended = shutdown.clone().drop_guard();
     let worker = tokio::spawn(async move {
@@ -125,6 +107,33 @@ pub async fn standalone(
     queue.close().await;
     database.close().await;
     result.and(worked)
+}
+
+/// A worker over the embedded ports.
+pub(crate) fn embedded_worker(
+    config: Arc<Config>,
+    store: Arc<store::sqlite::Store>,
+    queue: Arc<SqliteQueue>,
+    bus: &bus::Handles,
+) -> Result<Worker> {
+    let notifier = Notifier::new(
+        config.clone(),
+        store.clone(),
+        queue.clone(),
+        bus.coordination.clone(),
+        bus.presence.clone(),
+        queue.clone(),
+    )?;
+    Ok(Worker {
+        config,
+        queue: queue.clone(),
+        dead: queue,
+        store,
+        pubsub: bus.pubsub.clone(),
+        coordination: bus.coordination.clone(),
+        notifier,
+        memberships: MembershipCache::default(),
+    })
 }
 
 /// `chat edge`: serves clients over RabbitMQ, PostgreSQL (reads only) and Redis.

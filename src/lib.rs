@@ -1,7 +1,8 @@
 //! A chat backend: clients connect to edges, edges publish commands to a queue, workers store them and publish the
 //! results to the edges.
 //!
-//! - [`app`] connects the parts of each role; [`admin`] holds the operator commands of a deployment.
+//! - [`app`] connects the parts of each role; [`admin`] holds the operator commands of a deployment, [`backup`] those
+//!   that copy and restore the data of a standalone node, [`transfer`] the one that moves it into a cluster.
 //! - [`edge`] serves clients: REST, sockets, and the hub of rooms with local subscribers.
 //! - [`worker`] consumes commands from the queue, stores a batch in one transaction, publishes to the edges,
 //!   acknowledges.
@@ -23,6 +24,7 @@ mod redact;
 pub mod admin;
 pub mod app;
 pub mod autoscale;
+pub mod backup;
 pub mod bus;
 pub mod command;
 pub mod config;
@@ -42,4 +44,5 @@ pub mod sqlite;
 pub mod store;
 pub mod telemetry;
 pub mod templates;
+pub mod transfer;
 pub mod worker;

@@ -6,6 +6,7 @@
 //! (WAL) and never block.
 
 mod contention;
+pub mod snapshot;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

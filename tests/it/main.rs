@@ -11,6 +11,7 @@
 
 mod contract;
 mod e2e;
+mod guide;
 mod harness;
 mod pool;
 mod support;

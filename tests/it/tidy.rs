@@ -36,7 +36,7 @@ const LAYERS: &[&[&str]] = &[
     &["command"],
     &["autoscale", "edge", "worker"],
     &["app"],
-    &["admin", "fuzz"],
+    &["admin", "backup", "fuzz", "transfer"],
 ];
 
 #[test]

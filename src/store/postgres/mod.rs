@@ -56,20 +56,21 @@ impl Store {
         })
     }
 
+    /// A connection of its own to the server that accepts writes, without the deadlines of those of the pool.
+    pub async fn connect_without_limits(&self) -> Result<PgConnection> {
+        self.hosts.find_writable().await;
+        let connected = self.hosts.current().connect().await;
+        connected.map_err(pool::failure)
+    }
+
     /// Applies pending `migrations/postgres`. Several nodes may call this at once: one applies them, the others wait.
     /// A schema newer than this binary is left alone. Returns the migrations that were missing, such as `0003 notify`.
     pub async fn migrate(&self) -> Result<Vec<String>> {
         let mut migrator = sqlx::migrate!("migrations/postgres");
         // Migrations only go forward, and each serves the version before it as well.
         migrator.set_ignore_missing(true);
-        self.hosts.find_writable().await;
-        // On a connection of its own, without the limits that the others have: an index may take an hour.
-        let mut connection = self
-            .hosts
-            .current()
-            .connect()
-            .await
-            .map_err(pool::failure)?;
+        // An index may take an hour.
+        let mut connection = self.connect_without_limits().await?;
         let before = applied(&mut connection).await.map_err(pool::failure)?;
         let result = migrator.run(&mut connection).await;
         result.map_err(|e| pool::failure(e.into()))?;

@@ -4,6 +4,7 @@ mod abuse;
 mod autoscale;
 mod bad_input;
 mod conversation;
+mod data;
 mod documented;
 mod engineio;
 mod engineio_bad_input;

@@ -201,6 +201,7 @@ impl Chat {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: self.env.clone(),
             dir: self.dir().to_owned(),
+            binary: None,
         }
     }
 
@@ -391,6 +392,7 @@ impl Nowhere {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
             dir: self.dir().to_owned(),
+            binary: None,
         }
     }
 }

@@ -5,10 +5,12 @@
 #![allow(dead_code, reason = "not every tool is in use")]
 
 pub mod deployment;
+pub mod disk;
 pub mod engineio;
 pub mod jwt;
 pub mod load;
 pub mod node;
+pub mod own_postgres;
 pub mod process;
 pub mod provider;
 pub mod raw;
