@@ -74,7 +74,9 @@ pub async fn migrate(
     };
     let transfer = tokio::select! {
         moved = transfer::from_standalone(config, &data) => moved?,
-        () = shutdown.cancelled() => return Err(Error::conflict("interrupted; the database is as before")),
+        () = shutdown.cancelled() => return Err(Error::conflict(
+            "interrupted; the database is as before, unless it was about to commit: then a repetition is refused",
+        )),
     };
     if arguments.json {
         output::line(raw(&transfer));
@@ -154,7 +156,7 @@ pub async fn restore(arguments: Restore, shutdown: CancellationToken) -> Result<
     let restored = tokio::select! {
         restored = restoring => restored?,
         () = shutdown.cancelled() => return Err(Error::conflict(
-            "interrupted; the files are as before. Run it again with --force",
+            "interrupted; the files are as before",
         )),
     };
     if arguments.json {

@@ -65,13 +65,7 @@ pub async fn restore(file: &Path, data: &Path, force: bool) -> Result<Restored> 
         )));
     }
     staging.begin().map_err(|e| cannot("use", data, &e))?;
-    let mark = match prepare(backup, file, &staging).await {
-        Ok(mark) => mark,
-        Err(error) => {
-            staging.abandon();
-            return Err(error);
-        }
-    };
+    let mark = prepare(backup, file, &staging).await?;
     let replaced = staging
         .finish()
         .map_err(|e| cannot("replace the files in", data, &e))?;
@@ -138,13 +132,18 @@ async fn check(database: &Path, file: &Path) -> Result<Mark> {
         )
     };
     let damaged = |why: String| Error::conflict(format!("{shown} is damaged: {why}"));
-    let mut copy = match snapshot::open_for_reading(database).await {
-        Ok(copy) => copy,
-        Err(error) => return Err(no_backup(&error.to_string())),
+    let unreadable = |error: sqlx::Error| {
+        if snapshot::is_no_database(&error) {
+            no_backup(&error.to_string())
+        } else {
+            damaged(error.to_string())
+        }
     };
+    let opened = snapshot::open_for_reading(database).await;
+    let mut copy = opened.map_err(unreadable)?;
     let found = async {
         let is_marked = snapshot::has_table(&mut copy, TABLE).await;
-        if !is_marked.map_err(|error| no_backup(&error.to_string()))? {
+        if !is_marked.map_err(unreadable)? {
             return Err(no_backup(&format!("it has no table `{TABLE}`")));
         }
         let fault = snapshot::fault(&mut copy).await;
@@ -187,7 +186,8 @@ async fn renew(database: &Database) -> Result<()> {
 }
 
 /// The directory of a restore under way. It holds the new files and, in the end, those that were there before. Renames
-/// within the data directory also work where that is a mount point.
+/// within the data directory also work where that is a mount point. When dropped, it is removed, unless a restore was
+/// interrupted after it had moved files.
 struct Staging {
     data: PathBuf,
     root: PathBuf,
@@ -222,17 +222,8 @@ impl Staging {
         File::open(&self.data)?.sync_all()
     }
 
-    /// Removes the directory, unless an earlier restore was interrupted after it had moved files.
-    fn abandon(&self) {
-        let _ = fs::remove_dir_all(&self.new);
-        // Fails if it is not empty.
-        if fs::remove_dir(&self.old).is_ok() {
-            let _ = fs::remove_dir(&self.root);
-        }
-    }
-
     /// Moves the present files aside and the new ones to their places. Returns the directory of the former.
-    fn finish(&self) -> io::Result<Option<PathBuf>> {
+    fn finish(self) -> io::Result<Option<PathBuf>> {
         for file in data_dir::files(&self.data) {
             let Some(name) = file.file_name().filter(|_| file.exists()) else {
                 continue;
@@ -263,5 +254,15 @@ impl Staging {
         fs::remove_dir(&self.root)?;
         File::open(&self.data)?.sync_all()?;
         Ok(replaced)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.new);
+        // Fails if it is not empty.
+        if fs::remove_dir(&self.old).is_ok() {
+            let _ = fs::remove_dir(&self.root);
+        }
     }
 }

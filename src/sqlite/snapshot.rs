@@ -7,7 +7,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use super::READ_TIMEOUT;
+use super::{READ_TIMEOUT, primary_code};
 
 /// Opens a file for reading. A server may have it open; nothing is changed.
 pub async fn open_for_reading(file: &Path) -> sqlx::Result<SqliteConnection> {
@@ -64,6 +64,11 @@ pub async fn has_table(connection: &mut SqliteConnection, name: &str) -> sqlx::R
     .bind(name)
     .fetch_one(connection)
     .await
+}
+
+/// Whether the file is no SQLite database, not even a damaged one: SQLITE_NOTADB (sqlite.org/rescode.html).
+pub fn is_no_database(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(26)
 }
 
 /// Closes a connection. A failure to do so is of no consequence after a read.
