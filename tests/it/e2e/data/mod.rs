@@ -6,8 +6,6 @@ mod postgres;
 mod transfer;
 mod upgrade;
 
-use std::collections::BTreeSet;
-
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -30,23 +28,20 @@ fn numbered(name: &str, count: usize) -> Vec<String> {
     (0..count).map(|i| format!("{name} {i}")).collect()
 }
 
-/// The names of a room's messages, in order; asserts that their numbers ascend without gaps.
+/// The names of a room's messages, in order.
 async fn names(chat: &Chat, user: &User, room: Uuid) -> Vec<String> {
     let rest = chat.rest_as(0, user);
-    let (mut after, mut found, mut seqs) = (0, Vec::new(), BTreeSet::new());
+    let (mut after, mut found) = (0, Vec::new());
     loop {
         let path = format!("/v1/rooms/{room}/messages?after={after}&limit=200");
         let page = rest.get(&path).await.ok(200);
         for item in page["items"].as_array().expect("a list") {
-            after = item["seq"].as_i64().expect("a number");
-            seqs.insert(after);
+            let seq = item["seq"].as_i64().expect("a number");
+            assert!(seq > after, "{seq} after {after}");
+            after = seq;
             found.push(item["clientMsgId"].as_str().expect("a name").to_owned());
         }
         if page["hasMore"] == Value::Bool(false) {
-            let ends = (seqs.first().copied(), seqs.last().copied());
-            if let (Some(first), Some(last)) = ends {
-                assert_eq!(seqs.len() as i64, last - first + 1, "a gap: {seqs:?}");
-            }
             return found;
         }
     }
