@@ -62,6 +62,19 @@ async fn every_row_of_every_table_is_copied() {
         assert!(!rows.is_empty(), "{}", table.name);
         expected.push(rows);
     }
+    for (add, remove) in [
+        ("CREATE TABLE added (id BLOB)", "DROP TABLE added"),
+        (
+            "ALTER TABLE users ADD COLUMN added TEXT",
+            "ALTER TABLE users DROP COLUMN added",
+        ),
+    ] {
+        source.execute(add).await.expect("SQL");
+        let refused = transfer::plan(&mut source, &mut target).await;
+        let why = refused.expect_err("not in PostgreSQL").for_operator();
+        assert!(why.contains("added"), "{why}");
+        source.execute(remove).await.expect("SQL");
+    }
     // Other reasons than these are written down first.
     let skipped: Vec<&str> = NOT_COPIED.iter().map(|(name, _)| *name).collect();
     assert_eq!(
