@@ -6,18 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Chat, Kind, disk::Tmpfs, load::Load};
+use crate::harness::{
+    Chat, Kind,
+    disk::{Ext4, Tmpfs},
+    load::Load,
+};
 
 const PACE: Duration = Duration::from_millis(20);
 const DISK_KIB: u32 = 32 * 1024;
 /// Generous; the client repeats a refused send after a second.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(20);
 
-/// Moves the data of a stopped server onto a small disk.
-fn onto(directory: &Path) -> Option<Tmpfs> {
+/// Moves the data of a stopped server onto another file system, which `mount` mounts on its directory.
+fn onto<D>(directory: &Path, mount: impl FnOnce() -> Option<D>) -> Option<D> {
     let kept = directory.with_extension("kept");
     fs::rename(directory, &kept).expect("moved");
-    let disk = Tmpfs::mount(directory, DISK_KIB)?;
+    let disk = mount()?;
     for entry in fs::read_dir(&kept).expect("a directory") {
         let entry = entry.expect("an entry");
         fs::copy(entry.path(), directory.join(entry.file_name())).expect("copied");
@@ -31,7 +35,9 @@ async fn a_full_disk_is_answered_busy_while_it_lasts() {
     chat.edges[0].sigterm();
     chat.edges[0].ended().await;
     let data = chat.dir().join("data");
-    let Some(disk) = onto(&data) else { return };
+    let Some(disk) = onto(&data, || Tmpfs::mount(&data, DISK_KIB)) else {
+        return;
+    };
     chat.edges[0].restart().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     // The write-ahead log, which is reused, does not absorb this for long.
@@ -81,6 +87,35 @@ async fn a_full_disk_is_answered_busy_while_it_lasts() {
     assert!(refused.stderr.contains("data"), "{refused:?}");
     disk.remount("rw");
     chat.edges[0].restart().await;
+    stop(&mut chat).await;
+}
+
+/// As after an I/O error. The file system stays read-only until it is repaired, so the server has to be restarted.
+#[tokio::test]
+async fn a_file_system_that_becomes_read_only_is_answered_busy_and_loses_nothing() {
+    let mut chat = Load::plan(Kind::Standalone).start().await;
+    stop(&mut chat).await;
+    let data = chat.dir().join("data");
+    let Some(disk) = onto(&data, || Ext4::mount(&data, 64)) else {
+        return;
+    };
+    chat.edges[0].restart().await;
+    let load = Load::start(&chat, 3, 4, PACE).await;
+    load.accepted(200).await;
+    disk.fail();
+    let before = load.figures().busy;
+    load.until("sends to be refused", || load.figures().busy >= before + 20)
+        .await;
+    let (room, _) = load.room(0);
+    let path = format!("/v1/rooms/{room}/messages?limit=10");
+    let rest = chat.rest_as(0, load.owner());
+    rest.get(&path).await.ok(200);
+    stop(&mut chat).await;
+    disk.repair();
+    chat.edges[0].restart().await;
+    load.update_edges(&chat);
+    load.accepted(200).await;
+    load.end(&chat).await;
     stop(&mut chat).await;
 }
 
