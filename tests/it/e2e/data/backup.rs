@@ -110,11 +110,13 @@ async fn a_backup_under_load_holds_what_was_acknowledged_and_resets_clients_that
     assert_eq!(names(&chat, &ada, room).await, before);
     let mut socket = chat.connect(0, &ada).await;
     let resume = json!({"room": room, "afterSeq": seen, "epoch": joined["epoch"]});
-    let joined = socket.call("joinRoom", resume).await.expect("joined");
+    let resumed = socket.call("joinRoom", resume).await.expect("joined");
     let reset = socket.event("reset").await;
+    // A new epoch, so that clients are reset as well whose position has been reached again.
+    assert_ne!(resumed["epoch"], joined["epoch"]);
     assert_eq!(
         (&reset["room"], &reset["epoch"]),
-        (&json!(room), &joined["epoch"])
+        (&json!(room), &resumed["epoch"])
     );
     say_all(&socket, room, &after).await;
     let expected: Vec<&String> = before.iter().chain(&after).collect();
