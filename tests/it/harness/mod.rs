@@ -15,6 +15,7 @@ pub mod raw;
 pub mod rest;
 pub mod smtp;
 pub mod socket;
+pub mod tls;
 
 use std::{future::Future, time::Duration};
 

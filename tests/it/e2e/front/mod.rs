@@ -1,0 +1,4 @@
+//! What stands in front of an edge, and what the edge offers it: readiness, draining, TLS.
+
+mod readiness;
+mod tls;
