@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 use uuid::Uuid;
 
 use crate::harness::{
-    Chat, DEADLINE, Kind, User,
+    Chat, DEADLINE, Kind, Rest, User,
     deployment::{Nowhere, Plan, authority},
     eventually,
     node::Clients,
@@ -267,7 +267,9 @@ async fn unfinished_handshakes_are_limited() {
         slow.push(raw);
     }
     let refused = eventually("the limit is reached", || async {
-        let answer = edge.chat.rest(0).get("/v1/me").await;
+        // Each time on a new connection.
+        let rest = Rest::new(edge.authority.http(), edge.url());
+        let answer = rest.get("/v1/me").await;
         (answer.status == 503).then_some(answer)
     })
     .await;
