@@ -62,6 +62,8 @@ impl Haproxy {
                     servers
                 });
         let text = replace(&text, template, &servers);
+        // It refuses to start if its limit of open files is less.
+        let text = replace(&text, "maxconn 40000\n", "maxconn 1000\n");
         let text = replace(&text, "bind :3000\n", &format!("bind {clients}\n"));
         let mut text = replace(&text, "bind :3443 ", &format!("bind {secure} "));
         let _ = write!(
@@ -81,13 +83,26 @@ impl Haproxy {
             .kill_on_drop(true)
             .spawn()
             .expect("haproxy can be started");
-        let proxy = Haproxy {
+        let mut proxy = Haproxy {
             url: format!("http://{clients}"),
             secure_url: format!("https://{secure}"),
             states: format!("http://{states}/states;csv"),
             child,
         };
-        for i in 0..chat.edges.len() {
+        let states = proxy.states.clone();
+        let up = eventually("the first edge is UP", || async {
+            let state = state(chat, &states, 0).await?;
+            state.starts_with("UP").then_some(())
+        });
+        let ended = tokio::select! {
+            () = up => None,
+            ended = proxy.child.wait() => Some(ended),
+        };
+        if ended.is_some() {
+            let log = std::fs::read_to_string(chat.dir().join("haproxy.log"));
+            panic!("haproxy did not start: {}", log.unwrap_or_default());
+        }
+        for i in 1..chat.edges.len() {
             proxy.until(chat, i, "UP").await;
         }
         Some(proxy)
@@ -95,12 +110,7 @@ impl Haproxy {
 
     /// The state of edge `i` by HAProxy's health check, such as `UP` or `DOWN`.
     pub async fn state(&self, chat: &Chat, i: usize) -> Option<String> {
-        let text = chat.http.get(&self.states).send().await.ok()?;
-        let text = text.text().await.ok()?;
-        let begins = format!("edges,edge-{i},");
-        let line = text.lines().find(|line| line.starts_with(&begins))?;
-        // The columns are documented in HAProxy's management guide, section 9.1.
-        line.split(',').nth(17).map(str::to_owned)
+        state(chat, &self.states, i).await
     }
 
     /// Waits until edge `i` is in this state and was checked.
@@ -117,4 +127,13 @@ impl Haproxy {
         let _ = self.child.start_kill();
         let _ = tokio::time::timeout(DEADLINE, self.child.wait()).await;
     }
+}
+
+async fn state(chat: &Chat, url: &str, i: usize) -> Option<String> {
+    let text = chat.http.get(url).send().await.ok()?;
+    let text = text.text().await.ok()?;
+    let begins = format!("edges,edge-{i},");
+    let line = text.lines().find(|line| line.starts_with(&begins))?;
+    // The columns are documented in HAProxy's management guide, section 9.1.
+    line.split(',').nth(17).map(str::to_owned)
 }
