@@ -197,7 +197,8 @@ impl Senders {
         }
         eventually("all messages are stored", || async {
             let mut stored = Vec::new();
-            let mut path = format!("/v1/rooms/{room}/messages?limit=100");
+            let first = format!("/v1/rooms/{room}/messages?limit=100&after=0");
+            let mut path = first.clone();
             loop {
                 let page = rest.get(&path).await.ok(200);
                 let items = page["items"].as_array().expect("a list");
@@ -209,8 +210,7 @@ impl Senders {
                 if page["hasMore"] != true {
                     break;
                 }
-                let cursor = page["nextCursor"].as_str().expect("a cursor");
-                path = format!("/v1/rooms/{room}/messages?limit=100&cursor={cursor}");
+                path = format!("{first}&cursor={}", page["nextCursor"]);
             }
             let mut once = stored.clone();
             once.sort_unstable();
