@@ -257,6 +257,7 @@ fn main() -> ExitCode {
                 }
             };
         }
+        Command::Config { .. } | Command::Doctor { .. } => (Role::Check, None),
         _ => (Role::Tool, None),
     };
     let mut sources = Sources::from_process().with_file(cli.config.clone());
@@ -314,7 +315,7 @@ fn main() -> ExitCode {
     // Fails only where a log is set up already, which it is not.
     let _log = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if role != Role::Tool {
+    if !matches!(role, Role::Tool | Role::Check) {
         return_free_memory();
     }
     let runtime = match tokio::runtime::Runtime::new() {
@@ -342,11 +343,13 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
     match command {
         Command::Standalone { data, .. } => {
             let listener = app::listen(&config).await?;
-            app::standalone(config, &data, listener, shutdown, Box::new(say_ready)).await
+            let ready = say_ready(&config);
+            app::standalone(config, &data, listener, shutdown, ready).await
         }
         Command::Edge { .. } => {
             let listener = app::listen(&config).await?;
-            app::edge(config, listener, shutdown, Box::new(say_ready)).await
+            let ready = say_ready(&config);
+            app::edge(config, listener, shutdown, ready).await
         }
         Command::Worker {
             stop_with_stdin, ..
@@ -470,8 +473,15 @@ async fn doctor(config: &Config, data: Option<&Path>, json: bool) -> Result<()> 
     }
 }
 
-fn say_ready(address: Option<std::net::SocketAddr>) {
-    if let Some(address) = address {
-        output::announce(format_args!("chat is ready on http://{address}"));
-    }
+/// Prints the address of the edge once it serves clients.
+fn say_ready(config: &Config) -> app::Ready {
+    let scheme = match config.edge.tls.files {
+        Some(_) => "https",
+        None => "http",
+    };
+    Box::new(move |address| {
+        if let Some(address) = address {
+            output::announce(format_args!("chat is ready on {scheme}://{address}"));
+        }
+    })
 }

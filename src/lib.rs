@@ -13,7 +13,7 @@
 //! - [`protocol`], [`model`], [`error`] and [`config`] are shared by all of them.
 //! - [`sqlite`] opens the database file that a standalone node's queue and store share; [`data_dir`] holds it.
 //! - [`telemetry`] declares the log and every metric, [`output`] prints what commands print, [`retry`] is the backoff
-//!   between attempts. The private module `redact` keeps secrets out of `Debug` output; `fuzz` holds the properties of
+//!   between attempts, [`tls`] loads certificates. The private module `redact` keeps secrets out of `Debug` output; `fuzz` holds the properties of
 //!   parsers, for tests only.
 //!
 //! Imports go down that list only. ARCHITECTURE.md describes the path of a message and how each guarantee is kept.
@@ -44,5 +44,6 @@ pub mod sqlite;
 pub mod store;
 pub mod telemetry;
 pub mod templates;
+pub mod tls;
 pub mod transfer;
 pub mod worker;

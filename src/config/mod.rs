@@ -24,9 +24,9 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl, SecretUrls};
 pub use sections::{
-    AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,
-    SocketIo, Start, Worker, WorkerRole,
+    AddMembers, Auth, Autoscale, Database, Edge, EdgeTls, Email, EmailProvider, ForwardedHeader,
+    Limits, Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms,
+    SmsProvider, SocketIo, Start, Worker, WorkerRole,
 };
 pub use settings::{Config, Role};
 pub use sources::Sources;

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
 use super::secret::{Secret, SecretUrl, SecretUrls};
-use crate::templates::Templates;
+use crate::{templates::Templates, tls::Files};
 
 /// `[edge]`
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Edge {
     pub forwarded: ForwardedHeader,
     /// Connections from `trusted_proxies` begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// `[edge.tls]`
+    pub tls: EdgeTls,
     /// The enabled pages.
     pub pages: Vec<Page>,
     /// Sockets of one user on this edge at once.
@@ -56,6 +58,8 @@ pub struct Edge {
     pub handshakes_per_second: u32,
     /// Over how long the closing of sockets is spread; may be zero.
     pub drain: Duration,
+    /// From the signal to stop until no more connections are accepted; may be zero.
+    pub drain_delay: Duration,
     /// Between two pings on an idle WebSocket.
     pub ping_interval: Duration,
     /// From ping to pong.
@@ -68,6 +72,17 @@ pub struct Edge {
     pub reconcile_interval: Duration,
     /// Between two comparisons of the sockets' logins and memberships.
     pub rights_interval: Duration,
+}
+
+/// `[edge.tls]`
+#[derive(Clone, Debug)]
+pub struct EdgeTls {
+    /// `cert` and `key`; `None`: plain connections.
+    pub files: Option<Files>,
+    /// Between two checks whether the files have changed.
+    pub reload_interval: Duration,
+    /// `Strict-Transport-Security`'s `max-age`; zero: no such header.
+    pub hsts: Duration,
 }
 
 /// `edge.forwarded`: the header that proxies set.

@@ -18,6 +18,13 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             r.refuse("worker.jobs", "names no kind of work", &allowed);
         }
     }
+    if matches!(role, Role::Standalone | Role::Edge | Role::Check)
+        && let Some(files) = &config.edge.tls.files
+        && let Err(wrong) = files.load()
+    {
+        let allowed = "a certificate chain and its private key, as PEM files";
+        r.refuse(wrong.setting.key(), &wrong.reason, allowed);
+    }
     if role == Role::Edge && config.auth.secret.is_empty() {
         r.refuse(
             "auth.secret",

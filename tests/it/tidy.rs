@@ -31,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
         "sqlite",
         "telemetry",
         "templates",
+        "tls",
     ],
     &["bus", "notify", "queue", "store"],
     &["command"],

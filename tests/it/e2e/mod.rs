@@ -9,6 +9,7 @@ mod documented;
 mod engineio;
 mod engineio_bad_input;
 mod faults;
+mod front;
 mod history;
 mod lifecycle;
 mod logins;

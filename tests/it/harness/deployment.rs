@@ -205,6 +205,23 @@ impl Chat {
         }
     }
 
+    /// As [`Chat::program`], with other values of some variables.
+    pub fn program_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Program {
+        let mut program = self.program(name, args);
+        let env = env
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        program.env.extend(env);
+        program
+    }
+
+    /// The value of a setting that the test has set.
+    pub fn setting(&self, key: &str) -> &str {
+        let (name, _) = setting(key, "");
+        let found = self.env.iter().rev().find(|(key, _)| *key == name);
+        &found.expect("the setting is set").1
+    }
+
     /// Starts one more worker; cluster only.
     pub async fn add_worker(&mut self) -> usize {
         let name = format!("worker {}", self.workers.len());

@@ -7,6 +7,7 @@
 pub mod deployment;
 pub mod disk;
 pub mod engineio;
+pub mod haproxy;
 pub mod jwt;
 pub mod load;
 pub mod node;
@@ -17,6 +18,7 @@ pub mod raw;
 pub mod rest;
 pub mod smtp;
 pub mod socket;
+pub mod tls;
 
 use std::{future::Future, time::Duration};
 

@@ -181,6 +181,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Sends SIGHUP, which reloads the certificate.
+    pub fn sighup(&self) {
+        self.signal(Signal::HUP);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process id"), signal).expect("it can be signalled");
