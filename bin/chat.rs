@@ -28,6 +28,13 @@ use uuid::Uuid;
 
 use self::benchmarks::Benchmark;
 
+/// What this program was built from; `build.rs` finds it.
+const BUILD: telemetry::Build = telemetry::Build {
+    version: env!("CARGO_PKG_VERSION"),
+    commit: env!("CHAT_COMMIT"),
+    rustc: env!("CHAT_RUSTC"),
+};
+
 /// Returns the memory of a burst or of a password hash (19 MiB each) to the system; glibc's allocator keeps it for each
 /// thread.
 #[global_allocator]
@@ -309,6 +316,7 @@ fn main() -> ExitCode {
     // Fails only where a log is set up already, which it is not.
     let _log = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
+    telemetry::built_from(BUILD);
     if role != Role::Tool {
         return_free_memory();
     }

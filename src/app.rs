@@ -1,6 +1,8 @@
 //! The only place that connects parts. Standalone runs an edge and a worker over the embedded ports; `chat edge` and
 //! `chat worker` each run one of them over RabbitMQ, PostgreSQL and Redis.
 
+mod monitor;
+
 use std::{
     net::SocketAddr,
     path::Path,
@@ -28,6 +30,7 @@ use crate::{
     },
     sqlite::Database,
     store,
+    telemetry::{Dependency, UP, watch_state},
     worker::{self, MembershipCache, Worker},
 };
 
@@ -76,6 +79,10 @@ pub async fn standalone(
         recent_messages: config.redis.recent_messages,
         ..Default::default()
     })));
+
+    // The bus is part of this process.
+    watch_state(Dependency::Bus, || Some(UP));
+    let _monitor = monitor::store(store.clone());
 
     // The worker stops after the edge, so that the last accepted commands are stored before the process ends.
     let worker_stop = CancellationToken::new();
@@ -142,6 +149,7 @@ pub async fn edge(
     servers
         .wait(&config, publisher.ready(config.start.timeout))
         .await?;
+    let _monitor = monitor::store(servers.store.clone());
     let report_stop = CancellationToken::new();
     let report = tokio::spawn(autoscale::report::run(
         servers.bus.coordination.clone(),
@@ -180,6 +188,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     servers
         .wait(&config, queue.ready(config.start.timeout))
         .await?;
+    let _monitor = monitor::store(servers.store.clone());
     // For dead letters and tasks, which the worker publishes.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));

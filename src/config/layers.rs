@@ -37,6 +37,8 @@ pub(super) enum Raw {
     /// A string of a TOML file.
     Text(String),
     Integer(i64),
+    /// A number with a fraction, as it is written.
+    Fraction(String),
     List(Vec<Raw>),
     Bool(bool),
     /// A type that no key has: its name with an article.
@@ -365,7 +367,7 @@ fn raw(value: &Spanned<DeValue<'_>>) -> Raw {
             Err(_) => Raw::Other("a number of more than 64 bits"),
         },
         DeValue::Array(items) => Raw::List(items.iter().map(raw).collect()),
-        DeValue::Float(_) => Raw::Other("a number with a fraction"),
+        DeValue::Float(number) => Raw::Fraction(number.as_str().replace('_', "")),
         DeValue::Boolean(value) => Raw::Bool(*value),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Table(_) => Raw::Other("a section"),

@@ -21,7 +21,7 @@ use crate::{
     edge::{Edge, client_address},
     error::Result,
     queue::QueueState,
-    telemetry::{BLOCKED, DOWN, UP, metrics},
+    telemetry::metrics,
 };
 
 /// Time limit for each dependency check.
@@ -219,11 +219,6 @@ impl Checked {
 fn update_queue_gauges(edge: &Edge) {
     let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
     metrics().queue_backlog_messages.set(backlog);
-    metrics().queue_state.set(match edge.publisher.state() {
-        QueueState::Up => UP,
-        QueueState::Blocked => BLOCKED,
-        QueueState::Down => DOWN,
-    });
 }
 
 async fn readiness(edge: &Edge) -> Readiness {

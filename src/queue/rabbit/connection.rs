@@ -30,6 +30,7 @@ use crate::{
     error::{Error, Result},
     queue::QueueState,
     retry::Policy,
+    telemetry::{BLOCKED, DOWN, Dependency, UP, watch_state},
 };
 
 /// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them
@@ -82,6 +83,10 @@ impl ManagedConnection {
         let uris = settings.uris()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
+        let weak = Arc::downgrade(&status);
+        watch_state(Dependency::Queue, move || {
+            Some(gauge(weak.upgrade()?.borrow().state()))
+        });
         let task = tokio::spawn(run(uris, settings, role, status.clone(), failure.clone()));
         Ok(ManagedConnection {
             status,
@@ -160,6 +165,15 @@ impl ManagedConnection {
     }
 }
 
+/// The state as a metric.
+fn gauge(state: QueueState) -> i64 {
+    match state {
+        QueueState::Up => UP,
+        QueueState::Blocked => BLOCKED,
+        QueueState::Down => DOWN,
+    }
+}
+
 async fn run(
     uris: Vec<AMQPUri>,
     settings: RabbitSettings,
@@ -171,6 +185,7 @@ async fn run(
     let mut nodes = Nodes::new(uris);
     let mut retry = Policy::RECONNECT.start();
     let mut reported = false;
+    let mut down_since = Instant::now();
     loop {
         let node = nodes.current();
         let at = Address::of(&node.uri);
@@ -183,11 +198,13 @@ async fn run(
                     host = at.host,
                     port = at.port,
                     vhost = at.vhost,
+                    took_ms = down_since.elapsed().as_millis() as u64,
                     "RabbitMQ connected"
                 );
                 let since = Instant::now();
                 let reason = watch_over(live, role, &status).await;
                 status.send_replace(Status::Down);
+                down_since = Instant::now();
                 warn!(role, error = reason, "RabbitMQ connection lost");
                 reported = true;
                 node.silent = false;
