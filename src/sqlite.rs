@@ -190,20 +190,24 @@ impl Database {
 }
 
 /// Checks the structure of a database file (sqlite.org/pragma.html#pragma_quick_check) without changing it. A server
-/// may have it open.
+/// may have it open. Returns the version of SQLite.
 ///
 /// # Errors
 /// `conflict` with the first fault; `busy` or `internal` if the file cannot be read.
-pub async fn quick_check(file: &Path) -> Result<()> {
+pub async fn quick_check(file: &Path) -> Result<String> {
     let options = SqliteConnectOptions::new().filename(file).read_only(true);
     let mut connection = options.connect().await.map_err(failure)?;
     let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
         .fetch_one(&mut connection)
         .await
         .map_err(failure)?;
+    let version = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failure)?;
     connection.close().await.map_err(failure)?;
     match found.as_str() {
-        "ok" => Ok(()),
+        "ok" => Ok(version),
         fault => Err(Error::conflict(format!("{}: {fault}", file.display()))),
     }
 }

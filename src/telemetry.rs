@@ -2,6 +2,7 @@
 //! `process.rs`). Labels must never contain personal data: no user names, message bodies or addresses.
 
 mod declare;
+mod exposition;
 mod log;
 mod one_line;
 mod process;
@@ -19,6 +20,7 @@ use tracing_subscriber::util::TryInitError;
 
 use self::declare::{Declare, Description, delivery_buckets, message_buckets, second_buckets};
 pub use self::{
+    exposition::{Labelled, include},
     log::LogThread,
     watch::{BLOCKED, DOWN, Dependency, PoolUse, UP, watch_pool, watch_state},
 };
@@ -50,6 +52,12 @@ pub fn built_from(build: Build) {
         .build_info
         .with_label_values(&[build.version, build.commit, build.rustc])
         .set(1);
+}
+
+/// All metrics of this process and of those that [`include`] added, in Prometheus's text format (`text/plain;
+/// version=0.0.4`).
+pub async fn exposition() -> String {
+    exposition::with_others(|| metrics().render()).await
 }
 
 /// Every metric of the process.

@@ -22,7 +22,6 @@ const EVERY: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Checks until it is dropped. The database has just answered.
-#[must_use]
 pub fn store(store: Arc<dyn Reads>) -> AbortOnDropHandle<()> {
     let answers = Arc::new(AtomicBool::new(true));
     let weak = Arc::downgrade(&answers);

@@ -43,3 +43,64 @@ fn metrics_are_rendered_with_prefix_and_help() {
         .unwrap();
     assert!(start.parse::<f64>().unwrap() > 1.7e9, "{start}");
 }
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+const BEGIN: &str = "CHAT_UPDATE_DOCS=1 writes it -->\n";
+const END: &str = "<!-- end of the generated table -->";
+
+/// The table of all metrics in docs/operations.md.
+fn table() -> String {
+    let mut table = "\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for metric in Metrics::new().described() {
+        let labels: Vec<_> = metric
+            .labels
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        table += &format!(
+            "| `{}` | {} | {} | {} |\n",
+            metric.name,
+            metric.kind,
+            labels.join(", "),
+            metric.help
+        );
+    }
+    table + "\n"
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let text = std::fs::read_to_string(DOCUMENT).unwrap();
+    let (before, rest) = text.split_once(BEGIN).expect("the table's begin");
+    let (found, after) = rest.split_once(END).expect("the table's end");
+    let table = table();
+    if std::env::var_os("CHAT_UPDATE_DOCS").is_some() {
+        std::fs::write(DOCUMENT, format!("{before}{BEGIN}{table}{END}{after}")).unwrap();
+        return;
+    }
+    assert_eq!(
+        found, table,
+        "update it: CHAT_UPDATE_DOCS=1 cargo test -p chat --lib telemetry"
+    );
+}
+
+#[test]
+fn documents_name_only_metrics_that_exist() {
+    let metrics = Metrics::new();
+    let names: Vec<&str> = metrics.described().iter().map(|one| &*one.name).collect();
+    let text = std::fs::read_to_string(DOCUMENT).unwrap();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut found = 0;
+    for word in words.filter(|word| word.starts_with("chat_") || word.starts_with("process_")) {
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|end| word.strip_suffix(end))
+            .unwrap_or(word);
+        assert!(
+            names.contains(&word) || names.contains(&family),
+            "{word} in docs/operations.md is no metric"
+        );
+        found += 1;
+    }
+    assert!(found > 60, "{found}");
+}

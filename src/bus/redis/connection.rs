@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 
 use deadpool_redis::{
     Connection, Manager, Pool, PoolError, Runtime,
-    redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError},
+    redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, cmd},
 };
 use tokio::time::timeout;
 
@@ -120,7 +120,11 @@ impl RedisBus {
         let answer = timeout(DEADLINE, answer)
             .await
             .unwrap_or_else(|elapsed| Err(unavailable(elapsed)));
-        self.answers.store(answer.is_ok(), Ordering::Relaxed);
+        let answered = self.answers.swap(answer.is_ok(), Ordering::Relaxed);
+        if answered && answer.is_err() {
+            let (pool, answers) = (Arc::downgrade(&self.pool), self.answers.clone());
+            tokio::spawn(probe(pool, answers));
+        }
         answer
     }
 
@@ -131,6 +135,24 @@ impl RedisBus {
     /// The key of something that exists once per deployment.
     pub(super) fn single_key(&self, kind: &str) -> String {
         format!("{}:{kind}", self.settings.prefix)
+    }
+}
+
+/// Asks until there is an answer again: an idle process sends no command that would notice it.
+async fn probe(pool: Weak<Pool>, answers: Arc<AtomicBool>) {
+    while !answers.load(Ordering::Relaxed) {
+        tokio::time::sleep(DEADLINE).await;
+        let Some(pool) = pool.upgrade() else {
+            return;
+        };
+        let answer = async {
+            let mut connection = pool.get().await.ok()?;
+            let ping: Option<String> = cmd("PING").query_async(&mut connection).await.ok();
+            ping
+        };
+        if let Ok(Some(_)) = timeout(DEADLINE, answer).await {
+            answers.store(true, Ordering::Relaxed);
+        }
     }
 }
 

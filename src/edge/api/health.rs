@@ -21,7 +21,7 @@ use crate::{
     edge::{Edge, client_address},
     error::Result,
     queue::QueueState,
-    telemetry::metrics,
+    telemetry::{self, metrics},
 };
 
 /// Time limit for each dependency check.
@@ -188,7 +188,7 @@ impl HealthApi {
         if let Some(edge) = request.data::<Arc<Edge>>() {
             update_queue_gauges(edge);
         }
-        Scraped::Ok(PlainText(metrics().render()))
+        Scraped::Ok(PlainText(telemetry::exposition().await))
     }
 }
 

@@ -74,6 +74,8 @@ impl Status {
 pub(super) struct ManagedConnection {
     status: Arc<watch::Sender<Status>>,
     failure: Arc<Mutex<String>>,
+    /// Whether every node has failed since the start.
+    failed: watch::Receiver<bool>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -87,10 +89,17 @@ impl ManagedConnection {
         watch_state(Dependency::Queue, move || {
             Some(gauge(weak.upgrade()?.borrow().state()))
         });
-        let task = tokio::spawn(run(uris, settings, role, status.clone(), failure.clone()));
+        let (has_failed, failed) = watch::channel(false);
+        let reports = Reports {
+            status: status.clone(),
+            last_failure: failure.clone(),
+            failed: has_failed,
+        };
+        let task = tokio::spawn(run(uris, settings, role, reports));
         Ok(ManagedConnection {
             status,
             failure,
+            failed,
             task: AbortOnDropHandle::new(task),
         })
     }
@@ -114,6 +123,16 @@ impl ManagedConnection {
             reason => reason,
         };
         Err(Error::unavailable("queue", reason))
+    }
+
+    /// As [`ManagedConnection::ready`], but gives up as soon as every node has failed once.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        let mut failed = self.failed.clone();
+        tokio::select! {
+            biased;
+            ready = self.ready(limit) => ready,
+            _ = failed.wait_for(|failed| *failed) => self.ready(Duration::ZERO).await,
+        }
     }
 
     /// Waits until there is a connection, blocked or not.
@@ -174,13 +193,19 @@ fn gauge(state: QueueState) -> i64 {
     }
 }
 
-async fn run(
-    uris: Vec<AMQPUri>,
-    settings: RabbitSettings,
-    role: &'static str,
+/// Where the connection's task reports.
+struct Reports {
     status: Arc<watch::Sender<Status>>,
     last_failure: Arc<Mutex<String>>,
-) {
+    failed: watch::Sender<bool>,
+}
+
+async fn run(uris: Vec<AMQPUri>, settings: RabbitSettings, role: &'static str, reports: Reports) {
+    let Reports {
+        status,
+        last_failure,
+        failed,
+    } = reports;
     static EPOCH: AtomicU64 = AtomicU64::new(1);
     let mut nodes = Nodes::new(uris);
     let mut retry = Policy::RECONNECT.start();
@@ -239,6 +264,7 @@ async fn run(
         }
         // The other nodes are tried at once; a pause follows when each of them has failed.
         if nodes.next() {
+            failed.send_replace(true);
             retry.pause().await;
         }
     }
@@ -341,6 +367,9 @@ async fn connect(
         Ok(connection) => connection.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the AMQP handshake")),
     };
+    if !settings.declare {
+        return Ok(connection);
+    }
     match timeout(DECLARE_DEADLINE, topology::declare(&connection, settings)).await {
         Ok(declared) => declared.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the declaration of the queues")),

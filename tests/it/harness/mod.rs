@@ -6,6 +6,7 @@
 
 pub mod deployment;
 pub mod engineio;
+pub mod exposition;
 pub mod jwt;
 pub mod load;
 pub mod node;
