@@ -10,7 +10,10 @@ mod process;
 mod tests;
 mod watch;
 
-use std::sync::LazyLock;
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use prometheus::{
     Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
@@ -76,6 +79,7 @@ pub struct Metrics {
     registry: Registry,
     described: Vec<Description>,
     process: process::Process,
+    is_autoscaler: AtomicBool,
     build_info: IntGaugeVec,
 
     pub log_lines_dropped: IntCounter,
@@ -152,6 +156,9 @@ pub struct Metrics {
     /// By `method` and `route`, as above.
     pub http_request_seconds: HistogramVec,
 }
+
+/// The metrics that only `chat autoscale` has begin with this.
+const OF_AUTOSCALERS: &str = "chat_autoscale_";
 
 impl Metrics {
     fn new() -> Self {
@@ -369,6 +376,7 @@ impl Metrics {
                 second_buckets(),
             ),
             process,
+            is_autoscaler: AtomicBool::new(false),
             registry: Registry::new(),
             described: Vec::new(),
         };
@@ -386,14 +394,23 @@ impl Metrics {
         metrics
     }
 
+    /// Shows the metrics of an autoscaler. In other processes their zeros would look like a failure.
+    pub fn show_autoscaler(&self) {
+        self.is_autoscaler.store(true, Ordering::Relaxed);
+    }
+
     /// All metrics in Prometheus's text format (`text/plain; version=0.0.4`).
     pub fn render(&self) -> String {
         let new = log::dropped_lines().saturating_sub(self.log_lines_dropped.get());
         self.log_lines_dropped.inc_by(new);
         self.process.update();
         self.read_watched();
+        let mut families = self.registry.gather();
+        if !self.is_autoscaler.load(Ordering::Relaxed) {
+            families.retain(|family| !family.name().starts_with(OF_AUTOSCALERS));
+        }
         TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
+            .encode_to_string(&families)
             .unwrap_or_else(|error| {
                 tracing::error!(%error, "the metrics could not be written");
                 String::new()

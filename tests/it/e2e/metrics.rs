@@ -228,6 +228,7 @@ async fn an_autoscaler_shows_the_metrics_of_its_workers() {
     // Its own metrics have no label.
     assert_eq!(seen.get("chat_autoscale_workers"), Some(2.0));
     assert_eq!(seen.get("chat_store_state"), None);
+    assert_eq!(seen.get("chat_autoscale_target{worker=\"1\"}"), None);
     assert!(seen.get("process_open_fds") > Some(0.0));
     assert!(seen.get("process_open_fds{worker=\"2\"}") > Some(0.0));
     let ada = chat.register("ada").await;
