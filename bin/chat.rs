@@ -11,7 +11,10 @@ use std::{
 };
 
 use chat::{
-    admin::QueueTools,
+    admin::{
+        QueueTools,
+        doctor::{self, Status},
+    },
     app,
     autoscale::{
         self, WorkerCommand,
@@ -28,6 +31,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use uuid::Uuid;
 
 use self::benchmarks::Benchmark;
+
+/// What this program was built from; `build.rs` finds it.
+const BUILD: telemetry::Build = telemetry::Build {
+    version: env!("CARGO_PKG_VERSION"),
+    commit: env!("CHAT_COMMIT"),
+    rustc: env!("CHAT_RUSTC"),
+};
 
 /// Returns the memory of a burst or of a password hash (19 MiB each) to the system; glibc's allocator keeps it for each
 /// thread.
@@ -315,6 +325,7 @@ fn main() -> ExitCode {
     // Fails only where a log is set up already, which it is not.
     let _log = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
+    telemetry::built_from(BUILD);
     if !matches!(role, Role::Tool | Role::Check) {
         return_free_memory();
     }
@@ -355,7 +366,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             stop_with_stdin, ..
         } => {
             if stop_with_stdin {
-                app::stop_with_stdin(shutdown.clone());
+                app::serve_parent(shutdown.clone());
             }
             let ready = Box::new(|_| output::announce("chat worker is ready"));
             app::worker(config, shutdown, ready).await
@@ -381,11 +392,11 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let tools = QueueTools::open(&config, data.as_deref()).await?;
             queue(&tools, json, what).await
         }
-        Command::Doctor { data, json } => doctor(&config, data.as_deref(), json).await,
+        Command::Doctor { data, json } => diagnose(&config, data.as_deref(), json).await,
         Command::Bench { load, benchmark } => {
             let result = match benchmark {
                 Some(benchmark) => benchmarks::run(benchmark, &config, shutdown).await,
-                None => benchmarks::load(&load).await,
+                None => benchmarks::load(&load, shutdown).await,
             };
             result.map_err(benchmarks::convert)
         }
@@ -452,23 +463,27 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
     Ok(())
 }
 
-async fn doctor(config: &Config, data: Option<&Path>, json: bool) -> Result<()> {
-    let findings = match data {
-        Some(data) => chat::admin::doctor_standalone(config, data).await,
-        None => chat::admin::doctor(config).await,
+async fn diagnose(config: &Config, data: Option<&Path>, json: bool) -> Result<()> {
+    let report = match data {
+        Some(data) => doctor::check_standalone(config, data).await?,
+        None => doctor::check(config).await?,
     };
     if json {
-        output::line(raw(&findings));
+        output::line(raw(&report));
     }
-    for finding in findings.iter().filter(|_| !json) {
-        let mark = if finding.ok { "ok " } else { "BAD" };
-        output::line(format_args!("{mark} {:<12} {}", finding.name, finding.text));
+    for finding in report.findings.iter().filter(|_| !json) {
+        let status = finding.status.as_str();
+        let line = format!("{status:<8} {:<24} {}", finding.check, finding.text);
+        match &finding.advice {
+            Some(advice) => output::line(format_args!("{line} -> {advice}")),
+            None => output::line(line),
+        }
     }
-    match findings.iter().filter(|finding| !finding.ok).count() {
+    match report.count(Status::Problem) {
         0 => Ok(()),
-        bad => Err(Error::conflict(format!(
-            "{bad} of {} need attention",
-            findings.len()
+        problems => Err(Error::conflict(format!(
+            "{problems} of {} checks found a problem",
+            report.findings.len()
         ))),
     }
 }

@@ -1,6 +1,9 @@
 //! The only place that connects parts. Standalone runs an edge and a worker over the embedded ports; `chat edge` and
 //! `chat worker` each run one of them over RabbitMQ, PostgreSQL and Redis.
 
+mod monitor;
+mod stop;
+
 use std::{
     net::SocketAddr,
     path::Path,
@@ -28,8 +31,11 @@ use crate::{
     },
     sqlite::Database,
     store,
+    telemetry::{Dependency, UP, watch_state},
     worker::{self, MembershipCache, Worker},
 };
+
+pub use stop::{serve_parent, shutdown_on_signal};
 
 /// Called once, when the role is ready for work, with the address it listens on (`None` for roles without an edge).
 pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
@@ -69,13 +75,25 @@ pub async fn standalone(
     let file = data.join(data_dir::DATABASE);
     let database = Database::open(&file)
         .await
-        .map_err(|error| at("the database", file.display().to_string(), error))?;
+        .map_err(|error| at("the database", file.display().to_string(), error))
+        .map_err(|error| Error {
+            message: format!(
+                "{}; `chat doctor --data {}` checks it: restore a damaged file from a backup, or move it away to start without data",
+                error.message,
+                data.display()
+            ),
+            ..error
+        })?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
     let bus = bus::Handles::new(Arc::new(MemoryBus::new(bus::memory::MemoryBusSettings {
         recent_messages: config.redis.recent_messages,
         ..Default::default()
     })));
+
+    // The bus is part of this process.
+    watch_state(Dependency::Bus, || Some(UP));
+    let _monitor = monitor::store(store.clone());
 
     // The worker stops after the edge, so that the last accepted commands are stored before the process ends.
     let worker_stop = CancellationToken::new();
@@ -151,6 +169,7 @@ pub async fn edge(
     servers
         .wait(&config, publisher.ready(config.start.timeout))
         .await?;
+    let _monitor = monitor::store(servers.store.clone());
     let report_stop = CancellationToken::new();
     let report = tokio::spawn(autoscale::report::run(
         servers.bus.coordination.clone(),
@@ -189,6 +208,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     servers
         .wait(&config, queue.ready(config.start.timeout))
         .await?;
+    let _monitor = monitor::store(servers.store.clone());
     // For dead letters and tasks, which the worker publishes.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
@@ -339,10 +359,14 @@ async fn patiently<F: Future<Output = Result<()>>>(
 }
 
 fn at(name: &str, url: String, error: Error) -> Error {
-    Error::new(
-        error.code,
-        format!("{name} at {url}: {}", error.for_operator()),
-    )
+    let reason = error.for_operator();
+    // SQLSTATE 3D000; sqlx adds the line of PostgreSQL's source.
+    let advice = if reason.contains("database \"") && reason.contains("does not exist") {
+        "; create it (`createdb`), or correct database.url"
+    } else {
+        ""
+    };
+    Error::new(error.code, format!("{name} at {url}: {reason}{advice}"))
 }
 
 pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
@@ -372,6 +396,7 @@ pub(crate) fn rabbit(config: &Config) -> queue::rabbit::RabbitSettings {
         max_backlog: config.queue.max_backlog,
         confirm_timeout: config.queue.confirm_timeout,
         prefetch: config.queue.prefetch,
+        declare: true,
         node: format!("chat-{}", std::process::id()),
     }
 }
@@ -446,36 +471,4 @@ fn reserve_files(config: &Config) {
             "edge.max_connections does not fit into the limit of open files; raise `ulimit -n`, or lower the setting"
         );
     }
-}
-
-/// Cancels `token` at end of file on standard input: the parent process has closed the pipe or has exited.
-pub fn stop_with_stdin(token: CancellationToken) {
-    // A thread, because the runtime would wait at shutdown for a blocking read that never ends; process exit does not.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        token.cancel();
-    });
-}
-
-/// Returns a token that SIGTERM or SIGINT cancels; a second signal exits the process at once with status 1.
-pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let token = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let cancel = token.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
-        cancel.cancel();
-        tracing::info!("shutting down; a second signal exits at once");
-        next().await;
-        std::process::exit(1);
-    });
-    Ok(token)
 }

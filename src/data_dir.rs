@@ -97,6 +97,12 @@ pub fn lock_to_restore(data: &Path) -> Result<File> {
     }
 }
 
+/// Whether a server uses the directory.
+pub fn is_in_use(data: &Path) -> bool {
+    let file = File::open(data.join(LOCK));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+}
+
 /// Restricts the directory to its owner, unless it holds other files too (a home directory, for example).
 fn prepare(data: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();

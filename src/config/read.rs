@@ -106,6 +106,25 @@ impl Reader {
         templates
     }
 
+    /// A share, from 0 to 1.
+    pub fn share(&mut self, key: &'static str) -> f64 {
+        self.read(key, "0..=1, such as 0.05", |raw| {
+            let text = match raw {
+                Raw::Integer(number) => number.to_string(),
+                Raw::Fraction(text) | Raw::Word(text) => text.trim().to_owned(),
+                _ => return Err(format!("{} is not a number", quote(raw))),
+            };
+            let share: f64 = text
+                .parse()
+                .map_err(|_| format!("{} is not a number", quote(raw)))?;
+            if (0.0..=1.0).contains(&share) {
+                Ok((share, share.to_string()))
+            } else {
+                Err(format!("{share} is out of range"))
+            }
+        })
+    }
+
     /// `true` or `false`.
     pub fn flag(&mut self, key: &'static str) -> bool {
         self.read(key, "true, false", |raw| {
@@ -363,6 +382,7 @@ fn quote(raw: &Raw) -> String {
             format!("{short:?}")
         }
         Raw::Integer(number) => number.to_string(),
+        Raw::Fraction(_) => "a number with a fraction".to_owned(),
         Raw::List(_) => "a list".to_owned(),
         Raw::Bool(_) => "a truth value".to_owned(),
         Raw::Other(what) => (*what).to_owned(),

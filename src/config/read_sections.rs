@@ -374,6 +374,7 @@ pub(super) fn log(r: &mut Reader) -> Log {
                 _ => Err("is no level".into()),
             },
         ),
+        requests: r.share("log.requests"),
         format: r.text("log.format", "text, json", |text| match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),

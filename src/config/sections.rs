@@ -441,6 +441,8 @@ pub struct Log {
     pub filter: String,
     /// The most verbose level of libraries, regardless of the filter.
     pub dependencies: LevelFilter,
+    /// The share of successful requests and of sockets that get a line at `info`, 0 to 1.
+    pub requests: f64,
     /// Format of the lines.
     pub format: LogFormat,
 }

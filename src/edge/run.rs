@@ -161,7 +161,12 @@ pub async fn run(
     )
     .await;
 
-    tracing::info!(sockets = sessions.len(), "closing");
+    let within_s = (sessions.drain_takes(config.edge.drain) + LAST_REQUESTS).as_secs_f64();
+    tracing::info!(
+        sockets = sessions.len(),
+        within_s,
+        "closing sockets, spread over edge.drain; requests may end meanwhile"
+    );
     sessions.drain(config.edge.drain).await;
     sockets.close();
     connections.close();

@@ -1,14 +1,24 @@
 //! The pool of command connections, their deadline, and the names of keys.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use deadpool_redis::{
-    Connection, Manager, Pool, Runtime,
-    redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError},
+    Connection, Manager, Pool, PoolError, Runtime,
+    redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, cmd},
 };
 use tokio::time::timeout;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    telemetry::{Dependency, PoolUse, metrics, watch_pool, watch_state},
+};
 
 /// Deadline of a command, including the wait for a connection.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -40,8 +50,10 @@ impl fmt::Debug for RedisSettings {
 
 pub struct RedisBus {
     pub(super) settings: RedisSettings,
-    pool: Pool,
+    pool: Arc<Pool>,
     pub(super) client: Client,
+    /// Whether the last command was answered.
+    answers: Arc<AtomicBool>,
 }
 
 impl RedisBus {
@@ -65,25 +77,55 @@ impl RedisBus {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(Error::internal)?;
+        let answers = Arc::new(AtomicBool::new(false));
+        let weak = Arc::downgrade(&answers);
+        watch_state(Dependency::Bus, move || {
+            Some(i64::from(weak.upgrade()?.load(Ordering::Relaxed)))
+        });
+        let pool = Arc::new(pool);
+        let watched = Arc::downgrade(&pool);
+        watch_pool("redis", move || {
+            let status = watched.upgrade()?.status();
+            let idle = status.available;
+            Some(PoolUse {
+                in_use: status.size.saturating_sub(idle) as u64,
+                idle: idle as u64,
+                max: status.max_size as u64,
+            })
+        });
         Ok(RedisBus {
             settings,
             pool,
             client,
+            answers,
         })
     }
 
     /// One round trip.
     pub(super) async fn run<T: FromRedisValue>(&self, pipeline: Pipeline) -> Result<T> {
+        let started = Instant::now();
         let answer = async {
-            let mut connection: Connection = self.pool.get().await.map_err(unavailable)?;
+            let connection = self.pool.get().await;
+            let waited = metrics().pool_wait_seconds.with_label_values(&["redis"]);
+            waited.observe(started.elapsed().as_secs_f64());
+            if matches!(&connection, Err(PoolError::Timeout(_))) {
+                metrics().pool_timeouts.with_label_values(&["redis"]).inc();
+            }
+            let mut connection: Connection = connection.map_err(unavailable)?;
             pipeline
                 .query_async(&mut connection)
                 .await
                 .map_err(unavailable)
         };
-        timeout(DEADLINE, answer)
+        let answer = timeout(DEADLINE, answer)
             .await
-            .unwrap_or_else(|elapsed| Err(unavailable(elapsed)))
+            .unwrap_or_else(|elapsed| Err(unavailable(elapsed)));
+        let answered = self.answers.swap(answer.is_ok(), Ordering::Relaxed);
+        if answered && answer.is_err() {
+            let (pool, answers) = (Arc::downgrade(&self.pool), self.answers.clone());
+            tokio::spawn(probe(pool, answers));
+        }
+        answer
     }
 
     pub(super) fn key(&self, kind: &str, name: impl fmt::Display) -> String {
@@ -93,6 +135,24 @@ impl RedisBus {
     /// The key of something that exists once per deployment.
     pub(super) fn single_key(&self, kind: &str) -> String {
         format!("{}:{kind}", self.settings.prefix)
+    }
+}
+
+/// Asks until there is an answer again: an idle process sends no command that would notice it.
+async fn probe(pool: Weak<Pool>, answers: Arc<AtomicBool>) {
+    while !answers.load(Ordering::Relaxed) {
+        tokio::time::sleep(DEADLINE).await;
+        let Some(pool) = pool.upgrade() else {
+            return;
+        };
+        let answer = async {
+            let mut connection = pool.get().await.ok()?;
+            let ping: Option<String> = cmd("PING").query_async(&mut connection).await.ok();
+            ping
+        };
+        if let Ok(Some(_)) = timeout(DEADLINE, answer).await {
+            answers.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -2,7 +2,14 @@
 //! restores every subscription on the next connection, and then sends `Restored`. A server that does not answer pings
 //! counts as lost. The connection is also dropped when the reader falls behind, so that memory stays bounded.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,6 +30,7 @@ use crate::{
     bus::{Channel, Incoming, Subscriptions},
     error::Result,
     retry::Policy,
+    telemetry::{Dependency, watch_state},
 };
 
 /// Messages that may wait for the reader.
@@ -129,12 +137,20 @@ async fn run(
 ) {
     let mut retry = Policy::RECONNECT.start();
     let mut first = Some(first);
-    let mut lost = false;
+    let connected = Arc::new(AtomicBool::new(false));
+    let weak = Arc::downgrade(&connected);
+    watch_state(Dependency::Bus, move || {
+        Some(i64::from(weak.upgrade()?.load(Ordering::Relaxed)))
+    });
+    let mut lost = None;
     loop {
         let why = match connect(&client).await {
             Ok((sink, stream)) => {
                 let started = Instant::now();
-                let end = session(&shared, &sender, sink, stream, &mut lost, &mut first).await;
+                let session = session(
+                    &shared, &sender, sink, stream, &mut lost, &connected, &mut first,
+                );
+                let end = session.await;
                 shared.wanted.lock().session = None;
                 // Only a connection that lasts resets the backoff.
                 if started.elapsed() > Policy::RECONNECT.max {
@@ -147,8 +163,9 @@ async fn run(
             }
             Err(why) => why,
         };
-        if !lost {
-            lost = true;
+        if lost.is_none() {
+            lost = Some(Instant::now());
+            connected.store(false, Ordering::Relaxed);
             warn!(error = why, "Redis subscription connection lost");
             if sender.send(Incoming::Lost).await.is_err() {
                 return;
@@ -180,7 +197,8 @@ async fn session(
     sender: &mpsc::Sender<Incoming>,
     sink: PubSubSink,
     stream: PubSubStream,
-    lost: &mut bool,
+    lost: &mut Option<Instant>,
+    connected: &AtomicBool,
     first: &mut Option<oneshot::Sender<()>>,
 ) -> End {
     let (session, changes) = mpsc::unbounded_channel();
@@ -192,15 +210,17 @@ async fn session(
     let driven = async {
         let mut driver = Driver { shared, sink };
         driver.change(true, &channels).await?;
-        if *lost {
+        connected.store(true, Ordering::Relaxed);
+        if let Some(since) = *lost {
             info!(
                 channels = channels.len(),
+                outage_ms = since.elapsed().as_millis() as u64,
                 "Redis subscription connection restored"
             );
             if sender.send(Incoming::Restored).await.is_err() {
                 return Ok(());
             }
-            *lost = false;
+            *lost = None;
         }
         if let Some(first) = first.take() {
             // `start` may have been cancelled.

@@ -21,7 +21,7 @@ use crate::{
     edge::{Edge, client_address},
     error::Result,
     queue::QueueState,
-    telemetry::{BLOCKED, DOWN, UP, metrics},
+    telemetry::{self, metrics},
 };
 
 /// Time limit for each dependency check. Probes usually wait 1 s for the answer.
@@ -192,7 +192,7 @@ impl HealthApi {
         if let Some(edge) = request.data::<Arc<Edge>>() {
             update_queue_gauges(edge);
         }
-        Scraped::Ok(PlainText(metrics().render()))
+        Scraped::Ok(PlainText(telemetry::exposition().await))
     }
 }
 
@@ -228,11 +228,6 @@ impl Checked {
 fn update_queue_gauges(edge: &Edge) {
     let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
     metrics().queue_backlog_messages.set(backlog);
-    metrics().queue_state.set(match edge.publisher.state() {
-        QueueState::Up => UP,
-        QueueState::Blocked => BLOCKED,
-        QueueState::Down => DOWN,
-    });
 }
 
 async fn readiness(edge: &Edge) -> Readiness {

@@ -30,6 +30,7 @@ use crate::{
     error::{Error, Result},
     queue::QueueState,
     retry::Policy,
+    telemetry::{BLOCKED, DOWN, Dependency, UP, watch_state},
 };
 
 /// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them
@@ -73,6 +74,8 @@ impl Status {
 pub(super) struct ManagedConnection {
     status: Arc<watch::Sender<Status>>,
     failure: Arc<Mutex<String>>,
+    /// Whether every node has failed since the start.
+    failed: watch::Receiver<bool>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -82,10 +85,21 @@ impl ManagedConnection {
         let uris = settings.uris()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
-        let task = tokio::spawn(run(uris, settings, role, status.clone(), failure.clone()));
+        let weak = Arc::downgrade(&status);
+        watch_state(Dependency::Queue, move || {
+            Some(gauge(weak.upgrade()?.borrow().state()))
+        });
+        let (has_failed, failed) = watch::channel(false);
+        let reports = Reports {
+            status: status.clone(),
+            last_failure: failure.clone(),
+            failed: has_failed,
+        };
+        let task = tokio::spawn(run(uris, settings, role, reports));
         Ok(ManagedConnection {
             status,
             failure,
+            failed,
             task: AbortOnDropHandle::new(task),
         })
     }
@@ -109,6 +123,16 @@ impl ManagedConnection {
             reason => reason,
         };
         Err(Error::unavailable("queue", reason))
+    }
+
+    /// As [`ManagedConnection::ready`], but gives up as soon as every node has failed once.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        let mut failed = self.failed.clone();
+        tokio::select! {
+            biased;
+            ready = self.ready(limit) => ready,
+            _ = failed.wait_for(|failed| *failed) => self.ready(Duration::ZERO).await,
+        }
     }
 
     /// Waits until there is a connection, blocked or not.
@@ -160,17 +184,33 @@ impl ManagedConnection {
     }
 }
 
-async fn run(
-    uris: Vec<AMQPUri>,
-    settings: RabbitSettings,
-    role: &'static str,
+/// The state as a metric.
+fn gauge(state: QueueState) -> i64 {
+    match state {
+        QueueState::Up => UP,
+        QueueState::Blocked => BLOCKED,
+        QueueState::Down => DOWN,
+    }
+}
+
+/// Where the connection's task reports.
+struct Reports {
     status: Arc<watch::Sender<Status>>,
     last_failure: Arc<Mutex<String>>,
-) {
+    failed: watch::Sender<bool>,
+}
+
+async fn run(uris: Vec<AMQPUri>, settings: RabbitSettings, role: &'static str, reports: Reports) {
+    let Reports {
+        status,
+        last_failure,
+        failed,
+    } = reports;
     static EPOCH: AtomicU64 = AtomicU64::new(1);
     let mut nodes = Nodes::new(uris);
     let mut retry = Policy::RECONNECT.start();
     let mut reported = false;
+    let mut down_since = Instant::now();
     loop {
         let node = nodes.current();
         let at = Address::of(&node.uri);
@@ -183,11 +223,13 @@ async fn run(
                     host = at.host,
                     port = at.port,
                     vhost = at.vhost,
+                    took_ms = down_since.elapsed().as_millis() as u64,
                     "RabbitMQ connected"
                 );
                 let since = Instant::now();
                 let reason = watch_over(live, role, &status).await;
                 status.send_replace(Status::Down);
+                down_since = Instant::now();
                 warn!(role, error = reason, "RabbitMQ connection lost");
                 reported = true;
                 node.silent = false;
@@ -222,6 +264,7 @@ async fn run(
         }
         // The other nodes are tried at once; a pause follows when each of them has failed.
         if nodes.next() {
+            failed.send_replace(true);
             retry.pause().await;
         }
     }
@@ -324,6 +367,9 @@ async fn connect(
         Ok(connection) => connection.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the AMQP handshake")),
     };
+    if !settings.declare {
+        return Ok(connection);
+    }
     match timeout(DECLARE_DEADLINE, topology::declare(&connection, settings)).await {
         Ok(declared) => declared.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the declaration of the queues")),

@@ -77,6 +77,11 @@ impl RabbitQueue {
         self.connection.ready(limit).await
     }
 
+    /// As `ready`, but gives up as soon as every node has failed once. For commands.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        self.connection.tried(limit).await
+    }
+
     /// Closes the connection in order. Consumers end; their unacknowledged payloads are requeued.
     pub async fn close(&self) {
         self.connection.close().await;

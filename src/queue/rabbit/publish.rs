@@ -127,6 +127,11 @@ impl RabbitPublisher {
         self.inner.connection.ready(limit).await
     }
 
+    /// As `ready`, but gives up as soon as every node has failed once. For commands.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        self.inner.connection.tried(limit).await
+    }
+
     /// Closes the connection in order; publishes under way fail.
     pub async fn close(&self) {
         self.inner.connection.close().await;

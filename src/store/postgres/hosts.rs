@@ -55,6 +55,10 @@ impl Hosts {
         let _ = self.pool.set(pool);
     }
 
+    pub fn pool(&self) -> Option<&PgPool> {
+        self.pool.get()
+    }
+
     pub fn current(&self) -> &PgConnectOptions {
         &self.all[self.current.load(Ordering::Acquire)]
     }

@@ -111,7 +111,7 @@ impl Store {
 }
 
 /// The address of one server.
-fn options(url: &str) -> Result<PgConnectOptions> {
+pub fn options(url: &str) -> Result<PgConnectOptions> {
     let refused = |why: &str| {
         Error::new(
             Code::Invalid,

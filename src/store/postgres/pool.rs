@@ -7,7 +7,7 @@ use std::{
     ops::{Deref, DerefMut},
     pin::pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -21,6 +21,7 @@ use super::hosts::{self, Hosts, SEARCH_EVERY, SEARCH_RARELY};
 use crate::{
     error::{Error, Result},
     store::sql::{Session, Statement},
+    telemetry::{PoolUse, metrics, watch_pool},
 };
 
 /// How long to wait for the answer to a statement: a little longer than the server's own `statement_timeout`, which
@@ -92,6 +93,17 @@ pub(super) fn open(hosts: &Arc<Hosts>, size: u32, acquire_timeout: Duration) -> 
         })
         .connect_lazy_with(hosts.current().clone());
     hosts.serve(pool.clone());
+    let (hosts, max) = (Arc::downgrade(hosts), size);
+    watch_pool("postgres", move || {
+        let hosts = hosts.upgrade()?;
+        let pool = hosts.pool()?;
+        let (size, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
+        (!pool.is_closed()).then_some(PoolUse {
+            in_use: size.saturating_sub(idle),
+            idle,
+            max: max.into(),
+        })
+    });
     pool
 }
 
@@ -107,6 +119,7 @@ pub struct Lease {
 
 impl Lease {
     pub(super) async fn take(pool: &PgPool, hosts: &Arc<Hosts>) -> Result<Self> {
+        let started = Instant::now();
         let mut acquire = pin!(pool.acquire());
         let connection = loop {
             match timeout(SEARCH_AFTER, &mut acquire).await {
@@ -119,7 +132,13 @@ impl Lease {
                 }
             }
         };
-        if connection.is_err() {
+        let waited = metrics().pool_wait_seconds.with_label_values(&["postgres"]);
+        waited.observe(started.elapsed().as_secs_f64());
+        if let Err(error) = &connection {
+            if matches!(error, sqlx::Error::PoolTimedOut) {
+                let timeouts = metrics().pool_timeouts.with_label_values(&["postgres"]);
+                timeouts.inc();
+            }
             hosts.search(SEARCH_EVERY);
         }
         Ok(Lease {

@@ -7,6 +7,7 @@
 pub mod deployment;
 pub mod disk;
 pub mod engineio;
+pub mod exposition;
 pub mod haproxy;
 pub mod jwt;
 pub mod load;

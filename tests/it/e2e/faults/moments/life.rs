@@ -83,6 +83,7 @@ impl Backend {
                     max_backlog: 1_000_000,
                     confirm_timeout: Duration::from_secs(20),
                     prefetch: PREFETCH,
+                    declare: true,
                     node: "moments".to_owned(),
                 };
                 let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());
