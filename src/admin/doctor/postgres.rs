@@ -53,6 +53,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     match writable {
         Some(server) => {
             findings.push(schema(config).await);
+            findings.extend(pooler(config).await);
             findings.extend(clock(&server));
             findings.push(connections(config, &server));
         }
@@ -133,6 +134,23 @@ async fn schema(config: &Config) -> Finding {
             let text = error.trim_end_matches("; run `chat migrate`");
             Finding::problem("schema", text, "run `chat migrate`")
         }
+    }
+}
+
+/// `None` without a pooler, and if there is no answer, which the other checks report.
+async fn pooler(config: &Config) -> Option<Finding> {
+    let check = "PgBouncer";
+    let store = app::postgres(config).ok()?;
+    let answer = in_time(async { Ok::<_, String>(store.check_pooler().await) }).await;
+    store.close().await;
+    match answer.ok()? {
+        Ok(found) => found.map(|text| Finding::ok(check, text)),
+        Err(error) if error.is_retryable() => None,
+        Err(error) => Some(Finding::problem(
+            check,
+            error.for_operator(),
+            "docs/operations.md describes poolers",
+        )),
     }
 }
 

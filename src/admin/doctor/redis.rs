@@ -3,9 +3,14 @@
 use std::collections::HashMap;
 
 use deadpool_redis::redis::{self, Client, aio::MultiplexedConnection};
+use futures_util::future::join_all;
 
 use super::finding::{Finding, in_time, is_at_least};
-use crate::config::Config;
+use crate::{
+    app,
+    bus::redis::{SentinelSettings, ask_sentinels},
+    config::Config,
+};
 
 const CHECK: &str = "Redis";
 const MEMORY: &str = "Redis memory";
@@ -13,6 +18,9 @@ const MEMORY: &str = "Redis memory";
 const DEFAULT_OUTPUT: u64 = 32 << 20;
 
 pub async fn check(config: &Config) -> Vec<Finding> {
+    if !config.redis.sentinels.is_empty() {
+        return sentinels(config).await;
+    }
     let url = &config.redis.url;
     let answer = in_time(async {
         let client = Client::open(url.expose())?;
@@ -48,6 +56,46 @@ pub async fn check(config: &Config) -> Vec<Finding> {
             "its settings are not known: CONFIG GET is not permitted",
         )),
     }
+    findings
+}
+
+/// Each Sentinel, and the master that they name.
+async fn sentinels(config: &Config) -> Vec<Finding> {
+    let redis = &config.redis;
+    let master = in_time(async { app::redis(config)?.pubsub.ping().await });
+    let asked = join_all(redis.sentinels.iter().map(async |sentinel| {
+        let asked = app::sentinels(config).map(|all| SentinelSettings {
+            addresses: vec![sentinel.expose().to_owned()],
+            ..all
+        });
+        let answer = in_time(async {
+            match &asked {
+                Some(one) => ask_sentinels(redis.url.expose(), one).await,
+                None => Ok(()),
+            }
+        });
+        (sentinel, answer.await)
+    }));
+    let (master, asked) = tokio::join!(master, asked);
+    let name = &redis.master;
+    let mut findings = vec![match master {
+        Ok(()) => Finding::ok(CHECK, format!("the master {name:?} answers")),
+        Err(error) => Finding::problem(
+            CHECK,
+            format!("no master {name:?}: {error}"),
+            "check redis.master, redis.sentinels, and the password in redis.url",
+        ),
+    }];
+    findings.extend(asked.into_iter().map(|(sentinel, answer)| {
+        let check = "Redis Sentinel";
+        match answer {
+            Ok(()) => Finding::ok(check, format!("{sentinel} answers")),
+            Err(error) => {
+                let advice = "start it again: a failover needs a majority of the Sentinels";
+                Finding::warning(check, format!("{sentinel}: {error}"), advice)
+            }
+        }
+    }));
     findings
 }
 
