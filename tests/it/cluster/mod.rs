@@ -7,6 +7,8 @@
 mod engines;
 mod postgres;
 mod rabbitmq;
+mod redis;
+mod replay;
 
 use std::time::{Duration, Instant};
 
@@ -85,7 +87,7 @@ impl Watched {
             "failover: {}: {}; sent {}, accepted {}, busy {busy}, lost {}, repeated {}, out of order {}",
             self.fault.name,
             self.fault.outage,
-            now.sent - before.sent,
+            now.sent - before.accepted,
             now.accepted - before.accepted,
             now.lost,
             now.duplicated,

@@ -20,7 +20,7 @@ mod prometheus;
 mod reactions;
 mod renames;
 mod repeats;
-mod replay;
+pub mod replay;
 mod rights;
 mod rooms;
 mod scaling;

@@ -158,6 +158,19 @@ impl Redis {
         .await
     }
 
+    /// Waits until at least this many connections of node `i` have subscribed, besides those of the Sentinels.
+    pub async fn until_subscribers(&self, i: usize, count: usize) {
+        let port = self.nodes[i].port;
+        until_ready("the subscribers of the new master", async || {
+            let said = ask(port, &["CLIENT", "LIST", "TYPE", "pubsub"]).await?;
+            let clients = said.lines().filter(|line| line.starts_with("id="));
+            let found = clients.count().saturating_sub(self.sentinels.len());
+            let done = found >= count;
+            done.then_some(()).ok_or(said)
+        })
+        .await;
+    }
+
     /// Waits until the Sentinels have made another node the master and it accepts writes; returns it.
     pub async fn failed_over(&self, from: usize) -> usize {
         until_ready("the Sentinels fail over", async || {
