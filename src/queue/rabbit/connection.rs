@@ -35,6 +35,10 @@ use crate::{
 /// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them
 /// elects its leader first.
 const DECLARE_DEADLINE: Duration = Duration::from_secs(60);
+/// With several nodes. A node that is cut off from the others completes the handshake and answers no declaration.
+const DECLARE_DEADLINE_OF_SEVERAL: Duration = Duration::from_secs(10);
+/// How long a node that is left may take to answer the close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// lapin reports a lost connection as an event; this check finds connections that were lost without one.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -73,6 +77,8 @@ impl Status {
 pub(super) struct ManagedConnection {
     status: Arc<watch::Sender<Status>>,
     failure: Arc<Mutex<String>>,
+    /// The epoch of the last connection whose node is to be left.
+    left: watch::Sender<u64>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -82,10 +88,20 @@ impl ManagedConnection {
         let uris = settings.uris()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
-        let task = tokio::spawn(run(uris, settings, role, status.clone(), failure.clone()));
+        let left = watch::Sender::new(0);
+        let task = run(
+            uris,
+            settings,
+            role,
+            status.clone(),
+            failure.clone(),
+            left.subscribe(),
+        );
+        let task = tokio::spawn(task);
         Ok(ManagedConnection {
             status,
             failure,
+            left,
             task: AbortOnDropHandle::new(task),
         })
     }
@@ -137,6 +153,12 @@ impl ManagedConnection {
         let _ = status.wait_for(|s| s.epoch() != Some(epoch)).await;
     }
 
+    /// Gives up this connection and connects to the next node, if there are several: this one keeps the connection
+    /// open and does not do its work, as a node does that is cut off from the others.
+    pub fn leave(&self, epoch: u64) {
+        self.left.send_replace(epoch);
+    }
+
     /// Resolves when the broker blocks the connection.
     pub async fn blocked(&self) {
         let mut status = self.status.subscribe();
@@ -155,7 +177,7 @@ impl ManagedConnection {
         let before = self.status.send_replace(Status::Down);
         if let Status::Up(live) | Status::Blocked(live) = before {
             let closed = live.connection.close(200, "bye".into());
-            let _ = timeout(Duration::from_secs(1), closed).await;
+            let _ = timeout(CLOSE_DEADLINE, closed).await;
         }
     }
 }
@@ -166,6 +188,7 @@ async fn run(
     role: &'static str,
     status: Arc<watch::Sender<Status>>,
     last_failure: Arc<Mutex<String>>,
+    mut left: watch::Receiver<u64>,
 ) {
     static EPOCH: AtomicU64 = AtomicU64::new(1);
     let mut nodes = Nodes::new(uris);
@@ -186,7 +209,14 @@ async fn run(
                     "RabbitMQ connected"
                 );
                 let since = Instant::now();
-                let reason = watch_over(live, role, &status).await;
+                let leaving = left.wait_for(|left| *left == epoch && settings.urls.len() > 1);
+                let reason = tokio::select! {
+                    reason = watch_over(live.clone(), role, &status) => reason,
+                    Ok(_) = leaving => {
+                        close_in_background(live);
+                        "the node does not answer".to_owned()
+                    }
+                };
                 status.send_replace(Status::Down);
                 warn!(role, error = reason, "RabbitMQ connection lost");
                 reported = true;
@@ -225,6 +255,15 @@ async fn run(
             retry.pause().await;
         }
     }
+}
+
+fn close_in_background(live: Arc<Live>) {
+    tokio::spawn(async move {
+        let closed = live
+            .connection
+            .close(200, "the node does not answer".into());
+        let _ = timeout(CLOSE_DEADLINE, closed).await;
+    });
 }
 
 /// The nodes of the cluster, and the one in use.
@@ -324,7 +363,11 @@ async fn connect(
         Ok(connection) => connection.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the AMQP handshake")),
     };
-    match timeout(DECLARE_DEADLINE, topology::declare(&connection, settings)).await {
+    let deadline = match settings.urls.len() {
+        0 | 1 => DECLARE_DEADLINE,
+        _ => DECLARE_DEADLINE_OF_SEVERAL,
+    };
+    match timeout(deadline, topology::declare(&connection, settings)).await {
         Ok(declared) => declared.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the declaration of the queues")),
     }

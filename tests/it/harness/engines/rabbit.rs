@@ -251,46 +251,45 @@ impl RabbitMq {
         running.expect("a node runs")
     }
 
-    /// Cuts a node off from the others: they drop their connections and refuse new ones. Its clients stay connected.
+    /// Cuts a node off from the others: they drop their connections and refuse new ones, because they have different
+    /// cookies for each other. Its clients stay connected.
     pub async fn cut_off(&self, i: usize) {
-        self.set_cookies(i, CUT).await;
+        self.set_cookie_of_others(i, CUT).await;
+        self.set_cookie_at_others(i, CUT).await;
     }
 
     /// Waits until a node that was cut off has paused. Before that, the end of the partition would leave the cluster
     /// with inconsistent tables.
     pub async fn until_paused(&self, i: usize) {
-        let port = self.nodes[i].port;
-        until_ready(
-            &format!("rabbitmq {i} pauses"),
-            async || match TcpStream::connect(("127.0.0.1", port)).await {
-                Ok(_) => Err("it serves".to_owned()),
-                Err(_) => Ok(()),
-            },
-        )
+        const STOPPED: &str = "not lists:keymember(mnesia, 1, application:which_applications()).";
+        until_ready(&format!("rabbitmq {i} pauses"), async || {
+            match self.eval(i, STOPPED).await?.as_str() {
+                "true" => Ok(()),
+                _ => Err("it serves".to_owned()),
+            }
+        })
         .await;
     }
 
     /// Ends [`RabbitMq::cut_off`]. A node that had paused starts to serve again by itself.
     pub async fn reconnect(&self, i: usize) {
-        self.set_cookies(i, COOKIE).await;
+        // The node itself last, so that all of its connections become possible at once.
+        self.set_cookie_at_others(i, COOKIE).await;
+        self.set_cookie_of_others(i, COOKIE).await;
         let others = self.others(i).join(",");
         let code = format!("[net_kernel:connect_node(N) || N <- [{others}]].");
         self.eval(i, &code).await.expect("the node answers");
     }
 
-    /// With different cookies for each other, nodes refuse each other's connections.
-    async fn set_cookies(&self, i: usize, cookie: &str) {
-        let set = |peers: &[String]| {
-            format!(
-                "[begin erlang:set_cookie(N, '{cookie}'), erlang:disconnect_node(N) end || N <- [{}]].",
-                peers.join(",")
-            )
-        };
-        let here = self.eval(i, &set(&self.others(i))).await;
-        here.expect("the node answers");
+    async fn set_cookie_of_others(&self, i: usize, cookie: &str) {
+        let code = set_cookie(cookie, &self.others(i));
+        self.eval(i, &code).await.expect("the node answers");
+    }
+
+    async fn set_cookie_at_others(&self, i: usize, cookie: &str) {
+        let code = set_cookie(cookie, &[self.nodes[i].name.clone()]);
         for other in (0..self.len()).filter(|other| *other != i) {
             if self.nodes[other].server.is_some() {
-                let code = set(&[self.nodes[i].name.clone()]);
                 self.eval(other, &code).await.expect("the node answers");
             }
         }
@@ -331,6 +330,15 @@ impl RabbitMq {
 
 fn node_name(port: u16) -> String {
     format!("chat{port}@localhost")
+}
+
+/// Changes the cookie for these nodes, and drops their connections if it is a wrong one.
+fn set_cookie(cookie: &str, nodes: &[String]) -> String {
+    let nodes = nodes.join(",");
+    format!(
+        "[begin erlang:set_cookie(N, '{cookie}'),
+            '{cookie}' =:= '{COOKIE}' orelse erlang:disconnect_node(N) end || N <- [{nodes}]]."
+    )
 }
 
 /// The name of a node that evaluates; two at once need different ones.
