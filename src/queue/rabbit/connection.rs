@@ -36,6 +36,10 @@ use crate::{
 /// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them
 /// elects its leader first.
 const DECLARE_DEADLINE: Duration = Duration::from_secs(60);
+/// With several nodes. A node that is cut off from the others completes the handshake and answers no declaration.
+const DECLARE_DEADLINE_OF_SEVERAL: Duration = Duration::from_secs(10);
+/// How long a node that is left may take to answer the close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// lapin reports a lost connection as an event; this check finds connections that were lost without one.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -76,6 +80,8 @@ pub(super) struct ManagedConnection {
     failure: Arc<Mutex<String>>,
     /// Whether every node has failed since the start.
     failed: watch::Receiver<bool>,
+    /// The epoch of the last connection whose node is to be left.
+    left: watch::Sender<u64>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -90,16 +96,18 @@ impl ManagedConnection {
             Some(gauge(weak.upgrade()?.borrow().state()))
         });
         let (has_failed, failed) = watch::channel(false);
+        let left = watch::Sender::new(0);
         let reports = Reports {
             status: status.clone(),
             last_failure: failure.clone(),
             failed: has_failed,
         };
-        let task = tokio::spawn(run(uris, settings, role, reports));
+        let task = tokio::spawn(run(uris, settings, role, reports, left.subscribe()));
         Ok(ManagedConnection {
             status,
             failure,
             failed,
+            left,
             task: AbortOnDropHandle::new(task),
         })
     }
@@ -161,6 +169,12 @@ impl ManagedConnection {
         let _ = status.wait_for(|s| s.epoch() != Some(epoch)).await;
     }
 
+    /// Gives up this connection and connects to the next node, if there are several: this one keeps the connection
+    /// open and does not do its work, as a node does that is cut off from the others.
+    pub fn leave(&self, epoch: u64) {
+        self.left.send_replace(epoch);
+    }
+
     /// Resolves when the broker blocks the connection.
     pub async fn blocked(&self) {
         let mut status = self.status.subscribe();
@@ -179,7 +193,7 @@ impl ManagedConnection {
         let before = self.status.send_replace(Status::Down);
         if let Status::Up(live) | Status::Blocked(live) = before {
             let closed = live.connection.close(200, "bye".into());
-            let _ = timeout(Duration::from_secs(1), closed).await;
+            let _ = timeout(CLOSE_DEADLINE, closed).await;
         }
     }
 }
@@ -200,7 +214,13 @@ struct Reports {
     failed: watch::Sender<bool>,
 }
 
-async fn run(uris: Vec<AMQPUri>, settings: RabbitSettings, role: &'static str, reports: Reports) {
+async fn run(
+    uris: Vec<AMQPUri>,
+    settings: RabbitSettings,
+    role: &'static str,
+    reports: Reports,
+    mut left: watch::Receiver<u64>,
+) {
     let Reports {
         status,
         last_failure,
@@ -227,7 +247,14 @@ async fn run(uris: Vec<AMQPUri>, settings: RabbitSettings, role: &'static str, r
                     "RabbitMQ connected"
                 );
                 let since = Instant::now();
-                let reason = watch_over(live, role, &status).await;
+                let leaving = left.wait_for(|left| *left == epoch && settings.urls.len() > 1);
+                let reason = tokio::select! {
+                    reason = watch_over(live.clone(), role, &status) => reason,
+                    Ok(_) = leaving => {
+                        close_in_background(live);
+                        "the node does not answer".to_owned()
+                    }
+                };
                 status.send_replace(Status::Down);
                 down_since = Instant::now();
                 warn!(role, error = reason, "RabbitMQ connection lost");
@@ -268,6 +295,15 @@ async fn run(uris: Vec<AMQPUri>, settings: RabbitSettings, role: &'static str, r
             retry.pause().await;
         }
     }
+}
+
+fn close_in_background(live: Arc<Live>) {
+    tokio::spawn(async move {
+        let closed = live
+            .connection
+            .close(200, "the node does not answer".into());
+        let _ = timeout(CLOSE_DEADLINE, closed).await;
+    });
 }
 
 /// The nodes of the cluster, and the one in use.
@@ -370,7 +406,11 @@ async fn connect(
     if !settings.declare {
         return Ok(connection);
     }
-    match timeout(DECLARE_DEADLINE, topology::declare(&connection, settings)).await {
+    let deadline = match settings.urls.len() {
+        0 | 1 => DECLARE_DEADLINE,
+        _ => DECLARE_DEADLINE_OF_SEVERAL,
+    };
+    match timeout(deadline, topology::declare(&connection, settings)).await {
         Ok(declared) => declared.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the declaration of the queues")),
     }

@@ -5,7 +5,13 @@
 //! the payload's own entry. Payloads whose acknowledgement is lost with a worker are redelivered, as if the worker had died
 //! before.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,9 +102,11 @@ impl RabbitQueue {
     where
         F: Future<Output = lapin::Result<T>> + Send,
     {
+        let last = AtomicU64::new(0);
         let opened = async {
             loop {
                 let live = self.connection.live().await;
+                last.store(live.epoch, Ordering::Relaxed);
                 match open(live.clone()).await {
                     Err(_) if !live.connection.status().connected() => {
                         self.connection.gone(live.epoch).await;
@@ -109,7 +117,11 @@ impl RabbitQueue {
         };
         match timeout(limit, opened).await {
             Ok(result) => result,
-            Err(_) => Err(busy("the queue is not reachable just now; try again")),
+            Err(_) => {
+                // Another node may do it.
+                self.connection.leave(last.into_inner());
+                Err(busy("the queue is not reachable just now; try again"))
+            }
         }
     }
 

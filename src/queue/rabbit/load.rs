@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    connection::ManagedConnection,
+    connection::{ManagedConnection, Status},
     delay::LEVELS,
     failure::unavailable,
     settings::RabbitSettings,
@@ -50,6 +50,8 @@ pub(super) struct LoadProbe {
     channel: Mutex<Option<Channel>>,
     statistics: Option<Arc<Statistics>>,
     delays: Option<Arc<Delays>>,
+    /// The epoch of the connection over which the last measurement was late; 0 for none.
+    late: AtomicU64,
 }
 
 impl LoadProbe {
@@ -74,8 +76,18 @@ impl LoadProbe {
         let inspected = timeout(DEADLINE, inspect(kept, connection, settings)).await;
         let (channel, mut load) = match inspected {
             Ok(inspected) => inspected?,
-            Err(elapsed) => return Err(Error::unavailable("queue", elapsed)),
+            Err(elapsed) => {
+                // A node that is cut off knows of the queues and cannot reach their leaders; nor do its consumers.
+                // Once may be chance.
+                if let Status::Up(live) = connection.status()
+                    && self.late.swap(live.epoch, Ordering::Relaxed) == live.epoch
+                {
+                    connection.leave(live.epoch);
+                }
+                return Err(Error::unavailable("queue", elapsed));
+            }
         };
+        self.late.store(0, Ordering::Relaxed);
         *slot = Some(channel);
         drop(slot);
         if let Some(statistics) = &self.statistics {

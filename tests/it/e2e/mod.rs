@@ -24,7 +24,7 @@ mod prometheus;
 mod reactions;
 mod renames;
 mod repeats;
-mod replay;
+pub mod replay;
 mod rights;
 mod rooms;
 mod scaling;

@@ -7,11 +7,13 @@
 pub mod deployment;
 pub mod disk;
 pub mod engineio;
+pub mod engines;
 pub mod exposition;
 pub mod haproxy;
 pub mod jwt;
 pub mod load;
 pub mod node;
+pub mod outage;
 pub mod own_postgres;
 pub mod pgbouncer;
 pub mod postgres;
