@@ -9,6 +9,7 @@
     reason = "all of it is test code"
 )]
 
+mod chaos;
 mod contract;
 mod e2e;
 mod harness;

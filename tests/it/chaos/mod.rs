@@ -1,0 +1,35 @@
+//! Chaos: random faults on a whole cluster, while clients send, edit, react, join and leave, and are removed. At the end
+//! every acknowledged operation is accounted for.
+//!
+//! `scripts/chaos` runs it at length; two minutes of it are a test.
+
+mod client;
+mod cluster;
+mod engines;
+mod judge;
+mod nemesis;
+mod node;
+mod options;
+mod plan;
+mod proxy;
+mod random;
+mod record;
+mod report;
+mod run;
+mod truth;
+
+use options::Options;
+
+/// The environment variable with the options of `scripts/chaos`.
+const VARIABLE: &str = "CHAT_CHAOS";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_operations_survive_faults() {
+    let text = std::env::var(VARIABLE).unwrap_or_default();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = now.expect("a time after 1970").as_secs() % 1_000_000;
+    match Options::parse(&text, seed) {
+        Ok(options) => run::run(options).await,
+        Err(why) => panic!("{VARIABLE}: {why}"),
+    }
+}
