@@ -95,7 +95,10 @@ fn kinds(text: &str) -> Result<Vec<Kind>, String> {
     for name in text.split(',') {
         let named = Kind::ALL.iter().filter(|kind| {
             let full = kind.name();
-            full == name || full.split_once(' ').is_some_and(|(_, of)| of == name)
+            let part = [full.strip_prefix(name), full.strip_suffix(name)];
+            full == name
+                || part[0].is_some_and(|rest| rest.starts_with('-'))
+                || part[1].is_some_and(|rest| rest.ends_with('-'))
         });
         let before = found.len();
         found.extend(named.copied());
@@ -127,6 +130,7 @@ fn options_are_read() {
     assert_eq!((options.seed, options.rate, options.keep), (9, 70, true));
     assert_eq!(options.duration, Duration::from_secs(3600));
     assert_eq!(options.kinds.len(), 2);
+    assert_eq!(read("--faults kill,redis").unwrap().kinds.len(), 9);
     for wrong in [
         "--seed x",
         "--duration 1",

@@ -285,7 +285,10 @@ fn a_reaction_that_did_not_settle_is_found() {
         record.ops[3].position = 6;
         record.rooms[0].history[0].reactions[0].clear();
     });
-    finds(settles, |record| record.ops.push(react(false, Outcome::Accepted).at(6)));
+    finds(settles, |record| {
+        record.ops[3].position = 6;
+        record.ops.push(react(false, Outcome::Accepted).at(6));
+    });
     accepts(|record| record.ops.push(react(false, Outcome::Unknown)));
     accepts(|record| record.ops.push(react(false, Outcome::Refused("forbidden".to_owned()))));
 }
