@@ -10,6 +10,7 @@
 )]
 
 mod chaos;
+mod cluster;
 mod contract;
 mod e2e;
 mod harness;

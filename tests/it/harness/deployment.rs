@@ -350,13 +350,17 @@ fn http_client() -> reqwest::Client {
 }
 
 /// A directory that is deleted with the test, unless the test fails.
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = std::env::temp_dir().join(format!("chat-test-{}", Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).expect("a temporary directory can be made");
         Directory(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -6,9 +6,11 @@
 
 pub mod deployment;
 pub mod engineio;
+pub mod engines;
 pub mod jwt;
 pub mod load;
 pub mod node;
+pub mod outage;
 pub mod process;
 pub mod provider;
 pub mod raw;
