@@ -30,8 +30,8 @@ pub struct Cluster {
     pub nodes: Vec<Mutex<Node>>,
     /// Between clients and edges.
     pub clients: Vec<Proxy>,
-    /// By process (edges first), then by engine.
-    links: Vec<Vec<Proxy>>,
+    /// By process (edges first), then by engine: one for each of its servers.
+    links: Vec<Vec<Vec<Proxy>>>,
     pub engines: Engines,
     /// The program that a rolling upgrade installs.
     pub program: PathBuf,
@@ -84,7 +84,7 @@ fn has_clock(process: usize) -> bool {
 
 impl Cluster {
     pub async fn start(options: &Options, program: PathBuf, directory: PathBuf) -> Cluster {
-        let engines = Engines::start().await;
+        let engines = Engines::start(options.clustered).await;
         let first = options.upgrade_from.clone().unwrap_or(program.clone());
         let faketime = faketime();
         let (mut nodes, mut links, mut clients) = (Vec::new(), Vec::new(), Vec::new());
@@ -98,10 +98,13 @@ impl Cluster {
             node.env = settings();
             let mut proxies = Vec::new();
             for engine in ENGINES {
-                let proxy = Proxy::to(&engines.address(engine)).await;
-                let (variable, url) = Engines::url(engine, &proxy.address.to_string());
-                node.env.push((variable.to_owned(), url));
-                proxies.push(proxy);
+                let addresses = engines.addresses(engine).await;
+                let made = addresses.iter().map(|address| Proxy::to(address));
+                let made = futures_util::future::join_all(made).await;
+                let through = made.iter().map(|proxy| proxy.address.to_string());
+                let through: Vec<String> = through.collect();
+                node.env.extend(engines.settings(engine, &through).await);
+                proxies.push(made);
             }
             if let Some(library) = faketime.as_ref().filter(|_| has_clock(process)) {
                 let file = clock_file(&directory, process);
@@ -174,9 +177,12 @@ impl Cluster {
         }
     }
 
-    pub fn set_link(&self, process: usize, engine: Engine, mode: Mode) {
+    /// `false` if there is no proxy between the two.
+    pub fn set_link(&self, process: usize, engine: Engine, mode: Mode) -> bool {
         let engine = ENGINES.iter().position(|known| *known == engine);
-        self.links[process][engine.expect("one of them")].set(mode);
+        let proxies = &self.links[process][engine.expect("one of them")];
+        proxies.iter().for_each(|proxy| proxy.set(mode));
+        !proxies.is_empty()
     }
 
     /// `false` if the clocks cannot be changed here.

@@ -23,13 +23,23 @@ use options::Options;
 /// The environment variable with the options of `scripts/chaos`.
 const VARIABLE: &str = "CHAT_CHAOS";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_operations_survive_faults() {
+/// The options, with a random seed if none is given.
+fn options() -> Result<Options, String> {
     let text = std::env::var(VARIABLE).unwrap_or_default();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seed = now.expect("a time after 1970").as_secs() % 1_000_000;
-    match Options::parse(&text, seed) {
-        Ok(options) => run::run(options).await,
-        Err(why) => panic!("{VARIABLE}: {why}"),
+    Options::parse(&text, seed)
+}
+
+/// `scripts/chaos` runs it first, to tell wrong usage from a violated property.
+#[test]
+fn options_are_valid() {
+    if let Err(why) = options() {
+        panic!("wrong usage: {why}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_operations_survive_faults() {
+    run::run(options().expect("valid options")).await;
 }

@@ -6,14 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    task::JoinSet,
-    time::{sleep, sleep_until},
-};
+use futures_util::future::join_all;
+use tokio::time::{sleep, sleep_until};
 
 use super::{
     cluster::Cluster,
-    plan::{EDGES, Engine, Fault, Kind, Target},
+    engines::Failed,
+    plan::{EDGES, Fault, Kind, Target},
     proxy::Mode,
     record::Millis,
 };
@@ -62,16 +61,12 @@ impl Nemesis {
     }
 
     /// Returns when the last fault has been undone.
-    pub async fn run(self: Arc<Nemesis>, plan: Vec<Fault>) {
-        let mut faults = JoinSet::new();
-        for fault in plan {
+    pub async fn run(&self, plan: Vec<Fault>) {
+        let faults = plan.into_iter().map(|fault| async {
             sleep_until((self.started + fault.at).into()).await;
-            let nemesis = self.clone();
-            faults.spawn(async move { nemesis.inject(fault).await });
-        }
-        while let Some(done) = faults.join_next().await {
-            done.expect("a fault does not panic");
-        }
+            self.inject(fault).await;
+        });
+        join_all(faults).await;
     }
 
     async fn inject(&self, fault: Fault) {
@@ -106,7 +101,7 @@ impl Nemesis {
         match fault.target {
             Target::Edge(edge) => self.process(fault, edge).await,
             Target::Worker(worker) => self.process(fault, EDGES + worker).await,
-            Target::Engine(engine) => self.engine(fault, engine).await,
+            Target::Engine(engine) => self.cluster.engines.inject(fault, engine).await,
             Target::Clients(edge) => {
                 let proxy = &self.cluster.clients[edge];
                 proxy.set(mode(fault));
@@ -115,7 +110,10 @@ impl Nemesis {
                 Ok(())
             }
             Target::Link(process, engine) => {
-                self.cluster.set_link(process, engine, mode(fault));
+                if !self.cluster.set_link(process, engine, mode(fault)) {
+                    let why = "Sentinels name the servers, which leads past a proxy";
+                    return Err(Failed::Skipped(why.to_owned()));
+                }
                 sleep(fault.lasting).await;
                 self.cluster.set_link(process, engine, Mode::Pass);
                 Ok(())
@@ -156,35 +154,6 @@ impl Nemesis {
         ended.and(started).map_err(Failed::Process)
     }
 
-    async fn engine(&self, fault: &Fault, engine: Engine) -> Result<(), Failed> {
-        let engines = &self.cluster.engines;
-        let (begin, end) = match fault.kind {
-            Kind::KillRabbit | Kind::KillPostgres | Kind::KillRedis => ("kill", "start"),
-            Kind::PauseRabbit | Kind::PausePostgres | Kind::PauseRedis => ("pause", "resume"),
-            Kind::AlarmDisk => {
-                engines.disk_alarm(true).await.map_err(Failed::Process)?;
-                sleep(fault.lasting).await;
-                return engines.disk_alarm(false).await.map_err(Failed::Process);
-            }
-            Kind::FillDisk => {
-                if !engines.has_disk() {
-                    let why = "this process may not mount a file system";
-                    return Err(Failed::Skipped(why.to_owned()));
-                }
-                engines.fill_disk(true).await.map_err(Failed::Process)?;
-                sleep(fault.lasting).await;
-                engines.fill_disk(false).await.map_err(Failed::Process)?;
-                // PostgreSQL ends if it cannot write its log.
-                let started = engines.control("start", engine).await;
-                return started.map_err(Failed::Process);
-            }
-            _ => ("stop", "start"),
-        };
-        engines.control(begin, engine).await.map_err(Failed::Process)?;
-        sleep(fault.lasting).await;
-        engines.control(end, engine).await.map_err(Failed::Process)
-    }
-
     /// Workers before edges, as docs/operations.md says.
     async fn upgrade(&self, fault: &Fault) -> Result<(), Failed> {
         let count = self.cluster.nodes.len();
@@ -198,12 +167,6 @@ impl Nemesis {
         }
         Ok(())
     }
-}
-
-enum Failed {
-    Skipped(String),
-    /// A process did not do what it was told.
-    Process(String),
 }
 
 fn mode(fault: &Fault) -> Mode {

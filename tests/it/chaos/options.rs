@@ -20,8 +20,6 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// The program that runs at the beginning; a rolling upgrade replaces it.
     pub upgrade_from: Option<PathBuf>,
-    /// Where the cluster's lines of progress go; `false` in `scripts/test`.
-    pub progress: bool,
 }
 
 impl Options {
@@ -37,7 +35,6 @@ impl Options {
             keep: false,
             log: None,
             upgrade_from: None,
-            progress: true,
         }
     }
 

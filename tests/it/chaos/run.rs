@@ -94,7 +94,7 @@ pub async fn run(options: Options) {
     };
     let nemesis = Arc::new(Nemesis::new(cluster.clone(), started));
     let watching = tokio::spawn(progress(shared.clone(), nemesis.clone()));
-    nemesis.clone().run(plan).await;
+    nemesis.run(plan).await;
     sleep_until((started + duration).into()).await;
     shared.quiet.store(true, Ordering::Relaxed);
     for change in changes {

@@ -10,7 +10,7 @@ mod server;
 
 pub use postgres::{Postgres, Stop};
 pub use rabbit::{PartitionHandling, RabbitMq};
-pub use redis::Redis;
+pub use redis::{MASTER, Redis};
 
 use std::{fmt::Write as _, time::Duration};
 

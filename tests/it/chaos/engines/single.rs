@@ -7,10 +7,16 @@ use std::{
 };
 
 use sqlx::{ConnectOptions, Executor, postgres::PgConnectOptions};
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 
-use super::plan::Engine;
-use crate::support::ROOT;
+use super::Failed;
+use crate::{
+    chaos::plan::{Engine, Fault, Kind},
+    support::ROOT,
+};
 
 /// A command of `scripts/services` on a busy machine. A start waits for at most 90 s itself.
 const COMMAND: Duration = Duration::from_secs(150);
@@ -18,7 +24,7 @@ const COMMAND: Duration = Duration::from_secs(150);
 /// The size of the file system that PostgreSQL's data is on, if this process may mount one.
 const DISK: &str = "384m";
 
-pub struct Engines {
+pub struct Single {
     directory: PathBuf,
     port: u16,
     /// PostgreSQL's data is on a file system of its own, which can be filled.
@@ -35,13 +41,13 @@ impl Engine {
     }
 }
 
-impl Engines {
+impl Single {
     /// Takes about fifteen seconds.
-    pub async fn start() -> Engines {
+    pub async fn start() -> Single {
         remove_stale();
         let directory = std::env::temp_dir().join(format!("chat-chaos-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
-        let mut engines = Engines {
+        let mut engines = Single {
             directory,
             port: six_free_ports(),
             has_disk: false,
@@ -51,10 +57,6 @@ impl Engines {
         started.expect("the servers start");
         engines.keep_little_wal().await;
         engines
-    }
-
-    pub fn has_disk(&self) -> bool {
-        self.has_disk
     }
 
     /// `host:port`.
@@ -67,40 +69,58 @@ impl Engines {
         format!("127.0.0.1:{port}")
     }
 
-    /// The engine's URL through `address`, with the variable that names it.
-    pub fn url(engine: Engine, address: &str) -> (&'static str, String) {
-        match engine {
-            Engine::RabbitMq => ("AMQP_URL", format!("amqp://guest:guest@{address}/%2f")),
-            Engine::Postgres => ("DATABASE_URL", format!("postgres://chat@{address}/chat")),
-            Engine::Redis => ("REDIS_URL", format!("redis://{address}/0")),
-        }
+    /// Carries out a fault of an engine.
+    pub async fn inject(&self, fault: &Fault, engine: Engine) -> Result<(), Failed> {
+        let (begin, end) = match fault.kind {
+            Kind::KillRabbit | Kind::KillPostgres | Kind::KillRedis => ("kill", "start"),
+            Kind::PauseRabbit | Kind::PausePostgres | Kind::PauseRedis => ("pause", "resume"),
+            Kind::RestartRabbit | Kind::RestartPostgres | Kind::RestartRedis => ("stop", "start"),
+            Kind::AlarmDisk => return self.alarm_disk(fault).await,
+            Kind::FillDisk => return self.fill_disk(fault).await,
+            other => return Err(Failed::Skipped(format!("{} needs a cluster", other.name()))),
+        };
+        self.control(begin, engine).await?;
+        sleep(fault.lasting).await;
+        self.control(end, engine).await
     }
 
     /// `start`, `stop`, `kill`, `pause` or `resume`.
-    pub async fn control(&self, command: &str, engine: Engine) -> Result<(), String> {
-        self.services(&[command, engine.service()]).await
+    async fn control(&self, command: &str, engine: Engine) -> Result<(), Failed> {
+        let done = self.services(&[command, engine.service()]).await;
+        done.map_err(Failed::Process)
     }
 
-    /// Sets or clears RabbitMQ's disk alarm, which blocks publishers.
-    pub async fn disk_alarm(&self, on: bool) -> Result<(), String> {
-        let limit = if on { "900TB" } else { "50MB" };
-        self.services(&["rabbitmqctl", "set_disk_free_limit", limit])
-            .await
+    /// RabbitMQ's disk alarm, which blocks publishers.
+    async fn alarm_disk(&self, fault: &Fault) -> Result<(), Failed> {
+        let limit = async |limit| {
+            let arguments = ["rabbitmqctl", "set_disk_free_limit", limit];
+            self.services(&arguments).await.map_err(Failed::Process)
+        };
+        limit("900TB").await?;
+        sleep(fault.lasting).await;
+        limit("50MB").await
     }
 
-    /// Fills the file system of PostgreSQL's data, or frees it again.
-    pub async fn fill_disk(&self, full: bool) -> Result<(), String> {
-        let ballast = self.directory.join("postgres/ballast");
-        if !full {
-            let removed = std::fs::remove_file(ballast);
-            return removed.map_err(|error| error.to_string());
+    /// Fills the file system of PostgreSQL's data, and frees it again.
+    async fn fill_disk(&self, fault: &Fault) -> Result<(), Failed> {
+        if !self.has_disk {
+            let why = "this process may not mount a file system";
+            return Err(Failed::Skipped(why.to_owned()));
         }
+        let ballast = self.directory.join("postgres/ballast");
         let mut command = Command::new("dd");
         command.arg("if=/dev/zero").arg(format!("of={}", ballast.display()));
         command.args(["bs=64k", "status=none"]).stderr(Stdio::null());
-        // It ends when the disk is full.
-        let ended = timeout(COMMAND, command.status()).await;
-        ended.map(drop).map_err(|_| "dd takes too long".to_owned())
+        // It fails when the disk is full.
+        let filled = timeout(COMMAND, command.status()).await;
+        sleep(fault.lasting).await;
+        let freed = std::fs::remove_file(ballast);
+        if filled.is_err() || freed.is_err() {
+            let why = format!("the disk was not filled: {filled:?}, {freed:?}");
+            return Err(Failed::Process(why));
+        }
+        // PostgreSQL ends if it cannot write its log.
+        self.control("start", Engine::Postgres).await
     }
 
     async fn mount(&self) -> bool {
@@ -157,7 +177,7 @@ impl Engines {
     }
 }
 
-impl Drop for Engines {
+impl Drop for Single {
     fn drop(&mut self) {
         let _ = self.command(&["down", "--wipe"]).output();
         remove(&self.directory);
