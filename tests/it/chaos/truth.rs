@@ -120,8 +120,32 @@ impl Api {
                 heads.push(head);
             }
             same = if arrived && heads == before { same + 1 } else { 0 };
+            if !arrived {
+                self.add_missing(shared).await;
+            }
         }
         same >= 10
+    }
+
+    /// Adds users to private rooms again whose removal was carried out after the next addition, which an unanswered
+    /// request may be. Members of public rooms join by themselves.
+    async fn add_missing(&self, shared: &Arc<Shared>) {
+        let token = &shared.users[0].token;
+        for (room, about) in shared.rooms.iter().enumerate().filter(|(_, room)| !room.public) {
+            let path = format!("/v1/rooms/{}/members", about.id);
+            let members = self.get(&format!("{path}?limit=200"), token).await;
+            let members = members["items"].as_array().expect("a list").iter();
+            let members: Vec<Uuid> = members.map(|item| uuid(&item["user"]["id"])).collect();
+            for (client, user) in shared.users.iter().enumerate() {
+                if !members.contains(&user.id) {
+                    let op = shared.begin(0, room, Action::Add { client }, usize::MAX, 0);
+                    let body = json!({"role": "member"});
+                    let path = format!("{path}/{}", user.id);
+                    self.call(Method::PUT, &path, token, Some(&body)).await;
+                    shared.answer(op, Outcome::Done { id: None, change: None });
+                }
+            }
+        }
     }
 
     pub async fn truth(&self, room: Uuid, token: &str) -> Truth {
