@@ -11,7 +11,7 @@ mod nemesis;
 mod node;
 mod options;
 mod plan;
-mod proxy;
+pub mod proxy;
 mod random;
 mod record;
 mod report;

@@ -115,13 +115,15 @@ pub async fn run(options: Options) {
     for client in clients {
         record.views.push(client.await.expect("a client"));
     }
-    let acks = {
+    let mut acks = {
         let mut book = shared.book();
         record.ops = std::mem::take(&mut book.ops);
         record.failed = std::mem::take(&mut book.failed);
         record.surprises = std::mem::take(&mut book.surprises);
         std::mem::take(&mut book.acks)
     };
+    // Two threads may have recorded theirs in another order.
+    acks.sort_unstable();
     conclude(&mut record, &nemesis, &acks, &shared, settled, seed);
 }
 
