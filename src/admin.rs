@@ -135,6 +135,7 @@ pub async fn doctor_standalone(config: &Config, data: &Path) -> Vec<Finding> {
         "restore the file, or delete it: all users then log in again".to_owned()
     });
     let mut findings = vec![database, secret];
+    findings.extend(pooler(config).await);
     findings.extend(open_files(config));
     findings
 }
@@ -183,8 +184,20 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
             },
         },
     ];
+    findings.extend(pooler(config).await);
     findings.extend(open_files(config));
     findings
+}
+
+/// What is to be said of a connection pooler. Without a connection nothing is: the check of PostgreSQL says why.
+async fn pooler(config: &Config) -> Option<Finding> {
+    let checked = app::postgres(config).ok()?.check_pooler().await;
+    let checked = checked
+        .transpose()
+        .filter(|checked| !checked.as_ref().is_err_and(|error| error.is_retryable()));
+    Some(finding("PgBouncer", checked?, || {
+        "see docs/operations.md".to_owned()
+    }))
 }
 
 /// How long a server may take to answer.

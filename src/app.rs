@@ -226,7 +226,7 @@ pub async fn autoscale(
     let bus = redis(&config)?;
     let mut queue = RabbitQueue::connect(rabbit(&config))?;
     if let Some(api) = &config.autoscale.api_url {
-        queue = queue.with_api(api.expose())?;
+        queue = queue.with_api(&api.expose())?;
     }
     if config.notify.enabled() {
         queue = queue.with_delays();
@@ -235,7 +235,7 @@ pub async fn autoscale(
         patiently("Redis", config.start.timeout, || bus.pubsub.ping()),
         queue.ready(config.start.timeout)
     );
-    cache.map_err(|error| at("Redis", config.redis.url.to_string(), error))?;
+    cache.map_err(|error| at("Redis", redis_address(&config), error))?;
     broker.map_err(|error| at("RabbitMQ", config.queue.url.to_string(), error))?;
     let operations = operations(&config, shutdown.clone()).await?;
     ready(None);
@@ -294,7 +294,7 @@ impl Servers {
         );
         let problems: Vec<String> = [
             ("PostgreSQL", config.database.url.to_string(), database),
-            ("Redis", config.redis.url.to_string(), cache),
+            ("Redis", redis_address(config), cache),
             ("RabbitMQ", config.queue.url.to_string(), broker),
         ]
         .into_iter()
@@ -337,22 +337,60 @@ fn at(name: &str, url: String, error: Error) -> Error {
 }
 
 pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
-    store::postgres::Store::connect(
-        &config.database.url.expose(),
-        config.database.max_connections,
-        config.database.acquire_timeout,
-    )
+    use crate::config::PreparedStatements as Setting;
+    use store::postgres::PreparedStatements;
+    let prepared = match config.database.prepared_statements {
+        Setting::Auto => PreparedStatements::Auto,
+        Setting::On => PreparedStatements::On,
+        Setting::Off => PreparedStatements::Off,
+    };
+    let database = &config.database;
+    let store = store::postgres::Store::connect_with(
+        &database.url.expose(),
+        database.max_connections,
+        database.acquire_timeout,
+        prepared,
+    )?;
+    match &database.read_url {
+        Some(replicas) => store.with_replicas(&replicas.expose(), database.max_connections),
+        None => Ok(store),
+    }
 }
 
 pub(crate) fn redis(config: &Config) -> Result<bus::Handles> {
+    let redis = &config.redis;
+    let sentinel = (!redis.sentinels.is_empty()).then(|| bus::redis::SentinelSettings {
+        addresses: redis
+            .sentinels
+            .iter()
+            .map(|s| s.expose().to_owned())
+            .collect(),
+        password: redis.sentinel_password.expose().to_owned(),
+        master: redis.master.clone(),
+    });
     let bus = RedisBus::connect(bus::redis::RedisSettings {
         url: config.redis.url.expose().to_owned(),
+        sentinel,
         prefix: config.queue.prefix.clone(),
         recent_messages: config.redis.recent_messages,
         recent_ttl: config.redis.recent_ttl,
         pool: config.redis.pool,
     })?;
     Ok(bus::Handles::new(Arc::new(bus)))
+}
+
+/// Without passwords.
+fn redis_address(config: &Config) -> String {
+    let redis = &config.redis;
+    if redis.sentinels.is_empty() {
+        return redis.url.to_string();
+    }
+    let sentinels: Vec<String> = redis.sentinels.iter().map(ToString::to_string).collect();
+    format!(
+        "{:?} of the Sentinels {}",
+        redis.master,
+        sentinels.join(", ")
+    )
 }
 
 pub(crate) fn rabbit(config: &Config) -> queue::rabbit::RabbitSettings {

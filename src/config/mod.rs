@@ -10,6 +10,7 @@ mod load;
 mod problem;
 mod read;
 mod read_sections;
+mod read_servers;
 mod secret;
 mod sections;
 mod settings;
@@ -25,8 +26,8 @@ pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl, SecretUrls};
 pub use sections::{
     AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,
-    SocketIo, Start, Worker, WorkerRole,
+    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, PreparedStatements, Queue, Redis, Rooms,
+    Sms, SmsProvider, SocketIo, Start, Worker, WorkerRole,
 };
 pub use settings::{Config, Role};
 pub use sources::Sources;

@@ -9,8 +9,8 @@ use super::{
     read::Reader,
     sections::{
         AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-        Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Rooms, Sms, SmsProvider,
-        SocketIo, Start, Worker, WorkerRole,
+        Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, PreparedStatements, Queue, Redis,
+        Rooms, Sms, SmsProvider, SocketIo, Start, Worker, WorkerRole,
     },
     values::{
         base_url, host, log_filter, name, network, number_prefix, origin, public_url, sender,
@@ -129,14 +129,35 @@ pub(super) fn database(r: &mut Reader) -> Database {
     Database {
         // Without a host: a socket's directory stands in the query (?host=/run/postgresql).
         url: r.servers("database.url", &["postgres", "postgresql"], false),
+        read_url: r.servers_or_none("database.read_url", &["postgres", "postgresql"], false),
         max_connections: r.number("database.max_connections", 1..=1000, ""),
         acquire_timeout: r.duration("database.acquire_timeout", ms(10)..=minutes(10)),
+        prepared_statements: r.text("database.prepared_statements", "auto, on, off", |text| {
+            match text {
+                "auto" => Ok(PreparedStatements::Auto),
+                "on" => Ok(PreparedStatements::On),
+                "off" => Ok(PreparedStatements::Off),
+                _ => Err("is none of them".into()),
+            }
+        }),
     }
 }
 
 pub(super) fn redis(r: &mut Reader) -> Redis {
     Redis {
         url: r.server("redis.url", &["redis", "rediss"], true),
+        sentinels: r.nodes("redis.sentinels", &["redis", "rediss"]),
+        master: r.text("redis.master", "\"\", or a name", |text| {
+            if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                return Err("has a space or line break in it".into());
+            }
+            Ok(text.to_owned())
+        }),
+        sentinel_password: r.secret(
+            "redis.sentinel_password",
+            1,
+            "the Sentinels' password, or \"\"",
+        ),
         recent_messages: r.number("redis.recent_messages", 1..=10_000, ""),
         recent_ttl: r.duration("redis.recent_ttl", ms(1000)..=days(30)),
         pool: r.number("redis.pool", 1..=1000, "connections"),
@@ -256,7 +277,7 @@ pub(super) fn autoscale(r: &mut Reader) -> Autoscale {
         target_age: r.duration("autoscale.target_age", ms(10)..=minutes(60)),
         cooldown: r.duration("autoscale.cooldown", ms(100)..=minutes(60)),
         step: r.number("autoscale.step", 1..=1000, "workers"),
-        api_url: r.server_or_none("autoscale.api_url", &["http", "https"]),
+        api_url: r.servers_or_none("autoscale.api_url", &["http", "https"], true),
     }
 }
 

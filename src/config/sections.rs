@@ -130,10 +130,23 @@ pub struct Queue {
 pub struct Database {
     /// `postgres://` or `postgresql://`.
     pub url: SecretUrls,
+    /// Replicas for reads of older data.
+    pub read_url: Option<SecretUrls>,
     /// Connections of this process.
     pub max_connections: u32,
     /// Wait for a free connection.
     pub acquire_timeout: Duration,
+    /// Whether statements are prepared under a name.
+    pub prepared_statements: PreparedStatements,
+}
+
+/// `database.prepared_statements`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreparedStatements {
+    /// Unless a connection pooler is detected.
+    Auto,
+    On,
+    Off,
 }
 
 /// `[redis]`
@@ -141,6 +154,12 @@ pub struct Database {
 pub struct Redis {
     /// `redis://` or `rediss://`.
     pub url: SecretUrl,
+    /// `host:port`, `redis://` or `rediss://`; empty without Sentinels.
+    pub sentinels: Vec<SecretUrl>,
+    /// The name under which the Sentinels watch the master; empty without Sentinels.
+    pub master: String,
+    /// Of Sentinels whose addresses have none.
+    pub sentinel_password: Secret,
     /// Events kept for each room.
     pub recent_messages: usize,
     /// How long after the room's last event.
@@ -346,7 +365,7 @@ pub struct Autoscale {
     /// Workers started in one step.
     pub step: u32,
     /// RabbitMQ's management API; may hold a password.
-    pub api_url: Option<SecretUrl>,
+    pub api_url: Option<SecretUrls>,
 }
 
 /// `[start]`

@@ -81,6 +81,20 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             allowed,
         );
     }
+    if config.redis.sentinels.is_empty() != config.redis.master.is_empty() {
+        if config.redis.master.is_empty() {
+            let message = "is empty, but redis.sentinels names Sentinels";
+            r.refuse(
+                "redis.master",
+                message,
+                "the name under which they watch the master",
+            );
+        } else {
+            let allowed = "\"\", or the Sentinels' addresses in redis.sentinels";
+            let message = "names a master, but redis.sentinels is empty";
+            r.refuse("redis.master", message, allowed);
+        }
+    }
     check_notify(config, r);
     if config.notify.keep < config.notify.max_age {
         let allowed =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::pipe;
+use redis::pipe;
 use uuid::Uuid;
 
 use super::connection::{RedisBus, millis};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{cmd, pipe};
+use redis::{cmd, pipe};
 use tokio::sync::mpsc;
 
 use super::{channels::ChannelNames, connection::RedisBus, listener};
@@ -46,7 +46,8 @@ impl PubSub for RedisBus {
     }
 
     async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
-        let (listener, incoming) = listener::start(self.client.clone(), self.channel_names()).await;
+        let (listener, incoming) =
+            listener::start(self.servers.clone(), self.channel_names()).await;
         Ok((Arc::new(listener), incoming))
     }
 

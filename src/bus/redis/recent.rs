@@ -1,7 +1,7 @@
 //! The recent-events cache: one list per room, one line per event.
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{Pipeline, pipe};
+use redis::{Pipeline, pipe};
 
 use super::connection::{RedisBus, millis};
 use crate::{

@@ -61,8 +61,8 @@ impl RabbitQueue {
 
     /// Makes [`Queue::load`] report unacknowledged payloads too, read from RabbitMQ's management API at `api`. The URL may
     /// contain a password: never logged.
-    pub fn with_api(mut self, api: &str) -> Result<RabbitQueue> {
-        self.probe.use_api(api, &self.settings)?;
+    pub fn with_api(mut self, apis: &[String]) -> Result<RabbitQueue> {
+        self.probe.use_api(apis, &self.settings)?;
         Ok(self)
     }
 

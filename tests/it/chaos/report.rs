@@ -90,8 +90,7 @@ fn deliveries(record: &Record) -> Vec<(Millis, Millis)> {
                 let (at, upto) = match seen {
                     Seen::Page { at, upto, .. } => (*at, *upto),
                     Seen::Live { at, seq, .. } => (*at, *seq),
-                    Seen::Gap { at, to, .. } => (*at, *to),
-                    Seen::Reset { .. } => continue,
+                    Seen::Gap { .. } | Seen::Reset { .. } => continue,
                 };
                 for seq in position + 1..=upto {
                     if let Some(known) = usize::try_from(seq).ok().and_then(|seq| last.get_mut(seq)) {

@@ -301,7 +301,8 @@ impl Client {
             ("gap", _) => {
                 let (from, to) = (number("from"), number("to"));
                 state.view.seen.push(Seen::Gap { at, from, to });
-                state.view.position = to;
+                // Perhaps it is no member any more: the answer to the next join tells.
+                state.state = State::Out(Instant::now());
             }
             ("reset", _) => {
                 state.view.seen.push(Seen::Reset { at });

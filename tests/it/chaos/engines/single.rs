@@ -96,7 +96,7 @@ impl Single {
             let arguments = ["rabbitmqctl", "set_disk_free_limit", limit];
             self.services(&arguments).await.map_err(Failed::Process)
         };
-        limit("900TB").await?;
+        limit("900000GB").await?;
         sleep(fault.lasting).await;
         limit("50MB").await
     }

@@ -322,11 +322,27 @@ fn an_event_for_a_removed_member_is_found() {
 fn a_gap_or_reset_without_reason_is_found() {
     let gap = |from, to| Seen::Gap { at: 30, from, to };
     finds("no gap without reason", |record| record.views[0][0].seen[3] = gap(4, 4));
-    finds("no gap without reason", |record| {
-        let Seen::Page { gaps, .. } = &mut record.views[1][0].seen[0] else {
-            panic!("a page");
+    // Bob was removed at 5: his subscription was ended by the comparison of the memberships.
+    accepts(|record| {
+        record.views[1][0].seen[2] = gap(5, 5);
+        record.views[1][0].seen[3] = Seen::Page {
+            at: 40,
+            after: 4,
+            upto: 6,
+            messages: Vec::new(),
+            events: vec![(5, Event::Left), (6, Event::Joined)],
+            gaps: Vec::new(),
         };
-        gaps.push((2, 2));
+    });
+    finds("no gap without reason", |record| {
+        record.views[0][0].seen[2] = Seen::Page {
+            at: 30,
+            after: 2,
+            upto: 3,
+            messages: vec![(SECOND, 3)],
+            events: Vec::new(),
+            gaps: vec![(3, 3)],
+        };
     });
     finds("no reset without reason", |record| {
         record.views[0][0].seen.push(Seen::Reset { at: 30 });

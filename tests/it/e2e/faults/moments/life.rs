@@ -70,6 +70,7 @@ impl Backend {
                 let store = Arc::new(store);
                 let bus = RedisBus::connect(bus::redis::RedisSettings {
                     url: server("REDIS_URL"),
+                    sentinel: None,
                     prefix: database.name.clone(),
                     recent_messages: 200,
                     recent_ttl: Duration::from_secs(60),
