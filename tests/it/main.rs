@@ -9,6 +9,7 @@
     reason = "all of it is test code"
 )]
 
+mod chaos;
 mod cluster;
 mod contract;
 mod e2e;
