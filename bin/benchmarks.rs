@@ -56,11 +56,16 @@ pub enum Baseline {
     Serve(Serve),
 }
 
-/// Runs the load and prints its report.
-pub async fn load(load: &Load) -> Result<()> {
-    let report = bench::load::run(load, partition_of).await?;
+/// Runs the load and prints its report; after a signal, the report so far.
+pub async fn load(load: &Load, shutdown: CancellationToken) -> Result<()> {
+    let report = bench::load::run(load, partition_of, &shutdown).await?;
     output::line(format_args!("{:#}", serde_json::json!(report)));
     bench::load::write(load, &report)?;
+    if shutdown.is_cancelled() {
+        output::note(
+            "interrupted: what was not sent or not delivered yet counts as missing in this report",
+        );
+    }
     report.check()
 }
 

@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is one call into a library.
 
 mod benchmarks;
+mod data;
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use chat::{
-    admin::QueueTools,
+    admin::{
+        QueueTools,
+        doctor::{self, Status},
+    },
     app,
     autoscale::{
         self, WorkerCommand,
@@ -27,6 +31,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use uuid::Uuid;
 
 use self::benchmarks::Benchmark;
+
+/// What this program was built from; `build.rs` finds it.
+const BUILD: telemetry::Build = telemetry::Build {
+    version: env!("CARGO_PKG_VERSION"),
+    commit: env!("CHAT_COMMIT"),
+    rustc: env!("CHAT_RUSTC"),
+};
 
 /// Returns the memory of a burst or of a password hash (19 MiB each) to the system; glibc's allocator keeps it for each
 /// thread.
@@ -100,7 +111,11 @@ enum Command {
         simulate: Simulate,
     },
     /// Brings the PostgreSQL schema up to date; safe while the previous version still runs.
-    Migrate,
+    Migrate(data::Migrate),
+    /// Copies a standalone server's data into one file, while it runs.
+    Backup(data::Backup),
+    /// Puts a backup into the data directory of a standalone server, which must not be running.
+    Restore(data::Restore),
     /// Shows the queues: their depths and their dead letters.
     Queue {
         /// The data directory of a standalone server, instead of the cluster's queue.
@@ -252,6 +267,7 @@ fn main() -> ExitCode {
                 }
             };
         }
+        Command::Config { .. } | Command::Doctor { .. } => (Role::Check, None),
         _ => (Role::Tool, None),
     };
     let mut sources = Sources::from_process().with_file(cli.config.clone());
@@ -309,7 +325,8 @@ fn main() -> ExitCode {
     // Fails only where a log is set up already, which it is not.
     let _log = telemetry::init(&config.log);
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if role != Role::Tool {
+    telemetry::built_from(BUILD);
+    if !matches!(role, Role::Tool | Role::Check) {
         return_free_memory();
     }
     let runtime = match tokio::runtime::Runtime::new() {
@@ -337,17 +354,19 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
     match command {
         Command::Standalone { data, .. } => {
             let listener = app::listen(&config).await?;
-            app::standalone(config, &data, listener, shutdown, Box::new(say_ready)).await
+            let ready = say_ready(&config);
+            app::standalone(config, &data, listener, shutdown, ready).await
         }
         Command::Edge { .. } => {
             let listener = app::listen(&config).await?;
-            app::edge(config, listener, shutdown, Box::new(say_ready)).await
+            let ready = say_ready(&config);
+            app::edge(config, listener, shutdown, ready).await
         }
         Command::Worker {
             stop_with_stdin, ..
         } => {
             if stop_with_stdin {
-                app::stop_with_stdin(shutdown.clone());
+                app::serve_parent(shutdown.clone());
             }
             let ready = Box::new(|_| output::announce("chat worker is ready"));
             app::worker(config, shutdown, ready).await
@@ -366,22 +385,18 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
             let ready = Box::new(|_| output::announce("chat autoscale is ready"));
             app::autoscale(config, worker, dry_run, shutdown, ready).await
         }
-        Command::Migrate => {
-            for migration in app::migrate(&config).await? {
-                output::line(format_args!("applied {migration}"));
-            }
-            output::line("the schema is up to date");
-            Ok(())
-        }
+        Command::Migrate(arguments) => data::migrate(&config, arguments, shutdown).await,
+        Command::Backup(arguments) => data::backup(arguments, shutdown).await,
+        Command::Restore(arguments) => data::restore(arguments, shutdown).await,
         Command::Queue { data, json, what } => {
             let tools = QueueTools::open(&config, data.as_deref()).await?;
             queue(&tools, json, what).await
         }
-        Command::Doctor { data, json } => doctor(&config, data.as_deref(), json).await,
+        Command::Doctor { data, json } => diagnose(&config, data.as_deref(), json).await,
         Command::Bench { load, benchmark } => {
             let result = match benchmark {
                 Some(benchmark) => benchmarks::run(benchmark, &config, shutdown).await,
-                None => benchmarks::load(&load).await,
+                None => benchmarks::load(&load, shutdown).await,
             };
             result.map_err(benchmarks::convert)
         }
@@ -448,29 +463,40 @@ async fn queue(tools: &QueueTools, json: bool, what: Queue) -> Result<()> {
     Ok(())
 }
 
-async fn doctor(config: &Config, data: Option<&Path>, json: bool) -> Result<()> {
-    let findings = match data {
-        Some(data) => chat::admin::doctor_standalone(config, data).await,
-        None => chat::admin::doctor(config).await,
+async fn diagnose(config: &Config, data: Option<&Path>, json: bool) -> Result<()> {
+    let report = match data {
+        Some(data) => doctor::check_standalone(config, data).await?,
+        None => doctor::check(config).await?,
     };
     if json {
-        output::line(raw(&findings));
+        output::line(raw(&report));
     }
-    for finding in findings.iter().filter(|_| !json) {
-        let mark = if finding.ok { "ok " } else { "BAD" };
-        output::line(format_args!("{mark} {:<12} {}", finding.name, finding.text));
+    for finding in report.findings.iter().filter(|_| !json) {
+        let status = finding.status.as_str();
+        let line = format!("{status:<8} {:<24} {}", finding.check, finding.text);
+        match &finding.advice {
+            Some(advice) => output::line(format_args!("{line} -> {advice}")),
+            None => output::line(line),
+        }
     }
-    match findings.iter().filter(|finding| !finding.ok).count() {
+    match report.count(Status::Problem) {
         0 => Ok(()),
-        bad => Err(Error::conflict(format!(
-            "{bad} of {} need attention",
-            findings.len()
+        problems => Err(Error::conflict(format!(
+            "{problems} of {} checks found a problem",
+            report.findings.len()
         ))),
     }
 }
 
-fn say_ready(address: Option<std::net::SocketAddr>) {
-    if let Some(address) = address {
-        output::announce(format_args!("chat is ready on http://{address}"));
-    }
+/// Prints the address of the edge once it serves clients.
+fn say_ready(config: &Config) -> app::Ready {
+    let scheme = match config.edge.tls.files {
+        Some(_) => "https",
+        None => "http",
+    };
+    Box::new(move |address| {
+        if let Some(address) = address {
+            output::announce(format_args!("chat is ready on {scheme}://{address}"));
+        }
+    })
 }

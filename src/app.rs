@@ -1,6 +1,9 @@
 //! The only place that connects parts. Standalone runs an edge and a worker over the embedded ports; `chat edge` and
 //! `chat worker` each run one of them over RabbitMQ, PostgreSQL and Redis.
 
+mod monitor;
+mod stop;
+
 use std::{
     net::SocketAddr,
     path::Path,
@@ -28,8 +31,11 @@ use crate::{
     },
     sqlite::Database,
     store,
+    telemetry::{Dependency, UP, watch_state},
     worker::{self, MembershipCache, Worker},
 };
+
+pub use stop::{serve_parent, shutdown_on_signal};
 
 /// Called once, when the role is ready for work, with the address it listens on (`None` for roles without an edge).
 pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
@@ -69,7 +75,15 @@ pub async fn standalone(
     let file = data.join(data_dir::DATABASE);
     let database = Database::open(&file)
         .await
-        .map_err(|error| at("the database", file.display().to_string(), error))?;
+        .map_err(|error| at("the database", file.display().to_string(), error))
+        .map_err(|error| Error {
+            message: format!(
+                "{}; `chat doctor --data {}` checks it: restore a damaged file from a backup, or move it away to start without data",
+                error.message,
+                data.display()
+            ),
+            ..error
+        })?;
     let store = Arc::new(store::sqlite::Store::new(database.clone()));
     let queue = Arc::new(SqliteQueue::open(database.clone(), sqlite_queue(&config)).await?);
     let bus = bus::Handles::new(Arc::new(MemoryBus::new(bus::memory::MemoryBusSettings {
@@ -77,28 +91,14 @@ pub async fn standalone(
         ..Default::default()
     })));
 
+    // The bus is part of this process.
+    watch_state(Dependency::Bus, || Some(UP));
+    let _monitor = monitor::store(store.clone());
+
     // The worker stops after the edge, so that the last accepted commands are stored before the process ends.
     let worker_stop = CancellationToken::new();
-    let worker = worker::run(
-        Worker {
-            config: config.clone(),
-            queue: queue.clone(),
-            dead: queue.clone(),
-            store: store.clone(),
-            pubsub: bus.pubsub.clone(),
-            coordination: bus.coordination.clone(),
-            notifier: Notifier::new(
-                config.clone(),
-                store.clone(),
-                queue.clone(),
-                bus.coordination.clone(),
-                bus.presence.clone(),
-                queue.clone(),
-            )?,
-            memberships: MembershipCache::default(),
-        },
-        worker_stop.clone(),
-    );
+    let worker = embedded_worker(config.clone(), store.clone(), queue.clone(), &bus)?;
+    let worker = worker::run(worker, worker_stop.clone());
     // Without a worker, the edge would only fill the queue, so it stops as well.
     let ended = shutdown.clone().drop_guard();
     let worker = tokio::spawn(async move {
@@ -127,6 +127,33 @@ pub async fn standalone(
     result.and(worked)
 }
 
+/// A worker over the embedded ports.
+pub(crate) fn embedded_worker(
+    config: Arc<Config>,
+    store: Arc<store::sqlite::Store>,
+    queue: Arc<SqliteQueue>,
+    bus: &bus::Handles,
+) -> Result<Worker> {
+    let notifier = Notifier::new(
+        config.clone(),
+        store.clone(),
+        queue.clone(),
+        bus.coordination.clone(),
+        bus.presence.clone(),
+        queue.clone(),
+    )?;
+    Ok(Worker {
+        config,
+        queue: queue.clone(),
+        dead: queue,
+        store,
+        pubsub: bus.pubsub.clone(),
+        coordination: bus.coordination.clone(),
+        notifier,
+        memberships: MembershipCache::default(),
+    })
+}
+
 /// `chat edge`: serves clients over RabbitMQ, PostgreSQL (reads only) and Redis.
 pub async fn edge(
     config: Config,
@@ -142,6 +169,7 @@ pub async fn edge(
     servers
         .wait(&config, publisher.ready(config.start.timeout))
         .await?;
+    let _monitor = monitor::store(servers.store.clone());
     let report_stop = CancellationToken::new();
     let report = tokio::spawn(autoscale::report::run(
         servers.bus.coordination.clone(),
@@ -180,6 +208,7 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
     servers
         .wait(&config, queue.ready(config.start.timeout))
         .await?;
+    let _monitor = monitor::store(servers.store.clone());
     // For dead letters and tasks, which the worker publishes.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
@@ -226,7 +255,7 @@ pub async fn autoscale(
     let bus = redis(&config)?;
     let mut queue = RabbitQueue::connect(rabbit(&config))?;
     if let Some(api) = &config.autoscale.api_url {
-        queue = queue.with_api(api.expose())?;
+        queue = queue.with_api(&api.expose())?;
     }
     if config.notify.enabled() {
         queue = queue.with_delays();
@@ -235,7 +264,7 @@ pub async fn autoscale(
         patiently("Redis", config.start.timeout, || bus.pubsub.ping()),
         queue.ready(config.start.timeout)
     );
-    cache.map_err(|error| at("Redis", config.redis.url.to_string(), error))?;
+    cache.map_err(|error| at("Redis", redis_address(&config), error))?;
     broker.map_err(|error| at("RabbitMQ", config.queue.url.to_string(), error))?;
     let operations = operations(&config, shutdown.clone()).await?;
     ready(None);
@@ -294,7 +323,7 @@ impl Servers {
         );
         let problems: Vec<String> = [
             ("PostgreSQL", config.database.url.to_string(), database),
-            ("Redis", config.redis.url.to_string(), cache),
+            ("Redis", redis_address(config), cache),
             ("RabbitMQ", config.queue.url.to_string(), broker),
         ]
         .into_iter()
@@ -330,29 +359,72 @@ async fn patiently<F: Future<Output = Result<()>>>(
 }
 
 fn at(name: &str, url: String, error: Error) -> Error {
-    Error::new(
-        error.code,
-        format!("{name} at {url}: {}", error.for_operator()),
-    )
+    let reason = error.for_operator();
+    // SQLSTATE 3D000; sqlx adds the line of PostgreSQL's source.
+    let advice = if reason.contains("database \"") && reason.contains("does not exist") {
+        "; create it (`createdb`), or correct database.url"
+    } else {
+        ""
+    };
+    Error::new(error.code, format!("{name} at {url}: {reason}{advice}"))
 }
 
 pub(crate) fn postgres(config: &Config) -> Result<store::postgres::Store> {
-    store::postgres::Store::connect(
-        &config.database.url.expose(),
-        config.database.max_connections,
-        config.database.acquire_timeout,
-    )
+    use crate::config::PreparedStatements as Setting;
+    use store::postgres::PreparedStatements;
+    let prepared = match config.database.prepared_statements {
+        Setting::Auto => PreparedStatements::Auto,
+        Setting::On => PreparedStatements::On,
+        Setting::Off => PreparedStatements::Off,
+    };
+    let database = &config.database;
+    let store = store::postgres::Store::connect_with(
+        &database.url.expose(),
+        database.max_connections,
+        database.acquire_timeout,
+        prepared,
+    )?;
+    match &database.read_url {
+        Some(replicas) => store.with_replicas(&replicas.expose(), database.max_connections),
+        None => Ok(store),
+    }
+}
+
+/// The Sentinels of `redis.sentinels`, if there are any.
+pub(crate) fn sentinels(config: &Config) -> Option<bus::redis::SentinelSettings> {
+    let redis = &config.redis;
+    let addresses = redis.sentinels.iter().map(|url| url.expose().to_owned());
+    (!redis.sentinels.is_empty()).then(|| bus::redis::SentinelSettings {
+        addresses: addresses.collect(),
+        password: redis.sentinel_password.expose().to_owned(),
+        master: redis.master.clone(),
+    })
 }
 
 pub(crate) fn redis(config: &Config) -> Result<bus::Handles> {
     let bus = RedisBus::connect(bus::redis::RedisSettings {
         url: config.redis.url.expose().to_owned(),
+        sentinel: sentinels(config),
         prefix: config.queue.prefix.clone(),
         recent_messages: config.redis.recent_messages,
         recent_ttl: config.redis.recent_ttl,
         pool: config.redis.pool,
     })?;
     Ok(bus::Handles::new(Arc::new(bus)))
+}
+
+/// Without passwords.
+fn redis_address(config: &Config) -> String {
+    let redis = &config.redis;
+    if redis.sentinels.is_empty() {
+        return redis.url.to_string();
+    }
+    let sentinels: Vec<String> = redis.sentinels.iter().map(ToString::to_string).collect();
+    format!(
+        "{:?} of the Sentinels {}",
+        redis.master,
+        sentinels.join(", ")
+    )
 }
 
 pub(crate) fn rabbit(config: &Config) -> queue::rabbit::RabbitSettings {
@@ -363,6 +435,7 @@ pub(crate) fn rabbit(config: &Config) -> queue::rabbit::RabbitSettings {
         max_backlog: config.queue.max_backlog,
         confirm_timeout: config.queue.confirm_timeout,
         prefetch: config.queue.prefetch,
+        declare: true,
         node: format!("chat-{}", std::process::id()),
     }
 }
@@ -437,36 +510,4 @@ fn reserve_files(config: &Config) {
             "edge.max_connections does not fit into the limit of open files; raise `ulimit -n`, or lower the setting"
         );
     }
-}
-
-/// Cancels `token` at end of file on standard input: the parent process has closed the pipe or has exited.
-pub fn stop_with_stdin(token: CancellationToken) {
-    // A thread, because the runtime would wait at shutdown for a blocking read that never ends; process exit does not.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        token.cancel();
-    });
-}
-
-/// Returns a token that SIGTERM or SIGINT cancels; a second signal exits the process at once with status 1.
-pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let token = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let cancel = token.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
-        cancel.cancel();
-        tracing::info!("shutting down; a second signal exits at once");
-        next().await;
-        std::process::exit(1);
-    });
-    Ok(token)
 }

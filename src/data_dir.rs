@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use uuid::Uuid;
@@ -20,6 +20,11 @@ pub const DATABASE: &str = "chat.db";
 const SECRET: &str = "secret";
 const NEW_SECRET: &str = "secret.new";
 const LOCK: &str = "lock";
+/// Directory in which `chat restore` prepares the files. While it exists, the directory holds the files of neither
+/// state for sure, and no server starts on it.
+const RESTORING: &str = "restoring";
+/// The start of the names of directories with the files that `chat restore --force` has replaced.
+const REPLACED: &str = "before-restore-";
 /// Suffixes of the files that SQLite keeps beside a database (sqlite.org/tempfiles.html).
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Minimum secret length in bytes: the size of an HMAC-SHA-256 output (RFC 7518 section 3.2).
@@ -33,8 +38,42 @@ const OTHERS: u32 = 0o077;
 /// Creates the directory if missing and locks it against other processes until the returned file is closed.
 ///
 /// # Errors
-/// `conflict` if the directory cannot be used or another process holds the lock.
+/// `conflict` if the directory cannot be used, another process holds the lock, or a restore was interrupted.
 pub fn lock(data: &Path) -> Result<File> {
+    let file = lock_to_restore(data)?;
+    if restoring(data).exists() {
+        return Err(Error::conflict(format!(
+            "a restore into {} was interrupted: run `chat restore` again with --force. It moves what was there before \
+             into a directory whose name begins with {REPLACED}",
+            data.display()
+        )));
+    }
+    Ok(file)
+}
+
+/// Where a restore prepares its files.
+pub fn restoring(data: &Path) -> PathBuf {
+    data.join(RESTORING)
+}
+
+/// Where a restore moves the files that it replaces. `at` is part of the name.
+pub fn replaced(data: &Path, at: &str) -> PathBuf {
+    data.join(format!("{REPLACED}{at}"))
+}
+
+/// The files of the data: the database, the files that SQLite keeps beside it, and the secret. Not all of them exist.
+pub fn files(data: &Path) -> Vec<PathBuf> {
+    let beside = BESIDE.map(|suffix| data.join(format!("{DATABASE}{suffix}")));
+    let mut files = vec![data.join(DATABASE), data.join(SECRET)];
+    files.extend(beside);
+    files
+}
+
+/// As [`lock`], also after an interrupted restore.
+///
+/// # Errors
+/// `conflict` if the directory cannot be used or another process holds the lock.
+pub fn lock_to_restore(data: &Path) -> Result<File> {
     let shown = data.display();
     let failed = |error: io::Error| {
         Error::new(
@@ -58,6 +97,12 @@ pub fn lock(data: &Path) -> Result<File> {
     }
 }
 
+/// Whether a server uses the directory.
+pub fn is_in_use(data: &Path) -> bool {
+    let file = File::open(data.join(LOCK));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+}
+
 /// Restricts the directory to its owner, unless it holds other files too (a home directory, for example).
 fn prepare(data: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
@@ -66,8 +111,11 @@ fn prepare(data: &Path) -> io::Result<()> {
     if mode & OTHERS == 0 {
         return Ok(());
     }
-    let ours =
-        |name: &str| [SECRET, NEW_SECRET, LOCK].contains(&name) || name.starts_with(DATABASE);
+    let ours = |name: &str| {
+        [SECRET, NEW_SECRET, LOCK, RESTORING].contains(&name)
+            || name.starts_with(DATABASE)
+            || name.starts_with(REPLACED)
+    };
     let mut entries = fs::read_dir(data)?;
     let all_ours =
         entries.all(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(ours)));
@@ -168,9 +216,18 @@ fn unusable(data: &Path, why: String) -> Error {
     )
 }
 
-/// Writes the secret atomically: a crash leaves either the whole file or none.
 fn make(data: &Path) -> io::Result<Secret> {
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let secret = Secret::new(secret);
+    write_secret(data, &secret)?;
+    Ok(secret)
+}
+
+/// Writes the directory's secret atomically: a crash leaves either the whole file or none.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_secret(data: &Path, secret: &Secret) -> io::Result<()> {
     let new = data.join(NEW_SECRET);
     // Left by an interrupted start.
     match fs::remove_file(&new) {
@@ -184,11 +241,10 @@ fn make(data: &Path) -> io::Result<Secret> {
         .mode(OWNER_FILE)
         .open(&new)?;
     file.set_permissions(fs::Permissions::from_mode(OWNER_FILE))?;
-    file.write_all(secret.as_bytes())?;
+    file.write_all(secret.expose().as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, data.join(SECRET))?;
-    File::open(data)?.sync_all()?;
-    Ok(Secret::new(secret))
+    File::open(data)?.sync_all()
 }
 
 #[cfg(test)]

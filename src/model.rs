@@ -64,6 +64,21 @@ impl Serialize for Timestamp {
     }
 }
 
+impl FeedEvent {
+    /// When an edge accepted this message; `None` for other events.
+    pub fn accepted_at(&self) -> Option<Timestamp> {
+        if self.kind != EventKind::NewMessage {
+            return None;
+        }
+        // Only times of the server follow in a serialised message, so the last occurrence is its own.
+        let (_, rest) = self.data.rsplit_once("\"createdAt\":\"")?;
+        let (time, _) = rest.split_once('"')?;
+        DateTime::parse_from_rfc3339(time)
+            .ok()
+            .map(|time| Timestamp::from(time.to_utc()))
+    }
+}
+
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         DateTime::<Utc>::deserialize(deserializer)

@@ -1,9 +1,13 @@
 //! Standard output and standard error of commands. `println!` panics if the reader has closed the pipe.
 
+mod progress;
+
 use std::{
     fmt::Display,
     io::{ErrorKind, Write, stderr, stdout},
 };
+
+pub use progress::Progress;
 
 /// Prints a line of a command's result. If the reader has closed the pipe (`chat openapi | head -1`), the process exits
 /// with code 0, as the reader wants no more; if the line cannot be written for another reason, with code 1.

@@ -6,8 +6,13 @@
 //! (WAL) and never block.
 
 mod contention;
+pub mod snapshot;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
@@ -19,6 +24,7 @@ use self::contention::Contention;
 use crate::{
     data_dir,
     error::{Code, Error, Result},
+    telemetry::{PoolUse, metrics, watch_pool},
 };
 
 /// Number of read-only connections.
@@ -44,8 +50,8 @@ const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
 /// An open database. Clones share the same connections.
 #[derive(Debug, Clone)]
 pub struct Database {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Arc<SqlitePool>,
+    readers: Arc<SqlitePool>,
     contention: Arc<Contention>,
 }
 
@@ -122,6 +128,19 @@ impl Database {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(options.read_only(true).create_if_missing(false));
+        let (writer, readers) = (Arc::new(writer), Arc::new(readers));
+        for (name, pool) in [("sqlite", &writer), ("sqlite_read", &readers)] {
+            let pool = Arc::downgrade(pool);
+            watch_pool(name, move || {
+                let pool = pool.upgrade()?;
+                let (size, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
+                (!pool.is_closed()).then_some(PoolUse {
+                    in_use: size.saturating_sub(idle),
+                    idle,
+                    max: pool.options().get_max_connections().into(),
+                })
+            });
+        }
         Ok(Database {
             writer,
             readers,
@@ -139,16 +158,22 @@ impl Database {
     /// # Errors
     /// `busy` if another process has held the write lock for a second, however many callers wait.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
+        let started = Instant::now();
         loop {
             // IMMEDIATE takes the file's write lock at once. A deferred transaction that reads first could find at its
             // first write that another process has committed since, and would have to start again.
             match self.writer.begin_with("BEGIN IMMEDIATE").await {
                 Ok(transaction) => {
                     self.contention.ended();
+                    let waited = metrics().pool_wait_seconds.with_label_values(&["sqlite"]);
+                    waited.observe(started.elapsed().as_secs_f64());
                     return Ok(transaction);
                 }
                 Err(error) if is_locked(&error) && self.contention.locked_for() < LOCK_WAIT => {}
                 Err(error) => {
+                    if matches!(error, sqlx::Error::PoolTimedOut) {
+                        metrics().pool_timeouts.with_label_values(&["sqlite"]).inc();
+                    }
                     if is_locked(&error) {
                         self.contention.report();
                     }
@@ -166,20 +191,24 @@ impl Database {
 }
 
 /// Checks the structure of a database file (sqlite.org/pragma.html#pragma_quick_check) without changing it. A server
-/// may have it open.
+/// may have it open. Returns the version of SQLite.
 ///
 /// # Errors
 /// `conflict` with the first fault; `busy` or `internal` if the file cannot be read.
-pub async fn quick_check(file: &Path) -> Result<()> {
+pub async fn quick_check(file: &Path) -> Result<String> {
     let options = SqliteConnectOptions::new().filename(file).read_only(true);
     let mut connection = options.connect().await.map_err(failure)?;
     let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
         .fetch_one(&mut connection)
         .await
         .map_err(failure)?;
+    let version = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failure)?;
     connection.close().await.map_err(failure)?;
     match found.as_str() {
-        "ok" => Ok(()),
+        "ok" => Ok(version),
         fault => Err(Error::conflict(format!("{}: {fault}", file.display()))),
     }
 }

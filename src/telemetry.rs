@@ -1,22 +1,33 @@
-//! The log on standard error, and every Prometheus metric, declared here once. Labels must never contain personal data:
-//! no user names, message bodies or addresses.
+//! The log on standard error, and every Prometheus metric, declared here once (those of the process itself in
+//! `process.rs`). Labels must never contain personal data: no user names, message bodies or addresses.
 
+mod declare;
+mod exposition;
+mod log;
 mod one_line;
+mod process;
+#[cfg(test)]
+mod tests;
+mod watch;
 
-use std::io::IsTerminal;
-use std::sync::{LazyLock, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
-use tracing::{Level, level_filters::LevelFilter};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt};
+use tracing_subscriber::util::TryInitError;
 
-use crate::config::{Log, LogFormat};
+use self::declare::{Declare, Description, delivery_buckets, message_buckets, second_buckets};
+pub use self::{
+    exposition::{Labelled, include},
+    log::LogThread,
+    watch::{BLOCKED, DOWN, Dependency, PoolUse, UP, watch_pool, watch_state},
+};
+use crate::config::Log;
 
 /// Sends the log to standard error, in colour only if that is a terminal and `NO_COLOR` is empty (no-color.org).
 ///
@@ -25,70 +36,31 @@ use crate::config::{Log, LogFormat};
 pub fn init(log: &Log) -> Result<LogThread, TryInitError> {
     // The start time is recorded when the metrics are first used.
     LazyLock::force(&METRICS);
-    let colour = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (thread, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LOG_LINES)
-        .thread_name("log")
-        .finish(std::io::stderr());
-    let dropped = thread.error_counter();
-    let layer = fmt::layer()
-        .with_writer(one_line::OneLine { thread, colour })
-        .with_ansi(colour)
-        // Such errors would be printed by `eprintln!`, which panics when standard error is closed.
-        .log_internal_errors(false);
-    let dependencies = log.dependencies;
-    let subscriber = tracing_subscriber::registry()
-        // The settings have checked the filter; an invalid part is ignored here.
-        .with(EnvFilter::new(&log.filter))
-        .with(filter_fn(move |metadata| {
-            may_say(metadata.target(), *metadata.level(), dependencies)
-        }));
-    match log.format {
-        LogFormat::Text => subscriber.with(layer).try_init()?,
-        LogFormat::Json => subscriber
-            .with(layer.json().flatten_event(true))
-            .try_init()?,
-    }
-    let _ = DROPPED_LINES.set(dropped);
-    Ok(LogThread(Some(guard)))
+    log::init(log)
 }
 
-/// Lines that wait for the log's reader; further ones are dropped and counted. About 20 MiB.
-const LOG_LINES: usize = 65_536;
-
-static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
-
-/// The thread that writes the log. Dropping it writes the waiting lines, for at most a second.
-#[must_use]
-pub struct LogThread(Option<WorkerGuard>);
-
-impl Drop for LogThread {
-    fn drop(&mut self) {
-        // If the log's reader does not read, the guard would wait without effect, and report that by `println!`, which panics
-        // if standard output is closed.
-        if DROPPED_LINES
-            .get()
-            .is_some_and(|lines| lines.dropped_lines() > 0)
-        {
-            std::mem::forget(self.0.take());
-        }
-    }
+/// What the program was built from.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    pub version: &'static str,
+    /// The commit, or `unknown`.
+    pub commit: &'static str,
+    /// The compiler's version.
+    pub rustc: &'static str,
 }
 
-/// Whether an event of a library may reach the log, whatever `log.filter` is. Below `info`, libraries log confidential
-/// data: lapin and amq-protocol whole frames, lettre mails and the login, tungstenite and redis payloads. Two do so at
-/// `warn`: sqlx shows what it does not understand of `~/.pgpass` and of the parameters of `database.url`; lapin shows
-/// unroutable messages.
-fn may_say(target: &str, level: Level, dependencies: LevelFilter) -> bool {
-    let below = |module: &str| {
-        let rest = target.strip_prefix(module);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-    };
-    if below("chat") {
-        return true;
-    }
-    level <= dependencies && !below("sqlx_postgres::options") && !below("lapin::returned_messages")
+/// Sets `chat_build_info`.
+pub fn built_from(build: Build) {
+    metrics()
+        .build_info
+        .with_label_values(&[build.version, build.commit, build.rustc])
+        .set(1);
+}
+
+/// All metrics of this process and of those that [`include`] added, in Prometheus's text format (`text/plain;
+/// version=0.0.4`).
+pub async fn exposition() -> String {
+    exposition::with_others(|| metrics().render()).await
 }
 
 /// Every metric of the process.
@@ -105,6 +77,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 )]
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Description>,
+    process: process::Process,
+    is_autoscaler: AtomicBool,
+    build_info: IntGaugeVec,
 
     pub log_lines_dropped: IntCounter,
     pub commands_accepted: IntCounter,
@@ -112,13 +88,14 @@ pub struct Metrics {
     pub publish_batch_messages: Histogram,
     pub publish_confirm_seconds: Histogram,
     pub queue_backlog_messages: IntGauge,
-    /// [`UP`], [`DOWN`] or [`BLOCKED`].
-    pub queue_state: IntGauge,
+    /// [`UP`], [`DOWN`] or [`BLOCKED`]. Read from [`watch_state`], as are the other states.
+    queue_state: IntGaugeVec,
 
     /// By `transport`: `ws`, `socketio`.
     pub sockets_open: IntGaugeVec,
     pub rooms_subscribed: IntGauge,
     pub deliveries: IntCounter,
+    pub delivery_seconds: Histogram,
     pub slow_readers_closed: IntCounter,
     pub holes_repaired: IntCounter,
     pub rights_revoked: IntCounter,
@@ -126,6 +103,9 @@ pub struct Metrics {
 
     pub worker_batch_messages: Histogram,
     pub worker_batch_seconds: Histogram,
+    pub worker_wait_seconds: Histogram,
+    /// By `stage`: `store`, `publish`, `finish`.
+    pub worker_stage_seconds: HistogramVec,
     pub messages_stored: IntCounter,
     pub messages_duplicate: IntCounter,
     pub history_resets: IntCounter,
@@ -144,10 +124,22 @@ pub struct Metrics {
     pub autoscale_due_soon_jobs: IntGauge,
     /// [`UP`] or [`DOWN`].
     pub autoscale_signal: IntGauge,
+    pub autoscale_worker_scrapes_failed: IntCounter,
 
     /// [`UP`] or [`DOWN`].
-    pub bus_state: IntGauge,
+    bus_state: IntGaugeVec,
+    /// [`UP`] or [`DOWN`].
+    store_state: IntGaugeVec,
     pub store_errors: IntCounter,
+
+    /// By `pool` and `state`: `in_use`, `idle`. Read from [`watch_pool`], as is the maximum.
+    pool_connections: IntGaugeVec,
+    /// By `pool`.
+    pool_max_connections: IntGaugeVec,
+    /// By `pool`: `postgres`, `redis`, `sqlite` (its one write connection).
+    pub pool_wait_seconds: HistogramVec,
+    /// By `pool`.
+    pub pool_timeouts: IntCounterVec,
 
     /// By `channel` and `outcome`: `sent`, `not_sent`, `unknown`, `refused`, `locked`.
     pub notify_attempts: IntCounterVec,
@@ -156,32 +148,28 @@ pub struct Metrics {
 
     /// By `limit`: `server` or `address`.
     pub connections_refused: IntCounterVec,
-    /// By `method` (only those of the API, anything else as `other`) and `status`.
+    /// By `reason`: `wrong_password`, `limited`, `bad_token`.
+    pub logins_failed: IntCounterVec,
+    /// By `method` (those of the API, anything else as `other`), `route` (the path's template, `other` for a path that
+    /// is none) and `status`.
     pub http_requests: IntCounterVec,
-    pub http_request_seconds: Histogram,
+    /// By `method` and `route`, as above.
+    pub http_request_seconds: HistogramVec,
 }
 
-/// State gauges: connected and working.
-pub const UP: i64 = 1;
-/// State gauges: not connected.
-pub const DOWN: i64 = 0;
-/// State gauges: connected, but the broker blocks publishers (memory or disk alarm).
-pub const BLOCKED: i64 = -1;
+/// The metrics that only `chat autoscale` has begin with this.
+const OF_AUTOSCALERS: &str = "chat_autoscale_";
 
 impl Metrics {
     fn new() -> Self {
-        let m = Declare(Registry::new());
-        let start = m.float_gauge(
-            "chat_process_start_time_seconds",
-            "When the process started, in Unix time",
-        );
-        start.set(
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0.0, |time| time.as_secs_f64()),
-        );
-
-        let metrics = Metrics {
+        let m = Declare::default();
+        let process = process::Process::new(&m);
+        let mut metrics = Metrics {
+            build_info: m.gauges(
+                "chat_build_info",
+                "Always 1: the version, the commit and the compiler of this build",
+                &["version", "commit", "rustc"],
+            ),
             log_lines_dropped: m.counter(
                 "chat_log_lines_dropped_total",
                 "Log lines dropped because standard error was not read",
@@ -208,9 +196,10 @@ impl Metrics {
                 "chat_queue_backlog_messages",
                 "Messages accepted and not yet stored",
             ),
-            queue_state: m.gauge(
+            queue_state: m.gauges(
                 "chat_queue_state",
                 "Connection to the queue: 1 up, 0 down, -1 blocked by the broker",
+                &[],
             ),
 
             sockets_open: m.gauges("chat_sockets_open", "Open sockets", &["transport"]),
@@ -221,6 +210,11 @@ impl Metrics {
             deliveries: m.counter(
                 "chat_deliveries_total",
                 "Events put into the send queue of a socket",
+            ),
+            delivery_seconds: m.histogram(
+                "chat_delivery_seconds",
+                "From the acceptance of a new message by an edge to the send queues of this edge's sockets, once per message and edge; by the clocks of the two edges, so a difference between them is part of it",
+                delivery_buckets(),
             ),
             slow_readers_closed: m
                 .counter("chat_slow_readers_closed_total", "Sockets closed with 4008"),
@@ -245,6 +239,17 @@ impl Metrics {
             worker_batch_seconds: m.histogram(
                 "chat_worker_batch_seconds",
                 "From taking a batch to its acknowledgement",
+                second_buckets(),
+            ),
+            worker_wait_seconds: m.histogram(
+                "chat_worker_wait_seconds",
+                "From the acceptance of a batch's first room command by an edge to its worker; by the clocks of both",
+                delivery_buckets(),
+            ),
+            worker_stage_seconds: m.histograms(
+                "chat_worker_stage_seconds",
+                "Parts of a batch's time: store (transactions), publish (to the bus), finish (notification tasks and dead letters)",
+                &["stage"],
                 second_buckets(),
             ),
             messages_stored: m.counter("chat_messages_stored_total", "Messages stored"),
@@ -300,11 +305,42 @@ impl Metrics {
                 "chat_autoscale_signal",
                 "Whether the queue's figures are known: 1 yes, 0 no",
             ),
+            autoscale_worker_scrapes_failed: m.counter(
+                "chat_autoscale_worker_scrapes_failed_total",
+                "Reads of a worker's metrics that failed or took too long; its series are absent from that answer",
+            ),
 
-            bus_state: m.gauge("chat_bus_state", "Connection to the bus: 1 up, 0 down"),
+            bus_state: m.gauges("chat_bus_state", "Connection to the bus: 1 up, 0 down", &[]),
+            store_state: m.gauges(
+                "chat_store_state",
+                "Whether the database answers: 1 yes, 0 no; checked every 2 s",
+                &[],
+            ),
             store_errors: m.counter(
                 "chat_store_errors_total",
                 "Statements or transactions the database failed",
+            ),
+
+            pool_connections: m.gauges(
+                "chat_pool_connections",
+                "Open connections of a pool, by state: in_use, idle",
+                &["pool", "state"],
+            ),
+            pool_max_connections: m.gauges(
+                "chat_pool_max_connections",
+                "Connections that a pool may open (database.max_connections, redis.pool)",
+                &["pool"],
+            ),
+            pool_wait_seconds: m.histograms(
+                "chat_pool_wait_seconds",
+                "How long a call waited for a connection of the pool",
+                &["pool"],
+                second_buckets(),
+            ),
+            pool_timeouts: m.counters(
+                "chat_pool_timeouts_total",
+                "Calls that got no connection of the pool in time",
+                &["pool"],
             ),
 
             notify_attempts: m.counters(
@@ -323,18 +359,28 @@ impl Metrics {
                 "Connections beyond edge.max_connections or edge.max_connections_per_address",
                 &["limit"],
             ),
+            logins_failed: m.counters(
+                "chat_logins_failed_total",
+                "Logins that failed, by reason: wrong_password, limited (too many attempts), bad_token (a refresh token that is not valid)",
+                &["reason"],
+            ),
             http_requests: m.counters(
                 "chat_http_requests_total",
-                "HTTP requests answered",
-                &["method", "status"],
+                "HTTP requests answered; route is the path's template, or other",
+                &["method", "route", "status"],
             ),
-            http_request_seconds: m.histogram(
+            http_request_seconds: m.histograms(
                 "chat_http_request_seconds",
                 "From request to response, upgrades not included",
+                &["method", "route"],
                 second_buckets(),
             ),
-            registry: m.0,
+            process,
+            is_autoscaler: AtomicBool::new(false),
+            registry: Registry::new(),
+            described: Vec::new(),
         };
+        (metrics.registry, metrics.described) = m.finish();
         // Created at the start: a series that is absent until its first use would look like a failure.
         for transport in ["ws", "socketio"] {
             metrics.sockets_open.with_label_values(&[transport]).set(0);
@@ -342,158 +388,59 @@ impl Metrics {
         for channel in ["email", "sms"] {
             metrics.notify_paused.with_label_values(&[channel]).set(0);
         }
+        for reason in ["wrong_password", "limited", "bad_token"] {
+            metrics.logins_failed.with_label_values(&[reason]);
+        }
         metrics
+    }
+
+    /// Shows the metrics of an autoscaler. In other processes their zeros would look like a failure.
+    pub fn show_autoscaler(&self) {
+        self.is_autoscaler.store(true, Ordering::Relaxed);
     }
 
     /// All metrics in Prometheus's text format (`text/plain; version=0.0.4`).
     pub fn render(&self) -> String {
-        let dropped = DROPPED_LINES.get().map_or(0, ErrorCounter::dropped_lines);
-        let new = (dropped as u64).saturating_sub(self.log_lines_dropped.get());
+        let new = log::dropped_lines().saturating_sub(self.log_lines_dropped.get());
         self.log_lines_dropped.inc_by(new);
+        self.process.update();
+        self.read_watched();
+        let mut families = self.registry.gather();
+        if !self.is_autoscaler.load(Ordering::Relaxed) {
+            families.retain(|family| !family.name().starts_with(OF_AUTOSCALERS));
+        }
         TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
+            .encode_to_string(&families)
             .unwrap_or_else(|error| {
                 tracing::error!(%error, "the metrics could not be written");
                 String::new()
             })
     }
-}
 
-/// 1, 2, 4 … 16384: up to the largest batch there can be, and one beyond.
-fn message_buckets() -> Vec<f64> {
-    (0..15).map(|power| f64::from(1 << power)).collect()
-}
-
-/// 0.5 ms to 10 s.
-fn second_buckets() -> Vec<f64> {
-    vec![
-        0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-    ]
-}
-
-/// Creates and registers metrics.
-struct Declare(Registry);
-
-impl Declare {
-    fn register<M: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        metric: prometheus::Result<M>,
-    ) -> M {
-        let metric = metric
-            .expect("names, labels and buckets are constants above: the unit test makes them all");
-        self.0
-            .register(Box::new(metric.clone()))
-            .expect("each name is declared once: the unit test registers them all");
-        metric
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::new(name, help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
-        self.register(Histogram::with_opts(
-            HistogramOpts::new(name, help).buckets(buckets),
-        ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_are_rendered_with_prefix_and_help() {
-        let metrics = Metrics::new();
-        metrics.commands_accepted.inc_by(3);
-        metrics
-            .commands_refused
-            .with_label_values(&["forbidden"])
-            .inc();
-        metrics.dead_letters.with_label_values(&["malformed"]).inc();
-        metrics
-            .http_requests
-            .with_label_values(&["GET", "200"])
-            .inc();
-        metrics.worker_batch_messages.observe(100.0);
-        let text = metrics.render();
-        for line in [
-            "chat_commands_accepted_total 3",
-            "chat_commands_refused_total{code=\"forbidden\"} 1",
-            "chat_dead_letters_total{reason=\"malformed\"} 1",
-            "chat_http_requests_total{method=\"GET\",status=\"200\"} 1",
-            "chat_sockets_open{transport=\"ws\"} 0",
-            "chat_worker_batch_messages_bucket{le=\"128\"} 1",
+    /// The states and pools that their owners registered. A process without such a connection has no series of it.
+    fn read_watched(&self) {
+        let states = watch::states();
+        for (of, gauge) in [
+            (Dependency::Queue, &self.queue_state),
+            (Dependency::Bus, &self.bus_state),
+            (Dependency::Store, &self.store_state),
         ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is missing in\n{text}"
-            );
+            match states.get(&of) {
+                Some(state) => gauge.with_label_values::<&str>(&[]).set(*state),
+                None => gauge.reset(),
+            }
         }
-        assert!(
-            text.lines()
-                .filter(|line| !line.starts_with('#'))
-                .all(|line| line.starts_with("chat_")),
-            "{text}"
-        );
-        let start = text
-            .lines()
-            .find_map(|line| line.strip_prefix("chat_process_start_time_seconds "))
-            .unwrap();
-        assert!(start.parse::<f64>().unwrap() > 1.7e9, "{start}");
+        for (pool, used) in watch::pools() {
+            let connections = |state| self.pool_connections.with_label_values(&[pool, state]);
+            connections("in_use").set(used.in_use as i64);
+            connections("idle").set(used.idle as i64);
+            let max = self.pool_max_connections.with_label_values(&[pool]);
+            max.set(used.max as i64);
+        }
     }
 
-    #[test]
-    fn dependencies_log_up_to_their_own_level() {
-        let may = |target, level| may_say(target, level, LevelFilter::INFO);
-        assert!(may("chat", Level::TRACE) && may("chat::edge", Level::TRACE));
-        assert!(may("lapin::channel", Level::INFO) && may("sqlx::query", Level::WARN));
-        for target in ["lapin::channels", "lettre", "chatty", "log", "redis"] {
-            assert!(
-                !may(target, Level::DEBUG) && !may(target, Level::TRACE),
-                "{target}"
-            );
-        }
-        for target in [
-            "sqlx_postgres::options::parse",
-            "sqlx_postgres::options::pgpass",
-            "lapin::returned_messages",
-        ] {
-            assert!(!may(target, Level::WARN), "{target}");
-            assert!(
-                !may_say(target, Level::WARN, LevelFilter::TRACE),
-                "{target}"
-            );
-        }
-        assert!(may_say("lapin", Level::TRACE, LevelFilter::TRACE));
-        assert!(!may_say("lapin", Level::WARN, LevelFilter::ERROR));
-    }
-
-    #[test]
-    fn a_log_is_set_up_once() {
-        let log = Log {
-            filter: "off".into(),
-            dependencies: LevelFilter::INFO,
-            format: LogFormat::Json,
-        };
-        // Another test of this process may have set up the log before.
-        let _ = init(&log);
-        assert!(init(&log).is_err());
+    /// Every metric, in the order of declaration.
+    pub fn described(&self) -> &[Description] {
+        &self.described
     }
 }

@@ -13,8 +13,11 @@ mod signal;
 pub mod simulate;
 #[cfg(test)]
 mod tests;
+mod worker_metrics;
+mod worker_pipe;
 
 pub use parts::Parts;
 pub use pool::WorkerCommand;
 pub use run::{run, watch};
 pub use scaler::rules;
+pub use worker_pipe::{END, METRICS};

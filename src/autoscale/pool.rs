@@ -9,17 +9,18 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, Command},
     sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::{worker_metrics::WorkerMetrics, worker_pipe};
 use crate::{
     error::{Code, Error, Result},
     retry::Policy,
@@ -88,8 +89,8 @@ struct Worker {
     pid: Option<u32>,
     started: Instant,
     ready: bool,
-    /// Closed to stop it.
-    stdin: Option<ChildStdin>,
+    /// Dropped to close its standard input, which stops it.
+    stdin: Option<DropGuard>,
     /// When it is killed, once it is stopping.
     deadline: Option<Instant>,
     kill: CancellationToken,
@@ -102,6 +103,7 @@ pub struct Pool {
     next: u64,
     events: mpsc::UnboundedReceiver<Event>,
     sender: mpsc::UnboundedSender<Event>,
+    metrics: Arc<WorkerMetrics>,
     /// Consecutive crashes at the start.
     crashes: u32,
     last_crash: Option<Instant>,
@@ -120,6 +122,7 @@ impl Pool {
             next: 1,
             events,
             sender,
+            metrics: Arc::default(),
             crashes: 0,
             last_crash: None,
             not_before: None,
@@ -132,6 +135,11 @@ impl Pool {
             .values()
             .filter(|worker| worker.deadline.is_none())
             .count()
+    }
+
+    /// The metrics of the workers that are not stopping.
+    pub fn metrics(&self) -> Arc<WorkerMetrics> {
+        self.metrics.clone()
     }
 
     /// All processes, including stopping ones.
@@ -179,6 +187,7 @@ impl Pool {
         let newest = self.workers.iter_mut().rev();
         for (id, worker) in newest.filter(|(_, w)| w.deadline.is_none()).take(count) {
             tracing::info!(worker = id, pid = worker.pid, "worker is asked to finish");
+            self.metrics.remove(*id);
             worker.stdin = None;
             worker.deadline = Some(deadline);
         }
@@ -189,18 +198,23 @@ impl Pool {
         let id = self.next;
         self.next += 1;
         match spawn(&self.command) {
-            Ok((child, stdin)) => {
+            Ok(child) => {
+                let close = CancellationToken::new();
+                let (requests, scrapes) = mpsc::channel(1);
+                self.metrics.add(id, requests);
                 let kill = CancellationToken::new();
                 let pid = child.id();
                 tracing::info!(worker = id, pid, "worker started");
-                tokio::spawn(watch(id, child, kill.clone(), self.sender.clone()));
+                let pipe = (scrapes, close.clone());
+                let events = self.sender.clone();
+                tokio::spawn(watch(id, child, pipe, kill.clone(), events));
                 self.workers.insert(
                     id,
                     Worker {
                         pid,
                         started: Instant::now(),
                         ready: false,
-                        stdin,
+                        stdin: Some(close.drop_guard()),
                         deadline: None,
                         kill,
                     },
@@ -268,6 +282,7 @@ impl Pool {
                 Ok(())
             }
             EventKind::Ended(status) => {
+                self.metrics.remove(id);
                 let Some(worker) = self.workers.remove(&id) else {
                     return Ok(());
                 };
@@ -332,22 +347,21 @@ impl Pool {
     }
 }
 
-fn spawn(command: &WorkerCommand) -> std::io::Result<(Child, Option<ChildStdin>)> {
-    let mut child = Command::new(&command.program)
+fn spawn(command: &WorkerCommand) -> std::io::Result<Child> {
+    Command::new(&command.program)
         .args(&command.args)
         .envs(command.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()?;
-    let stdin = child.stdin.take();
-    Ok((child, stdin))
+        .spawn()
 }
 
-/// Reports that a worker is ready, which it prints as its first line, and its end.
+/// Reports that a worker is ready, which it prints as its first line, and its end. Serves its pipes meanwhile.
 async fn watch(
     worker: u64,
     mut child: Child,
+    (scrapes, close): (mpsc::Receiver<worker_pipe::Request>, CancellationToken),
     kill: CancellationToken,
     events: mpsc::UnboundedSender<Event>,
 ) {
@@ -355,10 +369,11 @@ async fn watch(
         // An error means that the pool was dropped.
         let _ = events.send(Event { worker, kind });
     };
-    let stdout = child.stdout.take();
-    let read = async {
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let pipes = async {
         if let Some(stdout) = stdout {
-            first_line(stdout, || report(EventKind::Ready)).await;
+            let ready = || report(EventKind::Ready);
+            worker_pipe::serve(stdin, stdout, scrapes, close, ready).await;
         }
         std::future::pending().await
     };
@@ -368,18 +383,7 @@ async fn watch(
             Ok(()) => child.wait().await,
             Err(error) => Err(error),
         },
-        () = read => return,
+        () = pipes => return,
     };
     report(EventKind::Ended(ended));
-}
-
-/// Reads to the end, so that the worker never blocks on a full pipe.
-async fn first_line(stdout: impl AsyncRead + Unpin, ready: impl Fn()) {
-    let mut lines = BufReader::new(stdout).lines();
-    let mut first = true;
-    while let Ok(Some(_)) = lines.next_line().await {
-        if std::mem::take(&mut first) {
-            ready();
-        }
-    }
 }

@@ -12,7 +12,11 @@ use super::{
     pool::Pool,
     scaler::{Scaler, summary},
 };
-use crate::{error::Result, output, telemetry::metrics};
+use crate::{
+    error::Result,
+    output,
+    telemetry::{self, metrics},
+};
 
 /// Runs workers until `shutdown`, then stops all of them.
 ///
@@ -20,6 +24,11 @@ use crate::{error::Result, output, telemetry::metrics};
 /// If workers repeatedly crash at their start. No worker is left then.
 pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<()> {
     let mut pool = Pool::new(parts.worker.clone(), parts.settings.grace);
+    let workers = pool.metrics();
+    telemetry::include(move || {
+        let workers = workers.clone();
+        Box::pin(async move { workers.read().await })
+    });
     let (sender, mut lease) = watch::channel(LeaderLease::Unknown);
     let release = CancellationToken::new();
     let renewing = tokio::spawn(lease::keep(

@@ -78,6 +78,7 @@ pub(super) struct Scaler {
 
 impl Scaler {
     pub fn new(parts: Parts) -> Scaler {
+        metrics().show_autoscaler();
         let settings = parts.settings;
         let partitions = u32::from(parts.partitions);
         let does = |kind| parts.roles.contains(&kind);

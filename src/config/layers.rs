@@ -37,6 +37,8 @@ pub(super) enum Raw {
     /// A string of a TOML file.
     Text(String),
     Integer(i64),
+    /// A number with a fraction, as it is written.
+    Fraction(String),
     List(Vec<Raw>),
     Bool(bool),
     /// A type that no key has: its name with an article.
@@ -173,6 +175,8 @@ impl Merge {
                 return Vec::new();
             }
         };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut unread = text.lines().enumerate();
         let mut vars = Vec::new();
         for line in lines {
             match line {
@@ -182,16 +186,16 @@ impl Merge {
                     break;
                 }
                 // The error's own Display quotes the line, which may contain a secret.
-                Err(_) => {
-                    let last = vars
-                        .last()
-                        .map(|(name, _): &(OsString, OsString)| name.to_string_lossy());
-                    let place =
-                        last.map_or("at its beginning".into(), |name| format!("after {name}"));
+                Err(error) => {
+                    let bad = match &error {
+                        dotenvy::Error::LineParse(text, _) => number_of(text, &mut unread),
+                        _ => None,
+                    };
+                    let place = bad.map_or("a line".into(), |number| format!("line {number}"));
                     self.problem(
                         "",
                         source(),
-                        format!("a line {place} is not NAME=value (quote a value that has spaces)"),
+                        format!("{place} is not NAME=value; quote a value that has spaces, and close every quotation mark"),
                     );
                 }
             }
@@ -339,6 +343,13 @@ fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clone) -> Optio
     })
 }
 
+/// The number of the next unread line with which `text` begins; `text` may be several lines. Lines before it are read.
+fn number_of<'a>(text: &str, unread: &mut impl Iterator<Item = (usize, &'a str)>) -> Option<usize> {
+    let first = text.lines().next()?.trim();
+    let (index, _) = unread.find(|(_, line)| line.trim() == first)?;
+    Some(index + 1)
+}
+
 /// Calls `leaf` with each value's dotted key and byte position.
 fn flatten(table: &DeTable<'_>, prefix: &str, leaf: &mut impl FnMut(String, Raw, usize)) {
     for (name, value) in table {
@@ -365,7 +376,7 @@ fn raw(value: &Spanned<DeValue<'_>>) -> Raw {
             Err(_) => Raw::Other("a number of more than 64 bits"),
         },
         DeValue::Array(items) => Raw::List(items.iter().map(raw).collect()),
-        DeValue::Float(_) => Raw::Other("a number with a fraction"),
+        DeValue::Float(number) => Raw::Fraction(number.as_str().replace('_', "")),
         DeValue::Boolean(value) => Raw::Bool(*value),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Table(_) => Raw::Other("a section"),

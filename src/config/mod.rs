@@ -10,6 +10,7 @@ mod load;
 mod problem;
 mod read;
 mod read_sections;
+mod read_servers;
 mod secret;
 mod sections;
 mod settings;
@@ -24,9 +25,9 @@ pub use problem::{Problem, Problems, Source};
 pub use read::parse_duration;
 pub use secret::{Secret, SecretUrl, SecretUrls, Secrets};
 pub use sections::{
-    AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-    Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Registration, Rooms, Sms,
-    SmsProvider, SocketIo, Start, Worker, WorkerRole,
+    AddMembers, Auth, Autoscale, Database, Edge, EdgeTls, Email, EmailProvider, ForwardedHeader,
+    Limits, Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, PreparedStatements, Queue, Redis,
+    Registration, Rooms, Sms, SmsProvider, SocketIo, Start, Worker, WorkerRole,
 };
 pub use settings::{Config, Role};
 pub use sources::Sources;

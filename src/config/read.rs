@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::layers::{MergedValue, Raw, list_in};
 use super::problem::{Problem, Source};
-use super::secret::{Secret, SecretUrl, SecretUrls, Secrets, mask, split_url};
+use super::secret::{Secret, Secrets, mask};
 use crate::templates::{self, Templates};
 
 /// A setting in effect, as it is shown.
@@ -27,11 +27,11 @@ pub(super) struct Reader {
 }
 
 /// A value and how it is shown, or the problem.
-type Parsed<T> = Result<(T, String), String>;
+pub(super) type Parsed<T> = Result<(T, String), String>;
 
 impl Reader {
     /// Reads a key. `parse` may use nothing but the raw value.
-    fn read<T>(
+    pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         allowed: &str,
@@ -104,6 +104,25 @@ impl Reader {
         });
         self.problems.extend(problems);
         templates
+    }
+
+    /// A share, from 0 to 1.
+    pub fn share(&mut self, key: &'static str) -> f64 {
+        self.read(key, "0..=1, such as 0.05", |raw| {
+            let text = match raw {
+                Raw::Integer(number) => number.to_string(),
+                Raw::Fraction(text) | Raw::Word(text) => text.trim().to_owned(),
+                _ => return Err(format!("{} is not a number", quote(raw))),
+            };
+            let share: f64 = text
+                .parse()
+                .map_err(|_| format!("{} is not a number", quote(raw)))?;
+            if (0.0..=1.0).contains(&share) {
+                Ok((share, share.to_string()))
+            } else {
+                Err(format!("{share} is out of range"))
+            }
+        })
     }
 
     /// `true` or `false`.
@@ -237,53 +256,6 @@ impl Reader {
         })
     }
 
-    /// The URL of a server, with one of `schemes`.
-    pub fn server(&mut self, key: &'static str, schemes: &[&str], host_needed: bool) -> SecretUrl {
-        self.read(key, &server_allowed(schemes), |raw| {
-            server_url(raw, schemes, host_needed)
-        })
-    }
-
-    /// The URLs of a server's nodes, each with one of `schemes`: one text, or a list. A text is split at commas that
-    /// precede a scheme, since passwords may contain commas.
-    pub fn servers(
-        &mut self,
-        key: &'static str,
-        schemes: &[&str],
-        host_needed: bool,
-    ) -> SecretUrls {
-        let allowed = format!("{}, or a list of such URLs", server_allowed(schemes));
-        self.read(key, &allowed, |raw| {
-            let items = match raw {
-                Raw::List(items) => items.clone(),
-                Raw::Word(word) => list_in(word).unwrap_or_else(|| urls_in(word, schemes)),
-                Raw::Text(text) => urls_in(text, schemes),
-                other => vec![other.clone()],
-            };
-            let (mut urls, mut shown) = (Vec::new(), Vec::new());
-            for item in &items {
-                let (url, masked) = server_url(item, schemes, host_needed)?;
-                urls.push(url);
-                shown.push(masked);
-            }
-            let shown = match shown.as_slice() {
-                [one] => one.clone(),
-                several => format!("[{}]", several.join(", ")),
-            };
-            let urls = SecretUrls::new(urls).ok_or("is an empty list")?;
-            Ok((urls, shown))
-        })
-    }
-
-    /// Like [`Reader::server`], or `""` for none.
-    pub fn server_or_none(&mut self, key: &'static str, schemes: &[&str]) -> Option<SecretUrl> {
-        let allowed = format!("\"\", or {}", server_allowed(schemes));
-        self.read(key, &allowed, |raw| match text_of(raw) {
-            Some(text) if text.trim().is_empty() => Ok((None, toml_string(""))),
-            _ => server_url(raw, schemes, true).map(|(url, shown)| (Some(url), shown)),
-        })
-    }
-
     /// Reports a problem of a key that was read before, unless it has one already.
     pub fn refuse(&mut self, key: &str, message: &str, allowed: &str) {
         if self.has_problem(key) {
@@ -327,10 +299,6 @@ impl Reader {
     }
 }
 
-fn server_allowed(schemes: &[&str]) -> String {
-    format!("{}user:password@host:port/name", in_words(schemes))
-}
-
 /// Secrets that are accepted at once; each forged token is compared with all of them.
 const MAX_SECRETS: usize = 8;
 
@@ -340,49 +308,7 @@ fn split_at_commas(text: &str) -> Vec<Raw> {
         .collect()
 }
 
-/// The URLs in a text that separates them by commas.
-fn urls_in(text: &str, schemes: &[&str]) -> Vec<Raw> {
-    let begins = |text: &str| {
-        let begins = |scheme: &&str| {
-            let rest = text.trim_start().strip_prefix(scheme);
-            rest.is_some_and(|rest| rest.starts_with("://"))
-        };
-        schemes.iter().any(begins)
-    };
-    let mut urls = vec![String::new()];
-    for (i, part) in text.split(',').enumerate() {
-        match urls.last_mut() {
-            Some(last) if i == 0 => last.push_str(part),
-            Some(last) if !begins(part) => {
-                last.push(',');
-                last.push_str(part);
-            }
-            _ => urls.push(part.to_owned()),
-        }
-    }
-    urls.into_iter().map(Raw::Text).collect()
-}
-
-fn in_words(schemes: &[&str]) -> String {
-    let named: Vec<String> = schemes.iter().map(|s| format!("{s}://")).collect();
-    named.join(" or ")
-}
-
-fn server_url(raw: &Raw, schemes: &[&str], host_needed: bool) -> Parsed<SecretUrl> {
-    let text = text_of(raw)
-        .ok_or("its value is not a text (not shown, since it may be secret)")?
-        .trim();
-    let url = split_url(text)?;
-    if !schemes.contains(&url.scheme) {
-        return Err(format!("has a scheme that is not {}", in_words(schemes)));
-    }
-    if host_needed && url.host.is_empty() {
-        return Err("has no host".into());
-    }
-    Ok((SecretUrl::new(text), toml_string(&mask(text))))
-}
-
-fn text_of(raw: &Raw) -> Option<&str> {
+pub(super) fn text_of(raw: &Raw) -> Option<&str> {
     match raw {
         Raw::Text(text) | Raw::Word(text) => Some(text),
         _ => None,
@@ -410,6 +336,7 @@ fn quote(raw: &Raw) -> String {
             format!("{short:?}")
         }
         Raw::Integer(number) => number.to_string(),
+        Raw::Fraction(_) => "a number with a fraction".to_owned(),
         Raw::List(_) => "a list".to_owned(),
         Raw::Bool(_) => "a truth value".to_owned(),
         Raw::Other(what) => (*what).to_owned(),

@@ -1,6 +1,6 @@
 //! Reads each section of the settings: one function per section, with the limits of each key.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
@@ -8,15 +8,17 @@ use tracing::level_filters::LevelFilter;
 use super::{
     read::Reader,
     sections::{
-        AddMembers, Auth, Autoscale, Database, Edge, Email, EmailProvider, ForwardedHeader, Limits,
-        Log, LogFormat, Metrics, Notify, OnAmbiguous, Page, Queue, Redis, Registration, Rooms, Sms,
-        SmsProvider, SocketIo, Start, Worker, WorkerRole,
+        AddMembers, Auth, Autoscale, Database, Edge, EdgeTls, Email, EmailProvider,
+        ForwardedHeader, Limits, Log, LogFormat, Metrics, Notify, OnAmbiguous, Page,
+        PreparedStatements, Queue, Redis, Registration, Rooms, Sms, SmsProvider, SocketIo, Start,
+        Worker, WorkerRole,
     },
     values::{
         base_url, host, log_filter, name, network, number_prefix, origin, public_url, reset_url,
         sender,
     },
 };
+use crate::tls::Files;
 
 /// Shortest key for HMAC-SHA-256, in bytes: the length of its output (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -74,6 +76,7 @@ pub(super) fn edge(r: &mut Reader) -> Edge {
         ),
         proxy_protocol: r.flag("edge.proxy_protocol"),
         pages: pages(r),
+        tls: edge_tls(r),
         max_sockets_per_user: r.number("edge.max_sockets_per_user", 1..=1_000_000, "sockets"),
         max_unauthenticated: r.number("edge.max_unauthenticated", 1..=1_000_000, "connections"),
         max_unauthenticated_per_address: r.number(
@@ -87,12 +90,40 @@ pub(super) fn edge(r: &mut Reader) -> Edge {
             "per second and address",
         ),
         drain: r.duration("edge.drain", ms(0)..=minutes(60)),
+        drain_delay: r.duration("edge.drain_delay", ms(0)..=minutes(10)),
         ping_interval: r.duration("edge.ping_interval", ms(10)..=minutes(60)),
         pong_timeout: r.duration("edge.pong_timeout", ms(10)..=minutes(60)),
         auth_timeout: r.duration("edge.auth_timeout", ms(10)..=minutes(10)),
         wait: r.duration("edge.wait", ms(0)..=minutes(1)),
         reconcile_interval: r.duration("edge.reconcile_interval", ms(10)..=minutes(60)),
         rights_interval: r.duration("edge.rights_interval", ms(10)..=minutes(60)),
+    }
+}
+
+fn edge_tls(r: &mut Reader) -> EdgeTls {
+    let file = |text: &str| Ok(PathBuf::from(text.trim()));
+    let allowed = "a PEM file, or \"\"";
+    let cert = r.text("edge.tls.cert", allowed, file);
+    let key = r.text("edge.tls.key", allowed, file);
+    let empty = |path: &PathBuf| path.as_os_str().is_empty();
+    let files = match (empty(&cert), empty(&key)) {
+        (false, false) => Some(Files { cert, key }),
+        (true, true) => None,
+        (true, false) => {
+            let message = "is empty, but edge.tls.key is set";
+            r.refuse("edge.tls.cert", message, "both files, or none");
+            None
+        }
+        (false, true) => {
+            let message = "is empty, but edge.tls.cert is set";
+            r.refuse("edge.tls.key", message, "both files, or none");
+            None
+        }
+    };
+    EdgeTls {
+        files,
+        reload_interval: r.duration("edge.tls.reload_interval", ms(10)..=days(1)),
+        hsts: r.duration("edge.tls.hsts", ms(0)..=days(3650)),
     }
 }
 
@@ -130,14 +161,35 @@ pub(super) fn database(r: &mut Reader) -> Database {
     Database {
         // Without a host: a socket's directory stands in the query (?host=/run/postgresql).
         url: r.servers("database.url", &["postgres", "postgresql"], false),
+        read_url: r.servers_or_none("database.read_url", &["postgres", "postgresql"], false),
         max_connections: r.number("database.max_connections", 1..=1000, ""),
         acquire_timeout: r.duration("database.acquire_timeout", ms(10)..=minutes(10)),
+        prepared_statements: r.text("database.prepared_statements", "auto, on, off", |text| {
+            match text {
+                "auto" => Ok(PreparedStatements::Auto),
+                "on" => Ok(PreparedStatements::On),
+                "off" => Ok(PreparedStatements::Off),
+                _ => Err("is none of them".into()),
+            }
+        }),
     }
 }
 
 pub(super) fn redis(r: &mut Reader) -> Redis {
     Redis {
         url: r.server("redis.url", &["redis", "rediss"], true),
+        sentinels: r.nodes("redis.sentinels", &["redis", "rediss"]),
+        master: r.text("redis.master", "\"\", or a name", |text| {
+            if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                return Err("has a space or line break in it".into());
+            }
+            Ok(text.to_owned())
+        }),
+        sentinel_password: r.secret(
+            "redis.sentinel_password",
+            1,
+            "the Sentinels' password, or \"\"",
+        ),
         recent_messages: r.number("redis.recent_messages", 1..=10_000, ""),
         recent_ttl: r.duration("redis.recent_ttl", ms(1000)..=days(30)),
         pool: r.number("redis.pool", 1..=1000, "connections"),
@@ -257,7 +309,7 @@ pub(super) fn autoscale(r: &mut Reader) -> Autoscale {
         target_age: r.duration("autoscale.target_age", ms(10)..=minutes(60)),
         cooldown: r.duration("autoscale.cooldown", ms(100)..=minutes(60)),
         step: r.number("autoscale.step", 1..=1000, "workers"),
-        api_url: r.server_or_none("autoscale.api_url", &["http", "https"]),
+        api_url: r.servers_or_none("autoscale.api_url", &["http", "https"], true),
     }
 }
 
@@ -355,6 +407,7 @@ pub(super) fn log(r: &mut Reader) -> Log {
                 _ => Err("is no level".into()),
             },
         ),
+        requests: r.share("log.requests"),
         format: r.text("log.format", "text, json", |text| match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),

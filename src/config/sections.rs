@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
 use super::secret::{Secret, SecretUrl, SecretUrls, Secrets};
-use crate::templates::Templates;
+use crate::{templates::Templates, tls::Files};
 
 /// `[edge]`
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Edge {
     pub forwarded: ForwardedHeader,
     /// Connections from `trusted_proxies` begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// `[edge.tls]`
+    pub tls: EdgeTls,
     /// The enabled pages.
     pub pages: Vec<Page>,
     /// Sockets of one user on this edge at once.
@@ -56,6 +58,8 @@ pub struct Edge {
     pub handshakes_per_second: u32,
     /// Over how long the closing of sockets is spread; may be zero.
     pub drain: Duration,
+    /// From the signal to stop until no more connections are accepted; may be zero.
+    pub drain_delay: Duration,
     /// Between two pings on an idle WebSocket.
     pub ping_interval: Duration,
     /// From ping to pong.
@@ -68,6 +72,17 @@ pub struct Edge {
     pub reconcile_interval: Duration,
     /// Between two comparisons of the sockets' logins and memberships.
     pub rights_interval: Duration,
+}
+
+/// `[edge.tls]`
+#[derive(Clone, Debug)]
+pub struct EdgeTls {
+    /// `cert` and `key`; `None`: plain connections.
+    pub files: Option<Files>,
+    /// Between two checks whether the files have changed.
+    pub reload_interval: Duration,
+    /// `Strict-Transport-Security`'s `max-age`; zero: no such header.
+    pub hsts: Duration,
 }
 
 /// `edge.forwarded`: the header that proxies set.
@@ -130,10 +145,23 @@ pub struct Queue {
 pub struct Database {
     /// `postgres://` or `postgresql://`.
     pub url: SecretUrls,
+    /// Replicas for reads of older data.
+    pub read_url: Option<SecretUrls>,
     /// Connections of this process.
     pub max_connections: u32,
     /// Wait for a free connection.
     pub acquire_timeout: Duration,
+    /// Whether statements are prepared under a name.
+    pub prepared_statements: PreparedStatements,
+}
+
+/// `database.prepared_statements`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreparedStatements {
+    /// Unless a connection pooler is detected.
+    Auto,
+    On,
+    Off,
 }
 
 /// `[redis]`
@@ -141,6 +169,12 @@ pub struct Database {
 pub struct Redis {
     /// `redis://` or `rediss://`.
     pub url: SecretUrl,
+    /// `host:port`, `redis://` or `rediss://`; empty without Sentinels.
+    pub sentinels: Vec<SecretUrl>,
+    /// The name under which the Sentinels watch the master; empty without Sentinels.
+    pub master: String,
+    /// Of Sentinels whose addresses have none.
+    pub sentinel_password: Secret,
     /// Events kept for each room.
     pub recent_messages: usize,
     /// How long after the room's last event.
@@ -346,7 +380,7 @@ pub struct Autoscale {
     /// Workers started in one step.
     pub step: u32,
     /// RabbitMQ's management API; may hold a password.
-    pub api_url: Option<SecretUrl>,
+    pub api_url: Option<SecretUrls>,
 }
 
 /// `[start]`
@@ -438,6 +472,8 @@ pub struct Log {
     pub filter: String,
     /// The most verbose level of libraries, regardless of the filter.
     pub dependencies: LevelFilter,
+    /// The share of successful requests and of sockets that get a line at `info`, 0 to 1.
+    pub requests: f64,
     /// Format of the lines.
     pub format: LogFormat,
 }

@@ -20,6 +20,8 @@ pub enum Role {
     Worker,
     /// Other commands: nothing must be set.
     Tool,
+    /// Commands that check the settings: as `Tool`, and the files of `edge.tls` are read.
+    Check,
 }
 
 /// All settings, checked. `Debug` shows no secret.

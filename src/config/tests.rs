@@ -269,12 +269,12 @@ fn an_unknown_key_gets_the_nearest_name() {
     }
     let line = problem(env([("CHAT__REDIS__SENTINEL_MASTER_NAME", "x")]));
     assert!(
-        line.contains("allowed: redis.pool, redis.recent_messages, redis.recent_ttl, redis.url"),
+        line.contains("allowed: redis.master, redis.pool, redis.recent_messages, redis.recent_ttl, redis.sentinel"),
         "{line}"
     );
     let line = problem(env([("CHAT__REDIS", "x")]));
     assert!(
-        line.starts_with("redis: is a section, not a setting; allowed: redis.pool, "),
+        line.starts_with("redis: is a section, not a setting; allowed: redis.master, redis.pool, "),
         "{line}"
     );
     let line = problem(Sources::default().with_flag("edge.colour", "red", "--set"));

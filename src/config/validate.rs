@@ -18,6 +18,13 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             r.refuse("worker.jobs", "names no kind of work", &allowed);
         }
     }
+    if matches!(role, Role::Standalone | Role::Edge | Role::Check)
+        && let Some(files) = &config.edge.tls.files
+        && let Err(wrong) = files.load()
+    {
+        let allowed = "a certificate chain and its private key, as PEM files";
+        r.refuse(wrong.setting.key(), &wrong.reason, allowed);
+    }
     if role == Role::Edge && config.auth.secret.is_empty() {
         r.refuse(
             "auth.secret",
@@ -80,6 +87,20 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             "is more than",
             allowed,
         );
+    }
+    if config.redis.sentinels.is_empty() != config.redis.master.is_empty() {
+        if config.redis.master.is_empty() {
+            let message = "is empty, but redis.sentinels names Sentinels";
+            r.refuse(
+                "redis.master",
+                message,
+                "the name under which they watch the master",
+            );
+        } else {
+            let allowed = "\"\", or the Sentinels' addresses in redis.sentinels";
+            let message = "names a master, but redis.sentinels is empty";
+            r.refuse("redis.master", message, allowed);
+        }
     }
     check_notify(config, r);
     if config.notify.keep < config.notify.max_age {

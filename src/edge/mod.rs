@@ -15,6 +15,7 @@ mod epoch;
 pub(crate) mod fuzz;
 pub mod hub;
 mod identity;
+mod log_sample;
 mod origin;
 pub mod outbound;
 mod presence;

@@ -184,6 +184,13 @@ impl Registry {
         }
     }
 
+    /// How long [`Registry::drain`] takes with the sessions that are open now.
+    pub fn drain_takes(&self, drain: Duration) -> Duration {
+        let open = self.len();
+        let pauses = u32::try_from(open.saturating_sub(1)).unwrap_or(u32::MAX);
+        pause(drain, open).saturating_mul(pauses)
+    }
+
     /// Closes all sessions with 1012, spread evenly over `drain`, or faster if there are few. Each close reason holds a
     /// random reconnect delay of up to `drain` or 5 s, whichever is less, so that reconnects are spread as well.
     pub async fn drain(&self, drain: Duration) {
@@ -194,8 +201,7 @@ impl Registry {
         if all.is_empty() {
             return;
         }
-        let pause = drain / u32::try_from(all.len()).unwrap_or(u32::MAX);
-        let pause = pause.min(MAX_PAUSE);
+        let pause = pause(drain, all.len());
         let mut behind = Duration::ZERO;
         for who in all {
             // Timers have a resolution of one millisecond.
@@ -208,6 +214,12 @@ impl Registry {
             who.outbox.close_with(Close::Restarting, reason);
         }
     }
+}
+
+/// Between the closes of two sessions.
+fn pause(drain: Duration, sessions: usize) -> Duration {
+    let sessions = u32::try_from(sessions).unwrap_or(u32::MAX).max(1);
+    (drain / sessions).min(MAX_PAUSE)
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ pub struct Parts {
     pub operations: Option<TcpListener>,
 }
 
-/// Serves clients until `shutdown`. Then it accepts no new connections, closes every socket with 1012 spread over
-/// `edge.drain`, and awaits every pending confirm.
+/// Serves clients until `shutdown`. Then `/readyz` answers 503; after `edge.drain_delay` it accepts no new connections,
+/// closes every socket with 1012 spread over `edge.drain`, and awaits every pending confirm.
 pub async fn run(
     parts: Parts,
     listener: TcpListener,
@@ -52,10 +52,15 @@ pub async fn run(
         publisher,
         operations,
     } = parts;
+    let tls = server::Tls::load(&config.edge)?;
     let id = EdgeId::new_v4();
     let inner = CancellationToken::new();
     let (internals, sockets, connections) =
         (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    if let Some(tls) = &tls {
+        let hangup = server::Tls::hangup()?;
+        internals.spawn(tls.clone().reload(hangup, inner.clone()));
+    }
     let submit = submit::Submitter::start(
         id,
         submit::Limits {
@@ -132,6 +137,7 @@ pub async fn run(
         flush_scheduler: outbound::FlushScheduler::start(&internals, inner.clone()),
         tasks: sockets.clone(),
         config: config.clone(),
+        stopping: shutdown.clone(),
     });
 
     if let Some(listener) = operations {
@@ -149,13 +155,18 @@ pub async fn run(
     server::serve(
         listener,
         Arc::new(endpoint(edge, local)),
-        server::ServerSettings::new(&config.edge),
+        server::ServerSettings::new(&config.edge, tls),
         connections.clone(),
-        shutdown,
+        after(shutdown, config.edge.drain_delay, &internals),
     )
     .await;
 
-    tracing::info!(sockets = sessions.len(), "closing");
+    let within_s = (sessions.drain_takes(config.edge.drain) + LAST_REQUESTS).as_secs_f64();
+    tracing::info!(
+        sockets = sessions.len(),
+        within_s,
+        "closing sockets, spread over edge.drain; requests may end meanwhile"
+    );
     sessions.drain(config.edge.drain).await;
     sockets.close();
     connections.close();
@@ -169,6 +180,29 @@ pub async fn run(
     internals.close();
     internals.wait().await;
     Ok(())
+}
+
+/// A token that is cancelled `delay` after `shutdown`.
+fn after(
+    shutdown: CancellationToken,
+    delay: Duration,
+    internals: &TaskTracker,
+) -> CancellationToken {
+    if delay.is_zero() {
+        return shutdown;
+    }
+    let stop = CancellationToken::new();
+    let stops = stop.clone();
+    internals.spawn(async move {
+        shutdown.cancelled().await;
+        tracing::info!(
+            ?delay,
+            "accepting connections until proxies have noticed (edge.drain_delay)"
+        );
+        tokio::time::sleep(delay).await;
+        stops.cancel();
+    });
+    stop
 }
 
 /// All endpoints of an edge. `local`: only this machine can reach it.

@@ -3,13 +3,17 @@
 
 mod joining;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::value::RawValue;
 
 use super::{
     Edge,
     auth::Identity,
+    log_sample::is_sampled,
     outbound::{Item, Outbox, RequestId, answer_to, event},
     presence,
     rate_limit::{Admitted, bucket::Allowance},
@@ -50,6 +54,14 @@ pub struct Session {
     who: Arc<Subscriber>,
     allowance: Arc<Allowance>,
     refused: u32,
+    opened: Option<Opened>,
+}
+
+/// The log lines of an opened session.
+struct Opened {
+    at: Instant,
+    /// Both lines are written at `info`, or both at `debug`.
+    sampled: bool,
 }
 
 impl Session {
@@ -71,7 +83,8 @@ impl Session {
         edge.sessions
             .enter(identity.user)?
             .add(session, identity.login, who.clone());
-        let opened = Session {
+        let mut opened = Session {
+            opened: None,
             allowance: edge.limits.of(identity.user),
             edge,
             who,
@@ -97,6 +110,16 @@ impl Session {
         }
         outbox.push(Item::Event(event(EventName::Connected, &connected)));
         presence::announce_now(&opened.edge, &opened.who);
+        let sampled = is_sampled(opened.edge.config.log.requests);
+        opened.opened = Some(Opened {
+            at: Instant::now(),
+            sampled,
+        });
+        if sampled {
+            tracing::info!(user = %identity.user, session, "session opened");
+        } else {
+            tracing::debug!(user = %identity.user, session, "session opened");
+        }
         Ok(opened)
     }
 
@@ -324,6 +347,15 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.edge.sessions.remove(self.who.session);
         let rooms: Vec<RoomId> = self.who.rooms().iter().copied().collect();
+        if let Some(opened) = &self.opened {
+            let (user, session, rooms) = (self.who.user, self.who.session, rooms.len());
+            let open_s = opened.at.elapsed().as_secs_f64();
+            if opened.sampled {
+                tracing::info!(%user, session, rooms, open_s, "session closed");
+            } else {
+                tracing::debug!(%user, session, rooms, open_s, "session closed");
+            }
+        }
         for room in rooms {
             self.edge.hub.leave(room, &self.who);
         }

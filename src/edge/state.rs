@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     auth, batch_reads, hub,
@@ -38,6 +38,8 @@ pub struct Edge {
     pub flush_scheduler: Arc<FlushScheduler>,
     /// The sockets' tasks: they outlive the requests that made them.
     pub tasks: TaskTracker,
+    /// Cancelled when the edge begins to shut down.
+    pub stopping: CancellationToken,
 }
 
 impl Edge {

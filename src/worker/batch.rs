@@ -158,14 +158,24 @@ impl Runner {
 
         let rooms = std::mem::take(&mut self.rooms);
         let singles = std::mem::take(&mut self.singles);
+        if let Some(first) = rooms.first() {
+            let waited = Timestamp::now().millis() - first.envelope.at.millis();
+            // Negative if the accepting edge's clock is ahead.
+            let waited = waited.max(0) as f64 / 1000.0;
+            metrics().worker_wait_seconds.observe(waited);
+        }
+        let mut stages = Stages(started);
         let stored = self.store_rooms(rooms, &mut outcomes).await
             && self.run_singles(singles, &mut outcomes).await;
+        stages.ended("store");
         // Committed events are published even if the rest of the batch is left to another worker.
         self.publish(outcomes).await;
+        stages.ended("publish");
         if !self.enqueue_notifications().await || !stored || !self.put_dead_letters().await {
             self.dead.clear();
             return false;
         }
+        stages.ended("finish");
         metrics().worker_batch_messages.observe(count as f64);
         metrics()
             .worker_batch_seconds
@@ -434,6 +444,18 @@ impl Runner {
             }
         }
         true
+    }
+}
+
+/// Measures the stages of a batch, one after the other. Holds the start of the current one.
+struct Stages(Instant);
+
+impl Stages {
+    fn ended(&mut self, stage: &str) {
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.0, now);
+        let stage = metrics().worker_stage_seconds.with_label_values(&[stage]);
+        stage.observe(took.as_secs_f64());
     }
 }
 

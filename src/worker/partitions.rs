@@ -12,12 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::state::Worker;
-use crate::{
-    bus::WorkerId,
-    model::derived_id,
-    queue::Partition,
-    telemetry::{DOWN, UP, metrics},
-};
+use crate::{bus::WorkerId, model::derived_id, queue::Partition, telemetry::metrics};
 
 /// Sends heartbeats until `shutdown`, and sends this worker's share to `owned` when it changes.
 pub async fn claim(
@@ -35,9 +30,6 @@ pub async fn claim(
             .coordination
             .heartbeat(id, settings.heartbeat_ttl)
             .await;
-        metrics()
-            .bus_state
-            .set(if heartbeat.is_ok() { UP } else { DOWN });
         let share = match heartbeat {
             Ok(live) => {
                 last_heartbeat = Instant::now();

@@ -9,8 +9,11 @@
     reason = "all of it is test code"
 )]
 
+mod chaos;
+mod cluster;
 mod contract;
 mod e2e;
+mod guide;
 mod harness;
 mod pool;
 mod support;

@@ -84,7 +84,7 @@ impl OwnBroker {
         let target = format!("{ROOT}/target");
         let mut broker = OwnBroker {
             directory: String::new(),
-            port: four_free_ports(),
+            port: free_ports(4),
         };
         // Remove what a killed test run may have left.
         for entry in std::fs::read_dir(&target).unwrap() {
@@ -149,16 +149,16 @@ impl Drop for OwnBroker {
     }
 }
 
-/// The first of four consecutive free ports below the ephemeral range. Never returns the same ports twice in this
-/// process, because a broker takes seconds to bind its own.
-fn four_free_ports() -> u16 {
+/// The first of this many consecutive free ports below the ephemeral range. Never returns the same ports twice in this
+/// process, because a server takes seconds to bind its own.
+pub fn free_ports(count: u16) -> u16 {
     static GIVEN: AtomicU16 = AtomicU16::new(0);
     let start = 20_000 + (std::process::id() % 2500) as u16 * 4;
     let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
-        let first = start + GIVEN.fetch_add(4, Ordering::Relaxed);
-        assert!(first < 32_000, "four ports in a row");
-        if (first..first + 4).all(free) {
+        let first = start + GIVEN.fetch_add(count, Ordering::Relaxed);
+        assert!(first < 32_000, "{count} ports in a row");
+        if (first..first + count).all(free) {
             return first;
         }
     }

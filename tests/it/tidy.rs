@@ -31,12 +31,13 @@ const LAYERS: &[&[&str]] = &[
         "sqlite",
         "telemetry",
         "templates",
+        "tls",
     ],
     &["bus", "notify", "queue", "store"],
     &["command"],
     &["autoscale", "edge", "worker"],
     &["app"],
-    &["admin", "fuzz"],
+    &["admin", "backup", "fuzz", "transfer"],
 ];
 
 #[test]

@@ -1,28 +1,41 @@
 //! A listener: one pub/sub connection that reconnects for ever. Its task sends `Lost` once when the connection breaks,
 //! restores every subscription on the next connection, and then sends `Restored`. A server that does not answer pings
-//! counts as lost. The connection is also dropped when the reader falls behind, so that memory stays bounded.
+//! counts as lost, and so does one that is no longer the master. The connection is also dropped when the reader falls
+//! behind, so that memory stays bounded.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_redis::redis::{
-    Client, RedisResult,
+    RedisResult,
     aio::{PubSubSink, PubSubStream},
 };
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::channels::ChannelNames;
+use super::{
+    channels::ChannelNames,
+    sentinel::Address,
+    servers::{Dialed, Servers},
+};
 use crate::{
     bus::{Channel, Incoming, Subscriptions},
     error::Result,
     retry::Policy,
+    telemetry::{Dependency, watch_state},
 };
 
 /// Messages that may wait for the reader.
@@ -32,6 +45,11 @@ const CHUNK: usize = 500;
 /// Interval of pings, and the deadline of every answer.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two attempts to connect. Shorter than elsewhere: nothing is delivered live meanwhile.
+const RECONNECT: Policy = Policy {
+    max: Duration::from_secs(1),
+    ..Policy::RECONNECT
+};
 
 pub(super) struct Listener(Arc<Shared>);
 
@@ -99,7 +117,7 @@ impl Subscriptions for Listener {
 
 /// Returns when the first attempt to connect is over. If it failed, the first item received is `Lost`.
 pub(super) async fn start(
-    client: Client,
+    servers: Arc<Servers>,
     names: ChannelNames,
 ) -> (Listener, mpsc::Receiver<Incoming>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -108,7 +126,7 @@ pub(super) async fn start(
         wanted: Mutex::default(),
     });
     let (first, tried) = oneshot::channel();
-    tokio::spawn(run(client, shared.clone(), sender, first));
+    tokio::spawn(run(servers, shared.clone(), sender, first));
     // An error means that the task has ended.
     let _ = tried.await;
     (Listener(shared), receiver)
@@ -122,19 +140,39 @@ enum End {
 }
 
 async fn run(
-    client: Client,
+    servers: Arc<Servers>,
     shared: Arc<Shared>,
     sender: mpsc::Sender<Incoming>,
     first: oneshot::Sender<()>,
 ) {
-    let mut retry = Policy::RECONNECT.start();
+    let mut changes = servers.changes();
+    let mut retry = RECONNECT.start();
     let mut first = Some(first);
-    let mut lost = false;
+    let connected = Arc::new(AtomicBool::new(false));
+    let weak = Arc::downgrade(&connected);
+    watch_state(Dependency::Bus, move || {
+        Some(i64::from(weak.upgrade()?.load(Ordering::Relaxed)))
+    });
+    let mut lost = None;
     loop {
-        let why = match connect(&client).await {
-            Ok((sink, stream)) => {
+        changes.mark_unchanged();
+        let attempt = tokio::select! {
+            attempt = connect(&servers) => attempt,
+            // The connections for commands have found another master, while this one may hang.
+            Ok(()) = changes.changed() => continue,
+        };
+        let why = match attempt {
+            Ok((connection, master)) => {
                 let started = Instant::now();
-                let end = session(&shared, &sender, sink, stream, &mut lost, &mut first).await;
+                let session = session(
+                    &shared, &sender, connection, &mut lost, &connected, &mut first,
+                );
+                let end = tokio::select! {
+                    end = session => end,
+                    () = replaced(&mut changes, &master) => {
+                        End::Lost("another server is the master".to_owned())
+                    }
+                };
                 shared.wanted.lock().session = None;
                 // Only a connection that lasts resets the backoff.
                 if started.elapsed() > Policy::RECONNECT.max {
@@ -147,8 +185,9 @@ async fn run(
             }
             Err(why) => why,
         };
-        if !lost {
-            lost = true;
+        if lost.is_none() {
+            lost = Some(Instant::now());
+            connected.store(false, Ordering::Relaxed);
             warn!(error = why, "Redis subscription connection lost");
             if sender.send(Incoming::Lost).await.is_err() {
                 return;
@@ -161,16 +200,27 @@ async fn run(
         }
         tokio::select! {
             _ = retry.pause() => {}
+            Ok(()) = changes.changed() => {}
             () = sender.closed() => return,
         }
     }
 }
 
-async fn connect(client: &Client) -> Result<(PubSubSink, PubSubStream), String> {
-    match timeout(ANSWER_TIMEOUT, client.get_async_pubsub()).await {
-        Ok(Ok(connection)) => Ok(connection.split()),
+type Connection = (PubSubSink, PubSubStream);
+
+async fn connect(servers: &Arc<Servers>) -> Result<(Connection, Option<Address>), String> {
+    match timeout(ANSWER_TIMEOUT, servers.connect_pubsub()).await {
+        Ok(Ok(Dialed { connection, master })) => Ok((connection.split(), master)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+/// Returns when a server other than `master` is in use.
+async fn replaced(changes: &mut watch::Receiver<Option<Address>>, master: &Option<Address>) {
+    if changes.wait_for(|current| current != master).await.is_err() {
+        // The servers are dropped with the task.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -178,9 +228,9 @@ async fn connect(client: &Client) -> Result<(PubSubSink, PubSubStream), String> 
 async fn session(
     shared: &Shared,
     sender: &mpsc::Sender<Incoming>,
-    sink: PubSubSink,
-    stream: PubSubStream,
-    lost: &mut bool,
+    (sink, stream): Connection,
+    lost: &mut Option<Instant>,
+    connected: &AtomicBool,
     first: &mut Option<oneshot::Sender<()>>,
 ) -> End {
     let (session, changes) = mpsc::unbounded_channel();
@@ -192,15 +242,17 @@ async fn session(
     let driven = async {
         let mut driver = Driver { shared, sink };
         driver.change(true, &channels).await?;
-        if *lost {
+        connected.store(true, Ordering::Relaxed);
+        if let Some(since) = *lost {
             info!(
                 channels = channels.len(),
+                outage_ms = since.elapsed().as_millis() as u64,
                 "Redis subscription connection restored"
             );
             if sender.send(Incoming::Restored).await.is_err() {
                 return Ok(());
             }
-            *lost = false;
+            *lost = None;
         }
         if let Some(first) = first.take() {
             // `start` may have been cancelled.

@@ -46,7 +46,8 @@ impl PubSub for RedisBus {
     }
 
     async fn listen(&self) -> Result<(Arc<dyn Subscriptions>, mpsc::Receiver<Incoming>)> {
-        let (listener, incoming) = listener::start(self.client.clone(), self.channel_names()).await;
+        let (listener, incoming) =
+            listener::start(self.servers.clone(), self.channel_names()).await;
         Ok((Arc::new(listener), incoming))
     }
 

@@ -1,6 +1,6 @@
 //! Settings that name several nodes of a server.
 
-use super::{env, load};
+use super::{env, load, problem};
 
 #[test]
 fn a_server_may_have_several_addresses() {
@@ -16,5 +16,43 @@ fn a_server_may_have_several_addresses() {
     }
     for bad in ["amqp://a,http://b", "[]", "amqp://a,amqp://"] {
         assert!(load(env([("AMQP_URL", bad)])).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn sentinels_are_host_and_port_or_urls() {
+    let shown = |sentinels: &str| {
+        let sources = env([
+            ("CHAT__REDIS__SENTINELS", sentinels),
+            ("CHAT__REDIS__MASTER", "main"),
+        ]);
+        let redis = load(sources).unwrap().redis;
+        let sentinels: Vec<String> = redis.sentinels.iter().map(ToString::to_string).collect();
+        sentinels.join(" ")
+    };
+    assert_eq!(shown("a:1, [::1]:2"), "a:1 [::1]:2");
+    assert_eq!(shown("[\"a:1\", 'rediss://u:p@b']"), "a:1 rediss://u:***@b");
+    let urls = "redis://:p,q@a:1,redis://b:2";
+    assert_eq!(shown(urls), "redis://:***@a:1 redis://b:2");
+    for (sentinels, master, wrong) in [
+        ("a", "main", "redis.sentinels: is not host:port"),
+        ("u:p@a:1", "main", "redis.sentinels: is not host:port"),
+        (
+            "amqp://a:1",
+            "main",
+            "redis.sentinels: has a scheme that is not",
+        ),
+        ("a:1", "", "redis.master: is empty, but redis.sentinels"),
+        (
+            "",
+            "main",
+            "redis.master: names a master, but redis.sentinels is empty",
+        ),
+    ] {
+        let line = problem(env([
+            ("CHAT__REDIS__SENTINELS", sentinels),
+            ("CHAT__REDIS__MASTER", master),
+        ]));
+        assert!(line.starts_with(wrong), "{line}");
     }
 }

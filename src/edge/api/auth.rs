@@ -1,5 +1,7 @@
 //! `/v1/auth`: registration, login, token refresh, logout and socket tickets.
 
+use std::net::IpAddr;
+
 use poem::Request;
 use poem_openapi::{ApiResponse, Object, OpenApi, param::Header};
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,10 @@ use crate::{
     config::Registration,
     edge::{
         Edge,
-        auth::{Identity, TICKET_TTL, Tokens},
+        auth::{
+            Identity, TICKET_TTL, Tokens,
+            failed::{self, Reason},
+        },
         client_address,
         submit::SubmitResult,
     },
@@ -208,7 +213,10 @@ impl AuthApi {
             // With the right key and password, a repeat logs in, so a wrong one counts as a failed login.
             Some(key) => (
                 auth.account_ids(&new.username, key, &new.password),
-                Some(auth.attempts.begin(bus, &new.username, from).await?),
+                Some(counted(
+                    auth.attempts.begin(bus, &new.username, from).await,
+                    from,
+                )?),
             ),
             None => (vec![new_id()], None),
         };
@@ -229,10 +237,11 @@ impl AuthApi {
         {
             if !ids.contains(&known.account.user.id) {
                 auth.attempts.registered(bus, from).await;
-                if let Some(attempt) = attempt.take()
-                    && let Some(error) = attempt.failed(bus).await
-                {
-                    return Err(error.into());
+                if let Some(attempt) = attempt.take() {
+                    failed::count(Reason::WrongPassword, from);
+                    if let Some(error) = attempt.failed(bus).await {
+                        return Err(error.into());
+                    }
                 }
                 return Err(Error::conflict("this user name is taken; choose another").into());
             }
@@ -285,7 +294,7 @@ impl AuthApi {
         let Body(LogIn { username, password }) = body;
         let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
         let from = client_address::of(request);
-        let attempt = auth.attempts.begin(bus, &username, from).await?;
+        let attempt = counted(auth.attempts.begin(bus, &username, from).await, from)?;
         // A malformed name cannot exist, and may contain characters that the store rejects, so it is not looked up.
         let known = match fields::username(&username) {
             Ok(()) => edge.reads.credentials(&username).await?,
@@ -299,6 +308,7 @@ impl AuthApi {
             .verify(attempt.origin, password, hash.clone());
         let fits = fits.await?;
         let Some(account) = account.filter(|_| fits) else {
+            failed::count(Reason::WrongPassword, from);
             let refused = attempt.failed(bus).await;
             let wrong = || Error::unauthorized("wrong user name or password");
             return Err(refused.unwrap_or_else(wrong).into());
@@ -316,11 +326,18 @@ impl AuthApi {
     /// long as the new refresh token was not exchanged itself, the old one gets the same new one, however late. The use
     /// of a refresh token that is two or more exchanges old counts as theft: it is `unauthorized` and ends the login.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
-    async fn refresh(&self, edge: Shared<'_>, body: Body<Refresh>) -> Result<Refreshed, Problem> {
-        let old = edge.auth.refresh.read(&body.0.refresh_token)?;
+    async fn refresh(
+        &self,
+        edge: Shared<'_>,
+        request: &Request,
+        body: Body<Refresh>,
+    ) -> Result<Refreshed, Problem> {
+        let from = client_address::of(request);
+        let old = counted(edge.auth.refresh.read(&body.0.refresh_token), from)?;
         edge.limits.admit_login(old.identity.login)?;
         let hash = old.hash();
         if edge.auth.refused.contains(&hash) {
+            failed::count(Reason::BadToken, from);
             return Err(Error::unauthorized(NOT_GOOD).into());
         }
         let mut refused = Error::unauthorized(NOT_GOOD);
@@ -340,6 +357,7 @@ impl AuthApi {
             }
         }
         edge.auth.refused.add(hash);
+        failed::count(Reason::BadToken, from);
         Err(refused.into())
     }
 
@@ -397,6 +415,16 @@ impl AuthApi {
             expires_in: TICKET_TTL.as_secs(),
         })))
     }
+}
+
+/// Counts a login that fails here.
+fn counted<T>(result: Result<T>, from: Option<IpAddr>) -> Result<T> {
+    match result.as_ref().map_err(|error| error.code) {
+        Err(Code::RateLimited) => failed::count(Reason::Limited, from),
+        Err(Code::Unauthorized) => failed::count(Reason::BadToken, from),
+        _ => {}
+    }
+    result
 }
 
 fn given(text: Option<String>) -> Option<String> {

@@ -6,7 +6,7 @@ use poem::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
 };
 
-use crate::edge::origin::is_allowed;
+use crate::edge::origin::{is_allowed, is_secure};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 const REQUEST_HEADERS: HeaderValue =
@@ -31,7 +31,13 @@ impl Cors {
     pub fn origin(&self, request: &Request) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let host = request.header(header::HOST).unwrap_or("");
-        is_allowed(&self.allowed, origin.to_str().ok()?, host).then(|| origin.clone())
+        let allowed = is_allowed(
+            &self.allowed,
+            origin.to_str().ok()?,
+            host,
+            is_secure(request),
+        );
+        allowed.then(|| origin.clone())
     }
 
     /// The response to a preflight request; `None` if the request is not one.

@@ -21,11 +21,11 @@ use crate::{
     edge::{Edge, client_address},
     error::Result,
     queue::QueueState,
-    telemetry::{BLOCKED, DOWN, UP, metrics},
+    telemetry::{self, metrics},
 };
 
-/// Time limit for each dependency check.
-const PING_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for each dependency check. Probes usually wait 1 s for the answer.
+const PING_WITHIN: Duration = Duration::from_millis(500);
 
 pub struct HealthApi;
 
@@ -52,11 +52,14 @@ struct Readiness {
 enum Status {
     /// All dependencies work.
     Ready,
-    /// Requests are served with restrictions. Without the bus, live events are delayed and tickets cannot be issued;
-    /// while the broker blocks publishers, writes fail with `busy`.
+    /// Requests are served with restrictions; `checks` names the cause. Without the store, joined sockets send and
+    /// receive, and reads, logins and joins fail with `busy`. Without the bus, live events are delayed and tickets cannot
+    /// be issued. While the broker blocks publishers, writes fail with `busy` on every edge.
     Degraded,
-    /// The store or the queue is unavailable.
+    /// Nothing can be accepted: the queue is unavailable, or the broker blocks publishers and the store is unavailable.
     Unavailable,
+    /// The edge is shutting down.
+    Stopping,
 }
 
 /// The state of each dependency.
@@ -87,8 +90,8 @@ enum Ready {
     /// `ready` or `degraded`: route clients to this edge.
     #[oai(status = 200)]
     Yes(RawJson<Readiness>),
-    /// `unavailable`: route new clients to other edges. Existing connections stay open, and writes are accepted as long
-    /// as the queue is available.
+    /// `unavailable` or `stopping`: route new clients to other edges. Existing connections stay open; those of a stopping
+    /// edge are closed over `edge.drain`.
     #[oai(status = 503)]
     No(RawJson<Readiness>),
 }
@@ -168,14 +171,15 @@ impl HealthApi {
 
     /// Check readiness
     ///
-    /// Checks each dependency, at most 1 s each. Concurrent requests share one result, which is reused for 100 ms.
+    /// Checks each dependency, all at once, for at most 0.5 s. Concurrent requests share one result, which is reused for
+    /// 100 ms. An edge that can accept messages is ready, also while its store or its bus is unavailable.
     #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
     async fn readyz(&self, edge: Shared<'_>, checked: Data<&Arc<Checked>>) -> Ready {
         let (status, body) = checked.readiness(&edge).await;
         let body = RawJson::of_bytes(body);
         match status {
             Status::Ready | Status::Degraded => Ready::Yes(body),
-            Status::Unavailable => Ready::No(body),
+            Status::Unavailable | Status::Stopping => Ready::No(body),
         }
     }
 
@@ -188,7 +192,7 @@ impl HealthApi {
         if let Some(edge) = request.data::<Arc<Edge>>() {
             update_queue_gauges(edge);
         }
-        Scraped::Ok(PlainText(metrics().render()))
+        Scraped::Ok(PlainText(telemetry::exposition().await))
     }
 }
 
@@ -204,7 +208,12 @@ impl Checked {
     async fn readiness(&self, edge: &Edge) -> (Status, Bytes) {
         let mut last = self.0.lock().await;
         match &*last {
-            Some((at, status, body)) if at.elapsed() < CHECKED_FOR => (*status, body.clone()),
+            Some((at, status, body))
+                if at.elapsed() < CHECKED_FOR
+                    && (*status == Status::Stopping) == edge.stopping.is_cancelled() =>
+            {
+                (*status, body.clone())
+            }
             _ => {
                 let now = readiness(edge).await;
                 let body = Bytes::from(crate::protocol::raw(&now).get().to_owned());
@@ -219,11 +228,6 @@ impl Checked {
 fn update_queue_gauges(edge: &Edge) {
     let backlog = i64::try_from(edge.publisher.backlog()).unwrap_or(i64::MAX);
     metrics().queue_backlog_messages.set(backlog);
-    metrics().queue_state.set(match edge.publisher.state() {
-        QueueState::Up => UP,
-        QueueState::Blocked => BLOCKED,
-        QueueState::Down => DOWN,
-    });
 }
 
 async fn readiness(edge: &Edge) -> Readiness {
@@ -240,14 +244,19 @@ async fn readiness(edge: &Edge) -> Readiness {
         QueueState::Down => Check::bad("the queue is not reachable"),
     };
     Readiness {
-        status: overall(store.ok, state, bus.ok),
+        status: if edge.stopping.is_cancelled() {
+            Status::Stopping
+        } else {
+            overall(store.ok, state, bus.ok)
+        },
         checks: Checks { store, queue, bus },
     }
 }
 
+/// A broker's alarm concerns all edges: taking this one out of rotation would only end the reads.
 fn overall(store: bool, queue: QueueState, bus: bool) -> Status {
     match (store, queue, bus) {
-        (false, ..) | (_, QueueState::Down, _) => Status::Unavailable,
+        (_, QueueState::Down, _) | (false, QueueState::Blocked, _) => Status::Unavailable,
         (true, QueueState::Up, true) => Status::Ready,
         _ => Status::Degraded,
     }
@@ -260,7 +269,7 @@ async fn ping(what: &str, answer: impl Future<Output = Result<()>>) -> Check {
             tracing::debug!(what, error = %error.chain(), "dependency check failed");
             Check::bad(error.message)
         }
-        Err(_) => Check::bad(format!("no answer within {} s", PING_WITHIN.as_secs())),
+        Err(_) => Check::bad(format!("no answer within {} ms", PING_WITHIN.as_millis())),
     }
 }
 
@@ -339,11 +348,20 @@ mod tests {
     }
 
     #[test]
-    fn without_store_or_queue_it_is_not_ready() {
-        assert_eq!(overall(true, QueueState::Up, true), Status::Ready);
-        assert_eq!(overall(true, QueueState::Up, false), Status::Degraded);
-        assert_eq!(overall(true, QueueState::Blocked, true), Status::Degraded);
-        assert_eq!(overall(false, QueueState::Up, true), Status::Unavailable);
-        assert_eq!(overall(true, QueueState::Down, true), Status::Unavailable);
+    fn an_edge_that_can_accept_something_is_in_rotation() {
+        use QueueState::{Blocked, Down, Up};
+        assert_eq!(overall(true, Up, true), Status::Ready);
+        for (store, queue, bus) in [
+            (true, Up, false),
+            (false, Up, true),
+            (false, Up, false),
+            (true, Blocked, true),
+            (true, Blocked, false),
+        ] {
+            assert_eq!(overall(store, queue, bus), Status::Degraded);
+        }
+        for (store, queue) in [(false, Blocked), (true, Down), (false, Down)] {
+            assert_eq!(overall(store, queue, true), Status::Unavailable);
+        }
     }
 }

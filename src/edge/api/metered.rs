@@ -144,7 +144,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Metered<E> {
         let (cost, from) = (cost_of(operation, &request), client_address::of(&request));
         let limits = &self.edge.limits;
         limits.admit_address(from, cost).map_err(Problem::from)?;
-        let authenticated = AuthenticatedUser::default();
+        // The middleware shows the user in its log line.
+        let authenticated = request.data::<AuthenticatedUser>().cloned();
+        let authenticated = authenticated.unwrap_or_default();
         request.extensions_mut().insert(Price(cost));
         request.extensions_mut().insert(authenticated.clone());
         let checked = match (operation, request.uri().query()) {

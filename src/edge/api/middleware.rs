@@ -1,8 +1,7 @@
-//! The middleware around every request: request id, body limits, CORS, problem documents, panic handling, metrics and
-//! the access log line.
+//! The middleware around every request: request id, body limits, CORS, problem documents, panic handling, and the
+//! request's metrics and log line.
 
 use std::{
-    borrow::Cow,
     panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
@@ -13,19 +12,20 @@ use poem::{
     error::MethodNotAllowedError,
     http::{HeaderName, HeaderValue, Method, header},
 };
-use poem_openapi::registry::MetaApi;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
     callbacks::MAX_REPORT,
     cors::Cors,
+    metered::AuthenticatedUser,
     problem::{Problem, render},
+    request_log::{Answered, RequestLog},
+    routes::Routes,
 };
 use crate::{
     edge::{client_address, credentials::no_token_in},
     error::{Code, Error, Result},
     model::Timestamp,
-    telemetry::metrics,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,14 +37,12 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 const DISCARD: u64 = 4 << 20;
 const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 
-/// The segments of each path (`None` for a parameter) and the methods that it accepts.
-type Methods = Vec<(Vec<Option<String>>, Vec<String>)>;
-
 /// Settings of [`WithMiddleware`].
 pub struct Middleware {
     pub cors: Cors,
     pub max_bytes: usize,
-    pub methods: Methods,
+    pub routes: Routes,
+    pub log: RequestLog,
 }
 
 impl Middleware {
@@ -65,12 +63,14 @@ pub struct WithMiddleware<E> {
 impl<E: Endpoint<Output = Response>> Endpoint for WithMiddleware<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let started = Instant::now();
         let id = request_id(&request);
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let origin = self.middleware.cors.origin(&request);
         let client = client_address::of(&request);
+        let user = AuthenticatedUser::default();
+        request.extensions_mut().insert(user.clone());
 
         let mut response = match self.middleware.cors.preflight(&request) {
             Some(response) => response,
@@ -86,21 +86,17 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithMiddleware<E> {
             .entry(header::CACHE_CONTROL)
             .or_insert(HeaderValue::from_static("no-store"));
 
-        let (status, took) = (response.status(), started.elapsed());
-        metrics()
-            .http_requests
-            .with_label_values(&[label(&method), status.as_str()])
-            .inc();
-        metrics().http_request_seconds.observe(took.as_secs_f64());
-        tracing::debug!(
-            request_id = id,
-            client = client.map(tracing::field::display),
-            %method,
-            path = &*shown(&path),
-            status = status.as_u16(),
-            took_ms = took.as_secs_f64() * 1000.0,
-            "request answered"
-        );
+        let (route, method) = self.middleware.routes.labels(&method, &path);
+        let answered = Answered {
+            request_id: &id,
+            path: &path,
+            client,
+            user: &user,
+            route,
+            method,
+            took: started.elapsed(),
+        };
+        self.middleware.log.answered(&answered, &mut response);
         Ok(response)
     }
 }
@@ -139,57 +135,11 @@ impl<E: Endpoint<Output = Response>> WithMiddleware<E> {
         };
         let not_allowed = failure.is::<MethodNotAllowedError>();
         let mut response = render(failure, id);
-        if not_allowed && let Some(allow) = self.allowed(path) {
+        if not_allowed && let Some(allow) = self.middleware.routes.allowed(path) {
             response.headers_mut().insert(header::ALLOW, allow);
         }
         response
     }
-
-    fn allowed(&self, path: &str) -> Option<HeaderValue> {
-        let segments: Vec<&str> = path.split('/').collect();
-        let matches = |pattern: &[Option<String>]| {
-            pattern.len() == segments.len()
-                && pattern
-                    .iter()
-                    .zip(&segments)
-                    .all(|(known, segment)| known.as_ref().is_none_or(|known| known == segment))
-        };
-        let (_, methods) = self
-            .middleware
-            .methods
-            .iter()
-            .find(|(pattern, _)| matches(pattern))?;
-        HeaderValue::from_str(&methods.join(", ")).ok()
-    }
-}
-
-/// Collects the methods of every path of the API.
-pub fn methods(apis: Vec<MetaApi>) -> Methods {
-    let paths = apis.into_iter().flat_map(|api| api.paths);
-    paths
-        .map(|path| {
-            let segments = path.path.split('/').map(|segment| match segment {
-                parameter if parameter.starts_with('{') => None,
-                known => Some(known.to_owned()),
-            });
-            let mut methods: Vec<_> = path
-                .operations
-                .iter()
-                .map(|operation| operation.method.to_string())
-                .collect();
-            if methods.iter().any(|method| method == "GET") {
-                methods.push("HEAD".to_owned());
-            }
-            (segments.collect(), methods)
-        })
-        .collect()
-}
-
-/// The entry for a path without parameters.
-pub fn path(path: &str, methods: &[&str]) -> (Vec<Option<String>>, Vec<String>) {
-    let segments = path.split('/').map(|segment| Some(segment.to_owned()));
-    let methods = methods.iter().map(|method| (*method).to_owned());
-    (segments.collect(), methods.collect())
 }
 
 /// Reads the whole body, so that handlers need not limit its size.
@@ -270,60 +220,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         "a handler panicked: {}",
         text.as_deref().unwrap_or("no text")
     )
-}
-
-/// A path for the log. The segment after `unsubscribe` is a secret, and any segment that is longer than an id may be
-/// one, also in a path that is no operation.
-fn shown(path: &str) -> Cow<'_, str> {
-    const ID: usize = 36;
-    let secret = |segment: &str| segment.to_ascii_lowercase().contains("unsubscribe");
-    if path.split('/').all(|s| s.len() <= ID && !secret(s)) {
-        return path.into();
-    }
-    let mut hidden = false;
-    let segments = path.split('/').map(|segment| {
-        let shown = if hidden || segment.len() > ID {
-            "…"
-        } else {
-            segment
-        };
-        hidden |= secret(segment);
-        shown
-    });
-    segments.collect::<Vec<_>>().join("/").into()
-}
-
-/// The method as a metric label. Unknown methods share one label, so that clients cannot create time series.
-fn label(method: &Method) -> &str {
-    match *method {
-        Method::GET
-        | Method::HEAD
-        | Method::POST
-        | Method::PUT
-        | Method::PATCH
-        | Method::DELETE
-        | Method::OPTIONS => method.as_str(),
-        _ => "other",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_in_the_log_holds_no_secret() {
-        let id = "018f2b6e-0000-7000-8000-000000000000";
-        for plain in ["/", "/v1/rooms", &format!("/v1/rooms/{id}/messages")] {
-            assert_eq!(shown(plain), plain);
-        }
-        let paths = [
-            (format!("/v1/unsubscribe/{id}/{id}"), "/v1/unsubscribe/…/…"),
-            (format!("/v1/Unsubscribes/{id}"), "/v1/Unsubscribes/…"),
-            (format!("/v2/x/{}/y", "a".repeat(37)), "/v2/x/…/y"),
-        ];
-        for (path, expected) in paths {
-            assert_eq!(shown(&path), expected);
-        }
-    }
 }

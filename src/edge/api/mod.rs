@@ -22,7 +22,9 @@ mod problem;
 mod query;
 mod reactions;
 mod recent;
+mod request_log;
 mod rooms;
+mod routes;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -137,7 +139,8 @@ pub fn operations(edge: Option<Arc<Edge>>) -> impl Endpoint<Output = Response> {
     let middleware = middleware::Middleware {
         cors: cors::Cors::new(&[]),
         max_bytes: 0,
-        methods: middleware::methods(<Apis as OpenApi>::meta()),
+        routes: routes::Routes::of(<Apis as OpenApi>::meta()),
+        log: request_log::RequestLog::failures_only(),
     };
     let mut routes = Route::new()
         .at("/healthz", api.clone())
@@ -177,17 +180,16 @@ pub fn routes(edge: Arc<Edge>, local: bool) -> impl Endpoint<Output = Response> 
         .iter()
         .flat_map(|page| pages::paths(*page))
         .collect();
-    let mut methods = middleware::methods(<Apis as OpenApi>::meta());
-    methods.extend(
-        shown
-            .iter()
-            .map(|(path, _)| middleware::path(path, &pages::METHODS)),
-    );
+    let mut known = routes::Routes::of(<Apis as OpenApi>::meta());
+    for (path, _) in &shown {
+        known.add(path, &pages::METHODS);
+    }
     let middleware = middleware::Middleware {
         cors: cors::Cors::new(&config.allowed_origins),
         // The frame limit leaves room for the largest message body even if every character is escaped.
         max_bytes: config.max_frame_bytes,
-        methods,
+        routes: known,
+        log: request_log::RequestLog::new(&edge.config),
     };
     let api = Arc::new(service().into_endpoint());
     let metrics = health::Metrics {

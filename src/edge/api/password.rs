@@ -19,7 +19,11 @@ use crate::{
     config::EmailProvider,
     edge::{
         Edge,
-        auth::{password::Origin, reset::ResetTokens},
+        auth::{
+            failed::{self, Reason},
+            password::Origin,
+            reset::ResetTokens,
+        },
         client_address,
         submit::SubmitResult,
     },
@@ -112,6 +116,7 @@ impl PasswordApi {
             .verify(attempt.origin, current, hash.clone())
             .await?;
         if !fits {
+            failed::count(Reason::WrongPassword, from);
             let wrong = || Error::forbidden("`currentPassword` is wrong");
             return Err(attempt.failed(bus).await.unwrap_or_else(wrong).into());
         }

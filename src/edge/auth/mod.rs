@@ -5,6 +5,7 @@
 pub mod access;
 pub mod attempts;
 pub mod common;
+pub mod failed;
 mod fair;
 mod hs256;
 pub mod keys;

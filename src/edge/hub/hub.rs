@@ -99,14 +99,9 @@ impl Hub {
         shutdown: CancellationToken,
     ) -> Result<(Arc<Self>, Reports)> {
         let (subscriptions, incoming) = pubsub.listen().await?;
-        let subscribed = subscriptions
+        subscriptions
             .subscribe(&[edge_channel, Channel::Everyone])
             .await?;
-        metrics().bus_state.set(if subscribed {
-            crate::telemetry::UP
-        } else {
-            crate::telemetry::DOWN
-        });
         let truth = reads.clone();
         let (reports, reported) = mpsc::channel(REPORTS);
         let hub = Arc::new(Hub {
@@ -355,11 +350,9 @@ impl Hub {
             },
             Incoming::Lost => {
                 self.bus_lost.store(true, Ordering::Relaxed);
-                metrics().bus_state.set(crate::telemetry::DOWN);
             }
             Incoming::Restored => {
                 self.bus_lost.store(false, Ordering::Relaxed);
-                metrics().bus_state.set(crate::telemetry::UP);
                 // The database may have failed together with the bus: compares the positions from before the outage.
                 for room in self.rooms() {
                     let before = room.lock().delivered();

@@ -16,7 +16,10 @@ use crate::{
         outbound::{OutboundEvent, event},
         subscriber::Subscriber,
     },
-    model::{Anchor, Delivered, EphemeralEvent, Epoch, EventKind, FeedEvent, RoomId, Seq, UserId},
+    model::{
+        Anchor, Delivered, EphemeralEvent, Epoch, EventKind, FeedEvent, RoomId, Seq, Timestamp,
+        UserId,
+    },
     protocol::{EventName, Gap, MemberEvent, Reset, RoomEvent},
     telemetry::metrics,
 };
@@ -191,6 +194,7 @@ impl RoomState {
         if let Some(anchor) = events.iter().rev().find_map(Anchor::of) {
             self.anchor = Some(anchor);
         }
+        self.observe_delays(&events);
         let mut room_deleted = false;
         let mut numbered = Vec::with_capacity(events.len());
         for event in events {
@@ -223,6 +227,19 @@ impl RoomState {
                 }
             }
             self.unsubscribe(|subscription| subscription.pending.is_none());
+        }
+    }
+
+    /// Measures the time from the acceptance of messages to their delivery.
+    fn observe_delays(&self, events: &[FeedEvent]) {
+        if self.subscriptions.is_empty() {
+            return;
+        }
+        let now = Timestamp::now().millis();
+        for accepted in events.iter().filter_map(FeedEvent::accepted_at) {
+            // Negative if the accepting edge's clock is ahead.
+            let delay = (now - accepted.millis()).max(0) as f64 / 1000.0;
+            metrics().delivery_seconds.observe(delay);
         }
     }
 

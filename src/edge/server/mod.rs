@@ -1,4 +1,4 @@
-//! Accepts connections and serves HTTP/1.1 on them until shutdown. poem handles everything above HTTP.
+//! Accepts connections and serves HTTP/1.1 on them until shutdown, over TLS (`tls.rs`) if `edge.tls` is set. poem handles everything above HTTP.
 //!
 //! Every wait for a peer has a deadline (`stream.rs`). Connections beyond the limits (`admission.rs`) are accepted as
 //! well: one request of each is answered, with 503 unless it is a health check.
@@ -8,6 +8,7 @@ pub(super) mod host;
 mod log_throttle;
 mod overflow;
 mod stream;
+mod tls;
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,7 @@ use std::{
 use hyper::{
     Method,
     body::Incoming,
-    header::{CONNECTION, HeaderValue},
+    header::{CONNECTION, HeaderValue, STRICT_TRANSPORT_SECURITY},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -31,16 +32,17 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::admission::Permit;
+pub use self::{admission::Permit, tls::Tls};
 use self::{
     admission::{Admission, Full, PendingPermit},
     log_throttle::LogThrottle,
-    stream::{Deadlines, HttpStream},
+    stream::{Deadlines, HttpStream, Progress},
 };
 use super::{
     api,
@@ -62,12 +64,19 @@ pub struct ServerSettings {
     max_connections_per_address: usize,
     deadlines: Deadlines,
     proxies: Proxies,
+    tls: Option<Arc<Tls>>,
+    /// The value of `Strict-Transport-Security`.
+    hsts: Option<HeaderValue>,
 }
 
 impl ServerSettings {
     /// Settings of an edge's main port.
-    pub fn new(edge: &config::Edge) -> Self {
+    pub fn new(edge: &config::Edge, tls: Option<Arc<Tls>>) -> Self {
+        let hsts = edge.tls.hsts.as_secs();
+        let hsts = (tls.is_some() && hsts > 0).then(|| format!("max-age={hsts}"));
         ServerSettings {
+            tls,
+            hsts: hsts.and_then(|value| HeaderValue::try_from(value).ok()),
             max_connections: edge.max_connections,
             max_connections_per_address: edge.max_connections_per_address,
             deadlines: Deadlines {
@@ -85,7 +94,7 @@ impl ServerSettings {
             max_connections: 64,
             max_connections_per_address: 64,
             proxies: Proxies::none(),
-            ..ServerSettings::new(edge)
+            ..ServerSettings::new(edge, None)
         }
     }
 }
@@ -96,6 +105,8 @@ struct Server<E> {
     admission: Admission,
     deadlines: Deadlines,
     proxies: Proxies,
+    tls: Option<Arc<Tls>>,
+    hsts: Option<HeaderValue>,
     refusals: overflow::Refusals,
     /// Connections of trusted proxies without a valid PROXY protocol header.
     without_header: LogThrottle,
@@ -129,6 +140,8 @@ pub async fn serve<E>(
         ),
         deadlines: settings.deadlines,
         proxies: settings.proxies,
+        tls: settings.tls,
+        hsts: settings.hsts,
         refusals: overflow::Refusals::default(),
         without_header: LogThrottle::default(),
         stop: stop.clone(),
@@ -219,16 +232,45 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         }
     }
 
+    /// Serves a connection within the limits. The deadline of the first request, and of a TLS handshake before it, counts
+    /// from `since`.
     async fn serve(
         self: Arc<Self>,
-        stream: TcpStream,
+        mut tcp: TcpStream,
         peer: SocketAddr,
         permit: Permit,
         since: Instant,
     ) {
-        let local = stream.local_addr().unwrap_or(peer);
-        let stream = HttpStream::new(stream, self.deadlines, since);
-        let progress = stream.progress();
+        let local = tcp.local_addr().unwrap_or(peer);
+        let Some(tls) = self.tls.clone() else {
+            let stream = HttpStream::new(tcp, self.deadlines, since);
+            let progress = stream.progress();
+            return self.http(stream, progress, local, peer, permit).await;
+        };
+        let stop = self.stop.clone();
+        let accepting = async {
+            if !tls::begins(&mut tcp, since + self.deadlines.request).await {
+                return None;
+            }
+            let stream = HttpStream::new(tcp, self.deadlines, since);
+            let progress = stream.progress();
+            Some((tls.accept(stream).await?, progress))
+        };
+        if let Some(Some((stream, progress))) = stop.run_until_cancelled(accepting).await {
+            self.http(stream, progress, local, peer, permit).await;
+        }
+    }
+
+    async fn http<S>(
+        self: Arc<Self>,
+        stream: S,
+        progress: Progress,
+        local: SocketAddr,
+        peer: SocketAddr,
+        permit: Permit,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let server = self.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             progress.request_begins();
@@ -275,9 +317,13 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             hyper::Request::from_parts(head, body),
             LocalAddr(poem::Addr::SocketAddr(local)),
             RemoteAddr(poem::Addr::SocketAddr(peer)),
-            Scheme::HTTP,
+            match self.tls {
+                Some(_) => Scheme::HTTPS,
+                None => Scheme::HTTP,
+            },
         ));
         let endpoint = self.endpoint.clone();
+        let hsts = self.hsts.clone();
         async move {
             let mut response = match checked {
                 Err(wrong) => api::problem_response(&Error::malformed(wrong)),
@@ -291,10 +337,15 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                 response.headers_mut().insert(CONNECTION, close);
             }
             api::protect(&mut response);
+            if let Some(hsts) = hsts {
+                let headers = response.headers_mut();
+                headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
+            }
             response
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

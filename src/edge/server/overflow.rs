@@ -7,13 +7,17 @@ use hyper::{Method, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use poem::{Endpoint, Response};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{
     MAX_HEAD, Server,
     admission::{Full, ReserveSlot},
     log_throttle::LogThrottle,
-    stream::{Deadlines, HttpStream},
+    stream::{Deadlines, HttpStream, Progress},
+    tls,
 };
 use crate::{edge::api, error::Error, telemetry::metrics};
 
@@ -57,17 +61,20 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     /// Answers one request of a connection beyond the limits.
     pub(super) async fn refuse(
         self: Arc<Self>,
-        stream: TcpStream,
+        mut stream: TcpStream,
         peer: SocketAddr,
         full: Full,
         slot: ReserveSlot,
     ) {
+        let since = tokio::time::Instant::now();
         self.refusals.count(full, peer);
         let evicted = slot.evicted.clone();
         tokio::select! {
             ready = stream.readable() => if ready.is_err() { return },
             () = evicted.cancelled() => {
-                answer_evicted(&stream);
+                if self.tls.is_none() {
+                    answer_evicted(&stream);
+                }
                 return;
             }
             () = tokio::time::sleep(REQUEST_WITHIN) => return,
@@ -78,8 +85,40 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             idle: REQUEST_WITHIN,
             write: REQUEST_WITHIN,
         };
-        let stream = HttpStream::new(stream, deadlines, tokio::time::Instant::now());
-        let progress = stream.progress();
+        let over = async {
+            if let Some(tls) = self.tls.clone() {
+                if !tls::begins(&mut stream, since + REQUEST_WITHIN).await {
+                    return;
+                }
+                let stream = HttpStream::new(stream, deadlines, since);
+                let progress = stream.progress();
+                if let Some(stream) = tls.accept(stream).await {
+                    let conn = (stream, progress);
+                    self.answer_once(conn, (local, peer), full, slot).await;
+                }
+            } else {
+                let stream = HttpStream::new(stream, deadlines, since);
+                let progress = stream.progress();
+                let conn = (stream, progress);
+                self.answer_once(conn, (local, peer), full, slot).await;
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(OVER_AFTER, over) => {}
+            () = evicted.cancelled() => {}
+        }
+    }
+
+    /// Answers the first request, and closes.
+    async fn answer_once<S>(
+        self: &Arc<Self>,
+        (stream, progress): (S, Progress),
+        (local, peer): (SocketAddr, SocketAddr),
+        full: Full,
+        slot: ReserveSlot,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let slot = Mutex::new(Some(slot));
         let server = self.clone();
         let service = service_fn(|request: hyper::Request<Incoming>| {
@@ -107,10 +146,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .keep_alive(false)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
-        tokio::select! {
-            _ = tokio::time::timeout(OVER_AFTER, connection) => {}
-            () = evicted.cancelled() => {}
-        }
+        let _ = connection.await;
     }
 }
 

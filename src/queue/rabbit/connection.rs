@@ -30,11 +30,16 @@ use crate::{
     error::{Error, Result},
     queue::QueueState,
     retry::Policy,
+    telemetry::{BLOCKED, DOWN, Dependency, UP, watch_state},
 };
 
 /// Creating a quorum queue takes tens of milliseconds, and there can be 256; after a cluster's restart each of them
 /// elects its leader first.
 const DECLARE_DEADLINE: Duration = Duration::from_secs(60);
+/// With several nodes. A node that is cut off from the others completes the handshake and answers no declaration.
+const DECLARE_DEADLINE_OF_SEVERAL: Duration = Duration::from_secs(10);
+/// How long a node that is left may take to answer the close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// lapin reports a lost connection as an event; this check finds connections that were lost without one.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -73,6 +78,10 @@ impl Status {
 pub(super) struct ManagedConnection {
     status: Arc<watch::Sender<Status>>,
     failure: Arc<Mutex<String>>,
+    /// Whether every node has failed since the start.
+    failed: watch::Receiver<bool>,
+    /// The epoch of the last connection whose node is to be left.
+    left: watch::Sender<u64>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -82,10 +91,23 @@ impl ManagedConnection {
         let uris = settings.uris()?;
         let status = Arc::new(watch::Sender::new(Status::Down));
         let failure: Arc<Mutex<String>> = Arc::default();
-        let task = tokio::spawn(run(uris, settings, role, status.clone(), failure.clone()));
+        let weak = Arc::downgrade(&status);
+        watch_state(Dependency::Queue, move || {
+            Some(gauge(weak.upgrade()?.borrow().state()))
+        });
+        let (has_failed, failed) = watch::channel(false);
+        let left = watch::Sender::new(0);
+        let reports = Reports {
+            status: status.clone(),
+            last_failure: failure.clone(),
+            failed: has_failed,
+        };
+        let task = tokio::spawn(run(uris, settings, role, reports, left.subscribe()));
         Ok(ManagedConnection {
             status,
             failure,
+            failed,
+            left,
             task: AbortOnDropHandle::new(task),
         })
     }
@@ -109,6 +131,16 @@ impl ManagedConnection {
             reason => reason,
         };
         Err(Error::unavailable("queue", reason))
+    }
+
+    /// As [`ManagedConnection::ready`], but gives up as soon as every node has failed once.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        let mut failed = self.failed.clone();
+        tokio::select! {
+            biased;
+            ready = self.ready(limit) => ready,
+            _ = failed.wait_for(|failed| *failed) => self.ready(Duration::ZERO).await,
+        }
     }
 
     /// Waits until there is a connection, blocked or not.
@@ -137,6 +169,12 @@ impl ManagedConnection {
         let _ = status.wait_for(|s| s.epoch() != Some(epoch)).await;
     }
 
+    /// Gives up this connection and connects to the next node, if there are several: this one keeps the connection
+    /// open and does not do its work, as a node does that is cut off from the others.
+    pub fn leave(&self, epoch: u64) {
+        self.left.send_replace(epoch);
+    }
+
     /// Resolves when the broker blocks the connection.
     pub async fn blocked(&self) {
         let mut status = self.status.subscribe();
@@ -155,22 +193,44 @@ impl ManagedConnection {
         let before = self.status.send_replace(Status::Down);
         if let Status::Up(live) | Status::Blocked(live) = before {
             let closed = live.connection.close(200, "bye".into());
-            let _ = timeout(Duration::from_secs(1), closed).await;
+            let _ = timeout(CLOSE_DEADLINE, closed).await;
         }
     }
+}
+
+/// The state as a metric.
+fn gauge(state: QueueState) -> i64 {
+    match state {
+        QueueState::Up => UP,
+        QueueState::Blocked => BLOCKED,
+        QueueState::Down => DOWN,
+    }
+}
+
+/// Where the connection's task reports.
+struct Reports {
+    status: Arc<watch::Sender<Status>>,
+    last_failure: Arc<Mutex<String>>,
+    failed: watch::Sender<bool>,
 }
 
 async fn run(
     uris: Vec<AMQPUri>,
     settings: RabbitSettings,
     role: &'static str,
-    status: Arc<watch::Sender<Status>>,
-    last_failure: Arc<Mutex<String>>,
+    reports: Reports,
+    mut left: watch::Receiver<u64>,
 ) {
+    let Reports {
+        status,
+        last_failure,
+        failed,
+    } = reports;
     static EPOCH: AtomicU64 = AtomicU64::new(1);
     let mut nodes = Nodes::new(uris);
     let mut retry = Policy::RECONNECT.start();
     let mut reported = false;
+    let mut down_since = Instant::now();
     loop {
         let node = nodes.current();
         let at = Address::of(&node.uri);
@@ -183,11 +243,20 @@ async fn run(
                     host = at.host,
                     port = at.port,
                     vhost = at.vhost,
+                    took_ms = down_since.elapsed().as_millis() as u64,
                     "RabbitMQ connected"
                 );
                 let since = Instant::now();
-                let reason = watch_over(live, role, &status).await;
+                let leaving = left.wait_for(|left| *left == epoch && settings.urls.len() > 1);
+                let reason = tokio::select! {
+                    reason = watch_over(live.clone(), role, &status) => reason,
+                    Ok(_) = leaving => {
+                        close_in_background(live);
+                        "the node does not answer".to_owned()
+                    }
+                };
                 status.send_replace(Status::Down);
+                down_since = Instant::now();
                 warn!(role, error = reason, "RabbitMQ connection lost");
                 reported = true;
                 node.silent = false;
@@ -222,9 +291,19 @@ async fn run(
         }
         // The other nodes are tried at once; a pause follows when each of them has failed.
         if nodes.next() {
+            failed.send_replace(true);
             retry.pause().await;
         }
     }
+}
+
+fn close_in_background(live: Arc<Live>) {
+    tokio::spawn(async move {
+        let closed = live
+            .connection
+            .close(200, "the node does not answer".into());
+        let _ = timeout(CLOSE_DEADLINE, closed).await;
+    });
 }
 
 /// The nodes of the cluster, and the one in use.
@@ -324,7 +403,14 @@ async fn connect(
         Ok(connection) => connection.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the AMQP handshake")),
     };
-    match timeout(DECLARE_DEADLINE, topology::declare(&connection, settings)).await {
+    if !settings.declare {
+        return Ok(connection);
+    }
+    let deadline = match settings.urls.len() {
+        0 | 1 => DECLARE_DEADLINE,
+        _ => DECLARE_DEADLINE_OF_SEVERAL,
+    };
+    match timeout(deadline, topology::declare(&connection, settings)).await {
         Ok(declared) => declared.map_err(Failure::because)?,
         Err(_) => return Err(Failure::timeout("the declaration of the queues")),
     }

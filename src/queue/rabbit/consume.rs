@@ -5,7 +5,13 @@
 //! the payload's own entry. Payloads whose acknowledgement is lost with a worker are redelivered, as if the worker had died
 //! before.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -61,8 +67,8 @@ impl RabbitQueue {
 
     /// Makes [`Queue::load`] report unacknowledged payloads too, read from RabbitMQ's management API at `api`. The URL may
     /// contain a password: never logged.
-    pub fn with_api(mut self, api: &str) -> Result<RabbitQueue> {
-        self.probe.use_api(api, &self.settings)?;
+    pub fn with_api(mut self, apis: &[String]) -> Result<RabbitQueue> {
+        self.probe.use_api(apis, &self.settings)?;
         Ok(self)
     }
 
@@ -75,6 +81,11 @@ impl RabbitQueue {
     /// Waits for a connection, at most `limit`. The error carries the reason of the last failed attempt.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
         self.connection.ready(limit).await
+    }
+
+    /// As `ready`, but gives up as soon as every node has failed once. For commands.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        self.connection.tried(limit).await
     }
 
     /// Closes the connection in order. Consumers end; their unacknowledged payloads are requeued.
@@ -91,9 +102,11 @@ impl RabbitQueue {
     where
         F: Future<Output = lapin::Result<T>> + Send,
     {
+        let last = AtomicU64::new(0);
         let opened = async {
             loop {
                 let live = self.connection.live().await;
+                last.store(live.epoch, Ordering::Relaxed);
                 match open(live.clone()).await {
                     Err(_) if !live.connection.status().connected() => {
                         self.connection.gone(live.epoch).await;
@@ -104,7 +117,11 @@ impl RabbitQueue {
         };
         match timeout(limit, opened).await {
             Ok(result) => result,
-            Err(_) => Err(busy("the queue is not reachable just now; try again")),
+            Err(_) => {
+                // Another node may do it.
+                self.connection.leave(last.into_inner());
+                Err(busy("the queue is not reachable just now; try again"))
+            }
         }
     }
 

@@ -10,7 +10,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,7 +25,7 @@ use tokio::{sync::Mutex, time::timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    connection::ManagedConnection,
+    connection::{ManagedConnection, Status},
     delay::LEVELS,
     failure::unavailable,
     settings::RabbitSettings,
@@ -47,12 +50,14 @@ pub(super) struct LoadProbe {
     channel: Mutex<Option<Channel>>,
     statistics: Option<Arc<Statistics>>,
     delays: Option<Arc<Delays>>,
+    /// The epoch of the connection over which the last measurement was late; 0 for none.
+    late: AtomicU64,
 }
 
 impl LoadProbe {
-    /// `api` is the management API's URL, with user and password.
-    pub fn use_api(&mut self, api: &str, settings: &RabbitSettings) -> Result<()> {
-        self.statistics = Some(Arc::new(Statistics::new(api, settings)?));
+    /// `apis` are the management APIs of the cluster's nodes, with user and password.
+    pub fn use_api(&mut self, apis: &[String], settings: &RabbitSettings) -> Result<()> {
+        self.statistics = Some(Arc::new(Statistics::new(apis, settings)?));
         Ok(())
     }
 
@@ -71,8 +76,18 @@ impl LoadProbe {
         let inspected = timeout(DEADLINE, inspect(kept, connection, settings)).await;
         let (channel, mut load) = match inspected {
             Ok(inspected) => inspected?,
-            Err(elapsed) => return Err(Error::unavailable("queue", elapsed)),
+            Err(elapsed) => {
+                // A node that is cut off knows of the queues and cannot reach their leaders; nor do its consumers.
+                // Once may be chance.
+                if let Status::Up(live) = connection.status()
+                    && self.late.swap(live.epoch, Ordering::Relaxed) == live.epoch
+                {
+                    connection.leave(live.epoch);
+                }
+                return Err(Error::unavailable("queue", elapsed));
+            }
         };
+        self.late.store(0, Ordering::Relaxed);
         *slot = Some(channel);
         drop(slot);
         if let Some(statistics) = &self.statistics {
@@ -219,7 +234,10 @@ impl Delays {
 /// The management API's figures, fetched in the background.
 struct Statistics {
     client: reqwest::Client,
-    url: String,
+    /// One for each node; any of them has the figures of the whole cluster.
+    urls: Vec<String>,
+    /// The one that answered last.
+    current: AtomicUsize,
     fetched: Lock<Fetched>,
 }
 
@@ -240,9 +258,10 @@ struct Figures {
 }
 
 impl Statistics {
-    fn new(api: &str, settings: &RabbitSettings) -> Result<Statistics> {
+    fn new(apis: &[String], settings: &RabbitSettings) -> Result<Statistics> {
+        let tries = u32::try_from(apis.len().clamp(1, 4)).unwrap_or(1);
         let client = reqwest::Client::builder()
-            .timeout(FETCH_DEADLINE)
+            .timeout(FETCH_DEADLINE / tries)
             .build()
             .map_err(Error::internal)?;
         // The nodes of a cluster have the same virtual hosts.
@@ -255,12 +274,14 @@ impl Statistics {
                 b => format!("%{b:02X}"),
             })
             .collect();
+        let url = |api: &String| {
+            let api = api.trim_end_matches('/');
+            format!("{api}/queues/{vhost}?columns=name,messages_unacknowledged")
+        };
         Ok(Statistics {
             client,
-            url: format!(
-                "{}/queues/{vhost}?columns=name,messages_unacknowledged",
-                api.trim_end_matches('/')
-            ),
+            urls: apis.iter().map(url).collect(),
+            current: AtomicUsize::new(0),
             fetched: Lock::default(),
         })
     }
@@ -305,8 +326,24 @@ impl Statistics {
         });
     }
 
+    /// Asks the nodes in turn until one answers, first the one that answered last.
     async fn fetch(&self) -> reqwest::Result<HashMap<String, u64>> {
-        let answer = self.client.get(&self.url).send().await?;
+        let first = self.current.load(Ordering::Relaxed);
+        let mut tries = (0..self.urls.len()).map(|i| (first + i) % self.urls.len());
+        loop {
+            let node = tries.next().unwrap_or(first);
+            match self.fetch_from(&self.urls[node]).await {
+                Err(_) if tries.len() > 0 => {}
+                result => {
+                    self.current.store(node, Ordering::Relaxed);
+                    return result;
+                }
+            }
+        }
+    }
+
+    async fn fetch_from(&self, url: &str) -> reqwest::Result<HashMap<String, u64>> {
+        let answer = self.client.get(url).send().await?;
         let queues: Vec<Figures> = answer.error_for_status()?.json().await?;
         Ok(queues
             .into_iter()

@@ -44,6 +44,10 @@ use crate::{
 /// may follow the announcement.
 const LAST_CONFIRM: Duration = Duration::from_secs(1);
 
+/// After this time without a confirm the publish is repeated over another node, if there are several. Longer than the
+/// election of a leader takes, shorter than `queue.confirm_timeout`.
+const CONFIRM_OF_NODE: Duration = Duration::from_secs(3);
+
 /// Tasks published at the same time.
 pub(super) const TASK_SLOTS: usize = 8;
 
@@ -125,6 +129,11 @@ impl RabbitPublisher {
     /// Waits for a connection, at most `limit`. The error carries the reason of the last failed attempt.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
         self.inner.connection.ready(limit).await
+    }
+
+    /// As `ready`, but gives up as soon as every node has failed once. For commands.
+    pub async fn tried(&self, limit: Duration) -> Result<()> {
+        self.inner.connection.tried(limit).await
     }
 
     /// Closes the connection in order; publishes under way fail.
@@ -224,6 +233,11 @@ impl Inner {
             let attempt = tokio::select! {
                 attempt = self.attempt(&mut slot, &live, &message) => attempt,
                 () = self.connection.gone(live.epoch) => Attempt::Broken("connection lost".into()),
+                () = sleep(CONFIRM_OF_NODE), if self.settings.urls.len() > 1 => {
+                    self.connection.leave(live.epoch);
+                    self.connection.gone(live.epoch).await;
+                    Attempt::Broken("no confirm from this node".into())
+                }
                 () = self.blocked_for_good() => {
                     return Err(busy("the queue takes nothing just now; try again"));
                 }

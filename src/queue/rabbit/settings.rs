@@ -32,6 +32,8 @@ pub struct RabbitSettings {
     /// that may hold fewer takes over from one that held more, and fails as well, RabbitMQ requeues both sets out of
     /// order.
     pub prefetch: u16,
+    /// Whether a new connection declares the queues, which creates missing ones. Tools only read them.
+    pub declare: bool,
     /// Shown as the connections' name in RabbitMQ's own tools.
     pub node: String,
 }

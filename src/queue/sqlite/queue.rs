@@ -28,6 +28,7 @@ use crate::{
         QueueState, TaskQueue,
     },
     sqlite::{Database, failure},
+    telemetry::{DOWN, Dependency, UP, watch_state},
 };
 
 /// Implements every port of the queue; callers are handed the ports that they use.
@@ -67,6 +68,11 @@ impl SqliteQueue {
         // The edge has one publish per partition outstanding; the bound only guards against a bug.
         let (writer, requests) = mpsc::channel(4096);
         tokio::spawn(write::run(shared.clone(), requests, last_id));
+        let watched = writer.downgrade();
+        watch_state(Dependency::Queue, move || {
+            let closed = watched.upgrade()?.is_closed();
+            Some(if closed { DOWN } else { UP })
+        });
         Ok(SqliteQueue {
             shared,
             writer,

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::Result,
     model::{FeedEvent, Message, MessageId, RoomId, Seq},
-    store::sql::{Access, Database, Dialect, Record, Row, Session, sql},
+    store::sql::{Access, Database, Dialect, Record, Row, Session, on_replica, sql},
 };
 
 const BELOW: &str = concat!(
@@ -48,6 +48,35 @@ const MESSAGE: &str = concat!(
 const UNREAD: &str = "SELECT count(*) AS count FROM \
      (SELECT 1 FROM messages WHERE room = $1 AND seq > $2 LIMIT 1000) AS above";
 
+const HEAD: &str = "SELECT seq FROM rooms WHERE id = $1";
+
+struct Head(Seq);
+
+impl Record for Head {
+    fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
+        row.get("seq").map(Head)
+    }
+}
+
+/// The messages below a number, from a replica; `None` if the primary must be read, since no replica has all of them.
+async fn older<D: Database>(
+    database: &D,
+    room: RoomId,
+    seq: Seq,
+    limit: i64,
+) -> Option<Vec<Message>> {
+    let read = async |mut session: D::Session| {
+        // First: a replica only moves forward.
+        let head: Option<Head> = session.optional(sql(HEAD).bind(room)).await?;
+        if head.is_none_or(|head| head.0 < seq.saturating_sub(1)) {
+            return Ok(None);
+        }
+        let statement = sql(BELOW).bind(room).bind(seq).bind(limit);
+        session.all(statement).await.map(Some)
+    };
+    on_replica(database, read).await
+}
+
 struct Count(u32);
 
 impl Record for Count {
@@ -84,8 +113,14 @@ impl<D: Database> MessageReads for D {
                 sql(AROUND).bind(room).bind(seq).bind(below).bind(above)
             }
         };
-        let mut session = self.open(Access::Read).await?;
-        let mut messages: Vec<Message> = session.all(statement).await?;
+        let replica = match window {
+            Window::Before(seq) => older(self, room, seq, limit).await,
+            _ => None,
+        };
+        let mut messages: Vec<Message> = match replica {
+            Some(messages) => messages,
+            None => self.open(Access::Read).await?.all(statement).await?,
+        };
         messages.sort_unstable_by_key(|message| message.seq);
         Ok(messages)
     }

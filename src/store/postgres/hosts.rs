@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
+use super::pooler::{self, Mode, State};
+
 /// Time limit for connecting to a server and reading its state.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// Minimum time between two searches.
@@ -28,6 +30,7 @@ pub(super) const READ_ONLY: &str =
 
 /// The servers, and which of them is in use.
 pub(super) struct Hosts {
+    pub mode: Mode,
     all: Vec<PgConnectOptions>,
     current: AtomicUsize,
     /// When the server in use changed. Older connections are closed.
@@ -39,8 +42,9 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// At least one server.
-    pub fn new(all: Vec<PgConnectOptions>) -> Arc<Self> {
+    pub fn new(all: Vec<PgConnectOptions>, mode: Mode) -> Arc<Self> {
         Arc::new(Hosts {
+            mode,
             all,
             current: AtomicUsize::new(0),
             changed: Mutex::default(),
@@ -55,8 +59,45 @@ impl Hosts {
         let _ = self.pool.set(pool);
     }
 
+    pub fn pool(&self) -> Option<&PgPool> {
+        self.pool.get()
+    }
+
     pub fn current(&self) -> &PgConnectOptions {
         &self.all[self.current.load(Ordering::Acquire)]
+    }
+
+    /// The number of the server in use.
+    pub fn current_number(&self) -> usize {
+        self.current.load(Ordering::Acquire)
+    }
+
+    /// The options of a new connection to the server in use.
+    pub fn options(&self) -> PgConnectOptions {
+        self.mode.options(self.current())
+    }
+
+    /// A pooler refused the options.
+    pub fn found_pooler(&self) {
+        self.mode.set_pooled();
+        if let Some(pool) = self.pool.get() {
+            pool.set_connect_options(self.options());
+        }
+    }
+
+    /// A connection outside the pool, to the server in use. Finds out whether a pooler is in front of it.
+    pub async fn connect(&self) -> sqlx::Result<PgConnection> {
+        let mut connection = match self.options().connect().await {
+            Err(error) if pooler::refuses_options(&error) => {
+                self.found_pooler();
+                return self.options().connect().await;
+            }
+            other => other?,
+        };
+        if !self.mode.is_pooled() && !State::read(&mut connection).await?.is_direct {
+            self.mode.set_pooled();
+        }
+        Ok(connection)
     }
 
     /// Whether a connection of this age goes to the server in use.
@@ -113,7 +154,7 @@ impl Hosts {
         self.current.store(host, Ordering::Release);
         *self.changed.lock() = Some(Instant::now());
         if let Some(pool) = self.pool.get() {
-            pool.set_connect_options(options.clone());
+            pool.set_connect_options(self.mode.options(options));
         }
         tracing::warn!(
             host = options.get_host(),
@@ -135,18 +176,9 @@ impl Drop for Search {
 async fn accepts_writes(options: &PgConnectOptions) -> bool {
     let probe = async {
         let mut connection = options.connect().await?;
-        let read_only = is_read_only(&mut connection).await?;
+        let state = State::read(&mut connection).await?;
         connection.close().await?;
-        Ok::<_, sqlx::Error>(!read_only)
+        Ok::<_, sqlx::Error>(!state.is_read_only)
     };
     matches!(timeout(PROBE_WITHIN, probe).await, Ok(Ok(true)))
-}
-
-/// Whether transactions of this connection can only read, because the server is a standby or is set to be read-only.
-pub(super) async fn is_read_only(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let state: String = sqlx::query_scalar("SHOW transaction_read_only")
-        .persistent(false)
-        .fetch_one(connection)
-        .await?;
-    Ok(state == "on")
 }

@@ -1,20 +1,27 @@
 //! The store of a cluster: connections to PostgreSQL, and its words for the statements of the subjects.
 
 mod address;
+mod check;
 mod dialect;
 mod hosts;
 mod pool;
+mod pooler;
+mod replica;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres, migrate::Migration,
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row,
+    migrate::{Migration, Migrator},
     postgres::PgConnectOptions,
 };
 
+pub use self::pooler::PreparedStatements;
 use self::{
     hosts::Hosts,
     pool::{Lease, answer},
+    pooler::Mode,
+    replica::Replicas,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -26,6 +33,7 @@ use crate::{
 pub struct Store {
     pool: PgPool,
     hosts: Arc<Hosts>,
+    replicas: Arc<Replicas>,
 }
 
 /// Without the password.
@@ -48,12 +56,30 @@ impl Store {
         max_connections: u32,
         acquire_timeout: Duration,
     ) -> Result<Self> {
+        let prepared = PreparedStatements::Auto;
+        Store::connect_with(urls, max_connections, acquire_timeout, prepared)
+    }
+
+    /// As [`Store::connect`], with the setting `database.prepared_statements`.
+    pub fn connect_with(
+        urls: &[impl AsRef<str>],
+        max_connections: u32,
+        acquire_timeout: Duration,
+        prepared: PreparedStatements,
+    ) -> Result<Self> {
         let options: Result<Vec<_>> = urls.iter().map(|url| options(url.as_ref())).collect();
-        let hosts = Hosts::new(options?);
+        let hosts = Hosts::new(options?, Mode::new(prepared));
         Ok(Store {
             pool: pool::open(&hosts, max_connections, acquire_timeout),
             hosts,
+            replicas: Replicas::new(Vec::new(), 0, prepared),
         })
+    }
+
+    /// A connection of its own to the server that accepts writes, without the deadlines of those of the pool.
+    pub async fn connect_without_limits(&self) -> Result<PgConnection> {
+        self.hosts.find_writable().await;
+        self.hosts.connect().await.map_err(pool::failure)
     }
 
     /// Applies pending `migrations/postgres`. Several nodes may call this at once: one applies them, the others wait.
@@ -62,17 +88,16 @@ impl Store {
         let mut migrator = sqlx::migrate!("migrations/postgres");
         // Migrations only go forward, and each serves the version before it as well.
         migrator.set_ignore_missing(true);
-        self.hosts.find_writable().await;
-        // On a connection of its own, without the limits that the others have: an index may take an hour.
-        let mut connection = self
-            .hosts
-            .current()
-            .connect()
-            .await
-            .map_err(pool::failure)?;
+        // An index may take an hour.
+        let mut connection = self.connect_without_limits().await?;
         let before = applied(&mut connection).await.map_err(pool::failure)?;
-        let result = migrator.run(&mut connection).await;
-        result.map_err(|e| pool::failure(e.into()))?;
+        let result = if self.hosts.mode.is_pooled() {
+            migrate_in_transaction(&mut connection, &mut migrator).await
+        } else {
+            let result = migrator.run(&mut connection).await;
+            result.map_err(sqlx::Error::from)
+        };
+        result.map_err(pool::failure)?;
         connection.close().await.map_err(pool::failure)?;
         let missing = migrator.iter().filter(|m| !before.contains(&m.version));
         let name = |m: &Migration| format!("{:04} {}", m.version, m.description);
@@ -106,11 +131,12 @@ impl Store {
     /// Closes every connection; connections in use are closed when they are returned.
     pub async fn close(&self) {
         self.pool.close().await;
+        self.replicas.close().await;
     }
 }
 
 /// The address of one server.
-fn options(url: &str) -> Result<PgConnectOptions> {
+pub fn options(url: &str) -> Result<PgConnectOptions> {
     let refused = |why: &str| {
         Error::new(
             Code::Invalid,
@@ -129,16 +155,37 @@ fn options(url: &str) -> Result<PgConnectOptions> {
     }
     Ok(PgConnectOptions::from_str(&url)
         .map_err(|e| refused(&e.to_string()))?
-        .application_name("chat"))
+        .application_name("chat")
+        // No column is a float, and PgBouncer refuses this parameter unless it is told not to.
+        .extra_float_digits(None))
 }
 
-/// The versions of the migrations that were applied.
+/// Behind a pooler only a transaction is sure to stay on one server connection: all migrations are in one, and it holds
+/// the lock that excludes other processes.
+async fn migrate_in_transaction(
+    connection: &mut PgConnection,
+    migrator: &mut Migrator,
+) -> sqlx::Result<()> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute(pooler::BEGIN_MIGRATION).await?;
+    let database = transaction.fetch_one("SELECT current_database()::text");
+    let lock = pooler::migration_lock(&database.await?.try_get::<String, _>(0)?);
+    let lock = AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({lock})"));
+    transaction.execute(lock).await?;
+    migrator.set_locking(false);
+    migrator.run(&mut *transaction).await?;
+    // Its statements have names, and the server connection will be another client's.
+    transaction.execute("DEALLOCATE ALL").await?;
+    transaction.commit().await
+}
+
+/// The versions of the migrations that were applied. By the simple protocol, which needs no session.
 async fn applied(connection: &mut PgConnection) -> sqlx::Result<Vec<i64>> {
-    let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
-    match versions.fetch_all(connection).await {
+    const SQL: &str = "SELECT version FROM _sqlx_migrations WHERE success";
+    match connection.fetch_all(SQL).await {
         // undefined_table: no migration was ever applied.
         Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Ok(Vec::new()),
-        other => other,
+        rows => rows?.iter().map(|row| row.try_get(0)).collect(),
     }
 }
 
@@ -149,8 +196,12 @@ impl Database for Store {
     /// A single statement needs no transaction of its own: the server commits it before it answers.
     async fn open(&self, access: Access) -> Result<Lease> {
         match access {
-            Access::Read | Access::Statement => Lease::take(&self.pool, &self.hosts).await,
+            Access::Read | Access::Statement => Lease::session(&self.pool, &self.hosts).await,
             Access::Transaction | Access::Background => Lease::begin(&self.pool, &self.hosts).await,
         }
+    }
+
+    async fn replica(&self) -> Option<Lease> {
+        self.replicas.session(self).await
     }
 }

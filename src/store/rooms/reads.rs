@@ -6,7 +6,9 @@ use super::{RoomReads, room_columns};
 use crate::{
     error::Result,
     model::{Position, Room, RoomId, Seq},
-    store::sql::{Access, Column, Database, Dialect, Kind, ListSql, Record, Row, Session, sql},
+    store::sql::{
+        Access, Column, Database, Dialect, Kind, ListSql, Record, Row, Session, on_replica, sql,
+    },
 };
 
 const ROOM: &str = concat!(
@@ -50,11 +52,16 @@ impl<D: Database> RoomReads for D {
     }
 
     async fn public_rooms(&self, after: Option<RoomId>, limit: u32) -> Result<Vec<Room>> {
-        let mut session = self.open(Access::Read).await?;
-        let statement = sql(PUBLIC)
-            .bind(after.unwrap_or(RoomId::nil()))
-            .bind(i64::from(limit));
-        session.all(statement).await
+        let statement = || {
+            sql(PUBLIC)
+                .bind(after.unwrap_or(RoomId::nil()))
+                .bind(i64::from(limit))
+        };
+        let read = async |mut session: D::Session| session.all(statement()).await.map(Some);
+        if let Some(rooms) = on_replica(self, read).await {
+            return Ok(rooms);
+        }
+        self.open(Access::Read).await?.all(statement()).await
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {

@@ -22,6 +22,7 @@ pub(super) use {
     columns::Ids,
     list::{Column, Kind, Value},
     record::{Record, Row},
+    session::on_replica,
     statement::{Statement, sql},
     template::{ListSql, Sql},
 };

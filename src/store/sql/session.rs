@@ -1,6 +1,8 @@
 //! A store's connections.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{Dialect, Record, Row, Statement};
 use crate::error::{Error, Result};
@@ -27,6 +29,25 @@ pub trait Database: Send + Sync + 'static {
     type Session: Session<Dialect = Self::Dialect>;
 
     fn open(&self, access: Access) -> impl Future<Output = Result<Self::Session>> + Send;
+
+    /// A session on a copy of the database that may lack what was committed within the last second, for reads that can
+    /// do without it. `None` if there is no such copy, or none that is current enough. Reads that fail there are
+    /// repeated with [`Database::open`].
+    fn replica(&self) -> impl Future<Output = Option<Self::Session>> + Send {
+        async { None }
+    }
+}
+
+/// How long a read on a replica may take before the primary is read instead.
+const REPLICA_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs `read` on a replica. `None` if there is none, or if the read fails or takes too long.
+pub async fn on_replica<D: Database, T>(
+    database: &D,
+    read: impl AsyncFnOnce(D::Session) -> Result<Option<T>>,
+) -> Option<T> {
+    let read = async { read(database.replica().await?).await.ok()? };
+    timeout(REPLICA_WITHIN, read).await.ok()?
 }
 
 /// One connection on loan. Dropped without `commit`, a transaction changes nothing.

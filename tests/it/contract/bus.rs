@@ -29,6 +29,7 @@ const RECENT: usize = 5;
 fn redis_bus(prefix: &str, url: String, recent_ttl: Duration) -> Handles {
     let settings = redis::RedisSettings {
         url,
+        sentinel: None,
         prefix: prefix.to_owned(),
         recent_messages: RECENT,
         recent_ttl,

@@ -3,6 +3,7 @@
 mod bus;
 mod queue;
 mod rabbit;
+mod sentinel;
 mod store;
 
 use bytes::Bytes;

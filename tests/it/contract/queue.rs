@@ -42,6 +42,7 @@ pub fn rabbit_settings(prefix: &str, url: String) -> rabbit::RabbitSettings {
         max_backlog: 1_000_000,
         confirm_timeout: Duration::from_secs(20),
         prefetch: PREFETCH,
+        declare: true,
         node: prefix.to_owned(),
     }
 }

@@ -348,7 +348,7 @@ async fn the_management_api_reports_unacknowledged_payloads() {
     let settings = rabbit_settings(&prefix, amqp_url());
     let publisher = RabbitPublisher::connect(settings.clone()).unwrap();
     let queue = RabbitQueue::connect(settings).unwrap();
-    let queue = queue.with_api(&api).unwrap();
+    let queue = queue.with_api(std::slice::from_ref(&api)).unwrap();
     publisher.ready(PATIENCE).await.unwrap();
     for number in 0..3_u32 {
         let payload = Bytes::from(number.to_string());
@@ -387,7 +387,11 @@ async fn a_management_api_without_figures_or_with_invalid_answers() {
         .unwrap();
     let api = Provider::start().await;
     let queue = RabbitQueue::connect(settings).unwrap();
-    let queue = queue.with_api(&api.url).unwrap();
+    // The first node is away.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let away = format!("http://{}/api", free.local_addr().unwrap());
+    drop(free);
+    let queue = queue.with_api(&[away, api.url.clone()]).unwrap();
     let named: &str = format!(r#"[{{"name":"{prefix}.p.1"}}]"#).leak();
     let held: &str = format!(r#"[{{"name":"{prefix}.p.1","messages_unacknowledged":7}}]"#).leak();
     let look = async || {

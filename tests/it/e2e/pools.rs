@@ -256,6 +256,7 @@ async fn partitions_are_rebalanced_when_workers_join_and_leave() {
         max_backlog: 1,
         confirm_timeout: Duration::from_secs(1),
         prefetch: 1,
+        declare: true,
         node: "looking on".to_owned(),
     })
     .expect("an address");

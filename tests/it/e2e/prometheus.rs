@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     free.local_addr().expect("it has an address").port()
 }
@@ -102,7 +102,7 @@ impl Prometheus {
     }
 }
 
-fn with_metrics(mut program: Program, port: u16) -> Program {
+pub fn with_metrics(mut program: Program, port: u16) -> Program {
     let name = "CHAT__METRICS__PORT";
     program.env.retain(|(key, _)| key != name);
     program.env.push((name.to_owned(), port.to_string()));

@@ -5,15 +5,20 @@
 //! of
 //! the same shape. `CHAT_REPLAY_DAYS` is the number of files to replay, or `all`; 1 if unset.
 
-use std::{collections::HashMap, path::Path, time::Instant};
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use bench::judge::{ConnectionNo, Judge, Key, SubscriptionNo};
+use bench::judge::{ConnectionNo, Judge, SubscriptionNo};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::harness::{Chat, Kind, Socket, User, both_ways};
+use crate::harness::{Chat, Kind, Socket, User, both_ways, socket::Pending};
 
 both_ways!(every_member_receives_a_replayed_channel_in_order);
 
@@ -22,7 +27,7 @@ const AT_ONCE: usize = 16;
 
 /// One line of the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LogLine {
+pub struct LogLine {
     pub nick: String,
     pub text: String,
 }
@@ -35,10 +40,27 @@ async fn every_member_receives_a_replayed_channel_in_order(kind: Kind) {
             .set("limits.burst", 1_000_000)
             .start()
             .await;
-        let nicks = replay(&chat, &day, &lines).await;
+        let nicks = replay(&chat, &day, &lines, &Sending::InRuns).await.nicks;
         let (lines, took) = (lines.len(), started.elapsed());
         eprintln!("{day}: {lines} lines of {nicks} nicknames on {kind:?} took {took:.1?}");
     }
+}
+
+/// How the lines are sent. Either way the room's order is the file's order, with any number of edges and workers.
+pub enum Sending {
+    /// Consecutive lines of one nickname at once; the next nickname sends when all of them are accepted.
+    InRuns,
+    /// Each line when the line before is accepted, and again when it is `busy`. Publishes the number of accepted lines.
+    OneByOne(watch::Sender<usize>),
+}
+
+/// What a replay measured.
+pub struct Replayed {
+    pub nicks: usize,
+    /// `busy` answers.
+    pub busy: usize,
+    /// The longest time from the first attempt to send a line until it was accepted.
+    pub slowest: Duration,
 }
 
 /// A member of the channel.
@@ -70,7 +92,7 @@ struct Sender {
     display_name: String,
 }
 
-async fn replay(chat: &Chat, day: &str, lines: &[LogLine]) -> usize {
+pub async fn replay(chat: &Chat, day: &str, lines: &[LogLine], sending: &Sending) -> Replayed {
     let mut judge = Judge::new();
     let channel = judge.room(day);
     let mut nicks: Vec<&str> = Vec::new();
@@ -124,24 +146,37 @@ async fn replay(chat: &Chat, day: &str, lines: &[LogLine]) -> usize {
         })
         .collect();
 
-    // Consecutive lines of one nickname are sent at once; the next nickname sends when all of them are accepted. So the
-    // room's order is the file's order, with any number of edges and workers.
-    let mut keys: Vec<Key> = Vec::with_capacity(lines.len());
-    for run in lines.chunk_by(|a, b| a.nick == b.nick) {
+    let runs: Vec<&[LogLine]> = match sending {
+        Sending::InRuns => lines.chunk_by(|a, b| a.nick == b.nick).collect(),
+        Sending::OneByOne(_) => lines.chunks(1).collect(),
+    };
+    let (mut accepted, mut busy, mut slowest) = (0, 0, Duration::ZERO);
+    for run in runs {
         let member = &members[number[run[0].nick.as_str()]];
         let mut pending = Vec::with_capacity(run.len());
-        for line in run {
-            let name = format!("line {}", keys.len());
-            keys.push(judge.sent(member.connection, channel, member.user.id, &name));
-            let data = json!({"room": room, "body": line.text, "clientMsgId": name});
-            pending.push(member.socket.send("sendMessage", data).await);
+        let begun = Instant::now();
+        for (line, i) in run.iter().zip(accepted..) {
+            judge.sent(member.connection, channel, member.user.id, &name_of(i));
+            pending.push(member.say(room, line, i).await);
         }
-        for (key, pending) in keys[keys.len() - run.len()..].iter().zip(pending) {
-            pending
-                .ack()
-                .await
-                .unwrap_or_else(|error| panic!("{run:?}: {error:?}"));
-            judge.accepted(*key);
+        for ((line, i), pending) in run.iter().zip(accepted..).zip(pending) {
+            let mut answer = pending.ack().await;
+            while let (Sending::OneByOne(_), Err(error)) = (sending, &answer)
+                && error.code == "busy"
+            {
+                busy += 1;
+                tokio::time::sleep(Duration::from_millis(error.retry_after_ms.unwrap_or(100)))
+                    .await;
+                judge.sent(member.connection, channel, member.user.id, &name_of(i));
+                answer = member.say(room, line, i).await.ack().await;
+            }
+            answer.unwrap_or_else(|error| panic!("{line:?}: {error:?}"));
+            judge.accepted(judge.key(channel, member.user.id, &name_of(i)));
+        }
+        accepted += run.len();
+        slowest = slowest.max(begun.elapsed());
+        if let Sending::OneByOne(progress) = sending {
+            progress.send_replace(accepted);
         }
     }
 
@@ -225,7 +260,24 @@ async fn replay(chat: &Chat, day: &str, lines: &[LogLine]) -> usize {
         }
         assert_eq!(expected.next(), None, "the history ends too early");
     }
-    members.len()
+    Replayed {
+        nicks: members.len(),
+        busy,
+        slowest,
+    }
+}
+
+impl Member {
+    /// Sends line `i`.
+    async fn say(&self, room: Uuid, line: &LogLine, i: usize) -> Pending {
+        let data = json!({"room": room, "body": line.text, "clientMsgId": name_of(i)});
+        self.socket.send("sendMessage", data).await
+    }
+}
+
+/// The `clientMsgId` of a line.
+fn name_of(line: usize) -> String {
+    format!("line {line}")
 }
 
 /// `u7` is number 7.
@@ -235,7 +287,7 @@ fn number_of(user: &User) -> usize {
 
 // ---- sources of lines
 
-pub(super) fn days() -> Vec<(String, Vec<LogLine>)> {
+pub fn days() -> Vec<(String, Vec<LogLine>)> {
     let Some(folder) = std::env::var_os("CHAT_REPLAY") else {
         return vec![("a made-up day".to_owned(), generate_conversation(1))];
     };

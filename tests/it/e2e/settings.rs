@@ -103,7 +103,7 @@ async fn doctor_checks_a_standalone_directory() {
     let doctor = ["doctor", "--data", "data"];
     let ended = nowhere.program(&doctor, &[]).run().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("BAD database"), "{ended:?}");
+    assert!(ended.stdout.contains("problem  database"), "{ended:?}");
     assert!(!nowhere.dir().join("data").exists(), "nothing is created");
 
     let chat = Chat::start(Kind::Standalone).await;

@@ -201,7 +201,25 @@ impl Chat {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: self.env.clone(),
             dir: self.dir().to_owned(),
+            binary: None,
         }
+    }
+
+    /// As [`Chat::program`], with other values of some variables.
+    pub fn program_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Program {
+        let mut program = self.program(name, args);
+        let env = env
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        program.env.extend(env);
+        program
+    }
+
+    /// The value of a setting that the test has set.
+    pub fn setting(&self, key: &str) -> &str {
+        let (name, _) = setting(key, "");
+        let found = self.env.iter().rev().find(|(key, _)| *key == name);
+        &found.expect("the setting is set").1
     }
 
     /// Starts one more worker; cluster only.
@@ -364,13 +382,17 @@ fn http_client() -> reqwest::Client {
 }
 
 /// A directory that is deleted with the test, unless the test fails.
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = std::env::temp_dir().join(format!("chat-test-{}", Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).expect("a temporary directory can be made");
         Directory(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -405,6 +427,7 @@ impl Nowhere {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
             dir: self.dir().to_owned(),
+            binary: None,
         }
     }
 }

@@ -23,6 +23,7 @@ use super::{
     Chat, Kind, Socket, User,
     deployment::{Plan, uuid},
     eventually,
+    outage::{Outage, Watch},
     socket::{Dial, Event, Pending, WireError},
 };
 
@@ -60,6 +61,7 @@ struct Shared {
 struct Book {
     judge: Judge,
     figures: Figures,
+    watch: Watch,
     /// Unacknowledged sends of each client.
     open: Vec<usize>,
 }
@@ -172,6 +174,21 @@ impl Load {
         self.shared.book().figures
     }
 
+    /// Begins to measure the time without service. The load must go on until [`Load::outage`].
+    pub fn watch(&self) {
+        self.shared.book().watch.begin();
+    }
+
+    /// The longest times without service since [`Load::watch`].
+    pub fn outage(&self) -> Outage {
+        self.shared.book().watch.end()
+    }
+
+    /// The judge's counts so far. Meaningful after [`Load::settled`].
+    pub fn verdict(&self) -> Verdict {
+        self.shared.book().judge.verdict()
+    }
+
     /// The number of unanswered sends.
     pub fn in_flight(&self) -> usize {
         self.shared.book().open.iter().sum()
@@ -184,6 +201,14 @@ impl Load {
             self.figures().accepted >= goal
         })
         .await;
+    }
+
+    /// Waits until `more` further messages are delivered to clients.
+    pub async fn delivered(&self, more: u64) {
+        let delivered = || self.shared.book().watch.delivered;
+        let goal = delivered() + more;
+        self.until(&format!("{more} more delivered"), || delivered() >= goal)
+            .await;
     }
 
     /// Goes on for `lasting` and asserts that nine of ten sends are answered within [`PROMPT`], and all of them within
@@ -484,6 +509,7 @@ impl Client {
                 let key = book.judge.key(room.no, self.user.id, &name);
                 book.judge.accepted(key);
                 book.figures.accepted += 1;
+                book.watch.acked();
             }
             Err(error) => {
                 assert_eq!(error.code, "busy", "{name}: {error:?}");
@@ -513,6 +539,7 @@ impl Client {
                 let change = data["changeSeq"].as_i64().expect("a number");
                 book.judge
                     .delivered(subscription, number(&data), change, key);
+                book.watch.delivered();
             }
             "gap" => {
                 let (_, subscription) = subscription_of(&data);

@@ -5,16 +5,26 @@
 #![allow(dead_code, reason = "not every tool is in use")]
 
 pub mod deployment;
+pub mod disk;
 pub mod engineio;
+pub mod engines;
+pub mod exposition;
+pub mod haproxy;
 pub mod jwt;
 pub mod load;
 pub mod node;
+pub mod outage;
+pub mod own_postgres;
+pub mod pgbouncer;
+pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod raw;
+pub mod redis;
 pub mod rest;
 pub mod smtp;
 pub mod socket;
+pub mod tls;
 
 use std::{future::Future, time::Duration};
 

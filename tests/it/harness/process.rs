@@ -27,6 +27,8 @@ pub struct Program {
     pub env: Vec<(String, String)>,
     /// The working directory; it also contains the log.
     pub dir: PathBuf,
+    /// The program of another build, instead of the one under test.
+    pub binary: Option<PathBuf>,
 }
 
 /// The output of a process that has ended.
@@ -40,7 +42,7 @@ pub struct Ended {
 
 impl Program {
     fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.binary.clone().unwrap_or_else(binary));
         command
             .args(&self.args)
             .current_dir(&self.dir)
@@ -184,6 +186,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Sends SIGHUP, which reloads the certificate.
+    pub fn sighup(&self) {
+        self.signal(Signal::HUP);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process id"), signal).expect("it can be signalled");
@@ -200,6 +207,19 @@ impl Process {
     /// Starts it again after it has ended. An edge gets a new port.
     pub async fn restart(&mut self) {
         *self = self.program.start().await;
+    }
+
+    /// As [`Process::restart`], with the program of another build, or with the one under test.
+    pub async fn restart_with(&mut self, binary: Option<&Path>) {
+        self.program.binary = binary.map(Path::to_owned);
+        self.restart().await;
+    }
+
+    /// As [`Process::restart`], with one more setting.
+    pub async fn restart_set(&mut self, variable: &str, value: &str) {
+        let set = (variable.to_owned(), value.to_owned());
+        self.program.env.push(set);
+        self.restart().await;
     }
 
     /// Its whole log, including earlier runs.

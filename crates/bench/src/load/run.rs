@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     args::Load,
@@ -30,17 +31,25 @@ const LAST_ARRIVALS: Duration = Duration::from_secs(30);
 /// From the end of the setup to the first send.
 const START_AFTER: Duration = Duration::from_millis(200);
 
-/// Runs the load against running servers. `partition_of` is needed for `--partitions`.
+/// Runs the load against running servers. `partition_of` is needed for `--partitions`. `stop` ends it early: the report
+/// then counts what was not sent or delivered yet as missing.
 ///
 /// # Errors
-/// A server that refuses to register users, create rooms or open sockets; a socket that ends during the run.
-pub async fn run(load: &Load, partition_of: PartitionOf) -> Result<Report> {
+/// A server that refuses to register users, create rooms or open sockets; a socket that ends during the run; `stop`
+/// before the first message.
+pub async fn run(
+    load: &Load,
+    partition_of: PartitionOf,
+    stop: &CancellationToken,
+) -> Result<Report> {
     let script = Script::of(load)?;
+    let setup = Setup::new(load, &script, partition_of);
+    let setup = stop.run_until_cancelled(setup).await;
     let Setup {
         users,
         rooms,
         members,
-    } = Setup::new(load, &script, partition_of).await?;
+    } = setup.unwrap_or_else(|| Err(failed("the setup", "interrupted")))?;
     if load.pause {
         wait_for_line().await?;
     }
@@ -94,6 +103,9 @@ pub async fn run(load: &Load, partition_of: PartitionOf) -> Result<Report> {
     let sent = plan.started + plan.script.duration();
     let mut quiet_since = sent;
     while tally.answered < messages || (!load.accept_only && tally.delivered < tally.expected) {
+        if stop.is_cancelled() {
+            break;
+        }
         tokio::time::sleep(POLL_EVERY).await;
         let observed = observations.take();
         let now = Instant::now();

@@ -42,7 +42,7 @@ pub async fn run(scaling: &Scaling, partition_of: PartitionOf) -> Result<Curve> 
             samples
         }
     });
-    let report = load::run(&scaling.load(), partition_of).await;
+    let report = load::run(&scaling.load(), partition_of, &CancellationToken::new()).await;
     stop.cancel();
     let samples = reading
         .await

@@ -9,8 +9,15 @@ async fn health_and_metrics() {
     let get = |path: &str| Request::builder().uri_str(path).finish();
     assert_eq!(world.send(get("/healthz")).await.1, json!({"status": "ok"}));
     let (response, body) = world.send(get("/readyz")).await;
-    assert_eq!(response.status(), 503);
+    assert_eq!(
+        (response.status().as_u16(), &body["status"]),
+        (200, &json!("degraded"))
+    );
     assert_eq!(body["checks"]["store"]["ok"], false);
+    assert_eq!(
+        body["checks"]["store"]["error"],
+        Store::away().message.as_str()
+    );
     world.room(RoomKind::Public, new_id(), Role::Owner, false);
     let (response, body) = world.send(get("/readyz")).await;
     assert_eq!(

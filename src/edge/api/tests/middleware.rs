@@ -149,7 +149,8 @@ async fn a_panic_is_a_problem_too() {
     let middleware = api::middleware::Middleware {
         cors: api::cors::Cors::new(&[]),
         max_bytes: 10,
-        methods: Vec::new(),
+        routes: api::routes::Routes::default(),
+        log: api::request_log::RequestLog::failures_only(),
     };
     let mut response = middleware
         .around(Broken)

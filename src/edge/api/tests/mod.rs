@@ -381,6 +381,7 @@ async fn world_with(decide: Decide, change: impl FnOnce(&mut Config)) -> World {
         bus,
         publisher: queue.clone(),
         submit,
+        stopping: CancellationToken::new(),
     });
     World {
         edge,

@@ -82,6 +82,8 @@ pub(in crate::edge) struct WebSocket<S> {
     lost: bool,
     /// The server's close frame has been queued.
     closing: bool,
+    /// The stream took bytes that the kernel has not: a TLS record.
+    flushing: bool,
 }
 
 struct Fragments {
@@ -114,6 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             sent: 0,
             lost: false,
             closing: false,
+            flushing: false,
         }
     }
 
@@ -231,6 +234,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 if !self.closing {
                     frame_into(&mut self.unsent, CLOSE, &answer);
                     let _ = self.poll_unsent(cx);
+                    // Over TLS, the end of the connection is announced as well.
+                    let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
                 }
                 Err(Broken::Gone)
             }
@@ -314,7 +319,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Whether the kernel has yet to take framed bytes, a pong or a ping.
     pub fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty() || self.pong.is_some() || self.ping
+        !self.unsent.is_empty() || self.pong.is_some() || self.ping || self.flushing
     }
 
     /// Total bytes that the kernel has taken; while it grows, the peer reads.
@@ -330,6 +335,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Sends a close frame and waits for the peer's. If further input cannot be parsed, waits until the peer is quiet
     /// instead: closing with unread bytes resets the connection, and the peer may not see the close frame.
     pub async fn close(&mut self, code: u16, reason: &str) {
+        self.close_frames(code, reason).await;
+        poll_fn(|cx| {
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    async fn close_frames(&mut self, code: u16, reason: &str) {
         let mut payload = Vec::with_capacity(MAX_CONTROL);
         payload.extend_from_slice(&code.to_be_bytes());
         let end = reason.floor_char_boundary(MAX_CONTROL - payload.len());
@@ -362,8 +376,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 } else if std::mem::take(&mut self.ping) {
                     frame_into(&mut self.unsent, PING, b"");
                 } else {
-                    let stream = Pin::new(&mut self.stream);
-                    return stream.poll_flush(cx).map_err(Broken::from);
+                    let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+                    self.flushing = flushed.is_pending();
+                    return flushed.map_err(Broken::from);
                 }
             }
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.unsent))? {

@@ -12,7 +12,7 @@ use chat::{
     error::Result,
     model::*,
     sqlite::Database,
-    store::{self, *},
+    store::{self, postgres::PreparedStatements, *},
 };
 use futures_util::FutureExt;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, postgres::PgConnectOptions};
@@ -106,9 +106,16 @@ impl Server {
 
 /// Runs `test`, then cleans up whether it succeeded or not.
 pub async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F) {
+    on_postgres_with(PreparedStatements::Auto, test).await;
+}
+
+pub async fn on_postgres_with<F: Future<Output = ()>>(
+    prepared: PreparedStatements,
+    test: impl FnOnce(Fixture) -> F,
+) {
     let server = Server::new().await;
-    let store =
-        store::postgres::Store::connect(&[&server.url], 4, Duration::from_secs(20)).unwrap();
+    let wait = Duration::from_secs(20);
+    let store = store::postgres::Store::connect_with(&[&server.url], 4, wait, prepared).unwrap();
     store.migrate().await.unwrap();
     let fixture = Fixture {
         reads: Arc::new(store.clone()),

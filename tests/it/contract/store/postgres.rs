@@ -111,6 +111,16 @@ async fn connections_go_to_the_server_that_accepts_writes() {
     assert!(started.elapsed() < Duration::from_secs(5), "{started:?}");
     store.close().await;
 
+    // The first address does not answer, as a host that drops packets: its connections are opened and stay silent.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let lost = format!("postgres://nobody@{}/none", silent.local_addr().unwrap());
+    let started = Instant::now();
+    let store = store::postgres::Store::connect(&[&lost, &primary], 2, wait).unwrap();
+    store.ping().await.unwrap();
+    store.ping().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10), "{started:?}");
+    store.close().await;
+
     // The server in use becomes one.
     let store = store::postgres::Store::connect(&[&server.url, &primary], 2, wait).unwrap();
     store.ping().await.unwrap();

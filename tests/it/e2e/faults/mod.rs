@@ -5,13 +5,16 @@ mod crashes;
 mod crowd;
 pub mod dead;
 mod deaths;
+mod full_disk;
 mod goodbye;
 mod locked;
 mod long_ago;
 mod moments;
 mod owners;
+mod pgbouncer;
 mod pool;
 mod readers;
+mod sentinel;
 mod servers;
 mod twice;
 

@@ -70,6 +70,7 @@ impl Backend {
                 let store = Arc::new(store);
                 let bus = RedisBus::connect(bus::redis::RedisSettings {
                     url: server("REDIS_URL"),
+                    sentinel: None,
                     prefix: database.name.clone(),
                     recent_messages: 200,
                     recent_ttl: Duration::from_secs(60),
@@ -83,6 +84,7 @@ impl Backend {
                     max_backlog: 1_000_000,
                     confirm_timeout: Duration::from_secs(20),
                     prefetch: PREFETCH,
+                    declare: true,
                     node: "moments".to_owned(),
                 };
                 let publisher = Arc::new(RabbitPublisher::connect(settings.clone()).unwrap());

@@ -1,0 +1,226 @@
+//! RabbitMQ's management API (`autoscale.api_url`): its login, alarms, and quorum queues that have lost members.
+
+use reqwest::{Client, StatusCode, Url};
+use serde::Deserialize;
+
+use super::{
+    finding::{Finding, in_time, is_at_least},
+    rabbit::LEAST_VERSION,
+};
+use crate::config::{Config, SecretUrl};
+
+const CHECK: &str = "autoscale.api_url";
+
+#[derive(Deserialize)]
+struct Overview {
+    #[serde(default)]
+    rabbitmq_version: String,
+}
+
+#[derive(Deserialize)]
+struct QueueMembers {
+    name: String,
+    #[serde(default)]
+    members: Vec<String>,
+    #[serde(default)]
+    online: Vec<String>,
+}
+
+pub async fn check(config: &Config, http: &Client) -> Vec<Finding> {
+    let Some(api) = &config.autoscale.api_url else {
+        return vec![Finding::ok(
+            CHECK,
+            "is not set: alarms and members of the queues are not checked",
+        )];
+    };
+    let read = in_time(async {
+        let overview = get(http, api, "overview").await?;
+        Ok::<_, String>((
+            overview,
+            alarms(http, api).await,
+            members(config, http, api).await,
+        ))
+    });
+    let (overview, alarms, members) = match read.await {
+        Ok(read) => read,
+        Err(error) => {
+            let advice = "check address, user and password; the user needs the tag monitoring";
+            return vec![Finding::problem(CHECK, format!("{api}: {error}"), advice)];
+        }
+    };
+    let version = serde_json::from_str::<Overview>(&overview);
+    let version = version.map_or_else(|_| String::new(), |overview| overview.rabbitmq_version);
+    let first = if is_at_least(&version, LEAST_VERSION) {
+        Finding::ok(CHECK, format!("{api}: RabbitMQ {version}"))
+    } else {
+        let advice = "it must end in /api, and RabbitMQ must be 3.10 or newer";
+        Finding::problem(CHECK, format!("{api}: version {version:?}"), advice)
+    };
+    [Some(first), Some(alarms), members]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+async fn alarms(http: &Client, api: &SecretUrl) -> Finding {
+    let check = "RabbitMQ alarms";
+    match get(http, api, "health/checks/alarms").await {
+        Ok(_) => Finding::ok(check, "there are none"),
+        Err(error) if error.starts_with("503") => Finding::problem(
+            check,
+            "a node has a memory or disk alarm: all publishers are blocked, sends are `busy`",
+            "free disk or memory there; `rabbitmq-diagnostics alarms` names the node",
+        ),
+        Err(error) => Finding::warning(
+            check,
+            error,
+            "check them with `rabbitmq-diagnostics alarms`",
+        ),
+    }
+}
+
+/// The queues of this deployment without all of their members.
+async fn members(config: &Config, http: &Client, api: &SecretUrl) -> Option<Finding> {
+    let check = "queue members";
+    let columns = "queues?columns=name,members,online";
+    let read = get(http, api, columns).await;
+    let queues = read.and_then(|text| {
+        serde_json::from_str::<Vec<QueueMembers>>(&text).map_err(|error| error.to_string())
+    });
+    let queues = match queues {
+        Ok(queues) => queues,
+        Err(error) => {
+            let advice = "check them with `rabbitmq-queues quorum_status`";
+            return Some(Finding::warning(check, error, advice));
+        }
+    };
+    Some(judge(check, &config.queue.prefix, &queues))
+}
+
+fn judge(check: &'static str, prefix: &str, queues: &[QueueMembers]) -> Finding {
+    let prefix = format!("{prefix}.");
+    let (mut all, mut least) = (0, usize::MAX);
+    let (mut short, mut lost) = (Vec::new(), Vec::new());
+    for queue in queues
+        .iter()
+        .filter(|queue| queue.name.starts_with(&prefix))
+    {
+        let (members, online) = (queue.members.len(), queue.online.len());
+        all += 1;
+        least = least.min(members);
+        if online * 2 <= members {
+            lost.push(queue.name.as_str());
+        } else if online < members {
+            short.push(queue.name.as_str());
+        }
+    }
+    let advice = "start the missing nodes; `rabbitmq-queues quorum_status QUEUE` names them";
+    match (lost.as_slice(), short.as_slice()) {
+        ([], []) if all == 0 => Finding::ok(check, "there are no queues yet"),
+        ([], []) => Finding::ok(
+            check,
+            format!("{all} queues, each with all of its members ({least} or more)"),
+        ),
+        ([], short) => {
+            let text = format!(
+                "{} of {all} queues miss members, such as {}",
+                short.len(),
+                short[0]
+            );
+            Finding::warning(check, text, advice)
+        }
+        (lost, _) => {
+            let text = format!(
+                "{} of {all} queues have no majority, such as {}",
+                lost.len(),
+                lost[0]
+            );
+            Finding::problem(check, text, advice)
+        }
+    }
+}
+
+/// The body of a successful answer. Errors begin with the status and have no password.
+async fn get(http: &Client, api: &SecretUrl, path: &str) -> Result<String, String> {
+    let mut url = Url::parse(&format!("{}/{path}", api.expose().trim_end_matches('/')))
+        .map_err(|error| error.to_string())?;
+    let decode = |text: &str| percent_decoded(text);
+    let (user, password) = (decode(url.username()), url.password().map(decode));
+    // A URL of `http` has a host, so that both can be removed.
+    let _ = (url.set_username(""), url.set_password(None));
+    let answer = http.get(url).basic_auth(user, password).send().await;
+    let answer = answer.map_err(|error| reason(&error.without_url()))?;
+    match answer.status() {
+        StatusCode::OK => answer
+            .text()
+            .await
+            .map_err(|error| reason(&error.without_url())),
+        StatusCode::UNAUTHORIZED => Err("401: the user or the password is wrong".to_owned()),
+        status => Err(status.to_string()),
+    }
+}
+
+/// The error with its causes.
+pub fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten();
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Status;
+    use super::*;
+
+    #[test]
+    fn queues_without_a_majority_are_a_problem() {
+        let queue = |name: &str, online: usize| QueueMembers {
+            name: name.to_owned(),
+            members: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            online: ["a", "b", "c"][..online]
+                .iter()
+                .map(|s| (*s).to_owned())
+                .collect(),
+        };
+        let status = |queues: &[QueueMembers]| judge("queue members", "chat", queues).status;
+        assert_eq!(status(&[]), Status::Ok);
+        assert_eq!(
+            status(&[queue("chat.p.0", 3), queue("other.p.0", 1)]),
+            Status::Ok
+        );
+        assert_eq!(
+            status(&[queue("chat.p.0", 3), queue("chat.p.1", 2)]),
+            Status::Warning
+        );
+        assert_eq!(
+            status(&[queue("chat.p.0", 2), queue("chat.p.1", 1)]),
+            Status::Problem
+        );
+        assert_eq!(percent_decoded("a%40b%2Fc%"), "a@b/c%");
+    }
+}
