@@ -26,8 +26,9 @@ fn programs() -> PathBuf {
     let on_path = std::env::split_paths(&path);
     let versions = read_dir("/usr/lib/postgresql").into_iter().flatten();
     let debian = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
-    let mut all = on_path.chain(debian);
-    all.find(|dir| dir.join("initdb").is_file())
+    let mut all = debian.chain(on_path);
+    let needed = ["initdb", "postgres", "pg_basebackup"];
+    all.find(|dir| needed.iter().all(|name| dir.join(name).is_file()))
         .expect("PostgreSQL is installed")
 }
 
