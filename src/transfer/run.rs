@@ -127,7 +127,7 @@ fn secret_state(config: &Config, data: &Path) -> Result<SecretState> {
     Ok(match data_dir::existing_secret(data)? {
         None => SecretState::NotInDirectory,
         Some(_) if here.is_empty() => SecretState::ToBeSet,
-        Some(secret) if secret == *here => SecretState::Same,
+        Some(secret) if here.iter().any(|known| *known == secret) => SecretState::Same,
         Some(_) => SecretState::Different,
     })
 }

@@ -1,10 +1,11 @@
 //! RabbitMQ's management API (`autoscale.api_url`): its login, alarms, and quorum queues that have lost members.
 
+use futures_util::future::join_all;
 use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 
 use super::{
-    finding::{Finding, in_time, is_at_least},
+    finding::{Finding, Status, in_time, is_at_least},
     rabbit::LEAST_VERSION,
 };
 use crate::config::{Config, SecretUrl};
@@ -27,39 +28,41 @@ struct QueueMembers {
 }
 
 pub async fn check(config: &Config, http: &Client) -> Vec<Finding> {
-    let Some(api) = &config.autoscale.api_url else {
+    let Some(apis) = &config.autoscale.api_url else {
         return vec![Finding::ok(
             CHECK,
             "is not set: alarms and members of the queues are not checked",
         )];
     };
-    let read = in_time(async {
-        let overview = get(http, api, "overview").await?;
-        Ok::<_, String>((
-            overview,
-            alarms(http, api).await,
-            members(config, http, api).await,
-        ))
-    });
-    let (overview, alarms, members) = match read.await {
-        Ok(read) => read,
+    let apis: Vec<SecretUrl> = apis.expose().into_iter().map(SecretUrl::new).collect();
+    let mut findings = join_all(apis.iter().map(|api| overview(http, api))).await;
+    // Every node knows the state of all of them.
+    let answers = apis.iter().zip(&findings);
+    let answering = answers.filter(|(_, finding)| finding.status == Status::Ok);
+    if let Some((api, _)) = { answering }.next() {
+        let (alarms, members) = tokio::join!(alarms(http, api), members(config, http, api));
+        findings.push(alarms);
+        findings.extend(members);
+    }
+    findings
+}
+
+async fn overview(http: &Client, api: &SecretUrl) -> Finding {
+    let overview = match in_time(get(http, api, "overview")).await {
+        Ok(overview) => overview,
         Err(error) => {
             let advice = "check address, user and password; the user needs the tag monitoring";
-            return vec![Finding::problem(CHECK, format!("{api}: {error}"), advice)];
+            return Finding::problem(CHECK, format!("{api}: {error}"), advice);
         }
     };
     let version = serde_json::from_str::<Overview>(&overview);
     let version = version.map_or_else(|_| String::new(), |overview| overview.rabbitmq_version);
-    let first = if is_at_least(&version, LEAST_VERSION) {
+    if is_at_least(&version, LEAST_VERSION) {
         Finding::ok(CHECK, format!("{api}: RabbitMQ {version}"))
     } else {
         let advice = "it must end in /api, and RabbitMQ must be 3.10 or newer";
         Finding::problem(CHECK, format!("{api}: version {version:?}"), advice)
-    };
-    [Some(first), Some(alarms), members]
-        .into_iter()
-        .flatten()
-        .collect()
+    }
 }
 
 async fn alarms(http: &Client, api: &SecretUrl) -> Finding {

@@ -21,18 +21,22 @@ pub fn secret(config: &Config) -> Finding {
             "`openssl rand -base64 48` makes one, CHAT__AUTH__SECRET sets it",
         );
     }
-    let different: BTreeSet<char> = secret.expose().chars().collect();
-    if different.len() < FEW_CHARACTERS {
+    let different = secret.iter().map(|secret| {
+        let characters: BTreeSet<char> = secret.expose().chars().collect();
+        characters.len()
+    });
+    let fewest = different.min().unwrap_or_default();
+    if fewest < FEW_CHARACTERS {
         return Finding::warning(
             check,
-            format!(
-                "has only {} different characters: it can be guessed",
-                different.len()
-            ),
-            "`openssl rand -base64 48` makes a better one; changing it ends every login",
+            format!("has only {fewest} different characters: it can be guessed"),
+            "`openssl rand -base64 48` makes a better one; docs/operations.md has the steps to replace it",
         );
     }
-    Finding::ok(check, "is set")
+    match secret.iter().count() {
+        1 => Finding::ok(check, "is set"),
+        count => Finding::ok(check, format!("has {count} secrets; the first one signs")),
+    }
 }
 
 /// How clients reach the edges.

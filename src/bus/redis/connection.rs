@@ -156,8 +156,9 @@ async fn probe(pool: Weak<Pool<Manager>>, answers: Arc<AtomicBool>) {
         };
         let answer = async {
             let mut pooled = pool.get().await.ok()?;
-            let ping = cmd("PING").query_async::<String>(&mut pooled.connection);
-            ping.await.ok()
+            let ping = cmd("PING");
+            let answer = ping.query_async::<String>(&mut pooled.connection).await;
+            answer.ok()
         };
         if let Ok(Some(_)) = timeout(DEADLINE, answer).await {
             answers.store(true, Ordering::Relaxed);

@@ -84,9 +84,11 @@ impl Watched {
         let (now, before) = (self.load.verdict(), &self.fault.verdict);
         let busy = self.load.figures().busy - self.fault.figures.busy;
         eprintln!(
-            "failover: {}: {}; sent {}, accepted {}, busy {busy}, lost {}, repeated {}, out of order {}",
+            "failover: {}: {}, slowest answer {:.1} s; sent {}, accepted {}, busy {busy}, lost {}, repeated {}, \
+             out of order {}",
             self.fault.name,
             self.fault.outage,
+            self.load.figures().slowest.as_secs_f64(),
             now.sent - before.accepted,
             now.accepted - before.accepted,
             now.lost,

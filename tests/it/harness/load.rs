@@ -176,7 +176,9 @@ impl Load {
 
     /// Begins to measure the time without service. The load must go on until [`Load::outage`].
     pub fn watch(&self) {
-        self.shared.book().watch.begin();
+        let mut book = self.shared.book();
+        book.watch.begin();
+        book.figures.slowest = Duration::ZERO;
     }
 
     /// The longest times without service since [`Load::watch`].

@@ -293,7 +293,8 @@ impl Postgres {
         let (data, port) = (self.nodes[i].data(), self.nodes[i].port);
         let settings = format!(
             "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n\
-             max_connections = 200\nshared_buffers = 64MB\nhot_standby = on\nwal_log_hints = on\n\
+             max_connections = 200\nshared_buffers = 64MB\nhot_standby = on\n\
+             wal_retrieve_retry_interval = 500ms\nwal_log_hints = on\n\
              wal_keep_size = 512MB\nlog_line_prefix = '%m [%p] %q%u@%d '\n{more}"
         );
         self.account.write(&data.join("postgresql.conf"), &settings);

@@ -287,7 +287,7 @@ impl RabbitMq {
     }
 
     async fn set_cookie_at_others(&self, i: usize, cookie: &str) {
-        let code = set_cookie(cookie, &[self.nodes[i].name.clone()]);
+        let code = set_cookie(cookie, std::slice::from_ref(&self.nodes[i].name));
         for other in (0..self.len()).filter(|other| *other != i) {
             if self.nodes[other].server.is_some() {
                 self.eval(other, &code).await.expect("the node answers");
