@@ -136,10 +136,14 @@ impl Cluster {
         };
         cluster.migrate().await;
         let of = &cluster;
-        let all = of.nodes.iter().enumerate().map(|(process, node)| async move {
-            let started = of.bring_up(process, &mut *node.lock().await).await;
-            started.expect("the cluster starts");
-        });
+        let all = of
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(process, node)| async move {
+                let started = of.bring_up(process, &mut node.lock().await).await;
+                started.expect("the cluster starts");
+            });
         futures_util::future::join_all(all).await;
         cluster
     }
@@ -157,7 +161,10 @@ impl Cluster {
 
     /// The client's addresses of the edges.
     pub fn edges(&self) -> Vec<String> {
-        self.clients.iter().map(|proxy| proxy.address.to_string()).collect()
+        self.clients
+            .iter()
+            .map(|proxy| proxy.address.to_string())
+            .collect()
     }
 
     /// Starts a process until it is ready, as a supervisor would: it ends if its engines are away for too long.

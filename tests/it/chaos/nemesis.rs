@@ -127,7 +127,11 @@ impl Nemesis {
         if fault.kind == Kind::JumpClock {
             // Minutes into the future or the past.
             let seconds = i64::try_from(fault.amount).expect("a small number") * 10;
-            let seconds = if fault.amount % 2 == 0 { seconds } else { -seconds };
+            let seconds = if fault.amount % 2 == 0 {
+                seconds
+            } else {
+                -seconds
+            };
             if !cluster.set_clock(process, seconds) {
                 return Err(Failed::Skipped("libfaketime is not installed".to_owned()));
             }

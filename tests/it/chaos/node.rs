@@ -39,7 +39,9 @@ impl Node {
 
     fn command(&self) -> Command {
         let inherited = ["PATH", "HOME"];
-        let inherited = inherited.iter().filter_map(|key| Some((*key, std::env::var(key).ok()?)));
+        let inherited = inherited
+            .iter()
+            .filter_map(|key| Some((*key, std::env::var(key).ok()?)));
         let mut command = Command::new(&self.program);
         command
             .arg(self.role)
@@ -54,7 +56,8 @@ impl Node {
     }
 
     pub fn log(&self) -> PathBuf {
-        self.directory.join(format!("{}.log", self.name.replace(' ', "-")))
+        self.directory
+            .join(format!("{}.log", self.name.replace(' ', "-")))
     }
 
     /// Runs a command that ends by itself, such as `migrate`.
@@ -72,16 +75,25 @@ impl Node {
     pub async fn start(&mut self) -> Result<Option<String>, String> {
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.map_err(|error| format!("{}: {error}", self.log().display()))?;
-        let mut child = self.command().stderr(log).spawn().map_err(|error| error.to_string())?;
+        let mut child = self
+            .command()
+            .stderr(log)
+            .spawn()
+            .map_err(|error| error.to_string())?;
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         self.child = Some(child);
         let mut line = String::new();
         let read = timeout(START, stdout.read_line(&mut line)).await;
         let ready = line.trim_end();
-        let address = ready.strip_prefix("chat is ready on http://").map(str::to_owned);
+        let address = ready
+            .strip_prefix("chat is ready on http://")
+            .map(str::to_owned);
         if address.is_none() && !ready.ends_with(" is ready") {
             self.kill().await;
-            return Err(format!("{} did not become ready: {read:?} {ready:?}", self.name));
+            return Err(format!(
+                "{} did not become ready: {read:?} {ready:?}",
+                self.name
+            ));
         }
         // The pipe must not fill up.
         tokio::spawn(async move { stdout.read_to_end(&mut Vec::new()).await });
@@ -129,7 +141,9 @@ impl Node {
 
     fn signal(&self, signal: Signal) {
         let pid = self.child.as_ref().and_then(Child::id);
-        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = pid
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _ = kill_process(pid, signal);
         }

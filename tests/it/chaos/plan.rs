@@ -152,7 +152,11 @@ impl Fault {
             }
             Target::Engine(_) | Target::Everything => String::new(),
         };
-        format!("{}{target}, {} ms", self.kind.name(), self.lasting.as_millis())
+        format!(
+            "{}{target}, {} ms",
+            self.kind.name(),
+            self.lasting.as_millis()
+        )
     }
 
     fn ends(&self) -> Duration {
@@ -196,8 +200,15 @@ pub fn plan(options: &Options) -> Vec<Fault> {
                 lasting: Duration::from_millis(random.millis(least, most)),
                 amount: random.millis(20, 300),
             };
-            let active = faults.iter().rev().take(64).filter(|other| other.ends() > at);
-            if active.clone().all(|other| !exclude(fault.target, other.target)) {
+            let active = faults
+                .iter()
+                .rev()
+                .take(64)
+                .filter(|other| other.ends() > at);
+            if active
+                .clone()
+                .all(|other| !exclude(fault.target, other.target))
+            {
                 faults.push(fault);
                 break;
             }
@@ -215,7 +226,13 @@ fn a_seed_determines_the_plan() {
     };
     let faults = plan(&options);
     assert_eq!(faults, plan(&options));
-    assert_ne!(faults, plan(&Options { seed: 8, ..options.clone() }));
+    assert_ne!(
+        faults,
+        plan(&Options {
+            seed: 8,
+            ..options.clone()
+        })
+    );
     assert!((900..=1100).contains(&faults.len()), "{}", faults.len());
     for kind in Kind::ALL {
         let is_there = faults.iter().any(|fault| fault.kind == *kind);

@@ -52,16 +52,34 @@ impl Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// `name` is the `clientMsgId`.
-    Send { name: String, body: String },
-    Edit { message: Uuid, body: String },
-    Delete { message: Uuid },
-    React { message: Uuid, emoji: usize, on: bool },
-    Read { seq: Seq },
+    Send {
+        name: String,
+        body: String,
+    },
+    Edit {
+        message: Uuid,
+        body: String,
+    },
+    Delete {
+        message: Uuid,
+    },
+    React {
+        message: Uuid,
+        emoji: usize,
+        on: bool,
+    },
+    Read {
+        seq: Seq,
+    },
     Join,
     Leave,
     /// The owner adds or removes another client's user.
-    Add { client: usize },
-    Remove { client: usize },
+    Add {
+        client: usize,
+    },
+    Remove {
+        client: usize,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +87,10 @@ pub enum Outcome {
     /// Not answered, or answered in a way that leaves open whether it happens: `busy`, or the connection was lost.
     Unknown,
     /// Answered with its result: a message's id, the number of the message's last change.
-    Done { id: Option<Uuid>, change: Option<Seq> },
+    Done {
+        id: Option<Uuid>,
+        change: Option<Seq>,
+    },
     /// Enqueued; the result was not awaited.
     Accepted,
     Refused(String),
@@ -116,8 +137,14 @@ pub enum Seen {
         /// The message, or the member.
         subject: Uuid,
     },
-    Gap { at: Millis, from: Seq, to: Seq },
-    Reset { at: Millis },
+    Gap {
+        at: Millis,
+        from: Seq,
+        to: Seq,
+    },
+    Reset {
+        at: Millis,
+    },
 }
 
 impl Seen {
@@ -233,5 +260,7 @@ pub fn subject(event: Event, data: &Value) -> Uuid {
         Event::Room => &data["room"],
         Event::New | Event::Updated | Event::Deleted | Event::Reaction => &data["id"],
     };
-    id.as_str().and_then(|id| id.parse().ok()).unwrap_or_default()
+    id.as_str()
+        .and_then(|id| id.parse().ok())
+        .unwrap_or_default()
 }

@@ -24,8 +24,14 @@ pub fn progress(now: Millis, diary: &Diary, acks: &[Millis], busy: u64) -> Strin
     for incident in &diary.incidents {
         *by_kind.entry(incident.kind).or_default() += 1;
     }
-    let kinds: Vec<String> = by_kind.iter().map(|(kind, n)| format!("{n} {}", kind.name())).collect();
-    let open = diary.incidents.iter().filter(|incident| incident.to.is_none());
+    let kinds: Vec<String> = by_kind
+        .iter()
+        .map(|(kind, n)| format!("{n} {}", kind.name()))
+        .collect();
+    let open = diary
+        .incidents
+        .iter()
+        .filter(|incident| incident.to.is_none());
     let open: Vec<&str> = open.map(|incident| incident.what.as_str()).collect();
     format!(
         "{:02}:{:02}  {} faults ({}), {} acked, {busy} busy, no ack for {} s; now: {}",
@@ -35,7 +41,11 @@ pub fn progress(now: Millis, diary: &Diary, acks: &[Millis], busy: u64) -> Strin
         kinds.join(", "),
         acks.len(),
         seconds(now.saturating_sub(acks.last().copied().unwrap_or_default())),
-        if open.is_empty() { "no fault".to_owned() } else { open.join("; ") }
+        if open.is_empty() {
+            "no fault".to_owned()
+        } else {
+            open.join("; ")
+        }
     )
 }
 
@@ -67,12 +77,19 @@ pub fn table(record: &Record, diary: &Diary, acks: &[Millis]) -> String {
             row.delivery = row.delivery.max(to - from);
         }
     }
-    let mut text = String::from("| fault | count | longest time without an ack, s | longest time to delivery, s |\n|---|---|---|---|\n");
+    let mut text = String::from(
+        "| fault | count | longest time without an ack, s | longest time to delivery, s |\n|---|---|---|---|\n",
+    );
     for (kind, row) in rows {
         let (silence, delivery) = (row.silence as f64 / 1000.0, row.delivery as f64 / 1000.0);
         let _ = match diary.skipped.get(&kind) {
             Some(why) => writeln!(text, "| {} | skipped: {why} | | |", kind.name()),
-            None => writeln!(text, "| {} | {} | {silence:.1} | {delivery:.1} |", kind.name(), row.count),
+            None => writeln!(
+                text,
+                "| {} | {} | {silence:.1} | {delivery:.1} |",
+                kind.name(),
+                row.count
+            ),
         };
     }
     text
@@ -90,20 +107,27 @@ fn deliveries(record: &Record) -> Vec<(Millis, Millis)> {
                 let (at, upto) = match seen {
                     Seen::Page { at, upto, .. } => (*at, *upto),
                     Seen::Live { at, seq, .. } => (*at, *seq),
-                    Seen::Gap { at, to, .. } => (*at, *to),
-                    Seen::Reset { .. } => continue,
+                    Seen::Gap { .. } | Seen::Reset { .. } => continue,
                 };
                 for seq in position + 1..=upto {
-                    if let Some(known) = usize::try_from(seq).ok().and_then(|seq| last.get_mut(seq)) {
+                    if let Some(known) = usize::try_from(seq).ok().and_then(|seq| last.get_mut(seq))
+                    {
                         *known = at.max(*known);
                     }
                 }
                 position = position.max(upto);
             }
         }
-        let by_name: BTreeMap<_, _> =
-            truth.history.iter().map(|m| ((m.sender, m.name.as_str()), m.seq)).collect();
-        for op in record.ops.iter().filter(|op| op.room == room && op.is_done()) {
+        let by_name: BTreeMap<_, _> = truth
+            .history
+            .iter()
+            .map(|m| ((m.sender, m.name.as_str()), m.seq))
+            .collect();
+        for op in record
+            .ops
+            .iter()
+            .filter(|op| op.room == room && op.is_done())
+        {
             let super::record::Action::Send { name, .. } = &op.action else {
                 continue;
             };
@@ -126,7 +150,10 @@ pub fn timeline(violation: &Violation, record: &Record, incidents: &[Incident]) 
         let change = truth.feed.get(usize::try_from(from - 1).ok()?)?;
         change.event.is_of_message().then_some(change.subject)
     });
-    let stored = truth.history.iter().find(|stored| Some(stored.id) == message);
+    let stored = truth
+        .history
+        .iter()
+        .find(|stored| Some(stored.id) == message);
     if let (None, Some(stored)) = (seqs, stored) {
         seqs = Some((stored.seq, stored.seq));
     }
@@ -135,29 +162,54 @@ pub fn timeline(violation: &Violation, record: &Record, incidents: &[Incident]) 
         lines.push((at, "<- here".to_owned()));
     }
     for op in record.ops.iter().filter(|op| op.room == violation.room) {
-        let name = stored.map(|stored| (record.users.iter().position(|u| *u == stored.sender), &stored.name));
-        if !concerns(&op.action, message, name.map(|(client, name)| (client == Some(op.client), name))) {
+        let name = stored.map(|stored| {
+            (
+                record.users.iter().position(|u| *u == stored.sender),
+                &stored.name,
+            )
+        });
+        if !concerns(
+            &op.action,
+            message,
+            name.map(|(client, name)| (client == Some(op.client), name)),
+        ) {
             continue;
         }
         let by = match op.connection {
             usize::MAX => "over REST".to_owned(),
             number => format!("on connection {number}"),
         };
-        lines.push((op.sent, format!("client {} sends {:?} {by}", op.client, op.action)));
+        lines.push((
+            op.sent,
+            format!("client {} sends {:?} {by}", op.client, op.action),
+        ));
         if let Some(at) = op.answered {
             let attempts = op.attempts;
-            lines.push((at, format!("client {} has {:?} after {attempts} attempts", op.client, op.outcome)));
+            lines.push((
+                at,
+                format!(
+                    "client {} has {:?} after {attempts} attempts",
+                    op.client, op.outcome
+                ),
+            ));
         }
     }
     if let Some((from, to)) = seqs {
-        for change in truth.feed.iter().filter(|change| (from..=to.min(from + 20)).contains(&change.seq)) {
+        for change in truth
+            .feed
+            .iter()
+            .filter(|change| (from..=to.min(from + 20)).contains(&change.seq))
+        {
             lines.push((0, format!("the feed has {change:?}")));
         }
         for (client, views) in record.views.iter().enumerate() {
             let seen = views[violation.room].seen.iter();
             let only = violation.client.is_none_or(|only| only == client);
             for seen in seen.filter(|seen| only && touches(seen, from, to)) {
-                lines.push((seen.at(), format!("client {client} receives {}", brief(seen))));
+                lines.push((
+                    seen.at(),
+                    format!("client {client} receives {}", brief(seen)),
+                ));
             }
         }
     }
@@ -182,15 +234,21 @@ pub fn timeline(violation: &Violation, record: &Record, incidents: &[Incident]) 
     text
 }
 
-fn concerns(action: &super::record::Action, message: Option<uuid::Uuid>, send: Option<(bool, &String)>) -> bool {
+fn concerns(
+    action: &super::record::Action,
+    message: Option<uuid::Uuid>,
+    send: Option<(bool, &String)>,
+) -> bool {
     use super::record::Action;
     match action {
         Action::Send { name, .. } => send.is_some_and(|(own, stored)| own && stored == name),
-        Action::Edit { message: of, .. } | Action::Delete { message: of } | Action::React { message: of, .. } => {
-            Some(*of) == message
-        }
+        Action::Edit { message: of, .. }
+        | Action::Delete { message: of }
+        | Action::React { message: of, .. } => Some(*of) == message,
         Action::Read { .. } => false,
-        Action::Join | Action::Leave | Action::Add { .. } | Action::Remove { .. } => message.is_none(),
+        Action::Join | Action::Leave | Action::Add { .. } | Action::Remove { .. } => {
+            message.is_none()
+        }
     }
 }
 
@@ -205,15 +263,32 @@ fn touches(seen: &Seen, from: Seq, to: Seq) -> bool {
 
 fn brief(seen: &Seen) -> String {
     match seen {
-        Seen::Page { after, upto, messages, events, gaps, .. } => format!(
+        Seen::Page {
+            after,
+            upto,
+            messages,
+            events,
+            gaps,
+            ..
+        } => format!(
             "a page {after}..{upto} with {} messages, {} events, gaps {gaps:?}",
             messages.len(),
             events.len()
         ),
-        Seen::Live { seq, event: Event::Joined | Event::Left, subject, .. } => {
+        Seen::Live {
+            seq,
+            event: Event::Joined | Event::Left,
+            subject,
+            ..
+        } => {
             format!("{seq}, a membership of {subject}")
         }
-        Seen::Live { seq, event, subject, .. } => format!("{event:?} {seq} of {subject}"),
+        Seen::Live {
+            seq,
+            event,
+            subject,
+            ..
+        } => format!("{event:?} {seq} of {subject}"),
         Seen::Gap { from, to, .. } => format!("gap {from}..{to}"),
         Seen::Reset { .. } => "reset".to_owned(),
     }

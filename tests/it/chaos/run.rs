@@ -79,12 +79,16 @@ pub async fn run(options: Options) {
     }
     let mut rooms = Vec::new();
     for room in 0..ROOMS {
-        rooms.push(api.room(&format!("room {room}"), room % 2 == 0, &users).await);
+        rooms.push(
+            api.room(&format!("room {room}"), room % 2 == 0, &users)
+                .await,
+        );
     }
     let started = Instant::now();
     let shared = Arc::new(Shared::new(started, users, rooms, cluster.edges()));
     let clients = start_clients(&shared, &options);
-    let changes = (0..ROOMS).map(|room| tokio::spawn(membership::change(shared.clone(), room, seed)));
+    let changes =
+        (0..ROOMS).map(|room| tokio::spawn(membership::change(shared.clone(), room, seed)));
     let changes: Vec<_> = changes.collect();
     let stop = Arc::new(AtomicBool::new(false));
     let supervising = {
@@ -109,7 +113,9 @@ pub async fn run(options: Options) {
         ..Record::default()
     };
     for room in &shared.rooms {
-        record.rooms.push(api.truth(room.id, &shared.users[0].token).await);
+        record
+            .rooms
+            .push(api.truth(room.id, &shared.users[0].token).await);
     }
     shared.stop.store(true, Ordering::Relaxed);
     for client in clients {
@@ -134,7 +140,9 @@ fn start_clients(
     let clients = u64::try_from(CLIENTS).expect("a few");
     let pace = Duration::from_millis(1000 * clients / u64::from(options.rate));
     let client = |number| Client::new(shared.clone(), number, options.seed, pace).run();
-    (0..CLIENTS).map(|number| tokio::spawn(client(number))).collect()
+    (0..CLIENTS)
+        .map(|number| tokio::spawn(client(number)))
+        .collect()
 }
 
 /// Prints a line every ten seconds.
@@ -176,12 +184,25 @@ fn conclude(
         violations.len()
     );
     for violation in violations.iter().take(SHOWN) {
-        println!("\nVIOLATED: {}\n  room {}, {}", violation.property, violation.room, violation.text);
+        println!(
+            "\nVIOLATED: {}\n  room {}, {}",
+            violation.property, violation.room, violation.text
+        );
         println!("{}", report::timeline(violation, record, &diary.incidents));
     }
     for violation in violations.iter().skip(SHOWN) {
-        println!("VIOLATED: {}: room {}, {}", violation.property, violation.room, violation.text);
+        println!(
+            "VIOLATED: {}: room {}, {}",
+            violation.property, violation.room, violation.text
+        );
     }
-    assert!(violations.is_empty(), "{} violations with seed {seed}", violations.len());
-    assert!(settled, "not everything was delivered in time, with seed {seed}");
+    assert!(
+        violations.is_empty(),
+        "{} violations with seed {seed}",
+        violations.len()
+    );
+    assert!(
+        settled,
+        "not everything was delivered in time, with seed {seed}"
+    );
 }

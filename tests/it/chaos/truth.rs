@@ -44,7 +44,9 @@ impl Api {
             }
             if let Some(body) = body {
                 let json = reqwest::header::CONTENT_TYPE;
-                request = request.header(json, "application/json").body(body.to_string());
+                request = request
+                    .header(json, "application/json")
+                    .body(body.to_string());
             }
             let answer = async {
                 let answer = request.send().await?;
@@ -82,7 +84,9 @@ impl Api {
         let kind = if public { "public" } else { "private" };
         let body = json!({"name": name, "kind": kind, "members": members});
         let token = &users[0].token;
-        let room = self.call(Method::POST, "/v1/rooms", token, Some(&body)).await;
+        let room = self
+            .call(Method::POST, "/v1/rooms", token, Some(&body))
+            .await;
         Room {
             id: uuid(&room["id"]),
             public,
@@ -119,7 +123,11 @@ impl Api {
                 arrived &= positions.all(|position| position == Some(head));
                 heads.push(head);
             }
-            same = if arrived && heads == before { same + 1 } else { 0 };
+            same = if arrived && heads == before {
+                same + 1
+            } else {
+                0
+            };
             if !arrived {
                 self.add_missing(shared).await;
             }
@@ -131,7 +139,12 @@ impl Api {
     /// request may be. Members of public rooms join by themselves.
     async fn add_missing(&self, shared: &Arc<Shared>) {
         let token = &shared.users[0].token;
-        for (room, about) in shared.rooms.iter().enumerate().filter(|(_, room)| !room.public) {
+        for (room, about) in shared
+            .rooms
+            .iter()
+            .enumerate()
+            .filter(|(_, room)| !room.public)
+        {
             let path = format!("/v1/rooms/{}/members", about.id);
             let members = self.get(&format!("{path}?limit=200"), token).await;
             let members = members["items"].as_array().expect("a list").iter();
@@ -142,7 +155,13 @@ impl Api {
                     let body = json!({"role": "member"});
                     let path = format!("{path}/{}", user.id);
                     self.call(Method::PUT, &path, token, Some(&body)).await;
-                    shared.answer(op, Outcome::Done { id: None, change: None });
+                    shared.answer(
+                        op,
+                        Outcome::Done {
+                            id: None,
+                            change: None,
+                        },
+                    );
                 }
             }
         }
@@ -152,7 +171,10 @@ impl Api {
         let mut truth = Truth::default();
         let path = format!("/v1/rooms/{room}/changes?limit=200");
         let pages = self.pages(&path, token, |item| {
-            let event = item["event"].as_str().and_then(Event::named).expect("an event");
+            let event = item["event"]
+                .as_str()
+                .and_then(Event::named)
+                .expect("an event");
             let data = &item["data"];
             truth.feed.push(Change {
                 seq: number(&data["changeSeq"]),
@@ -177,7 +199,11 @@ impl Api {
         let mut cursor = String::new();
         loop {
             let page = self.get(&format!("{path}{cursor}"), token).await;
-            page["items"].as_array().expect("a list").iter().for_each(&mut each);
+            page["items"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .for_each(&mut each);
             if page["hasMore"] != true {
                 return;
             }
@@ -211,5 +237,7 @@ fn uuid(value: &Value) -> Uuid {
 }
 
 fn number(value: &Value) -> Seq {
-    value.as_i64().unwrap_or_else(|| panic!("not a number: {value}"))
+    value
+        .as_i64()
+        .unwrap_or_else(|| panic!("not a number: {value}"))
 }

@@ -70,22 +70,38 @@ impl Changes {
             format!("http://{base}/v1/rooms/{room}/members/{user}")
         };
         let (method, url, body) = match &action {
-            Action::Leave => (Method::POST, format!("http://{base}/v1/rooms/{room}/leave"), None),
+            Action::Leave => (
+                Method::POST,
+                format!("http://{base}/v1/rooms/{room}/leave"),
+                None,
+            ),
             Action::Remove { client } => (Method::DELETE, member(*client), None),
-            Action::Add { client } => (Method::PUT, member(*client), Some(json!({"role": "member"}))),
+            Action::Add { client } => (
+                Method::PUT,
+                member(*client),
+                Some(json!({"role": "member"})),
+            ),
             other => unreachable!("not a change of a membership: {other:?}"),
         };
         let position = shared.position(client, self.room).unwrap_or_default();
         let what = format!("{action:?}");
         let op = shared.begin(client, self.room, action, usize::MAX, position);
-        let mut request = self.http.request(method, url).bearer_auth(&shared.users[client].token);
+        let mut request = self
+            .http
+            .request(method, url)
+            .bearer_auth(&shared.users[client].token);
         if let Some(body) = body {
             let json = reqwest::header::CONTENT_TYPE;
-            request = request.header(json, "application/json").body(body.to_string());
+            request = request
+                .header(json, "application/json")
+                .body(body.to_string());
         }
         let status = request.send().await.map(|answer| answer.status().as_u16());
         let outcome = match status {
-            Ok(200 | 201 | 204) => Outcome::Done { id: None, change: None },
+            Ok(200 | 201 | 204) => Outcome::Done {
+                id: None,
+                change: None,
+            },
             Ok(202) => Outcome::Accepted,
             Ok(status @ (403 | 404 | 409)) => Outcome::Refused(status.to_string()),
             Ok(503 | 429) | Err(_) => Outcome::Unknown,

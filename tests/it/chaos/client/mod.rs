@@ -125,10 +125,13 @@ impl Client {
             state.state = State::Out(now);
             self.shared.set_position(self.number, room, None);
         }
-        let lost = self.waiting.drain().filter_map(|(_, (request, _))| match request {
-            Request::Op(op) => Some(op),
-            Request::Join { .. } | Request::Probe => None,
-        });
+        let lost = self
+            .waiting
+            .drain()
+            .filter_map(|(_, (request, _))| match request {
+                Request::Op(op) => Some(op),
+                Request::Join { .. } | Request::Probe => None,
+            });
         let mut lost: Vec<usize> = lost.collect();
         lost.sort_unstable();
         let book = self.shared.book();
@@ -186,7 +189,8 @@ impl Client {
             self.request(wire, Request::Op(op), event, &data).await?;
         } else if self.waiting.is_empty() && self.heard.elapsed() > PROBE {
             let data = json!({"room": Uuid::nil()});
-            self.request(wire, Request::Probe, "leaveRoom", &data).await?;
+            self.request(wire, Request::Probe, "leaveRoom", &data)
+                .await?;
         }
         let requests = self.waiting.values();
         let waiting = requests.filter(|(request, _)| matches!(request, Request::Op(_)));
@@ -233,7 +237,10 @@ impl Client {
             Request::Join { room, op } => {
                 if let Some(op) = op {
                     let outcome = match &answer {
-                        Ok(_) => Outcome::Done { id: None, change: None },
+                        Ok(_) => Outcome::Done {
+                            id: None,
+                            change: None,
+                        },
                         Err(_) => Outcome::Unknown,
                     };
                     self.shared.answer(op, outcome);
@@ -284,14 +291,23 @@ impl Client {
         state.view.seen.push(page);
         state.view.position = upto;
         let more = joined["hasMore"] == true;
-        state.state = if more { State::Out(Instant::now()) } else { State::Live };
+        state.state = if more {
+            State::Out(Instant::now())
+        } else {
+            State::Live
+        };
         let live = (!more).then_some(upto);
         self.shared.set_position(self.number, room, live);
     }
 
     fn event(&mut self, name: &str, data: &Value) {
         let id = data["room"].as_str().and_then(|room| room.parse().ok());
-        let Some(room) = self.shared.rooms.iter().position(|room| Some(room.id) == id) else {
+        let Some(room) = self
+            .shared
+            .rooms
+            .iter()
+            .position(|room| Some(room.id) == id)
+        else {
             return;
         };
         let at = self.shared.now();
@@ -301,7 +317,8 @@ impl Client {
             ("gap", _) => {
                 let (from, to) = (number("from"), number("to"));
                 state.view.seen.push(Seen::Gap { at, from, to });
-                state.view.position = to;
+                // Perhaps it is no member any more: the answer to the next join tells.
+                state.state = State::Out(Instant::now());
             }
             ("reset", _) => {
                 state.view.seen.push(Seen::Reset { at });
@@ -317,7 +334,12 @@ impl Client {
             }
             (_, Some(event)) => {
                 let (seq, subject) = (number("changeSeq"), subject(event, data));
-                let live = Seen::Live { at, seq, event, subject };
+                let live = Seen::Live {
+                    at,
+                    seq,
+                    event,
+                    subject,
+                };
                 state.view.seen.push(live);
                 state.view.position = seq;
                 apply(&mut state.view, event, data);

@@ -78,7 +78,11 @@ impl Client {
             }
             Kind::Read => {
                 let seq = position;
-                (Action::Read { seq }, "markRead", json!({"room": id, "seq": seq}))
+                (
+                    Action::Read { seq },
+                    "markRead",
+                    json!({"room": id, "seq": seq}),
+                )
             }
         };
         let (shared, connection) = (&self.shared, self.connection);
@@ -96,7 +100,8 @@ impl Client {
         let Action::Send { name, body } = &op.action else {
             return None;
         };
-        let data = json!({"room": self.shared.rooms[op.room].id, "body": body, "clientMsgId": name});
+        let data =
+            json!({"room": self.shared.rooms[op.room].id, "body": body, "clientMsgId": name});
         op.attempts += 1;
         Some((number, "sendMessage", data))
     }

@@ -84,7 +84,7 @@ impl Clusters {
                 rabbit.thaw(node);
             }
             Kind::AlarmDisk => {
-                set_limit(&rabbit, node, "\"900TB\"").await?;
+                set_limit(&rabbit, node, "900000000000000").await?;
                 sleep(fault.lasting).await;
                 set_limit(&rabbit, node, "50000000").await?;
             }

@@ -96,7 +96,7 @@ impl Single {
             let arguments = ["rabbitmqctl", "set_disk_free_limit", limit];
             self.services(&arguments).await.map_err(Failed::Process)
         };
-        limit("900TB").await?;
+        limit("900000GB").await?;
         sleep(fault.lasting).await;
         limit("50MB").await
     }
@@ -109,8 +109,12 @@ impl Single {
         }
         let ballast = self.directory.join("postgres/ballast");
         let mut command = Command::new("dd");
-        command.arg("if=/dev/zero").arg(format!("of={}", ballast.display()));
-        command.args(["bs=64k", "status=none"]).stderr(Stdio::null());
+        command
+            .arg("if=/dev/zero")
+            .arg(format!("of={}", ballast.display()));
+        command
+            .args(["bs=64k", "status=none"])
+            .stderr(Stdio::null());
         // It fails when the disk is full.
         let filled = timeout(COMMAND, command.status()).await;
         sleep(fault.lasting).await;
@@ -128,7 +132,9 @@ impl Single {
         std::fs::create_dir_all(&mount).expect("a directory");
         let mut command = Command::new("mount");
         let options = format!("size={DISK},mode=700");
-        command.args(["-t", "tmpfs", "-o", &options, "chat-chaos"]).arg(mount);
+        command
+            .args(["-t", "tmpfs", "-o", &options, "chat-chaos"])
+            .arg(mount);
         let mounted = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
         mounted.await.is_ok_and(|status| status.success())
     }
@@ -158,7 +164,10 @@ impl Single {
         let what = format!("scripts/services {}", arguments.join(" "));
         match timeout(COMMAND, output).await {
             Ok(Ok(output)) if output.status.success() => Ok(()),
-            Ok(Ok(output)) => Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr))),
+            Ok(Ok(output)) => Err(format!(
+                "{what}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            )),
             Ok(Err(error)) => Err(format!("{what}: {error}")),
             Err(_) => Err(format!("{what}: not within {COMMAND:?}")),
         }
@@ -186,7 +195,10 @@ impl Drop for Single {
 
 fn remove(directory: &Path) {
     let mount = directory.join("postgres");
-    let _ = std::process::Command::new("umount").arg(mount).stderr(Stdio::null()).status();
+    let _ = std::process::Command::new("umount")
+        .arg(mount)
+        .stderr(Stdio::null())
+        .status();
     let _ = std::fs::remove_dir_all(directory);
 }
 
@@ -197,10 +209,13 @@ fn remove_stale() {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let of = name.strip_prefix("chat-chaos-").and_then(|of| of.parse::<u32>().ok());
+        let of = name
+            .strip_prefix("chat-chaos-")
+            .and_then(|of| of.parse::<u32>().ok());
         if of.is_some_and(|of| !Path::new(&format!("/proc/{of}")).exists()) {
             let mut stop = std::process::Command::new(format!("{ROOT}/scripts/services"));
-            stop.args(["down", "--wipe"]).env("CHAT_SERVICES_DIR", entry.path());
+            stop.args(["down", "--wipe"])
+                .env("CHAT_SERVICES_DIR", entry.path());
             let _ = stop.output();
             remove(&entry.path());
         }

@@ -16,9 +16,16 @@ pub fn check(room: usize, truth: &Truth) -> Vec<Violation> {
             break;
         }
     }
-    let created = truth.feed.iter().filter(|change| change.event == Event::New);
+    let created = truth
+        .feed
+        .iter()
+        .filter(|change| change.event == Event::New);
     let created: Vec<_> = created.map(|change| (change.seq, change.subject)).collect();
-    let stored: Vec<_> = truth.history.iter().map(|stored| (stored.seq, stored.id)).collect();
+    let stored: Vec<_> = truth
+        .history
+        .iter()
+        .map(|stored| (stored.seq, stored.id))
+        .collect();
     if created != stored {
         let differs = created.iter().zip(&stored).position(|(a, b)| a != b);
         let at = differs.unwrap_or(created.len().min(stored.len()));
@@ -27,7 +34,10 @@ pub fn check(room: usize, truth: &Truth) -> Vec<Violation> {
             created.get(at),
             stored.get(at)
         );
-        let seq = created.get(at).or(stored.get(at)).map_or(0, |(seq, _)| *seq);
+        let seq = created
+            .get(at)
+            .or(stored.get(at))
+            .map_or(0, |(seq, _)| *seq);
         let property = "the history has the messages of the feed";
         violations.push(Violation::new(property, room, text).seqs(seq, seq));
     }

@@ -33,7 +33,8 @@ pub fn check(record: &Record, number: usize) -> Vec<Violation> {
             let found = feed.filter(|change| change.event == event && change.subject == user);
             let found = found.count();
             if found < least {
-                let text = format!("client {client}: {least} acknowledged, {found} {event:?} in the feed");
+                let text =
+                    format!("client {client}: {least} acknowledged, {found} {event:?} in the feed");
                 let property = "an acknowledged change of a membership is in the feed";
                 violations.push(Violation::new(property, number, text).of_client(client));
             }

@@ -82,7 +82,11 @@ pub fn judge(record: &Record) -> Vec<Violation> {
     }
     for (number, truth) in record.rooms.iter().enumerate() {
         let room = Room {
-            by_id: truth.history.iter().map(|stored| (stored.id, stored)).collect(),
+            by_id: truth
+                .history
+                .iter()
+                .map(|stored| (stored.id, stored))
+                .collect(),
             by_name: truth
                 .history
                 .iter()

@@ -95,7 +95,11 @@ impl Check<'_> {
             _ => None,
         });
         let sent: HashSet<(Uuid, &str)> = sends.collect();
-        let stored = self.room.by_name.iter().filter(|(key, _)| !sent.contains(*key));
+        let stored = self
+            .room
+            .by_name
+            .iter()
+            .filter(|(key, _)| !sent.contains(*key));
         let violation = |(_, stored): (_, &&crate::chaos::record::Stored)| {
             let text = format!("{} of {} was never sent", stored.name, stored.sender);
             let violation = Violation::new("every message was sent", self.number, text);
@@ -135,15 +139,22 @@ impl Check<'_> {
         let feed = &self.record.rooms[self.number].feed;
         let mut violations = Vec::new();
         for op in &self.ops {
-            let (Some(message), Outcome::Done { change: Some(seq), .. }) =
-                (changed(&op.action), &op.outcome)
+            let (
+                Some(message),
+                Outcome::Done {
+                    change: Some(seq), ..
+                },
+            ) = (changed(&op.action), &op.outcome)
             else {
                 continue;
             };
             let index = usize::try_from(seq - 1).ok();
             let change = index.and_then(|index| feed.get(index));
             if change.is_none_or(|change| change.subject != message) {
-                let text = format!("{:?} was answered with {seq}, which is {change:?}", op.action);
+                let text = format!(
+                    "{:?} was answered with {seq}, which is {change:?}",
+                    op.action
+                );
                 let property = "an acknowledged change is in the feed";
                 let violation = self.violation(property, op, text).message(message);
                 violations.push(violation.seqs(*seq, *seq));
@@ -174,7 +185,10 @@ impl Check<'_> {
             let Some(stored) = self.room.by_id.get(&message) else {
                 continue;
             };
-            let deletes = || ops.iter().filter(|op| matches!(op.action, Action::Delete { .. }));
+            let deletes = || {
+                ops.iter()
+                    .filter(|op| matches!(op.action, Action::Delete { .. }))
+            };
             let acked = deletes().find(|op| op.is_done() && !self.may_be_refused(op));
             let text = match (acked, stored.copy.deleted) {
                 (Some(op), false) => Some((*op, "an acknowledged delete vanished")),
@@ -193,12 +207,15 @@ impl Check<'_> {
             }
             // From the last acknowledged one on, and those whose time is unknown.
             let written = ops.iter().filter_map(|op| match &op.action {
-                Action::Send { body, .. } | Action::Edit { body, .. } => Some((*op, hash(body.as_str()))),
+                Action::Send { body, .. } | Action::Edit { body, .. } => {
+                    Some((*op, hash(body.as_str())))
+                }
                 _ => None,
             });
             let written: Vec<(&Op, u64)> = written.collect();
             let firm = |op: &Op| {
-                op.is_done() && (matches!(op.action, Action::Send { .. }) || !self.may_be_refused(op))
+                op.is_done()
+                    && (matches!(op.action, Action::Send { .. }) || !self.may_be_refused(op))
             };
             let last = written.iter().rposition(|(op, _)| firm(op)).unwrap_or(0);
             let mut allowed = written.iter().enumerate().filter(|(i, (op, _))| {
@@ -229,7 +246,10 @@ impl Check<'_> {
                 continue;
             };
             let user = self.record.users[client];
-            let is_on = stored.reactions.get(emoji).is_some_and(|users| users.contains(&user));
+            let is_on = stored
+                .reactions
+                .get(emoji)
+                .is_some_and(|users| users.contains(&user));
             let firm = |op: &Op| op.is_done() && !self.may_be_refused(op);
             let last = ops.iter().rposition(|(op, _)| firm(op));
             let initial = last.is_none() && !is_on;
@@ -272,9 +292,9 @@ impl Check<'_> {
 /// The message that an operation changes.
 fn changed(action: &Action) -> Option<Uuid> {
     match action {
-        Action::Edit { message, .. } | Action::Delete { message } | Action::React { message, .. } => {
-            Some(*message)
-        }
+        Action::Edit { message, .. }
+        | Action::Delete { message }
+        | Action::React { message, .. } => Some(*message),
         _ => None,
     }
 }
