@@ -141,7 +141,8 @@ impl Cluster {
             .iter()
             .enumerate()
             .map(|(process, node)| async move {
-                let started = of.bring_up(process, &mut *node.lock().await).await;
+                let mut node = node.lock().await;
+                let started = of.bring_up(process, &mut node).await;
                 started.expect("the cluster starts");
             });
         futures_util::future::join_all(all).await;

@@ -115,12 +115,11 @@ async fn relay(client: TcpStream, target: String, modes: watch::Receiver<Mode>) 
         () = &mut down => false,
     };
     if *is_broken.borrow() {
-        let rest = if up_first {
+        let _ = if up_first {
             timeout(HALF_OPEN, down).await
         } else {
             timeout(HALF_OPEN, up).await
         };
-        drop(rest);
     }
 }
 

@@ -247,7 +247,7 @@ fn a_wrong_order_is_found() {
         drop(record.views[0][0].seen.pop())
     });
     finds("each number of a room is one event", |record| {
-        drop(record.rooms[0].feed.remove(1))
+        record.rooms[0].feed.remove(1);
     });
 }
 
