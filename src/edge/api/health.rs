@@ -52,8 +52,8 @@ struct Readiness {
 enum Status {
     /// All dependencies work.
     Ready,
-    /// Requests are served with restrictions; `checks` names the cause. Without the store, joined sockets send and
-    /// receive, and reads, logins and joins fail with `busy`. Without the bus, live events are delayed and tickets cannot
+    /// Requests are served with restrictions; `checks` names the cause. Without the store, joined sockets send, and
+    /// reads, logins and joins fail with `busy`. Without the bus, live events are delayed and tickets cannot
     /// be issued. While the broker blocks publishers, writes fail with `busy` on every edge.
     Degraded,
     /// Nothing can be accepted: the queue is unavailable, or the broker blocks publishers and the store is unavailable.
