@@ -63,7 +63,7 @@ pub async fn load(load: &Load, shutdown: CancellationToken) -> Result<()> {
     bench::load::write(load, &report)?;
     if shutdown.is_cancelled() {
         output::note(
-            "interrupted: what was not sent or not delivered yet counts as missing in this report",
+            "interrupted: messages on their way count as lost, and rates are over the whole --duration",
         );
     }
     report.check()

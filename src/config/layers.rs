@@ -343,10 +343,11 @@ fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clone) -> Optio
     })
 }
 
-/// The number of the next unread line with which `text` begins; `text` may be several lines. Lines before it are read.
+/// The number of the next unread line that ends with the first line of `text`: a line, or its value. Lines before it
+/// are read.
 fn number_of<'a>(text: &str, unread: &mut impl Iterator<Item = (usize, &'a str)>) -> Option<usize> {
     let first = text.lines().next()?.trim();
-    let (index, _) = unread.find(|(_, line)| line.trim() == first)?;
+    let (index, _) = unread.find(|(_, line)| line.trim_end().ends_with(first))?;
     Some(index + 1)
 }
 

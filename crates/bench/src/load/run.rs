@@ -32,7 +32,7 @@ const LAST_ARRIVALS: Duration = Duration::from_secs(30);
 const START_AFTER: Duration = Duration::from_millis(200);
 
 /// Runs the load against running servers. `partition_of` is needed for `--partitions`. `stop` ends it early: the report
-/// then counts what was not sent or delivered yet as missing.
+/// then counts messages on their way as lost.
 ///
 /// # Errors
 /// A server that refuses to register users, create rooms or open sockets; a socket that ends during the run; `stop`

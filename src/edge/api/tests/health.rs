@@ -33,7 +33,7 @@ async fn health_and_metrics() {
     );
     let text = body.as_str().unwrap();
     assert!(
-        text.contains("chat_http_requests_total{method=\"GET\",status=\"503\"}"),
+        text.contains("chat_http_requests_total{method=\"GET\",route=\"/readyz\",status=\"503\"}"),
         "{text}"
     );
     assert!(
