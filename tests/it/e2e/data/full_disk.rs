@@ -24,7 +24,11 @@ fn onto<D>(directory: &Path, mount: impl FnOnce() -> Option<D>) -> Option<D> {
     let disk = mount()?;
     for entry in fs::read_dir(&kept).expect("a directory") {
         let entry = entry.expect("an entry");
-        fs::copy(entry.path(), directory.join(entry.file_name())).expect("copied");
+        let copy = directory.join(entry.file_name());
+        fs::copy(entry.path(), &copy).expect("copied");
+        // As the server leaves its files: a copy that is not on disk is lost when the file system fails.
+        let copy = fs::File::open(copy).expect("the copy");
+        copy.sync_all().expect("on disk");
     }
     Some(disk)
 }
