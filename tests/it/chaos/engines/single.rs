@@ -9,6 +9,7 @@ use std::{
 use sqlx::{ConnectOptions, Executor, postgres::PgConnectOptions};
 use tokio::{
     process::Command,
+    sync::Mutex,
     time::{sleep, timeout},
 };
 
@@ -29,6 +30,8 @@ pub struct Single {
     port: u16,
     /// PostgreSQL's data is on a file system of its own, which can be filled.
     has_disk: bool,
+    /// One fault at a time: on a busy machine, a server may still be starting when the next one is planned.
+    faulty: Mutex<()>,
 }
 
 impl Engine {
@@ -51,6 +54,7 @@ impl Single {
             directory,
             port: six_free_ports(),
             has_disk: false,
+            faulty: Mutex::default(),
         };
         engines.has_disk = engines.mount().await;
         let started = engines.services(&["up"]).await;
@@ -71,6 +75,7 @@ impl Single {
 
     /// Carries out a fault of an engine.
     pub async fn inject(&self, fault: &Fault, engine: Engine) -> Result<(), Failed> {
+        let _alone = self.faulty.lock().await;
         let (begin, end) = match fault.kind {
             Kind::KillRabbit | Kind::KillPostgres | Kind::KillRedis => ("kill", "start"),
             Kind::PauseRabbit | Kind::PausePostgres | Kind::PauseRedis => ("pause", "resume"),
@@ -84,9 +89,17 @@ impl Single {
         self.control(end, engine).await
     }
 
-    /// `start`, `stop`, `kill`, `pause` or `resume`.
+    /// `start`, `stop`, `kill`, `pause` or `resume`. A start is repeated: on a busy machine RabbitMQ may end while it
+    /// starts after a kill.
     async fn control(&self, command: &str, engine: Engine) -> Result<(), Failed> {
-        let done = self.services(&[command, engine.service()]).await;
+        let attempts = if command == "start" { 4 } else { 1 };
+        let mut done = Ok(());
+        for _ in 0..attempts {
+            done = self.services(&[command, engine.service()]).await;
+            if done.is_ok() {
+                break;
+            }
+        }
         done.map_err(Failed::Process)
     }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 use super::{AT_ONCE, PACE, until_edges_count, until_edges_report};
@@ -173,18 +173,30 @@ async fn sends_are_answered_while_the_database_is_unreachable() {
 /// A load balancer without a server behind it accepts connections and closes them. That is no command's fault: nothing
 /// is refused after it was accepted, and nothing becomes a dead letter.
 #[tokio::test]
-async fn nothing_is_refused_while_connections_to_the_database_are_closed_at_once() {
-    let proxy = Proxy::to(&authority(&server("DATABASE_URL"))).await;
+async fn nothing_is_refused_while_connections_to_the_database_are_closed() {
+    let closing = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let closed_at_once = closing.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = closing.accept().await {
+            // After the request for TLS was read, so that the client sees the end of the connection and no reset.
+            let _ = client.read_exact(&mut [0; 8]).await;
+        }
+    });
+    let database = authority(&server("DATABASE_URL"));
+    let proxy = Proxy::to(&database).await;
     let chat = Load::plan(Kind::Cluster)
         .via("DATABASE_URL", proxy.address)
         .start()
         .await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
-    for _ in 0..3 {
+    for _ in 0..2 {
+        proxy.redirect(&closed_at_once);
         proxy.set(Mode::Cut);
-        load.accepted(100).await;
+        load.accepted(20).await;
         proxy.set(Mode::Pass);
+        load.accepted(200).await;
+        proxy.redirect(&database);
         load.accepted(100).await;
     }
     load.end(&chat).await;
