@@ -48,13 +48,13 @@ const MESSAGE: &str = concat!(
 const UNREAD: &str = "SELECT count(*) AS count FROM \
      (SELECT 1 FROM messages WHERE room = $1 AND seq > $2 LIMIT 1000) AS above";
 
-const HEAD: &str = "SELECT seq FROM rooms WHERE id = $1";
+const HEAD: &str = "SELECT head FROM rooms WHERE id = $1";
 
 struct Head(Seq);
 
 impl Record for Head {
     fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
-        row.get("seq").map(Head)
+        row.get("head").map(Head)
     }
 }
 
