@@ -261,13 +261,14 @@ impl RabbitMq {
     /// Waits until a node that was cut off has paused. Before that, the end of the partition would leave the cluster
     /// with inconsistent tables.
     pub async fn until_paused(&self, i: usize) {
-        const STOPPED: &str = "not lists:keymember(mnesia, 1, application:which_applications()).";
-        until_ready(&format!("rabbitmq {i} pauses"), async || {
-            match self.eval(i, STOPPED).await?.as_str() {
-                "true" => Ok(()),
-                _ => Err("it serves".to_owned()),
-            }
-        })
+        let port = self.nodes[i].port;
+        until_ready(
+            &format!("rabbitmq {i} pauses"),
+            async || match TcpStream::connect(("127.0.0.1", port)).await {
+                Ok(_) => Err("it serves".to_owned()),
+                Err(_) => Ok(()),
+            },
+        )
         .await;
     }
 
