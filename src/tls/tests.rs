@@ -1,3 +1,5 @@
+//! Pairs that are valid, and every reason for which one is not.
+
 use chrono::{Days, TimeDelta};
 use rcgen::{CertificateParams, KeyPair};
 
