@@ -267,7 +267,7 @@ fn an_unknown_key_gets_the_nearest_name() {
             "{line}"
         );
     }
-    let line = problem(env([("CHAT__REDIS__SENTINEL_MASTER_NAME", "x")]));
+    let line = problem(env([("CHAT__REDIS__XXXXXXXXXXXXXXXX", "x")]));
     assert!(
         line.contains("allowed: redis.master, redis.pool, redis.recent_messages, redis.recent_ttl, redis.sentinel"),
         "{line}"

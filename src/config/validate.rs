@@ -98,8 +98,8 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             );
         } else {
             let allowed = "\"\", or the Sentinels' addresses in redis.sentinels";
-            let message = "names a master, but redis.sentinels is empty";
-            r.refuse("redis.master", message, allowed);
+            let message = "names a master, but there are no Sentinels in";
+            r.contradiction("redis.master", "redis.sentinels", message, allowed);
         }
     }
     check_notify(config, r);

@@ -46,7 +46,7 @@ fn sentinels_are_host_and_port_or_urls() {
         (
             "",
             "main",
-            "redis.master: names a master, but redis.sentinels is empty",
+            "redis.master: \"main\" names a master, but there are no Sentinels",
         ),
     ] {
         let line = problem(env([
