@@ -127,7 +127,7 @@ impl Nemesis {
         if fault.kind == Kind::JumpClock {
             // Minutes into the future or the past.
             let seconds = i64::try_from(fault.amount).expect("a small number") * 10;
-            let seconds = if fault.amount % 2 == 0 {
+            let seconds = if fault.amount.is_multiple_of(2) {
                 seconds
             } else {
                 -seconds

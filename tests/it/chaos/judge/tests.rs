@@ -349,12 +349,11 @@ fn an_event_for_a_removed_member_is_found() {
     });
     // The end itself was not received.
     finds(nothing, |record| {
-        let change = |seq, event, subject| Change {
-            seq,
-            event,
-            subject,
+        record.rooms[0].feed[5] = Change {
+            seq: 6,
+            event: Event::Updated,
+            subject: SECOND,
         };
-        record.rooms[0].feed[5] = change(6, Event::Updated, SECOND);
         record.views[1][0].seen.truncate(2);
         record.views[1][0]
             .seen
