@@ -28,8 +28,8 @@ fn written(envelope: &Envelope) -> String {
 #[test]
 fn every_kind_of_command_has_its_strategy() {
     assert_eq!(all(next_room_command).len(), 16);
-    assert_eq!(all(next_account_command).len(), 6);
-    assert_eq!(all(next_notify_command).len(), 7);
+    assert_eq!(all(next_account_command).len(), 8);
+    assert_eq!(all(next_notify_command).len(), 8);
 }
 
 proptest! {
