@@ -271,10 +271,7 @@ impl Write<'_> {
 
     /// Submits a command that has no result to show.
     pub async fn clear(&self, id: uuid::Uuid, command: RoomCommand) -> Result<Gone> {
-        Ok(match self.call(command).await? {
-            SubmitResult::Done(_) => Gone::Done,
-            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
-        })
+        Ok(Gone::of(self.call(command).await?, id))
     }
 }
 

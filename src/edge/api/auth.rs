@@ -11,7 +11,7 @@ use super::{
     access::{self, Caller, MaybeCaller, Shared},
     fields,
     me::AccountView,
-    payload::{Body, Gone, Pending, RawJson},
+    payload::{Body, Gone, RawJson},
     problem::Problem,
 };
 use crate::{
@@ -383,21 +383,11 @@ impl AuthApi {
             }
         };
         edge.limits.admit_login(identity.login)?;
-        let command = AccountCommand::CloseLogin {
+        let command = Command::Account(AccountCommand::CloseLogin {
             login: identity.login,
-        };
-        Ok(
-            match edge
-                .submit
-                .call(identity.user, Command::Account(command))
-                .await?
-            {
-                SubmitResult::Done(_) => Gone::Done,
-                SubmitResult::Accepted => {
-                    Gone::Accepted(RawJson::of(&Pending::new(identity.login)))
-                }
-            },
-        )
+        });
+        let closed = edge.submit.call(identity.user, command).await?;
+        Ok(Gone::of(closed, identity.login))
     }
 
     /// Create a socket ticket

@@ -121,10 +121,7 @@ impl MeApi {
     async fn delete(&self, edge: Shared<'_>, caller: Caller) -> Result<Gone, Problem> {
         let user = caller.user();
         let command = Command::Account(AccountCommand::Delete);
-        Ok(match edge.submit.call(user, command).await? {
-            SubmitResult::Done(_) => Gone::Done,
-            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(user))),
-        })
+        Ok(Gone::of(edge.submit.call(user, command).await?, user))
     }
 }
 

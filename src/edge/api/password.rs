@@ -11,7 +11,7 @@ use super::{
     access::{Caller, Shared},
     fields, me,
     notifications::codes,
-    payload::{Body, Gone, Pending, RawJson},
+    payload::{Body, Gone, RawJson},
     problem::Problem,
 };
 use crate::{
@@ -25,7 +25,6 @@ use crate::{
             reset::ResetTokens,
         },
         client_address,
-        submit::SubmitResult,
     },
     error::{Code, Error, Result},
     model::{
@@ -247,12 +246,8 @@ fn check_new(password: &str, account: &Account) -> Result<()> {
 }
 
 async fn set(edge: &Edge, user: UserId, command: AccountCommand) -> Result<Gone> {
-    Ok(
-        match edge.submit.call(user, Command::Account(command)).await? {
-            SubmitResult::Done(_) => Gone::Done,
-            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(user))),
-        },
-    )
+    let result = edge.submit.call(user, Command::Account(command)).await?;
+    Ok(Gone::of(result, user))
 }
 
 /// Enqueues the mail, if the account has a verified address and its limits allow it.

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::problem::Problem;
 use crate::{
+    edge::submit::SubmitResult,
     error::{Code, Error, Result},
     protocol::wrong_field::WrongField,
 };
@@ -256,6 +257,16 @@ pub enum Gone {
     /// Enqueued and will be done; the worker did not reply within `edge.wait`.
     #[oai(status = 202)]
     Accepted(RawJson<Pending>),
+}
+
+impl Gone {
+    /// `id` identifies the write in a 202 response.
+    pub fn of(result: SubmitResult, id: Uuid) -> Self {
+        match result {
+            SubmitResult::Done(_) => Gone::Done,
+            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
+        }
+    }
 }
 
 /// The response to a read.

@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::{
     Tags,
     access::{Caller, Shared},
-    payload::{Cursor, Found, Gone, Pending, RawJson},
+    payload::{Cursor, Found, Gone},
     problem::Problem,
     query::PageCursor,
 };
 use crate::{
     command::{Command, account::AccountCommand},
-    edge::{Edge, submit::SubmitResult},
+    edge::Edge,
     error::{Code, Error, Result},
     model::{LoginId, Timestamp, UserId},
     protocol::check_limit,
@@ -125,7 +125,7 @@ impl SessionsApi {
         let command = AccountCommand::CloseLogins {
             except: Some(identity.login),
         };
-        run(&edge, identity.user, identity.user, command).await
+        Ok(run(&edge, identity.user, identity.user, command).await?)
     }
 
     /// End one of my sessions
@@ -145,25 +145,16 @@ impl SessionsApi {
         let command = AccountCommand::CloseLogin { login: session.0 };
         match run(&edge, caller.user(), session.0, command).await {
             // The worker's refusal of a login that the user does not have.
-            Err(Problem(error)) if error.code == Code::Unauthorized => {
+            Err(error) if error.code == Code::Unauthorized => {
                 Err(Error::not_found("session").into())
             }
-            result => result,
+            result => Ok(result?),
         }
     }
 }
 
 /// `id` is in the response if the worker takes longer than `edge.wait`.
-async fn run(
-    edge: &Edge,
-    user: UserId,
-    id: LoginId,
-    command: AccountCommand,
-) -> Result<Gone, Problem> {
-    Ok(
-        match edge.submit.call(user, Command::Account(command)).await? {
-            SubmitResult::Done(_) => Gone::Done,
-            SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
-        },
-    )
+async fn run(edge: &Edge, user: UserId, id: LoginId, command: AccountCommand) -> Result<Gone> {
+    let result = edge.submit.call(user, Command::Account(command)).await?;
+    Ok(Gone::of(result, id))
 }

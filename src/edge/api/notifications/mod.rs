@@ -153,10 +153,10 @@ impl NotificationsApi {
             expires_at: Timestamp::from_millis(now.millis() + CODE_TTL.as_millis() as i64),
             withheld,
         };
-        done(
+        Ok(Gone::of(
             edge.submit.call(user, Command::Notify(command)).await?,
             delivery,
-        )
+        ))
     }
 
     /// Verify an address
@@ -181,10 +181,10 @@ impl NotificationsApi {
             channel: which.0.channel(),
             hash: hash(user, code.trim()),
         };
-        done(
+        Ok(Gone::of(
             edge.submit.call(user, Command::Notify(command)).await?,
             user,
-        )
+        ))
     }
 
     /// List my notifications
@@ -297,13 +297,6 @@ impl Which {
             Err(Error::conflict("this channel has no provider"))
         }
     }
-}
-
-fn done(answer: SubmitResult, id: Uuid) -> Result<Gone, Problem> {
-    Ok(match answer {
-        SubmitResult::Done(_) => Gone::Done,
-        SubmitResult::Accepted => Gone::Accepted(RawJson::of(&Pending::new(id))),
-    })
 }
 
 /// The stored hash of a code. Six digits can be brute-forced from any hash; the protection is the lifetime of 10
