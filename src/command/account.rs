@@ -165,9 +165,9 @@ pub async fn run(
         | (AccountCommand::OpenLogin { login, .. }, Applied::NoSuchUser) => {
             vec![Notice::LoginClosed { login: *login }]
         }
-        // Those that were revoked before are announced again: the worker that revoked them may have died.
+        // A repeat announces them again: the worker that closed them may have died.
         (AccountCommand::CloseLogins { .. } | AccountCommand::SetPassword { .. }, Applied::Done) => {
-            let revoked = store.revoked_of(actor).await?;
+            let revoked = store.revoked_by(actor, at).await?;
             revoked.into_iter().map(|login| Notice::LoginClosed { login }).collect()
         }
         (AccountCommand::Update { .. } | AccountCommand::Delete, _) => {

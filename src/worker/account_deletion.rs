@@ -25,7 +25,7 @@ impl Runner {
     ) -> Option<Result<()>> {
         let mut outcomes = Outcomes::default();
         match self
-            .until_answered(|| self.worker.store.revoked_of(user))
+            .until_answered(|| self.worker.store.logins_of(user))
             .await?
         {
             Ok(logins) => {

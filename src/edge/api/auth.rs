@@ -231,11 +231,14 @@ impl AuthApi {
             phone,
             created_at: Timestamp::now(),
         };
-        // Answers early and saves hashing the password; the worker decides.
-        if let Some(Some(known)) =
-            access::if_available(edge.reads.credentials(&account.user.username)).await
-        {
-            if !ids.contains(&known.account.user.id) {
+        // Answers early; the worker decides.
+        let known = access::if_available(edge.reads.credentials(&account.user.username)).await;
+        let password_hash = if let Some(Some(known)) = known {
+            // The id shows only that the password was right at the registration: it may have been changed since.
+            let hash = Some(known.password_hash.clone());
+            let is_repeat = ids.contains(&known.account.user.id)
+                && auth.passwords.verify(origin, new.password, hash).await?;
+            if !is_repeat {
                 auth.attempts.registered(bus, from).await;
                 if let Some(attempt) = attempt.take() {
                     failed::count(Reason::WrongPassword, from);
@@ -247,11 +250,12 @@ impl AuthApi {
             }
             account = known.account;
             id = account.user.id;
+            known.password_hash
         } else {
             let password_hash = auth.passwords.hash(origin, new.password).await?;
             let command = AccountCommand::Register {
                 account: account.clone(),
-                password_hash,
+                password_hash: password_hash.clone(),
             };
             let called = edge.submit.call(id, Command::Account(command)).await;
             // A registration that was not enqueued does not count.
@@ -261,20 +265,22 @@ impl AuthApi {
             if let SubmitResult::Accepted = called? {
                 return Ok(accepted(&account));
             }
-        }
+            // If the account existed and could not be read before, its hash is another one: the worker then ends this
+            // login, and the user logs in.
+            password_hash
+        };
         auth.attempts
             .used_well(bus, &account.user.username, from)
             .await;
         // The account is stored: a failure of the login must not report that the registration failed.
-        Ok(
-            match open_login(&edge, id, None, access::client(request)).await {
-                Ok(tokens) => Registered::Done(RawJson::of(&session(&edge, &account, tokens))),
-                Err(error) => {
-                    tracing::warn!(error = %error.chain(), "first login after registration failed");
-                    accepted(&account)
-                }
-            },
-        )
+        let login = open_login(&edge, id, Some(password_hash), access::client(request));
+        Ok(match login.await {
+            Ok(tokens) => Registered::Done(RawJson::of(&session(&edge, &account, tokens))),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "first login after registration failed");
+                accepted(&account)
+            }
+        })
     }
 
     /// Log in

@@ -1,6 +1,6 @@
 //! The password of an account: `PUT /v1/me/password`, and `/v1/auth/password` for users who forgot it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use poem::Request;
 use poem_openapi::{ApiResponse, Object, OpenApi};
@@ -27,9 +27,7 @@ use crate::{
         client_address,
     },
     error::{Code, Error, Result},
-    model::{
-        Account, Credentials, Timestamp, UserId, address::Address, new_id, notify::ChannelKind,
-    },
+    model::{Account, Credentials, Timestamp, UserId, new_id},
 };
 
 pub struct PasswordApi;
@@ -140,8 +138,8 @@ impl PasswordApi {
     ///
     /// Sends a mail with a token to the account's verified e-mail address. The token is valid once, for one hour, and
     /// until the password is changed. The response is the same if there is no such account, if it has no verified
-    /// address, and if too many mails were sent to it (`limits.codes_…`). Fails with `conflict` if the server sends no
-    /// mail.
+    /// address, if that replaced another verified one within the last three days, and if too many mails were sent to it
+    /// (`limits.codes_per_recipient_…`, for each client network). Fails with `conflict` if the server sends no mail.
     #[oai(
         path = "/auth/password/forgot",
         method = "post",
@@ -159,6 +157,8 @@ impl PasswordApi {
                 "this server sends no mail (notify.email.provider), so passwords cannot be reset";
             return Err(Error::conflict(none).into());
         }
+        let from = client_address::of(request);
+        codes::count_reset_request(&edge, from).await?;
         let username = body.0.username;
         // A malformed name cannot exist, and may contain characters that the store rejects, so it is not looked up.
         let known = match fields::username(&username) {
@@ -167,10 +167,10 @@ impl PasswordApi {
         };
         if let Some(known) = known {
             // In a task of its own: the time of the response does not depend on the account.
-            let (edge, from) = (Arc::clone(&edge), client_address::of(request));
+            let edge = Arc::clone(&edge);
             edge.tasks.clone().spawn(async move {
                 if let Err(error) = send_token(&edge, known, from).await {
-                    tracing::info!(error = %error.chain(), "password reset not sent");
+                    tracing::debug!(error = %error.chain(), "password reset not sent");
                 }
             });
         }
@@ -250,24 +250,25 @@ async fn set(edge: &Edge, user: UserId, command: AccountCommand) -> Result<Gone>
     Ok(Gone::of(result, user))
 }
 
-/// Enqueues the mail, if the account has a verified address and its limits allow it.
+/// A verified address that replaced another one gets no token for this time: the thief of a session could otherwise
+/// enter an address of their own and take the account over.
+const NEW_ADDRESS_WAITS: Duration = Duration::from_secs(3 * 86_400);
+
+/// Enqueues the mail, if the account has an address for it and its limits allow it.
 async fn send_token(edge: &Edge, known: Credentials, from: Option<IpAddr>) -> Result<()> {
-    let user = known.account.user.id;
-    let settings = edge.deliveries.notify_settings(user).await?;
-    let Some(address @ Address::Email(_)) = settings.verified(ChannelKind::Email) else {
+    let (user, now) = (known.account.user.id, Timestamp::now());
+    let before = now.millis() - NEW_ADDRESS_WAITS.as_millis() as i64;
+    let before = Timestamp::from_millis(before);
+    let Some(address) = edge.deliveries.reset_address(user, before).await? else {
         return Ok(());
     };
-    if codes::count(edge, user, address, from).await? {
+    if codes::is_reset_withheld(edge, &address, from).await {
         return Ok(());
     }
-    let token = edge
-        .auth
-        .reset
-        .issue(user, &known.password_hash, Timestamp::now());
     let command = NotifyCommand::SendReset {
         delivery: new_id(),
-        address: address.clone(),
-        token,
+        token: edge.auth.reset.issue(user, &known.password_hash, now),
+        address,
     };
     edge.submit
         .accept(user, Command::Notify(command), None)

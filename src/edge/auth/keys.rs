@@ -28,6 +28,11 @@ impl Keys {
         &self.signing
     }
 
+    /// The same key on all edges with the same keys, in whatever order: for counters that they share.
+    pub fn least(&self) -> &[u8] {
+        self.all().min().unwrap_or(&self.signing)
+    }
+
     /// All keys, the signing one first.
     pub fn all(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(&self.signing)

@@ -67,7 +67,7 @@ impl Auth {
             reset: ResetTokens::new(keys.clone()),
             passwords: Passwords::new(config.auth.hash_concurrency),
             refresh_ttl: config.auth.refresh_ttl,
-            attempts: Attempts::new(keys.signing(), &config.limits),
+            attempts: Attempts::new(keys.least(), &config.limits),
             keys,
         }
     }

@@ -62,7 +62,7 @@ const OPERATIONS: &[(&str, Cost)] = &[
     ("deleteMessage", COMMAND),
     ("deleteRoom", COMMAND),
     ("editMessage", COMMAND),
-    ("endOtherSessions", COMMAND),
+    ("endOtherSessions", cost(Budget::Commands, 5)),
     ("endSession", COMMAND),
     ("forgotPassword", ADDRESS),
     ("getMe", READ),

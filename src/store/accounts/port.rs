@@ -23,7 +23,7 @@ pub trait AccountWrites: Send + Sync {
     /// Registering the same id and name again returns `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
-    /// Sets the password and closes the user's logins, as [`close_logins`](crate::store::LoginWrites::close_logins).
+    /// Sets the password and closes the user's open logins except `except`. `at` is the time of the command.
     /// `NoSuchUser` if the password is no longer the one that it replaces; a repeat returns `Done`.
     async fn set_password(
         &self,

@@ -27,7 +27,10 @@ const UPDATE: &str = "UPDATE users SET \
          phone = CASE WHEN CAST($4 AS text) IS NULL THEN phone ELSE nullif($4, '') END \
      WHERE id = $1 AND deleted_at IS NULL";
 
-const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL AND password_hash IN ($2, $3)";
+const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL AND password_hash = $3";
+
+const HAS_PASSWORD: &str =
+    "SELECT id FROM users WHERE id = $1 AND deleted_at IS NULL AND password_hash = $2";
 
 const NAMES: &str =
     "SELECT id, username, display_name FROM users WHERE id = $1 AND deleted_at IS NULL";
@@ -101,8 +104,13 @@ impl<D: Database> AccountWrites for D {
             .bind(new.password_hash.as_str())
             .bind(new.replaces.as_str());
         if session.execute(update).await? == 0 {
-            return Ok(Applied::NoSuchUser);
+            let repeated = sql(HAS_PASSWORD)
+                .bind(user)
+                .bind(new.password_hash.as_str());
+            let repeated: Option<UserId> = session.optional(repeated).await?;
+            return Ok(repeated.map_or(Applied::NoSuchUser, |_| Applied::Done));
         }
+        // None of them can have been opened with the new password.
         revoke_others(&mut session, user, except, at).await?;
         session.commit().await?;
         Ok(Applied::Done)

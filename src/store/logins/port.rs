@@ -38,16 +38,18 @@ pub trait LoginWrites: Send + Sync {
     async fn rotate_login(&self, rotation: &Rotation) -> Result<Applied>;
     /// Closing it again returns `Done`. `LoginRefused` if the user has no such login.
     async fn close_login(&self, user: UserId, login: LoginId) -> Result<Applied>;
-    /// Closes the user's logins except `except` and those that were opened after `at`: a command that is delivered
-    /// again must not close a login that was opened since.
+    /// Closes the user's open logins except `except`. `at` is the time of the command: a repeat closes no login that was
+    /// opened since, as long as the first call has closed one.
     async fn close_logins(
         &self,
         user: UserId,
         except: Option<LoginId>,
         at: Timestamp,
     ) -> Result<Applied>;
-    /// The user's revoked logins that have not expired, by the store's own clock.
-    async fn revoked_of(&self, user: UserId) -> Result<Vec<LoginId>>;
+    /// The logins that the user's command of this time has closed.
+    async fn revoked_by(&self, user: UserId, at: Timestamp) -> Result<Vec<LoginId>>;
+    /// All of a user's logins that have not expired, by the store's own clock.
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>>;
 }
 
 /// One login of a user, kept so that its refresh token can be rotated and revoked.

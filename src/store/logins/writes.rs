@@ -36,13 +36,16 @@ const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = $2
 
 const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1 AND user_id = $2";
 
-const REVOKE_OTHERS: &str = "UPDATE logins SET revoked = true \
-     WHERE user_id = $1 AND id <> $2 AND (created_at IS NULL OR created_at <= $3)";
+/// A repeat of the command of time `$3` changes nothing: logins that were opened since stay open.
+const REVOKE_OTHERS: &str = "UPDATE logins SET revoked = true, revoked_at = $3 \
+     WHERE user_id = $1 AND id <> $2 AND NOT revoked \
+         AND NOT EXISTS (SELECT 1 FROM logins WHERE user_id = $1 AND revoked_at = $3)";
 
-static REVOKED: Sql =
-    Sql::new("SELECT id FROM logins WHERE user_id = $1 AND revoked AND expires_at > {now}");
+const REVOKED_BY: &str = "SELECT id FROM logins WHERE user_id = $1 AND revoked_at = $2";
 
-/// Revokes the user's logins except `except` and those opened after `at`.
+static OF_USER: Sql = Sql::new("SELECT id FROM logins WHERE user_id = $1 AND expires_at > {now}");
+
+/// Revokes the user's open logins except `except`.
 pub(in crate::store) async fn revoke_others<S: Session>(
     session: &mut S,
     user: UserId,
@@ -145,8 +148,13 @@ impl<D: Database> LoginWrites for D {
         Ok(Applied::Done)
     }
 
-    async fn revoked_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+    async fn revoked_by(&self, user: UserId, at: Timestamp) -> Result<Vec<LoginId>> {
         let mut session = self.open(Access::Read).await?;
-        session.all(REVOKED.statement().bind(user)).await
+        session.all(sql(REVOKED_BY).bind(user).bind(at)).await
+    }
+
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+        let mut session = self.open(Access::Read).await?;
+        session.all(OF_USER.statement().bind(user)).await
     }
 }

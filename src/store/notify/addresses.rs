@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{AddressReads, AddressWrites, CodeAnswer, MAX_TRIES, NewCode};
+use super::{AddressReads, AddressWrites, CodeAnswer, MAX_TRIES, NewCode, record};
 use crate::{
     error::Result,
     model::{Timestamp, UserId, address::Address, notify::ChannelKind},
@@ -27,7 +27,14 @@ const USE_CODE: &str = "DELETE FROM verification_codes WHERE user_id = $1 AND ch
 const VERIFY: &str = "INSERT INTO verified_addresses (user_id, channel, address, at) \
      SELECT u.id, $2, $3, $4 FROM users u WHERE u.id = $1 AND lower($3) = \
          lower(CASE $2 WHEN 'email' THEN u.email WHEN 'sms' THEN u.phone END) \
-     ON CONFLICT (user_id, channel) DO UPDATE SET address = excluded.address, at = excluded.at";
+     ON CONFLICT (user_id, channel) DO UPDATE SET address = excluded.address, at = excluded.at, \
+         replaced_at = CASE WHEN lower(verified_addresses.address) = lower(excluded.address) \
+             THEN verified_addresses.replaced_at ELSE excluded.at END";
+
+const RESET_ADDRESS: &str = "SELECT v.address FROM verified_addresses v \
+     JOIN users u ON u.id = v.user_id AND u.deleted_at IS NULL \
+     WHERE v.user_id = $1 AND v.channel = 'email' AND lower(v.address) = lower(u.email) \
+         AND (v.replaced_at IS NULL OR v.replaced_at < $2)";
 
 const SUPPRESSED: &str = "SELECT reason FROM suppressions \
      WHERE channel = $1 AND address IN ($2, $3) LIMIT 1";
@@ -60,8 +67,23 @@ impl Record for Reason {
     }
 }
 
+struct ResetAddress(Option<Address>);
+
+impl Record for ResetAddress {
+    fn read<D: Dialect>(row: &Row<D>) -> sqlx::Result<Self> {
+        record::address(row, ChannelKind::Email, "address").map(ResetAddress)
+    }
+}
+
 #[async_trait]
 impl<D: Database> AddressReads for D {
+    async fn reset_address(&self, user: UserId, before: Timestamp) -> Result<Option<Address>> {
+        let mut session = self.open(Access::Read).await?;
+        let statement = sql(RESET_ADDRESS).bind(user).bind(before.millis());
+        let found: Option<ResetAddress> = session.optional(statement).await?;
+        Ok(found.and_then(|found| found.0))
+    }
+
     async fn suppressed(&self, address: &Address) -> Result<Option<String>> {
         let (key, old_key) = (address.key(), address.old_key());
         let mut session = self.open(Access::Read).await?;

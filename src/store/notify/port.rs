@@ -50,6 +50,8 @@ pub trait PreferenceWrites: Send + Sync {
 pub trait AddressReads: Send + Sync {
     /// The reason why nothing is sent to this address any more.
     async fn suppressed(&self, address: &Address) -> Result<Option<String>>;
+    /// The account's verified e-mail address, unless it replaced another verified one after `before`.
+    async fn reset_address(&self, user: UserId, before: Timestamp) -> Result<Option<Address>>;
 }
 
 #[async_trait]

@@ -131,6 +131,32 @@ async fn a_new_password_ends_all_other_sessions(kind: Kind) {
         ..ada.clone()
     };
     log_in(&chat, 0, &new).await;
+
+    // Nor does the repeat of a registration log in with a password that was replaced.
+    let register = async |password: &str| {
+        let body = json!({"username": "grace", "password": password});
+        let url = format!("{}/v1/auth/register", chat.edge(1).url());
+        let request = chat.http.post(url).header("Idempotency-Key", "6d0f2e1c");
+        let answer = request.json(&body).send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.expect("JSON"))
+    };
+    let (status, answer) = register("the first good password").await;
+    assert_eq!(status, 201, "{answer}");
+    let access = answer["accessToken"].as_str().expect("a token");
+    eventually("the repeat", || async {
+        (register("the first good password").await.0 == 201).then_some(())
+    })
+    .await;
+    let body = json!({
+        "currentPassword": "the first good password",
+        "newPassword": "correct horse battery",
+    });
+    let rest = chat.rest(0).with_token(access);
+    rest.put("/v1/me/password", body).await.ok(204);
+    for password in ["the first good password", "correct horse battery"] {
+        assert_eq!(register(password).await.0, 409);
+    }
 }
 
 async fn a_secret_is_replaced_while_nobody_is_logged_out(kind: Kind) {

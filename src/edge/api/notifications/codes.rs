@@ -30,7 +30,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 ///
 /// # Errors
 /// `rate_limited`, with the time until another request can succeed.
-pub(in crate::edge::api) async fn count(
+pub(super) async fn count(
     edge: &Edge,
     user: UserId,
     address: &Address,
@@ -73,6 +73,58 @@ pub(in crate::edge::api) async fn count(
         exceeded(edge, &sms).await.map_or(Ok(()), refuse)?;
     }
     Ok(false)
+}
+
+/// Counts a request for a password reset, before the account is looked up: whether it is refused shows nothing about
+/// accounts.
+///
+/// # Errors
+/// `rate_limited`, with the time until another request can succeed.
+pub(in crate::edge::api) async fn count_reset_request(
+    edge: &Edge,
+    from: Option<IpAddr>,
+) -> Result<()> {
+    let network = from.map_or("unknown".to_owned(), |from| network_of(from).to_string());
+    let limit = edge.config.limits.codes_per_address_per_hour.into();
+    let count = Count {
+        key: edge.auth.attempts.named("reset requests", &[&network]),
+        add: 1,
+        window: HOUR,
+    };
+    exceeded(edge, &[(limit, count)])
+        .await
+        .map_or(Ok(()), refuse)
+}
+
+/// Counts the mail of a password reset. Returns whether to withhold it. The counters are not those of the user's own
+/// codes, which strangers must not use up; and each network has its own, so that one cannot use up those of all.
+pub(in crate::edge::api) async fn is_reset_withheld(
+    edge: &Edge,
+    address: &Address,
+    from: Option<IpAddr>,
+) -> bool {
+    let limits = &edge.config.limits;
+    let network = from.map_or("unknown".to_owned(), |from| network_of(from).to_string());
+    let recipient = recipient(address);
+    let of = |purpose: &str, parts: &[&str], window| Count {
+        key: edge.auth.attempts.named(purpose, parts),
+        add: 1,
+        window,
+    };
+    let daily = u64::from(limits.codes_per_recipient_per_day);
+    let mine = [recipient.as_str(), &network];
+    let own = [
+        (
+            limits.codes_per_recipient_per_hour.into(),
+            of("resets from a network", &mine, HOUR),
+        ),
+        (daily, of("resets from a network", &mine, DAY)),
+    ];
+    if exceeded(edge, &own).await.is_some() {
+        return true;
+    }
+    let all = [(5 * daily, of("resets", &mine[..1], DAY))];
+    exceeded(edge, &all).await.is_some()
 }
 
 /// Increments all counters. Returns the longest window among those above their limit.

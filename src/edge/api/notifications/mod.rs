@@ -11,7 +11,6 @@ use poem_openapi::{
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use self::{
     delivery_log::{NotificationView, Page},

@@ -264,6 +264,9 @@ impl AddressReads for Store {
     async fn suppressed(&self, _: &Address) -> Result<Option<String>> {
         Ok(None)
     }
+    async fn reset_address(&self, _: UserId, _: Timestamp) -> Result<Option<Address>> {
+        Ok(None)
+    }
 }
 
 type Decide = fn(&Command) -> Option<Outcome>;

@@ -16,7 +16,7 @@ on_both! {
     an_expired_login_is_refused,
     revoked_logins_are_found_among_others,
     a_user_sees_and_closes_only_their_own_logins,
-    a_new_password_closes_the_logins_that_were_opened_before,
+    a_new_password_closes_all_other_logins_once,
     the_store_answers_a_ping,
 }
 
@@ -364,28 +364,29 @@ async fn a_user_sees_and_closes_only_their_own_logins(store: Fixture) {
     assert_eq!(open_ids(&store, ada).await, ids);
 
     store.writes.close_login(ada, ids[0]).await.unwrap();
-    assert_eq!(store.writes.revoked_of(ada).await.unwrap(), [ids[0]]);
+    assert_eq!(store.reads.revoked(&ids).await.unwrap(), [ids[0]]);
     let session = &store.reads.sessions(ada, None, 1).await.unwrap()[0];
     assert_eq!((session.id, session.refreshed_at), (ids[1], None));
     assert_eq!(session.created_at, Some(own[1].created_at));
 
-    // Delivered again, after the login of second 4 was opened.
-    let applied = store
-        .writes
-        .close_logins(ada, Some(ids[2]), own[3].created_at)
-        .await;
-    assert_eq!(applied.unwrap(), Applied::Done);
-    assert_eq!(open_ids(&store, ada).await, [ids[2], ids[4]]);
-    store
-        .writes
-        .close_logins(ada, None, own[4].created_at)
-        .await
-        .unwrap();
+    let close = |except, at| store.writes.close_logins(ada, except, at);
+    assert_eq!(close(Some(ids[2]), t0()).await.unwrap(), Applied::Done);
+    assert_eq!(open_ids(&store, ada).await, [ids[2]]);
+    // Only what it has closed itself is announced, and a repeat announces the same.
+    let late = logins(&store, ada, 1).await[0].id;
+    for _ in 0..2 {
+        let mut closed = store.writes.revoked_by(ada, t0()).await.unwrap();
+        closed.sort_unstable();
+        assert_eq!(closed, [ids[1], ids[3], ids[4]]);
+        close(Some(ids[2]), t0()).await.unwrap();
+        assert_eq!(open_ids(&store, ada).await, [ids[2], late]);
+    }
+    close(None, at(t0().millis() + 1)).await.unwrap();
     assert!(open_ids(&store, ada).await.is_empty());
     assert_eq!(open_ids(&store, eve).await, [foreign[0].id]);
 }
 
-async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture) {
+async fn a_new_password_closes_all_other_logins_once(store: Fixture) {
     let change = |replaces: &str, password_hash: &str| NewPassword {
         password_hash: password_hash.to_owned(),
         replaces: replaces.to_owned(),
@@ -394,18 +395,15 @@ async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture
     account.password_hash = "old".to_owned();
     let ada = account.account.user.id;
     store.writes.register(&account).await.unwrap();
+    // The clock of the edge that opened the last one is ahead.
     let own = logins(&store, ada, 4).await;
-    let applied = store
-        .writes
-        .set_password(
-            ada,
-            &change("old", "new"),
-            Some(own[0].id),
-            own[2].created_at,
-        )
-        .await;
-    assert_eq!(applied.unwrap(), Applied::Done);
-    assert_eq!(open_ids(&store, ada).await, [own[0].id, own[3].id]);
+    let set = |new: NewPassword| {
+        let (writes, except) = (store.writes.clone(), Some(own[0].id));
+        async move { writes.set_password(ada, &new, except, t0()).await.unwrap() }
+    };
+    assert_eq!(set(change("old", "new")).await, Applied::Done);
+    assert_eq!(open_ids(&store, ada).await, [own[0].id]);
+    assert_eq!(store.writes.revoked_by(ada, t0()).await.unwrap().len(), 3);
     let credentials = store.reads.credentials("ada").await.unwrap().unwrap();
     assert_eq!(credentials.password_hash, "new");
 
@@ -424,11 +422,11 @@ async fn a_new_password_closes_the_logins_that_were_opened_before(store: Fixture
     assert_eq!(again, Applied::Done);
 
     // A repeat changes nothing; another change of the old password is refused.
-    for (new, applied) in [("new", Applied::Done), ("other", Applied::NoSuchUser)] {
-        let change = change("old", new);
-        let again = store.writes.set_password(ada, &change, None, t0()).await;
-        assert_eq!(again.unwrap(), applied);
-    }
+    let open = open_ids(&store, ada).await;
+    assert_eq!(set(change("old", "new")).await, Applied::Done);
+    assert_eq!(set(change("old", "other")).await, Applied::NoSuchUser);
+    assert_eq!(open_ids(&store, ada).await, open);
+    assert!(open.contains(&late.id));
     let credentials = store.reads.credentials("ada").await.unwrap().unwrap();
     assert_eq!(credentials.password_hash, "new");
     let change = change("old", "new");

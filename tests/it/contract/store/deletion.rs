@@ -99,7 +99,7 @@ async fn nothing_personal_is_left_of_an_erased_account(store: Fixture) {
         assert!(store.reads.credentials("ada").await.unwrap().is_none());
         assert_eq!(store.reads.login(login.id).await.unwrap(), None);
         assert_eq!(store.reads.revoked(&[login.id]).await.unwrap(), [login.id]);
-        assert_eq!(store.writes.revoked_of(ada.id).await.unwrap(), [login.id]);
+        assert_eq!(store.writes.logins_of(ada.id).await.unwrap(), [login.id]);
         let late = Login {
             id: new_id(),
             ..login.clone()

@@ -80,6 +80,24 @@ async fn a_forgotten_password_is_reset_once_by_mail(kind: Kind) {
     let ended = chat.rest(0).post("/v1/auth/refresh", refresh).await;
     ended.problem(401, "unauthorized");
     not_logged(&chat, &[&first, &second], &ada);
+
+    // A stranger's requests do not use up the codes of the user, and an address that replaces another one gets no token.
+    let session = log_in("correct horse battery").await.ok(200);
+    let access = session["accessToken"].as_str().expect("a token").to_owned();
+    let thief = User { access, ..ada };
+    verify(&chat, &thief, &mail, "email", "thief@example.com").await;
+    forgot(&chat, "ada").await;
+    let bob = chat.register("bob").await;
+    verify(&chat, &bob, &mail, "email", "bob@example.com").await;
+    forgot(&chat, "bob").await;
+    eventually("the mail to bob", async || {
+        mail.find("bob@example.com", |asked| {
+            asked.text().contains(LINK).then_some(())
+        })
+    })
+    .await;
+    let sent = mail.find("thief@example.com", |asked| Some(asked.text()));
+    assert_eq!(sent, None);
 }
 
 /// Tokens and passwords are in no log.

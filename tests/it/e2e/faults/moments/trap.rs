@@ -178,8 +178,11 @@ impl LoginWrites for Trapped<dyn Writes> {
     ) -> Result<store::Applied> {
         self.inner.close_logins(user, except, at).await
     }
-    async fn revoked_of(&self, user: UserId) -> Result<Vec<LoginId>> {
-        self.inner.revoked_of(user).await
+    async fn revoked_by(&self, user: UserId, at: Timestamp) -> Result<Vec<LoginId>> {
+        self.inner.revoked_by(user, at).await
+    }
+    async fn logins_of(&self, user: UserId) -> Result<Vec<LoginId>> {
+        self.inner.logins_of(user).await
     }
 }
 
