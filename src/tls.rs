@@ -30,6 +30,17 @@ pub struct Files {
     pub key: PathBuf,
 }
 
+impl Files {
+    /// `None` unless both are named.
+    pub fn of(cert: &Path, key: &Path) -> Option<Files> {
+        let are_named = !cert.as_os_str().is_empty() && !key.as_os_str().is_empty();
+        are_named.then(|| Files {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+}
+
 /// A certificate with its key, valid now.
 #[derive(Clone)]
 pub struct Pair {

@@ -18,7 +18,6 @@ use super::{
         sender,
     },
 };
-use crate::tls::Files;
 
 /// Shortest key for HMAC-SHA-256, in bytes: the length of its output (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -105,23 +104,18 @@ fn edge_tls(r: &mut Reader) -> EdgeTls {
     let allowed = "a PEM file, or \"\"";
     let cert = r.text("edge.tls.cert", allowed, file);
     let key = r.text("edge.tls.key", allowed, file);
-    let empty = |path: &PathBuf| path.as_os_str().is_empty();
-    let files = match (empty(&cert), empty(&key)) {
-        (false, false) => Some(Files { cert, key }),
-        (true, true) => None,
-        (true, false) => {
-            let message = "is empty, but edge.tls.key is set";
-            r.refuse("edge.tls.cert", message, "both files, or none");
-            None
-        }
-        (false, true) => {
-            let message = "is empty, but edge.tls.cert is set";
-            r.refuse("edge.tls.key", message, "both files, or none");
-            None
-        }
+    let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+    let (key_name, message) = match (is_set(&cert), is_set(&key)) {
+        (false, true) => ("edge.tls.cert", "is empty, but edge.tls.key is set"),
+        (true, false) => ("edge.tls.key", "is empty, but edge.tls.cert is set"),
+        _ => ("", ""),
     };
+    if !key_name.is_empty() {
+        r.refuse(key_name, message, "both files, or none");
+    }
     EdgeTls {
-        files,
+        cert,
+        key,
         reload_interval: r.duration("edge.tls.reload_interval", ms(10)..=days(1)),
         hsts: r.duration("edge.tls.hsts", ms(0)..=days(3650)),
     }

@@ -1,13 +1,14 @@
 //! A struct for each section of `config.toml`, with checked values. `config.toml` documents the meaning of each key;
 //! the fields here document units and limits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
 use super::secret::{Secret, SecretUrl, SecretUrls, Secrets};
-use crate::{templates::Templates, tls::Files};
+use crate::templates::Templates;
 
 /// `[edge]`
 #[derive(Clone, Debug)]
@@ -77,8 +78,9 @@ pub struct Edge {
 /// `[edge.tls]`
 #[derive(Clone, Debug)]
 pub struct EdgeTls {
-    /// `cert` and `key`; `None`: plain connections.
-    pub files: Option<Files>,
+    /// A PEM file; empty, as is `key` then: plain connections.
+    pub cert: PathBuf,
+    pub key: PathBuf,
     /// Between two checks whether the files have changed.
     pub reload_interval: Duration,
     /// `Strict-Transport-Security`'s `max-age`; zero: no such header.

@@ -7,7 +7,7 @@ use super::{
     sections::{EmailProvider, SmsProvider, WorkerRole},
     settings::{Config, Role},
 };
-use crate::protocol::bounds::largest_message;
+use crate::{protocol::bounds::largest_message, tls::Files};
 
 /// Reports every contradiction between settings, and every setting that `role` needs and that is not set.
 pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
@@ -19,7 +19,7 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
         }
     }
     if matches!(role, Role::Standalone | Role::Edge | Role::Check)
-        && let Some(files) = &config.edge.tls.files
+        && let Some(files) = Files::of(&config.edge.tls.cert, &config.edge.tls.key)
         && let Err(wrong) = files.load()
     {
         let allowed = "a certificate chain and its private key, as PEM files";

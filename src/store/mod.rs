@@ -27,7 +27,7 @@ pub mod sqlite;
 
 pub use accounts::{
     AccountPatch, AccountReads, AccountWrites, Applied, DELETED_DISPLAY_NAME, DELETED_USERNAME,
-    NewAccount, NewPassword,
+    NewAccount,
 };
 pub use batch::{
     AddMembers, BatchWrites, Changes, Facts, FeedEntry, GivenReaction, ReactionDetail, ReactionKey,
@@ -35,7 +35,7 @@ pub use batch::{
 };
 pub use epoch::{EpochReads, EpochWrites, Replacement};
 pub use expire::{EXPIRE_AT_ONCE, Expired, Expiry};
-pub use logins::{Login, LoginReads, LoginSession, LoginWrites, Rotation};
+pub use logins::{Login, LoginReads, LoginSession, LoginWrites, NewPassword, Rotation};
 pub use members::{MemberReads, MemberRooms, RoomEntry};
 pub use messages::{MessageReads, Missed, MissedContent, Window};
 pub use port::{Reads, Writes};

@@ -53,14 +53,14 @@ impl Tls {
     /// # Errors
     /// `invalid`, with the setting and the reason, if the pair cannot be used.
     pub fn load(edge: &config::Edge) -> Result<Option<Arc<Tls>>> {
-        let Some(files) = &edge.tls.files else {
+        let Some(files) = Files::of(&edge.tls.cert, &edge.tls.key) else {
             return Ok(None);
         };
         let loaded = files.load();
         let pair = loaded.map_err(|wrong| Error::new(Code::Invalid, wrong.to_string()))?;
         announce(&pair);
         Ok(Some(Arc::new(Tls {
-            files: files.clone(),
+            files,
             interval: edge.tls.reload_interval,
             current: RwLock::new(pair),
             failures: LogThrottle::default(),

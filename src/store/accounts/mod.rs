@@ -7,5 +7,5 @@ mod record;
 mod writes;
 
 pub use deletion::{DELETED_DISPLAY_NAME, DELETED_USERNAME};
-pub use port::{AccountPatch, AccountReads, AccountWrites, Applied, NewAccount, NewPassword};
+pub use port::{AccountPatch, AccountReads, AccountWrites, Applied, NewAccount};
 pub(super) use record::user;

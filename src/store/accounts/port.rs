@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
-    model::{Account, Credentials, LoginId, Timestamp, User, UserId},
+    model::{Account, Credentials, Timestamp, User, UserId},
 };
 
 #[async_trait]
@@ -23,15 +23,6 @@ pub trait AccountWrites: Send + Sync {
     /// Registering the same id and name again returns `Done`, not `NameTaken`.
     async fn register(&self, new: &NewAccount) -> Result<Applied>;
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<Applied>;
-    /// Sets the password and closes the user's open logins except `except`. `at` is the time of the command.
-    /// `NoSuchUser` if the password is no longer the one that it replaces; a repeat returns `Done`.
-    async fn set_password(
-        &self,
-        user: UserId,
-        new: &NewPassword,
-        except: Option<LoginId>,
-        at: Timestamp,
-    ) -> Result<Applied>;
     /// The current names of a user whose account is not deleted.
     async fn names(&self, user: UserId) -> Result<Option<User>>;
     /// Deletes an account: revokes its logins, prevents new ones, and erases all personal data except the
@@ -48,16 +39,6 @@ pub struct NewAccount {
 }
 
 debug_of!(NewAccount { account });
-
-/// A new password, as PHC strings.
-#[derive(Clone)]
-pub struct NewPassword {
-    pub password_hash: String,
-    /// The hash of the password that it replaces.
-    pub replaces: String,
-}
-
-debug_of!(NewPassword {});
 
 /// The result of an account or login command. Repeating a command gives the same answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

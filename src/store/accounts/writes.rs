@@ -2,14 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::{AccountPatch, AccountWrites, Applied, NewAccount, NewPassword, deletion};
+use super::{AccountPatch, AccountWrites, Applied, NewAccount, deletion};
 use crate::{
     error::Result,
-    model::{LoginId, Timestamp, User, UserId, username::skeleton},
-    store::{
-        logins::revoke_others,
-        sql::{Access, Database, Dialect, Record, Row, Session, sql},
-    },
+    model::{Timestamp, User, UserId, username::skeleton},
+    store::sql::{Access, Database, Dialect, Record, Row, Session, sql},
 };
 
 const REGISTER: &str = "INSERT INTO users (id, username, username_key, display_name, email, phone, \
@@ -26,11 +23,6 @@ const UPDATE: &str = "UPDATE users SET \
          email = CASE WHEN CAST($3 AS text) IS NULL THEN email ELSE nullif($3, '') END, \
          phone = CASE WHEN CAST($4 AS text) IS NULL THEN phone ELSE nullif($4, '') END \
      WHERE id = $1 AND deleted_at IS NULL";
-
-const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL AND password_hash = $3";
-
-const HAS_PASSWORD: &str =
-    "SELECT id FROM users WHERE id = $1 AND deleted_at IS NULL AND password_hash = $2";
 
 const NAMES: &str =
     "SELECT id, username, display_name FROM users WHERE id = $1 AND deleted_at IS NULL";
@@ -89,31 +81,6 @@ impl<D: Database> AccountWrites for D {
             0 => Applied::NoSuchUser,
             _ => Applied::Done,
         })
-    }
-
-    async fn set_password(
-        &self,
-        user: UserId,
-        new: &NewPassword,
-        except: Option<LoginId>,
-        at: Timestamp,
-    ) -> Result<Applied> {
-        let mut session = self.open(Access::Transaction).await?;
-        let update = sql(SET_PASSWORD)
-            .bind(user)
-            .bind(new.password_hash.as_str())
-            .bind(new.replaces.as_str());
-        if session.execute(update).await? == 0 {
-            let repeated = sql(HAS_PASSWORD)
-                .bind(user)
-                .bind(new.password_hash.as_str());
-            let repeated: Option<UserId> = session.optional(repeated).await?;
-            return Ok(repeated.map_or(Applied::NoSuchUser, |_| Applied::Done));
-        }
-        // None of them can have been opened with the new password.
-        revoke_others(&mut session, user, except, at).await?;
-        session.commit().await?;
-        Ok(Applied::Done)
     }
 
     async fn names(&self, user: UserId) -> Result<Option<User>> {

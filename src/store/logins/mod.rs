@@ -5,5 +5,4 @@ mod reads;
 mod rotation;
 mod writes;
 
-pub use port::{Login, LoginReads, LoginSession, LoginWrites, Rotation};
-pub(super) use writes::revoke_others;
+pub use port::{Login, LoginReads, LoginSession, LoginWrites, NewPassword, Rotation};

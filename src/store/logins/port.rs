@@ -46,6 +46,15 @@ pub trait LoginWrites: Send + Sync {
         except: Option<LoginId>,
         at: Timestamp,
     ) -> Result<Applied>;
+    /// Sets the password and closes the user's open logins except `except`. `at` is the time of the command.
+    /// `NoSuchUser` if the password is no longer the one that it replaces; a repeat returns `Done`.
+    async fn set_password(
+        &self,
+        user: UserId,
+        new: &NewPassword,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<Applied>;
     /// The logins that the user's command of this time has closed.
     async fn revoked_by(&self, user: UserId, at: Timestamp) -> Result<Vec<LoginId>>;
     /// All of a user's logins that have not expired, by the store's own clock.
@@ -102,3 +111,13 @@ debug_of!(Rotation {
     asked_at,
     applied_at
 });
+
+/// A new password, as PHC strings.
+#[derive(Clone)]
+pub struct NewPassword {
+    pub password_hash: String,
+    /// The hash of the password that it replaces.
+    pub replaces: String,
+}
+
+debug_of!(NewPassword {});

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{
-    Login, LoginWrites, Rotation,
+    Login, LoginWrites, NewPassword, Rotation,
     rotation::{self, LoginRow, Step},
 };
 use crate::{
@@ -36,6 +36,11 @@ const REPLACE: &str = "UPDATE logins SET prev_hash = token_hash, token_hash = $2
 
 const REVOKE: &str = "UPDATE logins SET revoked = true WHERE id = $1 AND user_id = $2";
 
+const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1 AND deleted_at IS NULL AND password_hash = $3";
+
+const HAS_PASSWORD: &str =
+    "SELECT id FROM users WHERE id = $1 AND deleted_at IS NULL AND password_hash = $2";
+
 /// A repeat of the command of time `$3` changes nothing: logins that were opened since stay open.
 const REVOKE_OTHERS: &str = "UPDATE logins SET revoked = true, revoked_at = $3 \
      WHERE user_id = $1 AND id <> $2 AND NOT revoked \
@@ -46,7 +51,7 @@ const REVOKED_BY: &str = "SELECT id FROM logins WHERE user_id = $1 AND revoked_a
 static OF_USER: Sql = Sql::new("SELECT id FROM logins WHERE user_id = $1 AND expires_at > {now}");
 
 /// Revokes the user's open logins except `except`.
-pub(in crate::store) async fn revoke_others<S: Session>(
+async fn revoke_others<S: Session>(
     session: &mut S,
     user: UserId,
     except: Option<LoginId>,
@@ -143,6 +148,31 @@ impl<D: Database> LoginWrites for D {
         at: Timestamp,
     ) -> Result<Applied> {
         let mut session = self.open(Access::Statement).await?;
+        revoke_others(&mut session, user, except, at).await?;
+        session.commit().await?;
+        Ok(Applied::Done)
+    }
+
+    async fn set_password(
+        &self,
+        user: UserId,
+        new: &NewPassword,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<Applied> {
+        let mut session = self.open(Access::Transaction).await?;
+        let update = sql(SET_PASSWORD)
+            .bind(user)
+            .bind(new.password_hash.as_str())
+            .bind(new.replaces.as_str());
+        if session.execute(update).await? == 0 {
+            let repeated = sql(HAS_PASSWORD)
+                .bind(user)
+                .bind(new.password_hash.as_str());
+            let repeated: Option<UserId> = session.optional(repeated).await?;
+            return Ok(repeated.map_or(Applied::NoSuchUser, |_| Applied::Done));
+        }
+        // None of them can have been opened with the new password.
         revoke_others(&mut session, user, except, at).await?;
         session.commit().await?;
         Ok(Applied::Done)

@@ -337,7 +337,9 @@ async fn responses_that_are_not_read_end_the_connection() {
     let open = || async {
         let metrics = edge.chat.rest(0).get("/metrics").await.text;
         let line = metrics.lines().find(|line| {
-            line.starts_with("chat_http_requests_total{method=\"GET\",status=\"200\"}")
+            line.starts_with(
+                "chat_http_requests_total{method=\"GET\",route=\"/api\",status=\"200\"}",
+            )
         });
         line.is_some().then_some(())
     };

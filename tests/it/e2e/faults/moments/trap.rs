@@ -116,15 +116,6 @@ impl AccountWrites for Trapped<dyn Writes> {
     async fn update_account(&self, user: UserId, patch: &AccountPatch) -> Result<store::Applied> {
         self.inner.update_account(user, patch).await
     }
-    async fn set_password(
-        &self,
-        user: UserId,
-        new: &NewPassword,
-        except: Option<LoginId>,
-        at: Timestamp,
-    ) -> Result<store::Applied> {
-        self.inner.set_password(user, new, except, at).await
-    }
     async fn names(&self, user: UserId) -> Result<Option<User>> {
         self.inner.names(user).await
     }
@@ -177,6 +168,15 @@ impl LoginWrites for Trapped<dyn Writes> {
         at: Timestamp,
     ) -> Result<store::Applied> {
         self.inner.close_logins(user, except, at).await
+    }
+    async fn set_password(
+        &self,
+        user: UserId,
+        new: &NewPassword,
+        except: Option<LoginId>,
+        at: Timestamp,
+    ) -> Result<store::Applied> {
+        self.inner.set_password(user, new, except, at).await
     }
     async fn revoked_by(&self, user: UserId, at: Timestamp) -> Result<Vec<LoginId>> {
         self.inner.revoked_by(user, at).await
