@@ -52,6 +52,7 @@ def check_kubernetes():
         resources += yaml.safe_load_all(file.read_text())
     job = yaml.safe_load((DEPLOY / "kubernetes/migrate.yaml").read_text())
     check_resources("deploy/kubernetes", [*resources, job])
+    check_secrets("deploy/kubernetes", [*resources, job], {})
     for name in chart.stale():
         problems.append(f"deploy/kubernetes/{name} is not what the chart renders to: run deploy/chart.py")
     return len(resources) + 1
@@ -63,6 +64,7 @@ EVERYTHING = {
     "imagePullSecrets": [{"name": "registry"}],
     "settings": {"queue.partitions": 16, "log.format": "json", "edge.allowed_origins": ["https://a.example", "https://b.example"]},
     "extraEnv": [{"name": "TZ", "value": "UTC"}],
+    "secrets": {"addresses": "other-addresses", "edge": "other-tokens", "worker": "other-providers"},
     "podLabels": {"team": "chat"},
     "podAnnotations": {"example.com/a": "1"},
     "priorityClassName": "high",
@@ -103,6 +105,8 @@ REFUSED = [
     {"image": {"pullPolicy": "Sometimes"}},
     {"ingress": {"enabled": True, "hosts": []}},
     {"worker": {"keda": {"prometheus": "prometheus:9090"}}},
+    {"secretName": "chat"},
+    {"secrets": {"edge": ""}},
 ]
 
 
@@ -123,6 +127,7 @@ def check_chart():
             continue
         resources = [r for text in texts.values() for r in yaml.safe_load_all(text)]
         check_resources(f"the chart with values `{origin}`", resources)
+        check_secrets(f"the chart with values `{origin}`", resources, values.get("secrets", {}))
         names = {r["metadata"]["name"] for r in resources}
         problems.extend(f"{name}: not a name of the release {release}" for name in names if name.split("-")[0] != release)
         count += len(resources)
@@ -133,6 +138,18 @@ def check_chart():
         except helm_python.HelmError:
             pass
     return count
+
+
+def check_secrets(origin, resources, values):
+    """Each pod has the addresses and the Secrets of its role, no others."""
+    secrets = yaml.safe_load((chart.CHART / "values.yaml").read_text())["secrets"] | values
+    for resource in resources:
+        for container in resource["spec"].get("template", {}).get("spec", {}).get("containers", []):
+            role = container["name"]
+            wanted = [secrets["addresses"], secrets.get(role)]
+            found = [source["secretRef"]["name"] for source in container["envFrom"]]
+            if found != [name for name in wanted if name]:
+                problems.append(f"{origin}: {role} has the Secrets {found}")
 
 
 def check_resources(origin, resources):

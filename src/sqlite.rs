@@ -6,6 +6,7 @@
 //! (WAL) and never block.
 
 mod contention;
+pub mod schema;
 pub mod snapshot;
 
 use std::{
@@ -15,8 +16,8 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
-    migrate::MigrateError,
+    Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -47,6 +48,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a caller waits for a connection.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Every migration of the schema.
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// For every connection: a schema that was changed by others may not call functions that have side effects
+/// (sqlite.org/pragma.html#pragma_trusted_schema).
+const TRUSTED_SCHEMA: (&str, &str) = ("trusted_schema", "OFF");
+
 /// An open database. Clones share the same connections.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -74,6 +82,7 @@ impl Database {
             .busy_timeout(OPEN_TIMEOUT)
             // No foreign keys are declared; migrations/postgres/0001_store.sql gives the reason.
             .foreign_keys(false)
+            .pragma(TRUSTED_SCHEMA.0, TRUSTED_SCHEMA.1)
             // At most 16 MiB of page cache per connection; negative values are KiB (sqlite.org/pragma.html).
             .pragma("cache_size", "-16384")
             .pragma("temp_store", "memory")
@@ -86,7 +95,7 @@ impl Database {
         let mut migrator = SqliteConnection::connect_with(&options)
             .await
             .map_err(failure)?;
-        sqlx::migrate!("migrations/sqlite")
+        MIGRATIONS
             .run(&mut migrator)
             .await
             .map_err(|error| match error {
@@ -196,8 +205,8 @@ impl Database {
 /// # Errors
 /// `conflict` with the first fault; `busy` or `internal` if the file cannot be read.
 pub async fn quick_check(file: &Path) -> Result<String> {
-    let options = SqliteConnectOptions::new().filename(file).read_only(true);
-    let mut connection = options.connect().await.map_err(failure)?;
+    let opened = snapshot::open_for_reading(file).await;
+    let mut connection = opened.map_err(failure)?;
     let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
         .fetch_one(&mut connection)
         .await
@@ -250,6 +259,39 @@ mod tests {
     use sqlx::Executor;
 
     use super::*;
+
+    #[tokio::test]
+    async fn no_connection_trusts_the_schema() {
+        let directory = std::env::temp_dir().join(format!("chat_trust_{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let file = directory.join("chat.db");
+        let database = Database::open(&file).await.unwrap();
+        let trusts = "PRAGMA trusted_schema";
+        let mut transaction = database.write().await.unwrap();
+        let mut found: Vec<i64> = vec![
+            sqlx::query_scalar(trusts)
+                .fetch_one(&mut *transaction)
+                .await
+                .unwrap(),
+        ];
+        drop(transaction);
+        let reader = sqlx::query_scalar(trusts).fetch_one(database.readers());
+        found.push(reader.await.unwrap());
+        database.close().await;
+        for alone in [false, true] {
+            let opened = if alone {
+                snapshot::open_alone(&file).await
+            } else {
+                snapshot::open_for_reading(&file).await
+            };
+            let mut opened = opened.unwrap();
+            let trusts = sqlx::query_scalar(trusts).fetch_one(&mut opened);
+            found.push(trusts.await.unwrap());
+            snapshot::close(opened).await;
+        }
+        assert_eq!(found, [0; 4]);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 
     /// SQLite has rolled the transaction back when the file cannot grow, and the next one works.
     #[tokio::test]

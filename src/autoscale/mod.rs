@@ -4,6 +4,7 @@
 
 pub mod decide;
 mod lease;
+mod lines;
 mod parts;
 pub mod pool;
 pub mod report;

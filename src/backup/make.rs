@@ -1,9 +1,6 @@
 //! `chat backup`: copies the database of a data directory while a server may be running on it.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -11,13 +8,13 @@ use std::{
 use serde::Serialize;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{TABLE, cannot};
+use super::{CREATE_TABLE, TABLE, partial::Partial};
 use crate::{
     data_dir,
     error::{Code, Error, Result},
     model::Timestamp,
     output::Progress,
-    sqlite::snapshot,
+    sqlite::{schema, snapshot},
 };
 
 /// Between two looks at the size of the copy.
@@ -79,7 +76,14 @@ pub async fn make(data: &Path, file: &Path, force: bool) -> Result<Backup> {
     copied.map_err(failed)?;
 
     progress.step("checking the copy");
-    let mut copy = snapshot::open_alone(&partial.path).await.map_err(failed)?;
+    partial.check()?;
+    let mut copy = snapshot::open_alone(partial.path()).await.map_err(failed)?;
+    let foreign = schema::difference(&mut copy, &[]).await;
+    if let Some(foreign) = foreign.map_err(failed)? {
+        return Err(Error::conflict(format!(
+            "no backup was written, since it could not be restored: the database is not as chat made it, {foreign}"
+        )));
+    }
     let with_secret = secret.is_some();
     let secret = secret.as_ref().map(|secret| secret.expose());
     mark(&mut copy, secret).await.map_err(failed)?;
@@ -91,7 +95,7 @@ pub async fn make(data: &Path, file: &Path, force: bool) -> Result<Backup> {
     }
     let counts = count(&mut copy).await.map_err(failed)?;
     snapshot::close(copy).await;
-    let bytes = partial.keep(file).map_err(|e| cannot("write", file, &e))?;
+    let bytes = partial.keep(file, force)?;
     Ok(Backup {
         file: file.to_owned(),
         bytes,
@@ -130,13 +134,7 @@ async fn copy(
 }
 
 async fn mark(copy: &mut SqliteConnection, secret: Option<&str>) -> sqlx::Result<()> {
-    let create = format!(
-        "CREATE TABLE {TABLE} (only_row INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1), \
-         at INTEGER NOT NULL, version TEXT NOT NULL, secret TEXT) STRICT"
-    );
-    sqlx::query(sqlx::AssertSqlSafe(create))
-        .execute(&mut *copy)
-        .await?;
+    sqlx::query(CREATE_TABLE).execute(&mut *copy).await?;
     let insert = format!("INSERT INTO {TABLE} (at, version, secret) VALUES (?, ?, ?)");
     sqlx::query(sqlx::AssertSqlSafe(insert))
         .bind(Timestamp::now().millis())
@@ -165,65 +163,4 @@ async fn count(copy: &mut SqliteConnection) -> sqlx::Result<Backup> {
         with_secret: false,
         seconds: 0.0,
     })
-}
-
-/// The file while it is written; removed when dropped.
-struct Partial {
-    path: PathBuf,
-    /// Holds the lock by which a second backup into the same file is refused.
-    lock: File,
-}
-
-impl Partial {
-    fn create(file: &Path) -> Result<Partial> {
-        let mut path = file.as_os_str().to_owned();
-        path.push(".partial");
-        let path = PathBuf::from(path);
-        let failed = |error: io::Error| cannot("write", &path, &error);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = options.open(&path).map_err(failed)?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => Error::conflict(format!(
-                "another `chat backup` is writing {}",
-                path.display()
-            )),
-            fs::TryLockError::Error(error) => failed(error),
-        })?;
-        // Left by an interrupted backup.
-        lock.set_len(0).map_err(failed)?;
-        lock.set_permissions(fs::Permissions::from_mode(0o600))
-            .map_err(failed)?;
-        Ok(Partial { path, lock })
-    }
-
-    fn text(&self) -> sqlx::Result<&str> {
-        let text = self.path.to_str();
-        text.ok_or_else(|| sqlx::Error::Configuration("the name of the file is not UTF-8".into()))
-    }
-
-    fn size(&self) -> u64 {
-        self.lock.metadata().map_or(0, |metadata| metadata.len())
-    }
-
-    /// Gives the file its name once its content is on disk; returns its size.
-    fn keep(self, file: &Path) -> io::Result<u64> {
-        self.lock.sync_all()?;
-        let bytes = self.lock.metadata()?.len();
-        fs::rename(&self.path, file)?;
-        let directory = file.parent().filter(|parent| *parent != Path::new(""));
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
-        Ok(bytes)
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Missing if it was kept.
-        let _ = fs::remove_file(&self.path);
-        // Beside the copy while its table is added.
-        let mut journal = self.path.as_os_str().to_owned();
-        journal.push("-journal");
-        let _ = fs::remove_file(journal);
-    }
 }

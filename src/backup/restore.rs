@@ -11,14 +11,14 @@ use std::{
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{TABLE, cannot};
+use super::{CREATE_TABLE, TABLE, cannot};
 use crate::{
     config::Secret,
     data_dir,
     error::{Code, Error, Result},
     model::Timestamp,
     output::Progress,
-    sqlite::{Database, failure, snapshot},
+    sqlite::{Database, failure, schema, snapshot},
 };
 
 /// Bytes copied between two looks at the clock.
@@ -145,6 +145,11 @@ async fn check(database: &Path, file: &Path) -> Result<Mark> {
         let is_marked = snapshot::has_table(&mut copy, TABLE).await;
         if !is_marked.map_err(unreadable)? {
             return Err(no_backup(&format!("it has no table `{TABLE}`")));
+        }
+        // Before anything else is read or run.
+        let foreign = schema::difference(&mut copy, &[CREATE_TABLE]).await;
+        if let Some(foreign) = foreign.map_err(|error| damaged(error.to_string()))? {
+            return Err(no_backup(&foreign));
         }
         let fault = snapshot::fault(&mut copy).await;
         if let Some(fault) = fault.map_err(|error| damaged(error.to_string()))? {

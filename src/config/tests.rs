@@ -395,6 +395,28 @@ fn an_edge_needs_a_secret_and_others_do_not() {
 }
 
 #[test]
+fn an_edge_needs_no_key_to_send_and_the_token_to_verify_callbacks() {
+    let load = |sms, role| {
+        let vars = [
+            ("CHAT__AUTH__SECRET", "0123456789abcdef0123456789abcdef"),
+            ("CHAT__NOTIFY__EMAIL__PROVIDER", "sendgrid"),
+            ("CHAT__NOTIFY__EMAIL__FROM", "chat@example.com"),
+            ("CHAT__NOTIFY__SMS__PROVIDER", sms),
+            ("CHAT__NOTIFY__SMS__FROM", "+15005550006"),
+        ];
+        let loaded = Config::load(&env(vars), role);
+        loaded.map_or_else(|problems| problems.to_string(), |_| String::new())
+    };
+    assert_eq!(load("log", Role::Edge), "");
+    let twilio = load("twilio", Role::Edge);
+    assert!(twilio.contains("notify.sms.auth_token"), "{twilio}");
+    for role in [Role::Worker, Role::Standalone, Role::Tool, Role::Check] {
+        let problems = load("log", role);
+        assert!(problems.contains("notify.email.api_key"), "{problems}");
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let config = load(env([
         (

@@ -102,7 +102,7 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
             r.contradiction("redis.master", "redis.sentinels", message, allowed);
         }
     }
-    check_notify(config, r);
+    check_notify(config, role, r);
     if config.notify.keep < config.notify.max_age {
         let allowed =
             "at least as long: the delivery log holds notifications that are still retried";
@@ -133,8 +133,9 @@ pub(super) fn validate(config: &Config, role: Role, r: &mut Reader) {
     }
 }
 
-/// Reports settings that the chosen providers need.
-fn check_notify(config: &Config, r: &mut Reader) {
+/// Reports settings that the chosen providers need. An edge sends nothing; it verifies Twilio's callbacks with its token.
+fn check_notify(config: &Config, role: Role, r: &mut Reader) {
+    let sends = role != Role::Edge;
     let (email, sms) = (&config.notify.email, &config.notify.sms);
     let needed = [
         (
@@ -143,12 +144,12 @@ fn check_notify(config: &Config, r: &mut Reader) {
             "an address of yours, such as \"Chat <chat@example.com>\"",
         ),
         (
-            email.provider == EmailProvider::SendGrid && email.api_key.is_empty(),
+            sends && email.provider == EmailProvider::SendGrid && email.api_key.is_empty(),
             "notify.email.api_key",
             "an API key that may send mail; set SENDGRID_API_KEY",
         ),
         (
-            sms.provider == SmsProvider::Twilio && sms.account_sid.is_empty(),
+            sends && sms.provider == SmsProvider::Twilio && sms.account_sid.is_empty(),
             "notify.sms.account_sid",
             "AC…; set TWILIO_ACCOUNT_SID",
         ),

@@ -7,25 +7,28 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use super::{READ_TIMEOUT, primary_code};
+use super::{READ_TIMEOUT, TRUSTED_SCHEMA, primary_code};
 
 /// Opens a file for reading. A server may have it open; nothing is changed.
 pub async fn open_for_reading(file: &Path) -> sqlx::Result<SqliteConnection> {
     let options = SqliteConnectOptions::new()
         .filename(file)
         .read_only(true)
+        .pragma(TRUSTED_SCHEMA.0, TRUSTED_SCHEMA.1)
         .busy_timeout(READ_TIMEOUT);
     options.connect().await
 }
 
 /// Opens an existing file that no other process uses, without write-ahead log: when the connection is closed, the file
-/// is complete by itself.
+/// is complete by itself. The journal is in memory, so that no second file is written beside it: after a crash the file
+/// is useless.
 pub async fn open_alone(file: &Path) -> sqlx::Result<SqliteConnection> {
     let options = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(false)
-        .journal_mode(SqliteJournalMode::Delete)
+        .journal_mode(SqliteJournalMode::Memory)
         .synchronous(SqliteSynchronous::Full)
+        .pragma(TRUSTED_SCHEMA.0, TRUSTED_SCHEMA.1)
         .busy_timeout(READ_TIMEOUT);
     options.connect().await
 }

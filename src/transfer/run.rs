@@ -16,7 +16,7 @@ use crate::{
     data_dir,
     error::{Code, Error, Result},
     output::Progress,
-    sqlite::{Database, snapshot},
+    sqlite::{Database, failure, schema, snapshot},
 };
 
 /// The one table that has a row after `chat migrate`; the row of the source replaces it, so that clients resume.
@@ -73,6 +73,7 @@ pub async fn from_standalone(config: &Config, data: &Path) -> Result<Transfer> {
     }
     let _lock = data_dir::lock(data)?;
     let secret = secret_state(config, data)?;
+    refuse_foreign_schema(&file).await?;
     let store = app::postgres(config)?;
     let migrations = store.migrate().await.map_err(|error| Error {
         message: format!("PostgreSQL at {}: {}", config.database.url, error.message),
@@ -120,6 +121,21 @@ pub async fn from_standalone(config: &Config, data: &Path) -> Result<Transfer> {
         tasks: published,
         secret,
     })
+}
+
+/// Before the file is opened as a database: its triggers would run, and its further tables are not copied.
+async fn refuse_foreign_schema(file: &Path) -> Result<()> {
+    let opened = snapshot::open_for_reading(file).await;
+    let mut source = opened.map_err(failure)?;
+    let foreign = schema::difference(&mut source, &[]).await;
+    snapshot::close(source).await;
+    match foreign.map_err(failure)? {
+        None => Ok(()),
+        Some(foreign) => Err(Error::conflict(format!(
+            "{} is no database that chat made: {foreign}",
+            file.display()
+        ))),
+    }
 }
 
 fn secret_state(config: &Config, data: &Path) -> Result<SecretState> {

@@ -37,6 +37,15 @@ app.kubernetes.io/name: {{ include "chat.name" (index . 0) }}-{{ index . 1 }}
 {{- end }}
 {{- end }}
 
+{{/* The Secrets of a role: the addresses, and those of its own. (list . "edge"); "" = only the addresses. */}}
+{{- define "chat.secrets" -}}
+{{- $secrets := (index . 0).Values.secrets }}
+- secretRef: {name: {{ $secrets.addresses }}}
+{{- with get $secrets (index . 1) }}
+- secretRef: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
 {{/* What all pods have: labels, annotations. (list . "edge" .Values.edge) */}}
 {{- define "chat.podMetadata" -}}
 {{- $root := index . 0 }}

@@ -1,6 +1,11 @@
 //! `chat backup` and `chat restore`, on a server under load.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, SqliteConnection};
@@ -152,6 +157,26 @@ async fn assert_no_secret(data: &Path) {
 }
 
 /// Each of these is refused, and the data directory stays as it was.
+/// Changes of the schema of a backup, and what the refusal names.
+const FOREIGN: [(&str, &str); 6] = [
+    (
+        "CREATE TRIGGER users AFTER UPDATE OF password_hash ON users BEGIN DELETE FROM messages; END",
+        "trigger users",
+    ),
+    ("CREATE VIEW chosen AS SELECT 1 AS one", "view chosen"),
+    ("CREATE TABLE further (id INTEGER)", "table further"),
+    ("CREATE VIRTUAL TABLE found USING fts5(text)", "table found"),
+    ("CREATE INDEX further ON messages (sender)", "index further"),
+    ("ALTER TABLE users ADD COLUMN further TEXT", "table users"),
+];
+
+async fn change(file: &Path, statement: &'static str) {
+    let url = format!("sqlite://{}", file.display());
+    let mut changed = SqliteConnection::connect(&url).await.expect("a file");
+    changed.execute(statement).await.expect("SQL");
+    changed.close().await.expect("closed");
+}
+
 async fn refuse_bad_files(chat: &Chat, file: &Path) {
     let data = chat.dir().join("data");
     let before = entries(&data);
@@ -171,6 +196,12 @@ async fn refuse_bad_files(chat: &Chat, file: &Path) {
     bytes.truncate(middle);
     fs::write(&bad, &bytes).expect("written");
     refused(&run(chat, &restore).await, 1, "damaged");
+
+    for (statement, why) in FOREIGN {
+        fs::copy(file, &bad).expect("copied");
+        change(&bad, statement).await;
+        refused(&run(chat, &restore).await, 2, why);
+    }
 
     fs::copy(file, &bad).expect("copied");
     let mut newer = SqliteConnection::connect(&format!("sqlite://{shown}"))
@@ -273,4 +304,75 @@ async fn a_backup_onto_a_full_disk_fails_and_leaves_nothing() {
 
 async fn register(chat: &Chat) -> User {
     chat.register("ada").await
+}
+
+/// The directory of the backup may be writable by others, who put files there first.
+#[tokio::test]
+async fn a_backup_is_a_file_of_its_own_whatever_is_in_its_directory() {
+    let chat = Chat::start(Kind::Standalone).await;
+    let (backups, precious) = (chat.dir().join("backups"), chat.dir().join("precious"));
+    fs::create_dir(&backups).expect("a directory");
+    fs::write(&precious, "precious").expect("written");
+    let random = |digit: &str| backups.join(format!("a.db.{}.partial", digit.repeat(32)));
+    let (link, left, used) = (random("0"), random("1"), random("2"));
+    let guessed = backups.join("a.db.partial");
+    for link in [&link, &guessed] {
+        symlink(&precious, link).expect("a link");
+    }
+    symlink("nowhere", backups.join("b.db")).expect("a link");
+    for name in [left.clone(), backups.join("other.db.partial")] {
+        fs::write(&name, "of an earlier backup").expect("written");
+    }
+    let run = |args: &'static [&'static str]| run(&chat, args);
+
+    // Another backup into the same file.
+    let lock = fs::File::create(&used).expect("a file");
+    lock.lock().expect("a lock");
+    let ended = run(&["backup", "backups/a.db"]).await;
+    refused(&ended, 1, "another `chat backup`");
+    drop(lock);
+
+    let ended = run(&["backup", "backups/a.db"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let made = fs::symlink_metadata(backups.join("a.db")).expect("the backup");
+    assert!(made.is_file());
+    assert_eq!(made.permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        entries(&backups),
+        [
+            "a.db",
+            &*link.file_name().expect("a name").to_string_lossy(),
+            "a.db.partial",
+            "b.db",
+            "other.db.partial"
+        ]
+    );
+    // A link that leads nowhere is a file that exists, and is replaced itself.
+    refused(&run(&["backup", "backups/b.db"]).await, 1, "--force");
+    let ended = run(&["backup", "backups/b.db", "--force"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let made = fs::symlink_metadata(backups.join("b.db")).expect("the backup");
+    assert!(made.is_file());
+    assert!(!backups.join("nowhere").exists());
+    assert_eq!(fs::read_to_string(&precious).expect("text"), "precious");
+}
+
+#[tokio::test]
+async fn no_backup_is_made_that_could_not_be_restored() {
+    let chat = Chat::start(Kind::Standalone).await;
+    change(
+        &chat.dir().join("data/chat.db"),
+        "CREATE VIEW chosen AS SELECT 1 AS one",
+    )
+    .await;
+    refused(
+        &run(&chat, &["backup", "backup.db"]).await,
+        1,
+        "view chosen",
+    );
+    assert!(
+        !entries(chat.dir())
+            .iter()
+            .any(|name| name.starts_with("backup.db"))
+    );
 }

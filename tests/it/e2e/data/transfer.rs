@@ -328,6 +328,26 @@ async fn add_task(data: &Path) {
     database.close().await;
 }
 
+/// A trigger would run while the rest of the queue is stored, and before the rows are copied.
+#[tokio::test]
+async fn a_schema_that_chat_did_not_make_is_refused() {
+    let (nowhere, database) = (Nowhere::new(), Database::create().await);
+    let data = nowhere.dir().join("data");
+    std::fs::create_dir(&data).expect("a directory");
+    let file = data.join("chat.db");
+    Sqlite::open(&file).await.expect("a database").close().await;
+    let mut source = SqliteConnection::connect(&format!("sqlite://{}", file.display()))
+        .await
+        .expect("the file");
+    let trigger = "CREATE TRIGGER users AFTER INSERT ON users BEGIN DELETE FROM users; END";
+    source.execute(trigger).await.expect("SQL");
+    source.close().await.expect("closed");
+    let env = [("DATABASE_URL", database.url.as_str())];
+    let args = ["migrate", "--from-standalone", "data"];
+    let ended = nowhere.program(&args, &env).run().await;
+    refused(&ended, "trigger users");
+}
+
 #[tokio::test]
 async fn dead_letters_are_not_left_behind() {
     let (nowhere, target) = (Nowhere::new(), Database::create().await);
