@@ -76,6 +76,19 @@ impl Sentinels {
     /// # Errors
     /// No Sentinel names a master.
     pub async fn masters(&self) -> RedisResult<Vec<Address>> {
+        self.named(self.nodes.len() / 2 + 1).await
+    }
+
+    /// The same, but waits for the answers of all: for when none of [`Sentinels::masters`] can be used.
+    ///
+    /// # Errors
+    /// No Sentinel names a master.
+    pub async fn masters_of_all(&self) -> RedisResult<Vec<Address>> {
+        self.named(self.nodes.len()).await
+    }
+
+    /// Waits for this many answers.
+    async fn named(&self, enough: usize) -> RedisResult<Vec<Address>> {
         let mut questions: FuturesUnordered<_> =
             self.nodes.iter().map(|node| self.question(node)).collect();
         let mut answers: Vec<Answer> = Vec::new();
@@ -85,7 +98,7 @@ impl Sentinels {
                 Ok(answer) => answers.push(answer),
                 Err(why) => failures.push(format!("{}: {why}", node.address())),
             }
-            if answers.len() > self.nodes.len() / 2 {
+            if answers.len() >= enough {
                 break;
             }
         }

@@ -151,21 +151,16 @@ impl Servers {
             });
         };
         self.watch();
-        let mut last = None;
-        for master in sentinels.masters().await? {
-            let opened = async { open(self.client(&master)?, true).await };
-            match opened.await {
-                Ok(connection) => {
-                    self.change_to(&master);
-                    return Ok(Dialed {
-                        connection,
-                        master: Some(master),
-                    });
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| (ErrorKind::Io, "no Sentinel names a master").into()))
+        let attempt = |master: &Address| {
+            let opening = self.client(master).map(|client| open(client, true));
+            async { opening?.await }
+        };
+        let (master, connection) = first_usable(sentinels, attempt).await?;
+        self.change_to(&master);
+        Ok(Dialed {
+            connection,
+            master: Some(master),
+        })
     }
 
     fn client(&self, server: &Address) -> RedisResult<Client> {
@@ -208,27 +203,60 @@ impl Servers {
 
     /// Asks the Sentinels, and uses another master if they name one.
     async fn follow(&self, sentinels: &Sentinels) {
-        let named = match sentinels.masters().await {
-            Ok(named) => named,
-            Err(error) => {
-                debug!(master = sentinels.master, %error, "the Sentinels name no Redis master");
-                return;
+        let attempt = |master: &Address| {
+            let is_current = self.is_current(Some(master));
+            let client = self.client(master);
+            async move {
+                if !is_current {
+                    let client = client?;
+                    check_role(&client, &mut open(&client).await?).await?;
+                }
+                Ok(is_current)
             }
         };
-        for master in named {
-            if self.is_current(Some(&master)) {
-                return;
-            }
-            let checked = async {
-                let client = self.client(&master)?;
-                check_role(&client, &mut open(&client).await?).await
-            };
-            if checked.await.is_ok() {
-                self.change_to(&master);
-                return;
+        match first_usable(sentinels, attempt).await {
+            Ok((_, true)) => {}
+            Ok((master, false)) => self.change_to(&master),
+            Err(error) => {
+                debug!(master = sentinels.master, %error, "the Sentinels name no usable Redis master");
             }
         }
     }
+}
+
+/// The first server that the Sentinels name and that `attempt` succeeds with. If none of those that a majority names
+/// can be used, as after a failover that was undone by hand, the others' answers count too.
+///
+/// # Errors
+/// The last attempt's, or no Sentinel names a master.
+async fn first_usable<T, F: Future<Output = RedisResult<T>>>(
+    sentinels: &Sentinels,
+    attempt: impl Fn(&Address) -> F,
+) -> RedisResult<(Address, T)> {
+    let mut tried: Vec<Address> = Vec::new();
+    let mut failed = None;
+    for is_last in [false, true] {
+        let named = if is_last {
+            sentinels.masters_of_all().await
+        } else {
+            sentinels.masters().await
+        };
+        let named = match named {
+            Ok(named) => named,
+            Err(error) => return Err(failed.unwrap_or(error)),
+        };
+        for master in named {
+            if tried.contains(&master) {
+                continue;
+            }
+            match attempt(&master).await {
+                Ok(usable) => return Ok((master, usable)),
+                Err(error) => failed = Some(error),
+            }
+            tried.push(master);
+        }
+    }
+    Err(failed.unwrap_or_else(|| (ErrorKind::Io, "no Sentinel names a master").into()))
 }
 
 async fn watch(servers: Weak<Servers>) {

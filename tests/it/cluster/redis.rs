@@ -2,22 +2,11 @@
 //! the old master, so that the first attempts to connect are refused.
 
 use super::{Watched, alone};
-use crate::harness::{
-    Chat, Kind,
-    deployment::Plan,
-    engines::{MASTER, Redis},
-    load::Load,
-};
-
-pub fn with_sentinels(plan: Plan, redis: &Redis) -> Plan {
-    plan.address("REDIS_URL", redis.url(0))
-        .set("redis.sentinels", redis.sentinels())
-        .set("redis.master", MASTER)
-}
+use crate::harness::{Chat, Kind, engines::Redis, load::Load};
 
 async fn deployment(redis: &Redis) -> Chat {
     let plan = Load::plan(Kind::Cluster).workers(3);
-    with_sentinels(plan, redis).start().await
+    redis.serve(plan).start().await
 }
 
 /// The new master's subscribers are the edges and the workers.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::{alone, redis::with_sentinels};
+use super::alone;
 use crate::{
     e2e::replay::{Sending, days, replay},
     harness::{
@@ -27,7 +27,7 @@ async fn a_replayed_channel_survives_the_failover_of_each_engine() {
             .workers(3)
             .address("AMQP_URL", rabbit.urls())
             .address("DATABASE_URL", postgres.urls());
-        let chat = with_sentinels(plan, &redis).start().await;
+        let chat = redis.serve(plan).start().await;
         rabbit.until_replicated().await;
         let (progress, mut accepted) = watch::channel(0);
         let sending = Sending::OneByOne(progress);

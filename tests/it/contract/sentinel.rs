@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::redis::RedisServer,
+    harness::engines::RedisServer,
     support::{soon, unique, until},
 };
 
@@ -31,12 +31,25 @@ struct Sentinel {
 
 impl Sentinel {
     async fn start(master: u16, epoch: u64) -> Sentinel {
+        Sentinel::start_with(master, epoch, false).await
+    }
+
+    /// Its first connection is accepted and never answered.
+    async fn start_late(master: u16, epoch: u64) -> Sentinel {
+        Sentinel::start_with(master, epoch, true).await
+    }
+
+    async fn start_with(master: u16, epoch: u64, is_late: bool) -> Sentinel {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let names = Arc::new(Mutex::new((master, epoch)));
         let accepting = tokio::spawn({
             let names = names.clone();
             async move {
+                let _unanswered = match is_late.then(|| listener.accept()) {
+                    Some(accepting) => accepting.await.ok(),
+                    None => None,
+                };
                 while let Ok((client, _)) = listener.accept().await {
                     tokio::spawn(answer(client, names.clone()));
                 }
@@ -138,33 +151,23 @@ async fn next(incoming: &mut mpsc::Receiver<Incoming>) -> Incoming {
 #[tokio::test]
 async fn a_server_that_refuses_or_is_a_replica_is_passed_over() {
     let (master, replica) = tokio::join!(RedisServer::start(), RedisServer::start());
-    let follow = format!("REPLICAOF 127.0.0.1 {}", master.port);
-    assert!(replica.ask(&follow).await.unwrap().contains("+OK"));
+    replica.follow(master.port).await;
     // Their epochs are later than the right one's, as of a failover that was undone by hand.
     let dead = Sentinel::start(refused(), 9).await;
     let stale = Sentinel::start(replica.port, 8).await;
-    let right = Sentinel::start(master.port, 1).await;
-    for wrong in [dead, stale] {
-        // Both are asked, since one is no majority.
-        let bus = bus(&[&wrong, &right], &unique("sentinel"));
-        until(
-            "it answers",
-            async || bus.pubsub.ping().await.is_ok(),
-            |ok| *ok,
-        )
-        .await;
-        let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
-        let channels = [Channel::Everyone];
-        until(
-            "it is subscribed",
-            async || subscriptions.subscribe(&channels).await.unwrap(),
-            |subscribed| *subscribed,
-        )
-        .await;
-        let hello = notice(Channel::Everyone, "hello");
-        bus.pubsub.publish(&hello).await.unwrap();
-        while !matches!(next(&mut incoming).await, Incoming::Message { .. }) {}
-    }
+    // The majority that answers the first question names no master.
+    let right = Sentinel::start_late(master.port, 1).await;
+    let bus = bus(&[&dead, &stale, &right], &unique("sentinel"));
+    bus.pubsub.ping().await.unwrap();
+    let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
+    let subscribed = subscriptions.subscribe(&[Channel::Everyone]).await;
+    assert!(subscribed.unwrap());
+    let hello = notice(Channel::Everyone, "hello");
+    bus.pubsub.publish(&hello).await.unwrap();
+    assert!(matches!(
+        next(&mut incoming).await,
+        Incoming::Message { .. }
+    ));
 }
 
 /// The old master stays up and accepts commands, as one that was cut off from its Sentinels does.
@@ -193,7 +196,7 @@ async fn connections_move_to_the_master_of_the_latest_failover() {
         Incoming::Message { .. }
     ));
     let open = async |server: &RedisServer| {
-        let clients = server.ask("CLIENT LIST").await.unwrap();
+        let clients = server.ask(&["CLIENT", "LIST"]).await.unwrap();
         // The last one is this question.
         clients.matches("addr=").count() / 2
     };
@@ -214,7 +217,7 @@ async fn a_subscriber_survives_refused_dials() {
     let bus = bus(&[&sentinel], &unique("sentinel"));
     let (subscriptions, mut incoming) = bus.pubsub.listen().await.unwrap();
     assert!(subscriptions.subscribe(&[Channel::Everyone]).await.unwrap());
-    old.kill9().await;
+    old.kill9();
     assert!(matches!(next(&mut incoming).await, Incoming::Lost));
     // The Sentinel still names the dead master.
     for _ in 0..3 {
@@ -253,10 +256,9 @@ async fn connections_that_answer_readonly_are_closed() {
             .await
     };
     write().await.unwrap();
-    let follow = format!("REPLICAOF 127.0.0.1 {}", refused());
-    assert!(server.ask(&follow).await.unwrap().contains("+OK"));
+    server.follow(refused()).await;
     let accepted = async || -> u64 {
-        let state = server.ask("INFO stats").await.unwrap();
+        let state = server.ask(&["INFO", "stats"]).await.unwrap();
         let (_, rest) = state.split_once("total_connections_received:").unwrap();
         rest.lines().next().unwrap().parse().unwrap()
     };
@@ -265,6 +267,6 @@ async fn connections_that_answer_readonly_are_closed() {
     write().await.unwrap_err();
     // This question is one of them.
     assert!(accepted().await >= before + 2);
-    server.ask("REPLICAOF NO ONE").await.unwrap();
+    server.ask(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
     write().await.unwrap();
 }

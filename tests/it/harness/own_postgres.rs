@@ -1,4 +1,5 @@
-//! A PostgreSQL server of a test's own, which can be stopped and restored from a backup.
+//! A PostgreSQL server of a test's own, as `scripts/services` sets it up: its data and its system user are where the
+//! commands of docs/ expect them, which archive, back up and restore it. The servers of `engines/` are for failovers.
 
 use std::path::{Path, PathBuf};
 

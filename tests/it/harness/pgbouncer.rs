@@ -64,11 +64,8 @@ impl PgBouncer {
             // It refuses to run as root.
             command.args(["-u", "nobody"]);
         }
-        // Where scripts/test has unpacked the libraries of the package.
-        let libraries = program.parent().map(|dir| dir.join("lib"));
         let process = command
             .arg(&file)
-            .env("LD_LIBRARY_PATH", libraries.unwrap_or_default())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(dir.join("log")).expect("a log"))

@@ -44,14 +44,9 @@ impl Clusters {
     }
 
     pub async fn sentinels(&self) -> Vec<(String, String)> {
-        let sentinels = self.redis.lock().await.sentinels();
-        vec![
-            ("CHAT__REDIS__SENTINELS".to_owned(), sentinels),
-            (
-                "CHAT__REDIS__MASTER".to_owned(),
-                crate::harness::engines::MASTER.to_owned(),
-            ),
-        ]
+        let settings = self.redis.lock().await.settings();
+        let owned = |(variable, value): (&str, String)| (variable.to_owned(), value);
+        settings.into_iter().map(owned).collect()
     }
 
     /// Carries out a fault of an engine.

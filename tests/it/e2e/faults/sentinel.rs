@@ -3,20 +3,13 @@
 use std::time::Instant;
 
 use super::{PACE, until_edges_count, until_edges_report};
-use crate::harness::{Chat, Kind, deployment::Plan, load::Load, redis::RedisGroup};
-
-fn with_sentinels(plan: Plan, group: &RedisGroup) -> Plan {
-    let settings = group.settings().into_iter();
-    settings.fold(plan, |plan, (variable, value)| {
-        plan.address(variable, value)
-    })
-}
+use crate::harness::{Chat, Kind, engines::Redis, load::Load};
 
 /// Heads are not compared, so that what arrives after the failover has come over the new master, or was missed by a
 /// later event or at the reconnect.
-async fn under_load(group: &RedisGroup) -> (Chat, Load) {
+async fn under_load(redis: &Redis) -> (Chat, Load) {
     let plan = Load::plan(Kind::Cluster).set("edge.reconcile_interval", "1h");
-    let chat = with_sentinels(plan, group).start().await;
+    let chat = redis.serve(plan).start().await;
     let load = Load::start(&chat, 3, 4, PACE).await;
     load.accepted(200).await;
     until_edges_count(&chat, "chat_bus_state", 1).await;
@@ -24,7 +17,7 @@ async fn under_load(group: &RedisGroup) -> (Chat, Load) {
 }
 
 /// Waits until the edges and the workers use the new master.
-async fn recovered(chat: &Chat, load: &Load, group: &RedisGroup, master: usize) {
+async fn recovered(chat: &Chat, load: &Load, redis: &Redis, master: usize) {
     let failed_over = Instant::now();
     until_edges_count(chat, "chat_bus_state", 1).await;
     let subscribed = failed_over.elapsed();
@@ -36,36 +29,31 @@ async fn recovered(chat: &Chat, load: &Load, group: &RedisGroup, master: usize) 
             println!("{} {line}", process.name());
         }
     }
-    // Each edge and each worker, besides one connection of each Sentinel.
-    let clients = group.servers[master].ask("CLIENT LIST TYPE pubsub").await;
-    let clients = clients.unwrap_or_default().matches("cmd=").count();
-    assert!(
-        clients >= chat.edges.len() + chat.workers.len(),
-        "{clients}"
-    );
+    let processes = chat.edges.len() + chat.workers.len();
+    redis.until_subscribers(master, processes).await;
     load.accepted(200).await;
 }
 
 #[tokio::test]
 async fn a_killed_master_is_replaced() {
-    let mut group = RedisGroup::start().await;
-    let (chat, load) = under_load(&group).await;
-    group.servers[0].kill9().await;
+    let mut redis = Redis::start().await;
+    let (chat, load) = under_load(&redis).await;
+    redis.kill9(0);
     until_edges_count(&chat, "chat_bus_state", 0).await;
-    let master = group.failed_over(0).await;
-    recovered(&chat, &load, &group, master).await;
+    let master = redis.failed_over(0).await;
+    recovered(&chat, &load, &redis, master).await;
     load.end(&chat).await;
 }
 
 /// Its connections stay open, and it answers nothing. Afterwards it becomes a replica.
 #[tokio::test]
 async fn a_frozen_master_is_replaced() {
-    let group = RedisGroup::start().await;
-    let (chat, load) = under_load(&group).await;
-    group.servers[0].freeze();
-    let master = group.failed_over(0).await;
-    recovered(&chat, &load, &group, master).await;
-    group.servers[0].thaw();
+    let redis = Redis::start().await;
+    let (chat, load) = under_load(&redis).await;
+    redis.freeze(0);
+    let master = redis.failed_over(0).await;
+    recovered(&chat, &load, &redis, master).await;
+    redis.thaw(0);
     load.accepted(200).await;
     load.end(&chat).await;
 }
@@ -73,13 +61,13 @@ async fn a_frozen_master_is_replaced() {
 /// Sentinels fail as well; one that is left suffices for a process that starts.
 #[tokio::test]
 async fn a_node_starts_while_sentinels_are_away() {
-    let mut group = RedisGroup::start().await;
-    let (chat, load) = under_load(&group).await;
-    group.sentinels[0].kill9().await;
-    group.servers[0].kill9().await;
-    let master = group.failed_over(0).await;
-    recovered(&chat, &load, &group, master).await;
-    group.sentinels[1].kill9().await;
+    let mut redis = Redis::start().await;
+    let (chat, load) = under_load(&redis).await;
+    redis.kill_sentinel(0);
+    redis.kill9(0);
+    let master = redis.failed_over(0).await;
+    recovered(&chat, &load, &redis, master).await;
+    redis.kill_sentinel(1);
     let mut chat = chat;
     chat.workers[0].kill9().await;
     chat.workers[0].restart().await;

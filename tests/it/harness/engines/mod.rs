@@ -1,5 +1,5 @@
-//! Private clusters of the engines, for tests that kill, freeze and fail them over: each test starts its own nodes on
-//! free ports of 127.0.0.1, with their data in a temporary directory. They end with the test.
+//! Private servers and clusters of the engines, for tests that kill, freeze and fail them over: each test starts its own
+//! nodes on free ports of 127.0.0.1, with their data in a temporary directory. They end with the test.
 //!
 //! The programs are those that `scripts/services` installs; as root each engine runs as its own system user.
 
@@ -10,7 +10,7 @@ mod server;
 
 pub use postgres::{Postgres, Stop};
 pub use rabbit::{PartitionHandling, RabbitMq};
-pub use redis::{MASTER, Redis};
+pub use redis::{Redis, RedisServer};
 
 use std::{fmt::Write as _, time::Duration};
 

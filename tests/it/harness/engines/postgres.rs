@@ -137,6 +137,19 @@ impl Postgres {
         }
     }
 
+    /// Lets a node log the statements of its clients, for [`Postgres::statements`].
+    pub async fn log_statements(&self, i: usize) {
+        self.execute(i, "ALTER SYSTEM SET log_statement = 'all'")
+            .await;
+        self.execute(i, "SELECT pg_reload_conf()").await;
+    }
+
+    /// Number of statements with this text that a node has logged.
+    pub fn statements(&self, i: usize, text: &str) -> usize {
+        let log = self.nodes[i].launch.logged();
+        log.matches(text).count()
+    }
+
     async fn superuser(&self, i: usize) -> sqlx::Result<PgConnection> {
         let port = self.nodes[i].port;
         PgConnection::connect(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).await

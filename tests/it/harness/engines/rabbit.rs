@@ -16,12 +16,13 @@ use super::{
 use crate::{harness::deployment::Directory, support::free_ports};
 
 const COOKIE: &str = "CHATTESTCOOKIE";
-/// What the nodes of a partition use instead, so that they refuse each other's connections.
+/// What a node that is cut off uses for the others instead.
 const CUT: &str = "CUT";
 const EPMD_WITHIN: Duration = Duration::from_secs(10);
-/// Erlang listens on loopback only, with one scheduler that does not spin: a node needs little of the machine.
-const FRUGAL: &str =
-    "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
+/// Erlang listens on loopback only, with one scheduler that does not spin: a node needs little of the machine. The others
+/// notice after 15 s (at most 19) that a node is frozen. Until then RabbitMQ keeps the consumers that are connected to it.
+const FRUGAL: &str = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none \
+    -kernel inet_dist_use_interface {127,0,0,1} -kernel net_ticktime 15";
 
 /// Evaluates Erlang on a node. Its arguments are the node and the expressions.
 const EVALUATE: &str = r#"
@@ -251,31 +252,27 @@ impl RabbitMq {
         running.expect("a node runs")
     }
 
-    /// Cuts a node off from the others: they drop their connections and refuse new ones, because they have different
-    /// cookies for each other. Its clients stay connected.
+    /// Cuts a node off from the others: it drops their connections, and connections are refused in both directions,
+    /// because it has another cookie for the others than they have for it. Its clients stay connected.
     pub async fn cut_off(&self, i: usize) {
         self.set_cookie_of_others(i, CUT).await;
-        self.set_cookie_at_others(i, CUT).await;
     }
 
-    /// Waits until a node that was cut off has paused. Before that, the end of the partition would leave the cluster
-    /// with inconsistent tables.
+    /// Waits until a node that was cut off has paused. Its clients are disconnected first and its database (Mnesia) is
+    /// stopped last; if the partition ends before that, the node takes part in it with tables that differ.
     pub async fn until_paused(&self, i: usize) {
-        let port = self.nodes[i].port;
-        until_ready(
-            &format!("rabbitmq {i} pauses"),
-            async || match TcpStream::connect(("127.0.0.1", port)).await {
-                Ok(_) => Err("it serves".to_owned()),
-                Err(_) => Ok(()),
-            },
-        )
+        until_ready(&format!("rabbitmq {i} pauses"), async || {
+            let database = self.eval(i, "whereis(mnesia_sup).").await?;
+            let is_stopped = database == "undefined";
+            is_stopped
+                .then_some(())
+                .ok_or("its database runs".to_owned())
+        })
         .await;
     }
 
     /// Ends [`RabbitMq::cut_off`]. A node that had paused starts to serve again by itself.
     pub async fn reconnect(&self, i: usize) {
-        // The node itself last, so that all of its connections become possible at once.
-        self.set_cookie_at_others(i, COOKIE).await;
         self.set_cookie_of_others(i, COOKIE).await;
         let others = self.others(i).join(",");
         let code = format!("[net_kernel:connect_node(N) || N <- [{others}]].");
@@ -285,15 +282,6 @@ impl RabbitMq {
     async fn set_cookie_of_others(&self, i: usize, cookie: &str) {
         let code = set_cookie(cookie, &self.others(i));
         self.eval(i, &code).await.expect("the node answers");
-    }
-
-    async fn set_cookie_at_others(&self, i: usize, cookie: &str) {
-        let code = set_cookie(cookie, std::slice::from_ref(&self.nodes[i].name));
-        for other in (0..self.len()).filter(|other| *other != i) {
-            if self.nodes[other].server.is_some() {
-                self.eval(other, &code).await.expect("the node answers");
-            }
-        }
     }
 
     fn others(&self, i: usize) -> Vec<String> {

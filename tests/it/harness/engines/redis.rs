@@ -1,6 +1,6 @@
-//! Redis: a master, a replica and three Sentinels.
+//! Redis: a master, a replica and three Sentinels, with passwords; or one server without.
 
-use std::{fmt::Write as _, path::PathBuf, time::Duration};
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
@@ -12,10 +12,16 @@ use super::{
     server::{Account, Launch, Server, find},
     until_ready,
 };
-use crate::{harness::deployment::Directory, support::free_ports};
+use crate::{
+    harness::deployment::{Directory, Plan},
+    support::free_ports,
+};
 
 /// The name of the master at the Sentinels.
-pub const MASTER: &str = "chat";
+const MASTER: &str = "chat";
+/// Of the servers, and of the Sentinels.
+const PASSWORD: &str = "of-the-servers";
+const SENTINEL_PASSWORD: &str = "of-the-sentinels";
 
 const SENTINELS: u16 = 3;
 const NODES: u16 = 2;
@@ -23,75 +29,164 @@ const NODES: u16 = 2;
 const DOWN_AFTER_MS: u32 = 1000;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-pub struct Redis {
-    nodes: Vec<Node>,
-    sentinels: Vec<Node>,
-    // Dropped after the servers.
-    _dir: Directory,
-}
-
-struct Node {
-    port: u16,
+/// One `redis-server`: a server or a Sentinel.
+pub struct RedisServer {
+    pub port: u16,
+    password: Option<&'static str>,
     launch: Launch,
     server: Option<Server>,
+    // Dropped after the server.
+    _dir: Arc<Directory>,
+}
+
+impl RedisServer {
+    /// A master without a password.
+    pub async fn start() -> RedisServer {
+        let dir = Arc::new(Directory::new());
+        let settings = "save \"\"\nappendonly no\n";
+        let mut server =
+            RedisServer::spawn(&dir, "redis", free_ports(1), settings.to_owned(), None);
+        server.until_answering().await;
+        server
+    }
+
+    /// Starts it without waiting. `settings` follow those that all servers have in common.
+    fn spawn(
+        dir: &Arc<Directory>,
+        name: &str,
+        port: u16,
+        mut settings: String,
+        password: Option<&'static str>,
+    ) -> RedisServer {
+        let account = Account::of("redis");
+        let program = find("redis-server", &[], "redis-server");
+        let home = dir.path().join(name.replace(' ', "-"));
+        account.make_dir(&home);
+        if let Some(password) = password {
+            let _ = writeln!(settings, "requirepass {password}");
+        }
+        account.write(&home.join("redis.conf"), &common(port, &home, &settings));
+        let mut args = vec![home.join("redis.conf").display().to_string()];
+        if settings.contains("sentinel monitor") {
+            args.push("--sentinel".to_owned());
+        }
+        let launch = Launch {
+            name: name.to_owned(),
+            account,
+            program,
+            args,
+            env: Vec::new(),
+            dir: home,
+        };
+        RedisServer {
+            port,
+            password,
+            server: Some(launch.start()),
+            launch,
+            _dir: dir.clone(),
+        }
+    }
+
+    async fn until_answering(&mut self) {
+        let (port, password) = (self.port, self.password);
+        let server = self.server.as_mut().expect("it runs");
+        until_ready(&self.launch.name, async || {
+            let said = ask(port, password, &["PING"]).await;
+            said.map_err(|error| server.not_ready(error))
+        })
+        .await;
+    }
+
+    /// `redis://127.0.0.1:port/0`, with the password.
+    pub fn url(&self) -> String {
+        let login = self.password.map(|password| format!(":{password}@"));
+        let login = login.unwrap_or_default();
+        format!("redis://{login}127.0.0.1:{}/0", self.port)
+    }
+
+    /// Sends one command; the strings and numbers of its answer, one a line.
+    ///
+    /// # Errors
+    /// Its error, or why there is no answer.
+    pub async fn ask(&self, command: &[&str]) -> Result<String, String> {
+        ask(self.port, self.password, command).await
+    }
+
+    /// Makes it a replica of the server at this port of 127.0.0.1.
+    pub async fn follow(&self, port: u16) {
+        let port = port.to_string();
+        let done = self.ask(&["REPLICAOF", "127.0.0.1", &port]).await;
+        done.expect("it becomes a replica");
+    }
+
+    pub fn kill9(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill9();
+        }
+    }
+
+    /// Stops it without closing its connections.
+    pub fn freeze(&self) {
+        self.server.as_ref().expect("it runs").freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.server.as_ref().expect("it runs").thaw();
+    }
+
+    /// Starts it again after it was killed.
+    pub fn restart(&mut self) {
+        assert!(self.server.is_none(), "{} runs already", self.launch.name);
+        self.server = Some(self.launch.start());
+    }
+
+    fn is_running(&self) -> bool {
+        self.server.is_some()
+    }
+}
+
+fn common(port: u16, dir: &Path, more: &str) -> String {
+    format!(
+        "bind 127.0.0.1\nport {port}\ndir {}\ndaemonize no\nprotected-mode no\n{more}",
+        dir.display()
+    )
+}
+
+pub struct Redis {
+    nodes: Vec<RedisServer>,
+    sentinels: Vec<RedisServer>,
 }
 
 impl Redis {
     /// Node 0 is the master.
     pub async fn start() -> Redis {
-        let dir = Directory::new();
-        let account = Account::of("redis");
-        let places: [PathBuf; 0] = [];
-        let program = find("redis-server", &places, "redis-server");
+        let dir = Arc::new(Directory::new());
         let first = free_ports(NODES + SENTINELS);
-        let make = |name: String, port: u16, settings: String, args: &[&str]| {
-            let dir = dir.path().join(name.replace(' ', "-"));
-            account.make_dir(&dir);
-            let file = dir.join("redis.conf");
-            let common = format!(
-                "bind 127.0.0.1\nport {port}\ndir {}\ndaemonize no\nprotected-mode no\n",
-                dir.display()
-            );
-            account.write(&file, &format!("{common}{settings}"));
-            let mut all = vec![file.to_string_lossy().into_owned()];
-            all.extend(args.iter().map(|arg| (*arg).to_owned()));
-            let launch = Launch {
-                name,
-                account: account.clone(),
-                program: program.clone(),
-                args: all,
-                env: Vec::new(),
-                dir,
-            };
-            Node {
-                port,
-                server: Some(launch.start()),
-                launch,
-            }
-        };
         let nodes = (0..NODES).map(|i| {
-            let role = if i == 0 {
-                String::new()
-            } else {
-                format!("replicaof 127.0.0.1 {first}\n")
-            };
-            let settings = format!("save \"\"\nappendonly no\nrepl-diskless-sync-delay 0\n{role}");
-            make(format!("redis {i}"), first + i, settings, &[])
+            let mut settings = format!(
+                "save \"\"\nappendonly no\nrepl-diskless-sync-delay 0\nmasterauth {PASSWORD}\n"
+            );
+            if i > 0 {
+                let _ = writeln!(settings, "replicaof 127.0.0.1 {first}");
+            }
+            let name = format!("redis {i}");
+            RedisServer::spawn(&dir, &name, first + i, settings, Some(PASSWORD))
         });
-        let nodes: Vec<Node> = nodes.collect();
+        let nodes: Vec<RedisServer> = nodes.collect();
         let sentinels = (0..SENTINELS).map(|i| {
             let settings = format!(
                 "sentinel monitor {MASTER} 127.0.0.1 {first} 2\n\
+                 sentinel auth-pass {MASTER} {PASSWORD}\n\
+                 sentinel sentinel-pass {SENTINEL_PASSWORD}\n\
                  sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}\n\
                  sentinel failover-timeout {MASTER} 10000\nsentinel parallel-syncs {MASTER} 1\n"
             );
-            let name = format!("sentinel {i}");
-            make(name, first + NODES + i, settings, &["--sentinel"])
+            let (name, port) = (format!("sentinel {i}"), first + NODES + i);
+            RedisServer::spawn(&dir, &name, port, settings, Some(SENTINEL_PASSWORD))
         });
         let mut redis = Redis {
             sentinels: sentinels.collect(),
             nodes,
-            _dir: dir,
         };
         redis.until_complete().await;
         redis
@@ -99,72 +194,80 @@ impl Redis {
 
     /// Waits until the replica is in sync and every Sentinel knows it and the other Sentinels.
     pub async fn until_complete(&mut self) {
-        let ports: Vec<u16> = self.sentinels.iter().map(|node| node.port).collect();
-        for node in self.nodes.iter_mut().chain(&mut self.sentinels) {
-            let port = node.port;
-            let server = node.server.as_mut().expect("it runs");
-            until_ready(&node.launch.name, async || {
-                let said = ask(port, &["PING"]).await;
-                said.map_err(|error| server.not_ready(error))
-            })
-            .await;
+        for server in self.nodes.iter_mut().chain(&mut self.sentinels) {
+            server.until_answering().await;
         }
         until_ready("the Sentinels know all nodes", async || {
-            for port in &ports {
-                let said = ask(*port, &["INFO", "sentinel"]).await?;
+            for sentinel in &self.sentinels {
+                let said = sentinel.ask(&["INFO", "sentinel"]).await?;
                 let expected = format!("status=ok,address=127.0.0.1:{}", self.master_port().await?);
                 let others = format!("slaves={},sentinels={SENTINELS}", NODES - 1);
                 if !said.contains(&expected) || !said.contains(&others) {
                     return Err(said);
                 }
             }
-            let said = ask(self.master_port().await?, &["INFO", "replication"]).await?;
+            let master = self.node_at(self.master_port().await?)?;
+            let said = self.nodes[master].ask(&["INFO", "replication"]).await?;
             let in_sync = said.contains("role:master") && said.contains("state=online");
             in_sync.then_some(()).ok_or(said)
         })
         .await;
     }
 
-    /// `redis://127.0.0.1:port/0` of node `i`.
-    pub fn url(&self, i: usize) -> String {
-        format!("redis://127.0.0.1:{}/0", self.nodes[i].port)
+    /// The settings of a process that follows the Sentinels: environment variables and values.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let of = |sentinel: &RedisServer| format!("127.0.0.1:{}", sentinel.port);
+        let sentinels: Vec<String> = self.sentinels.iter().map(of).collect();
+        vec![
+            // No server has this address: it supplies the password.
+            ("REDIS_URL", format!("redis://:{PASSWORD}@127.0.0.1:1/0")),
+            ("CHAT__REDIS__SENTINELS", sentinels.join(",")),
+            ("CHAT__REDIS__MASTER", MASTER.to_owned()),
+            (
+                "CHAT__REDIS__SENTINEL_PASSWORD",
+                SENTINEL_PASSWORD.to_owned(),
+            ),
+        ]
     }
 
-    pub fn port(&self, i: usize) -> u16 {
-        self.nodes[i].port
-    }
-
-    /// The Sentinels as `host:port`, separated by commas.
-    pub fn sentinels(&self) -> String {
-        let of = |node: &Node| format!("127.0.0.1:{}", node.port);
-        self.sentinels.iter().map(of).collect::<Vec<_>>().join(",")
+    /// A deployment that follows the Sentinels.
+    pub fn serve(&self, plan: Plan) -> Plan {
+        let settings = self.settings().into_iter();
+        settings.fold(plan, |plan, (variable, value)| {
+            plan.address(variable, value)
+        })
     }
 
     async fn master_port(&self) -> Result<u16, String> {
-        let running = self.sentinels.iter().find(|node| node.server.is_some());
-        let port = running.ok_or("no Sentinel runs")?.port;
-        let said = ask(port, &["SENTINEL", "get-master-addr-by-name", MASTER]).await?;
+        let running = self.sentinels.iter().find(|sentinel| sentinel.is_running());
+        let sentinel = running.ok_or("no Sentinel runs")?;
+        let said = sentinel.ask(&["SENTINEL", "get-master-addr-by-name", MASTER]);
+        let said = said.await?;
         let last = said.lines().last().and_then(|line| line.parse().ok());
         last.ok_or(said)
     }
 
+    fn node_at(&self, port: u16) -> Result<usize, String> {
+        let found = self.nodes.iter().position(|node| node.port == port);
+        found.ok_or_else(|| format!("none of the nodes has the port {port}"))
+    }
+
     /// The master, as the Sentinels see it.
     pub async fn master(&self) -> usize {
-        until_ready("a master", async || {
-            let port = self.master_port().await?;
-            let found = self.nodes.iter().position(|node| node.port == port);
-            found.ok_or_else(|| format!("none of the nodes has the port {port}"))
-        })
-        .await
+        until_ready("a master", async || self.node_at(self.master_port().await?)).await
     }
 
     /// Waits until at least this many connections of node `i` have subscribed, besides those of the Sentinels.
     pub async fn until_subscribers(&self, i: usize, count: usize) {
-        let port = self.nodes[i].port;
         until_ready("the subscribers of the new master", async || {
-            let said = ask(port, &["CLIENT", "LIST", "TYPE", "pubsub"]).await?;
+            let said = self.nodes[i].ask(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+            let said = said.await?;
             let clients = said.lines().filter(|line| line.starts_with("id="));
-            let found = clients.count().saturating_sub(self.sentinels.len());
+            let sentinels = self
+                .sentinels
+                .iter()
+                .filter(|sentinel| sentinel.is_running());
+            let found = clients.count().saturating_sub(sentinels.count());
             let done = found >= count;
             done.then_some(()).ok_or(said)
         })
@@ -174,10 +277,11 @@ impl Redis {
     /// Waits until the Sentinels have made another node the master and it accepts writes; returns it.
     pub async fn failed_over(&self, from: usize) -> usize {
         until_ready("the Sentinels fail over", async || {
-            let port = self.master_port().await?;
-            let node = self.nodes.iter().position(|node| node.port == port);
-            let node = node.filter(|node| *node != from).ok_or("not yet")?;
-            let said = ask(port, &["ROLE"]).await?;
+            let node = self.node_at(self.master_port().await?)?;
+            if node == from {
+                return Err("not yet".to_owned());
+            }
+            let said = self.nodes[node].ask(&["ROLE"]).await?;
             let done = said.contains("master");
             done.then_some(node).ok_or(said)
         })
@@ -185,50 +289,37 @@ impl Redis {
     }
 
     pub fn kill9(&mut self, i: usize) {
-        if let Some(mut server) = self.nodes[i].server.take() {
-            server.kill9();
-        }
+        self.nodes[i].kill9();
     }
 
     pub fn freeze(&self, i: usize) {
-        self.nodes[i].server.as_ref().expect("it runs").freeze();
+        self.nodes[i].freeze();
     }
 
     pub fn thaw(&self, i: usize) {
-        self.nodes[i].server.as_ref().expect("it runs").thaw();
+        self.nodes[i].thaw();
     }
 
     /// Starts node `i` again after it was killed. The Sentinels make it a replica of the current master.
     pub fn restart(&mut self, i: usize) {
-        let node = &mut self.nodes[i];
-        assert!(node.server.is_none(), "{} runs already", node.launch.name);
-        node.server = Some(node.launch.start());
+        self.nodes[i].restart();
     }
 
     pub fn kill_sentinel(&mut self, i: usize) {
-        if let Some(mut server) = self.sentinels[i].server.take() {
-            server.kill9();
-        }
-    }
-
-    pub fn restart_sentinel(&mut self, i: usize) {
-        let node = &mut self.sentinels[i];
-        assert!(node.server.is_none(), "{} runs already", node.launch.name);
-        node.server = Some(node.launch.start());
+        self.sentinels[i].kill9();
     }
 }
 
-/// Sends one command; the strings and numbers of its answer, one a line.
-async fn ask(port: u16, command: &[&str]) -> Result<String, String> {
+async fn ask(port: u16, password: Option<&str>, command: &[&str]) -> Result<String, String> {
     let asking = async {
         let mut redis = BufStream::new(TcpStream::connect(("127.0.0.1", port)).await?);
-        let mut request = format!("*{}\r\n", command.len());
-        for word in command {
-            let _ = write!(request, "${}\r\n{word}\r\n", word.len());
+        if let Some(password) = password {
+            let said = one_command(&mut redis, &["AUTH", password]).await?;
+            if said.starts_with('-') {
+                return Ok(said);
+            }
         }
-        redis.write_all(request.as_bytes()).await?;
-        redis.flush().await?;
-        read_answer(&mut redis).await
+        one_command(&mut redis, command).await
     };
     match timeout(ANSWER_WITHIN, asking).await {
         Ok(Ok(said)) if said.starts_with('-') => Err(said),
@@ -236,6 +327,19 @@ async fn ask(port: u16, command: &[&str]) -> Result<String, String> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer".to_owned()),
     }
+}
+
+async fn one_command(
+    redis: &mut BufStream<TcpStream>,
+    command: &[&str],
+) -> std::io::Result<String> {
+    let mut request = format!("*{}\r\n", command.len());
+    for word in command {
+        let _ = write!(request, "${}\r\n{word}\r\n", word.len());
+    }
+    redis.write_all(request.as_bytes()).await?;
+    redis.flush().await?;
+    read_answer(redis).await
 }
 
 /// One answer in RESP2.

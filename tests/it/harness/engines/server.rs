@@ -125,6 +125,12 @@ impl Launch {
         self.dir.with_extension("log")
     }
 
+    /// The log of all its runs so far.
+    pub fn logged(&self) -> String {
+        let text = std::fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// Starts a server. Its log continues the log of earlier runs.
     pub fn start(&self) -> Server {
         let log = File::options().create(true).append(true).open(self.log());
@@ -234,8 +240,7 @@ impl Server {
     }
 
     pub fn tail(&self) -> String {
-        let text = std::fs::read(self.launch.log()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.launch.logged();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL)..].join("\n")
     }
