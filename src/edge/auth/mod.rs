@@ -1,6 +1,7 @@
 //! Authentication: passwords, access tokens, refresh tokens, socket tickets and limits on login attempts. Verifying a
 //! token needs no I/O. Workers write what must be stored (a login and the hash of its refresh token). No secret is
-//! logged, and none leaves the edge except to its owner: the queue and the bus receive only hashes.
+//! logged, and none leaves the edge except to its owner: the queue and the bus receive only hashes, except for the tokens
+//! of password resets, which workers send by mail.
 
 pub mod access;
 pub mod attempts;
