@@ -181,7 +181,7 @@ mod tests {
             ("CREATE VIEW a AS SELECT 1", "its view a is none of chat's"),
             ("DROP TABLE messages", "it lacks the "),
             (
-                "ALTER TABLE users ADD COLUMN a AS (1)",
+                "ALTER TABLE users ADD COLUMN a INTEGER AS (1)",
                 "its table users is another one than chat's",
             ),
             (
