@@ -30,6 +30,7 @@ async fn recovered(rabbit: &RabbitMq, watched: &Watched) {
 
 /// Also covers the connections: some of the edges' and workers' are to the killed node.
 #[tokio::test]
+#[ignore = "run by scripts/test --cluster"]
 async fn the_leader_of_a_partition_is_killed() {
     let _alone = alone().await;
     let mut rabbit = RabbitMq::start(NODES).await;
