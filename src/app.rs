@@ -350,7 +350,7 @@ async fn patiently<F: Future<Output = Result<()>>>(
             if let Err(error) = &result
                 && !logged.swap(true, Ordering::Relaxed)
             {
-                tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "server not ready; retrying");
+                tracing::warn!(server = name, error = %error.reason(), timeout_s = timeout.as_secs(), "server not ready; retrying");
             }
             result
         }
@@ -359,12 +359,15 @@ async fn patiently<F: Future<Output = Result<()>>>(
 }
 
 fn at(name: &str, url: String, error: Error) -> Error {
-    let reason = error.for_operator();
-    // SQLSTATE 3D000; sqlx adds the line of PostgreSQL's source.
-    let advice = if reason.contains("database \"") && reason.contains("does not exist") {
-        "; create it (`createdb`), or correct database.url"
-    } else {
-        ""
+    let reason = error.reason();
+    let advice = match name {
+        // SQLSTATE 3D000.
+        _ if reason.contains("database \"") && reason.contains("does not exist") => {
+            "; create it (`createdb`), or correct database.url"
+        }
+        "PostgreSQL" if error.source.is_some() => "; check that it runs, and database.url",
+        "Redis" if error.source.is_some() => "; check that it runs, and redis.url",
+        _ => "",
     };
     Error::new(error.code, format!("{name} at {url}: {reason}{advice}"))
 }

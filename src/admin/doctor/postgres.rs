@@ -70,7 +70,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 }
 
 async fn read(url: SecretUrl) -> Result<Server, (SecretUrl, String)> {
-    let answer = in_time(async {
+    let answer = async {
         let options = postgres::options(url.expose())?;
         let unavailable = |error: sqlx::Error| Error::unavailable("database", error);
         let mut connection = options.connect().await.map_err(unavailable)?;
@@ -99,9 +99,9 @@ async fn read(url: SecretUrl) -> Result<Server, (SecretUrl, String)> {
             is_read_only: row.try_get("read_only").map_err(get)?,
             skew: (after - before <= MAX_SKEW / 2).then(|| now - i64::midpoint(before, after)),
         })
-    });
-    let shown = url.clone();
-    answer.await.map_err(|error| (shown, error))
+    };
+    let answer = in_time(async { answer.await.map_err(|error| error.reason()) });
+    answer.await.map_err(|error| (url.clone(), error))
 }
 
 fn describe(server: &Server) -> Finding {
@@ -123,10 +123,10 @@ fn describe(server: &Server) -> Finding {
 
 async fn schema(config: &Config) -> Finding {
     let answer = in_time(async {
-        let store = app::postgres(config).map_err(|error| error.for_operator())?;
+        let store = app::postgres(config).map_err(|error| error.reason())?;
         let checked = store.check_schema().await;
         store.close().await;
-        checked.map_err(|error| error.for_operator())
+        checked.map_err(|error| error.reason())
     });
     match answer.await {
         Ok(()) => Finding::ok("schema", "is up to date"),
