@@ -35,7 +35,7 @@ use crate::{
     worker::{self, MembershipCache, Worker},
 };
 
-pub use stop::{serve_parent, shutdown_on_signal};
+pub use stop::{ignore_hangup, serve_parent, shutdown_on_signal};
 
 /// Called once, when the role is ready for work, with the address it listens on (`None` for roles without an edge).
 pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
@@ -205,12 +205,14 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
         servers.rabbit.node = format!("chat-{name}");
     }
     let queue = Arc::new(RabbitQueue::connect(servers.rabbit.clone())?);
-    servers
-        .wait(&config, queue.ready(config.start.timeout))
-        .await?;
-    let _monitor = monitor::store(servers.store.clone());
     // For dead letters and tasks, which the worker publishes.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
+    let broker = async {
+        queue.ready(config.start.timeout).await?;
+        publisher.ready(config.start.timeout).await
+    };
+    servers.wait(&config, broker).await?;
+    let _monitor = monitor::store(servers.store.clone());
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
     let operations = operations(&config, shutdown.clone()).await?;
     let notifier = Notifier::new(

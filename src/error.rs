@@ -252,3 +252,23 @@ impl StdError for Error {
             .map(|s| s as &(dyn StdError + 'static))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_read_causes_instead_of_advice_for_clients() {
+        let refused = || std::io::Error::other("role \"x\" does not exist at line 948");
+        let unavailable = Error::unavailable("database", refused());
+        assert_eq!(unavailable.reason(), "role \"x\" does not exist");
+        assert_eq!(
+            unavailable.for_operator(),
+            "the database is not available: role \"x\" does not exist"
+        );
+        let internal = Error::internal(refused());
+        assert_eq!(internal.for_operator(), "role \"x\" does not exist");
+        let own = Error::conflict("the file exists");
+        assert_eq!(own.for_operator(), "the file exists");
+    }
+}

@@ -1,6 +1,6 @@
 //! Checks for the start and for `chat doctor`: whether the server answers, and whether a pooler is in front of it.
 
-use std::{io, time::Duration};
+use std::io;
 
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
@@ -10,9 +10,6 @@ use super::{
     pooler::{PreparedStatements, State},
 };
 use crate::error::{Code, Error, Result};
-
-/// How long a first connection may take.
-const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
 impl Store {
     /// Whether a new connection reaches a server that accepts writes. The pool repeats attempts until its deadline, and
@@ -29,11 +26,12 @@ impl Store {
             }
             Ok(())
         };
-        match timeout(REACHED_WITHIN, attempt).await {
+        let within = self.pool.options().get_acquire_timeout();
+        match timeout(within, attempt).await {
             Ok(reached) => reached.map_err(pool::failure),
             Err(_) => Err(Error::unavailable(
                 "database",
-                format!("no answer within {REACHED_WITHIN:?}"),
+                format!("no answer within {within:?}"),
             )),
         }
     }
