@@ -371,7 +371,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
     {
         let serves = matches!(command, Command::Standalone { .. } | Command::Edge { .. });
         // There it loads the certificate again.
-        if !(serves && config.edge.tls.is_some()) {
+        if !(serves && config.edge.tls.files.is_some()) {
             app::ignore_hangup().map_err(Error::internal)?;
         }
     }
