@@ -20,7 +20,7 @@ use chat::{
         self, WorkerCommand,
         simulate::{self, Simulate},
     },
-    config::{Config, Role, Sources},
+    config::{Config, Role, Source, Sources},
     error::{Code, Error, Result},
     output,
     protocol::raw,
@@ -294,7 +294,7 @@ fn main() -> ExitCode {
             sources = sources.with_flag("edge.port", port.to_string(), "--port");
         }
     }
-    let config = match Config::load(&sources, role) {
+    let mut config = match Config::load(&sources, role) {
         Ok(config) => config,
         Err(problems) => {
             output::note(problems);
@@ -321,6 +321,10 @@ fn main() -> ExitCode {
             output::line("the settings are valid");
         }
         return ExitCode::SUCCESS;
+    }
+    if matches!(role, Role::Tool | Role::Check) && !matches!(cli.command, Command::Autoscale { .. })
+    {
+        be_quiet(&mut config);
     }
     // Fails only where a log is set up already, which it is not.
     let _log = telemetry::init(&config.log);
@@ -349,8 +353,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// The log of a command whose result is on standard output: warnings, unless `log.filter` is set, and no notices of
+/// PostgreSQL.
+fn be_quiet(config: &mut Config) {
+    if let Some(Source::Default) = config.source("log.filter") {
+        config.log.filter = "warn".to_owned();
+    }
+    config.log.filter.push_str(",sqlx::postgres::notice=off");
+}
+
 async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<()> {
     let shutdown = app::shutdown_on_signal().map_err(Error::internal)?;
+    if let Command::Standalone { .. }
+    | Command::Edge { .. }
+    | Command::Worker { .. }
+    | Command::Autoscale { .. } = &command
+    {
+        let serves = matches!(command, Command::Standalone { .. } | Command::Edge { .. });
+        // There it loads the certificate again.
+        if !(serves && config.edge.tls.files.is_some()) {
+            app::ignore_hangup().map_err(Error::internal)?;
+        }
+    }
     match command {
         Command::Standalone { data, .. } => {
             let listener = app::listen(&config).await?;

@@ -36,7 +36,11 @@ impl QueueTools {
         if let Some(data) = data {
             let file = data.join(data_dir::DATABASE);
             if !file.exists() {
-                return Err(Error::not_found(&format!("file {}", file.display())));
+                let text = format!(
+                    "there is no database {}; name the data directory of the server with --data",
+                    file.display()
+                );
+                return Err(Error::new(Code::NotFound, text));
             }
             let database = Database::open(&file).await.map_err(|error| Error {
                 message: format!("{}: {}", file.display(), error.for_operator()),

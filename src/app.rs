@@ -35,7 +35,7 @@ use crate::{
     worker::{self, MembershipCache, Worker},
 };
 
-pub use stop::{serve_parent, shutdown_on_signal};
+pub use stop::{ignore_hangup, serve_parent, shutdown_on_signal};
 
 /// Called once, when the role is ready for work, with the address it listens on (`None` for roles without an edge).
 pub type Ready = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
@@ -205,12 +205,14 @@ pub async fn worker(config: Config, shutdown: CancellationToken, ready: Ready) -
         servers.rabbit.node = format!("chat-{name}");
     }
     let queue = Arc::new(RabbitQueue::connect(servers.rabbit.clone())?);
-    servers
-        .wait(&config, queue.ready(config.start.timeout))
-        .await?;
-    let _monitor = monitor::store(servers.store.clone());
     // For dead letters and tasks, which the worker publishes.
     let publisher = Arc::new(RabbitPublisher::connect(servers.rabbit.clone())?);
+    let broker = async {
+        queue.ready(config.start.timeout).await?;
+        publisher.ready(config.start.timeout).await
+    };
+    servers.wait(&config, broker).await?;
+    let _monitor = monitor::store(servers.store.clone());
     let dead = Arc::new(RabbitDeadLetters::new(publisher.clone(), queue.clone()));
     let operations = operations(&config, shutdown.clone()).await?;
     let notifier = Notifier::new(
@@ -350,7 +352,7 @@ async fn patiently<F: Future<Output = Result<()>>>(
             if let Err(error) = &result
                 && !logged.swap(true, Ordering::Relaxed)
             {
-                tracing::warn!(server = name, error = %error.chain(), timeout_s = timeout.as_secs(), "server not ready; retrying");
+                tracing::warn!(server = name, error = %error.reason(), timeout_s = timeout.as_secs(), "server not ready; retrying");
             }
             result
         }
@@ -359,12 +361,15 @@ async fn patiently<F: Future<Output = Result<()>>>(
 }
 
 fn at(name: &str, url: String, error: Error) -> Error {
-    let reason = error.for_operator();
-    // SQLSTATE 3D000; sqlx adds the line of PostgreSQL's source.
-    let advice = if reason.contains("database \"") && reason.contains("does not exist") {
-        "; create it (`createdb`), or correct database.url"
-    } else {
-        ""
+    let reason = error.reason();
+    let advice = match name {
+        // SQLSTATE 3D000.
+        _ if reason.contains("database \"") && reason.contains("does not exist") => {
+            "; create it (`createdb`), or correct database.url"
+        }
+        "PostgreSQL" if error.source.is_some() => "; check that it runs, and database.url",
+        "Redis" if error.source.is_some() => "; check that it runs, and redis.url",
+        _ => "",
     };
     Error::new(error.code, format!("{name} at {url}: {reason}{advice}"))
 }

@@ -77,6 +77,9 @@ pub struct FieldError {
 /// The text of an internal error for clients of the API.
 const INTERNAL: &str = "something went wrong on our side; the request id helps us find it";
 
+/// The end of the text of an unavailable dependency for clients of the API.
+const UNAVAILABLE: &str = " is not available just now; try again";
+
 /// The crate's error. `source` is logged once, at the boundary, and never sent to clients.
 #[derive(Debug)]
 pub struct Error {
@@ -150,10 +153,7 @@ impl Error {
         Error {
             retry_after: Some(Duration::from_secs(1)),
             source: Some(source.into()),
-            ..Error::new(
-                Code::Busy,
-                format!("the {what} is not available just now; try again"),
-            )
+            ..Error::new(Code::Busy, format!("the {what}{UNAVAILABLE}"))
         }
     }
 
@@ -165,17 +165,28 @@ impl Error {
         }
     }
 
-    /// The error for the output of a command, whose reader may see everything: [`Error::chain`] without the text for
+    /// The error for the output of a command, whose reader may see everything: [`Error::chain`] without the advice for
     /// clients of the API.
     pub fn for_operator(&self) -> String {
+        let reason = self.reason();
+        match self.message.strip_suffix(UNAVAILABLE) {
+            Some(what) if self.source.is_some() => format!("{what} is not available: {reason}"),
+            _ => reason,
+        }
+    }
+
+    /// The same where the text around it names the server already: the causes alone, if the message is one for
+    /// clients of the API.
+    pub fn reason(&self) -> String {
         let chain = self.chain();
-        let causes = chain
-            .strip_prefix(INTERNAL)
-            .map(|rest| rest.trim_start_matches(": "));
-        causes
-            .filter(|text| !text.is_empty())
-            .unwrap_or(&chain)
-            .to_owned()
+        let for_clients = self.message == INTERNAL || self.message.ends_with(UNAVAILABLE);
+        let causes = chain[self.message.len()..].trim_start_matches(": ");
+        let shown = if for_clients && !causes.is_empty() {
+            causes
+        } else {
+            &chain
+        };
+        shown.to_owned()
     }
 
     /// A copy for another request of the same failed batch. The source chain is copied as text, since sources cannot be
@@ -208,14 +219,23 @@ impl Error {
         let mut next: Option<&dyn StdError> = self.source();
         while let Some(cause) = next {
             let cause_text = cause.to_string();
+            let cause_text = without_line(&cause_text);
             // Many errors include their cause in their own text.
-            if !text.ends_with(&cause_text) {
+            if !text.ends_with(cause_text) {
                 text.push_str(": ");
-                text.push_str(&cause_text);
+                text.push_str(cause_text);
             }
             next = cause.source();
         }
         text
+    }
+}
+
+/// Without the line of PostgreSQL's source that sqlx adds to its errors: `… does not exist at line 948`.
+fn without_line(text: &str) -> &str {
+    match text.rsplit_once(" at line ") {
+        Some((text, line)) if line.bytes().all(|byte| byte.is_ascii_digit()) => text,
+        _ => text,
     }
 }
 
@@ -230,5 +250,25 @@ impl StdError for Error {
         self.source
             .as_deref()
             .map(|s| s as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_read_causes_instead_of_advice_for_clients() {
+        let refused = || std::io::Error::other("role \"x\" does not exist at line 948");
+        let unavailable = Error::unavailable("database", refused());
+        assert_eq!(unavailable.reason(), "role \"x\" does not exist");
+        assert_eq!(
+            unavailable.for_operator(),
+            "the database is not available: role \"x\" does not exist"
+        );
+        let internal = Error::internal(refused());
+        assert_eq!(internal.for_operator(), "role \"x\" does not exist");
+        let own = Error::conflict("the file exists");
+        assert_eq!(own.for_operator(), "the file exists");
     }
 }

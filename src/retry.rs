@@ -117,8 +117,10 @@ where
                 last = Some(error);
             }
             Ok(result) => return result,
-            Err(elapsed) => {
-                return Err(last.unwrap_or_else(|| Error::unavailable("server", elapsed)));
+            Err(_) => {
+                let none =
+                    || Error::unavailable("server", format!("no answer within {patience:?}"));
+                return Err(last.unwrap_or_else(none));
             }
         }
     }

@@ -3,6 +3,7 @@
 
 mod declare;
 mod exposition;
+mod fields;
 mod log;
 mod one_line;
 mod process;
@@ -220,7 +221,7 @@ impl Metrics {
                 .counter("chat_slow_readers_closed_total", "Sockets closed with 4008"),
             holes_repaired: m.counter(
                 "chat_holes_repaired_total",
-                "Holes in a room's events filled from cache or database",
+                "Missing ranges of a room's events, filled from cache or database",
             ),
             rights_revoked: m.counter(
                 "chat_rights_revoked_total",

@@ -38,12 +38,17 @@ async fn check(store: Arc<dyn Reads>, answers: Arc<AtomicBool>) {
         let started = Instant::now();
         let answer: Result<()> = timeout(ANSWER_WITHIN, store.ping())
             .await
-            .unwrap_or_else(|elapsed| Err(Error::unavailable("database", elapsed)));
+            .unwrap_or_else(|_| {
+                Err(Error::unavailable(
+                    "database",
+                    format!("no answer within {ANSWER_WITHIN:?}"),
+                ))
+            });
         answers.store(answer.is_ok(), Ordering::Relaxed);
         match (answer, down_since) {
             (Err(error), None) => {
                 down_since = Some(started);
-                tracing::warn!(error = %error.chain(), "the database does not answer");
+                tracing::warn!(error = %error.reason(), "the database does not answer");
             }
             (Ok(()), Some(since)) => {
                 down_since = None;

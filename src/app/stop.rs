@@ -45,3 +45,15 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+/// Ignores SIGHUP from here on: by default it ends a process at once, without a drain.
+pub fn ignore_hangup() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP is ignored: settings are read at the start only");
+        }
+    });
+    Ok(())
+}

@@ -112,7 +112,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Thresholds) -> Decis
     }
 
     if current == settings.min {
-        return to(current, "as many as it takes");
+        return to(current, "no change needed");
     }
     if since_change < settings.cooldown {
         return to(current, "cooling down");
@@ -124,7 +124,7 @@ pub fn decide(now: Duration, samples: &[Sample], settings: &Thresholds) -> Decis
     let enough = fell_behind(now, samples, settings).map_or(0, |level| level + 1);
     let target = less.max(least).max(settings.min).max(enough);
     if target >= current {
-        return to(current, "as many as it takes");
+        return to(current, "no change needed");
     }
     // Tasks that are due within the cool-down would start a worker again at once. Later ones count when they are due.
     if target == 0 && last.due_soon != Some(0) {

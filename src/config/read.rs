@@ -210,9 +210,7 @@ impl Reader {
                 text_of(raw).ok_or("its value is not a text (not shown, since it is secret)")?;
             match text.len() {
                 0 => Ok((Secret::new(""), toml_string(""))),
-                length if length < min => Err(format!(
-                    "has {length} bytes, which is too short to be secret"
-                )),
+                length if length < min => Err(too_short(length)),
                 _ => Ok((Secret::new(text), toml_string("***"))),
             }
         })
@@ -226,22 +224,22 @@ impl Reader {
                 Raw::Word(word) => list_in(word).unwrap_or_else(|| split_at_commas(word)),
                 other => vec![other.clone()],
             };
-            let mut secrets = Vec::new();
-            for item in &items {
+            let (mut secrets, mut short) = (Vec::new(), Vec::new());
+            for (i, item) in items.iter().enumerate() {
                 let text = text_of(item)
                     .ok_or("its value is not a text (not shown, since it is secret)")?
                     .trim();
                 if text.len() < min && !(text.is_empty() && items.len() == 1) {
                     let which = match items.len() {
                         1 => String::new(),
-                        count => format!("secret {} of {count} ", secrets.len() + 1),
+                        count => format!("secret {} of {count} ", i + 1),
                     };
-                    let length = text.len();
-                    return Err(format!(
-                        "{which}has {length} bytes, which is too short to be secret"
-                    ));
+                    short.push(format!("{which}{}", too_short(text.len())));
                 }
                 secrets.push(Secret::new(text));
+            }
+            if !short.is_empty() {
+                return Err(short.join("; "));
             }
             if secrets.len() > MAX_SECRETS {
                 return Err(format!("has more than {MAX_SECRETS} secrets"));
@@ -297,6 +295,11 @@ impl Reader {
             .find(|shown| shown.key == key)
             .expect("keys are compared after all have been read")
     }
+}
+
+fn too_short(bytes: usize) -> String {
+    let unit = if bytes == 1 { "byte" } else { "bytes" };
+    format!("has {bytes} {unit}, which is too short to be secret")
 }
 
 /// Secrets that are accepted at once; each forged token is compared with all of them.

@@ -163,7 +163,7 @@ pub(super) fn database(r: &mut Reader) -> Database {
                 "auto" => Ok(PreparedStatements::Auto),
                 "on" => Ok(PreparedStatements::On),
                 "off" => Ok(PreparedStatements::Off),
-                _ => Err("is none of them".into()),
+                _ => Err("is not one of the values".into()),
             }
         }),
     }
@@ -385,7 +385,7 @@ pub(super) fn log(r: &mut Reader) -> Log {
     Log {
         filter: r.text(
             "log.filter",
-            "levels as in \"info\" or \"warn,chat=debug\"",
+            "off, error, warn, info, debug, trace, also of single modules, as in \"warn,chat=debug\"",
             log_filter,
         ),
         dependencies: r.text(

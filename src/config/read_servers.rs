@@ -61,8 +61,11 @@ impl Reader {
                 other => vec![other.clone()],
             };
             let (mut nodes, mut shown) = (Vec::new(), Vec::new());
-            for item in &items {
-                let (node, masked) = node(item, schemes)?;
+            for (i, item) in items.iter().enumerate() {
+                let (node, masked) = node(item, schemes).map_err(|problem| match items.len() {
+                    1 => problem,
+                    count => format!("entry {} of {count} {problem}", i + 1),
+                })?;
                 nodes.push(node);
                 shown.push(masked);
             }

@@ -130,8 +130,40 @@ pub(super) fn number_prefix(text: &str) -> Result<(), String> {
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // The filter takes any other word for a module, of which everything is logged, and of the rest nothing.
+    let is_level = |part: &str| LEVELS.iter().any(|level| part.eq_ignore_ascii_case(level));
+    let mut parts = text.split(',').map(str::trim);
+    if let Some(word) =
+        parts.find(|part| !(part.is_empty() || part.contains(['=', '[']) || is_level(part)))
+    {
+        return Err(format!("has {word:?}, which is no level"));
+    }
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("is no filter: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_the_log_filter_is_a_level() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "warn,chat=debug",
+            "info, hyper=off",
+            "",
+        ] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["infoo", "warn,chat", "chat"] {
+            let error = log_filter(bad).unwrap_err();
+            assert!(error.contains("which is no level"), "{error}");
+        }
     }
 }

@@ -162,11 +162,14 @@ pub async fn run(
     .await;
 
     let within_s = (sessions.drain_takes(config.edge.drain) + LAST_REQUESTS).as_secs_f64();
-    tracing::info!(
-        sockets = sessions.len(),
-        within_s,
-        "closing sockets, spread over edge.drain; requests may end meanwhile"
-    );
+    let sockets_open = sessions.len();
+    if sockets_open > 0 {
+        tracing::info!(
+            sockets = sockets_open,
+            within_s,
+            "closing sockets, spread over edge.drain; requests in progress are finished"
+        );
+    }
     sessions.drain(config.edge.drain).await;
     sockets.close();
     connections.close();

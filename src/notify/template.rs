@@ -122,23 +122,27 @@ fn render(templates: &Templates, name: &str, values: &impl Serialize) -> String 
     })
 }
 
-/// A preview made of [`sample`]: the HTML, or the subject and text followed by the text messages and the mail with a
-/// code.
+/// A preview made of [`sample`]: the HTML, or the subject and text followed by the text messages and the mails with
+/// a code and with a password reset.
 pub fn preview(templates: &Templates, html: bool, segments: usize) -> String {
-    let (link, unsubscribe) = ("https://chat.example.com", "https://chat.example.com/stop");
-    let mail = digest(templates, &sample(), link, unsubscribe);
+    const HOME: &str = "https://chat.example.com";
+    let mail = digest(templates, &sample(), HOME, "https://chat.example.com/stop");
     if html {
         return mail.html;
     }
     let proof = code(templates, "123456", 10);
+    let link = "https://chat.example.com/reset?token=TOKEN".to_owned();
+    let forgotten = reset(templates, "TOKEN", Some(link), 60);
     format!(
-        "Subject: {}\n\n{}\n---- as a text message\n{}\n\n---- a code\nSubject: {}\n\n{}\n---- as a text message\n{}\n",
+        "Subject: {}\n\n{}\n---- as a text message\n{}\n\n---- a code\nSubject: {}\n\n{}\n---- as a text message\n{}\n\n---- a password reset\nSubject: {}\n\n{}\n",
         mail.subject,
         mail.text,
-        short(templates, &sample(), link, segments),
+        short(templates, &sample(), HOME, segments),
         proof.subject,
         proof.text,
         short_code(templates, "123456", 10, segments),
+        forgotten.subject,
+        forgotten.text,
     )
 }
 

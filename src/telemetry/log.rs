@@ -7,7 +7,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt};
 
-use super::one_line;
+use super::{fields::Fields, one_line};
 use crate::config::{Log, LogFormat};
 
 /// Sends the log to standard error, in colour only if that is a terminal and `NO_COLOR` is empty (no-color.org).
@@ -35,7 +35,7 @@ pub fn init(log: &Log) -> Result<LogThread, TryInitError> {
             may_say(metadata.target(), *metadata.level(), dependencies)
         }));
     match log.format {
-        LogFormat::Text => subscriber.with(layer).try_init()?,
+        LogFormat::Text => subscriber.with(layer.fmt_fields(Fields)).try_init()?,
         LogFormat::Json => subscriber
             .with(layer.json().flatten_event(true))
             .try_init()?,

@@ -108,8 +108,7 @@ pub async fn from_standalone(config: &Config, data: &Path) -> Result<Transfer> {
     progress.step("committing");
     let published = tasks::publish(config, &mut source).await?;
     execute(&mut target, "COMMIT").await?;
-    // Without it, the planner knows nothing about the tables until autovacuum has been there.
-    execute(&mut target, "ANALYZE").await?;
+    analyze(&tables, &mut target).await;
     snapshot::close(source).await;
     // The transfer is complete.
     let _ = target.close().await;
@@ -135,6 +134,18 @@ async fn refuse_foreign_schema(file: &Path) -> Result<()> {
             "{} is no database that chat made: {foreign}",
             file.display()
         ))),
+    }
+}
+
+/// Without it, the planner knows nothing about the tables until autovacuum has been there. The transfer is complete, so
+/// a failure is only reported.
+async fn analyze(tables: &[Table], target: &mut PgConnection) {
+    let names: Vec<String> = tables
+        .iter()
+        .map(|table| format!("\"{}\"", table.name))
+        .collect();
+    if let Err(error) = execute(target, &format!("ANALYZE {}", names.join(", "))).await {
+        tracing::warn!(error = %error.chain(), "the data is moved, but not analysed; run ANALYZE");
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         notify::{self, NotifyCommand},
         room::{self, RoomCommand, RoomEnvelope},
     },
-    error::{Code, Result},
+    error::{Code, Error, Result},
     model::{MessageId, RoomId, Timestamp, UserId, new_id},
     queue::{DeadLetter, Delivery, Partition, framing},
     telemetry::metrics,
@@ -334,21 +334,25 @@ impl Runner {
         F: Future<Output = Result<T>>,
     {
         let mut pause = Duration::from_millis(20);
-        let mut logged = false;
+        let mut logged = None;
         loop {
             let error = match attempt().await {
                 Err(error) if error.is_retryable() => error,
                 result => {
-                    if logged {
-                        tracing::info!("the store answers again");
+                    if let Some(part) = logged {
+                        tracing::info!("the {part} answers again");
                     }
                     return Some(result);
                 }
             };
-            metrics().store_errors.inc();
-            if !std::mem::replace(&mut logged, true) {
-                tracing::warn!(error = %error.chain(), "the store does not answer; trying again until it does");
+            let part = part_of(&error);
+            if part == STORE {
+                metrics().store_errors.inc();
             }
+            if logged.is_none() {
+                tracing::warn!(error = %error.chain(), "the {part} does not answer; trying again until it does");
+            }
+            logged = Some(part);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => return None,
@@ -447,6 +451,17 @@ impl Runner {
     }
 }
 
+const STORE: &str = "store";
+
+/// Which server failed: the texts of temporary errors begin with it.
+fn part_of(error: &Error) -> &'static str {
+    let parts = [("the queue", "queue"), ("the cache", "cache")];
+    let mut parts = parts
+        .into_iter()
+        .filter(|(begin, _)| error.message.starts_with(begin));
+    parts.next().map_or(STORE, |(_, part)| part)
+}
+
 /// Measures the stages of a batch, one after the other. Holds the start of the current one.
 struct Stages(Instant);
 
@@ -492,4 +507,20 @@ fn undecoded(partition: Partition, bytes: Bytes, reason: String) -> (DeadLetter,
         payload: String::from_utf8_lossy(&bytes).into_owned(),
     };
     (letter, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_server_that_failed() {
+        let busy = |text| part_of(&Error::busy(text, Duration::ZERO));
+        assert_eq!(
+            busy("the queue is not reachable just now; try again"),
+            "queue"
+        );
+        assert_eq!(part_of(&Error::unavailable("cache", "refused")), "cache");
+        assert_eq!(part_of(&Error::unavailable("database", "refused")), STORE);
+    }
 }

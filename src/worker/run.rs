@@ -83,7 +83,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<()> {
         name = settings.id,
         lanes,
         roles = roles.join(","),
-        "working"
+        "worker started"
     );
     if settings.does(WorkerRole::Messages) {
         let (worker, shutdown) = (worker.clone(), shutdown.clone());

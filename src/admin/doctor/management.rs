@@ -82,8 +82,8 @@ async fn alarms(http: &Client, api: &SecretUrl) -> Finding {
     }
 }
 
-/// The queues of this deployment without all of their members.
-async fn members(config: &Config, http: &Client, api: &SecretUrl) -> Option<Finding> {
+/// The queues of this deployment: those without all of their members, and those that no worker consumes.
+async fn members(config: &Config, http: &Client, api: &SecretUrl) -> Vec<Finding> {
     let check = "queue members";
     let columns = "queues?columns=name,members,online";
     let read = get(http, api, columns).await;
@@ -94,10 +94,27 @@ async fn members(config: &Config, http: &Client, api: &SecretUrl) -> Option<Find
         Ok(queues) => queues,
         Err(error) => {
             let advice = "check them with `rabbitmq-queues quorum_status`";
-            return Some(Finding::warning(check, error, advice));
+            return vec![Finding::warning(check, error, advice)];
         }
     };
-    Some(judge(check, &config.queue.prefix, &queues))
+    let prefix = &config.queue.prefix;
+    let mut findings = vec![judge(check, prefix, &queues)];
+    findings.extend(unused(config.queue.partitions, prefix, &queues));
+    findings
+}
+
+/// Queues of partitions that do not exist with `queue.partitions`.
+fn unused(partitions: u16, prefix: &str, queues: &[QueueMembers]) -> Option<Finding> {
+    let prefix = format!("{prefix}.p.");
+    let number = |queue: &QueueMembers| queue.name.strip_prefix(&prefix)?.parse::<u32>().ok();
+    let largest = queues.iter().filter_map(number).max()?;
+    (largest >= u32::from(partitions)).then(|| {
+        Finding::warning(
+            "queue.partitions",
+            format!("is {partitions}, but there is a queue {prefix}{largest}, which no worker with this setting consumes"),
+            "use the same number on every node; delete the queue if it is empty and no node has the larger number",
+        )
+    })
 }
 
 fn judge(check: &'static str, prefix: &str, queues: &[QueueMembers]) -> Finding {
@@ -224,6 +241,14 @@ mod tests {
             status(&[queue("chat.p.0", 2), queue("chat.p.1", 1)]),
             Status::Problem
         );
+        let queues = [
+            queue("chat.p.7", 3),
+            queue("chat.dead", 3),
+            queue("other.p.9", 3),
+        ];
+        assert!(unused(8, "chat", &queues).is_none());
+        let found = unused(7, "chat", &queues).map(|finding| finding.status);
+        assert_eq!(found, Some(Status::Warning));
         assert_eq!(percent_decoded("a%40b%2Fc%"), "a@b/c%");
     }
 }

@@ -71,7 +71,7 @@ async fn queues(config: &Config) -> Finding {
     let read = in_time(async {
         let mut settings = app::rabbit(config);
         settings.declare = false;
-        let text = |error: crate::error::Error| error.for_operator();
+        let text = |error: crate::error::Error| error.reason();
         let queue = RabbitQueue::connect(settings).map_err(text)?;
         let depths = async {
             queue.tried(std::time::Duration::MAX).await?;

@@ -10,6 +10,7 @@ use crate::{
     app,
     bus::redis::{SentinelSettings, ask_sentinels},
     config::Config,
+    error::Result,
 };
 
 const CHECK: &str = "Redis";
@@ -59,10 +60,14 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
+async fn ping(config: &Config) -> Result<()> {
+    app::redis(config)?.pubsub.ping().await
+}
+
 /// Each Sentinel, and the master that they name.
 async fn sentinels(config: &Config) -> Vec<Finding> {
     let redis = &config.redis;
-    let master = in_time(async { app::redis(config)?.pubsub.ping().await });
+    let master = in_time(async { ping(config).await.map_err(|error| error.reason()) });
     let asked = join_all(redis.sentinels.iter().map(async |sentinel| {
         let asked = app::sentinels(config).map(|all| SentinelSettings {
             addresses: vec![sentinel.expose().to_owned()],
@@ -70,7 +75,10 @@ async fn sentinels(config: &Config) -> Vec<Finding> {
         });
         let answer = in_time(async {
             match &asked {
-                Some(one) => ask_sentinels(redis.url.expose(), one).await,
+                Some(one) => {
+                    let asked = ask_sentinels(redis.url.expose(), one).await;
+                    asked.map_err(|error| error.reason())
+                }
                 None => Ok(()),
             }
         });

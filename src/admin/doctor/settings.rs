@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use lapin::uri::{AMQPAuthority, AMQPUri};
+
 use super::finding::Finding;
-use crate::config::{Config, Source};
+use crate::config::Config;
 
 const PUBLIC_URL: &str = "edge.public_url";
+const RESET_URL: &str = "auth.reset_url";
 const ORIGINS: &str = "edge.allowed_origins";
 /// A random secret of 32 bytes has more different characters than this.
 const FEW_CHARACTERS: usize = 10;
@@ -39,15 +42,38 @@ pub fn secret(config: &Config) -> Finding {
     }
 }
 
+fn is_local(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether a URL is of `http` and leads to another machine.
+fn is_plain(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return false;
+    };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    !is_local(name)
+}
+
+/// Whether a URL of RabbitMQ has the well-known user or password and leads to another machine. Both are `guest` if they
+/// are left out.
+fn is_guest(url: &str) -> bool {
+    url.parse::<AMQPUri>().is_ok_and(|uri| {
+        let AMQPAuthority { userinfo, host, .. } = &uri.authority;
+        !is_local(host) && (userinfo.username == "guest" || userinfo.password == "guest")
+    })
+}
+
 /// How clients reach the edges.
 pub fn reached(config: &Config) -> Vec<Finding> {
     let edge = &config.edge;
     let url = edge.public_url.as_deref();
     let mut findings = Vec::new();
-    let is_local = |host: &str| {
-        let host = host.trim_matches(['[', ']']);
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    };
     match url {
         None if config.notify.enabled() => findings.push(Finding::warning(
             PUBLIC_URL,
@@ -56,20 +82,16 @@ pub fn reached(config: &Config) -> Vec<Finding> {
         )),
         None => findings.push(Finding::ok(PUBLIC_URL, "is not set")),
         Some(url) => {
-            let plain = url.strip_prefix("http://");
-            let host = |rest: &str| rest.split(['/', '?']).next().unwrap_or_default().to_owned();
-            let host = plain.map(host).unwrap_or_default();
-            let name = match host.rsplit_once(':') {
-                Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name.to_owned(),
-                _ => host,
-            };
-            if plain.is_some() && !is_local(&name) {
+            if is_plain(url) {
                 findings.push(Finding::warning(
                     PUBLIC_URL,
                     format!("{url} is not encrypted: passwords and tokens can be read on the way"),
                     "use TLS, at the edge or at a proxy, and https:// here",
                 ));
-            } else if plain.is_none() && is_local(&edge.host) && edge.trusted_proxies.is_empty() {
+            } else if !url.starts_with("http://")
+                && is_local(&edge.host)
+                && edge.trusted_proxies.is_empty()
+            {
                 findings.push(Finding::warning(
                     PUBLIC_URL,
                     format!(
@@ -90,17 +112,6 @@ pub fn reached(config: &Config) -> Vec<Finding> {
             "list the origins of your pages",
         ));
     }
-    if edge
-        .trusted_proxies
-        .iter()
-        .any(|network| network.prefix_len() == 0)
-    {
-        findings.push(Finding::problem(
-            "edge.trusted_proxies",
-            "trusts every peer: clients choose the address that limits count",
-            "list only the proxies' own addresses",
-        ));
-    }
     if config.metrics.public {
         findings.push(Finding::warning(
             "metrics.public",
@@ -108,14 +119,57 @@ pub fn reached(config: &Config) -> Vec<Finding> {
             "use metrics.port instead, and keep that port private",
         ));
     }
-    if let Some(Source::Default) = config.source("queue.url")
-        && edge.host == "0.0.0.0"
-    {
+    if let Some(url) = config.auth.reset_url.as_deref().filter(|url| is_plain(url)) {
+        findings.push(Finding::warning(
+            RESET_URL,
+            format!("{url} is not encrypted: tokens that reset passwords can be read on the way"),
+            "use https:// here",
+        ));
+    }
+    if config.queue.url.expose().iter().any(|url| is_guest(url)) {
         findings.push(Finding::warning(
             "queue.url",
-            "is the default, with the password guest",
+            "has the user or the password guest for another host",
             "set AMQP_URL to a user of this deployment",
         ));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_urls_and_guests_matter_on_other_hosts() {
+        for local in [
+            "http://localhost:3000/reset",
+            "http://[::1]:80/",
+            "http://127.0.0.1",
+            "https://a.example/",
+        ] {
+            assert!(!is_plain(local), "{local}");
+        }
+        for other in [
+            "http://a.example/reset?token=",
+            "http://10.0.0.1:80",
+            "http://[2001:db8::1]/",
+        ] {
+            assert!(is_plain(other), "{other}");
+        }
+        for good in [
+            "amqp://guest:guest@localhost:5672/%2f",
+            "amqp://guest:guest@127.0.0.1",
+            "amqp://chat:x@mq1",
+        ] {
+            assert!(!is_guest(good), "{good}");
+        }
+        for bad in [
+            "amqp://guest:guest@mq1:5672/%2f",
+            "amqp://mq1",
+            "amqp://chat:guest@mq1",
+        ] {
+            assert!(is_guest(bad), "{bad}");
+        }
+    }
 }

@@ -56,7 +56,7 @@ fn a_message_above_a_workers_capacity_adds_a_worker() {
         let decision = now(&steady(1, change), &SETTINGS);
         assert_eq!(decision.target, expected, "{waiting} {arrival} {tasks}");
         let reason = match (expected, tasks) {
-            (1, _) => "as many as it takes",
+            (1, _) => "no change needed",
             (_, 101) => "tasks wait",
             _ => "messages wait or arrive",
         };

@@ -38,6 +38,11 @@ fn sentinels_are_host_and_port_or_urls() {
         ("a", "main", "redis.sentinels: is not host:port"),
         ("u:p@a:1", "main", "redis.sentinels: is not host:port"),
         (
+            "a:1,b,c:3",
+            "main",
+            "redis.sentinels: entry 2 of 3 is not host:port",
+        ),
+        (
             "amqp://a:1",
             "main",
             "redis.sentinels: has a scheme that is not",

@@ -113,3 +113,13 @@ fn pages_are_known_and_may_be_none() {
         "{line}"
     );
 }
+
+#[test]
+fn every_short_secret_is_reported() {
+    let long = "0123456789abcdef0123456789abcdef";
+    let line = problem(env([("CHAT__AUTH__SECRET", &*format!("short,{long},x"))]));
+    assert!(
+        line.starts_with("auth.secret: secret 1 of 3 has 5 bytes, which is too short to be secret; secret 3 of 3 has 1 byte,"),
+        "{line}"
+    );
+}

@@ -59,7 +59,7 @@ impl RequestLog {
             .http_request_seconds
             .with_label_values(&labels)
             .observe(request.took.as_secs_f64());
-        let took_ms = request.took.as_secs_f64() * 1000.0;
+        let took_ms = (request.took.as_secs_f64() * 1e6).round() / 1e3;
         let unusual = status.is_server_error() || request.took >= self.slow;
         let operation = OPERATIONS.contains(&request.route);
         // A failing readiness probe says so in its answer, and the outage has lines of its own.

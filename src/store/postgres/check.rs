@@ -1,11 +1,41 @@
-//! What `chat doctor` says of a pooler between this process and PostgreSQL.
+//! Checks for the start and for `chat doctor`: whether the server answers, and whether a pooler is in front of it.
+
+use std::io;
 
 use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
 
-use super::{Store, pool, pooler::PreparedStatements};
+use super::{
+    Store, hosts, pool,
+    pooler::{PreparedStatements, State},
+};
 use crate::error::{Code, Error, Result};
 
 impl Store {
+    /// Whether a new connection reaches a server that accepts writes. The pool repeats attempts until its deadline, and
+    /// then does not say why they failed.
+    pub(super) async fn reach(&self) -> Result<()> {
+        let attempt = async {
+            self.hosts.find_writable().await;
+            let mut connection = self.hosts.connect().await?;
+            let state = State::read(&mut connection).await?;
+            // The answer is complete: a failed close changes nothing.
+            let _ = connection.close().await;
+            if state.is_read_only {
+                return Err(io::Error::other(hosts::READ_ONLY).into());
+            }
+            Ok(())
+        };
+        let within = self.pool.options().get_acquire_timeout();
+        match timeout(within, attempt).await {
+            Ok(reached) => reached.map_err(pool::failure),
+            Err(_) => Err(Error::unavailable(
+                "database",
+                format!("no answer within {within:?}"),
+            )),
+        }
+    }
+
     /// Whether a connection pooler is between this process and the server, and how statements are sent then; `None`
     /// without one. For `chat doctor`.
     ///

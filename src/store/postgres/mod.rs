@@ -111,6 +111,7 @@ impl Store {
             .iter()
             .map(|migration| migration.version)
             .max();
+        self.reach().await?;
         let mut lease = Lease::take(&self.pool, &self.hosts).await?;
         let found = answer(async {
             let versions = applied(&mut lease).await?;
@@ -122,7 +123,11 @@ impl Store {
         }
         Err(Error::busy(
             format!(
-                "its schema is older than this version of chat (at {found}); run `chat migrate`"
+                "its schema is older than this version of chat ({}); run `chat migrate`",
+                match found {
+                    0 => "it is empty".to_owned(),
+                    found => format!("at {found}"),
+                }
             ),
             Duration::from_secs(1),
         ))

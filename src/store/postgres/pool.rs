@@ -315,7 +315,10 @@ impl Drop for Lease {
 pub(super) async fn answer<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
     match timeout(ANSWER_WITHIN, query).await {
         Ok(result) => result.map_err(failure),
-        Err(elapsed) => Err(Error::unavailable("database", elapsed)),
+        Err(_) => Err(Error::unavailable(
+            "database",
+            format!("no answer within {ANSWER_WITHIN:?}"),
+        )),
     }
 }
 

@@ -49,6 +49,28 @@ struct Replica {
     hosts: Arc<Hosts>,
     /// It has everything that the primary had committed at this time.
     current_at: Mutex<Option<Instant>>,
+    /// Whether it was current at the last comparison; for the log.
+    was_current: AtomicBool,
+}
+
+impl Replica {
+    /// Logs when it is left and when it is used again.
+    fn note(&self, is_current: bool) {
+        let was_current = self.was_current.swap(is_current, Ordering::Relaxed);
+        let (host, port) = (
+            self.hosts.current().get_host(),
+            self.hosts.current().get_port(),
+        );
+        if was_current && !is_current {
+            tracing::warn!(
+                host,
+                port,
+                "a replica of database.read_url does not answer, is no standby or lags; its reads go to the others"
+            );
+        } else if is_current && !was_current {
+            tracing::info!(host, port, "the replica is current and used again");
+        }
+    }
 }
 
 impl Replicas {
@@ -60,6 +82,7 @@ impl Replicas {
                 pool: pool::open_replica(&hosts, size, POSITION_WITHIN),
                 hosts,
                 current_at: Mutex::default(),
+                was_current: AtomicBool::new(true),
             }
         };
         Arc::new(Replicas {
@@ -142,6 +165,11 @@ async fn compare(replicas: Weak<Replicas>, primary: PgPool, hosts: Arc<Hosts>) {
                     newest_first.find(|(_, sample)| *sample <= position)
                 });
             *replica.current_at.lock() = reached.map(|(at, _)| *at);
+            let is_current = reached.is_some_and(|(at, _)| at.elapsed() < MAX_LAG);
+            // The first positions are too few to tell that one lags.
+            if is_current || samples.len() >= SAMPLES {
+                replica.note(is_current);
+            }
         }
     }
 }

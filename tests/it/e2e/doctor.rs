@@ -107,8 +107,18 @@ async fn each_node_and_each_login_is_checked() {
     assert_eq!(status(&found, "auth.secret"), "warning");
     assert!(!ended.stdout.contains("hunter2"), "{}", ended.stdout);
 
-    let api = with(doctor, &[("RABBITMQ_API_URL", &server("RABBITMQ_API_URL"))]);
-    let (_, found) = report(&api).await;
+    let other = [
+        ("RABBITMQ_API_URL", &*server("RABBITMQ_API_URL")),
+        ("DATABASE_URL", "postgres://chat:hunter2@127.0.0.1:1/chat"),
+        ("CHAT__DATABASE__READ_URL", chat.database_url()),
+    ];
+    let (_, found) = report(&with(doctor, &other)).await;
+    let text = findings(&found, "PostgreSQL")[0]["text"].to_string();
+    assert!(text.contains("refused"), "{text}");
+    let replica = findings(&found, "database.read_url")[0];
+    assert_eq!(replica["status"], "warning", "{replica}");
+    let text = replica["text"].to_string();
+    assert!(text.contains("is no standby"), "{text}");
     assert_eq!(status(&found, "autoscale.api_url"), "ok", "{found}");
     assert_ne!(status(&found, "queue members"), "problem", "{found}");
 }
