@@ -371,7 +371,7 @@ async fn run(command: Command, file: Option<PathBuf>, config: Config) -> Result<
     {
         let serves = matches!(command, Command::Standalone { .. } | Command::Edge { .. });
         // There it loads the certificate again.
-        if !(serves && config.edge.tls.files.is_some()) {
+        if !(serves && config.edge.tls.is_on()) {
             app::ignore_hangup().map_err(Error::internal)?;
         }
     }
@@ -514,9 +514,10 @@ async fn diagnose(config: &Config, data: Option<&Path>, json: bool) -> Result<()
 
 /// Prints the address of the edge once it serves clients.
 fn say_ready(config: &Config) -> app::Ready {
-    let scheme = match config.edge.tls.files {
-        Some(_) => "https",
-        None => "http",
+    let scheme = if config.edge.tls.is_on() {
+        "https"
+    } else {
+        "http"
     };
     Box::new(move |address| {
         if let Some(address) = address {

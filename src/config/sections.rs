@@ -87,6 +87,13 @@ pub struct EdgeTls {
     pub hsts: Duration,
 }
 
+impl EdgeTls {
+    /// Whether the edge's port speaks TLS.
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
+}
+
 /// `edge.forwarded`: the header that proxies set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardedHeader {
