@@ -151,14 +151,7 @@ mod tests {
 
     #[test]
     fn a_word_of_the_log_filter_is_a_level() {
-        for good in [
-            "info",
-            "WARN",
-            "off",
-            "warn,chat=debug",
-            "info, hyper=off",
-            "",
-        ] {
+        for good in ["info", "WARN", "off", "warn,chat=debug"] {
             assert!(log_filter(good).is_ok(), "{good}");
         }
         for bad in ["infoo", "warn,chat", "chat"] {
