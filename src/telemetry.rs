@@ -58,7 +58,7 @@ pub fn built_from(build: Build) {
         .set(1);
 }
 
-/// All metrics of this process and of those that [`include`] added, in Prometheus's text format (`text/plain;
+/// All metrics of this process and of those that [`include()`] added, in Prometheus's text format (`text/plain;
 /// version=0.0.4`).
 pub async fn exposition() -> String {
     exposition::with_others(|| metrics().render()).await
