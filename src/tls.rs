@@ -41,6 +41,9 @@ impl Files {
     }
 }
 
+/// Time of change, inode and size of both files.
+pub type Versions = [Option<(SystemTime, u64, u64)>; 2];
+
 /// A certificate with its key, valid now.
 #[derive(Clone)]
 pub struct Pair {
@@ -92,7 +95,7 @@ impl Files {
     }
 
     /// Changes when a file is replaced. `None` for a file that cannot be read.
-    pub fn versions(&self) -> [Option<(SystemTime, u64, u64)>; 2] {
+    pub fn versions(&self) -> Versions {
         [&self.cert, &self.key].map(|file| {
             let found = std::fs::metadata(file).ok()?;
             Some((found.modified().ok()?, found.ino(), found.len()))

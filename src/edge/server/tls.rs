@@ -19,7 +19,7 @@ use super::{log_throttle::LogThrottle, stream::HttpStream};
 use crate::{
     config,
     error::{Code, Error, Result},
-    tls::{Files, Pair, shown},
+    tls::{Files, Pair, Versions, shown},
 };
 
 /// The first byte of a TLS connection: the type of a handshake record (RFC 8446, section 5.1).
@@ -41,6 +41,8 @@ const PLAIN_RESPONSE: &str = concat!(
 /// The certificate in use.
 pub struct Tls {
     files: Files,
+    /// Of the files, from before they were loaded at the start: a change since is found.
+    first_versions: Versions,
     /// How often the files are checked for changes.
     interval: Duration,
     current: RwLock<Pair>,
@@ -56,11 +58,13 @@ impl Tls {
         let Some(files) = Files::of(&edge.tls.cert, &edge.tls.key) else {
             return Ok(None);
         };
+        let first_versions = files.versions();
         let loaded = files.load();
         let pair = loaded.map_err(|wrong| Error::new(Code::Invalid, wrong.to_string()))?;
         announce(&pair);
         Ok(Some(Arc::new(Tls {
             files,
+            first_versions,
             interval: edge.tls.reload_interval,
             current: RwLock::new(pair),
             failures: LogThrottle::default(),
@@ -77,7 +81,7 @@ impl Tls {
 
     /// Reloads the files at each signal, and when they have changed, until `stop`.
     pub async fn reload(self: Arc<Self>, mut hangup: Signal, stop: CancellationToken) {
-        let mut known = self.files.versions();
+        let mut known = self.first_versions;
         let mut warned = Instant::now();
         loop {
             tokio::select! {
