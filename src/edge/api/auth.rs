@@ -1,7 +1,5 @@
 //! `/v1/auth`: registration, login, token refresh, logout and socket tickets.
 
-use std::net::IpAddr;
-
 use poem::Request;
 use poem_openapi::{ApiResponse, Object, OpenApi, param::Header};
 use serde::{Deserialize, Serialize};
@@ -209,14 +207,11 @@ impl AuthApi {
         let from = client_address::of(request);
         let origin = auth.attempts.may_register(bus, from).await?;
 
-        let (ids, mut attempt) = match key.as_deref() {
+        let (ids, attempt) = match key.as_deref() {
             // With the right key and password, a repeat logs in, so a wrong one counts as a failed login.
             Some(key) => (
                 auth.account_ids(&new.username, key, &new.password),
-                Some(counted(
-                    auth.attempts.begin(bus, &new.username, from).await,
-                    from,
-                )?),
+                Some(auth.attempts.begin(bus, &new.username, from).await?),
             ),
             None => (vec![new_id()], None),
         };
@@ -240,11 +235,10 @@ impl AuthApi {
                 && auth.passwords.verify(origin, new.password, hash).await?;
             if !is_repeat {
                 auth.attempts.registered(bus, from).await;
-                if let Some(attempt) = attempt.take() {
-                    failed::count(Reason::WrongPassword, from);
-                    if let Some(error) = attempt.failed(bus).await {
-                        return Err(error.into());
-                    }
+                if let Some(attempt) = attempt
+                    && let Some(error) = attempt.failed(bus).await
+                {
+                    return Err(error.into());
                 }
                 return Err(Error::conflict("this user name is taken; choose another").into());
             }
@@ -300,7 +294,7 @@ impl AuthApi {
         let Body(LogIn { username, password }) = body;
         let (auth, bus) = (&edge.auth, &*edge.bus.coordination);
         let from = client_address::of(request);
-        let attempt = counted(auth.attempts.begin(bus, &username, from).await, from)?;
+        let attempt = auth.attempts.begin(bus, &username, from).await?;
         // A malformed name cannot exist, and may contain characters that the store rejects, so it is not looked up.
         let known = match fields::username(&username) {
             Ok(()) => edge.reads.credentials(&username).await?,
@@ -314,7 +308,6 @@ impl AuthApi {
             .verify(attempt.origin, password, hash.clone());
         let fits = fits.await?;
         let Some(account) = account.filter(|_| fits) else {
-            failed::count(Reason::WrongPassword, from);
             let refused = attempt.failed(bus).await;
             let wrong = || Error::unauthorized("wrong user name or password");
             return Err(refused.unwrap_or_else(wrong).into());
@@ -338,33 +331,14 @@ impl AuthApi {
         request: &Request,
         body: Body<Refresh>,
     ) -> Result<Refreshed, Problem> {
-        let from = client_address::of(request);
-        let old = counted(edge.auth.refresh.read(&body.0.refresh_token), from)?;
-        edge.limits.admit_login(old.identity.login)?;
-        let hash = old.hash();
-        if edge.auth.refused.contains(&hash) {
-            failed::count(Reason::BadToken, from);
-            return Err(Error::unauthorized(NOT_GOOD).into());
+        let result = refresh(&edge, &body.0.refresh_token).await;
+        if result
+            .as_ref()
+            .is_err_and(|error| error.code == Code::Unauthorized)
+        {
+            failed::count(Reason::BadToken, client_address::of(request));
         }
-        let mut refused = Error::unauthorized(NOT_GOOD);
-        for tokens in edge.auth.rotate(&old) {
-            let tokens = tokens?;
-            let command = AccountCommand::RotateLogin {
-                login: old.identity.login,
-                old_hash: hash.clone(),
-                new_hash: tokens.refresh_hash.clone(),
-                expires_at: tokens.expires_at,
-            };
-            let command = Command::Account(command);
-            match edge.submit.call(old.identity.user, command).await {
-                Ok(result) => return refreshed(&edge, tokens, result),
-                Err(error) if error.code == Code::Unauthorized => refused = error,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        edge.auth.refused.add(hash);
-        failed::count(Reason::BadToken, from);
-        Err(refused.into())
+        Ok(result?)
     }
 
     /// Log out
@@ -413,16 +387,6 @@ impl AuthApi {
     }
 }
 
-/// Counts a login that fails here.
-fn counted<T>(result: Result<T>, from: Option<IpAddr>) -> Result<T> {
-    match result.as_ref().map_err(|error| error.code) {
-        Err(Code::RateLimited) => failed::count(Reason::Limited, from),
-        Err(Code::Unauthorized) => failed::count(Reason::BadToken, from),
-        _ => {}
-    }
-    result
-}
-
 fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
@@ -469,19 +433,46 @@ fn session(edge: &Edge, account: &Account, tokens: Tokens) -> SessionView {
     }
 }
 
-/// The response to a refresh that a worker accepted or has not answered yet.
-fn refreshed(edge: &Edge, tokens: Tokens, result: SubmitResult) -> Result<Refreshed, Problem> {
-    match result {
-        SubmitResult::Done(_) => Ok(Refreshed::Done(RawJson::of(&TokensView {
-            access_token: tokens.access,
-            refresh_token: tokens.refresh,
-            expires_in: edge.auth.access_ttl().as_secs(),
-        }))),
-        // The new pair becomes valid only once the worker has stored it.
-        SubmitResult::Accepted => Err(Error::busy(
-            "the refresh takes longer than usual; send the same request again",
-            REFRESH_AGAIN,
-        )
-        .into()),
+/// Rotates the login of a refresh token.
+///
+/// # Errors
+/// `unauthorized` for a token that is not good any more, `busy` while no worker has answered.
+async fn refresh(edge: &Edge, token: &str) -> Result<Refreshed> {
+    let old = edge.auth.refresh.read(token)?;
+    edge.limits.admit_login(old.identity.login)?;
+    let hash = old.hash();
+    if edge.auth.refused.contains(&hash) {
+        return Err(Error::unauthorized(NOT_GOOD));
     }
+    let mut refused = Error::unauthorized(NOT_GOOD);
+    for tokens in edge.auth.rotate(&old) {
+        let tokens = tokens?;
+        let command = AccountCommand::RotateLogin {
+            login: old.identity.login,
+            old_hash: hash.clone(),
+            new_hash: tokens.refresh_hash.clone(),
+            expires_at: tokens.expires_at,
+        };
+        let command = Command::Account(command);
+        match edge.submit.call(old.identity.user, command).await {
+            Ok(SubmitResult::Done(_)) => {
+                return Ok(Refreshed::Done(RawJson::of(&TokensView {
+                    access_token: tokens.access,
+                    refresh_token: tokens.refresh,
+                    expires_in: edge.auth.access_ttl().as_secs(),
+                })));
+            }
+            // The new pair becomes valid only once the worker has stored it.
+            Ok(SubmitResult::Accepted) => {
+                return Err(Error::busy(
+                    "the refresh takes longer than usual; send the same request again",
+                    REFRESH_AGAIN,
+                ));
+            }
+            Err(error) if error.code == Code::Unauthorized => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    edge.auth.refused.add(hash);
+    Err(refused)
 }

@@ -19,11 +19,7 @@ use crate::{
     config::EmailProvider,
     edge::{
         Edge,
-        auth::{
-            failed::{self, Reason},
-            password::Origin,
-            reset::ResetTokens,
-        },
+        auth::{password::Origin, reset::ResetTokens},
         client_address,
     },
     error::{Code, Error, Result},
@@ -103,17 +99,14 @@ impl PasswordApi {
         let username = &account.user.username;
         let from = client_address::of(request);
         let attempt = auth.attempts.begin(bus, username, from).await?;
-        let known = edge.reads.credentials(username).await?;
-        let hash = known
-            .filter(|known| known.account.user.id == identity.user)
-            .map(|known| known.password_hash);
+        let hash = credentials(&edge, &account).await?;
+        let hash = hash.map(|known| known.password_hash);
         let current = change.current_password;
         let fits = auth
             .passwords
             .verify(attempt.origin, current, hash.clone())
             .await?;
         if !fits {
-            failed::count(Reason::WrongPassword, from);
             let wrong = || Error::forbidden("`currentPassword` is wrong");
             return Err(attempt.failed(bus).await.unwrap_or_else(wrong).into());
         }
@@ -204,10 +197,8 @@ impl PasswordApi {
         };
         let token = ResetTokens::parse(&reset.token).ok_or_else(refused)?;
         let account = edge.reads.account(token.user).await?.ok_or_else(refused)?;
-        let known = edge.reads.credentials(&account.user.username).await?;
-        let known = known
-            .filter(|known| known.account.user.id == token.user)
-            .ok_or_else(refused)?;
+        let known = credentials(&edge, &account).await?;
+        let known = known.ok_or_else(refused)?;
         let auth = &edge.auth;
         if !auth
             .reset
@@ -233,6 +224,12 @@ impl PasswordApi {
                 _ => error.into(),
             })
     }
+}
+
+/// `None` if the user name belongs to another account by now.
+async fn credentials(edge: &Edge, account: &Account) -> Result<Option<Credentials>> {
+    let known = edge.reads.credentials(&account.user.username).await?;
+    Ok(known.filter(|known| known.account.user.id == account.user.id))
 }
 
 fn check_new(password: &str, account: &Account) -> Result<()> {

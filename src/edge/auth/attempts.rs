@@ -19,7 +19,11 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{hex, mac, password::Origin};
+use super::{
+    failed::{self, Reason},
+    hex, mac,
+    password::Origin,
+};
 use crate::{
     bus::Coordination,
     config,
@@ -67,6 +71,8 @@ pub struct Attempts {
 /// An admitted login attempt.
 pub struct Attempt<'a> {
     attempts: &'a Attempts,
+    /// For the log.
+    from: Option<IpAddr>,
     keys: Keys,
     pub origin: Origin,
     /// The pair is beyond its limit: a wrong password gets the same error as a refused attempt.
@@ -106,6 +112,17 @@ impl Attempts {
     /// # Errors
     /// `rate_limited`, with the time until another attempt can succeed.
     pub async fn begin(
+        &self,
+        bus: &dyn Coordination,
+        username: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Attempt<'_>> {
+        let admitted = self.admit(bus, username, from).await;
+        // Its only error is a limit.
+        admitted.inspect_err(|_| failed::count(Reason::Limited, from))
+    }
+
+    async fn admit(
         &self,
         bus: &dyn Coordination,
         username: &str,
@@ -163,6 +180,7 @@ impl Attempts {
         };
         let attempt = Attempt {
             attempts: self,
+            from,
             keys,
             origin: Origin { network, known },
             overdrawn,
@@ -232,6 +250,7 @@ impl Attempts {
 impl Attempt<'_> {
     /// Counts a wrong password. Returns the error to answer with, or `None` for the usual "wrong password" error.
     pub async fn failed(self, bus: &dyn Coordination) -> Option<Error> {
+        failed::count(Reason::WrongPassword, self.from);
         let mut counts = vec![count(&self.keys.pair, 1, MINUTE)];
         if !self.origin.known {
             counts.push(count(&self.keys.address, 1, MINUTE));
