@@ -36,18 +36,13 @@ pub(super) async fn count(
     address: &Address,
     from: Option<IpAddr>,
 ) -> Result<bool> {
-    let (limits, attempts) = (&edge.config.limits, &edge.auth.attempts);
+    let limits = &edge.config.limits;
     let (user, channel) = (user.to_string(), address.channel().as_str());
-    let recipient = recipient(address);
-    let network = from.map_or("unknown".to_owned(), |from| network_of(from).to_string());
+    let (recipient, network) = (recipient(address), network(from));
     let hourly = u64::from(limits.codes_per_recipient_per_hour);
     let daily = u64::from(limits.codes_per_recipient_per_day);
     let mine = [channel, &recipient, &user];
-    let of = |purpose: &str, parts: &[&str], window| Count {
-        key: attempts.named(purpose, parts),
-        add: 1,
-        window,
-    };
+    let of = |purpose: &str, parts: &[&str], window| one(edge, purpose, parts, window);
 
     // First the caller's own limits: a request that they refuse does not count against the others.
     let own = [
@@ -84,13 +79,8 @@ pub(in crate::edge::api) async fn count_reset_request(
     edge: &Edge,
     from: Option<IpAddr>,
 ) -> Result<()> {
-    let network = from.map_or("unknown".to_owned(), |from| network_of(from).to_string());
     let limit = edge.config.limits.codes_per_address_per_hour.into();
-    let count = Count {
-        key: edge.auth.attempts.named("reset requests", &[&network]),
-        add: 1,
-        window: HOUR,
-    };
+    let count = one(edge, "reset requests", &[&network(from)], HOUR);
     exceeded(edge, &[(limit, count)])
         .await
         .map_or(Ok(()), refuse)
@@ -104,13 +94,8 @@ pub(in crate::edge::api) async fn is_reset_withheld(
     from: Option<IpAddr>,
 ) -> bool {
     let limits = &edge.config.limits;
-    let network = from.map_or("unknown".to_owned(), |from| network_of(from).to_string());
-    let recipient = recipient(address);
-    let of = |purpose: &str, parts: &[&str], window| Count {
-        key: edge.auth.attempts.named(purpose, parts),
-        add: 1,
-        window,
-    };
+    let (recipient, network) = (recipient(address), network(from));
+    let of = |purpose: &str, parts: &[&str], window| one(edge, purpose, parts, window);
     let daily = u64::from(limits.codes_per_recipient_per_day);
     let mine = [recipient.as_str(), &network];
     let own = [
@@ -125,6 +110,19 @@ pub(in crate::edge::api) async fn is_reset_withheld(
     }
     let all = [(5 * daily, of("resets", &mine[..1], DAY))];
     exceeded(edge, &all).await.is_some()
+}
+
+/// One more on a counter.
+fn one(edge: &Edge, purpose: &str, parts: &[&str], window: Duration) -> Count {
+    Count {
+        key: edge.auth.attempts.named(purpose, parts),
+        add: 1,
+        window,
+    }
+}
+
+fn network(from: Option<IpAddr>) -> String {
+    from.map_or("unknown".to_owned(), |from| network_of(from).to_string())
 }
 
 /// Increments all counters. Returns the longest window among those above their limit.
