@@ -90,6 +90,8 @@ pub struct Error {
     pub fields: Vec<FieldError>,
     /// The resource that a `conflict` is with.
     pub id: Option<Uuid>,
+    /// The server that failed: `database`, `queue`, `cache`; none if it was no server's failure.
+    pub dependency: Option<&'static str>,
     pub(crate) source: Option<Source>,
 }
 
@@ -101,6 +103,7 @@ impl Error {
             retry_after: None,
             fields: Vec::new(),
             id: None,
+            dependency: None,
             source: None,
         }
     }
@@ -149,8 +152,9 @@ impl Error {
     }
 
     /// `busy`: the dependency named by `what` failed; a retry may succeed.
-    pub fn unavailable(what: &str, source: impl Into<Source>) -> Self {
+    pub fn unavailable(what: &'static str, source: impl Into<Source>) -> Self {
         Error {
+            dependency: Some(what),
             retry_after: Some(Duration::from_secs(1)),
             source: Some(source.into()),
             ..Error::new(Code::Busy, format!("the {what}{UNAVAILABLE}"))
@@ -200,6 +204,7 @@ impl Error {
             retry_after: self.retry_after,
             fields: self.fields.clone(),
             id: self.id,
+            dependency: self.dependency,
             source: (!causes.is_empty()).then(|| causes.into()),
         }
     }
@@ -215,20 +220,27 @@ impl Error {
 
     /// The message followed by its source chain, for log lines.
     pub fn chain(&self) -> String {
-        let mut text = self.message.clone();
-        let mut next: Option<&dyn StdError> = self.source();
-        while let Some(cause) = next {
-            let cause_text = cause.to_string();
-            let cause_text = without_line(&cause_text);
-            // Many errors include their cause in their own text.
-            if !text.ends_with(cause_text) {
-                text.push_str(": ");
-                text.push_str(cause_text);
-            }
-            next = cause.source();
-        }
-        text
+        with_causes(self.message.clone(), self.source())
     }
+}
+
+/// The text of any error, followed by its source chain.
+pub fn chain_of(error: &dyn StdError) -> String {
+    with_causes(error.to_string(), error.source())
+}
+
+fn with_causes(mut text: String, mut next: Option<&dyn StdError>) -> String {
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        let cause_text = without_line(&cause_text);
+        // Many errors include their cause in their own text.
+        if !text.ends_with(cause_text) {
+            text.push_str(": ");
+            text.push_str(cause_text);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// Without the line of PostgreSQL's source that sqlx adds to its errors: `… does not exist at line 948`.

@@ -453,13 +453,12 @@ impl Runner {
 
 const STORE: &str = "store";
 
-/// Which server failed: the texts of temporary errors begin with it.
+/// The server that failed, for the log. Most temporary errors are the store's.
 fn part_of(error: &Error) -> &'static str {
-    let parts = [("the queue", "queue"), ("the cache", "cache")];
-    let mut parts = parts
-        .into_iter()
-        .filter(|(begin, _)| error.message.starts_with(begin));
-    parts.next().map_or(STORE, |(_, part)| part)
+    match error.dependency {
+        Some(part @ ("queue" | "cache")) => part,
+        _ => STORE,
+    }
 }
 
 /// Measures the stages of a batch, one after the other. Holds the start of the current one.
@@ -515,11 +514,14 @@ mod tests {
 
     #[test]
     fn an_error_names_the_server_that_failed() {
-        let busy = |text| part_of(&Error::busy(text, Duration::ZERO));
-        assert_eq!(
-            busy("the queue is not reachable just now; try again"),
-            "queue"
-        );
+        let busy = Error {
+            dependency: Some("queue"),
+            ..Error::busy(
+                "the queue is not reachable just now; try again",
+                Duration::ZERO,
+            )
+        };
+        assert_eq!(part_of(&busy), "queue");
         assert_eq!(part_of(&Error::unavailable("cache", "refused")), "cache");
         assert_eq!(part_of(&Error::unavailable("database", "refused")), STORE);
     }

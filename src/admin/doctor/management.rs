@@ -1,14 +1,17 @@
 //! RabbitMQ's management API (`autoscale.api_url`): its login, alarms, and quorum queues that have lost members.
 
 use futures_util::future::join_all;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
 use super::{
     finding::{Finding, Status, in_time, is_at_least},
     rabbit::LEAST_VERSION,
 };
-use crate::config::{Config, SecretUrl};
+use crate::{
+    config::{Config, SecretUrl},
+    error::chain_of,
+};
 
 const CHECK: &str = "autoscale.api_url";
 
@@ -162,54 +165,18 @@ fn judge(check: &'static str, prefix: &str, queues: &[QueueMembers]) -> Finding 
 
 /// The body of a successful answer. Errors begin with the status and have no password.
 async fn get(http: &Client, api: &SecretUrl, path: &str) -> Result<String, String> {
-    let mut url = Url::parse(&format!("{}/{path}", api.expose().trim_end_matches('/')))
-        .map_err(|error| error.to_string())?;
-    let decode = |text: &str| percent_decoded(text);
-    let (user, password) = (decode(url.username()), url.password().map(decode));
-    // A URL of `http` has a host, so that both can be removed.
-    let _ = (url.set_username(""), url.set_password(None));
-    let answer = http.get(url).basic_auth(user, password).send().await;
-    let answer = answer.map_err(|error| reason(&error.without_url()))?;
+    // The client takes user and password out of the URL, and sends them as basic authentication.
+    let url = format!("{}/{path}", api.expose().trim_end_matches('/'));
+    let answer = http.get(url).send().await;
+    let answer = answer.map_err(|error| chain_of(&error.without_url()))?;
     match answer.status() {
         StatusCode::OK => answer
             .text()
             .await
-            .map_err(|error| reason(&error.without_url())),
+            .map_err(|error| chain_of(&error.without_url())),
         StatusCode::UNAUTHORIZED => Err("401: the user or the password is wrong".to_owned()),
         status => Err(status.to_string()),
     }
-}
-
-/// The error with its causes.
-pub fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3))
-            .flatten();
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 #[cfg(test)]
@@ -249,6 +216,22 @@ mod tests {
         assert!(unused(8, "chat", &queues).is_none());
         let found = unused(7, "chat", &queues).map(|finding| finding.status);
         assert_eq!(found, Some(Status::Warning));
-        assert_eq!(percent_decoded("a%40b%2Fc%"), "a@b/c%");
+    }
+
+    #[test]
+    fn user_and_password_are_decoded_and_leave_the_url() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let request = Client::new().get("http://user:a%40b%2Fc%@broker.example/api/overview");
+        let request = request.build().unwrap();
+        assert_eq!(request.url().as_str(), "http://broker.example/api/overview");
+        let expected = Client::new()
+            .get("http://broker.example")
+            .basic_auth("user", Some("a@b/c%"))
+            .build()
+            .unwrap();
+        assert_eq!(
+            request.headers()["authorization"],
+            expected.headers()["authorization"]
+        );
     }
 }

@@ -4,11 +4,11 @@ use lettre::{AsyncSmtpTransport, Tokio1Executor};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 
-use super::{
-    finding::{Finding, in_time},
-    management::reason,
+use super::finding::{Finding, in_time};
+use crate::{
+    config::{Config, Email, EmailProvider, Sms, SmsProvider},
+    error::chain_of,
 };
-use crate::config::{Config, Email, EmailProvider, Sms, SmsProvider};
 
 const EMAIL: &str = "e-mail";
 const SMS: &str = "text messages";
@@ -123,9 +123,9 @@ async fn smtp(email: &Email) -> Finding {
     let tested = in_time(async {
         let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose());
         let transport: AsyncSmtpTransport<Tokio1Executor> =
-            transport.map_err(|error| reason(&error))?.build();
+            transport.map_err(|error| chain_of(&error))?.build();
         let tested = transport.test_connection().await;
-        tested.map_err(|error| reason(&error))
+        tested.map_err(|error| chain_of(&error))
     });
     let advice = "check notify.email.smtp_url: host, port, user, password and ?tls=";
     match tested.await {
@@ -144,11 +144,11 @@ async fn ask(request: RequestBuilder) -> Result<(StatusCode, String), String> {
     const MAX_BODY: usize = 64 * 1024;
     in_time(async {
         let sent = request.send().await;
-        let mut answer = sent.map_err(|error| reason(&error.without_url()))?;
+        let mut answer = sent.map_err(|error| chain_of(&error.without_url()))?;
         let mut body = Vec::new();
         while body.len() < MAX_BODY {
             let chunk = answer.chunk().await;
-            match chunk.map_err(|error| reason(&error.without_url()))? {
+            match chunk.map_err(|error| chain_of(&error.without_url()))? {
                 Some(chunk) => body.extend_from_slice(&chunk),
                 None => break,
             }

@@ -8,7 +8,10 @@ use crate::error::{Error, Result};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) fn busy(message: &str) -> Error {
-    Error::busy(message, RETRY_AFTER)
+    Error {
+        dependency: Some("queue"),
+        ..Error::busy(message, RETRY_AFTER)
+    }
 }
 
 pub(super) fn unavailable(error: lapin::Error) -> Error {
