@@ -34,14 +34,7 @@ impl QueueTools {
     pub async fn open(config: &Config, data: Option<&Path>) -> Result<QueueTools> {
         let prefix = config.queue.prefix.clone();
         if let Some(data) = data {
-            let file = data.join(data_dir::DATABASE);
-            if !file.exists() {
-                let text = format!(
-                    "there is no database {}; name the data directory of the server with --data",
-                    file.display()
-                );
-                return Err(Error::new(Code::NotFound, text));
-            }
+            let file = data_dir::existing_database(data, data_dir::NAME_IT_WITH_DATA)?;
             let database = Database::open(&file).await.map_err(|error| Error {
                 message: format!("{}: {}", file.display(), error.for_operator()),
                 ..error

@@ -15,6 +15,9 @@ use crate::{
     error::{Code, Error, Result},
 };
 
+/// For [`existing_database`], of commands with `--data`.
+pub const NAME_IT_WITH_DATA: &str = "name the data directory of the server with --data";
+
 /// File name of the database.
 pub const DATABASE: &str = "chat.db";
 const SECRET: &str = "secret";
@@ -128,6 +131,21 @@ fn prepare(data: &Path) -> io::Result<()> {
         "the data directory is accessible to other users; its files are owner-only. Restrict it with chmod 700"
     );
     Ok(())
+}
+
+/// The path of the directory's database.
+///
+/// # Errors
+/// `not_found` without one; `advice` says how the directory is named.
+pub fn existing_database(data: &Path, advice: &str) -> Result<PathBuf> {
+    let file = data.join(DATABASE);
+    if file.exists() {
+        return Ok(file);
+    }
+    Err(Error::new(
+        Code::NotFound,
+        format!("there is no database {}; {advice}", file.display()),
+    ))
 }
 
 /// Creates the database file if missing. SQLite gives its companion files the same mode.

@@ -44,16 +44,7 @@ pub struct Backup {
 /// the copy is damaged.
 pub async fn make(data: &Path, file: &Path, force: bool) -> Result<Backup> {
     let started = Instant::now();
-    let source = data.join(data_dir::DATABASE);
-    if !source.exists() {
-        return Err(Error::new(
-            Code::NotFound,
-            format!(
-                "there is no database {}; name the data directory of the server with --data",
-                source.display()
-            ),
-        ));
-    }
+    let source = data_dir::existing_database(data, data_dir::NAME_IT_WITH_DATA)?;
     if file.is_dir() {
         return Err(Error::new(
             Code::Invalid,

@@ -14,7 +14,7 @@ use crate::{
     app,
     config::Config,
     data_dir,
-    error::{Code, Error, Result},
+    error::{Error, Result},
     output::Progress,
     sqlite::{Database, failure, schema, snapshot},
 };
@@ -61,16 +61,8 @@ pub enum SecretState {
 /// `not_found` without a database in `data`; `conflict` if a server runs on it, if it has dead letters, or if the target
 /// has rows; `busy` if a server does not answer.
 pub async fn from_standalone(config: &Config, data: &Path) -> Result<Transfer> {
-    let file = data.join(data_dir::DATABASE);
-    if !file.exists() {
-        return Err(Error::new(
-            Code::NotFound,
-            format!(
-                "there is no database {}; --from-standalone names the data directory of a standalone server",
-                file.display()
-            ),
-        ));
-    }
+    let advice = "--from-standalone names the data directory of a standalone server";
+    let file = data_dir::existing_database(data, advice)?;
     let _lock = data_dir::lock(data)?;
     let secret = secret_state(config, data)?;
     refuse_foreign_schema(&file).await?;
