@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use self::benchmarks::Benchmark;
 
-/// What this program was built from; `build.rs` finds it.
+/// Version, commit and compiler of this program, found by `build.rs`.
 const BUILD: telemetry::Build = telemetry::Build {
     version: env!("CARGO_PKG_VERSION"),
     commit: env!("CHAT_COMMIT"),

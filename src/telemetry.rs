@@ -40,7 +40,7 @@ pub fn init(log: &Log) -> Result<LogThread, TryInitError> {
     log::init(log)
 }
 
-/// What the program was built from.
+/// Version, commit and compiler of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
     pub version: &'static str,

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What all checks found.
+/// The findings of all checks.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The most serious one of the findings.

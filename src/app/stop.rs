@@ -1,4 +1,4 @@
-//! What stops a process: signals, and the end of the process that started it.
+//! Stopping: by signals, and by the end of the process that started this one.
 
 use std::io::BufRead;
 

@@ -171,7 +171,7 @@ fn is_partial(entry: &DirEntry, target: &Path) -> bool {
     random.is_some_and(|random| random.len() == 32 && random.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// What a file with the name of a partial file is.
+/// A file that has the name of a partial file.
 enum Other {
     Itself,
     InUse,

@@ -40,7 +40,7 @@ pub struct Restored {
     pub replaced: Option<PathBuf>,
 }
 
-/// What the table of a backup says.
+/// The row in the table of a backup.
 struct Mark {
     at: Timestamp,
     version: String,

@@ -33,8 +33,8 @@ struct Object {
     sql: String,
 }
 
-/// What the file has that its migrations and `also`, further statements, do not make, or lacks; none if the two are
-/// equal. A file of a newer version is not compared: [`super::Database::open`] refuses it.
+/// The first difference between the file's schema and the one that its migrations and `also`, further statements, make;
+/// none if the two are equal. A file of a newer version is not compared: [`super::Database::open`] refuses it.
 pub async fn difference(
     file: &mut SqliteConnection,
     also: &[&str],

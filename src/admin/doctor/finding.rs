@@ -1,4 +1,4 @@
-//! What a check found.
+//! The result of a check.
 
 use std::time::Duration;
 
@@ -29,12 +29,12 @@ impl Status {
 /// One line of the report. No text has a secret or a line feed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// What was checked: `PostgreSQL`, `queue.url`.
+    /// The subject of the check: `PostgreSQL`, `queue.url`.
     pub check: &'static str,
     pub status: Status,
-    /// What was found.
+    /// The state, such as `version 15, accepts writes`.
     pub text: String,
-    /// What to do; absent if all is well.
+    /// The remedy; absent if all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }

@@ -24,7 +24,7 @@ const MAX_SKEW: i64 = 1000;
 const POSITION: &str = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
      ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn)::bigint";
 
-/// What a server says of itself.
+/// The state of a server, read from itself.
 struct Server {
     url: SecretUrl,
     version: i32,
@@ -33,7 +33,7 @@ struct Server {
     connections: i64,
     is_read_only: bool,
     is_standby: bool,
-    /// What it has written, or replayed if it is a standby: a position in the write-ahead log.
+    /// The position in the write-ahead log that it has written, or replayed if it is a standby.
     position: Option<i64>,
     /// How far its clock is ahead of ours, in milliseconds, if the answer was quick enough to tell.
     skew: Option<i64>,

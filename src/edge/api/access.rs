@@ -95,7 +95,7 @@ async fn login_is_open(edge: &Edge, login: LoginId, known: Option<LoginState>) -
     }
 }
 
-/// What is known of the client that sent a request, for the list of the user's sessions.
+/// The client that sent a request, as far as it is known, for the list of the user's sessions.
 pub fn client(request: &Request) -> ClientInfo {
     let user_agent = request
         .header("user-agent")

@@ -47,7 +47,7 @@ pub(super) const BEGIN_MIGRATION: &str = "
     SET LOCAL statement_timeout = 0;
     DEALLOCATE ALL";
 
-/// What is known of a pooler. Once one was seen, the process works as behind one until it ends, which is correct
+/// Whether a pooler was detected. Once one was seen, the process works as behind one until it ends, which is correct
 /// without one too.
 pub(super) struct Mode {
     setting: PreparedStatements,

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// What a replica may lack: the transactions of this time.
+/// A replica may lack the transactions of this time.
 const MAX_LAG: Duration = Duration::from_secs(1);
 /// Interval of comparing the positions.
 const COMPARE_EVERY: Duration = Duration::from_millis(200);

@@ -27,7 +27,7 @@ pub struct Incident {
     pub to: Option<Millis>,
 }
 
-/// What the nemesis did, for the report.
+/// The faults that were injected, for the report.
 #[derive(Default)]
 pub struct Diary {
     pub incidents: Vec<Incident>,

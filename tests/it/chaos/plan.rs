@@ -16,7 +16,7 @@ pub enum Engine {
 
 pub const ENGINES: [Engine; 3] = [Engine::RabbitMq, Engine::Postgres, Engine::Redis];
 
-/// What a fault affects. Two faults never affect the same at the same time.
+/// The target of a fault. Two faults never have the same target at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Edge(usize),
@@ -134,7 +134,7 @@ pub struct Fault {
     pub kind: Kind,
     pub target: Target,
     pub lasting: Duration,
-    /// What else the kind needs: a delay in milliseconds, or the seconds by which a clock jumps.
+    /// A number that the kind needs: a delay in milliseconds, or the seconds by which a clock jumps.
     pub amount: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What happened in a run: the operations with their outcomes, what each client received, and what the server has at
+//! The record of a run: the operations with their outcomes, the events of each client, and the server's state at
 //! the end. The clients write it and the judge reads it.
 
 use std::{
@@ -117,7 +117,7 @@ impl Op {
     }
 }
 
-/// What a client received about a room, in order of arrival.
+/// The events of a room that a client received, in order of arrival.
 #[derive(Debug, Clone)]
 pub enum Seen {
     /// An answer to `joinRoom`.
@@ -230,7 +230,7 @@ pub struct Stored {
     pub reactions: Vec<Vec<Uuid>>,
 }
 
-/// What the server has at the end.
+/// The server's state at the end.
 #[derive(Debug, Default)]
 pub struct Truth {
     pub feed: Vec<Change>,

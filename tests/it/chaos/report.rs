@@ -141,7 +141,7 @@ fn deliveries(record: &Record) -> Vec<(Millis, Millis)> {
     found
 }
 
-/// What concerns a violation, in order of time, between the faults.
+/// The entries that concern a violation, in order of time, between the faults.
 pub fn timeline(violation: &Violation, record: &Record, incidents: &[Incident]) -> String {
     let truth = &record.rooms[violation.room];
     let mut seqs = violation.seqs;

@@ -1,4 +1,4 @@
-//! What operators see of a running deployment: its metrics and its log lines.
+//! Metrics and log lines of a running deployment.
 
 use serde_json::json;
 

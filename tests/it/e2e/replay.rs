@@ -54,7 +54,7 @@ pub enum Sending {
     OneByOne(watch::Sender<usize>),
 }
 
-/// What a replay measured.
+/// The measurements of a replay.
 pub struct Replayed {
     pub nicks: usize,
     /// `busy` answers.

@@ -1,4 +1,4 @@
-//! What all clients of a run share: the operations, and where each client is.
+//! The state that all clients of a run share: the operations, and where each client is.
 
 use std::{
     sync::{

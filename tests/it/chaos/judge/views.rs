@@ -1,4 +1,4 @@
-//! What one client received about a room, live and by resuming, against the room's feed and history.
+//! Compares the events that one client received, live and by resuming, with the room's feed and history.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -10,7 +10,7 @@ use chat::store::{postgres::Store, *};
 use super::fixture::*;
 use crate::{harness::engines::Postgres, support::until};
 
-/// What the statements of a page of messages and of the list of public rooms have in common with no other.
+/// Texts that only the statements of a page of messages and of the list of public rooms contain.
 const PAGE: &str = "FROM messages m";
 const LIST: &str = "FROM rooms r WHERE r.kind = 'public'";
 
@@ -69,7 +69,7 @@ async fn a_replica_never_hides_what_is_needed() {
         let page = fixture.reads.messages(room, below, 5).await.unwrap();
         assert_eq!(page.last().map(|message| message.seq), Some(seq));
     }
-    // What the paused replica does not know is seen, at the latest when it counts as too old.
+    // Messages that the paused replica lacks are visible, at the latest when it counts as too old.
     let other = fixture.public_room(&ada).await;
     until("the new room is listed", listed, |rooms| *rooms == 2).await;
     assert!(fixture.reads.room(other).await.unwrap().is_some());

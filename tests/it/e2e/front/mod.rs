@@ -1,4 +1,4 @@
-//! What stands in front of an edge, and what the edge offers it: readiness, draining, TLS.
+//! Proxies in front of an edge, and the edge's support for them: readiness, draining, TLS.
 
 mod haproxy;
 mod readiness;

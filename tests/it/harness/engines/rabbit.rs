@@ -16,7 +16,7 @@ use super::{
 use crate::{harness::deployment::Directory, support::free_ports};
 
 const COOKIE: &str = "CHATTESTCOOKIE";
-/// What a node that is cut off uses for the others instead.
+/// The cookie of a node that is cut off.
 const CUT: &str = "CUT";
 const EPMD_WITHIN: Duration = Duration::from_secs(10);
 /// Erlang listens on loopback only, with one scheduler that does not spin: a node needs little of the machine. The others
@@ -35,7 +35,7 @@ const EVALUATE: &str = r#"
     end.
 "#;
 
-/// What this partition handling does is described at RabbitMQ's "Clustering and Network Partitions".
+/// The modes of partition handling are described in RabbitMQ's "Clustering and Network Partitions".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionHandling {
     /// A node that sees only a minority stops serving until the partition has ended.
@@ -293,7 +293,7 @@ impl RabbitMq {
     /// Evaluates Erlang on a node, as `rabbitmqctl eval` does, but in a fifth of the time.
     ///
     /// # Errors
-    /// What Erlang said, if the node does not answer or the code fails.
+    /// Erlang's error, if the node does not answer or the code fails.
     pub async fn eval(&self, i: usize, code: &str) -> Result<String, String> {
         let node = &self.nodes[i];
         let launch = Launch {

@@ -146,7 +146,7 @@ impl Launch {
     /// Runs a command to its end and returns its output.
     ///
     /// # Errors
-    /// What it printed, if it fails or takes too long.
+    /// Its output, if it fails or takes too long.
     pub async fn run(&self) -> Result<String, String> {
         let mut command = tokio::process::Command::from(self.command());
         command.kill_on_drop(true);
